@@ -1,1 +1,7 @@
-//! bellis
+//! Bellis: a real-time streaming runtime for speech representations on edge CPUs.
+
+#![warn(missing_docs)]
+
+pub mod engine;
+pub mod pack;
+pub mod toml_file;

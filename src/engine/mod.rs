@@ -1,0 +1,353 @@
+//! The encoder on tract, layer by layer; nothing outside of this folder knows tract.
+//!
+//! [`Encoder`] holds the weights: loaded once, shared by all streams behind an `Arc`. [`EncoderState`] is one stream's own:
+//! caches and scratch memory. [`EncoderState::begin`] runs the front end for one chunk and hands out a [`Pass`], which goes
+//! down one layer at each [`Pass::step`] for as long as its owner wants.
+
+mod cache;
+mod cached;
+mod error;
+mod frames;
+mod stage;
+mod windowed;
+
+use std::sync::Arc;
+
+use tract_onnx::prelude::*;
+
+use cached::CachedState;
+pub use error::EngineError;
+pub use frames::Frames;
+pub use stage::{is_loading, parameters};
+use stage::{Port, Runner, Signature, Size, Stage};
+use windowed::WindowedState;
+
+use crate::pack::manifest::{AudioSection, EncoderSection};
+use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
+
+/// A pack's weights, ready to run; shared by all streams.
+#[derive(Debug)]
+pub struct Encoder {
+    name: String,
+    spec: EncoderSection,
+    audio: AudioSection,
+    frontend: Stage,
+    position: Option<Stage>,
+    layers: Vec<LayerStages>,
+    heads: Vec<Stage>,
+    ctc: Vec<(usize, Stage)>,
+    slopes: Vec<f32>,
+    gap_fill: GapFill,
+}
+
+#[derive(Debug)]
+struct LayerStages {
+    full: Stage,
+    project: Option<Stage>,
+    states: Vec<(String, Vec<usize>)>,
+}
+
+/// Frames of one call to the encoder, in stream positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSpan {
+    /// First frame that `audio` holds; frames before it were given in an earlier call.
+    pub audio_first: u64,
+    /// First frame that attention sees (windowed mode).
+    pub window_first: u64,
+    /// First frame of the chunk itself.
+    pub chunk_first: u64,
+    /// Frames of the chunk itself.
+    pub chunk_frames: usize,
+}
+
+impl Encoder {
+    /// Reads, checks and optimises every stage of `pack`. `gap_fill` is the pack's own without one (cached mode).
+    pub fn load(pack: &Pack, gap_fill: Option<GapFill>) -> Result<Arc<Self>, EngineError> {
+        let (spec, audio) = (pack.manifest.encoder.clone(), pack.manifest.audio.clone());
+        let gap_fill = gap_fill.unwrap_or(spec.gap_fill);
+        let (dim, head_dim) = (Size::Fixed(spec.dim), Size::Fixed(spec.dim / spec.heads));
+        let (one, heads, context) = (Size::Fixed(1), Size::Fixed(spec.heads), Size::Fixed(spec.left_context));
+        let hidden = |name: &str| Port::new(name, [one, Size::T, dim]);
+        let new_keys = |name: &str| Port::new(name, [one, heads, Size::T, head_dim]);
+        let logits = |classes| Port::new("logits", [one, Size::T, Size::Fixed(classes)]);
+
+        let samples = Size::Samples { receptive_field: audio.receptive_field, hop: audio.hop };
+        let signature = Signature { inputs: vec![Port::new("audio", [one, samples])], outputs: vec![hidden("x")] };
+        let frontend = Stage::load(&pack.frontend, &signature)?;
+        let signature = Signature { inputs: vec![hidden("x")], outputs: vec![hidden("y")] };
+        let position = pack.position.as_ref().map(|file| Stage::load(file, &signature)).transpose()?;
+
+        let layer = |file: &StageFile| -> Result<LayerStages, EngineError> {
+            let feature = (spec.feature == Feature::BeforeNorm).then(|| hidden("f"));
+            let outputs: Vec<Port> = [hidden("y")].into_iter().chain(feature).collect();
+            if spec.mode == Mode::Windowed {
+                let full = Stage::load(file, &Signature { inputs: vec![hidden("x")], outputs })?;
+                return Ok(LayerStages { full, project: None, states: Vec::new() });
+            }
+            let state = |(name, shape): &(String, Vec<usize>), suffix: &str| {
+                Port::new(format!("{name}{suffix}"), shape.iter().map(|&size| Size::Fixed(size)).collect::<Vec<_>>())
+            };
+            let states_in = || file.state.iter().map(|one| state(one, ""));
+            let carried = || [new_keys("k_new"), new_keys("v_new")].into_iter().chain(file.state.iter().map(|one| state(one, "_new")));
+            let cache = |name: &str| Port::new(name, [one, heads, context, head_dim]);
+            let bias = Port::new("bias", [one, heads, Size::T, Size::TPlus(spec.left_context)]);
+            let inputs = [hidden("x"), cache("k"), cache("v"), bias].into_iter().chain(states_in()).collect();
+            let full = Stage::load(file, &Signature { inputs, outputs: outputs.into_iter().chain(carried()).collect() })?;
+            let signature = Signature { inputs: [hidden("x")].into_iter().chain(states_in()).collect(), outputs: carried().collect() };
+            let project = (gap_fill == GapFill::Project).then(|| Stage::load(file, &signature)).transpose()?;
+            Ok(LayerStages { full, project, states: file.state.clone() })
+        };
+        let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
+        let head = |file: &StageFile, classes| Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![logits(classes)] });
+        let vocabulary = pack.manifest.ctc.as_ref().map_or(0, |ctc| ctc.vocabulary.len());
+        let slopes = match spec.position {
+            Position::Alibi => spec.alibi_slopes.clone(),
+            Position::None => vec![0.0; spec.heads],
+        };
+        Ok(Arc::new(Self {
+            name: pack.manifest.name.clone(),
+            frontend,
+            position,
+            layers,
+            heads: pack.heads.iter().map(|file| head(file, spec.units)).collect::<Result<_, _>>()?,
+            ctc: pack.ctc.iter().map(|(k, file)| Ok((*k, head(file, vocabulary)?))).collect::<Result<_, EngineError>>()?,
+            slopes,
+            gap_fill,
+            spec,
+            audio,
+        }))
+    }
+
+    /// The pack's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of layers, L.
+    pub fn layers(&self) -> usize {
+        self.spec.layers
+    }
+
+    /// Hidden size, D.
+    pub fn dim(&self) -> usize {
+        self.spec.dim
+    }
+
+    /// Classes of an exit head, U.
+    pub fn units(&self) -> usize {
+        self.spec.units
+    }
+
+    /// Whether layers have exit heads.
+    pub fn has_heads(&self) -> bool {
+        !self.heads.is_empty()
+    }
+
+    /// Whether keys and values are cached.
+    pub fn mode(&self) -> Mode {
+        self.spec.mode
+    }
+
+    /// How early exits are filled in for later chunks (cached mode).
+    pub fn gap_fill(&self) -> GapFill {
+        self.gap_fill
+    }
+
+    /// Rate, hop and receptive field.
+    pub fn audio(&self) -> &AudioSection {
+        &self.audio
+    }
+
+    /// Frames before and after the chunk whose *samples* each call needs again: contexts of a front end that sees the window.
+    pub(crate) fn audio_context(&self) -> (usize, usize) {
+        match self.spec.frontend_scope {
+            FrontendScope::Frame => (0, self.spec.right_context),
+            FrontendScope::Window => (self.spec.left_context, self.spec.right_context),
+        }
+    }
+
+    /// Frames before the chunk that attention sees.
+    pub fn left_context(&self) -> usize {
+        self.spec.left_context
+    }
+
+    /// Frames after the chunk that attention sees.
+    pub fn right_context(&self) -> usize {
+        self.spec.right_context
+    }
+
+    /// Refuses a chunk size that the pack was not trained for.
+    pub fn check_chunk(&self, frames: usize) -> Result<(), EngineError> {
+        let allowed: &ChunkFrames = &self.spec.chunk_frames;
+        match allowed.contains(frames) {
+            true => Ok(()),
+            false => Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), asked: frames }),
+        }
+    }
+
+    fn has_feature(&self) -> bool {
+        self.spec.feature == Feature::BeforeNorm
+    }
+}
+
+/// One stream's state of an encoder.
+pub struct EncoderState {
+    encoder: Arc<Encoder>,
+    frontend: Runner,
+    mode: ModeState,
+    heads: Vec<Runner>,
+    ctc: Vec<(usize, Runner)>,
+}
+
+enum ModeState {
+    Cached(CachedState),
+    Windowed(WindowedState),
+}
+
+/// Work done since the start, in frame-passes: one frame through one layer is one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Through whole layers.
+    pub layer_frames: u64,
+    /// Through the key and value projections alone.
+    pub projected_frames: u64,
+}
+
+impl EncoderState {
+    /// A fresh stream on `encoder`.
+    pub fn new(encoder: &Arc<Encoder>) -> Result<Self, EngineError> {
+        Ok(Self {
+            frontend: encoder.frontend.runner()?,
+            mode: match encoder.spec.mode {
+                Mode::Cached => ModeState::Cached(CachedState::new(encoder)?),
+                Mode::Windowed => ModeState::Windowed(WindowedState::new(encoder)?),
+            },
+            heads: encoder.heads.iter().map(Stage::runner).collect::<Result<_, _>>()?,
+            ctc: encoder.ctc.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<_, EngineError>>()?,
+            encoder: encoder.clone(),
+        })
+    }
+
+    /// The weights.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// Work done since the start.
+    pub fn work(&self) -> Work {
+        match &self.mode {
+            ModeState::Cached(state) => Work { layer_frames: state.layer_frames, projected_frames: state.projected_frames },
+            ModeState::Windowed(state) => Work { layer_frames: state.layer_frames, projected_frames: 0 },
+        }
+    }
+
+    /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first` on.
+    pub fn begin(&mut self, samples: &[f32], span: WindowSpan) -> Result<Pass<'_>, EngineError> {
+        let failed = |error: TractError| EngineError::Run { stage: "frontend".into(), problem: format!("{error:#}") };
+        let audio = match self.encoder.audio.level {
+            Level::Raw => Tensor::from_shape(&[1, samples.len()], samples),
+            Level::WindowNorm => Tensor::from_shape(&[1, samples.len()], &normalised(samples)),
+        };
+        let fresh = self.frontend.frames(audio.map_err(failed)?.into())?;
+        let (x, own) = match &mut self.mode {
+            ModeState::Cached(_) => (fresh.clone(), fresh),
+            ModeState::Windowed(state) => {
+                let window = state.begin(&fresh, span.audio_first, span.window_first, span.chunk_first, span.chunk_frames)?;
+                let own = state.own_rows(&window)?;
+                (window, own)
+            }
+        };
+        let mut features = Vec::with_capacity(self.encoder.layers() + 1);
+        features.push(own);
+        Ok(Pass { state: self, first_frame: span.chunk_first, x, features })
+    }
+}
+
+/// Zero mean, unit variance, as `do_normalize` of Hugging Face's feature extractors.
+fn normalised(samples: &[f32]) -> Vec<f32> {
+    let count = samples.len().max(1) as f64;
+    let mean = samples.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+    let variance = samples.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+    let scale = 1.0 / (variance + 1e-7).sqrt();
+    samples.iter().map(|&x| ((f64::from(x) - mean) * scale) as f32).collect()
+}
+
+/// One chunk on its way down the layers.
+pub struct Pass<'a> {
+    state: &'a mut EncoderState,
+    first_frame: u64,
+    /// Input of the next layer.
+    x: Frames,
+    /// h⁰ and the features of the layers so far, the chunk's own frames.
+    features: Vec<Frames>,
+}
+
+impl Pass<'_> {
+    /// How many layers have run.
+    pub fn depth(&self) -> usize {
+        self.features.len() - 1
+    }
+
+    /// Runs the next layer and returns its number, from 1. Calling it after the last layer is an error.
+    pub fn step(&mut self) -> Result<usize, EngineError> {
+        let k = self.depth() + 1;
+        let layers = self.state.encoder.layers();
+        if k > layers {
+            return Err(self.state.no_stage(format!("layer.{k}"), format!("its last layer is {layers}")));
+        }
+        let (y, feature) = match &mut self.state.mode {
+            ModeState::Cached(state) => state.layer(k, self.first_frame, &self.x)?,
+            ModeState::Windowed(state) => {
+                let (y, feature) = state.layer(k, &self.x)?;
+                (y, state.own_rows(&feature)?)
+            }
+        };
+        self.x = y;
+        self.features.push(feature);
+        Ok(k)
+    }
+
+    /// Unit logits `[T, U]` of the present layer's head.
+    pub fn head(&mut self) -> Result<Frames, EngineError> {
+        let k = self.depth();
+        match (k > 0).then(|| self.state.heads.get_mut(k - 1)).flatten() {
+            Some(head) => head.frames(self.features[k].value()),
+            None => Err(self.state.no_stage(
+                format!("head.{k}"),
+                "without heads only the policies `fixed` and `never` work; `models/convert` trains heads on your own audio".into(),
+            )),
+        }
+    }
+
+    /// CTC logits `[T, V]` of the present layer's branch, if it has one.
+    pub fn ctc(&mut self) -> Result<Option<Frames>, EngineError> {
+        let k = self.depth();
+        match self.state.ctc.iter_mut().find(|(layer, _)| *layer == k) {
+            Some((_, branch)) => branch.frames(self.features[k].value()).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Feature of layer k, `[T, D]`, the chunk's own frames; h⁰ at k = 0.
+    pub fn feature(&self, k: usize) -> &Frames {
+        &self.features[k]
+    }
+
+    /// The features so far: h⁰, layer 1, … the present one.
+    pub fn features(&self) -> &[Frames] {
+        &self.features
+    }
+
+    /// Ends the chunk here.
+    pub fn finish(self) {
+        if let ModeState::Cached(state) = &mut self.state.mode {
+            state.finish(self.first_frame, self.x);
+        }
+    }
+}
+
+impl EncoderState {
+    fn no_stage(&self, stage: String, hint: String) -> EngineError {
+        EngineError::NoStage { pack: self.encoder.name.clone(), stage, hint }
+    }
+}

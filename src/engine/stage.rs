@@ -1,0 +1,227 @@
+//! One ONNX stage: read, checked against what the pack announces, optimised, and run.
+
+use std::cell::Cell;
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tract_onnx::prelude::*;
+
+use super::error::EngineError;
+use crate::pack::StageFile;
+
+/// One size in the shape of an input or output.
+#[derive(Clone, Copy)]
+pub(super) enum Size {
+    Fixed(usize),
+    /// T frames.
+    T,
+    /// T frames and this many more.
+    TPlus(usize),
+    /// The samples that T frames see.
+    Samples { receptive_field: usize, hop: usize },
+}
+
+impl Size {
+    fn dim(self, t: &Symbol) -> TDim {
+        match self {
+            Self::Fixed(size) => size.to_dim(),
+            Self::T => t.to_dim(),
+            Self::TPlus(more) => t.to_dim() + more,
+            Self::Samples { receptive_field, hop } => (t.to_dim() - 1) * hop + receptive_field,
+        }
+    }
+
+    fn at(self, frames: usize) -> usize {
+        match self {
+            Self::Fixed(size) => size,
+            Self::T => frames,
+            Self::TPlus(more) => frames + more,
+            Self::Samples { receptive_field, hop } => (frames - 1) * hop + receptive_field,
+        }
+    }
+}
+
+/// An input or output of a stage: its name and shape.
+pub(super) struct Port {
+    pub name: String,
+    pub shape: Vec<Size>,
+}
+
+impl Port {
+    pub fn new(name: impl Into<String>, shape: impl Into<Vec<Size>>) -> Self {
+        Self { name: name.into(), shape: shape.into() }
+    }
+
+    fn at(&self, frames: usize) -> Vec<usize> {
+        self.shape.iter().map(|size| size.at(frames)).collect()
+    }
+}
+
+/// What a stage must look like.
+pub(super) struct Signature {
+    pub inputs: Vec<Port>,
+    /// The outputs, in the order in which `run` returns them. The graph may have more; they are not computed.
+    pub outputs: Vec<Port>,
+}
+
+/// A stage ready to run, shared by all streams. A cheap handle.
+#[derive(Clone)]
+pub(super) struct Stage {
+    pub name: String,
+    plan: Arc<TypedRunnableModel>,
+}
+
+impl std::fmt::Debug for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stage").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Frames of the trial run that every stage makes once when it is loaded: odd, so that it is nobody's own size.
+const PROBE_FRAMES: usize = 3;
+
+thread_local! {
+    static LOADING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is reading a graph, where a panic of a library is caught and returned as an error.
+/// A panic hook asks it in order not to print what is about to be reported properly.
+pub fn is_loading() -> bool {
+    LOADING.get()
+}
+
+/// Runs `work` on what a file says; a panic in it becomes its message.
+fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
+    LOADING.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    LOADING.set(false);
+    match outcome {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(one_line(&error)),
+        Err(panic) => Err(panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("the graph broke the reader")
+            .replace('\n', " ")),
+    }
+}
+
+/// tract's error with its causes, on one line.
+fn one_line(error: &TractError) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Stage {
+    /// Reads `file`, cuts the graph at the signature's outputs, checks all shapes, optimises, and tries it on zeros.
+    pub fn load(file: &StageFile, signature: &Signature) -> Result<Self, EngineError> {
+        let shape_error = |problem| EngineError::Shape { path: file.path.clone(), stage: file.name.clone(), problem };
+        let load_error = |problem| EngineError::Load { path: file.path.clone(), stage: file.name.clone(), problem };
+        // What the file says of its outputs' shapes is not asked: they follow from the inputs' and are checked below.
+        let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
+        let mut model = guarded(|| onnx.model_for_read(&mut Cursor::new(&file.bytes[..]))).map_err(load_error)?;
+        let t = model.symbols.sym("T");
+
+        // Only the inputs that the wanted outputs need: a layer cut at its keys and values needs no cache.
+        let names = |model: &InferenceModel, outlets: &[OutletId]| -> Vec<String> {
+            outlets.iter().map(|outlet| model.node(outlet.node).name.clone()).collect()
+        };
+        let inputs = names(&model, &model.inputs);
+        for port in &signature.inputs {
+            if !inputs.contains(&port.name) {
+                return Err(shape_error(format!("has no input `{}`; its inputs are {}", port.name, inputs.join(", "))));
+            }
+        }
+        let wanted: Vec<_> = signature.outputs.iter().map(|port| port.name.as_str()).collect();
+        guarded(|| model.select_outputs_by_name(&wanted)).map_err(|problem| {
+            shape_error(format!("has not all of the outputs {} ({problem})", wanted.join(", ")))
+        })?;
+        let kept: Vec<_> = signature
+            .inputs
+            .iter()
+            .filter_map(|port| model.inputs.iter().copied().find(|outlet| model.node(outlet.node).name == port.name))
+            .collect();
+        guarded(|| model.set_input_outlets(&kept)).map_err(load_error)?;
+        for (index, port) in signature.inputs.iter().enumerate() {
+            let shape: TVec<TDim> = port.shape.iter().map(|size| size.dim(&t)).collect();
+            let fact = InferenceFact::dt_shape(f32::datum_type(), &shape);
+            guarded(|| model.set_input_fact(index, fact)).map_err(load_error)?;
+        }
+
+        let typed = guarded(|| model.into_typed()).map_err(load_error)?;
+        for (index, port) in signature.outputs.iter().enumerate() {
+            let fact = guarded(|| Ok(typed.output_fact(index)?.clone())).map_err(load_error)?;
+            let wanted: Vec<TDim> = port.shape.iter().map(|size| size.dim(&t)).collect();
+            // Symbolic sizes may be written differently; the probe settles those.
+            let fits = fact.shape.rank() == wanted.len()
+                && fact.shape.iter().zip(&wanted).all(|(found, wanted)| found == wanted || found.to_i64().is_err() || wanted.to_i64().is_err());
+            if !fits || fact.datum_type != f32::datum_type() {
+                let list = |dims: &[TDim]| dims.iter().map(TDim::to_string).collect::<Vec<_>>().join(", ");
+                let (found, wanted, of) = (list(&fact.shape), list(&wanted), fact.datum_type);
+                return Err(shape_error(format!("output `{}` is [{found}] {of:?}, and must be [{wanted}] F32", port.name)));
+            }
+        }
+        let plan = guarded(|| typed.into_optimized()?.into_runnable()).map_err(load_error)?;
+        let stage = Self { name: file.name.clone(), plan };
+        stage.probe(signature, PROBE_FRAMES).map_err(shape_error)?;
+        Ok(stage)
+    }
+
+    /// Runs once on zeros, `frames` of them, and checks every output's shape.
+    fn probe(&self, signature: &Signature, frames: usize) -> Result<(), String> {
+        let outputs = guarded(|| {
+            let inputs = signature.inputs.iter().map(|port| Ok(Tensor::zero::<f32>(&port.at(frames))?.into()));
+            self.plan.run(inputs.collect::<TractResult<_>>()?)
+        })?;
+        for (value, port) in outputs.iter().zip(&signature.outputs) {
+            let wanted = port.at(frames);
+            if value.shape() != wanted {
+                return Err(format!("output `{}` is {:?}, and must be {wanted:?}", port.name, value.shape()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A state to run it with: one per stream.
+    pub fn runner(&self) -> Result<Runner, EngineError> {
+        let state = self.plan.spawn().map_err(|error| self.failed(&error))?;
+        Ok(Runner { state, name: self.name.clone() })
+    }
+
+    fn failed(&self, error: &TractError) -> EngineError {
+        EngineError::Run { stage: self.name.clone(), problem: one_line(error) }
+    }
+}
+
+/// One stream's own state of a stage.
+pub(super) struct Runner {
+    state: TypedSimpleState,
+    name: String,
+}
+
+impl Runner {
+    pub fn run(&mut self, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
+        self.state.run(inputs).map_err(|error| EngineError::Run { stage: self.name.clone(), problem: one_line(&error) })
+    }
+
+    /// Runs a stage of one input and one output of frames.
+    pub fn frames(&mut self, input: TValue) -> Result<super::Frames, EngineError> {
+        let outputs = self.run(tvec![input])?;
+        self.to_frames(outputs.into_iter().next())
+    }
+
+    pub fn to_frames(&self, value: Option<TValue>) -> Result<super::Frames, EngineError> {
+        value.and_then(super::Frames::from_output).ok_or_else(|| EngineError::Run {
+            stage: self.name.clone(),
+            problem: "an output is not [1, frames, dim] f32".into(),
+        })
+    }
+}
+
+/// Trainable numbers in a stage's file, counted from its initialisers; `None` if it is no ONNX.
+pub fn parameters(file: &StageFile) -> Option<u64> {
+    let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&file.bytes[..]))).ok()?;
+    let graph = proto.graph?;
+    Some(graph.initializer.iter().map(|tensor| tensor.dims.iter().map(|&dim| dim.max(0) as u64).product::<u64>()).sum())
+}

@@ -1,0 +1,89 @@
+//! The windowed mode: each chunk is computed with its left and right context anew, as published bidirectional
+//! encoders (HuBERT, wav2vec 2.0, WavLM, DistilHuBERT) want it. Front-end frames that depend on their receptive
+//! field alone are kept from window to window.
+
+use tract_onnx::prelude::*;
+
+use super::error::EngineError;
+use super::stage::Runner;
+use super::{Encoder, Frames};
+
+/// One stream's state of a windowed encoder.
+pub(super) struct WindowedState {
+    layers: Vec<Runner>,
+    position: Option<Runner>,
+    has_feature: bool,
+    dim: usize,
+    /// Front-end frames from `first_frame` on, row by row.
+    kept: Vec<f32>,
+    first_frame: u64,
+    /// Rows of the present window that are the chunk's own.
+    own: std::ops::Range<usize>,
+    pub layer_frames: u64,
+}
+
+impl WindowedState {
+    pub fn new(encoder: &Encoder) -> Result<Self, EngineError> {
+        Ok(Self {
+            layers: encoder.layers.iter().map(|layer| layer.full.runner()).collect::<Result<_, _>>()?,
+            position: encoder.position.as_ref().map(super::stage::Stage::runner).transpose()?,
+            has_feature: encoder.has_feature(),
+            dim: encoder.spec.dim,
+            kept: Vec::new(),
+            first_frame: 0,
+            own: 0..0,
+            layer_frames: 0,
+        })
+    }
+
+    /// The window's first hidden state, `[W, D]`: `fresh` are the front-end frames from `fresh_first` on, the window starts
+    /// at `window_first` and the chunk's own `chunk_frames` frames at `chunk_first`.
+    pub fn begin(
+        &mut self,
+        fresh: &Frames,
+        fresh_first: u64,
+        window_first: u64,
+        chunk_first: u64,
+        chunk_frames: usize,
+    ) -> Result<Frames, EngineError> {
+        let held = self.first_frame + (self.kept.len() / self.dim) as u64;
+        if fresh_first < held {
+            // The front end saw the whole window: what was kept is replaced.
+            self.kept.clear();
+        }
+        if self.kept.is_empty() {
+            self.first_frame = fresh_first;
+        }
+        let stale = (window_first - self.first_frame) as usize * self.dim;
+        self.kept.drain(..stale);
+        self.first_frame = window_first;
+        self.kept.extend_from_slice(fresh.as_slice());
+        let start = (chunk_first - window_first) as usize;
+        self.own = start..start + chunk_frames;
+        let failed = |error: TractError| EngineError::Run { stage: "the window".into(), problem: format!("{error:#}") };
+        let window = Frames::from_rows(&self.kept, self.dim).map_err(failed)?;
+        match &mut self.position {
+            Some(position) => position.frames(window.value()),
+            None => Ok(window),
+        }
+    }
+
+    /// Runs layer `k` (from 1) on the window; returns its output and its feature, both `[W, D]`.
+    pub fn layer(&mut self, k: usize, x: &Frames) -> Result<(Frames, Frames), EngineError> {
+        self.layer_frames += x.frames() as u64;
+        let runner = &mut self.layers[k - 1];
+        let mut outputs = runner.run(tvec![x.value()])?.into_iter();
+        let y = runner.to_frames(outputs.next())?;
+        let f = match self.has_feature {
+            true => runner.to_frames(outputs.next())?,
+            false => y.clone(),
+        };
+        Ok((y, f))
+    }
+
+    /// The chunk's own rows of a window.
+    pub fn own_rows(&self, window: &Frames) -> Result<Frames, EngineError> {
+        let failed = |error: TractError| EngineError::Run { stage: "the window".into(), problem: format!("{error:#}") };
+        window.slice(self.own.start, self.own.len()).map_err(failed)
+    }
+}

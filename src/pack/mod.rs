@@ -1,0 +1,279 @@
+//! A pack: a model on disk. `Pack::open` reads `pack.toml` and checks all that can be checked without computing:
+//! keys, numbers against each other, every file's presence, size and SHA-256. docs/pack.md is the format.
+
+mod error;
+pub mod gain;
+pub mod manifest;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+pub use error::PackError;
+pub use gain::GainFile;
+pub use manifest::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Manifest, Mode, PerLayer, Position, StageEntry};
+
+const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
+/// HuBERT X-Large's layers have 80 MB each; nothing honest comes near this.
+const STAGE_LIMIT_BYTES: u64 = 512 << 20;
+const MAX_LAYERS: usize = 256;
+
+/// A checked pack: the manifest and the bytes of its stages.
+#[derive(Debug)]
+pub struct Pack {
+    /// The folder.
+    pub dir: PathBuf,
+    /// `pack.toml`.
+    pub manifest: Manifest,
+    /// The numbers of `gain`, if the pack has them.
+    pub gain: Option<Arc<GainFile>>,
+    /// Samples to h⁰.
+    pub frontend: StageFile,
+    /// Positional convolution (windowed).
+    pub position: Option<StageFile>,
+    /// Layers 1 … L.
+    pub layers: Vec<StageFile>,
+    /// Heads of layers 1 … L; empty for a pack without heads.
+    pub heads: Vec<StageFile>,
+    /// CTC branches: (layer, stage).
+    pub ctc: Vec<(usize, StageFile)>,
+}
+
+/// One stage's file, read and verified.
+#[derive(Debug)]
+pub struct StageFile {
+    /// As in `pack.toml`: `layer.3`.
+    pub name: String,
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// The ONNX bytes; stages that list the same file share them.
+    pub bytes: Arc<[u8]>,
+    /// Declared state: (name, shape).
+    pub state: Vec<(String, Vec<usize>)>,
+}
+
+impl Pack {
+    /// Opens the pack in `dir`: reads `pack.toml`, checks it, reads and verifies every file.
+    pub fn open(dir: &Path) -> Result<Self, PackError> {
+        let path = dir.join("pack.toml");
+        if !path.is_file() {
+            return Err(PackError::NotAPack { path: dir.to_owned() });
+        }
+        let manifest: Manifest = crate::toml_file::read(&path, MANIFEST_LIMIT_BYTES)?;
+        check(&manifest).map_err(|(key, problem)| PackError::Invalid { path: path.clone(), key, problem })?;
+        let mut files = Files { dir, read: Vec::new() };
+        let stages = &manifest.stages;
+        let numbered = |group: &str, entries: &std::collections::BTreeMap<String, StageEntry>, files: &mut Files<'_>| {
+            let mut out: Vec<(usize, StageFile)> = Vec::with_capacity(entries.len());
+            for (key, entry) in entries {
+                let layer: usize = key.parse().ok().filter(|k| (1..=manifest.encoder.layers).contains(k)).ok_or_else(|| {
+                    PackError::Invalid {
+                        path: path.clone(),
+                        key: format!("[stages] {group}.{key}"),
+                        problem: format!("the pack has layers 1 to {}", manifest.encoder.layers),
+                    }
+                })?;
+                out.push((layer, files.stage(format!("{group}.{layer}"), entry)?));
+            }
+            out.sort_by_key(|(layer, _)| *layer);
+            match out.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+                None => Ok::<_, PackError>(out),
+                Some(pair) => Err(PackError::Invalid {
+                    path: path.clone(),
+                    key: format!("[stages] {}", pair[0].1.name),
+                    problem: "is listed twice".into(),
+                }),
+            }
+        };
+        let every = |group: &str, found: Vec<(usize, StageFile)>| {
+            let missing = (1..=manifest.encoder.layers).find(|k| !found.iter().any(|(layer, _)| layer == k));
+            match missing {
+                None => Ok(found.into_iter().map(|(_, stage)| stage).collect::<Vec<_>>()),
+                Some(layer) => Err(PackError::Invalid {
+                    path: path.clone(),
+                    key: format!("[stages] {group}.{layer}"),
+                    problem: format!("is missing; layers 1 to {} need one each", manifest.encoder.layers),
+                }),
+            }
+        };
+        let frontend = files.stage("frontend".into(), &stages.frontend)?;
+        let position = stages.position.as_ref().map(|entry| files.stage("position".into(), entry)).transpose()?;
+        let layers = every("layer", numbered("layer", &stages.layer, &mut files)?)?;
+        let heads = match stages.head.is_empty() {
+            true => Vec::new(),
+            false => every("head", numbered("head", &stages.head, &mut files)?)?,
+        };
+        let ctc = numbered("ctc", &stages.ctc, &mut files)?;
+        let gain = manifest.exit.gain.as_ref().map(|section| files.gain(section, manifest.encoder.layers)).transpose()?;
+        Ok(Self { dir: dir.to_owned(), gain: gain.map(Arc::new), frontend, position, layers, heads, ctc, manifest })
+    }
+
+    /// Bytes of all stages on disk.
+    pub fn bytes(&self) -> u64 {
+        let mut files: Vec<_> = self.stages().map(|stage| (&stage.path, stage.bytes.len() as u64)).collect();
+        files.sort();
+        files.dedup();
+        files.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Every stage, in the order of computation.
+    pub fn stages(&self) -> impl Iterator<Item = &StageFile> {
+        [&self.frontend].into_iter().chain(&self.position).chain(&self.layers).chain(&self.heads).chain(self.ctc.iter().map(|(_, s)| s))
+    }
+
+    /// The chunk size taken when none is asked for, frames.
+    pub fn default_chunk_frames(&self) -> usize {
+        let encoder = &self.manifest.encoder;
+        encoder.default_chunk_frames.or_else(|| encoder.chunk_frames.middle()).unwrap_or(1)
+    }
+}
+
+/// Reads files of one pack, each once.
+struct Files<'a> {
+    dir: &'a Path,
+    read: Vec<(PathBuf, String, Arc<[u8]>)>,
+}
+
+impl Files<'_> {
+    fn stage(&mut self, name: String, entry: &StageEntry) -> Result<StageFile, PackError> {
+        let (path, bytes) = self.verified(&name, &entry.file, &entry.sha256)?;
+        let state = entry.state.iter().map(|(name, shape)| (name.clone(), shape.clone())).collect();
+        Ok(StageFile { name, path, bytes, state })
+    }
+
+    fn verified(&mut self, stage: &str, file: &str, expected: &str) -> Result<(PathBuf, Arc<[u8]>), PackError> {
+        let path = self.dir.join(file);
+        let escapes = Path::new(file).components().any(|part| !matches!(part, std::path::Component::Normal(_)));
+        if escapes {
+            let problem = format!("`{file}` leaves the pack's folder; a stage's file stands inside of it");
+            return Err(PackError::Invalid { path: self.dir.join("pack.toml"), key: format!("[stages] {stage}"), problem });
+        }
+        let io = |source| PackError::File { path: path.clone(), stage: stage.to_owned(), source };
+        let (found, bytes) = match self.read.iter().find(|(known, ..)| *known == path) {
+            Some((_, hash, bytes)) => (hash.clone(), bytes.clone()),
+            None => {
+                let size = std::fs::metadata(&path).map_err(io)?.len();
+                if size > STAGE_LIMIT_BYTES {
+                    return Err(PackError::TooLarge { path, bytes: size, limit: STAGE_LIMIT_BYTES });
+                }
+                let bytes: Arc<[u8]> = std::fs::read(&path).map_err(io)?.into();
+                let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+                self.read.push((path.clone(), hash.clone(), bytes.clone()));
+                (hash, bytes)
+            }
+        };
+        if !found.eq_ignore_ascii_case(expected) {
+            return Err(PackError::Hash { path, stage: stage.to_owned(), expected: expected.to_owned(), found });
+        }
+        Ok((path, bytes))
+    }
+
+    fn gain(&mut self, section: &manifest::GainSection, layers: usize) -> Result<GainFile, PackError> {
+        let (path, bytes) = self.verified("[exit.gain]", &section.file, &section.sha256)?;
+        let invalid = |problem: String| PackError::Invalid { path: path.clone(), key: "[[layer]]".into(), problem };
+        let text = std::str::from_utf8(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let gain: GainFile = crate::toml_file::parse(text, &path)?;
+        match gain.problem(layers) {
+            Some(problem) => Err(invalid(problem)),
+            None => Ok(gain),
+        }
+    }
+}
+
+type Problem = (String, String);
+
+/// Holds the manifest's numbers against each other.
+fn check(m: &Manifest) -> Result<(), Problem> {
+    let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
+    let (audio, encoder) = (&m.audio, &m.encoder);
+    if m.format != 1 {
+        return fail("format", format!("is {}, and this version of Bellis reads format 1", m.format));
+    }
+    if !(1_000..=384_000).contains(&audio.sample_rate) {
+        return fail("[audio] sample_rate", format!("{} Hz is no rate of speech", audio.sample_rate));
+    }
+    if audio.hop == 0 || audio.hop > 1 << 16 || audio.receptive_field < audio.hop || audio.receptive_field > 1 << 20 {
+        return fail("[audio] receptive_field", format!("{} samples cannot hold a hop of {}", audio.receptive_field, audio.hop));
+    }
+    if audio.lead > audio.receptive_field - audio.hop {
+        let most = audio.receptive_field - audio.hop;
+        return fail("[audio] lead", format!("is {}; more than receptive_field − hop = {most} would leave samples unseen", audio.lead));
+    }
+    for (key, value, most) in [
+        ("layers", encoder.layers, MAX_LAYERS),
+        ("dim", encoder.dim, 1 << 14),
+        ("heads", encoder.heads, 256),
+        ("units", encoder.units, 1 << 20),
+        ("left_context", encoder.left_context + 1, 1 << 16),
+        ("right_context", encoder.right_context + 1, 1 << 16),
+    ] {
+        if value == 0 || value > most {
+            return fail(&format!("[encoder] {key}"), format!("is {value}; 1 to {most} is possible"));
+        }
+    }
+    if encoder.dim % encoder.heads != 0 {
+        return fail("[encoder] heads", format!("{} heads do not divide dim = {}", encoder.heads, encoder.dim));
+    }
+    let default = encoder.default_chunk_frames.or_else(|| encoder.chunk_frames.middle());
+    match default {
+        Some(frames) if frames > 0 && encoder.chunk_frames.contains(frames) && frames <= 1 << 12 => {}
+        _ => return fail("[encoder] chunk_frames", "allows no chunk size of at least 1 frame (or not the default one)".into()),
+    }
+    if matches!(&encoder.chunk_frames, ChunkFrames::List(list) if list.contains(&0)) {
+        return fail("[encoder] chunk_frames", "a chunk has at least 1 frame".into());
+    }
+    if encoder.mode == Mode::Cached {
+        if encoder.right_context != 0 {
+            return fail("[encoder] right_context", "must be 0 in cached mode: a cached chunk sees itself and what came before".into());
+        }
+        if encoder.frontend_scope == FrontendScope::Window || audio.level == Level::WindowNorm || m.stages.position.is_some() {
+            return fail("[encoder] mode", "a cached pack has no window: frontend_scope, level and a position stage are for windowed packs".into());
+        }
+    }
+    if audio.level == Level::WindowNorm && encoder.frontend_scope == FrontendScope::Frame {
+        return fail("[audio] level", "`window-norm` wants frontend_scope = \"window\"".into());
+    }
+    if encoder.position == Position::Alibi && encoder.alibi_slopes.len() != encoder.heads {
+        return fail("[encoder] alibi_slopes", format!("{} slopes for {} heads", encoder.alibi_slopes.len(), encoder.heads));
+    }
+    check_exit(m)
+}
+
+fn check_exit(m: &Manifest) -> Result<(), Problem> {
+    let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
+    let layers = m.encoder.layers;
+    for (key, value) in [("threshold", &m.exit.threshold), ("change", &m.exit.change)] {
+        if let Some(PerLayer::Each(values)) = value
+            && values.len() + 1 != layers
+            && values.len() != layers
+        {
+            return fail(&format!("[exit] {key}"), format!("{} numbers for {layers} layers", values.len()));
+        }
+    }
+    if let Some([first, last]) = m.exit.range
+        && !(1 <= first && first <= last && last <= layers)
+    {
+        return fail("[exit] range", format!("[{first}, {last}] is no range of layers 1 to {layers}"));
+    }
+    if let Some(layer) = m.exit.fixed
+        && !(1..=layers).contains(&layer)
+    {
+        return fail("[exit] fixed", format!("{layer} is no layer of 1 to {layers}"));
+    }
+    for target in m.exit.calibrated.iter().flat_map(|section| &section.targets) {
+        if target.thresholds.len() + 1 != layers || !(0.0..=1.0).contains(&target.agreement) {
+            let problem = format!("a target wants an agreement of 0 to 1 and {} thresholds", layers - 1);
+            return fail("[exit.calibrated] targets", problem);
+        }
+    }
+    if let Some(mixture) = &m.mixture
+        && mixture.weights.len() != layers + 1
+    {
+        return fail("[mixture] weights", format!("{} numbers; layers + 1 = {} are needed", mixture.weights.len(), layers + 1));
+    }
+    if m.ctc.is_none() && !m.stages.ctc.is_empty() {
+        return fail("[ctc] vocabulary", "is missing, but [stages] lists ctc branches".into());
+    }
+    Ok(())
+}

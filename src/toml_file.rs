@@ -1,0 +1,108 @@
+//! TOML with errors that teach: the file, the line, and for an unknown key the nearest known one.
+//!
+//! `pack.toml` and the run configuration are both read through here.
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+/// Why a TOML file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TomlFileError {
+    /// The file is missing or cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is larger than any honest one.
+    #[error("{path} has {bytes} bytes; at most {limit} are read")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The text is not TOML, or not of the expected form.
+    #[error("{path}:{line}: {message}{hint}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, counted from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+        /// The nearest known key, as a sentence, or nothing.
+        hint: String,
+    },
+}
+
+/// Reads and parses one TOML file of at most `limit` bytes.
+pub fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, TomlFileError> {
+    let io = |source| TomlFileError::Read { path: path.to_owned(), source };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > limit {
+        return Err(TomlFileError::TooLarge { path: path.to_owned(), bytes, limit });
+    }
+    let text = std::fs::read_to_string(path).map_err(io)?;
+    parse(&text, path)
+}
+
+/// Parses TOML text; `path` only names it in errors.
+pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, TomlFileError> {
+    toml::from_str(text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let message = error.message().trim().replace('\n', " ");
+        let hint = nearest_key(&message).map_or_else(String::new, |key| format!(" — did you mean `{key}`?"));
+        TomlFileError::Parse { path: path.to_owned(), line, message, hint }
+    })
+}
+
+/// From serde's "unknown field `x`, expected one of `a`, `b`" the known name nearest to x.
+fn nearest_key(message: &str) -> Option<String> {
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+        return None;
+    }
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    nearest(unknown, quoted)
+}
+
+/// The candidate nearest to `word`, when one is near enough to be meant.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Table {
+        #[allow(dead_code)]
+        threshold: f32,
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+        let error = parse::<Table>("# one\n\ntreshold = 1.0\n", Path::new("x.toml")).unwrap_err().to_string();
+        assert!(error.starts_with("x.toml:3:"), "{error}");
+        assert!(error.contains("did you mean `threshold`?"), "{error}");
+    }
+
+    #[test]
+    fn a_word_far_from_all_suggests_nothing() {
+        assert_eq!(nearest("zzzzzz", ["chunk", "policy"]), None);
+    }
+}
