@@ -1,0 +1,73 @@
+"""Small ONNX graphs out of a few building blocks that all architectures share."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 20  # Gelu stands in it; tract 0.23 reads it
+IR_VERSION = 9
+
+class Graph:
+    """A graph under construction; values are names."""
+
+    def __init__(self, f16=False):
+        self.f16, self.nodes, self.initializers = f16, [], []
+
+    def op(self, kind, *inputs, **attributes):
+        """Adds a node and gives its output; a number or array among the inputs becomes a constant."""
+        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        output = f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, names, [output], name=output, **attributes))
+        return output
+
+    def split(self, x, parts, axis=-1):
+        """Equal parts of `x`."""
+        outputs = [f"split_{len(self.nodes)}_{i}" for i in range(parts)]
+        self.nodes.append(helper.make_node("Split", [x], outputs, name=outputs[0], axis=axis, num_outputs=parts))
+        return outputs
+
+    def constant(self, value):
+        """An initialiser: floats as f32, integers as i64."""
+        array = np.asarray(value)
+        array = np.array(array, np.int64 if array.dtype.kind in "iu" else np.float32, order="C")  # keeps rank 0
+        name = f"w_{len(self.initializers)}"
+        # Norms and biases, which have one axis, stay f32: they are small, and matter.
+        if self.f16 and array.dtype == np.float32 and array.ndim > 1 and array.size > max(array.shape):
+            if np.abs(array).max() > np.finfo(np.float16).max:
+                raise ValueError("a weight is too large for f16: convert without --f16")
+            self.initializers.append(numpy_helper.from_array(array.astype(np.float16), name))
+            return self.op("Cast", name, to=TensorProto.FLOAT)
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def linear(self, x, weight, bias=None):
+        """`x` times PyTorch's `weight` [out, in], plus `bias`."""
+        y = self.op("MatMul", x, weight.T)
+        return y if bias is None else self.op("Add", y, bias)
+
+    def layer_norm(self, x, weight, bias, eps):
+        return self.op("LayerNormalization", x, weight, bias, axis=-1, epsilon=float(eps))
+
+    def conv(self, x, weight, bias=None, **attributes):
+        """A convolution over time of `x` [1, C, T]."""
+        inputs = [x, weight] if bias is None else [x, weight, bias]
+        return self.op("Conv", *inputs, kernel_shape=[weight.shape[-1]], **attributes)
+
+    def transpose(self, x):
+        """[1, T, C] <-> [1, C, T]"""
+        return self.op("Transpose", x, perm=[0, 2, 1])
+
+    def save(self, path, inputs, outputs):
+        """Writes the graph. `inputs` and `outputs`: name -> shape; an output is (value, shape), renamed to its name."""
+        for name, (value, _) in outputs.items():
+            for node in self.nodes:
+                node.input[:] = [name if i == value else i for i in node.input]
+                node.output[:] = [name if o == value else o for o in node.output]
+        info = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        graph = helper.make_graph(
+            self.nodes, path.stem, [info(*pair) for pair in inputs.items()],
+            [info(name, shape) for name, (_, shape) in outputs.items()], self.initializers,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="bellis")
+        onnx.checker.check_model(model)
+        path.write_bytes(model.SerializeToString(deterministic=True))
