@@ -3,5 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod engine;
+pub mod exit;
 pub mod pack;
+pub mod stream;
 pub mod toml_file;

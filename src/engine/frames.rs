@@ -27,6 +27,16 @@ impl Frames {
         Ok(Self { value: Tensor::from_shape(&[1, frames, dim], rows)?.into(), frames, dim })
     }
 
+    /// Makes `frames` frames of `dim` numbers and lets `fill` write them; they are zeros before.
+    pub fn build(frames: usize, dim: usize, fill: impl FnOnce(&mut [f32])) -> Result<Self, super::EngineError> {
+        let made = || {
+            let mut tensor = Tensor::zero::<f32>(&[1, frames, dim])?;
+            fill(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?);
+            TractResult::Ok(Self { value: tensor.into(), frames, dim })
+        };
+        made().map_err(|error| super::EngineError::Run { stage: "a matrix of frames".into(), problem: format!("{error:#}") })
+    }
+
     /// Number of frames, T.
     pub fn frames(&self) -> usize {
         self.frames

@@ -158,12 +158,9 @@ impl Encoder {
         &self.audio
     }
 
-    /// Frames before and after the chunk whose *samples* each call needs again: contexts of a front end that sees the window.
-    pub(crate) fn audio_context(&self) -> (usize, usize) {
-        match self.spec.frontend_scope {
-            FrontendScope::Frame => (0, self.spec.right_context),
-            FrontendScope::Window => (self.spec.left_context, self.spec.right_context),
-        }
+    /// Whether the front end wants the whole window at each call (a norm over time).
+    pub fn frontend_sees_window(&self) -> bool {
+        self.spec.frontend_scope == FrontendScope::Window
     }
 
     /// Frames before the chunk that attention sees.
@@ -241,14 +238,18 @@ impl EncoderState {
         }
     }
 
-    /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first` on.
+    /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first`
+    /// on; none, when an earlier call gave all frames of the window (the end of a windowed stream).
     pub fn begin(&mut self, samples: &[f32], span: WindowSpan) -> Result<Pass<'_>, EngineError> {
         let failed = |error: TractError| EngineError::Run { stage: "frontend".into(), problem: format!("{error:#}") };
         let audio = match self.encoder.audio.level {
             Level::Raw => Tensor::from_shape(&[1, samples.len()], samples),
             Level::WindowNorm => Tensor::from_shape(&[1, samples.len()], &normalised(samples)),
         };
-        let fresh = self.frontend.frames(audio.map_err(failed)?.into())?;
+        let fresh = match samples.is_empty() {
+            true => Frames::build(0, self.encoder.spec.dim, |_| {})?,
+            false => self.frontend.frames(audio.map_err(failed)?.into())?,
+        };
         let (x, own) = match &mut self.mode {
             ModeState::Cached(_) => (fresh.clone(), fresh),
             ModeState::Windowed(state) => {

@@ -1,0 +1,211 @@
+//! What a head's logits say about a chunk: entropy, confidence, and how much the head changed its mind since the layer before.
+
+use serde::Serialize;
+
+/// Evidence of one evaluated head, each a mean over the chunk's own frames.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Evidence {
+    /// Layer, from 1.
+    pub layer: usize,
+    /// −Σ p ln p, nats: 0 ≤ entropy ≤ ln(units).
+    pub entropy: f32,
+    /// Probability of the likeliest unit.
+    pub max_prob: f32,
+    /// Difference of the two likeliest units' probabilities.
+    pub margin: f32,
+    /// KL(p_k ‖ p_{k−1}), nats; `None` where the head of the layer before was not evaluated.
+    pub change: Option<f32>,
+    /// False when a logit was not finite: such a layer never exits, and its numbers mean nothing.
+    pub finite: bool,
+}
+
+/// A measure of a head's confidence that a threshold can be put on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Exit when the entropy is at most the threshold (DAISY).
+    #[default]
+    Entropy,
+    /// Exit when the likeliest unit's probability is at least the threshold.
+    MaxProb,
+    /// Exit when the margin of the two likeliest is at least the threshold.
+    Margin,
+}
+
+impl Measure {
+    /// Whether `evidence` passes `threshold`.
+    pub fn passes(self, evidence: &Evidence, threshold: f32) -> bool {
+        evidence.finite
+            && match self {
+                Self::Entropy => evidence.entropy <= threshold,
+                Self::MaxProb => evidence.max_prob >= threshold,
+                Self::Margin => evidence.margin >= threshold,
+            }
+    }
+}
+
+/// Turns logits into evidence, layer after layer of one chunk; keeps the log-posteriors of the last two heads.
+#[derive(Debug, Default)]
+pub struct Measurer {
+    current: Vec<f32>,
+    previous: Vec<f32>,
+    current_layer: usize,
+    previous_layer: usize,
+}
+
+impl Measurer {
+    /// Forgets the last chunk.
+    pub fn begin_chunk(&mut self) {
+        self.current_layer = 0;
+        self.previous_layer = 0;
+    }
+
+    /// Measures the logits `[T, units]` of `layer`.
+    pub fn measure(&mut self, layer: usize, logits: &[f32], units: usize) -> Evidence {
+        std::mem::swap(&mut self.current, &mut self.previous);
+        self.previous_layer = std::mem::replace(&mut self.current_layer, layer);
+        self.current.resize(logits.len(), 0.0);
+        let comparable = self.previous_layer + 1 == layer && self.previous_layer > 0 && self.previous.len() == logits.len();
+        let frames = (logits.len() / units.max(1)).max(1) as f64;
+        let (mut entropy, mut max_prob, mut margin, mut change, mut finite) = (0.0, 0.0, 0.0, 0.0, true);
+        for (index, (row, out)) in logits.chunks_exact(units).zip(self.current.chunks_exact_mut(units)).enumerate() {
+            let frame = log_softmax(row, out);
+            finite &= frame.finite;
+            entropy += frame.entropy;
+            max_prob += frame.max_prob;
+            margin += frame.margin;
+            if comparable {
+                let before = &self.previous[index * units..(index + 1) * units];
+                change += kl(out, before);
+            }
+        }
+        Evidence {
+            layer,
+            entropy: ((entropy / frames) as f32).clamp(0.0, (units as f32).ln()),
+            max_prob: (max_prob / frames) as f32,
+            margin: (margin / frames) as f32,
+            change: comparable.then_some((change / frames).max(0.0) as f32),
+            finite,
+        }
+    }
+
+    /// Log-posteriors `[T, units]` of the head measured last, and its layer; `None` before the first.
+    pub fn log_posteriors(&self) -> Option<(usize, &[f32])> {
+        (self.current_layer > 0).then_some((self.current_layer, &self.current[..]))
+    }
+}
+
+struct FrameEvidence {
+    entropy: f64,
+    max_prob: f64,
+    margin: f64,
+    finite: bool,
+}
+
+/// Log-softmax of one frame, and what it says.
+///
+/// With m the largest logit, e_i = exp(x_i − m) and S = Σ e_i, the entropy is ln S − Σ e_i (x_i − m) / S: no term can
+/// overflow, and a unit of probability zero adds exactly zero.
+fn log_softmax(row: &[f32], out: &mut [f32]) -> FrameEvidence {
+    let (mut top, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    let mut finite = true;
+    for &x in row {
+        finite &= x.is_finite();
+        second = second.max(x.min(top));
+        top = top.max(x);
+    }
+    if !finite {
+        let uniform = -(row.len() as f32).ln();
+        out.fill(uniform);
+        return FrameEvidence { entropy: f64::from(-uniform), max_prob: 0.0, margin: 0.0, finite };
+    }
+    // f32 within a block of units, f64 across blocks: as exact as f64 throughout, at a fraction of its cost.
+    const BLOCK: usize = 32;
+    let (mut sum, mut weighted) = (0.0f64, 0.0f64);
+    for (row, out) in row.chunks(BLOCK).zip(out.chunks_mut(BLOCK)) {
+        let (mut block_sum, mut block_weighted) = (0.0f32, 0.0f32);
+        for (&x, out) in row.iter().zip(out) {
+            // Finite logits can still be further apart than f32 reaches; e^-10000 is zero in any precision.
+            let shifted = (x - top).max(-1e4);
+            let e = shifted.exp();
+            block_sum += e;
+            block_weighted += e * shifted;
+            *out = shifted;
+        }
+        sum += f64::from(block_sum);
+        weighted += f64::from(block_weighted);
+    }
+    let log_sum = sum.ln();
+    for value in &mut *out {
+        *value -= log_sum as f32;
+    }
+    let second_prob = f64::from(second - top).exp() / sum;
+    FrameEvidence { entropy: log_sum - weighted / sum, max_prob: 1.0 / sum, margin: 1.0 / sum - second_prob, finite }
+}
+
+/// KL(p ‖ q) of two rows of log-probabilities, nats.
+pub fn kl(log_p: &[f32], log_q: &[f32]) -> f64 {
+    log_p.iter().zip(log_q).map(|(&p, &q)| f64::from(p.exp() * (p - q))).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn reference_entropy(row: &[f32]) -> f64 {
+        let top = row.iter().map(|&x| f64::from(x)).fold(f64::NEG_INFINITY, f64::max);
+        let e: Vec<f64> = row.iter().map(|&x| (f64::from(x) - top).exp()).collect();
+        let sum: f64 = e.iter().sum();
+        e.iter().map(|e| e / sum).filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()
+    }
+
+    proptest! {
+        #[test]
+        fn entropy_is_exact_and_stays_in_its_bounds(
+            units in 2usize..600, seed in any::<u64>(), scale in prop_oneof![Just(0.0f32), 0.01f32..5.0, 5.0f32..1e4, Just(1e30f32), Just(f32::MAX)],
+        ) {
+            let mut state = seed | 1;
+            let row: Vec<f32> = (0..units).map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * scale
+            }).collect();
+            let evidence = Measurer::default().measure(1, &row, units);
+            prop_assert!(evidence.finite);
+            prop_assert!((0.0..=(units as f32).ln()).contains(&evidence.entropy));
+            prop_assert!((f64::from(evidence.entropy) - reference_entropy(&row)).abs() < 1e-5);
+            prop_assert!((0.0..=1.0).contains(&evidence.max_prob) && (0.0..=1.0).contains(&evidence.margin));
+        }
+
+        #[test]
+        fn change_is_the_kl_divergence_from_the_layer_before(a in prop::collection::vec(-9.0f32..9.0, 8), b in prop::collection::vec(-9.0f32..9.0, 8)) {
+            let mut measurer = Measurer::default();
+            measurer.begin_chunk();
+            prop_assert_eq!(measurer.measure(1, &a, 4).change, None);
+            let found = f64::from(measurer.measure(2, &b, 4).change.unwrap());
+            let softmax = |row: &[f32]| { let s: f64 = row.iter().map(|&x| f64::from(x).exp()).sum(); row.iter().map(|&x| f64::from(x).exp() / s).collect::<Vec<_>>() };
+            let wanted: f64 = a.chunks(4).zip(b.chunks(4)).map(|(a, b)| {
+                let (q, p) = (softmax(a), softmax(b));
+                p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>()
+            }).sum::<f64>() / 2.0;
+            prop_assert!((found - wanted).abs() < 1e-4, "{} {}", found, wanted);
+        }
+    }
+
+    #[test]
+    fn a_logit_that_is_not_finite_never_passes() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let evidence = Measurer::default().measure(1, &[1.0, bad, 0.0], 3);
+            assert!(!evidence.finite);
+            assert!(!Measure::Entropy.passes(&evidence, 100.0));
+        }
+    }
+
+    #[test]
+    fn a_skipped_layer_leaves_no_change() {
+        let mut measurer = Measurer::default();
+        measurer.measure(1, &[0.0, 1.0], 2);
+        assert_eq!(measurer.measure(3, &[0.0, 1.0], 2).change, None);
+    }
+}

@@ -1,0 +1,13 @@
+//! When a chunk has been computed deep enough: evidence from the heads, and policies that judge it.
+
+mod evidence;
+mod policies;
+mod policy;
+mod schedules;
+mod spec;
+
+pub use evidence::{Evidence, Measure, Measurer, kl};
+pub use policies::{Change, Gain, Threshold};
+pub use policy::{Decision, ExitPolicy, Progress, Reason};
+pub use schedules::{Deadline, Fixed, Periodic};
+pub use spec::{PolicyError, PolicyName, PolicySpec};

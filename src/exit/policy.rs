@@ -1,0 +1,69 @@
+//! The trait of all exit policies, and what they see and answer.
+
+use std::fmt::{Debug, Display};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::evidence::Evidence;
+
+/// Why a chunk stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The head was sure enough (`threshold`, `range`, `calibrated`).
+    Threshold,
+    /// The heads stopped changing their mind (`change`).
+    Change,
+    /// More layers were predicted to change too little (`gain`).
+    Gain,
+    /// The layer was fixed beforehand (`fixed`, `periodic`, the end of a `range`).
+    Schedule,
+    /// The next layer would have broken the chunk's deadline.
+    Deadline,
+    /// There was no further layer.
+    LastLayer,
+}
+
+/// Go on, or stop after the present layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Run the next layer.
+    Continue,
+    /// Stop here.
+    Exit(Reason),
+}
+
+/// What a policy sees after a layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// The layer that has just run, from 1.
+    pub layer: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Evidence of this chunk's evaluated heads, in order; the present layer's is the last one, if its head ran.
+    pub evidence: &'a [Evidence],
+    /// Time since the chunk's computation began.
+    pub elapsed: Duration,
+    /// Sound that waits behind this chunk: how late the stream already is.
+    pub backlog: Duration,
+}
+
+impl Progress<'_> {
+    /// Evidence of the present layer, if its head ran.
+    pub fn present(&self) -> Option<&Evidence> {
+        self.evidence.last().filter(|evidence| evidence.layer == self.layer)
+    }
+}
+
+/// Decides layer by layer where a chunk stops. A policy is a value: made from configuration, printable, sent between threads.
+pub trait ExitPolicy: Debug + Display + Send {
+    /// A new chunk begins.
+    fn begin_chunk(&mut self) {}
+
+    /// Whether the head of `layer` is needed to decide. A head that nobody needs does not run.
+    fn needs_head(&self, layer: usize) -> bool;
+
+    /// Decides after a layer. The session stops after the last layer whatever the answer.
+    fn decide(&mut self, progress: &Progress<'_>) -> Decision;
+}

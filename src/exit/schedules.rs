@@ -1,0 +1,125 @@
+//! The policies that do not look at the evidence: `fixed`, `never`, `periodic`, and `deadline`, which wraps another one.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::policy::{Decision, ExitPolicy, Progress, Reason};
+
+/// Always the same layer; no head runs. The baseline of every comparison, and `never` when it is the last one.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    /// The layer, from 1.
+    pub layer: usize,
+}
+
+impl ExitPolicy for Fixed {
+    fn needs_head(&self, _layer: usize) -> bool {
+        false
+    }
+
+    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+        match progress.layer >= self.layer {
+            true => Decision::Exit(Reason::Schedule),
+            false => Decision::Continue,
+        }
+    }
+}
+
+impl fmt::Display for Fixed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fixed: layer {}", self.layer)
+    }
+}
+
+/// A fixed layer, and every `period`-th chunk at full depth (arXiv 2603.09215).
+#[derive(Debug, Clone)]
+pub struct Periodic {
+    /// The layer of ordinary chunks.
+    pub layer: usize,
+    /// One chunk in so many goes through all layers; the stream's first one does.
+    pub period: usize,
+    chunk: usize,
+}
+
+impl Periodic {
+    /// Stops at `layer`, but for one chunk in `period`.
+    pub fn new(layer: usize, period: usize) -> Self {
+        Self { layer, period, chunk: period - 1 }
+    }
+}
+
+impl ExitPolicy for Periodic {
+    fn begin_chunk(&mut self) {
+        self.chunk = (self.chunk + 1) % self.period;
+    }
+
+    fn needs_head(&self, _layer: usize) -> bool {
+        false
+    }
+
+    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+        match self.chunk != 0 && progress.layer >= self.layer {
+            true => Decision::Exit(Reason::Schedule),
+            false => Decision::Continue,
+        }
+    }
+}
+
+impl fmt::Display for Periodic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "periodic: layer {}, every {}th chunk at full depth", self.layer, self.period)
+    }
+}
+
+/// Wraps a policy: stops when the next layer, as long as layers have been taking, would end after the deadline.
+#[derive(Debug)]
+pub struct Deadline {
+    inner: Box<dyn ExitPolicy>,
+    /// From the moment when the chunk's last sample was captured to its representation.
+    deadline: Duration,
+    /// Running mean of what one layer (its head included) takes, seconds.
+    layer_seconds: f64,
+    last_elapsed: Duration,
+}
+
+/// Weight of the newest layer in the running mean: a change of load is followed within about ten layers.
+const LAYER_WEIGHT: f64 = 0.1;
+
+impl Deadline {
+    /// Puts `deadline` on top of `inner`.
+    pub fn new(inner: Box<dyn ExitPolicy>, deadline: Duration) -> Self {
+        Self { inner, deadline, layer_seconds: 0.0, last_elapsed: Duration::ZERO }
+    }
+}
+
+impl ExitPolicy for Deadline {
+    fn begin_chunk(&mut self) {
+        self.last_elapsed = Duration::ZERO;
+        self.inner.begin_chunk();
+    }
+
+    fn needs_head(&self, layer: usize) -> bool {
+        self.inner.needs_head(layer)
+    }
+
+    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+        // The first layer's share holds the front end, too: the mean follows the layers alone.
+        if progress.layer > 1 {
+            let took = progress.elapsed.saturating_sub(self.last_elapsed).as_secs_f64();
+            let weight = if self.layer_seconds == 0.0 { 1.0 } else { LAYER_WEIGHT };
+            self.layer_seconds += weight * (took - self.layer_seconds);
+        }
+        self.last_elapsed = progress.elapsed;
+        let spent = progress.elapsed + progress.backlog + Duration::from_secs_f64(self.layer_seconds);
+        match self.inner.decide(progress) {
+            Decision::Continue if spent > self.deadline => Decision::Exit(Reason::Deadline),
+            decision => decision,
+        }
+    }
+}
+
+impl fmt::Display for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; deadline {} ms", self.inner, self.deadline.as_millis())
+    }
+}

@@ -1,0 +1,167 @@
+//! Cuts a stream of samples into the calls of an encoder: chunks, with the samples that their frames see.
+//!
+//! Frame t sees the samples `[t*hop − lead, t*hop − lead + receptive_field)`; the stream starts with `lead` zeros, and its end
+//! is filled with zeros so that every sample lies in the hop of a frame: S samples make ceil(S / hop) frames.
+
+use std::collections::VecDeque;
+
+use crate::engine::{Encoder, WindowSpan};
+
+/// One stream's chunker. Positions of frames count from the stream's start.
+#[derive(Debug)]
+pub struct Chunker {
+    hop: usize,
+    receptive_field: usize,
+    chunk_frames: usize,
+    /// Frames of attention before and after the chunk (windowed mode).
+    left_context: u64,
+    right_context: u64,
+    /// Whether the front end wants the samples of the whole window at each call.
+    whole_window: bool,
+    /// Lead and samples from `buffer_first` on, the lead's first zero being 0.
+    buffer: Vec<f32>,
+    buffer_first: u64,
+    lead: usize,
+    received: u64,
+    next_frame: u64,
+    /// Front-end frames given out so far.
+    given_frames: u64,
+    finished: bool,
+    /// Samples lost in front of a position (in received samples).
+    gaps: VecDeque<(u64, u64)>,
+    lost: u64,
+}
+
+/// One chunk: what its encoder call needs, and where it lies in the stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Chunk<'a> {
+    /// Samples for the front end.
+    pub audio: &'a [f32],
+    /// Frames of the call.
+    pub span: WindowSpan,
+    /// Position of the chunk's first sample, lost ones counted.
+    pub first_sample: u64,
+    /// Samples of the chunk itself that were received; fewer than `chunk_frames * hop` only at the end of the stream.
+    pub samples: u64,
+    /// Samples that were lost in front of the chunk's last one, since the chunk before.
+    pub lost_samples: u64,
+}
+
+impl Chunker {
+    /// A chunker for `encoder`, `chunk_frames` frames a chunk.
+    pub fn new(encoder: &Encoder, chunk_frames: usize) -> Self {
+        let audio = encoder.audio();
+        let mut chunker = Self {
+            hop: audio.hop,
+            receptive_field: audio.receptive_field,
+            chunk_frames,
+            left_context: encoder.left_context() as u64,
+            right_context: encoder.right_context() as u64,
+            whole_window: encoder.frontend_sees_window(),
+            buffer: Vec::new(),
+            buffer_first: 0,
+            lead: audio.lead,
+            received: 0,
+            next_frame: 0,
+            given_frames: 0,
+            finished: false,
+            gaps: VecDeque::new(),
+            lost: 0,
+        };
+        chunker.reset();
+        chunker
+    }
+
+    /// Forgets the stream.
+    pub fn reset(&mut self) {
+        self.buffer.clear();
+        self.buffer.resize(self.lead, 0.0);
+        (self.buffer_first, self.received, self.next_frame, self.given_frames, self.lost) = (0, 0, 0, 0, 0);
+        self.finished = false;
+        self.gaps.clear();
+    }
+
+    /// Appends samples.
+    pub fn push(&mut self, samples: &[f32]) {
+        self.buffer.extend_from_slice(samples);
+        self.received += samples.len() as u64;
+    }
+
+    /// Says that `samples` samples were lost here.
+    pub fn gap(&mut self, samples: u64) {
+        self.gaps.push_back((self.received, samples));
+    }
+
+    /// Says that no more samples come: what is left makes the last chunks.
+    pub fn finish(&mut self) {
+        if !self.finished {
+            self.finished = true;
+            let frames = self.received.div_ceil(self.hop as u64);
+            if frames > 0 {
+                let end = (frames - 1) * self.hop as u64 + self.receptive_field as u64;
+                let missing = end.saturating_sub(self.buffer_first + self.buffer.len() as u64);
+                self.buffer.resize(self.buffer.len() + missing as usize, 0.0);
+            }
+        }
+    }
+
+    /// Samples received so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Samples that must still come before the next chunk is whole.
+    pub fn missing_samples(&self) -> u64 {
+        let end = self.end_of(self.next_frame + self.chunk_frames as u64 + self.right_context);
+        end.saturating_sub(self.buffer_first + self.buffer.len() as u64)
+    }
+
+    /// The next chunk, if all its samples are there.
+    pub fn next_chunk(&mut self) -> Option<Chunk<'_>> {
+        let first = self.next_frame;
+        let wanted = first + self.chunk_frames as u64;
+        let (chunk_end, window_end) = match self.finished {
+            false if self.missing_samples() > 0 => return None,
+            false => (wanted, wanted + self.right_context),
+            true => {
+                let frames = self.received.div_ceil(self.hop as u64);
+                if first >= frames {
+                    return None;
+                }
+                (wanted.min(frames), (wanted + self.right_context).min(frames))
+            }
+        };
+        let window_first = first.saturating_sub(self.left_context);
+        let audio_first = if self.whole_window { window_first } else { self.given_frames };
+
+        // What no later call needs is dropped now, before this call's samples are borrowed.
+        let stale = audio_first * self.hop as u64 - self.buffer_first;
+        self.buffer.drain(..(stale as usize).min(self.buffer.len()));
+        self.buffer_first += stale;
+
+        let length = if window_end > audio_first { self.end_of(window_end) - self.buffer_first } else { 0 };
+        let frames = (chunk_end - first) as usize;
+        let (start, end) = (first * self.hop as u64, (chunk_end * self.hop as u64).min(self.received));
+        let last = self.finished && end == self.received;
+        let (mut lost_in_front, mut lost_samples) = (self.lost, 0);
+        while let Some(&(position, samples)) = self.gaps.front()
+            && (position < end || last)
+        {
+            self.gaps.pop_front();
+            self.lost += samples;
+            lost_samples += samples;
+            if position <= start {
+                lost_in_front += samples;
+            }
+        }
+        self.next_frame = chunk_end;
+        self.given_frames = window_end.max(self.given_frames);
+        let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
+        Some(Chunk { audio: &self.buffer[..length as usize], span, first_sample: start + lost_in_front, samples: end - start, lost_samples })
+    }
+
+    /// Where the last sample that frame `frames − 1` sees ends, in buffer coordinates.
+    fn end_of(&self, frames: u64) -> u64 {
+        (frames.max(1) - 1) * self.hop as u64 + self.receptive_field as u64
+    }
+}

@@ -1,0 +1,71 @@
+//! DAISY's featurizer: a softmax over the weights of h⁰ … h^k, renormalised at the exit depth k.
+
+use crate::engine::{EngineError, Frames};
+
+/// Learned weights of the hidden states.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mixture {
+    /// One number per state, h⁰ first, before the softmax.
+    pub weights: Vec<f32>,
+    /// Normalise each state over its dimensions first (zero mean, unit variance, no affine part).
+    pub layer_norm: bool,
+}
+
+/// As in PyTorch's `layer_norm`.
+const LAYER_NORM_EPSILON: f64 = 1e-5;
+
+impl Mixture {
+    /// Equal weights: the mean of the states.
+    pub fn uniform(layers: usize) -> Self {
+        Self { weights: vec![0.0; layers + 1], layer_norm: false }
+    }
+
+    /// Mixes the states h⁰ … h^k, each `[T, D]`, to `[T, D]`.
+    pub fn mix(&self, states: &[Frames]) -> Result<Frames, EngineError> {
+        let weights = &self.weights[..states.len().min(self.weights.len())];
+        let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = weights.iter().map(|weight| (weight - top).exp()).sum();
+        let (frames, dim) = states.first().map_or((0, 0), |state| (state.frames(), state.dim()));
+        Frames::build(frames, dim, |out| {
+            for (state, weight) in states.iter().zip(weights) {
+                let share = (weight - top).exp() / sum;
+                for (out, row) in out.chunks_exact_mut(dim.max(1)).zip(state.as_slice().chunks_exact(dim.max(1))) {
+                    let (mean, scale) = if self.layer_norm { mean_and_scale(row) } else { (0.0, 1.0) };
+                    for (out, x) in out.iter_mut().zip(row) {
+                        *out += share * (x - mean) * scale;
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn mean_and_scale(row: &[f32]) -> (f32, f32) {
+    let count = row.len() as f64;
+    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / count;
+    (mean as f32, (1.0 / (variance + LAYER_NORM_EPSILON).sqrt()) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(rows: &[f32]) -> Frames {
+        Frames::build(rows.len() / 2, 2, |out| out.copy_from_slice(rows)).unwrap()
+    }
+
+    #[test]
+    fn weights_are_renormalised_at_the_exit_depth() {
+        let mixture = Mixture { weights: vec![0.0, 2f32.ln(), 50.0], layer_norm: false };
+        let mixed = mixture.mix(&[frames(&[3.0, 0.0]), frames(&[0.0, 3.0])]).unwrap();
+        assert!((mixed.row(0)[0] - 1.0).abs() < 1e-6 && (mixed.row(0)[1] - 2.0).abs() < 1e-6, "{mixed:?}");
+    }
+
+    #[test]
+    fn layer_norm_takes_out_scale_and_offset() {
+        let mixture = Mixture { weights: vec![0.0], layer_norm: true };
+        let (a, b) = (mixture.mix(&[frames(&[1.0, 3.0])]).unwrap(), mixture.mix(&[frames(&[105.0, 305.0])]).unwrap());
+        assert!(a.row(0).iter().zip(b.row(0)).all(|(a, b)| (a - b).abs() < 1e-4), "{a:?} {b:?}");
+    }
+}

@@ -1,0 +1,51 @@
+//! What a consumer gets for each chunk.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::Frames;
+use crate::exit::{Evidence, Reason};
+
+/// The representation of one chunk of sound.
+#[derive(Debug, Clone)]
+pub struct Representation {
+    /// Number of the chunk in its stream, from 0.
+    pub sequence: u64,
+    /// Position of the chunk's first sample at the pack's rate; samples lost before it are counted.
+    pub first_sample: u64,
+    /// Samples that the chunk holds; the last one of a stream may be short.
+    pub samples: u64,
+    /// Samples lost inside of this chunk or right before it: its sound has a seam.
+    pub lost_samples: u64,
+    /// Rate of the positions, Hz.
+    pub sample_rate: u32,
+    /// Samples between frames.
+    pub hop_samples: usize,
+    /// The layer after which the chunk stopped.
+    pub exit_layer: usize,
+    /// Why it stopped there.
+    pub reason: Reason,
+    /// What the evaluated heads said.
+    pub evidence: Vec<Evidence>,
+    /// The vectors, `[frames, dim]`.
+    pub vectors: Frames,
+    /// Log-posteriors of the units at the exit layer, `[frames, units]`, when the session was asked for them.
+    pub log_posteriors: Option<Frames>,
+    /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, when asked for and the layer has one.
+    pub ctc_logits: Option<Frames>,
+    /// Time that the computation took.
+    pub compute: Duration,
+    /// When the chunk's last sample was captured, for live sources.
+    pub captured_at: Option<Instant>,
+}
+
+impl Representation {
+    /// Start of the chunk, seconds from the start of the stream.
+    pub fn start_seconds(&self) -> f64 {
+        self.first_sample as f64 / f64::from(self.sample_rate)
+    }
+
+    /// Length of the chunk's own sound, seconds.
+    pub fn seconds(&self) -> f64 {
+        self.samples as f64 / f64::from(self.sample_rate)
+    }
+}

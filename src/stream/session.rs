@@ -1,0 +1,186 @@
+//! One stream from samples to representations: chunker, encoder state, evidence, policy.
+//!
+//! *initialise* ([`Session::new`]) may allocate at will; *process* ([`Session::push`], [`Session::next`]) reuses what it has;
+//! *reset* ([`Session::reset`]) forgets the stream and keeps the memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::chunker::Chunker;
+use super::mixture::Mixture;
+use super::representation::Representation;
+use crate::engine::{Encoder, EncoderState, EngineError, Frames, Work};
+use crate::exit::{Decision, Evidence, ExitPolicy, Measurer, Progress, Reason};
+
+/// Which vectors a representation carries.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Vectors {
+    /// The exit layer's state.
+    #[default]
+    Last,
+    /// DAISY's weighted mixture of the states up to the exit layer.
+    Mixture(Mixture),
+}
+
+/// What a session puts into its representations.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// New frames per chunk.
+    pub chunk_frames: usize,
+    /// Which vectors.
+    pub vectors: Vectors,
+    /// Add the exit head's log-posteriors.
+    pub posteriors: bool,
+    /// Add the logits of the exit layer's CTC branch, where it has one.
+    pub ctc: bool,
+    /// Evaluate the head of every layer that runs, also where the policy does not ask: for studies, at their cost.
+    pub all_heads: bool,
+}
+
+impl SessionOptions {
+    /// Chunks of `chunk_frames` frames, the exit layer's state, nothing else.
+    pub fn new(chunk_frames: usize) -> Self {
+        Self { chunk_frames, vectors: Vectors::Last, posteriors: false, ctc: false, all_heads: false }
+    }
+}
+
+/// One stream.
+pub struct Session {
+    state: EncoderState,
+    chunker: Chunker,
+    measurer: Measurer,
+    policy: Box<dyn ExitPolicy>,
+    options: SessionOptions,
+    sequence: u64,
+    not_finite: u64,
+}
+
+impl Session {
+    /// A fresh stream on `encoder`.
+    pub fn new(encoder: &Arc<Encoder>, policy: Box<dyn ExitPolicy>, options: SessionOptions) -> Result<Self, EngineError> {
+        encoder.check_chunk(options.chunk_frames)?;
+        Ok(Self {
+            state: EncoderState::new(encoder)?,
+            chunker: Chunker::new(encoder, options.chunk_frames),
+            measurer: Measurer::default(),
+            policy,
+            options,
+            sequence: 0,
+            not_finite: 0,
+        })
+    }
+
+    /// Forgets the stream; the next sample is the first of a new one.
+    pub fn reset(&mut self) -> Result<(), EngineError> {
+        self.state = EncoderState::new(self.state.encoder())?;
+        self.chunker.reset();
+        self.sequence = 0;
+        Ok(())
+    }
+
+    /// Appends samples at the pack's rate. [`Session::next`] gives what they complete.
+    pub fn push(&mut self, samples: &[f32]) {
+        self.chunker.push(samples);
+    }
+
+    /// Says that `samples` samples were lost here.
+    pub fn gap(&mut self, samples: u64) {
+        self.chunker.gap(samples);
+    }
+
+    /// Says that no more samples come.
+    pub fn finish(&mut self) {
+        self.chunker.finish();
+    }
+
+    /// Samples received so far.
+    pub fn received(&self) -> u64 {
+        self.chunker.received()
+    }
+
+    /// Samples that must still come before the next chunk is whole.
+    pub fn missing_samples(&self) -> u64 {
+        self.chunker.missing_samples()
+    }
+
+    /// Layer passes so far.
+    pub fn work(&self) -> Work {
+        self.state.work()
+    }
+
+    /// Heads so far whose logits were not all finite.
+    pub fn not_finite(&self) -> u64 {
+        self.not_finite
+    }
+
+    /// The weights.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        self.state.encoder()
+    }
+
+    /// Replaces the policy from the next chunk on.
+    pub fn set_policy(&mut self, policy: Box<dyn ExitPolicy>) {
+        self.policy = policy;
+    }
+
+    /// Computes the next chunk, if all its samples are there. `backlog` is the sound that waits behind it.
+    pub fn next(&mut self, backlog: Duration) -> Result<Option<Representation>, EngineError> {
+        let began = Instant::now();
+        let Some(chunk) = self.chunker.next_chunk() else { return Ok(None) };
+        let encoder = self.state.encoder().clone();
+        let (layers, units) = (encoder.layers(), encoder.units());
+        let mut evidence: Vec<Evidence> = Vec::with_capacity(layers);
+        self.measurer.begin_chunk();
+        self.policy.begin_chunk();
+        let mut pass = self.state.begin(chunk.audio, chunk.span)?;
+        let reason = loop {
+            let layer = pass.step()?;
+            if self.policy.needs_head(layer) || (self.options.all_heads && encoder.has_heads()) {
+                let found = self.measurer.measure(layer, pass.head()?.as_slice(), units);
+                self.not_finite += u64::from(!found.finite);
+                evidence.push(found);
+            }
+            let progress = Progress { layer, layers, evidence: &evidence, elapsed: began.elapsed(), backlog };
+            match self.policy.decide(&progress) {
+                Decision::Exit(Reason::Schedule) | Decision::Continue if layer == layers => break Reason::LastLayer,
+                Decision::Exit(reason) => break reason,
+                Decision::Continue => {}
+            }
+        };
+        let exit_layer = pass.depth();
+        let log_posteriors = match self.options.posteriors {
+            false => None,
+            true => {
+                if self.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
+                    evidence.push(self.measurer.measure(exit_layer, pass.head()?.as_slice(), units));
+                }
+                let rows = self.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
+                Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)
+            }
+        };
+        let ctc_logits = if self.options.ctc { pass.ctc()? } else { None };
+        let vectors = match &self.options.vectors {
+            Vectors::Last => pass.feature(exit_layer).clone(),
+            Vectors::Mixture(mixture) => mixture.mix(pass.features())?,
+        };
+        pass.finish();
+        let sequence = self.sequence;
+        self.sequence += 1;
+        Ok(Some(Representation {
+            sequence,
+            first_sample: chunk.first_sample,
+            samples: chunk.samples,
+            lost_samples: chunk.lost_samples,
+            sample_rate: encoder.audio().sample_rate,
+            hop_samples: encoder.audio().hop,
+            exit_layer,
+            reason,
+            evidence,
+            vectors,
+            log_posteriors,
+            ctc_logits,
+            compute: began.elapsed(),
+            captured_at: None,
+        }))
+    }
+}

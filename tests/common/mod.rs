@@ -1,0 +1,76 @@
+//! What several integration tests need.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+
+use bellis::engine::{Encoder, EncoderState, Frames};
+use bellis::stream::Chunker;
+use ndarray_npy::NpzReader;
+
+/// A file of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Arrays that a reference script wrote, by name, flattened with their shapes.
+pub struct Golden(NpzReader<std::fs::File>);
+
+impl Golden {
+    pub fn open(path: &Path) -> Self {
+        let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(NpzReader::new(file).unwrap())
+    }
+
+    pub fn f32(&mut self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let array: ndarray::ArrayD<f32> = self.0.by_name(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (array.shape().to_vec(), array.into_iter().collect())
+    }
+
+    /// Doubles, read as they are or widened.
+    pub fn f64(&mut self, name: &str) -> Vec<f64> {
+        match self.0.by_name::<ndarray::OwnedRepr<f64>, ndarray::IxDyn>(name) {
+            Ok(array) => array.into_iter().collect(),
+            Err(_) => self.f32(name).1.into_iter().map(f64::from).collect(),
+        }
+    }
+
+    pub fn i64(&mut self, name: &str) -> Vec<i64> {
+        let array: ndarray::ArrayD<i64> = self.0.by_name(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        array.into_iter().collect()
+    }
+}
+
+/// Largest absolute difference; fails on a difference in length or a NaN.
+pub fn deviation(found: &[f32], wanted: &[f32]) -> f32 {
+    assert_eq!(found.len(), wanted.len(), "lengths differ");
+    found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, one| {
+        assert!(!one.is_nan(), "NaN");
+        worst.max(one)
+    })
+}
+
+/// Every layer of one chunk: features h⁰ … h^L and the heads' logits.
+pub struct FullChunk {
+    pub features: Vec<Frames>,
+    pub logits: Vec<Frames>,
+}
+
+/// Streams `audio` through every layer, never exiting.
+pub fn never_exit(encoder: &std::sync::Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<FullChunk> {
+    let mut chunker = Chunker::new(encoder, chunk_frames);
+    let mut state = EncoderState::new(encoder).unwrap();
+    chunker.push(audio);
+    chunker.finish();
+    let mut chunks = Vec::new();
+    while let Some(chunk) = chunker.next_chunk() {
+        let mut pass = state.begin(chunk.audio, chunk.span).unwrap();
+        let mut logits = Vec::new();
+        for _ in 0..encoder.layers() {
+            pass.step().unwrap();
+            logits.push(pass.head().unwrap());
+        }
+        chunks.push(FullChunk { features: pass.features().to_vec(), logits });
+        pass.finish();
+    }
+    chunks
+}
