@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import checkpoint, tiny
+from .heads import Linear
 from .pack import Options, Writer
 from .reference import WindowedPack, golden
 
@@ -46,7 +47,7 @@ def make(folder, audio):
     writer.encoder()
     random = np.random.default_rng(7)
     dim, layers = found.shape.dim, found.shape.layers
-    writer.heads([(random.normal(0, 0.4, (UNITS, dim)), random.normal(0, 0.2, UNITS)) for _ in range(layers)])
+    writer.heads([Linear(random.normal(0, 0.4, (UNITS, dim)), random.normal(0, 0.2, UNITS)) for _ in range(layers)])
     writer.manifest(UNITS)
     found = golden(WindowedPack(pack), audio)
     # A threshold per layer in the middle of its entropies, so that chunks exit at every layer, and none by a hair.

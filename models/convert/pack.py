@@ -55,10 +55,9 @@ class Writer:
             stages.layer(self.add(f"layer.{k}", f"layer_{k:02}.onnx"), s, w, k, self.options.before_norm, f16)
 
     def heads(self, heads):
-        """Writes the exit heads: `heads[k - 1]` is called with the path of head k (or is a (weight, bias) pair)."""
-        for k, pair in enumerate(heads, 1):
-            path = self.add(f"head.{k}", f"head_{k:02}.onnx")
-            pair(path) if callable(pair) else stages.head(path, self.checkpoint.shape.dim, *pair, self.options.f16)
+        """Writes the exit heads (heads.Linear, units.Predictor), one per layer."""
+        for k, head in enumerate(heads, 1):
+            head.save(self.add(f"head.{k}", f"head_{k:02}.onnx"), self.checkpoint.shape.dim, self.options.f16)
 
     def add(self, stage, file):
         self.entries[stage] = file

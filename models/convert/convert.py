@@ -1,0 +1,107 @@
+"""From a checkpoint folder to a pack, with heads where there are recordings to train them on."""
+
+from pathlib import Path
+
+from . import checkpoint, heads, norms, units
+from .checkpoint import ConvertError
+from .pack import Writer
+from .reference import WindowedPack
+
+
+def convert(source, out, options, args):
+    """Converts the checkpoint folder `source` into the pack folder `out`; `args` as in __main__.py."""
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise ConvertError(f"{out} is not empty: remove it, or name another folder")
+    found = checkpoint.load(source)
+    if args.normalize is not None:
+        found.normalize = args.normalize == "yes"
+    writer = Writer(out, found, options, fold(found, args))
+    writer.encoder()
+    writer.manifest()
+    branches = carried_over(found, args)
+    if args.heads_audio:
+        add_heads(writer, branches, args)
+    elif branches:
+        writer.heads(branches)
+        writer.head_note = "exit branches carried over"
+        writer.manifest(len(branches[0].bias))
+        print("branches carried over, thresholds not calibrated: give --heads-audio for that")
+    else:
+        print("no --heads-audio: the pack has no heads, and runs to a fixed layer or to the end")
+    return out
+
+
+def fold(found, args):
+    """conv0 with fixed statistics, or None."""
+    if args.norm == "window" or not (found.shape.group_norm or found.normalize):
+        return None
+    folder = args.norm_audio or args.heads_audio
+    if not folder:
+        raise ConvertError("--norm folded measures statistics on recordings: give --norm-audio (or --heads-audio)")
+    return norms.folded(found, *norms.measured(found, folder, args.minutes))
+
+
+def carried_over(found, args):
+    """Exit branches that the checkpoint (or --branches-file) has, one per layer, or None."""
+    if not args.branches:
+        return None
+    weights = checkpoint.read_tensors(Path(args.branches_file)) if args.branches_file else found.weights
+    out = []
+    for k in range(1, found.shape.layers + 1):
+        name = args.branches.format(k=k, k0=k - 1)
+        try:
+            out.append(heads.Linear(weights[f"{name}.weight"], weights[f"{name}.bias"]))
+        except KeyError as missing:
+            raise ConvertError(f"no weight {missing} for the branch of layer {k}; there are: {', '.join(sorted(weights)[:12])} …") from None
+        if out[-1].weight.shape[1] != found.shape.dim:
+            raise ConvertError(f"{name}.weight is {out[-1].weight.shape}: a branch is linear, [units, {found.shape.dim}]")
+    return out
+
+
+def add_heads(writer, branches, args):
+    """Trains the heads (or takes `branches`), calibrates them, writes both into the pack."""
+    shape, layer = writer.checkpoint.shape, args.units_layer or writer.checkpoint.shape.layers
+    if not 1 <= layer <= shape.layers:
+        raise ConvertError(f"--units-layer {layer}: the encoder has layers 1 to {shape.layers}")
+    print(f"streaming up to {args.minutes:g} minutes of {args.heads_audio} through the pack")
+    own = units.predictor(writer.checkpoint.weights)
+    states = heads.collect(WindowedPack(writer.out), args.heads_audio, args.minutes, shape.layers if own else layer)
+    training, calibration, check = heads.split(states, args.seed)
+    if branches:
+        made, note = branches, "exit branches carried over"
+    else:
+        made, note = trained(states, training, check, own, layer, writer.options.before_norm, args)
+    writer.heads(made)
+    writer.head_note = note
+
+    held, checked = (heads.evidence(made, states, part) for part in (calibration, check))
+    targets = []
+    for agreement in heads.AGREEMENTS:
+        thresholds = heads.calibrate(*held, agreement)
+        kept, depth = heads.cascade(*checked, thresholds)
+        print(f"promised agreement {agreement:.2f}: on recordings not calibrated on {kept:.3f}, mean exit layer {depth:.1f} of {shape.layers}")
+        targets.append(dict(agreement=agreement, thresholds=thresholds))
+    seconds = held[2].sum() * shape.hop / writer.checkpoint.sample_rate
+    data = f"{seconds:.0f} s of the user's recordings, kept out of the heads' training"
+    writer.exit = dict(policy="calibrated", calibrated=dict(data=data, targets=targets))
+    writer.manifest(len(made[0].logits(states.features[0][:1])[0]))
+
+
+def trained(states, training, check, own, layer, before_norm, args):
+    """(heads, a note for the provenance)"""
+    if own:
+        unit, note = own, f"exit heads trained on the predictions of the checkpoint's own {own.units} units"
+    else:
+        unit = units.KMeans(states.outputs[training].astype("f4"), args.units, args.seed)
+        note = f"exit heads trained on {args.units} k-means clusters of layer {layer}'s output"
+    labels, made = unit.labels(states.outputs.astype("f4")), []
+    for k, features in enumerate(states.features, 1):
+        last = k == len(states.features)
+        # The predictor reads the last layer's output, so it is the last head where that is the feature.
+        head = own if own and last and not before_norm else heads.train(features[training], labels[training], unit.units, args.seed, args.epochs)
+        found, most = head.logits(features[check]).argmax(1), labels[training]
+        guess = (labels[check] == max(set(most.tolist()), key=most.tolist().count)).mean()
+        print(f"head {k}: {(found == labels[check]).mean():.3f} of the units right on held-out recordings (the commonest alone: {guess:.3f})", flush=True)
+        made.append(head)
+    return made, note
