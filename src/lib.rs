@@ -2,6 +2,7 @@
 
 #![warn(missing_docs)]
 
+pub mod audio;
 pub mod engine;
 pub mod exit;
 pub mod pack;

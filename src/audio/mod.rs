@@ -1,0 +1,48 @@
+//! Sound in: sources push mono f32 at their own rate into the ring; the inference thread reads and resamples it.
+
+mod error;
+mod events;
+mod ring;
+mod scripted;
+
+pub use error::{AudioError, AudioErrorKind};
+pub use events::{EventReceiver, EventSender, SourceEvent, events};
+pub use ring::{Block, Gap, RingReader, RingStats, RingWriter, ring};
+pub use scripted::{ScriptedSource, Step};
+
+/// What a source delivers, known before it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceSpec {
+    /// The device's name, the file's path, "standard input".
+    pub name: String,
+    /// Rate of the samples that go into the ring, Hz.
+    pub sample_rate: u32,
+    /// Channels of the device or file, before they are made one.
+    pub channels: u16,
+    /// Whether sound comes at its own pace: then nothing may hold it up, and what does not fit is dropped and counted.
+    pub live: bool,
+    /// Length in samples at `sample_rate`, where it is known beforehand.
+    pub total_samples: Option<u64>,
+}
+
+/// Sound in. The samples go into the ring, what happens to the source goes to the events.
+pub trait Source: Send {
+    /// What it delivers.
+    fn spec(&self) -> &SourceSpec;
+
+    /// Begins to deliver, from a thread or callback of its own, and returns at once. The writer is dropped after the last sample.
+    fn start(&mut self, ring: RingWriter, events: EventSender) -> Result<(), AudioError>;
+
+    /// Stops: no sample comes after it has returned. It returns in bounded time even when the device hangs.
+    fn stop(&mut self);
+}
+
+/// How several channels become one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ChannelPick {
+    /// Their mean.
+    #[default]
+    MixDown,
+    /// One of them, counted from 0.
+    Channel(u16),
+}
