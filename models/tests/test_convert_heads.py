@@ -92,7 +92,7 @@ def test_a_head_learns_what_is_linear():
     random = np.random.default_rng(0)
     x = random.normal(size=(4000, 10)) * np.logspace(-2, 2, 10) + 5
     labels = (((x - 5) / np.logspace(-2, 2, 10)) @ random.normal(size=(10, 4))).argmax(1)
-    head = heads.train(x[:3000], labels[:3000], 4, seed=0, epochs=40)
+    head = heads.train(x[:3000], labels[:3000], 4, seed=0, epochs=40, batch=64)
     assert (head.logits(x[3000:]).argmax(1) == labels[3000:]).mean() > 0.95
 
 
