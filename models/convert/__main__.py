@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   python -m models.convert wavlm-large packs/wavlm --licence CC-BY-SA-3.0 --chunk-frames 32 --right-context 16 --f16
   python -m models.convert.measure_norms hubert-base-ls960 recordings/                                 what --norm folded costs
   python -m models.convert.reference packs/hubert sound.wav golden.npz                                 the pack's states, in Python
+  python -m models.convert.verify hubert-base-ls960 packs/hubert sound.wav                             the pack against transformers
 
 Recordings need no labels. Heads and thresholds are as good as they are like the sound to come: noisy if that is noisy, at the
 same level with --norm folded, with silence and noise alone in them if the device listens all day.
@@ -67,12 +68,12 @@ def parser():
 
 def main():
     args = parser().parse_args()
-    options = Options(
-        before_norm=args.feature == "before-norm", chunk_frames=args.chunk_frames, left_context=args.left_context,
-        right_context=args.right_context, f16=args.f16, name=args.name, description=args.description, licence=args.licence,
-        data=args.data, command=shlex.join(["python", "-m", "models.convert", *sys.argv[1:]]),
-    )
     try:
+        options = Options(
+            before_norm=args.feature == "before-norm", chunk_frames=args.chunk_frames, left_context=args.left_context,
+            right_context=args.right_context, f16=args.f16, name=args.name, description=args.description, licence=args.licence,
+            data=args.data, command=shlex.join(["python", "-m", "models.convert", *sys.argv[1:]]),
+        )
         out = convert(args.checkpoint, args.out, options, args)
     except ConvertError as error:
         sys.exit(f"error: {error}")

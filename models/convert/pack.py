@@ -9,6 +9,9 @@ from pathlib import Path
 from . import stages
 from .checkpoint import ConvertError
 
+# Windowed encoders take any chunk; past two and a half seconds it is no streaming any more.
+MAX_CHUNK_FRAMES = 128
+
 
 @dataclass
 class Options:
@@ -25,6 +28,11 @@ class Options:
     data: str = ""
     command: str = ""
     date: str = field(default_factory=lambda: datetime.date.today().isoformat())
+
+    def __post_init__(self):
+        for name, least, most in (("chunk_frames", 1, MAX_CHUNK_FRAMES), ("left_context", 0, 1 << 15), ("right_context", 0, 1 << 15)):
+            if not least <= getattr(self, name) <= most:
+                raise ConvertError(f"--{name.replace('_', '-')} {getattr(self, name)}: {least} to {most} frames are possible")
 
 
 class Writer:
@@ -73,7 +81,7 @@ class Writer:
             "audio": dict(sample_rate=c.sample_rate, hop=s.hop, receptive_field=s.receptive_field, lead=0, layout="mono", level=self.level),
             "encoder": dict(
                 architecture=f"{s.model_type}: {len(s.conv)} convolutions ({extractor}), {s.layers} {style} layers",
-                layers=s.layers, dim=s.dim, heads=s.heads, units=units, mode="windowed", chunk_frames=Inline(min=1, max=128),
+                layers=s.layers, dim=s.dim, heads=s.heads, units=units, mode="windowed", chunk_frames=Inline(min=1, max=MAX_CHUNK_FRAMES),
                 default_chunk_frames=o.chunk_frames, left_context=o.left_context, right_context=o.right_context,
                 feature="before-norm" if o.before_norm else "layer-output", frontend_scope=self.frontend_scope,
             ),

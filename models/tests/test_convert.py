@@ -112,6 +112,18 @@ def test_a_pickle_and_safetensors_give_the_same_weights(tmp_path):
     assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def test_weight_norm_is_read_under_its_old_names_and_its_new_ones(tmp_path):
+    model = tiny.save("hubert-base", tmp_path)
+    weights, conv = checkpoint.load(tmp_path).weights, "encoder.pos_conv_embed.conv."
+    new, kinds = conv + "parametrizations.weight.original", "gv"
+    if conv + "weight_g" not in weights:
+        weights |= {f"{conv}weight_{kind}": weights.pop(f"{new}{i}") for i, kind in enumerate(kinds)}
+    wanted = model.encoder.pos_conv_embed.conv.weight.detach().numpy()
+    assert np.allclose(stages.position_weight(weights), wanted, atol=1e-6)
+    weights |= {f"{new}{i}": weights.pop(f"{conv}weight_{kind}") for i, kind in enumerate(kinds)}
+    assert np.allclose(stages.position_weight(weights), wanted, atol=1e-6)
+
+
 def test_weights_of_a_model_with_a_task_head_are_found_under_its_prefix(tmp_path):
     import torch
     import transformers

@@ -64,11 +64,21 @@ def test_branches_that_a_checkpoint_has_are_carried_over(tmp_path):
         assert np.allclose(head.run(None, {"f": f})[0], f @ branches[f"exits.{k}.weight"].T + branches[f"exits.{k}.bias"], atol=1e-5)
 
 
+def test_a_user_can_hold_a_pack_against_transformers(recordings, tmp_path):
+    tiny.save("wav2vec2-large", tmp_path / "checkpoint")
+    assert convert(tmp_path / "checkpoint", tmp_path / "pack").returncode == 0
+    command = [sys.executable, "-m", "models.convert.verify", tmp_path / "checkpoint", tmp_path / "pack", recordings / "0.wav"]
+    ran = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    deviations = [float(line.split(": ")[1].split()[0]) for line in ran.stdout.splitlines() if "at most" in line]
+    assert len(deviations) == 4 and max(deviations) < 1e-4, ran.stdout + ran.stderr
+
+
 def test_mistakes_are_answered_with_what_to_do(tmp_path):
     tiny.save("hubert-base", tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "README.md").unlink()
     assert "--licence" in convert(tmp_path / "checkpoint", tmp_path / "pack").stderr
     assert "--norm-audio" in convert(tmp_path / "checkpoint", tmp_path / "pack", "--norm", "folded").stderr
+    assert "1 to 128 frames" in convert(tmp_path / "checkpoint", tmp_path / "pack", "--chunk-frames", 0).stderr
     assert "config.json" in convert(tmp_path, tmp_path / "pack").stderr
     assert "not empty" in convert(tmp_path / "checkpoint", tmp_path / "checkpoint").stderr
 
