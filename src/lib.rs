@@ -3,8 +3,10 @@
 #![warn(missing_docs)]
 
 pub mod audio;
+pub mod consumer;
 pub mod engine;
 pub mod exit;
 pub mod pack;
+pub mod runtime;
 pub mod stream;
 pub mod toml_file;

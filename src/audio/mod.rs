@@ -1,14 +1,26 @@
 //! Sound in: sources push mono f32 at their own rate into the ring; the inference thread reads and resamples it.
 
+mod channels;
 mod error;
 mod events;
+mod file;
+mod microphone;
+mod pcm;
+mod resample;
 mod ring;
 mod scripted;
 
 pub use error::{AudioError, AudioErrorKind};
 pub use events::{EventReceiver, EventSender, SourceEvent, events};
+pub use file::{FileSource, decode_file};
+pub use microphone::{DeviceInfo, Intake, MicrophoneOptions, MicrophoneSource, devices};
+pub use pcm::{PcmFormat, PcmSource};
+pub use resample::Resampler;
 pub use ring::{Block, Gap, RingReader, RingStats, RingWriter, ring};
 pub use scripted::{ScriptedSource, Step};
+
+/// How long a source waits for its thread to end before it leaves it behind.
+const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What a source delivers, known before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]

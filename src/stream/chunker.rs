@@ -87,9 +87,10 @@ impl Chunker {
         self.received += samples.len() as u64;
     }
 
-    /// Says that `samples` samples were lost here.
-    pub fn gap(&mut self, samples: u64) {
-        self.gaps.push_back((self.received, samples));
+    /// Says that `samples` samples were lost in front of the received sample number `position` (which may still have to come).
+    /// Gaps come in order.
+    pub fn gap(&mut self, position: u64, samples: u64) {
+        self.gaps.push_back((position, samples));
     }
 
     /// Says that no more samples come: what is left makes the last chunks.

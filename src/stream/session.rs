@@ -83,9 +83,9 @@ impl Session {
         self.chunker.push(samples);
     }
 
-    /// Says that `samples` samples were lost here.
-    pub fn gap(&mut self, samples: u64) {
-        self.chunker.gap(samples);
+    /// Says that `samples` samples were lost in front of the received sample number `position`, which may still have to come.
+    pub fn gap(&mut self, position: u64, samples: u64) {
+        self.chunker.gap(position, samples);
     }
 
     /// Says that no more samples come.

@@ -1,0 +1,150 @@
+//! Raw PCM from a pipe.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
+
+/// How a sample of raw PCM is written; all little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PcmFormat {
+    /// Unsigned 8 bit
+    U8,
+    /// Signed 16 bit
+    S16le,
+    /// Signed 24 bit in three bytes
+    S24le,
+    /// Signed 32 bit
+    S32le,
+    /// 32 bit float
+    F32le,
+}
+
+impl PcmFormat {
+    /// Bytes of a sample.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::S16le => 2,
+            Self::S24le => 3,
+            Self::S32le | Self::F32le => 4,
+        }
+    }
+
+    /// A sample as f32 in −1 … 1.
+    fn decode(self, b: &[u8]) -> f32 {
+        match (self, b) {
+            (Self::U8, &[a]) => (f32::from(a) - 128.0) / 128.0,
+            (Self::S16le, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32_768.0,
+            (Self::S24le, &[a, b, c]) => (i32::from_le_bytes([0, a, b, c]) >> 8) as f32 / 8_388_608.0,
+            (Self::S32le, &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]) as f32 / 2_147_483_648.0,
+            (Self::F32le, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
+            _ => 0.0,
+        }
+    }
+}
+
+/// Raw PCM from any reader, read by a thread of its own.
+pub struct PcmSource {
+    spec: SourceSpec,
+    reader: Option<Box<dyn Read + Send>>,
+    format: PcmFormat,
+    pick: ChannelPick,
+    stop: Arc<AtomicBool>,
+    done: Option<Receiver<()>>,
+}
+
+/// Bytes read at a time, at most.
+const READ_BYTES: usize = 16 << 10;
+
+impl PcmSource {
+    /// `name` is for messages. The reader sets the pace: what it gives is never dropped.
+    pub fn new(
+        reader: Box<dyn Read + Send>,
+        name: &str,
+        format: PcmFormat,
+        sample_rate: u32,
+        channels: u16,
+        pick: ChannelPick,
+    ) -> Result<Self, AudioError> {
+        pick.check(channels, name)?;
+        if !(1_000..=384_000).contains(&sample_rate) {
+            let message = format!("{sample_rate} Hz: rates of 1,000 to 384,000 Hz are possible");
+            return Err(AudioError::new(AudioErrorKind::Unsupported, name, message));
+        }
+        let spec = SourceSpec { name: name.to_owned(), sample_rate, channels, live: false, total_samples: None };
+        Ok(Self { spec, reader: Some(reader), format, pick, stop: Arc::default(), done: None })
+    }
+}
+
+impl Source for PcmSource {
+    fn spec(&self) -> &SourceSpec {
+        &self.spec
+    }
+
+    fn start(&mut self, mut ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
+        let place = self.spec.name.clone();
+        let failed = |message: String| AudioError::new(AudioErrorKind::NotReadable, place.clone(), message);
+        let mut reader = self.reader.take().ok_or_else(|| failed("was started before".into()))?;
+        let (format, pick, stop) = (self.format, self.pick, self.stop.clone());
+        let frame_bytes = format.bytes() * usize::from(self.spec.channels);
+        let (done_sender, done) = bounded::<()>(0);
+        let error_at = self.spec.name.clone();
+        let read_all = move || {
+            let _done = done_sender;
+            let mut bytes = vec![0; READ_BYTES.max(frame_bytes)];
+            let mut mono = Vec::with_capacity(bytes.len() / frame_bytes);
+            let mut held = 0;
+            let outcome = loop {
+                match reader.read(&mut bytes[held..]) {
+                    Ok(0) if held == 0 => break Ok(()),
+                    Ok(0) => {
+                        let message = format!("ends within a frame: {held} of {frame_bytes} bytes are left over; check --format and --channels");
+                        break Err(AudioError::new(AudioErrorKind::Malformed, error_at, message));
+                    }
+                    Ok(count) => held += count,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    Err(error) => break Err(AudioError::new(AudioErrorKind::NotReadable, error_at, error.to_string())),
+                }
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let whole = held - held % frame_bytes;
+                mono.clear();
+                mono.extend(bytes[..whole].chunks_exact(frame_bytes).map(|frame| match pick {
+                    ChannelPick::Channel(channel) => {
+                        let at = usize::from(channel) * format.bytes();
+                        format.decode(&frame[at..at + format.bytes()])
+                    }
+                    ChannelPick::MixDown => {
+                        let samples = frame.chunks_exact(format.bytes());
+                        let count = samples.len() as f32;
+                        samples.map(|sample| format.decode(sample)).sum::<f32>() / count
+                    }
+                }));
+                bytes.copy_within(whole..held, 0);
+                held -= whole;
+                if !ring.push_blocking(&mono, &stop) {
+                    return;
+                }
+            };
+            drop(ring);
+            events.send(outcome.map_or_else(SourceEvent::Error, |()| SourceEvent::End));
+        };
+        std::thread::Builder::new().name("pcm".into()).spawn(read_all).map_err(|error| failed(error.to_string()))?;
+        self.done = Some(done);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(done) = self.done.take() {
+            // A reader that waits for a silent pipe cannot be woken; it is left behind, and pushes nothing more.
+            let _ = done.recv_timeout(STOP_PATIENCE);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! From the source's rate to the pack's.
+//!
+//! Sound goes through in blocks of its own size, so the output does not depend on how the input was cut; the filter's delay is
+//! taken out, so output sample n lies at the input time n / to; S samples make round(S · to / from).
+
+use audioadapter_buffers::direct::InterleavedSlice;
+use rubato::{
+    Async, Fft, FixedAsync, FixedSync, Resampler as _, SincInterpolationParameters, SincInterpolationType, WindowFunction,
+};
+
+use super::{AudioError, AudioErrorKind};
+
+/// A streaming resampler of one channel.
+pub struct Resampler {
+    from_hz: u32,
+    to_hz: u32,
+    /// None when the rates are equal.
+    inner: Option<Box<dyn rubato::Resampler<f32> + Send>>,
+    /// Input that does not fill a block yet.
+    input: Vec<f32>,
+    output: Vec<f32>,
+    /// Output of the filter's delay that is still to be left out.
+    to_trim: usize,
+    taken: u64,
+    given: u64,
+}
+
+/// Blocks per second: 20 ms, long enough for a steep filter, short beside the shortest chunk.
+const BLOCKS_PER_SECOND: u32 = 50;
+/// Rates without a short common period would make longer blocks than this, seconds; they go through a windowed sinc instead.
+const LONGEST_BLOCK_SECONDS: f64 = 0.05;
+const SINC_TAPS: usize = 256;
+
+impl Resampler {
+    /// From `from_hz` to `to_hz`, each 1,000 to 384,000 Hz.
+    pub fn new(from_hz: u32, to_hz: u32) -> Result<Self, AudioError> {
+        let rates = 1_000..=384_000;
+        if !rates.contains(&from_hz) || !rates.contains(&to_hz) {
+            let message = format!("{from_hz} Hz to {to_hz} Hz: rates of 1,000 to 384,000 Hz are possible");
+            return Err(AudioError::new(AudioErrorKind::Unsupported, "resampler", message));
+        }
+        let failed = |error: rubato::ResamplerConstructionError| {
+            AudioError::new(AudioErrorKind::Unsupported, "resampler", format!("{from_hz} Hz to {to_hz} Hz: {error}"))
+        };
+        let inner: Option<Box<dyn rubato::Resampler<f32> + Send>> = match from_hz == to_hz {
+            true => None,
+            false => {
+                let (from, to) = (from_hz as usize, to_hz as usize);
+                let block = (from_hz / BLOCKS_PER_SECOND).max(1) as usize;
+                let fft = Fft::new(from, to, block, 1, FixedSync::Both).map_err(failed)?;
+                match fft.input_frames_next() as f64 <= LONGEST_BLOCK_SECONDS * f64::from(from_hz) {
+                    true => Some(Box::new(fft)),
+                    false => {
+                        let parameters = SincInterpolationParameters {
+                            sinc_len: SINC_TAPS,
+                            f_cutoff: None,
+                            interpolation: SincInterpolationType::Cubic,
+                            oversampling_factor: 256,
+                            window: WindowFunction::BlackmanHarris2,
+                        };
+                        let ratio = f64::from(to_hz) / f64::from(from_hz);
+                        let sinc = Async::new_sinc(ratio, 1.0, &parameters, block, 1, FixedAsync::Input).map_err(failed)?;
+                        Some(Box::new(sinc))
+                    }
+                }
+            }
+        };
+        let (input, output, to_trim) = match &inner {
+            None => (Vec::new(), Vec::new(), 0),
+            Some(inner) => {
+                (Vec::with_capacity(inner.input_frames_max()), vec![0.0; inner.output_frames_max()], inner.output_delay())
+            }
+        };
+        Ok(Self { from_hz, to_hz, inner, input, output, to_trim, taken: 0, given: 0 })
+    }
+
+    /// Takes samples in and appends what they complete to `out`.
+    pub fn push(&mut self, samples: &[f32], out: &mut Vec<f32>) {
+        self.taken += samples.len() as u64;
+        self.feed(samples, out, u64::MAX);
+    }
+
+    /// Appends the rest. Afterwards round(taken · to / from) samples have come out in all.
+    pub fn finish(&mut self, out: &mut Vec<f32>) {
+        let (taken, from, to) = (u128::from(self.taken), u128::from(self.from_hz), u128::from(self.to_hz));
+        let total = ((2 * taken * to + from) / (2 * from)) as u64;
+        const SILENCE: [f32; 256] = [0.0; 256];
+        while self.given < total {
+            self.feed(&SILENCE, out, total);
+        }
+    }
+
+    /// Input samples whose output has not come out yet.
+    pub fn pending_input(&self) -> u64 {
+        let out = (u128::from(self.given) * u128::from(self.from_hz) / u128::from(self.to_hz)) as u64;
+        self.taken.saturating_sub(out)
+    }
+
+    /// Feeds samples; at most `total` come out in all.
+    fn feed(&mut self, mut samples: &[f32], out: &mut Vec<f32>, total: u64) {
+        let Some(inner) = &mut self.inner else {
+            let count = samples.len().min((total - self.given) as usize);
+            out.extend_from_slice(&samples[..count]);
+            self.given += count as u64;
+            return;
+        };
+        while !samples.is_empty() {
+            let block = inner.input_frames_next();
+            let (now, later) = samples.split_at((block - self.input.len()).min(samples.len()));
+            self.input.extend_from_slice(now);
+            samples = later;
+            if self.input.len() < block {
+                return;
+            }
+            let written = {
+                let (frames_in, frames_out) = (self.input.len(), self.output.len());
+                let buffers = InterleavedSlice::new(&self.input, 1, frames_in)
+                    .and_then(|input| Ok((input, InterleavedSlice::new_mut(&mut self.output, 1, frames_out)?)));
+                // Both buffers have the sizes that the resampler itself asked for: it has no reason left to refuse.
+                buffers.ok().and_then(|(input, mut output)| inner.process_into_buffer(&input, &mut output, None).ok())
+            };
+            let written = written.map_or(0, |(_, written)| written);
+            self.input.clear();
+            let trimmed = self.to_trim.min(written);
+            self.to_trim -= trimmed;
+            let count = (written - trimmed).min((total - self.given) as usize);
+            out.extend_from_slice(&self.output[trimmed..trimmed + count]);
+            self.given += count as u64;
+        }
+    }
+}

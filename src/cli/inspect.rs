@@ -1,0 +1,100 @@
+//! `bellis inspect`.
+
+use std::path::PathBuf;
+
+use bellis::engine;
+use bellis::pack::{Feature, Manifest, Mode, Pack, PerLayer, StageFile};
+use clap::Args;
+
+use super::{locate, table};
+
+/// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
+#[derive(Debug, Args)]
+#[command(after_help = "Every file is checked against its SHA-256. Examples:\n  bellis inspect daisy-tiny\n  bellis inspect path/to/pack")]
+pub struct Inspect {
+    /// A pack's folder, or the name of a bundled pack
+    #[arg(default_value = locate::DEFAULT_PACK)]
+    pack: PathBuf,
+}
+
+impl Inspect {
+    pub fn run(self) -> anyhow::Result<()> {
+        let pack = Pack::open(&locate::pack(&self.pack)?)?;
+        let manifest = &pack.manifest;
+        table::print(&format!("{} — {}", manifest.name, pack.dir.display()), &rows(&pack, manifest));
+        Ok(())
+    }
+}
+
+fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
+    let (audio, encoder) = (&m.audio, &m.encoder);
+    let milliseconds = |frames: usize| frames as f64 * audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
+    let mode = match encoder.mode {
+        Mode::Cached => "cached: each frame goes through each layer once".to_owned(),
+        Mode::Windowed => "windowed: each chunk is computed with its context anew".to_owned(),
+    };
+    let parameters = |stages: &[&StageFile]| -> u64 { stages.iter().filter_map(|stage| engine::parameters(stage)).sum() };
+    let millions = |count: u64| format!("{:.2} M", count as f64 / 1e6);
+    let layers: Vec<&StageFile> = pack.layers.iter().collect();
+    let heads: Vec<&StageFile> = pack.heads.iter().collect();
+    let (in_layers, in_heads) = (parameters(&layers), parameters(&heads));
+    let all = parameters(&pack.stages().collect::<Vec<_>>());
+    let chunk = pack.default_chunk_frames();
+    let mut rows = Vec::new();
+    if !m.description.is_empty() {
+        rows.push(("about", m.description.clone()));
+    }
+    if !encoder.architecture.is_empty() {
+        rows.push(("architecture", encoder.architecture.clone()));
+    }
+    rows.extend([
+        ("mode", mode),
+        ("layers", format!("{} of {} dimensions, {} attention heads, feature: {}", encoder.layers, encoder.dim, encoder.heads, match encoder.feature {
+            Feature::LayerOutput => "the layer's output",
+            Feature::BeforeNorm => "the feed-forward output before residual and norm",
+        })),
+        ("parameters", format!("{} (front end {}, a layer {}, heads {})", millions(all), millions(parameters(&[&pack.frontend])), millions(in_layers / encoder.layers as u64), millions(in_heads))),
+        ("files", format!("{:.1} MB, SHA-256 checked", pack.bytes() as f64 / 1e6)),
+        ("sound", format!("{} Hz mono; a frame every {} samples ({:.1} ms) sees {} samples ({:.1} ms)", audio.sample_rate, audio.hop, milliseconds(1), audio.receptive_field, audio.receptive_field as f64 * 1e3 / f64::from(audio.sample_rate))),
+        ("chunks", format!("{} frames; {chunk} ({:.0} ms) by default", encoder.chunk_frames, milliseconds(chunk))),
+        ("context", format!("{} frames ({:.0} ms) left, {} right", encoder.left_context, milliseconds(encoder.left_context), encoder.right_context)),
+        ("units", format!("{} (entropy 0 to {:.3} nats)", encoder.units, (encoder.units as f64).ln())),
+        ("heads", if pack.heads.is_empty() { "none".into() } else { "on every layer".into() }),
+        ("policies", policies(m)),
+    ]);
+    if let Some(ctc) = &m.ctc {
+        let layers: Vec<String> = pack.ctc.iter().map(|(layer, _)| layer.to_string()).collect();
+        rows.push(("ctc", format!("layers {}: {} classes", layers.join(", "), ctc.vocabulary.len())));
+    }
+    rows.extend([("weights", m.provenance.weights.clone()), ("data", m.provenance.data.clone())]);
+    if !m.provenance.held_out.is_empty() {
+        rows.push(("held out", m.provenance.held_out.clone()));
+    }
+    rows.push(("licence", m.provenance.licence.clone()));
+    if !m.provenance.command.is_empty() {
+        rows.push(("made by", m.provenance.command.clone()));
+    }
+    rows.push(("date", m.provenance.date.clone()));
+    rows
+}
+
+/// The policies whose numbers the pack has, with the numbers.
+fn policies(m: &Manifest) -> String {
+    let exit = &m.exit;
+    let numbers = |values: &PerLayer| match values {
+        PerLayer::All(value) => value.to_string(),
+        PerLayer::Each(_) => "per layer".to_owned(),
+    };
+    let mut known = Vec::new();
+    known.extend(exit.threshold.as_ref().map(|values| format!("threshold ({} nats)", numbers(values))));
+    known.extend(exit.range.map(|[first, last]| format!("range ({first} to {last})")));
+    known.extend(exit.fixed.map(|layer| format!("fixed (layer {layer})")));
+    known.extend(exit.calibrated.as_ref().map(|section| {
+        let targets: Vec<String> = section.targets.iter().map(|target| target.agreement.to_string()).collect();
+        format!("calibrated (agreement {})", targets.join(", "))
+    }));
+    known.extend(exit.change.as_ref().map(|values| format!("change ({} nats)", numbers(values))));
+    known.extend(exit.gain.as_ref().map(|section| format!("gain ({} nats per layer left)", section.lambda)));
+    known.push("periodic, never".into());
+    format!("{}; default {}", known.join(", "), exit.policy.as_deref().unwrap_or("never"))
+}

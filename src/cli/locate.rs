@@ -1,0 +1,50 @@
+//! Where packs and the bundled recording are found.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+/// The pack that is taken when none is named.
+pub const DEFAULT_PACK: &str = "daisy-tiny";
+/// The recording that is taken when no input is named.
+const SAMPLE: &str = "sample.wav";
+
+/// Folders that hold packs: the working directory's `models`, those above the program (a checkout), the system's.
+fn model_folders() -> Vec<PathBuf> {
+    let program = std::env::current_exe().unwrap_or_default();
+    let above = program.ancestors().skip(1).take(4).flat_map(|folder| [folder.join("models"), folder.join("share/bellis/models")]);
+    [PathBuf::from("models")].into_iter().chain(above).chain(["/usr/local/share/bellis/models".into(), "/usr/share/bellis/models".into()]).collect()
+}
+
+/// A pack by its folder or its name.
+pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
+    // Whatever looks like a path is one, and its errors name it.
+    if name.join("pack.toml").is_file() || name.components().count() > 1 || name.is_dir() {
+        return Ok(name.to_owned());
+    }
+    let folders = model_folders();
+    if let Some(found) = folders.iter().map(|folder| folder.join(name)).find(|folder| folder.join("pack.toml").is_file()) {
+        return Ok(found);
+    }
+    let known: Vec<String> = folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(|entry| entry.ok().filter(|entry| entry.path().join("pack.toml").is_file()))
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let hint = match (bellis::toml_file::nearest(&name.to_string_lossy(), known.iter().map(String::as_str)), known.is_empty()) {
+        (Some(nearest), _) => format!("did you mean `{nearest}`?"),
+        (None, false) => format!("there are: {}", known.join(", ")),
+        (None, true) => "run from the project's folder, or name a pack's folder with --pack".into(),
+    };
+    bail!("there is no pack `{}`; {hint}", name.display())
+}
+
+/// The bundled recording.
+pub fn sample() -> anyhow::Result<PathBuf> {
+    match model_folders().into_iter().map(|folder| folder.join(SAMPLE)).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!("name an INPUT: a file, `-` for standard input, or `mic` (the bundled recording is found from the project's folder)"),
+    }
+}

@@ -1,0 +1,40 @@
+//! The commands; each is a short file that calls the library.
+
+mod devices;
+mod inspect;
+mod locate;
+mod run;
+mod settings;
+mod table;
+
+use clap::{Parser, Subcommand};
+
+/// Bellis turns sound into a stream of speech representations, and spends on each chunk only as many transformer layers as it needs.
+#[derive(Debug, Parser)]
+#[command(name = "bellis", version, about, long_about = None, max_term_width = 110, arg_required_else_help = true)]
+#[command(after_help = "Set RUST_LOG=info (or debug, or bellis::runtime=trace) to see more.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stream a file, a pipe or the microphone through a pack
+    Run(Box<run::Run>),
+    /// List the microphones
+    Devices(devices::Devices),
+    /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
+    Inspect(inspect::Inspect),
+}
+
+impl Cli {
+    /// Runs the chosen command.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            Command::Run(command) => command.run(),
+            Command::Devices(command) => command.run(),
+            Command::Inspect(command) => command.run(),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What `bellis run` can be told, by flags or by a TOML file with the same names; flags win.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use bellis::audio::{ChannelPick, PcmFormat};
+use bellis::exit::{Measure, PolicyName, PolicySpec};
+use bellis::pack::{GapFill, PerLayer};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+/// A TOML configuration has at most this many bytes.
+const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
+
+/// Which vectors the representation carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VectorsName {
+    /// The exit layer's state
+    Last,
+    /// DAISY's weighted mixture of the states up to the exit layer
+    Mixture,
+}
+
+/// Every setting; all optional, so that a file and the flags can be laid over each other.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// A sound file (WAV, FLAC, Ogg Vorbis, MP3), `-` for raw PCM on standard input, or `mic`
+    ///
+    /// Without one, the recording that comes with Bellis is played.
+    pub input: Option<String>,
+
+    /// The pack: its folder, or the name of a bundled one
+    #[arg(long, value_name = "PACK", help_heading = "Model")]
+    pub pack: Option<PathBuf>,
+    /// New sound per chunk, milliseconds: the latency, and the unit in which depth is chosen
+    #[arg(long, value_name = "MS", help_heading = "Model")]
+    pub chunk: Option<f64>,
+    /// Which vectors the representation carries
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub vectors: Option<VectorsName>,
+    /// How deeper layers get the keys and values of chunks that stopped early (cached packs)
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub gap_fill: Option<GapFill>,
+
+    /// When a chunk has been computed deep enough
+    #[arg(long, value_enum, help_heading = "Exit policy")]
+    pub policy: Option<PolicyName>,
+    /// The policy's threshold; several, separated by commas, are one per layer
+    #[arg(long, value_name = "NUMBER", value_parser = per_layer, allow_hyphen_values = true, help_heading = "Exit policy")]
+    pub threshold: Option<PerLayer>,
+    /// What `threshold` and `range` compare with the threshold
+    #[arg(long, value_enum, help_heading = "Exit policy")]
+    pub measure: Option<Measure>,
+    /// Layer of `fixed` and `periodic`
+    #[arg(long, help_heading = "Exit policy")]
+    pub layer: Option<usize>,
+    /// First and last layer of `range`
+    #[arg(long, value_name = "FIRST..LAST", value_parser = range, help_heading = "Exit policy")]
+    pub range: Option<(usize, usize)>,
+    /// Chunks between two full-depth ones of `periodic`
+    #[arg(long, value_name = "CHUNKS", help_heading = "Exit policy")]
+    pub period: Option<usize>,
+    /// Agreement with full depth that `calibrated` promises
+    #[arg(long, value_name = "0..1", help_heading = "Exit policy")]
+    pub agreement: Option<f32>,
+    /// Stop a chunk rather than be later than this after its last sample, with any policy
+    #[arg(long, value_name = "MS", help_heading = "Exit policy")]
+    pub deadline: Option<u64>,
+
+    /// Where the representations go: `jsonl`, `jsonl:FILE`, `npy:FILE`, `null`; may be given several times
+    #[arg(long, value_name = "CONSUMER", help_heading = "Output")]
+    #[serde(default)]
+    pub consumer: Vec<String>,
+    /// Put the vectors into the JSON lines
+    #[arg(long, help_heading = "Output")]
+    #[serde(default)]
+    pub with_vectors: bool,
+    /// Put the likeliest unit of each frame into the JSON lines
+    #[arg(long, help_heading = "Output")]
+    #[serde(default)]
+    pub with_units: bool,
+    /// Write the summary as JSON to this file, too
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub report: Option<PathBuf>,
+    /// Print no summary and no progress
+    #[arg(long, short, help_heading = "Output")]
+    #[serde(default)]
+    pub quiet: bool,
+
+    /// The microphone, by its id or part of its name (`bellis devices` lists them)
+    #[arg(long, value_name = "DEVICE", help_heading = "Sound")]
+    pub device: Option<String>,
+    /// Rate, Hz: of raw PCM (16000 by default), or asked of the microphone
+    #[arg(long, value_name = "HZ", help_heading = "Sound")]
+    pub rate: Option<u32>,
+    /// Channels: of raw PCM (1 by default), or asked of the microphone
+    #[arg(long, value_name = "COUNT", help_heading = "Sound")]
+    pub channels: Option<u16>,
+    /// Format of raw PCM
+    #[arg(long, value_enum, help_heading = "Sound")]
+    pub format: Option<PcmFormat>,
+    /// Take this channel, counted from 1, instead of the mean of all
+    #[arg(long, value_name = "NUMBER", help_heading = "Sound")]
+    pub channel: Option<u16>,
+    /// The microphone's buffer, milliseconds
+    #[arg(long, value_name = "MS", help_heading = "Sound")]
+    pub buffer: Option<u64>,
+    /// Play a file at its own pace, as if it were live
+    #[arg(long, help_heading = "Sound")]
+    #[serde(default)]
+    pub realtime: bool,
+    /// Seconds of sound that may wait for the encoder before live sound is dropped
+    #[arg(long, value_name = "SECONDS", help_heading = "Sound")]
+    pub ring: Option<f64>,
+}
+
+impl Settings {
+    /// These settings, and those of `file` where these are silent.
+    pub fn over(self, file: Self) -> Self {
+        Self {
+            input: self.input.or(file.input),
+            pack: self.pack.or(file.pack),
+            chunk: self.chunk.or(file.chunk),
+            vectors: self.vectors.or(file.vectors),
+            gap_fill: self.gap_fill.or(file.gap_fill),
+            // Another policy makes the file's numbers meaningless: they go with the policy that they were given for.
+            threshold: self.threshold.or(if self.policy.is_some() { None } else { file.threshold }),
+            measure: self.measure.or(if self.policy.is_some() { None } else { file.measure }),
+            layer: self.layer.or(if self.policy.is_some() { None } else { file.layer }),
+            range: self.range.or(if self.policy.is_some() { None } else { file.range }),
+            period: self.period.or(if self.policy.is_some() { None } else { file.period }),
+            agreement: self.agreement.or(if self.policy.is_some() { None } else { file.agreement }),
+            policy: self.policy.or(file.policy),
+            deadline: self.deadline.or(file.deadline),
+            consumer: if self.consumer.is_empty() { file.consumer } else { self.consumer },
+            with_vectors: self.with_vectors || file.with_vectors,
+            with_units: self.with_units || file.with_units,
+            report: self.report.or(file.report),
+            quiet: self.quiet || file.quiet,
+            device: self.device.or(file.device),
+            rate: self.rate.or(file.rate),
+            channels: self.channels.or(file.channels),
+            format: self.format.or(file.format),
+            channel: self.channel.or(file.channel),
+            buffer: self.buffer.or(file.buffer),
+            realtime: self.realtime || file.realtime,
+            ring: self.ring.or(file.ring),
+        }
+    }
+
+    /// Reads a configuration file.
+    pub fn from_file(path: &Path) -> anyhow::Result<Self> {
+        Ok(bellis::toml_file::read(path, CONFIG_LIMIT_BYTES)?)
+    }
+
+    /// The policy asked for.
+    pub fn policy_spec(&self) -> PolicySpec {
+        PolicySpec {
+            name: self.policy,
+            threshold: self.threshold.clone(),
+            measure: self.measure,
+            layer: self.layer,
+            range: self.range,
+            period: self.period,
+            agreement: self.agreement,
+            deadline_ms: self.deadline,
+        }
+    }
+
+    /// How channels become one.
+    pub fn channel_pick(&self) -> anyhow::Result<ChannelPick> {
+        Ok(match self.channel {
+            None => ChannelPick::MixDown,
+            Some(0) => bail!("--channel counts from 1"),
+            Some(channel) => ChannelPick::Channel(channel - 1),
+        })
+    }
+
+    /// Frames of a chunk of the asked length.
+    pub fn chunk_frames(&self, hop_ms: f64, default: usize) -> anyhow::Result<usize> {
+        let Some(milliseconds) = self.chunk else { return Ok(default) };
+        let frames = milliseconds / hop_ms;
+        let whole = frames.round();
+        if !(1.0..=1e6).contains(&whole) || (frames - whole).abs() > 1e-6 {
+            bail!("--chunk {milliseconds}: a chunk is a whole number of frames of {hop_ms} ms");
+        }
+        Ok(whole as usize)
+    }
+}
+
+fn per_layer(text: &str) -> anyhow::Result<PerLayer> {
+    let values: Vec<f32> = text
+        .split(',')
+        .map(|part| part.trim().parse().with_context(|| format!("`{part}` is no number")))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(match values[..] {
+        [value] => PerLayer::All(value),
+        _ => PerLayer::Each(values),
+    })
+}
+
+fn range(text: &str) -> anyhow::Result<(usize, usize)> {
+    let (first, last) = text.split_once("..").context("write it as 4..7")?;
+    Ok((first.trim().parse()?, last.trim().parse()?))
+}

@@ -1,0 +1,122 @@
+//! One JSON object per chunk and line.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::{Consumer, ConsumerError};
+use crate::exit::{Evidence, Reason};
+use crate::stream::Representation;
+
+/// What a line carries besides the chunk's position, depth and evidence.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JsonOptions {
+    /// The vectors, one array per frame.
+    pub vectors: bool,
+    /// The likeliest unit of each frame at the exit layer (the session must give posteriors).
+    pub units: bool,
+}
+
+/// Writes lines to any writer.
+pub struct JsonLines<W> {
+    out: W,
+    place: String,
+    options: JsonOptions,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+pub(super) struct Line<'a> {
+    chunk: u64,
+    /// Seconds from the start of the stream to the chunk's start, and the chunk's length.
+    start: f64,
+    seconds: f64,
+    sample: u64,
+    samples: u64,
+    frames: usize,
+    layer: usize,
+    reason: Reason,
+    entropy: Vec<LayerValue>,
+    compute_ms: f64,
+    #[serde(skip_serializing_if = "is_zero")]
+    lost_samples: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    units: Option<Vec<usize>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vectors: Option<Vec<&'a [f32]>>,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// A layer's entropy as `[layer, nats]`: layers whose head did not run are not listed.
+#[derive(Debug, Serialize)]
+struct LayerValue(usize, Option<f32>);
+
+impl LayerValue {
+    fn of(evidence: &Evidence) -> Self {
+        Self(evidence.layer, evidence.finite.then_some((evidence.entropy * 1e4).round() / 1e4))
+    }
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn new(representation: &'a Representation, options: JsonOptions) -> Self {
+        let round = |value: f64| (value * 1e4).round() / 1e4;
+        let rows = |count: usize| 0..count;
+        Self {
+            chunk: representation.sequence,
+            start: round(representation.start_seconds()),
+            seconds: round(representation.seconds()),
+            sample: representation.first_sample,
+            samples: representation.samples,
+            frames: representation.vectors.frames(),
+            layer: representation.exit_layer,
+            reason: representation.reason,
+            entropy: representation.evidence.iter().map(LayerValue::of).collect(),
+            compute_ms: (representation.compute.as_secs_f64() * 1e6).round() / 1e3,
+            lost_samples: representation.lost_samples,
+            units: representation
+                .log_posteriors
+                .as_ref()
+                .filter(|_| options.units)
+                .map(|posteriors| rows(posteriors.frames()).map(|t| likeliest(posteriors.row(t))).collect()),
+            vectors: options.vectors.then(|| {
+                let vectors = &representation.vectors;
+                rows(vectors.frames()).map(|t| vectors.row(t)).collect()
+            }),
+        }
+    }
+}
+
+fn likeliest(row: &[f32]) -> usize {
+    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (unit, &value)| if value > best.1 { (unit, value) } else { best }).0
+}
+
+impl<W: Write + Send> JsonLines<W> {
+    /// Lines to `out`, which errors call `place`.
+    pub fn new(out: W, place: impl Into<String>, options: JsonOptions) -> Self {
+        Self { out, place: place.into(), options }
+    }
+
+    fn failed(&self, error: std::io::Error) -> ConsumerError {
+        ConsumerError::write(self.place.clone(), error)
+    }
+}
+
+impl<W: Write + Send> Consumer for JsonLines<W> {
+    fn name(&self) -> &str {
+        "jsonl"
+    }
+
+    fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
+        let line = Line::new(representation, self.options);
+        let written = serde_json::to_writer(&mut self.out, &line).map_err(std::io::Error::from);
+        // Each line is flushed: whoever reads a live stream wants a chunk when it is there.
+        written.and_then(|()| self.out.write_all(b"\n")).and_then(|()| self.out.flush()).map_err(|error| self.failed(error))
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        self.out.flush().map_err(|error| self.failed(error))
+    }
+}

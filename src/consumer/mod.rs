@@ -1,0 +1,110 @@
+//! What representations go to: the [`Consumer`] trait, and one file per consumer.
+//!
+//! A consumer runs on a thread of its own behind a bounded queue. It is made by whoever runs the stream, told once about the
+//! stream, given every representation in order, and told when the stream has ended, also after an error.
+
+mod jsonl;
+mod npy;
+mod null;
+
+use std::path::PathBuf;
+
+pub use jsonl::{JsonLines, JsonOptions};
+pub use npy::Npy;
+pub use null::Null;
+
+use crate::stream::Representation;
+
+/// What is known of a stream before its first chunk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamInfo {
+    /// The source's name.
+    pub source: String,
+    /// The pack's name.
+    pub pack: String,
+    /// Rate of all positions, Hz.
+    pub sample_rate: u32,
+    /// Samples between frames.
+    pub hop_samples: usize,
+    /// Numbers per vector.
+    pub dim: usize,
+    /// Units of the heads.
+    pub units: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Frames of a whole chunk.
+    pub chunk_frames: usize,
+    /// The policy, for people.
+    pub policy: String,
+    /// Whether the source comes at its own pace.
+    pub live: bool,
+}
+
+/// What happens when a consumer's queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenBehind {
+    /// The inference thread waits. Right for files: nothing is lost. With a live source the ring fills, and drops sound.
+    Wait,
+    /// The new representation is dropped for this consumer, and counted.
+    DropNewest,
+    /// The oldest waiting one is dropped and counted: the consumer sees the newest state.
+    Coalesce,
+}
+
+/// Why a consumer failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// The reader of its output has gone (`bellis run … | head`): the run ends, and it is no failure.
+    #[error("the reader of the output has gone")]
+    Closed,
+    /// Its output cannot be written.
+    #[error("{place}: {source}")]
+    Write {
+        /// The file or stream.
+        place: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl ConsumerError {
+    /// An input/output error at `place`; a closed pipe is [`ConsumerError::Closed`].
+    pub fn write(place: impl Into<String>, source: std::io::Error) -> Self {
+        match source.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Write { place: place.into(), source },
+        }
+    }
+}
+
+/// Receives the representations of one stream.
+pub trait Consumer: Send {
+    /// Short name, for counters and messages.
+    fn name(&self) -> &str;
+
+    /// The stream begins.
+    fn begin(&mut self, _stream: &StreamInfo) -> Result<(), ConsumerError> {
+        Ok(())
+    }
+
+    /// One chunk.
+    fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError>;
+
+    /// The stream has ended; what is open is closed here.
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        Ok(())
+    }
+
+    /// What happens when this consumer falls behind.
+    fn when_behind(&self, live: bool) -> WhenBehind {
+        if live { WhenBehind::DropNewest } else { WhenBehind::Wait }
+    }
+}
+
+/// The side file's path: `x.npy` → `x.chunks.jsonl`.
+fn side_file(path: &std::path::Path) -> PathBuf {
+    path.with_extension("chunks.jsonl")
+}

@@ -1,0 +1,215 @@
+//! One run: source → ring → inference thread → consumers, supervised by the thread that calls [`run`].
+//!
+//! Whatever ends it (end of file, Ctrl-C, a device that fails, a consumer that fails), the source is stopped first, all that
+//! was captured is computed, and every consumer finishes its files.
+
+mod counters;
+mod delivery;
+mod inference;
+mod summary;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+
+pub use counters::{ConsumerCounters, Counters, Latencies};
+pub use summary::Summary;
+
+use crate::audio::{AudioError, Resampler, Source, SourceEvent, SourceSpec, events, ring};
+use crate::consumer::{Consumer, ConsumerError, StreamInfo};
+use crate::engine::{Encoder, EngineError};
+use crate::exit::ExitPolicy;
+use crate::stream::{Session, SessionOptions};
+
+/// Asks a run to end; cheap to clone, safe to set from a signal handler.
+#[derive(Debug, Clone, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// Asks for the end.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether the end was asked for.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Sizes and times of a run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// What each session computes.
+    pub session: SessionOptions,
+    /// Sound that the ring holds: how long inference may be held up before live sound is dropped.
+    pub ring: Duration,
+    /// Chunks that wait for a consumer before it counts as behind.
+    pub queue_chunks: usize,
+    /// A live source that delivers nothing for so long is given up.
+    pub watchdog: Duration,
+}
+
+impl RunOptions {
+    /// Two seconds of ring, 16 chunks of queue, five seconds of watchdog.
+    pub fn new(session: SessionOptions) -> Self {
+        Self { session, ring: Duration::from_secs(2), queue_chunks: 16, watchdog: Duration::from_secs(5) }
+    }
+}
+
+/// Why a run failed. What was captured before was computed all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The source failed.
+    #[error(transparent)]
+    Audio(#[from] AudioError),
+    /// A live source delivered nothing for too long.
+    #[error("{source_name}: no sound for {} s; the device or the sound server hangs — check it (`bellis devices`) and start again", .silence.as_secs())]
+    Stalled {
+        /// The source.
+        source_name: String,
+        /// For how long.
+        silence: Duration,
+    },
+    /// The encoder failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A consumer failed.
+    #[error("consumer {name}: {source}")]
+    Consumer {
+        /// The consumer.
+        name: String,
+        /// Why.
+        source: ConsumerError,
+    },
+    /// The system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// A thread died: a defect of Bellis.
+    #[error("the {0} thread died; this is a defect of Bellis, please report it with what the log says")]
+    ThreadDied(&'static str),
+}
+
+/// How a run ended: its numbers, and whether it failed.
+#[derive(Debug)]
+pub struct RunReport {
+    /// The numbers.
+    pub summary: Summary,
+    /// How it ended.
+    pub outcome: Result<(), RunError>,
+}
+
+/// How often the supervisor looks around.
+const SUPERVISION: Duration = Duration::from_millis(50);
+
+/// Runs `source` through `encoder` until it ends or `stop` is set. `watch` is called about twenty times a second with the live
+/// counters, from the calling thread. An error before the stream begins is returned at once; a later one is in the report.
+pub fn run(
+    mut source: Box<dyn Source>,
+    encoder: &Arc<Encoder>,
+    policy: Box<dyn ExitPolicy>,
+    consumers: Vec<Box<dyn Consumer>>,
+    options: &RunOptions,
+    stop: &StopFlag,
+    mut watch: impl FnMut(&Arc<Counters>),
+) -> Result<RunReport, RunError> {
+    let spec = source.spec().clone();
+    let pack_rate = encoder.audio().sample_rate;
+    let stream = StreamInfo {
+        source: spec.name.clone(),
+        pack: encoder.name().to_owned(),
+        sample_rate: pack_rate,
+        hop_samples: encoder.audio().hop,
+        dim: encoder.dim(),
+        units: encoder.units(),
+        layers: encoder.layers(),
+        chunk_frames: options.session.chunk_frames,
+        policy: policy.to_string(),
+        live: spec.live,
+    };
+    let session = Session::new(encoder, policy, options.session.clone())?;
+    let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
+    let (writer, reader) = ring((options.ring.as_secs_f64() * f64::from(spec.sample_rate)) as usize);
+    let names = consumers.iter().map(|consumer| consumer.name().to_owned()).collect();
+    let counters = Arc::new(Counters::new(reader.stats().clone(), spec.sample_rate, pack_rate, encoder.layers(), names));
+
+    // A consumer's failure ends this run, not other runs that share the caller's flag.
+    let failed = StopFlag::default();
+    let (mut outlets, mut threads) = (Vec::new(), Vec::new());
+    for (index, consumer) in consumers.into_iter().enumerate() {
+        let started = delivery::start(consumer, index, options.queue_chunks, stream.clone(), &counters, &failed);
+        let (outlet, thread) = started.map_err(RunError::Thread)?;
+        outlets.push(outlet);
+        threads.push(thread);
+    }
+    let source_stopped = Arc::new(AtomicBool::new(false));
+    let inference = inference::Inference {
+        ring: reader,
+        resampler,
+        session,
+        outlets,
+        counters: counters.clone(),
+        source_rate: spec.sample_rate,
+        live: spec.live,
+        lost: 0,
+        source_stopped: source_stopped.clone(),
+        consumers_dead: failed.clone(),
+    };
+    let began = Instant::now();
+    let inference =
+        std::thread::Builder::new().name("inference".into()).spawn(move || inference.run()).map_err(RunError::Thread)?;
+
+    let (sender, receiver) = events();
+    let mut outcome = source.start(writer, sender).map_err(RunError::from);
+    let mut progress = Progress::new();
+    while outcome.is_ok() && !stop.is_set() && !failed.is_set() && !inference.is_finished() {
+        match receiver.receiver().recv_timeout(SUPERVISION) {
+            Ok(SourceEvent::Xrun) => log::warn!("{}: overrun below Bellis: the device lost sound", spec.name),
+            Ok(SourceEvent::Error(error)) => outcome = Err(error.into()),
+            Ok(SourceEvent::End) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(SUPERVISION),
+        }
+        if let Some(silence) = progress.silence(&spec, counters.ring().captured()).filter(|silence| *silence >= options.watchdog) {
+            outcome = Err(RunError::Stalled { source_name: spec.name.clone(), silence });
+        }
+        watch(&counters);
+    }
+    source.stop();
+    source_stopped.store(true, Ordering::Release);
+    let computed = inference.join().map_err(|_| RunError::ThreadDied("inference"));
+    outcome = outcome.and(computed.and_then(|computed| computed.map_err(RunError::from)));
+    for thread in threads {
+        let name = thread.name;
+        let finished = thread.handle.join().map_err(|_| RunError::ThreadDied("consumer"));
+        outcome = outcome.and(finished.and_then(|finished| match finished {
+            Ok(()) | Err(ConsumerError::Closed) => Ok(()),
+            Err(source) => Err(RunError::Consumer { name, source }),
+        }));
+    }
+    watch(&counters);
+    let summary = Summary::new(&stream, &counters, receiver.xruns(), began.elapsed());
+    Ok(RunReport { summary, outcome })
+}
+
+/// Watches whether a live source still delivers.
+struct Progress {
+    captured: u64,
+    since: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { captured: 0, since: Instant::now() }
+    }
+
+    /// For how long a live source has delivered nothing.
+    fn silence(&mut self, spec: &SourceSpec, captured: u64) -> Option<Duration> {
+        if captured != self.captured {
+            (self.captured, self.since) = (captured, Instant::now());
+        }
+        spec.live.then(|| self.since.elapsed())
+    }
+}

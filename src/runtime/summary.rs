@@ -1,0 +1,203 @@
+//! The numbers of a run, for people and for machines.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::counters::Counters;
+use crate::consumer::StreamInfo;
+
+/// The numbers of a finished (or running) run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// The source.
+    pub source: String,
+    /// The pack.
+    pub pack: String,
+    /// The policy.
+    pub policy: String,
+    /// Sound whose representation came out, seconds.
+    pub audio_seconds: f64,
+    /// Time from start to end, seconds.
+    pub wall_seconds: f64,
+    /// Time spent on computing chunks, seconds.
+    pub compute_seconds: f64,
+    /// compute_seconds / audio_seconds: under 1 is faster than real time on one core.
+    pub real_time_factor: f64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Frames.
+    pub frames: u64,
+    /// Numbers per frame.
+    pub dim: usize,
+    /// Chunks that stopped after layer 1, 2, …
+    pub exits: Vec<u64>,
+    /// Mean exit layer.
+    pub mean_exit_layer: f64,
+    /// Whole-layer passes per frame, filling in after early exits included.
+    pub layer_passes_per_frame: f64,
+    /// Passes through key and value projections alone, per frame.
+    pub projections_per_frame: f64,
+    /// Computing one chunk.
+    pub compute: Percentiles,
+    /// From the capture of a chunk's last sample to its representation (live sources).
+    pub delay: Option<Percentiles>,
+    /// Samples at the source's rate.
+    pub samples: Samples,
+    /// Overruns that the device reported: sound lost below Bellis.
+    pub xruns: u64,
+    /// Heads whose logits were not finite.
+    pub not_finite_heads: u64,
+    /// Per consumer.
+    pub consumers: Vec<ConsumerSummary>,
+}
+
+/// captured = processed + dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Samples {
+    /// What the source delivered.
+    pub captured: u64,
+    /// What was computed.
+    pub processed: u64,
+    /// What found the ring full.
+    pub dropped: u64,
+    /// Of the captured ones, NaN or infinite: taken as zeros.
+    pub not_finite: u64,
+}
+
+/// A consumer's numbers.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConsumerSummary {
+    /// Its name.
+    pub name: String,
+    /// Representations that it took.
+    pub delivered: u64,
+    /// Representations that it was too slow for.
+    pub dropped: u64,
+}
+
+/// Percentiles of a latency, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Percentiles {
+    /// Median.
+    pub p50: f64,
+    /// 90 of 100.
+    pub p90: f64,
+    /// 99 of 100.
+    pub p99: f64,
+    /// 999 of 1000.
+    pub p999: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl Percentiles {
+    /// Of a histogram in microseconds; `None` of an empty one.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+        (!histogram.is_empty()).then(|| Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
+    }
+}
+
+impl fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { p50, p90, p99, p999, max } = self;
+        write!(f, "p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms")
+    }
+}
+
+impl Summary {
+    pub(super) fn new(stream: &StreamInfo, counters: &Counters, xruns: u64, wall: Duration) -> Self {
+        let latencies = counters.latencies();
+        let (audio, compute) = (counters.audio().as_secs_f64(), counters.compute().as_secs_f64());
+        let per = |value: f64, of: f64| if of > 0.0 { value / of } else { 0.0 };
+        let frames = counters.frames() as f64;
+        let ring = counters.ring();
+        let none = Percentiles { p50: 0.0, p90: 0.0, p99: 0.0, p999: 0.0, max: 0.0 };
+        Self {
+            source: stream.source.clone(),
+            pack: stream.pack.clone(),
+            policy: stream.policy.clone(),
+            audio_seconds: audio,
+            wall_seconds: wall.as_secs_f64(),
+            compute_seconds: compute,
+            real_time_factor: per(compute, audio),
+            chunks: counters.chunks(),
+            frames: counters.frames(),
+            dim: stream.dim,
+            exits: counters.exits(),
+            mean_exit_layer: counters.mean_exit_layer().unwrap_or(0.0),
+            layer_passes_per_frame: per(counters.layer_frames() as f64, frames),
+            projections_per_frame: per(counters.projected_frames() as f64, frames),
+            compute: Percentiles::of(&latencies.compute).unwrap_or(none),
+            delay: Percentiles::of(&latencies.delay),
+            samples: Samples {
+                captured: ring.captured(),
+                processed: ring.read(),
+                dropped: ring.dropped(),
+                not_finite: ring.not_finite(),
+            },
+            xruns,
+            not_finite_heads: counters.not_finite_heads(),
+            consumers: counters
+                .consumers()
+                .iter()
+                .map(|c| ConsumerSummary { name: c.name().to_owned(), delivered: c.delivered(), dropped: c.dropped() })
+                .collect(),
+        }
+    }
+}
+
+/// Width of the longest bar of the histogram.
+const BAR: usize = 40;
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} through {} ({})", self.source, self.pack, self.policy)?;
+        writeln!(
+            f,
+            "  sound     {:.2} s, {} chunks, {} frames of {} numbers",
+            self.audio_seconds, self.chunks, self.frames, self.dim
+        )?;
+        writeln!(
+            f,
+            "  compute   {:.3} s: real-time factor {:.4} ({:.0} times faster than the sound)",
+            self.compute_seconds,
+            self.real_time_factor,
+            if self.real_time_factor > 0.0 { 1.0 / self.real_time_factor } else { 0.0 }
+        )?;
+        writeln!(f, "  chunk     {}", self.compute)?;
+        if let Some(delay) = &self.delay {
+            writeln!(f, "  delay     {delay} after the chunk's last sample")?;
+        }
+        let Samples { captured, processed, dropped, not_finite } = self.samples;
+        write!(f, "  samples   {captured} captured = {processed} processed + {dropped} dropped")?;
+        match (not_finite, self.xruns) {
+            (0, 0) => writeln!(f)?,
+            (bad, xruns) => writeln!(f, "; {bad} not finite (taken as zeros), {xruns} overruns of the device")?,
+        }
+        for consumer in self.consumers.iter().filter(|consumer| consumer.dropped > 0) {
+            writeln!(f, "  consumer  {} took {} chunks and was too slow for {}", consumer.name, consumer.delivered, consumer.dropped)?;
+        }
+        if self.not_finite_heads > 0 {
+            writeln!(f, "  warning   {} heads gave numbers that are not finite; their chunks went on", self.not_finite_heads)?;
+        }
+        writeln!(
+            f,
+            "  depth     mean exit layer {:.2} of {}; {:.2} layer passes and {:.2} projections per frame",
+            self.mean_exit_layer,
+            self.exits.len(),
+            self.layer_passes_per_frame,
+            self.projections_per_frame
+        )?;
+        let most = self.exits.iter().copied().max().unwrap_or(0).max(1);
+        for (count, layer) in self.exits.iter().zip(1..) {
+            let bar = "█".repeat((*count as usize * BAR).div_ceil(most as usize));
+            let share = if self.chunks > 0 { 100.0 * *count as f64 / self.chunks as f64 } else { 0.0 };
+            writeln!(f, "   layer {layer:>2} {bar:<BAR$} {count:>6} {share:>5.1} %")?;
+        }
+        Ok(())
+    }
+}
