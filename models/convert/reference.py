@@ -3,8 +3,8 @@
     python -m models.convert.reference PACK IN.wav golden.npz [--chunk-frames N]
 
 golden.npz: audio [S] f32; frontend [T, D], the front end's frames; h [L+1, T, D], the first layer's input and every layer's
-feature; y [L, T, D], every layer's output; logits [L, T, U]; entropy [L, chunks] nats, the mean over the chunk's frames.
-Each frame has the values of the chunk that it belongs to.
+feature; y [L, T, D], every layer's output; and of a pack with heads logits [L, T, U] and entropy [L, chunks] nats, the mean over the
+chunk's frames. Each frame has the values of the chunk that it belongs to.
 """
 
 import argparse
@@ -83,7 +83,10 @@ def golden(pack, audio, chunk_frames=None):
     """All of the stream in one dictionary."""
     chunks = list(pack.stream(audio, chunk_frames))
     out = {key: np.concatenate([chunk[key] for chunk in chunks], axis=-2) for key in ("frontend", "h", "y", "logits")}
-    out["entropy"] = np.stack([entropy(chunk["logits"]).mean(-1) for chunk in chunks], axis=-1)
+    if pack.heads:
+        out["entropy"] = np.stack([entropy(chunk["logits"]).mean(-1) for chunk in chunks], axis=-1)
+    else:
+        del out["logits"]
     return dict(audio=audio, **out)
 
 
@@ -102,7 +105,7 @@ def main():
         sys.exit(f"{args.wav} must be {pack.audio['sample_rate']} Hz mono: convert it first (sox IN.wav -r {pack.audio['sample_rate']} -c 1 OUT.wav)")
     found = golden(pack, audio, args.chunk_frames)
     np.savez_compressed(args.out, **found)
-    print(f"{len(audio) / rate:.2f} s, {found['h'].shape[1]} frames, {found['entropy'].shape[-1]} chunks")
+    print(f"{len(audio) / rate:.2f} s, {found['h'].shape[1]} frames")
 
 
 if __name__ == "__main__":

@@ -145,6 +145,19 @@ def test_f16_weights_halve_the_stages_and_hardly_move_the_states(tmp_path):
     assert sizes[1] < 0.6 * sizes[0]
 
 
+def test_a_large_f16_weight_is_cast_in_pieces_that_tract_folds(tmp_path):
+    import onnx
+    import onnxruntime
+
+    weight = np.random.default_rng(0).normal(size=(1100, 1000)).astype(np.float16).astype(np.float32)
+    stages.head(tmp_path / "head.onnx", 1000, weight, np.zeros(1100), f16=True)
+    sizes = [np.prod(one.dims) for one in onnx.load(tmp_path / "head.onnx").graph.initializer]
+    assert max(sizes) <= 1 << 20 and sum(sizes) == weight.size + 1100
+    f = np.random.default_rng(1).normal(size=(1, 2, 1000)).astype(np.float32)
+    logits = onnxruntime.InferenceSession(tmp_path / "head.onnx").run(None, {"f": f})[0]
+    assert np.abs(logits - f @ weight.T).max() < 1e-3
+
+
 def test_position_buckets_are_those_of_wavlm():
     import torch
     from transformers.models.wavlm.modeling_wavlm import WavLMAttention
