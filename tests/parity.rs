@@ -1,11 +1,14 @@
-//! Every hidden state, logit and entropy equals the Python reference (onnxruntime) on a real recording within 1e-4.
+//! Every hidden state, logit and entropy equals the Python reference (onnxruntime) on a real recording within 1e-4, for the
+//! pack that ships and for windowed packs shaped as HuBERT, wav2vec 2.0 and WavLM. `models/reference.py` and
+//! `models/convert/golden.py` made the golden files.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 
 use bellis::engine::Encoder;
-use bellis::exit::Measurer;
-use bellis::pack::Pack;
+use bellis::exit::{Measurer, PolicyName, PolicySpec};
+use bellis::pack::{GapFill, Pack, PerLayer};
+use bellis::stream::{Session, SessionOptions};
 use common::{Golden, deviation, never_exit, repository};
 
 const TOLERANCE: f32 = 1e-4;
@@ -20,31 +23,77 @@ fn compare(pack: &str, golden: &str, chunk_frames: usize) {
     let entropy = golden.f64("entropy");
     let [states, frames, dim] = shape[..] else { panic!("h is {shape:?}") };
     assert_eq!((states, dim), (encoder.layers() + 1, encoder.dim()));
+    let logits = golden.has("logits").then(|| golden.f32("logits").1);
 
     let chunks = never_exit(&encoder, &audio, chunk_frames);
-    let whole_chunks = entropy.len() / encoder.layers();
-    assert!(chunks.len() >= whole_chunks && whole_chunks > 3);
-    let mut worst = (0.0f32, 0.0f32);
+    let count = entropy.len() / encoder.layers();
+    assert_eq!((chunks.len(), frames), (count, audio.len().div_ceil(encoder.audio().hop)));
+    let (mut in_states, mut in_logits, mut in_entropies) = (0.0f32, 0.0f32, 0.0f32);
     let mut measurer = Measurer::default();
     let mut at = 0;
-    for (index, chunk) in chunks.iter().enumerate().take(whole_chunks) {
+    for (index, chunk) in chunks.iter().enumerate() {
         let own = chunk.features[0].frames();
         for (k, found) in chunk.features.iter().enumerate() {
             let from = (k * frames + at) * dim;
-            worst.0 = worst.0.max(deviation(found.as_slice(), &h[from..from + own * dim]));
+            in_states = in_states.max(deviation(found.as_slice(), &h[from..from + own * dim]));
         }
         measurer.begin_chunk();
-        for (k, logits) in chunk.logits.iter().enumerate() {
-            let found = measurer.measure(k + 1, logits.as_slice(), encoder.units());
-            worst.1 = worst.1.max((f64::from(found.entropy) - entropy[k * whole_chunks + index]).abs() as f32);
+        for (k, found) in chunk.logits.iter().enumerate() {
+            let evidence = measurer.measure(k + 1, found.as_slice(), encoder.units());
+            in_entropies = in_entropies.max((f64::from(evidence.entropy) - entropy[k * count + index]).abs() as f32);
+            if let Some(logits) = &logits {
+                let from = (k * frames + at) * encoder.units();
+                in_logits = in_logits.max(deviation(found.as_slice(), &logits[from..from + own * encoder.units()]));
+            }
         }
         at += own;
     }
-    println!("{whole_chunks} chunks: hidden states differ by at most {:.1e}, entropies by {:.1e} nats", worst.0, worst.1);
-    assert!(worst.0 < TOLERANCE && worst.1 < TOLERANCE, "{worst:?}");
+    println!("{count} chunks: states differ by at most {in_states:.1e}, logits by {in_logits:.1e}, entropies by {in_entropies:.1e}");
+    assert!(in_states < TOLERANCE && in_logits < TOLERANCE && in_entropies < TOLERANCE);
 }
 
 #[test]
-fn pilot() {
-    compare("../shared/pilot", "../shared/pilot/golden.npz", 16);
+fn the_shipped_pack() {
+    compare("models/daisy-tiny", "tests/data/daisy-tiny/golden.npz", 16);
+}
+
+#[test]
+fn windowed_with_a_norm_over_the_window_and_features_before_the_norm() {
+    compare("tests/data/windowed-base/pack", "tests/data/windowed-base/golden.npz", 16);
+}
+
+#[test]
+fn windowed_with_a_front_end_by_frames() {
+    compare("tests/data/windowed-large/pack", "tests/data/windowed-large/golden.npz", 16);
+}
+
+#[test]
+fn windowed_wavlm() {
+    compare("tests/data/windowed-wavlm/pack", "tests/data/windowed-wavlm/golden.npz", 20);
+}
+
+/// With exits, both ways of filling gaps stop where the reference stops, with the reference's states.
+#[test]
+fn exits_with_both_ways_of_gap_filling() {
+    let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
+    let mut golden = Golden::open(&repository("tests/data/daisy-tiny/golden.npz"));
+    let (_, audio) = golden.f32("audio");
+    let threshold = golden.f32("threshold").1[0];
+    for (gap_fill, name) in [(GapFill::CatchUp, "catch_up"), (GapFill::Project, "project")] {
+        let encoder = Encoder::load(&pack, Some(gap_fill)).unwrap();
+        let spec = PolicySpec { threshold: Some(PerLayer::All(threshold)), ..PolicySpec::named(PolicyName::Threshold) };
+        let mut session = Session::new(&encoder, spec.build(&pack).unwrap(), SessionOptions::new(16)).unwrap();
+        session.push(&audio);
+        session.finish();
+        let (mut layers, mut states) = (Vec::new(), Vec::new());
+        while let Some(chunk) = session.next(std::time::Duration::ZERO).unwrap() {
+            layers.push(chunk.exit_layer as i64);
+            states.extend_from_slice(chunk.vectors.as_slice());
+        }
+        assert_eq!(layers, golden.i64(&format!("exit_layer_{name}")), "{name}");
+        let worst = deviation(&states, &golden.f32(&format!("exit_state_{name}")).1);
+        println!("{name}: exit layers {layers:?}, states differ by at most {worst:.1e}");
+        assert!(worst < TOLERANCE, "{name}: {worst}");
+        assert!(layers.iter().min() != layers.iter().max(), "the recording's exits do not vary: nothing was shown");
+    }
 }

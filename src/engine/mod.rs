@@ -9,6 +9,8 @@ mod cached;
 mod error;
 mod frames;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod windowed;
 
 use std::sync::Arc;

@@ -21,6 +21,10 @@ impl Golden {
         Self(NpzReader::new(file).unwrap())
     }
 
+    pub fn has(&mut self, name: &str) -> bool {
+        self.0.names().unwrap().iter().any(|known| known.trim_end_matches(".npy") == name)
+    }
+
     pub fn f32(&mut self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let array: ndarray::ArrayD<f32> = self.0.by_name(name).unwrap_or_else(|error| panic!("{name}: {error}"));
         (array.shape().to_vec(), array.into_iter().collect())
@@ -73,4 +77,44 @@ pub fn never_exit(encoder: &std::sync::Arc<Encoder>, audio: &[f32], chunk_frames
         pass.finish();
     }
     chunks
+}
+
+/// Keeps what it is given, for tests to look at.
+#[derive(Clone, Default)]
+pub struct Collect(pub std::sync::Arc<std::sync::Mutex<Vec<bellis::stream::Representation>>>);
+
+impl bellis::consumer::Consumer for Collect {
+    fn name(&self) -> &str {
+        "collect"
+    }
+
+    fn consume(&mut self, representation: &bellis::stream::Representation) -> Result<(), bellis::consumer::ConsumerError> {
+        self.0.lock().unwrap().push(representation.clone());
+        Ok(())
+    }
+
+    fn when_behind(&self, _live: bool) -> bellis::consumer::WhenBehind {
+        bellis::consumer::WhenBehind::Wait
+    }
+}
+
+impl Collect {
+    pub fn take(&self) -> Vec<bellis::stream::Representation> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+/// The bundled recording, 16 kHz.
+pub fn speech() -> Vec<f32> {
+    bellis::audio::decode_file(&repository("models/sample.wav"), bellis::audio::ChannelPick::MixDown).unwrap().0
+}
+
+/// The default pack and its encoder, loaded once for a test binary.
+pub fn default_pack() -> &'static (bellis::pack::Pack, std::sync::Arc<Encoder>) {
+    static LOADED: std::sync::OnceLock<(bellis::pack::Pack, std::sync::Arc<Encoder>)> = std::sync::OnceLock::new();
+    LOADED.get_or_init(|| {
+        let pack = bellis::pack::Pack::open(&repository("models/daisy-tiny")).unwrap();
+        let encoder = Encoder::load(&pack, None).unwrap();
+        (pack, encoder)
+    })
 }

@@ -1,0 +1,173 @@
+//! The invariants of cached streaming (DESIGN: "Cached attention and early exit"), on the pack that ships.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use tract_onnx::prelude::*;
+
+use super::*;
+use crate::stream::Chunker;
+
+const TOLERANCE: f32 = 1e-4;
+
+fn encoder(gap_fill: GapFill) -> Arc<Encoder> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/daisy-tiny");
+    Encoder::load(&Pack::open(&folder).unwrap(), Some(gap_fill)).unwrap()
+}
+
+/// A few seconds of the bundled recording.
+fn speech(samples: usize) -> Vec<f32> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sample.wav");
+    let (audio, rate) = crate::audio::decode_file(&path, crate::audio::ChannelPick::MixDown).unwrap();
+    assert_eq!(rate, 16_000);
+    audio[8_000..8_000 + samples].to_vec()
+}
+
+/// Streams `audio` in chunks that go as deep as `depths` says, over and over: the features h⁰ … of each chunk, and the work.
+fn stream(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize, depths: &[usize]) -> (Vec<Vec<Frames>>, Work) {
+    let mut chunker = Chunker::new(encoder, chunk_frames);
+    let mut state = EncoderState::new(encoder).unwrap();
+    chunker.push(audio);
+    chunker.finish();
+    let mut chunks = Vec::new();
+    for &depth in depths.iter().cycle() {
+        let Some(chunk) = chunker.next_chunk() else { break };
+        let mut pass = state.begin(chunk.audio, chunk.span).unwrap();
+        while pass.depth() < depth {
+            pass.step().unwrap();
+        }
+        chunks.push(pass.features().to_vec());
+        pass.finish();
+    }
+    (chunks, state.work())
+}
+
+fn deviation(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Every layer over the whole recording in one call, the chunk mask in the bias: what streaming must equal.
+fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Frames> {
+    let (spec, at) = (&encoder.spec, &encoder.audio);
+    let frames = audio.len().div_ceil(at.hop);
+    let mut padded = vec![0.0; (frames - 1) * at.hop + at.receptive_field];
+    padded[at.lead..at.lead + audio.len()].copy_from_slice(audio);
+    let audio = Tensor::from_shape(&[1, padded.len()], &padded).unwrap();
+    let mut x = encoder.frontend.runner().unwrap().frames(audio.into()).unwrap();
+    let context = spec.left_context;
+    let mut bias = Vec::new();
+    for slope in &encoder.slopes {
+        for query in 0..frames {
+            let chunk_start = query / chunk_frames * chunk_frames;
+            let (first, end) = (chunk_start.saturating_sub(context), chunk_start + chunk_frames);
+            bias.extend(vec![-1e4; context]);
+            bias.extend((0..frames).map(|key| if (first..end).contains(&key) { -slope * query.abs_diff(key) as f32 } else { -1e4 }));
+        }
+    }
+    let bias: TValue = Tensor::from_shape(&[1, spec.heads, frames, context + frames], &bias).unwrap().into();
+    let cache: TValue = Tensor::zero::<f32>(&[1, spec.heads, context, spec.dim / spec.heads]).unwrap().into();
+    let mut states = vec![x.clone()];
+    for layer in &encoder.layers {
+        let mut inputs = tvec![x.value(), cache.clone(), cache.clone(), bias.clone()];
+        inputs.extend(layer.states.iter().map(|(_, shape)| TValue::from(Tensor::zero::<f32>(shape).unwrap())));
+        let mut runner = layer.full.runner().unwrap();
+        let outputs = runner.run(inputs).unwrap();
+        x = runner.to_frames(outputs.into_iter().next()).unwrap();
+        states.push(x.clone());
+    }
+    states
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Invariant 1: never exiting, in chunks of any size the pack allows = the whole recording with the chunk mask.
+    #[test]
+    fn never_exiting_equals_the_whole_recording_with_the_chunk_mask(
+        chunk_frames in prop::sample::select(vec![8usize, 16, 32]), samples in 3_000usize..50_000,
+    ) {
+        let encoder = encoder(GapFill::CatchUp);
+        let audio = speech(samples);
+        let wanted = whole(&encoder, &audio, chunk_frames);
+        let (chunks, work) = stream(&encoder, &audio, chunk_frames, &[encoder.layers()]);
+        for k in 0..=encoder.layers() {
+            let found: Vec<f32> = chunks.iter().flat_map(|chunk| chunk[k].as_slice().to_vec()).collect();
+            let worst = deviation(&found, wanted[k].as_slice());
+            prop_assert!(worst < TOLERANCE, "layer {k}: {worst}");
+        }
+        prop_assert_eq!(work.layer_frames, (samples.div_ceil(encoder.audio.hop) * encoder.layers()) as u64);
+    }
+
+    /// Invariants 2 and 3: with exits and catch-up, the state equals the never-exit state whenever the receptive field was
+    /// computed that deep, and no frame goes through a layer twice.
+    #[test]
+    fn catch_up_is_exact_and_never_does_work_twice(depths in prop::collection::vec(1usize..=10, 1..9)) {
+        let encoder = encoder(GapFill::CatchUp);
+        let audio = speech(64_000);
+        let (full, _) = stream(&encoder, &audio, 8, &[encoder.layers()]);
+        let (found, work) = stream(&encoder, &audio, 8, &depths);
+        let reach = encoder.left_context().div_ceil(8);
+        for (index, chunk) in found.iter().enumerate() {
+            for (k, state) in chunk.iter().enumerate() {
+                // Layer k sees the chunks `reach` back, whose layer k − 1 sees `reach` further back, and so on. All of them must
+                // have been caught up to layer k − 1: a chunk that leaves every left context before that never is.
+                let field = index.saturating_sub(reach * k)..index;
+                let deep = field.clone().all(|past| (past..=(past + reach).min(index)).any(|later| depths[later % depths.len()] >= k));
+                if deep {
+                    let worst = deviation(state.as_slice(), full[index][k].as_slice());
+                    prop_assert!(worst < TOLERANCE, "chunk {index}, layer {k}: {worst}");
+                }
+            }
+        }
+        prop_assert!(work.layer_frames <= (64_000usize.div_ceil(320) * encoder.layers()) as u64);
+        prop_assert_eq!(work.projected_frames, 0);
+    }
+
+    /// Projection runs no layer twice either, fills every gap by projections alone, and is exact where nothing was left out.
+    #[test]
+    fn projection_fills_gaps_without_running_layers(depths in prop::collection::vec(1usize..=10, 1..9)) {
+        let encoder = encoder(GapFill::Project);
+        let audio = speech(48_000);
+        let (full, _) = stream(&encoder, &audio, 16, &[encoder.layers()]);
+        let (found, work) = stream(&encoder, &audio, 16, &depths);
+        let own: usize = found.iter().map(|chunk| (chunk.len() - 1) * chunk[0].frames()).sum();
+        prop_assert_eq!(work.layer_frames, own as u64);
+        let shallowest = depths.iter().copied().min().unwrap();
+        for (index, chunk) in found.iter().enumerate() {
+            for (k, state) in chunk.iter().enumerate().take(shallowest + 1) {
+                let worst = deviation(state.as_slice(), full[index][k].as_slice());
+                prop_assert!(worst < TOLERANCE, "chunk {index}, layer {k}: {worst}");
+            }
+        }
+        let reach = encoder.left_context() / 16;
+        let depth = |index: usize| found[index].len();
+        let gaps = (0..found.len()).any(|index| (index.saturating_sub(reach)..index).any(|past| depth(past) < depth(index)));
+        prop_assert_eq!(work.projected_frames > 0, gaps);
+    }
+}
+
+/// The graph that is cut at the keys and values computes the same ones as the whole layer.
+#[test]
+fn projected_keys_and_values_are_those_of_the_layer() {
+    let encoder = encoder(GapFill::Project);
+    let spec = &encoder.spec;
+    let x = Frames::build(16, spec.dim, |out| out.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.37).sin())).unwrap();
+    let cache: TValue = Tensor::zero::<f32>(&[1, spec.heads, spec.left_context, spec.dim / spec.heads]).unwrap().into();
+    let bias: TValue = Tensor::zero::<f32>(&[1, spec.heads, 16, spec.left_context + 16]).unwrap().into();
+    for layer in &encoder.layers {
+        let states: Vec<TValue> = layer.states.iter().map(|(_, shape)| Tensor::zero::<f32>(shape).unwrap().into()).collect();
+        let mut inputs = tvec![x.value(), cache.clone(), cache.clone(), bias.clone()];
+        inputs.extend(states.iter().cloned());
+        let full = layer.full.runner().unwrap().run(inputs).unwrap();
+        let mut inputs = tvec![x.value()];
+        inputs.extend(states);
+        let cut = layer.project.as_ref().unwrap().runner().unwrap().run(inputs).unwrap();
+        let values = |value: &TValue| value.try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec();
+        for (full, cut) in full[full.len() - cut.len()..].iter().zip(&cut) {
+            assert!(deviation(&values(full), &values(cut)) < 1e-5);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Streamed = offline, whatever the callbacks and the device's rate; and nothing is lost on the way.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use bellis::audio::{AudioError, AudioErrorKind, Resampler, ScriptedSource, Step};
+use bellis::consumer::{Consumer, ConsumerError, WhenBehind};
+use bellis::exit::{PolicyName, PolicySpec};
+use bellis::runtime::{RunError, RunOptions, RunReport, StopFlag, run};
+use bellis::stream::{Representation, Session, SessionOptions};
+use common::{Collect, default_pack, deviation, speech};
+use proptest::prelude::*;
+
+const TOLERANCE: f32 = 1e-4;
+
+/// The sound of a device at `rate`, made from the recording; a tenth of a second longer than wanted is cut.
+fn device_sound(rate: u32, seconds: f32) -> Vec<f32> {
+    let mut resampler = Resampler::new(16_000, rate).unwrap();
+    let mut sound = Vec::new();
+    resampler.push(&speech()[4_000..], &mut sound);
+    resampler.finish(&mut sound);
+    sound.truncate((rate as f32 * seconds) as usize);
+    sound
+}
+
+/// Everything at once: one call to the resampler, one to the session.
+fn offline(sound: &[f32], rate: u32) -> Vec<Representation> {
+    let (pack, encoder) = default_pack();
+    let mut resampler = Resampler::new(rate, 16_000).unwrap();
+    let mut audio = Vec::new();
+    resampler.push(sound, &mut audio);
+    resampler.finish(&mut audio);
+    let policy = PolicySpec::default().build(pack).unwrap();
+    let mut session = Session::new(encoder, policy, SessionOptions::new(16)).unwrap();
+    session.push(&audio);
+    session.finish();
+    std::iter::from_fn(|| session.next(Duration::ZERO).unwrap()).collect()
+}
+
+fn stream(source: ScriptedSource, options: &RunOptions, consumers: Vec<Box<dyn Consumer>>, stop: &StopFlag) -> RunReport {
+    let (pack, encoder) = default_pack();
+    let policy = PolicySpec::default().build(pack).unwrap();
+    run(Box::new(source), encoder, policy, consumers, options, stop, |_| {}).unwrap()
+}
+
+fn options() -> RunOptions {
+    RunOptions::new(SessionOptions::new(16))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn streamed_equals_offline_for_any_callbacks_and_device_rate(
+        rate in prop::sample::select(vec![8_000u32, 16_000, 22_050, 44_100, 48_000, 96_000]),
+        sizes in prop::collection::vec(prop_oneof![1usize..64, 64usize..2_048, 2_048usize..=48_000], 1..6),
+        seconds in 0.05f32..3.0,
+    ) {
+        let sound = device_sound(rate, seconds);
+        let wanted = offline(&sound, rate);
+        let collect = Collect::default();
+        let source = ScriptedSource::in_callbacks(rate, false, &sound, &sizes);
+        let report = stream(source, &options(), vec![Box::new(collect.clone())], &StopFlag::default());
+        report.outcome.unwrap();
+        let found = collect.take();
+        prop_assert_eq!(found.len(), wanted.len());
+        for (found, wanted) in found.iter().zip(&wanted) {
+            prop_assert_eq!((found.exit_layer, found.first_sample, found.samples), (wanted.exit_layer, wanted.first_sample, wanted.samples));
+            let worst = deviation(found.vectors.as_slice(), wanted.vectors.as_slice());
+            prop_assert!(worst < TOLERANCE, "{worst}");
+        }
+        let samples = report.summary.samples;
+        prop_assert_eq!((samples.captured, samples.processed, samples.dropped), (sound.len() as u64, sound.len() as u64, 0));
+        let out: u64 = found.iter().map(|chunk| chunk.samples).sum();
+        prop_assert_eq!(out, (sound.len() as u64 * 16_000 * 2 + u64::from(rate)) / (2 * u64::from(rate)));
+    }
+}
+
+#[test]
+fn callbacks_of_one_sample_are_as_good_as_any() {
+    let sound = device_sound(16_000, 1.0);
+    let collect = Collect::default();
+    stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1]), &options(), vec![Box::new(collect.clone())], &StopFlag::default());
+    let (found, wanted) = (collect.take(), offline(&sound, 16_000));
+    assert_eq!(found.len(), wanted.len());
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert!(deviation(found.vectors.as_slice(), wanted.vectors.as_slice()) < TOLERANCE);
+    }
+}
+
+/// A consumer that sleeps at every chunk, and says what is to happen then.
+struct Sleeper(WhenBehind, u64);
+
+impl Consumer for Sleeper {
+    fn name(&self) -> &str {
+        "sleeper"
+    }
+
+    fn consume(&mut self, _representation: &Representation) -> Result<(), ConsumerError> {
+        self.1 += 1;
+        std::thread::sleep(Duration::from_millis(40));
+        Ok(())
+    }
+
+    fn when_behind(&self, _live: bool) -> WhenBehind {
+        self.0
+    }
+}
+
+#[test]
+fn a_consumer_that_sleeps_holds_a_file_up_and_loses_nothing() {
+    let sound = device_sound(16_000, 5.0);
+    let mut options = options();
+    options.queue_chunks = 2;
+    let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]);
+    let report = stream(source, &options, vec![Box::new(Sleeper(WhenBehind::Wait, 0))], &StopFlag::default());
+    let summary = report.summary;
+    assert_eq!(summary.samples.processed, sound.len() as u64);
+    assert_eq!((summary.consumers[0].delivered, summary.consumers[0].dropped), (summary.chunks, 0));
+}
+
+#[test]
+fn a_consumer_that_sleeps_drops_its_own_chunks_and_no_sound_when_it_says_so() {
+    for when_behind in [WhenBehind::DropNewest, WhenBehind::Coalesce] {
+        let sound = device_sound(16_000, 6.0);
+        let mut options = options();
+        options.queue_chunks = 1;
+        let collect = Collect::default();
+        let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(Sleeper(when_behind, 0)), Box::new(collect.clone())];
+        let report = stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]), &options, consumers, &StopFlag::default());
+        let [sleeper, other] = &report.summary.consumers[..] else { panic!() };
+        assert!(sleeper.dropped > 0, "{when_behind:?}: nothing was dropped, so nothing was shown");
+        assert_eq!(sleeper.delivered + sleeper.dropped, report.summary.chunks);
+        assert_eq!((other.delivered, other.dropped), (report.summary.chunks, 0));
+        assert_eq!(report.summary.samples.dropped, 0);
+    }
+}
+
+#[test]
+fn live_sound_that_nobody_takes_is_dropped_and_counted_to_the_sample() {
+    let sound = device_sound(16_000, 7.0);
+    let mut options = options();
+    options.ring = Duration::from_millis(200);
+    options.queue_chunks = 1;
+    let collect = Collect::default();
+    // All at once, into a ring of 0.2 s: most of it must be dropped, none of it forgotten.
+    let steps = sound.chunks(1_600).map(|callback| Step::Callback(callback.to_vec())).chain([Step::Wait(Duration::from_millis(50))]);
+    let steps: Vec<Step> = steps.chain(sound.chunks(1_600).take(1).map(|callback| Step::Callback(callback.to_vec()))).collect();
+    let captured = sound.len() as u64 + 1_600;
+    let report = stream(ScriptedSource::new(16_000, true, steps), &options, vec![Box::new(collect.clone())], &StopFlag::default());
+    let samples = report.summary.samples;
+    assert_eq!(samples.captured, captured);
+    assert_eq!(samples.captured, samples.processed + samples.dropped);
+    assert!(samples.dropped > 0, "nothing was dropped, so nothing was shown");
+    let chunks = collect.take();
+    assert_eq!(chunks.iter().map(|chunk| chunk.samples).sum::<u64>(), samples.processed);
+    assert_eq!(chunks.iter().map(|chunk| chunk.lost_samples).sum::<u64>(), samples.dropped);
+    // Positions count the lost samples: the last chunk ends where the capture ended.
+    for pair in chunks.windows(2) {
+        assert!(pair[1].first_sample >= pair[0].first_sample + pair[0].samples);
+    }
+    let last = chunks.last().unwrap();
+    assert!(last.first_sample + last.samples <= captured && last.first_sample + last.samples + last.lost_samples >= captured - 1_600);
+}
+
+#[test]
+fn stopping_computes_all_that_was_captured() {
+    let sound = device_sound(16_000, 6.0);
+    let steps = vec![Step::Callback(sound.clone()), Step::Hang];
+    let stop = StopFlag::default();
+    let later = stop.clone();
+    let waiter = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        later.stop();
+    });
+    let collect = Collect::default();
+    let mut options = options();
+    options.ring = Duration::from_secs(10);
+    let report = stream(ScriptedSource::new(16_000, true, steps), &options, vec![Box::new(collect.clone())], &stop);
+    waiter.join().unwrap();
+    report.outcome.unwrap();
+    assert_eq!(report.summary.samples.processed, sound.len() as u64);
+    assert_eq!(collect.take().iter().map(|chunk| chunk.samples).sum::<u64>(), sound.len() as u64);
+}
+
+#[test]
+fn a_device_that_fails_ends_the_run_with_its_error_and_all_its_sound() {
+    let sound = device_sound(16_000, 1.5);
+    let error = AudioError::new(AudioErrorKind::DeviceLost, "mic", "unplugged");
+    let steps = vec![Step::Callback(sound.clone()), Step::Xrun, Step::Fail(error.clone())];
+    let report = stream(ScriptedSource::new(16_000, true, steps), &options(), vec![], &StopFlag::default());
+    assert!(matches!(report.outcome, Err(RunError::Audio(found)) if found == error));
+    assert_eq!(report.summary.samples.processed, sound.len() as u64);
+    assert_eq!(report.summary.xruns, 1);
+}
+
+#[test]
+fn a_live_source_that_hangs_is_given_up_by_the_watchdog() {
+    let mut options = options();
+    options.watchdog = Duration::from_millis(200);
+    let steps = vec![Step::Callback(vec![0.0; 8_000]), Step::Hang];
+    let report = stream(ScriptedSource::new(16_000, true, steps), &options, vec![], &StopFlag::default());
+    assert!(matches!(report.outcome, Err(RunError::Stalled { .. })), "{:?}", report.outcome);
+    assert_eq!(report.summary.samples.processed, 8_000);
+}
+
+/// A consumer that fails at the third chunk.
+struct Fails(u64, fn() -> ConsumerError);
+
+impl Consumer for Fails {
+    fn name(&self) -> &str {
+        "fails"
+    }
+
+    fn consume(&mut self, _representation: &Representation) -> Result<(), ConsumerError> {
+        self.0 += 1;
+        if self.0 == 3 { Err(self.1()) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn a_consumer_that_fails_ends_the_run_with_its_name() {
+    let sound = device_sound(16_000, 6.0);
+    let mut options = options();
+    options.queue_chunks = 1;
+    let source = || ScriptedSource::in_callbacks(16_000, false, &sound, &[500]);
+    let failing = Fails(0, || ConsumerError::Other("disk full".into()));
+    let report = stream(source(), &options, vec![Box::new(failing)], &StopFlag::default());
+    assert!(matches!(&report.outcome, Err(RunError::Consumer { name, .. }) if name == "fails"), "{:?}", report.outcome);
+    // A reader that has gone is no failure.
+    let closed = Fails(0, || ConsumerError::Closed);
+    stream(source(), &options, vec![Box::new(closed)], &StopFlag::default()).outcome.unwrap();
+}
+
+#[test]
+fn samples_that_are_not_finite_become_zeros_and_are_counted() {
+    let mut sound = device_sound(16_000, 1.0);
+    let clean = {
+        let mut clean = sound.clone();
+        [100, 5_000, 9_999].iter().for_each(|&at| clean[at] = 0.0);
+        clean
+    };
+    (sound[100], sound[5_000], sound[9_999]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+    let collect = Collect::default();
+    let report = stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[777]), &options(), vec![Box::new(collect.clone())], &StopFlag::default());
+    assert_eq!(report.summary.samples.not_finite, 3);
+    for (found, wanted) in collect.take().iter().zip(&offline(&clean, 16_000)) {
+        assert!(deviation(found.vectors.as_slice(), wanted.vectors.as_slice()) < TOLERANCE);
+    }
+}
