@@ -28,8 +28,34 @@ pub struct Resampler {
 /// Blocks per second: 20 ms, long enough for a steep filter, short beside the shortest chunk.
 const BLOCKS_PER_SECOND: u32 = 50;
 /// Rates without a short common period would make longer blocks than this, seconds; they go through a windowed sinc instead.
-const LONGEST_BLOCK_SECONDS: f64 = 0.05;
+const LONGEST_BLOCK_SECONDS: f64 = 0.1;
 const SINC_TAPS: usize = 256;
+const SINC_OVERSAMPLING: usize = 256;
+
+/// Input samples of an FFT block: whole periods of both rates, and an even number of samples, since the filter's delay is half
+/// of a block and must be whole samples to be taken out exactly.
+fn even_block(from_hz: u32, to_hz: u32) -> usize {
+    let gcd = |mut a: u32, mut b: u32| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let period = (from_hz / gcd(from_hz, to_hz)) as usize;
+    let even = if period % 2 == 0 { period } else { 2 * period };
+    let wanted = (from_hz / BLOCKS_PER_SECOND) as usize;
+    even * wanted.div_ceil(even)
+}
+
+/// The windowed sinc delays by (SINC_TAPS/2 − 1/SINC_OVERSAMPLING) · ratio − 1 output samples, which is not a whole number. So many zeros in front of
+/// the sound make it one, nearly enough: returns the zeros, and the whole delay then.
+fn whole_delay(ratio: f64) -> (usize, usize) {
+    const MOST_ZEROS: usize = 1 << 15;
+    let delay = |zeros: usize| (SINC_TAPS as f64 / 2.0 - 1.0 / SINC_OVERSAMPLING as f64 + zeros as f64) * ratio - 1.0;
+    let error = |zeros: &usize| (delay(*zeros) - delay(*zeros).round()).abs();
+    let zeros = (0..MOST_ZEROS).filter(|&zeros| delay(zeros) >= 0.0).min_by(|a, b| error(a).total_cmp(&error(b))).unwrap_or(0);
+    (zeros, delay(zeros).round().max(0.0) as usize)
+}
 
 impl Resampler {
     /// From `from_hz` to `to_hz`, each 1,000 to 384,000 Hz.
@@ -42,23 +68,25 @@ impl Resampler {
         let failed = |error: rubato::ResamplerConstructionError| {
             AudioError::new(AudioErrorKind::Unsupported, "resampler", format!("{from_hz} Hz to {to_hz} Hz: {error}"))
         };
+        let mut sinc_start = None;
         let inner: Option<Box<dyn rubato::Resampler<f32> + Send>> = match from_hz == to_hz {
             true => None,
             false => {
                 let (from, to) = (from_hz as usize, to_hz as usize);
-                let block = (from_hz / BLOCKS_PER_SECOND).max(1) as usize;
-                let fft = Fft::new(from, to, block, 1, FixedSync::Both).map_err(failed)?;
-                match fft.input_frames_next() as f64 <= LONGEST_BLOCK_SECONDS * f64::from(from_hz) {
-                    true => Some(Box::new(fft)),
+                let block = even_block(from_hz, to_hz);
+                match block as f64 <= LONGEST_BLOCK_SECONDS * f64::from(from_hz) {
+                    true => Some(Box::new(Fft::new(from, to, block, 1, FixedSync::Both).map_err(failed)?)),
                     false => {
+                        let block = (from_hz / BLOCKS_PER_SECOND) as usize;
                         let parameters = SincInterpolationParameters {
                             sinc_len: SINC_TAPS,
                             f_cutoff: None,
                             interpolation: SincInterpolationType::Cubic,
-                            oversampling_factor: 256,
+                            oversampling_factor: SINC_OVERSAMPLING,
                             window: WindowFunction::BlackmanHarris2,
                         };
                         let ratio = f64::from(to_hz) / f64::from(from_hz);
+                        sinc_start = Some(whole_delay(ratio));
                         let sinc = Async::new_sinc(ratio, 1.0, &parameters, block, 1, FixedAsync::Input).map_err(failed)?;
                         Some(Box::new(sinc))
                     }
@@ -71,7 +99,12 @@ impl Resampler {
                 (Vec::with_capacity(inner.input_frames_max()), vec![0.0; inner.output_frames_max()], inner.output_delay())
             }
         };
-        Ok(Self { from_hz, to_hz, inner, input, output, to_trim, taken: 0, given: 0 })
+        let mut resampler = Self { from_hz, to_hz, inner, input, output, to_trim, taken: 0, given: 0 };
+        if let Some((zeros, delay)) = sinc_start {
+            resampler.to_trim = delay;
+            resampler.feed(&vec![0.0; zeros], &mut Vec::new(), u64::MAX);
+        }
+        Ok(resampler)
     }
 
     /// Takes samples in and appends what they complete to `out`.

