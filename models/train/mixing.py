@@ -1,0 +1,88 @@
+"""Crops of speech as a device hears them: noise of all kinds at random SNRs, rooms, gains, silence, and noise alone."""
+
+import json
+
+import numpy as np
+
+from .model import LEAD, RECEPTIVE_FIELD
+from .paths import HOP, PREPARED, RATE, TARGETS
+
+NONE = 65535
+
+
+def coloured(rng, samples, slope):
+    """Noise whose power falls with frequency^slope: 0 white, 1 pink, 2 brown."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum[1:] /= np.arange(1, len(spectrum)) ** (slope / 2)
+    spectrum[0] = 0
+    return np.fft.irfft(spectrum, samples).astype(np.float32)
+
+
+def room(rng, audio):
+    """A room as exponentially decaying noise after a direct sound, reverberation times of 0.1 to 0.5 s."""
+    time = rng.uniform(0.1, 0.5)
+    length = int(time * RATE)
+    response = rng.standard_normal(length) * np.exp(-6.9 * np.arange(length) / length) * rng.uniform(0.01, 0.06)
+    response[0] = 1
+    size = len(audio) + length
+    return np.fft.irfft(np.fft.rfft(audio, size) * np.fft.rfft(response, size), size)[: len(audio)].astype(np.float32)
+
+
+def scale_to(noise, speech_power, snr):
+    """`noise` so that speech_power / its power is `snr` dB."""
+    power = np.mean(noise**2) + 1e-12
+    return noise * np.sqrt(speech_power / power / 10 ** (snr / 10))
+
+
+class Crops:
+    """Random crops of `frames` frames of a speech group, with their units."""
+
+    def __init__(self, frames, speech="speech.train", noise="noise.train", seed=0):
+        self.frames, self.rng = frames, np.random.default_rng(seed)
+        self.samples = (frames - 1) * HOP + RECEPTIVE_FIELD
+        self.speech = np.load(PREPARED / f"{speech}.npy", mmap_mode="r")
+        self.units = np.load(TARGETS / f"{speech}.units.npy").astype(np.int64)
+        self.noise = np.load(PREPARED / f"{noise}.npy", mmap_mode="r")
+        self.index = json.loads((PREPARED / f"{speech}.json").read_text())
+        self.last = len(self.speech) // HOP - frames - 8
+
+    def at(self, sound, start):
+        return np.asarray(sound[start : start + self.samples], np.float32) / 32768
+
+    def any_of(self, sound):
+        return self.at(sound, self.rng.integers(len(sound) - self.samples))
+
+    def noise_crop(self):
+        """(kind, samples)."""
+        kind = self.rng.choice(["recorded", "babble", "coloured"], p=[0.45, 0.3, 0.25])
+        if kind == "recorded":
+            return self.any_of(self.noise)
+        if kind == "babble":
+            voices = [self.any_of(self.speech) for _ in range(self.rng.integers(2, 7))]
+            return sum(voice / (voice.std() + 1e-4) for voice in voices).astype(np.float32)
+        return coloured(self.rng, self.samples, self.rng.uniform(0, 2))
+
+    def crop(self):
+        """(samples f32, units; NONE where nobody speaks or nobody knows)."""
+        rng = self.rng
+        first = int(rng.integers(2, self.last))
+        units = self.units[first : first + self.frames].copy()
+        audio = self.at(self.speech, first * HOP - LEAD)
+        power = np.mean(audio**2) + 1e-9
+        if rng.random() < 0.25:
+            audio = room(rng, audio)
+        if rng.random() < 0.3:  # a pause, sometimes as long as the crop
+            length = int(rng.uniform(0.2, 1.2) * self.frames)
+            begin = int(rng.integers(-length // 2, self.frames - 1))
+            low, high = max(0, begin), min(self.frames, begin + length)
+            audio[low * HOP : high * HOP] = 0
+            units[low:high] = NONE
+        if rng.random() < 0.75:
+            audio = audio + scale_to(self.noise_crop(), power, rng.uniform(-5, 25))
+        audio = audio * 10 ** (rng.uniform(-25, 3) / 20)
+        audio = audio + rng.standard_normal(self.samples).astype(np.float32) * 10 ** rng.uniform(-6, -3.3)
+        return np.clip(audio, -1, 1).astype(np.float32), units
+
+    def batch(self, size):
+        crops = [self.crop() for _ in range(size)]
+        return np.stack([audio for audio, _ in crops]), np.stack([units for _, units in crops])

@@ -1,0 +1,179 @@
+"""The student: log-mel front end, pre-norm transformer with chunked attention, an exit head on every layer.
+
+What it computes in one pass over a whole crop is what the runtime computes chunk by chunk with cached keys and values, also
+with early exits: a chunk that exits after layer e keeps its state from there on, and the deeper layers' keys and values are
+projected from that state (docs/pack.md, gap_fill = "project").
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .paths import RATE
+
+WINDOW, STEP, MELS = 400, 160, 80  # of the mel front end, samples and bands
+RECEPTIVE_FIELD, LEAD = WINDOW + 3 * STEP, 3 * STEP  # four mel frames to one frame: 480 samples back, 80 past the hop
+LOG_FLOOR = 1e-6  # power; digital silence is a constant, not minus infinity
+MASKED = -1e4
+
+
+@dataclass
+class Shape:
+    """A student's sizes."""
+
+    layers: int = 10
+    dim: int = 192
+    heads: int = 4
+    units: int = 256
+    left_context: int = 64
+
+    def slopes(self):
+        """ALiBi's geometric slopes (arXiv 2108.12409)."""
+        return [2.0 ** (-8.0 * (head + 1) / self.heads) for head in range(self.heads)]
+
+
+SHAPES = {
+    "daisy-tiny": Shape(),
+    "daisy-nano": Shape(layers=8, dim=112),
+    "quick": Shape(layers=3, dim=32),
+}
+
+
+def mel_filters():
+    """Triangular filters [MELS, WINDOW/2 + 1], 20 Hz to 7.6 kHz on the mel scale (HTK)."""
+    mel = lambda hertz: 2595 * np.log10(1 + hertz / 700)
+    hertz = lambda m: 700 * (10 ** (m / 2595) - 1)
+    edges = hertz(np.linspace(mel(20), mel(7600), MELS + 2))
+    bins = np.fft.rfftfreq(WINDOW, 1 / RATE)
+    rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    return np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
+
+
+def dft_rows():
+    """Real and imaginary rows of the windowed DFT, [2 · (WINDOW/2 + 1), WINDOW]."""
+    n = np.arange(WINDOW)
+    angle = 2 * np.pi * np.outer(np.arange(WINDOW // 2 + 1), n) / WINDOW
+    window = np.hanning(WINDOW + 1)[:-1]
+    return (np.concatenate([np.cos(angle), -np.sin(angle)]) * window / np.sqrt(WINDOW)).astype(np.float32)
+
+
+class Frontend(nn.Module):
+    """Samples [B, S] to h⁰ [B, T, D]; no frame sees more than its receptive field."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.register_buffer("dft", torch.from_numpy(dft_rows()), persistent=False)
+        self.register_buffer("mel", torch.from_numpy(mel_filters()), persistent=False)
+        self.gather = nn.Linear(4 * MELS, 2 * dim)
+        self.project = nn.Linear(2 * dim, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def features(self, audio):
+        spectrum = audio.unfold(1, WINDOW, STEP) @ self.dft.T
+        real, imaginary = spectrum.chunk(2, -1)
+        power = (real**2 + imaginary**2) @ self.mel.T
+        return (torch.log(power + LOG_FLOOR) + 4) / 4
+
+    def forward(self, audio):
+        mel = self.features(audio)
+        four = mel.unfold(1, 4, 2).flatten(2)  # [B, T, MELS · 4]
+        return self.norm(self.project(F.gelu(self.gather(four))))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward. Keys and values have products of their own, so that the runtime can cut there."""
+
+    def __init__(self, shape):
+        super().__init__()
+        dim = shape.dim
+        self.heads = shape.heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query, self.key_value = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.out, self.up, self.down = nn.Linear(dim, dim), nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(self, x, bias, chunk):
+        """x [B, T, D], bias [T/chunk, H, chunk, C + chunk]; each chunk attends to the C frames before it and to itself."""
+        batch, frames, dim = x.shape
+        context, count = bias.shape[-1] - chunk, frames // chunk
+        normed = self.norm1(x)
+        split = lambda y: y.view(batch, frames, self.heads, -1).transpose(1, 2)
+        query = split(self.query(normed)).reshape(batch, self.heads, count, chunk, -1)
+        key, value = (F.pad(split(y), (0, 0, context, 0)) for y in self.key_value(normed).chunk(2, -1))
+        key, value = (y.unfold(2, context + chunk, chunk) for y in (key, value))  # [B, H, count, d, C + chunk]
+        scores = query @ key * (dim // self.heads) ** -0.5 + bias.transpose(0, 1)
+        mixed = scores.softmax(-1) @ value.transpose(-1, -2)
+        mixed = mixed.reshape(batch, self.heads, frames, -1).transpose(1, 2).reshape(batch, frames, dim)
+        x = x + self.out(mixed)
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Head(nn.Module):
+    """Exit head: hidden state to unit logits."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(shape.dim), nn.Linear(shape.dim, shape.units)
+
+    def forward(self, x):
+        return self.linear(self.norm(x))
+
+
+class Student(nn.Module):
+    """Front end, layers, heads."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+        self.frontend = Frontend(shape.dim)
+        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
+        self.heads = nn.ModuleList(Head(shape) for _ in range(shape.layers))
+        for name, parameter in self.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                nn.init.normal_(parameter, std=0.02 / (2 * shape.layers) ** 0.5)
+
+    def bias(self, chunk, count):
+        """Additive attention bias [count, H, chunk, C + chunk]: ALiBi, and nothing before the crop's start."""
+        context = self.shape.left_context
+        column = torch.arange(context + chunk)
+        distance = (torch.arange(chunk)[:, None] + context - column).abs().float()
+        slopes = torch.tensor(self.shape.slopes())[:, None, None]
+        before = (column[None] + torch.arange(count)[:, None] * chunk < context).float() * MASKED
+        return before[:, None, None] - slopes * distance
+
+    def forward(self, audio, chunk, exits=None):
+        """audio [B, (T-1)·hop + RECEPTIVE_FIELD] -> states h⁰ … h^L, each [B, T, D]. T must be whole chunks.
+
+        exits [B, T/chunk]: the layer after which each chunk stops; past it, its state stays as it is.
+        """
+        x = self.frontend(audio)
+        bias = self.bias(chunk, x.shape[1] // chunk)
+        depth = None if exits is None else exits.repeat_interleave(chunk, 1)[..., None]
+        states = [x]
+        for k, layer in enumerate(self.layers, 1):
+            y = layer(x, bias, chunk)
+            x = y if depth is None else torch.where(depth >= k, y, x)
+            states.append(x)
+        return states
+
+    def logits(self, states):
+        """Unit logits of every layer's head, [L, B, T, U]."""
+        return torch.stack([head(state) for head, state in zip(self.heads, states[1:])])
+
+
+def save(path, model, **more):
+    """Writes a checkpoint in one step: a run that is killed leaves the last one whole."""
+    part = path.with_suffix(".part")
+    torch.save({"shape": asdict(model.shape), "model": model.state_dict(), **more}, part)
+    part.rename(path)
+
+
+def load(path):
+    """A checkpoint's model and its other entries."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    model = Student(Shape(**checkpoint["shape"]))
+    model.load_state_dict({name: value.float() for name, value in checkpoint["model"].items()})
+    return model, checkpoint

@@ -1,0 +1,115 @@
+"""Trains a student on the teacher's units: all heads jointly, over several chunk sizes, with early exits in the loop.
+
+    python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT]
+
+The rate is constant after a warm-up and falls to zero over the run's last fifth: runs/NAME/stable.pt is what a longer
+training goes on from, runs/NAME/final.pt what is exported. A run that was killed goes on from runs/NAME/latest.pt.
+"""
+
+import argparse
+import time
+
+import torch
+import torch.nn.functional as F
+
+from .mixing import NONE, Crops
+from .model import SHAPES, Student, load, save
+from .paths import RUNS
+
+CHUNKS = (8, 16, 32)  # frames: 160, 320 and 640 ms
+FRAMES = 384  # of a crop: 7.68 s
+WARM_UP, DECAY = 200, 0.2
+DISTILL = 0.5  # weight of KL(last head ‖ head k), on every frame, also where nobody speaks
+
+
+def sample_exits(batch, chunks, layers):
+    """Half of the crops never exit; in the others each chunk exits where a lazy random walk of depths stands."""
+    exits = torch.full((batch, chunks), layers)
+    for row in exits[: batch // 2]:
+        depth = int(torch.randint(1, layers + 1, ()))
+        for chunk in range(chunks):
+            if torch.rand(()) < 0.5:
+                depth = int(torch.randint(1, layers + 1, ()))
+            row[chunk] = depth
+    return exits
+
+
+def losses(model, audio, units, chunk):
+    """Cross-entropy to the units and distance from the last head, [L] each, over the frames that reach the layer."""
+    layers = model.shape.layers
+    exits = sample_exits(len(audio), audio_frames(units) // chunk, layers)
+    states = model(audio, chunk, exits)
+    logits = model.logits(states).log_softmax(-1)
+    known = units != NONE
+    targets = units.clamp(max=model.shape.units - 1)
+    depth = exits.repeat_interleave(chunk, 1)
+    full = (exits == layers).all(1)[:, None]
+    last = logits[-1].detach()
+    cross, distance = [], []
+    for k, log_p in enumerate(logits, 1):
+        reached = (depth >= k) & known
+        cross.append((F.nll_loss(log_p.flatten(0, 1), targets.flatten(), reduction="none").view_as(units) * reached).sum() / reached.sum().clamp(min=1))
+        kl = (last.exp() * (last - log_p)).sum(-1)
+        distance.append((kl * full).sum() / (full.sum() * units.shape[1]).clamp(min=1))
+    return torch.stack(cross), torch.stack(distance[:-1])
+
+
+def audio_frames(units):
+    return units.shape[1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=SHAPES)
+    parser.add_argument("--minutes", type=float, default=600)
+    parser.add_argument("--steps", type=int, default=10**9)
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", help="a checkpoint to go on from, with a fresh optimiser if it holds none")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    folder = RUNS / arguments.name
+    folder.mkdir(parents=True, exist_ok=True)
+    resume = arguments.resume or (folder / "latest.pt" if (folder / "latest.pt").exists() else None)
+    model, checkpoint = load(resume) if resume else (Student(SHAPES[arguments.name]), {})
+    optimiser = torch.optim.AdamW(model.parameters(), lr=arguments.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    if "optimiser" in checkpoint:
+        optimiser.load_state_dict(checkpoint["optimiser"])
+    step, warm = checkpoint.get("step", 0), checkpoint.get("step", 0) if "optimiser" in checkpoint else 0
+    crops = Crops(FRAMES, seed=step)
+    print(f"train: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from step {step}", flush=True)
+    began, first, stable = time.time(), step, False
+    mean = None
+    while True:
+        gone = max((time.time() - began) / 60 / arguments.minutes, (step - first) / arguments.steps)
+        if gone >= 1:
+            break
+        if gone > 1 - DECAY and not stable:
+            save(folder / "stable.pt", model, step=step, optimiser=optimiser.state_dict())
+            stable = True
+        warm += 1
+        for group in optimiser.param_groups:
+            group["lr"] = arguments.rate * min(1, warm / WARM_UP) * min(1, (1 - gone) / DECAY)
+        chunk = CHUNKS[step % len(CHUNKS)]
+        audio, units = (torch.from_numpy(array) for array in crops.batch(arguments.batch))
+        cross, distance = losses(model, audio, units, chunk)
+        loss = cross.mean() + cross[-1] * 0.3 + DISTILL * distance.mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        mean = cross.detach() if mean is None else 0.95 * mean + 0.05 * cross.detach()
+        if step % 20 == 0:
+            seconds = (time.time() - began) / (step - first)
+            print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s a step, nats by layer {[round(x, 2) for x in mean.tolist()]}", flush=True)
+        if step % 100 == 0:
+            save(folder / "latest.pt", model, step=step, optimiser=optimiser.state_dict())
+    save(folder / "final.pt", model, step=step)
+    print(f"train: {folder / 'final.pt'} at step {step}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
