@@ -1,0 +1,331 @@
+//! The command as a user runs it: what comes out, and what is said when something is wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::repository;
+
+fn bellis(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+    command.args(arguments).current_dir(repository("")).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    bellis(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs and expects a failure that says all of `says`, without a panic.
+#[track_caller]
+fn refused(arguments: &[&str], says: &[&str]) {
+    let output = output(arguments);
+    let text = stderr(&output);
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    assert!(!text.contains("panicked"), "{text}");
+    for part in says {
+        assert!(text.contains(part), "{arguments:?} does not say `{part}`: {text}");
+    }
+}
+
+/// A copy of the default pack to break.
+fn broken_pack(break_it: impl FnOnce(&Path)) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let pack = folder.path().join("broken");
+    copy_folder(&repository("models/daisy-tiny"), &pack);
+    break_it(&pack);
+    (folder, pack)
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from}");
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+fn sha256(path: &Path) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(std::fs::read(path).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[track_caller]
+fn refused_pack(break_it: impl FnOnce(&Path), says: &[&str]) {
+    let (_folder, pack) = broken_pack(break_it);
+    refused(&["run", "--pack", pack.to_str().unwrap()], says);
+}
+
+#[test]
+fn without_arguments_the_recording_becomes_lines_and_a_histogram() {
+    let output = output(&["run"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 23);
+    let layers: Vec<u64> = lines.iter().map(|line| line["layer"].as_u64().unwrap()).collect();
+    assert!(layers.iter().all(|layer| (1..=10).contains(layer)) && layers.iter().min() != layers.iter().max(), "{layers:?}");
+    let mut next = 0;
+    for line in &lines {
+        assert_eq!(line["sample"].as_u64().unwrap(), next);
+        next += line["samples"].as_u64().unwrap();
+        let evaluated = line["entropy"].as_array().unwrap();
+        assert!(evaluated.iter().all(|one| (0.0..=256f64.ln()).contains(&one[1].as_f64().unwrap())));
+    }
+    let summary = stderr(&output);
+    for part in ["real-time factor", "p99.9", "layer  1 █", &format!("{next} captured = {next} processed + 0 dropped")] {
+        assert!(summary.contains(part), "{part}: {summary}");
+    }
+}
+
+#[test]
+fn every_policy_runs_and_bounds_its_depth() {
+    let depths = |arguments: &[&str]| -> Vec<u64> {
+        let output = output(&[&["run", "--quiet"], arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        stdout(&output).lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["layer"].as_u64().unwrap()).collect()
+    };
+    assert!(depths(&["--policy", "fixed", "--layer", "4"]).iter().all(|layer| *layer == 4));
+    assert!(depths(&["--policy", "never"]).iter().all(|layer| *layer == 10));
+    let range = depths(&["--policy", "range", "--range", "3..5"]);
+    assert!(range.iter().all(|layer| (3..=5).contains(layer)), "{range:?}");
+    let periodic = depths(&["--policy", "periodic", "--layer", "2", "--period", "4"]);
+    assert!(periodic.iter().enumerate().all(|(chunk, layer)| *layer == if chunk % 4 == 0 { 10 } else { 2 }), "{periodic:?}");
+    assert!(depths(&["--policy", "threshold", "--threshold", "9"]).iter().all(|layer| *layer == 1));
+    assert!(depths(&["--policy", "threshold", "--threshold", "0"]).iter().all(|layer| *layer == 10));
+    let per_layer = depths(&["--policy", "threshold", "--threshold", "0,0,9,0,0,0,0,0,0"]);
+    assert!(per_layer.iter().all(|layer| *layer == 3), "{per_layer:?}");
+    assert!(depths(&["--policy", "threshold", "--measure", "max-prob", "--threshold", "0"]).iter().all(|layer| *layer == 1));
+    assert!(depths(&["--policy", "threshold", "--measure", "margin", "--threshold", "1.1"]).iter().all(|layer| *layer == 10));
+    assert!(depths(&["--policy", "change", "--threshold", "99"]).iter().all(|layer| *layer == 2));
+    for gap_fill in ["project", "catch-up"] {
+        assert_eq!(depths(&["--gap-fill", gap_fill, "--chunk", "160"]).len(), 45);
+    }
+}
+
+#[test]
+fn frames_are_an_array_that_opens_with_the_announced_shape() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.npy");
+    let consumer = format!("npy:{}", path.display());
+    let found = output(&["run", "--quiet", "--consumer", &consumer, "--consumer", "jsonl", "--with-vectors", "--with-units"]);
+    assert!(found.status.success(), "{}", stderr(&found));
+    let array: ndarray::Array2<f32> = ndarray_npy::read_npy(&path).unwrap();
+    let lines: Vec<serde_json::Value> = stdout(&found).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<f32> = lines
+        .iter()
+        .flat_map(|line| line["vectors"].as_array().unwrap())
+        .flat_map(|row| row.as_array().unwrap())
+        .map(|value| value.as_f64().unwrap() as f32)
+        .collect();
+    assert_eq!(array.shape(), [355, 160]);
+    assert_eq!(rows, array.iter().copied().collect::<Vec<_>>());
+    assert!(lines.iter().all(|line| line["units"].as_array().unwrap().len() == line["frames"].as_u64().unwrap() as usize));
+    let side = std::fs::read_to_string(folder.path().join("frames.chunks.jsonl")).unwrap();
+    assert_eq!(side.lines().count(), lines.len());
+}
+
+#[test]
+fn a_configuration_says_the_same_as_the_flags_and_flags_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bellis.toml");
+    std::fs::write(&path, "policy = \"fixed\"\nlayer = 3\nquiet = true\nconsumer = [\"jsonl\"]\n").unwrap();
+    let path = path.to_str().unwrap();
+    let layer = |arguments: &[&str]| {
+        let output = output(arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let line = stdout(&output).lines().next().unwrap().to_owned();
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()["layer"].as_u64().unwrap()
+    };
+    assert_eq!(layer(&["run", "--config", path]), 3);
+    assert_eq!(layer(&["run", "--config", path, "--layer", "2"]), 2);
+    // Another policy takes none of the numbers that were meant for the file's.
+    assert_eq!(layer(&["run", "--config", path, "--policy", "never"]), 10);
+}
+
+#[test]
+fn raw_samples_on_standard_input_are_as_good_as_the_file() {
+    let samples: Vec<u8> = common::speech().iter().flat_map(|s| ((s * 32_768.0) as i16).to_le_bytes()).collect();
+    let mut child = bellis(&["run", "-", "--quiet", "--format", "s16le"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), &samples).unwrap();
+    let piped = child.wait_with_output().unwrap();
+    let depths = |output: &Output| -> Vec<serde_json::Value> {
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        stdout(output).lines().map(|text| line(text)["entropy"].clone()).collect()
+    };
+    assert_eq!(depths(&piped), depths(&output(&["run", "--quiet"])));
+}
+
+#[test]
+fn the_report_is_the_summary_for_machines() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.json");
+    assert!(output(&["run", "--quiet", "--consumer", "null", "--report", path.to_str().unwrap()]).status.success());
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(report["chunks"], 23);
+    assert_eq!(report["exits"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), 23);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_run_without_a_complaint() {
+    let mut child = bellis(&["run", "--quiet"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success() && stderr(&output).lines().count() <= 1, "{}", stderr(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_computes_what_was_captured_and_closes_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("frames.npy");
+    let consumer = format!("npy:{}", path.display());
+    let child = bellis(&["run", "--realtime", "--consumer", &consumer]).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2_500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let summary = stderr(&output);
+    assert!(output.status.success(), "{summary}");
+    let array: ndarray::Array2<f32> = ndarray_npy::read_npy(&path).unwrap();
+    assert!(array.shape()[0] > 20 && array.shape()[0] < 355, "{:?}", array.shape());
+    let line = summary.lines().find(|line| line.contains(" captured = ")).unwrap();
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    assert_eq!(numbers[0], numbers[1] + numbers[2], "{line}");
+    assert_eq!(array.shape()[0] as u64, numbers[1].div_ceil(320), "every captured sample is in a frame");
+}
+
+#[test]
+fn inspect_tells_what_a_pack_is() {
+    let output = output(&["inspect"]);
+    let text = stdout(&output);
+    for part in ["daisy-tiny", "10 of 160 dimensions", "cached", "every 320 samples (20.0 ms)", "threshold", "licence", "parameters"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn help_teaches_with_examples() {
+    let text = stdout(&output(&["run", "--help"]));
+    for part in ["Examples:", "bellis run mic", "--config", "Exit policy", "--threshold"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn wrong_sound_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("words.wav");
+    std::fs::write(&text, "no sound\n".repeat(100)).unwrap();
+    refused(&["run", text.to_str().unwrap()], &["words.wav", "no sound file"]);
+    refused(&["run", "missing.wav"], &["missing.wav", "No such file"]);
+    refused(&["run", "models"], &["models", "is a folder"]);
+    refused(&["run", "models/sample.wav", "--channel", "2"], &["sample.wav", "no channel 2"]);
+    refused(&["run", "mic", "--device", "no such device at all"], &["no such device at all"]);
+}
+
+#[test]
+fn a_file_that_is_cut_off_gives_its_chunks_and_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.wav");
+    let whole = std::fs::read(repository("models/sample.wav")).unwrap();
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let output = output(&["run", path.to_str().unwrap()]);
+    assert!(!output.status.success());
+    assert!(stdout(&output).lines().count() > 9, "{}", stdout(&output));
+    assert!(stderr(&output).contains("cut off"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_typo_names_its_line_and_the_nearest_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("typo.toml");
+    std::fs::write(&path, "input = \"models/sample.wav\"\n\ntreshold = 2.5\n").unwrap();
+    refused(&["run", "--config", path.to_str().unwrap()], &["typo.toml:3", "did you mean `threshold`?"]);
+    std::fs::write(&path, "policy = \"treshold\"\n").unwrap();
+    refused(&["run", "--config", path.to_str().unwrap()], &["typo.toml:1", "did you mean `threshold`?"]);
+    refused(&["run", "--pack", "daisy-tinny"], &["did you mean `daisy-tiny`?"]);
+    refused(&["run", "--consumer", "jsnl"], &["did you mean `jsonl`?"]);
+}
+
+#[test]
+fn numbers_that_make_no_sense_are_refused_with_what_would() {
+    refused(&["run", "--policy", "gain"], &["gain", "no gain predictors"]);
+    refused(&["run", "--policy", "calibrated"], &["calibrated"]);
+    refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "1 to 10"]);
+    refused(&["run", "--policy", "range", "--range", "7..3"], &["7..3"]);
+    refused(&["run", "--policy", "fixed", "--threshold", "1"], &["takes no threshold"]);
+    refused(&["run", "--chunk", "333"], &["whole number of frames"]);
+    refused(&["run", "--chunk", "100"], &["chunks of 8, 16, 32 frames"]);
+    refused(&["run", "--policy", "threshold", "--threshold", "1,2"], &["2 thresholds for 10 layers"]);
+    refused(&["run", "--deadline", "0"], &["deadline"]);
+}
+
+#[test]
+fn a_pack_that_is_damaged_is_refused_before_it_runs() {
+    let toml = |pack: &Path| pack.join("pack.toml");
+    refused_pack(|pack| std::fs::remove_file(toml(pack)).unwrap(), &["pack.toml"]);
+    refused_pack(|pack| edit(&toml(pack), "hop =", "hopp ="), &["pack.toml:", "did you mean `hop`?"]);
+    refused_pack(|pack| edit(&toml(pack), "left_context = 64", "left_context = -1"), &["pack.toml:"]);
+    refused_pack(|pack| edit(&toml(pack), "heads = 4", "heads = 7"), &["[encoder] heads", "7"]);
+    refused_pack(|pack| edit(&toml(pack), "receptive_field = 880", "receptive_field = 100"), &["receptive_field"]);
+    refused_pack(|pack| edit(&toml(pack), "layer.7 =", "layer.77 ="), &["layer.77", "1 to 10"]);
+    refused_pack(|pack| std::fs::remove_file(pack.join("layer_05.onnx")).unwrap(), &["layer_05.onnx", "layer.5"]);
+    refused_pack(|pack| std::fs::write(pack.join("head_02.onnx"), b"changed").unwrap(), &["head_02.onnx", "SHA-256", "head.2"]);
+    refused_pack(|pack| edit(&toml(pack), "frontend.onnx", "../frontend.onnx"), &["leaves the pack's folder"]);
+    refused_pack(
+        |pack| {
+            let file = std::fs::File::options().write(true).open(pack.join("layer_01.onnx")).unwrap();
+            file.set_len(600 << 20).unwrap();
+        },
+        &["layer_01.onnx", "bytes"],
+    );
+}
+
+#[test]
+fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
+    let replace = |pack: &Path, file: &str, bytes: &[u8]| {
+        let old = sha256(&pack.join(file));
+        std::fs::write(pack.join(file), bytes).unwrap();
+        edit(&pack.join("pack.toml"), &old, &sha256(&pack.join(file)));
+    };
+    // A head where a layer should be.
+    refused_pack(
+        |pack| {
+            let head = std::fs::read(pack.join("head_01.onnx")).unwrap();
+            replace(pack, "layer_03.onnx", &head);
+        },
+        &["layer_03.onnx", "layer.3", "has no input `x`"],
+    );
+    // No graph at all, an empty file, and a graph with holes: whatever the reader makes of it, it is an error with a name.
+    refused_pack(|pack| replace(pack, "layer_03.onnx", b"this is no graph"), &["layer_03.onnx", "layer.3"]);
+    refused_pack(|pack| replace(pack, "layer_03.onnx", b""), &["layer_03.onnx", "layer.3"]);
+    for round in 0..12usize {
+        refused_pack(
+            |pack| {
+                let mut layer = std::fs::read(pack.join("layer_03.onnx")).unwrap();
+                layer.truncate(layer.len() * (round + 1) / 14);
+                replace(pack, "layer_03.onnx", &layer);
+            },
+            &["layer_03.onnx", "layer.3"],
+        );
+    }
+    // [encoder] that speaks of another model.
+    refused_pack(|pack| edit(&pack.join("pack.toml"), "units = 256", "units = 255"), &["head.1", "[1, T, 255]"]);
+    refused_pack(|pack| edit(&pack.join("pack.toml"), "dim = 160", "dim = 320"), &["frontend"]);
+    refused_pack(|pack| edit(&pack.join("pack.toml"), "receptive_field = 880", "receptive_field = 1200"), &["frontend"]);
+}
