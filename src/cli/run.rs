@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bellis::audio::{FileSource, MicrophoneOptions, MicrophoneSource, PcmFormat, PcmSource, Source};
-use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null};
+use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
 use bellis::runtime::{Counters, RunOptions, StopFlag, run};
@@ -27,6 +27,7 @@ use super::settings::{Settings, VectorsName};
   bellis run talk.flac --policy threshold --threshold 2.5 > talk.jsonl
   bellis run mic --deadline 200                     live; sheds layers rather than be late
   bellis run talk.wav --consumer npy:talk.npy       all frames as a NumPy array
+  bellis run mic --consumer wav:heard.wav           write what was heard
   bellis run talk.wav --policy fixed --layer 6      a fixed depth, to compare with
   arecord -f S16_LE -r 16000 -t raw | bellis run - --rate 16000 --format s16le
   bellis run --config bellis.toml                   the same settings from a file; flags win
@@ -92,6 +93,7 @@ fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOptions> {
     let hop_ms = manifest.audio.hop as f64 * 1e3 / f64::from(manifest.audio.sample_rate);
     let mut session = SessionOptions::new(settings.chunk_frames(hop_ms, pack.default_chunk_frames())?);
     session.posteriors = settings.with_units;
+    session.audio = settings.consumer.iter().any(|consumer| consumer.starts_with("wav:"));
     if settings.vectors == Some(VectorsName::Mixture) {
         session.vectors = Vectors::Mixture(match &manifest.mixture {
             Some(own) => Mixture { weights: own.weights.clone(), layer_norm: own.layer_norm },
@@ -152,10 +154,11 @@ fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
                 Box::new(JsonLines::new(std::io::BufWriter::new(file), path, json))
             }
             ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
-            ("npy", None) => bail!("--consumer npy wants a file: npy:frames.npy"),
+            ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
+            (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
             (name, _) => {
-                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "null"]).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE and null are there{hint}")
+                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"]).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
             }
         })
     };

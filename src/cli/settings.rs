@@ -69,7 +69,7 @@ pub struct Settings {
     #[arg(long, value_name = "MS", help_heading = "Exit policy")]
     pub deadline: Option<u64>,
 
-    /// Where the representations go: `jsonl`, `jsonl:FILE`, `npy:FILE`, `null`; may be given several times
+    /// Where the representations go: `jsonl`, `jsonl:FILE`, `npy:FILE` (the frames), `wav:FILE` (the sound), `null`; may be given several times
     #[arg(long, value_name = "CONSUMER", help_heading = "Output")]
     #[serde(default)]
     pub consumer: Vec<String>,

@@ -6,12 +6,14 @@
 mod jsonl;
 mod npy;
 mod null;
+mod wav;
 
 use std::path::PathBuf;
 
 pub use jsonl::{JsonLines, JsonOptions};
 pub use npy::Npy;
 pub use null::Null;
+pub use wav::Wav;
 
 use crate::stream::Representation;
 

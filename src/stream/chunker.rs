@@ -37,6 +37,8 @@ pub struct Chunker {
 pub struct Chunk<'a> {
     /// Samples for the front end.
     pub audio: &'a [f32],
+    /// The chunk's own received samples.
+    pub own: &'a [f32],
     /// Frames of the call.
     pub span: WindowSpan,
     /// Position of the chunk's first sample, lost ones counted.
@@ -135,14 +137,19 @@ impl Chunker {
         let window_first = first.saturating_sub(self.left_context);
         let audio_first = if self.whole_window { window_first } else { self.given_frames };
 
-        // What no later call needs is dropped now, before this call's samples are borrowed.
-        let stale = audio_first * self.hop as u64 - self.buffer_first;
+        // What neither this call nor a later one needs is dropped now, before this call's samples are borrowed.
+        let stale = audio_first.min(first) * self.hop as u64 - self.buffer_first;
         self.buffer.drain(..(stale as usize).min(self.buffer.len()));
         self.buffer_first += stale;
 
-        let length = if window_end > audio_first { self.end_of(window_end) - self.buffer_first } else { 0 };
+        let from_buffer = |position: u64| (position - self.buffer_first) as usize;
+        let audio = match window_end > audio_first {
+            true => from_buffer(audio_first * self.hop as u64)..from_buffer(self.end_of(window_end)),
+            false => 0..0,
+        };
         let frames = (chunk_end - first) as usize;
         let (start, end) = (first * self.hop as u64, (chunk_end * self.hop as u64).min(self.received));
+        let own = from_buffer(start + self.lead as u64)..from_buffer(end + self.lead as u64);
         let last = self.finished && end == self.received;
         let (mut lost_in_front, mut lost_samples) = (self.lost, 0);
         while let Some(&(position, samples)) = self.gaps.front()
@@ -158,7 +165,8 @@ impl Chunker {
         self.next_frame = chunk_end;
         self.given_frames = window_end.max(self.given_frames);
         let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
-        Some(Chunk { audio: &self.buffer[..length as usize], span, first_sample: start + lost_in_front, samples: end - start, lost_samples })
+        let (audio, own) = (&self.buffer[audio], &self.buffer[own]);
+        Some(Chunk { audio, own, span, first_sample: start + lost_in_front, samples: end - start, lost_samples })
     }
 
     /// Where the last sample that frame `frames − 1` sees ends, in buffer coordinates.

@@ -32,6 +32,8 @@ pub struct Representation {
     pub log_posteriors: Option<Frames>,
     /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, when asked for and the layer has one.
     pub ctc_logits: Option<Frames>,
+    /// The chunk's own sound at the pack's rate, `samples` of it, when asked for.
+    pub audio: Option<Vec<f32>>,
     /// Time that the computation took.
     pub compute: Duration,
     /// When the chunk's last sample was captured, for live sources.

@@ -33,6 +33,8 @@ pub struct SessionOptions {
     pub posteriors: bool,
     /// Add the logits of the exit layer's CTC branch, where it has one.
     pub ctc: bool,
+    /// Add the chunk's sound.
+    pub audio: bool,
     /// Evaluate the head of every layer that runs, also where the policy does not ask: for studies, at their cost.
     pub all_heads: bool,
 }
@@ -40,7 +42,7 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// Chunks of `chunk_frames` frames, the exit layer's state, nothing else.
     pub fn new(chunk_frames: usize) -> Self {
-        Self { chunk_frames, vectors: Vectors::Last, posteriors: false, ctc: false, all_heads: false }
+        Self { chunk_frames, vectors: Vectors::Last, posteriors: false, ctc: false, audio: false, all_heads: false }
     }
 }
 
@@ -179,6 +181,7 @@ impl Session {
             vectors,
             log_posteriors,
             ctc_logits,
+            audio: self.options.audio.then(|| chunk.own.to_vec()),
             compute: began.elapsed(),
             captured_at: None,
         }))

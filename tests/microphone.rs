@@ -1,0 +1,194 @@
+//! The real cpal path, without a sound card: a recording played into a virtual microphone comes out as the same
+//! representations as the file; a device that vanishes and a server that dies are one clear error each, and nothing hangs.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+#[path = "common/pulse.rs"]
+mod pulse;
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bellis::audio::{Block, ChannelPick, MicrophoneOptions, MicrophoneSource, Resampler, Source, decode_file, events, ring};
+use pulse::{Pulse, RATE};
+
+/// The bundled recording at the microphone's rate, 16 bit, to play.
+fn write_recording(path: &Path) -> Vec<f32> {
+    let mut resampler = Resampler::new(16_000, RATE).unwrap();
+    let mut sound = Vec::new();
+    resampler.push(&common::speech(), &mut sound);
+    resampler.finish(&mut sound);
+    let spec = hound::WavSpec { channels: 1, sample_rate: RATE, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    let samples: Vec<i16> = sound.iter().map(|sample| (sample * 32_767.0) as i16).collect();
+    samples.iter().for_each(|&sample| writer.write_sample(sample).unwrap());
+    writer.finalize().unwrap();
+    samples.into_iter().map(|sample| f32::from(sample) / 32_768.0).collect()
+}
+
+fn listen(pulse: &Pulse, arguments: &[&str]) -> Child {
+    let rate = RATE.to_string();
+    let mut child = pulse
+        .command(env!("CARGO_BIN_EXE_bellis"))
+        .args(["run", "mic", "--rate", &rate, "--channels", "1"])
+        .args(arguments)
+        .current_dir(common::repository(""))
+        .env_remove("RUST_LOG")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first line says that it listens; a moment later the first callbacks have come.
+    let mut said = Vec::new();
+    let stderr = child.stderr.as_mut().unwrap();
+    while !said.ends_with(b"\n") {
+        let mut byte = [0];
+        assert_eq!(stderr.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&said));
+        said.push(byte[0]);
+    }
+    assert!(String::from_utf8_lossy(&said).contains("listening to"), "{}", String::from_utf8_lossy(&said));
+    std::thread::sleep(Duration::from_millis(700));
+    child
+}
+
+/// Waits for the end; the test fails if it does not come.
+fn end(mut child: Child) -> Output {
+    let until = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > until {
+            let _ = child.kill();
+            panic!("bellis hangs");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_recording_played_into_the_microphone_gives_the_representations_of_the_file() {
+    let Some(pulse) = Pulse::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let played = write_recording(Path::new(&at("play.wav")));
+    let arguments = [format!("npy:{}", at("live.npy")), format!("wav:{}", at("heard.wav"))];
+    let child = listen(&pulse, &["--consumer", &arguments[0], "--consumer", &arguments[1]]);
+    pulse.play(Path::new(&at("play.wav")));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = end(child);
+    let summary = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{summary}");
+    assert!(summary.contains("+ 0 dropped"), "{summary}");
+
+    // What was heard is the recording: at the shift (in thirds of a sample at 16 kHz) where they agree best.
+    let (heard, _) = decode_file(Path::new(&at("heard.wav")), ChannelPick::MixDown).unwrap();
+    let onset = heard.iter().position(|sample| sample.abs() > 1e-4).unwrap();
+    let best = (0..3usize)
+        .flat_map(|third| {
+            let mut resampler = Resampler::new(RATE, 16_000).unwrap();
+            let mut wanted = Vec::new();
+            resampler.push(&[&vec![0.0; third][..], &played].concat(), &mut wanted);
+            resampler.finish(&mut wanted);
+            let own_onset = wanted.iter().position(|sample| sample.abs() > 1e-4).unwrap();
+            let heard = &heard;
+            (0..80usize).filter_map(move |shift| {
+                let start = (onset + shift).checked_sub(own_onset + 40)?;
+                let inside = 100..wanted.len() - 100;
+                let heard = heard.get(start..start + wanted.len())?;
+                Some(common::deviation(&heard[inside.clone()], &wanted[inside]))
+            })
+        })
+        .fold(f32::INFINITY, f32::min);
+    assert!(best < 1e-3, "what was heard differs from what was played by {best}");
+
+    // And its representations are those of the same sound as a file.
+    let consumer = format!("npy:{}", at("file.npy"));
+    let file = Command::new(env!("CARGO_BIN_EXE_bellis"))
+        .args(["run", &at("heard.wav"), "--quiet", "--consumer", &consumer])
+        .current_dir(common::repository(""))
+        .status();
+    assert!(file.unwrap().success());
+    let read = |name: &str| ndarray_npy::read_npy::<_, ndarray::Array2<f32>>(at(name)).unwrap();
+    let (live, file) = (read("live.npy"), read("file.npy"));
+    assert_eq!(live.shape(), file.shape());
+    assert!(live.shape()[0] > 355, "{:?}", live.shape());
+    let worst = common::deviation(live.as_slice().unwrap(), file.as_slice().unwrap());
+    println!("heard differs from played by at most {best:.1e}; live representations from the file's by {worst:.1e}; frames {}", live.shape()[0]);
+    assert!(worst < 1e-4, "{worst}");
+}
+
+#[test]
+fn a_microphone_that_vanishes_is_one_error_and_an_end() {
+    let Some(pulse) = Pulse::start() else { return };
+    let child = listen(&pulse, &["--consumer", "null"]);
+    pulse.unload_sink();
+    let output = end(child);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("error:")).count(), 1, "{text}");
+    assert!(text.lines().count() < 40 && !text.contains("panicked"), "a storm: {text}");
+}
+
+#[test]
+fn a_sound_server_that_dies_ends_the_run_by_its_watchdog() {
+    let Some(pulse) = Pulse::start() else { return };
+    let child = listen(&pulse, &["--consumer", "null"]);
+    pulse.kill();
+    let output = end(child);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("error:") && !text.contains("panicked"), "{text}");
+    assert!(text.contains(" captured = "), "the summary is missing: {text}");
+}
+
+/// Runs in a process of its own (the test below starts it), whose environment shows the virtual microphone.
+#[test]
+#[ignore = "started by capture_is_exact_to_the_sample"]
+fn capture() {
+    let seconds: f64 = std::env::var("BELLIS_CAPTURE_SECONDS").unwrap().parse().unwrap();
+    let options = MicrophoneOptions { sample_rate: Some(RATE), channels: Some(1), ..MicrophoneOptions::default() };
+    let mut source = MicrophoneSource::open(options).unwrap();
+    let (writer, mut reader) = ring(RATE as usize * 60);
+    let (sender, _receiver) = events();
+    source.start(writer, sender).unwrap();
+    std::fs::write(std::env::var("BELLIS_CAPTURE_READY").unwrap(), "").unwrap();
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+    source.stop();
+    let (mut bytes, mut block) = (Vec::new(), [0.0; 4_096]);
+    while let Block::Samples(samples) = reader.read(&mut block) {
+        bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
+    }
+    std::fs::write(std::env::var("BELLIS_CAPTURE_FILE").unwrap(), bytes).unwrap();
+}
+
+#[test]
+fn capture_is_exact_to_the_sample() {
+    let Some(pulse) = Pulse::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let played = write_recording(&at("play.wav"));
+    let mut child = pulse
+        .command(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "capture"])
+        .env("BELLIS_CAPTURE_SECONDS", (played.len() as f64 / f64::from(RATE) + 4.0).to_string())
+        .env("BELLIS_CAPTURE_READY", at("ready"))
+        .env("BELLIS_CAPTURE_FILE", at("captured"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while !at("ready").exists() {
+        assert!(Instant::now() < until && child.try_wait().unwrap().is_none(), "the capture does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    pulse.play(&at("play.wav"));
+    assert!(child.wait().unwrap().success());
+    let bytes = std::fs::read(at("captured")).unwrap();
+    let captured: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    // The loudest sample tells where the recording lies in the capture.
+    let loudest = |sound: &[f32]| (0..sound.len()).fold(0, |best, at| if sound[at].abs() > sound[best].abs() { at } else { best });
+    let start = loudest(&captured).checked_sub(loudest(&played)).expect("the recording's beginning is missing");
+    assert_eq!(captured[start..start + played.len()], played[..], "not the samples that were played");
+}
