@@ -36,7 +36,8 @@ fn folder() -> tempfile::TempDir {
 #[test]
 fn wav_of_every_kind_at_any_rate_mixed_down_or_picked() {
     let folder = folder();
-    for (bits, float, tolerance) in [(8, false, 0.013), (16, false, 1e-4), (24, false, 1e-6), (32, false, 1e-6), (32, true, 1e-7)] {
+    for (bits, float, tolerance) in [(8, false, 0.013), (16, false, 1e-4), (24, false, 1e-6), (32, false, 1e-6), (32, true, 1e-7)]
+    {
         for rate in [8_000, 44_100, 96_000] {
             let path = folder.path().join(format!("{bits}-{float}-{rate}.wav"));
             write_wav(&path, bits, float, rate);
@@ -121,7 +122,11 @@ fn what_is_no_sound_is_refused_by_name_and_reason() {
     noise[0] = 0;
     let cases = [
         (path("empty.wav", b""), AudioErrorKind::Malformed, "empty"),
-        (path("text.wav", b"these are words, and no sound at all, however long they go on\n".repeat(40).as_slice()), AudioErrorKind::Malformed, "no sound file"),
+        (
+            path("text.wav", b"these are words, and no sound at all, however long they go on\n".repeat(40).as_slice()),
+            AudioErrorKind::Malformed,
+            "no sound file",
+        ),
         (path("noise.mp3", &noise), AudioErrorKind::Malformed, ""),
         (path("no-channels.wav", &no_channels), AudioErrorKind::Malformed, ""),
         (path("no-data.wav", &no_data), AudioErrorKind::Malformed, "no samples"),

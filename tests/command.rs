@@ -98,7 +98,10 @@ fn every_policy_runs_and_bounds_its_depth() {
     let depths = |arguments: &[&str]| -> Vec<u64> {
         let output = output(&[&["run", "--quiet"], arguments].concat());
         assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
-        stdout(&output).lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["layer"].as_u64().unwrap()).collect()
+        stdout(&output)
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["layer"].as_u64().unwrap())
+            .collect()
     };
     assert!(depths(&["--policy", "fixed", "--layer", "4"]).iter().all(|layer| *layer == 4));
     assert!(depths(&["--policy", "never"]).iter().all(|layer| *layer == 10));
@@ -161,7 +164,8 @@ fn a_configuration_says_the_same_as_the_flags_and_flags_win() {
 #[test]
 fn raw_samples_on_standard_input_are_as_good_as_the_file() {
     let samples: Vec<u8> = common::speech().iter().flat_map(|s| ((s * 32_768.0) as i16).to_le_bytes()).collect();
-    let mut child = bellis(&["run", "-", "--quiet", "--format", "s16le"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        bellis(&["run", "-", "--quiet", "--format", "s16le"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), &samples).unwrap();
     let piped = child.wait_with_output().unwrap();
     let depths = |output: &Output| -> Vec<serde_json::Value> {
@@ -213,7 +217,9 @@ fn an_interrupt_computes_what_was_captured_and_closes_the_files() {
 fn inspect_tells_what_a_pack_is() {
     let output = output(&["inspect"]);
     let text = stdout(&output);
-    for part in ["daisy-tiny", "10 of 160 dimensions", "cached", "every 320 samples (20.0 ms)", "threshold", "licence", "parameters"] {
+    for part in
+        ["daisy-tiny", "10 of 160 dimensions", "cached", "every 320 samples (20.0 ms)", "threshold", "licence", "parameters"]
+    {
         assert!(text.contains(part), "{part}: {text}");
     }
 }

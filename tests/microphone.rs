@@ -115,7 +115,10 @@ fn a_recording_played_into_the_microphone_gives_the_representations_of_the_file(
     assert_eq!(live.shape(), file.shape());
     assert!(live.shape()[0] > 355, "{:?}", live.shape());
     let worst = common::deviation(live.as_slice().unwrap(), file.as_slice().unwrap());
-    println!("heard differs from played by at most {best:.1e}; live representations from the file's by {worst:.1e}; frames {}", live.shape()[0]);
+    println!(
+        "heard differs from played by at most {best:.1e}; live representations from the file's by {worst:.1e}; frames {}",
+        live.shape()[0]
+    );
     assert!(worst < 1e-4, "{worst}");
 }
 
@@ -188,7 +191,8 @@ fn capture_is_exact_to_the_sample() {
     let bytes = std::fs::read(at("captured")).unwrap();
     let captured: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     // The loudest sample tells where the recording lies in the capture.
-    let loudest = |sound: &[f32]| (0..sound.len()).fold(0, |best, at| if sound[at].abs() > sound[best].abs() { at } else { best });
+    let loudest =
+        |sound: &[f32]| (0..sound.len()).fold(0, |best, at| if sound[at].abs() > sound[best].abs() { at } else { best });
     let start = loudest(&captured).checked_sub(loudest(&played)).expect("the recording's beginning is missing");
     assert_eq!(captured[start..start + played.len()], played[..], "not the samples that were played");
 }

@@ -48,7 +48,9 @@ fn compare(pack: &str, golden: &str, chunk_frames: usize) {
         }
         at += own;
     }
-    println!("{count} chunks: states differ by at most {in_states:.1e}, logits by {in_logits:.1e}, entropies by {in_entropies:.1e}");
+    println!(
+        "{count} chunks: states differ by at most {in_states:.1e}, logits by {in_logits:.1e}, entropies by {in_entropies:.1e}"
+    );
     assert!(in_states < TOLERANCE && in_logits < TOLERANCE && in_entropies < TOLERANCE);
 }
 

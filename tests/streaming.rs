@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bellis::audio::{AudioError, AudioErrorKind, Resampler, ScriptedSource, Step};
 use bellis::consumer::{Consumer, ConsumerError, WhenBehind};
-use bellis::exit::{PolicyName, PolicySpec};
+use bellis::exit::PolicySpec;
 use bellis::runtime::{RunError, RunOptions, RunReport, StopFlag, run};
 use bellis::stream::{Representation, Session, SessionOptions};
 use common::{Collect, default_pack, deviation, speech};
@@ -82,7 +82,12 @@ proptest! {
 fn callbacks_of_one_sample_are_as_good_as_any() {
     let sound = device_sound(16_000, 1.0);
     let collect = Collect::default();
-    stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1]), &options(), vec![Box::new(collect.clone())], &StopFlag::default());
+    stream(
+        ScriptedSource::in_callbacks(16_000, false, &sound, &[1]),
+        &options(),
+        vec![Box::new(collect.clone())],
+        &StopFlag::default(),
+    );
     let (found, wanted) = (collect.take(), offline(&sound, 16_000));
     assert_eq!(found.len(), wanted.len());
     for (found, wanted) in found.iter().zip(&wanted) {
@@ -129,7 +134,8 @@ fn a_consumer_that_sleeps_drops_its_own_chunks_and_no_sound_when_it_says_so() {
         options.queue_chunks = 1;
         let collect = Collect::default();
         let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(Sleeper(when_behind, 0)), Box::new(collect.clone())];
-        let report = stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]), &options, consumers, &StopFlag::default());
+        let report =
+            stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]), &options, consumers, &StopFlag::default());
         let [sleeper, other] = &report.summary.consumers[..] else { panic!() };
         assert!(sleeper.dropped > 0, "{when_behind:?}: nothing was dropped, so nothing was shown");
         assert_eq!(sleeper.delivered + sleeper.dropped, report.summary.chunks);
@@ -146,10 +152,12 @@ fn live_sound_that_nobody_takes_is_dropped_and_counted_to_the_sample() {
     options.queue_chunks = 1;
     let collect = Collect::default();
     // All at once, into a ring of 0.2 s: most of it must be dropped, none of it forgotten.
-    let steps = sound.chunks(1_600).map(|callback| Step::Callback(callback.to_vec())).chain([Step::Wait(Duration::from_millis(50))]);
+    let steps =
+        sound.chunks(1_600).map(|callback| Step::Callback(callback.to_vec())).chain([Step::Wait(Duration::from_millis(50))]);
     let steps: Vec<Step> = steps.chain(sound.chunks(1_600).take(1).map(|callback| Step::Callback(callback.to_vec()))).collect();
     let captured = sound.len() as u64 + 1_600;
-    let report = stream(ScriptedSource::new(16_000, true, steps), &options, vec![Box::new(collect.clone())], &StopFlag::default());
+    let report =
+        stream(ScriptedSource::new(16_000, true, steps), &options, vec![Box::new(collect.clone())], &StopFlag::default());
     let samples = report.summary.samples;
     assert_eq!(samples.captured, captured);
     assert_eq!(samples.captured, samples.processed + samples.dropped);
@@ -162,7 +170,9 @@ fn live_sound_that_nobody_takes_is_dropped_and_counted_to_the_sample() {
         assert!(pair[1].first_sample >= pair[0].first_sample + pair[0].samples);
     }
     let last = chunks.last().unwrap();
-    assert!(last.first_sample + last.samples <= captured && last.first_sample + last.samples + last.lost_samples >= captured - 1_600);
+    assert!(
+        last.first_sample + last.samples <= captured && last.first_sample + last.samples + last.lost_samples >= captured - 1_600
+    );
 }
 
 #[test]
@@ -244,7 +254,12 @@ fn samples_that_are_not_finite_become_zeros_and_are_counted() {
     };
     (sound[100], sound[5_000], sound[9_999]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
     let collect = Collect::default();
-    let report = stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[777]), &options(), vec![Box::new(collect.clone())], &StopFlag::default());
+    let report = stream(
+        ScriptedSource::in_callbacks(16_000, false, &sound, &[777]),
+        &options(),
+        vec![Box::new(collect.clone())],
+        &StopFlag::default(),
+    );
     assert_eq!(report.summary.samples.not_finite, 3);
     for (found, wanted) in collect.take().iter().zip(&offline(&clean, 16_000)) {
         assert!(deviation(found.vectors.as_slice(), wanted.vectors.as_slice()) < TOLERANCE);

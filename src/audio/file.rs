@@ -137,9 +137,10 @@ impl Decoder {
             hint.with_extension(extension);
         }
         let stream = MediaSourceStream::new(Box::new(file), Default::default());
-        let format = symphonia::default::get_probe()
-            .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
-            .map_err(|error| malformed(format!("is no sound file that Bellis reads (WAV, FLAC, Ogg Vorbis, MP3): {error}")))?;
+        let format =
+            symphonia::default::get_probe().probe(&hint, stream, FormatOptions::default(), MetadataOptions::default()).map_err(
+                |error| malformed(format!("is no sound file that Bellis reads (WAV, FLAC, Ogg Vorbis, MP3): {error}")),
+            )?;
         let track = format.default_track(TrackType::Audio).ok_or_else(|| malformed("holds no sound".into()))?;
         let (track_id, announced) = (track.id, track.num_frames);
         let parameters = track

@@ -72,6 +72,7 @@ const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Every microphone.
 pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
+    hush_alsa();
     let host = cpal::default_host();
     let default = host.default_input_device().and_then(|device| device.id().ok());
     let all = host.input_devices().map_err(|error| from_cpal("sound system", &error))?;
@@ -81,14 +82,36 @@ pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
             // A device that is busy or broken tells no configurations; it is listed all the same.
             let configs: Vec<_> = device.supported_input_configs().map(Iterator::collect).unwrap_or_default();
             let mut channels: Vec<u16> = configs.iter().map(|config| config.channels()).collect();
-            let mut sample_rates: Vec<_> = configs.iter().map(|config| (config.min_sample_rate(), config.max_sample_rate())).collect();
+            let mut sample_rates: Vec<_> =
+                configs.iter().map(|config| (config.min_sample_rate(), config.max_sample_rate())).collect();
             let mut formats: Vec<String> = configs.iter().map(|config| config.sample_format().to_string()).collect();
-            (channels.sort_unstable(), sample_rates.sort_unstable(), formats.sort_unstable());
-            (channels.dedup(), sample_rates.dedup(), formats.dedup());
-            Some(DeviceInfo { default: default.as_ref() == Some(&id), id: id.to_string(), name: name_of(&device), channels, sample_rates, formats })
+            channels.sort_unstable();
+            sample_rates.sort_unstable();
+            formats.sort_unstable();
+            channels.dedup();
+            sample_rates.dedup();
+            formats.dedup();
+            Some(DeviceInfo {
+                default: default.as_ref() == Some(&id),
+                id: id.to_string(),
+                name: name_of(&device),
+                channels,
+                sample_rates,
+                formats,
+            })
         })
         .collect())
 }
+
+/// Keeps what ALSA's library has to say of devices that do not open off the terminal, for the calling thread: every open that
+/// fails is an error of its own here.
+#[cfg(target_os = "linux")]
+fn hush_alsa() {
+    alsa::Output::local_error_handler().map_or_else(|error| log::debug!("ALSA goes on printing: {error}"), drop);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn hush_alsa() {}
 
 fn name_of(device: &cpal::Device) -> String {
     device.description().map_or_else(|_| "unnamed".into(), |description| description.name().to_owned())
@@ -111,9 +134,10 @@ pub struct MicrophoneSource {
 impl MicrophoneSource {
     /// Finds the device and settles on a configuration; nothing is captured yet.
     pub fn open(options: MicrophoneOptions) -> Result<Self, AudioError> {
+        hush_alsa();
         let device = find(options.device.as_deref())?;
         let name = name_of(&device);
-        let offered: Vec<_> = device.supported_input_configs().map_err(|error| from_cpal(&name, &error))?.collect();
+        let offered: Vec<_> = device.supported_input_configs().map_err(|error| does_not_open(&name, &error))?.collect();
         let mut usable: Vec<_> = offered
             .iter()
             .filter(|config| PREFERRED_FORMATS.contains(&config.sample_format()))
@@ -135,10 +159,13 @@ impl MicrophoneSource {
             )
         });
         let Some(&best) = usable.first() else {
-            let asked = [options.sample_rate.map(|rate| format!("{rate} Hz")), options.channels.map(|count| format!("{count} channels"))];
+            let asked =
+                [options.sample_rate.map(|rate| format!("{rate} Hz")), options.channels.map(|count| format!("{count} channels"))];
             let asked: Vec<_> = asked.into_iter().flatten().collect();
             let message = match asked.is_empty() {
-                true => "offers no format that Bellis takes, or no such channel; `bellis devices` shows what it offers".to_owned(),
+                true => {
+                    "offers no format that Bellis takes, or no such channel; `bellis devices` shows what it offers".to_owned()
+                }
                 false => format!("does not offer {}; `bellis devices` shows what it does", asked.join(" with ")),
             };
             return Err(AudioError::new(AudioErrorKind::Unsupported, name, message));
@@ -164,7 +191,9 @@ fn find(wanted: Option<&str>) -> Result<cpal::Device, AudioError> {
     let not_found = |message: String| AudioError::new(AudioErrorKind::DeviceNotFound, wanted.unwrap_or("microphone"), message);
     let Some(wanted_name) = wanted else {
         return host.default_input_device().ok_or_else(|| {
-            not_found("there is none; plug one in, or play a file (`bellis run FILE`). `bellis devices` lists what is there".into())
+            not_found(
+                "there is none; plug one in, or play a file (`bellis run FILE`). `bellis devices` lists what is there".into(),
+            )
         });
     };
     let all: Vec<_> = host.input_devices().map_err(|error| from_cpal("sound system", &error))?.collect();
@@ -175,7 +204,11 @@ fn find(wanted: Option<&str>) -> Result<cpal::Device, AudioError> {
     let part = wanted_name.to_lowercase();
     let matching: Vec<_> = all.iter().filter(|device| name_of(device).to_lowercase().contains(&part)).collect();
     let list = |devices: &[&cpal::Device]| {
-        devices.iter().filter_map(|device| Some(format!("{} ({})", device.id().ok()?, name_of(device)))).collect::<Vec<_>>().join(", ")
+        devices
+            .iter()
+            .filter_map(|device| Some(format!("{} ({})", device.id().ok()?, name_of(device))))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     match matching[..] {
         [device] => Ok(device.clone()),
@@ -187,6 +220,18 @@ fn find(wanted: Option<&str>) -> Result<cpal::Device, AudioError> {
             let message = format!("several microphones match; name one by its id: {}", list(&matching));
             Err(AudioError::new(AudioErrorKind::AmbiguousDevice, wanted_name, message))
         }
+    }
+}
+
+/// A device that is listed but is not there: the default one of a machine without a microphone, most often.
+fn does_not_open(name: &str, error: &cpal::Error) -> AudioError {
+    match error.kind() {
+        ErrorKind::DeviceNotAvailable | ErrorKind::HostUnavailable => {
+            let message =
+                "does not open: is a microphone plugged in, and does its sound server run? `bellis devices` lists what opens";
+            AudioError::new(AudioErrorKind::DeviceNotFound, name, message)
+        }
+        _ => from_cpal(name, error),
     }
 }
 
@@ -225,10 +270,9 @@ impl Intake {
     }
 
     /// One callback of interleaved samples.
-    pub fn take<T: Copy>(&mut self, samples: &[T])
+    pub fn take<T: Sample>(&mut self, samples: &[T])
     where
         f32: FromSample<T>,
-        T: Sample,
     {
         for frames in samples.chunks(BLOCK * self.channels) {
             let mut mono = [0.0; BLOCK];
@@ -272,6 +316,7 @@ impl Source for MicrophoneSource {
         // The stream lives on a thread of its own: opening and dropping it can hang with the sound server.
         let own = move || {
             let _ended = ended_sender;
+            hush_alsa();
             let silent = stopped.clone();
             let callback = move |data: &cpal::Data, _: &cpal::InputCallbackInfo| {
                 if !silent.load(Ordering::Acquire) {
@@ -297,7 +342,9 @@ impl Source for MicrophoneSource {
         };
         std::thread::Builder::new().name("microphone".into()).spawn(own).map_err(|error| backend(&error.to_string()))?;
         (self.running, self.ended) = (Some(running), Some(ended));
-        started.recv_timeout(START_PATIENCE).unwrap_or_else(|_| Err(backend("does not open; the sound server hangs — restart it")))
+        started
+            .recv_timeout(START_PATIENCE)
+            .unwrap_or_else(|_| Err(backend("does not open; the sound server hangs — restart it")))
     }
 
     fn stop(&mut self) {

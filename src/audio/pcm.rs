@@ -103,7 +103,9 @@ impl Source for PcmSource {
                 match reader.read(&mut bytes[held..]) {
                     Ok(0) if held == 0 => break Ok(()),
                     Ok(0) => {
-                        let message = format!("ends within a frame: {held} of {frame_bytes} bytes are left over; check --format and --channels");
+                        let message = format!(
+                            "ends within a frame: {held} of {frame_bytes} bytes are left over; check --format and --channels"
+                        );
                         break Err(AudioError::new(AudioErrorKind::Malformed, error_at, message));
                     }
                     Ok(count) => held += count,

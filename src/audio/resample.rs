@@ -4,9 +4,7 @@
 //! taken out, so output sample n lies at the input time n / to; S samples make round(S · to / from).
 
 use audioadapter_buffers::direct::InterleavedSlice;
-use rubato::{
-    Async, Fft, FixedAsync, FixedSync, SincInterpolationParameters, SincInterpolationType, WindowFunction,
-};
+use rubato::{Async, Fft, FixedAsync, FixedSync, SincInterpolationParameters, SincInterpolationType, WindowFunction};
 
 use super::{AudioError, AudioErrorKind};
 
@@ -42,7 +40,7 @@ fn even_block(from_hz: u32, to_hz: u32) -> usize {
         a
     };
     let period = (from_hz / gcd(from_hz, to_hz)) as usize;
-    let even = if period % 2 == 0 { period } else { 2 * period };
+    let even = if period.is_multiple_of(2) { period } else { 2 * period };
     let wanted = (from_hz / BLOCKS_PER_SECOND) as usize;
     even * wanted.div_ceil(even)
 }

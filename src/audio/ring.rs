@@ -135,7 +135,7 @@ impl RingWriter {
     pub fn push_blocking(&mut self, samples: &[f32], stop: &AtomicBool) -> bool {
         for block in samples.chunks(BLOCK) {
             let mut clean = [0.0; BLOCK];
-            let mut left = &*self.cleaned(block, &mut clean);
+            let mut left = self.cleaned(block, &mut clean);
             while !left.is_empty() {
                 if stop.load(Ordering::Relaxed) || !self.samples.read_is_held() {
                     return false;

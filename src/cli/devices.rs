@@ -13,19 +13,31 @@ impl Devices {
         if devices.is_empty() {
             println!("no microphone found; is one plugged in, and may you use it (group `audio`)?");
         }
-        for device in devices {
+        let (open, closed): (Vec<_>, Vec<_>) = devices.into_iter().partition(|device| !device.formats.is_empty());
+        for device in open {
+            let rates: Vec<String> = device.sample_rates.iter().map(|&(low, high)| span(low, high)).collect();
             let rows = [
                 ("id", device.id),
-                ("channels", list(&device.channels)),
-                ("rates", device.sample_rates.iter().map(|(low, high)| if low == high { low.to_string() } else { format!("{low}–{high}") }).collect::<Vec<_>>().join(", ") + " Hz"),
+                ("channels", spans(&device.channels)),
+                ("rates", rates.join(", ") + " Hz"),
                 ("formats", device.formats.join(", ")),
             ];
             super::table::print(&format!("{}{}", device.name, if device.default { "  (default)" } else { "" }), &rows);
+        }
+        if !closed.is_empty() {
+            let names: Vec<String> = closed.into_iter().map(|device| format!("{} ({})", device.id, device.name)).collect();
+            super::table::print("named by the system, but they do not open now", &[("", names.join(", "))]);
         }
         Ok(())
     }
 }
 
-fn list(values: &[u16]) -> String {
-    values.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+fn span<T: PartialEq + std::fmt::Display>(low: T, high: T) -> String {
+    if low == high { low.to_string() } else { format!("{low}–{high}") }
+}
+
+/// Sorted counts with runs drawn together: 1, 2, 3, 8 → 1–3, 8.
+fn spans(counts: &[u16]) -> String {
+    let runs = counts.chunk_by(|a, b| a + 1 == *b);
+    runs.filter_map(|run| Some(span(*run.first()?, *run.last()?))).collect::<Vec<_>>().join(", ")
 }

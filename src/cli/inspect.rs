@@ -10,7 +10,9 @@ use super::{locate, table};
 
 /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
 #[derive(Debug, Args)]
-#[command(after_help = "Every file is checked against its SHA-256. Examples:\n  bellis inspect daisy-tiny\n  bellis inspect path/to/pack")]
+#[command(
+    after_help = "Every file is checked against its SHA-256. Examples:\n  bellis inspect daisy-tiny\n  bellis inspect path/to/pack"
+)]
 pub struct Inspect {
     /// A pack's folder, or the name of a bundled pack
     #[arg(default_value = locate::DEFAULT_PACK)]
@@ -49,15 +51,51 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
     }
     rows.extend([
         ("mode", mode),
-        ("layers", format!("{} of {} dimensions, {} attention heads, feature: {}", encoder.layers, encoder.dim, encoder.heads, match encoder.feature {
-            Feature::LayerOutput => "the layer's output",
-            Feature::BeforeNorm => "the feed-forward output before residual and norm",
-        })),
-        ("parameters", format!("{} (front end {}, a layer {}, heads {})", millions(all), millions(parameters(&[&pack.frontend])), millions(in_layers / encoder.layers as u64), millions(in_heads))),
+        (
+            "layers",
+            format!(
+                "{} of {} dimensions, {} attention heads, feature: {}",
+                encoder.layers,
+                encoder.dim,
+                encoder.heads,
+                match encoder.feature {
+                    Feature::LayerOutput => "the layer's output",
+                    Feature::BeforeNorm => "the feed-forward output before residual and norm",
+                }
+            ),
+        ),
+        (
+            "parameters",
+            format!(
+                "{} (front end {}, a layer {}, heads {})",
+                millions(all),
+                millions(parameters(&[&pack.frontend])),
+                millions(in_layers / encoder.layers as u64),
+                millions(in_heads)
+            ),
+        ),
         ("files", format!("{:.1} MB, SHA-256 checked", pack.bytes() as f64 / 1e6)),
-        ("sound", format!("{} Hz mono; a frame every {} samples ({:.1} ms) sees {} samples ({:.1} ms)", audio.sample_rate, audio.hop, milliseconds(1), audio.receptive_field, audio.receptive_field as f64 * 1e3 / f64::from(audio.sample_rate))),
+        (
+            "sound",
+            format!(
+                "{} Hz mono; a frame every {} samples ({:.1} ms) sees {} samples ({:.1} ms)",
+                audio.sample_rate,
+                audio.hop,
+                milliseconds(1),
+                audio.receptive_field,
+                audio.receptive_field as f64 * 1e3 / f64::from(audio.sample_rate)
+            ),
+        ),
         ("chunks", format!("{} frames; {chunk} ({:.0} ms) by default", encoder.chunk_frames, milliseconds(chunk))),
-        ("context", format!("{} frames ({:.0} ms) left, {} right", encoder.left_context, milliseconds(encoder.left_context), encoder.right_context)),
+        (
+            "context",
+            format!(
+                "{} frames ({:.0} ms) left, {} right",
+                encoder.left_context,
+                milliseconds(encoder.left_context),
+                encoder.right_context
+            ),
+        ),
         ("units", format!("{} (entropy 0 to {:.3} nats)", encoder.units, (encoder.units as f64).ln())),
         ("heads", if pack.heads.is_empty() { "none".into() } else { "on every layer".into() }),
         ("policies", policies(m)),

@@ -12,8 +12,13 @@ const SAMPLE: &str = "sample.wav";
 /// Folders that hold packs: the working directory's `models`, those above the program (a checkout), the system's.
 fn model_folders() -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
-    let above = program.ancestors().skip(1).take(4).flat_map(|folder| [folder.join("models"), folder.join("share/bellis/models")]);
-    [PathBuf::from("models")].into_iter().chain(above).chain(["/usr/local/share/bellis/models".into(), "/usr/share/bellis/models".into()]).collect()
+    let above =
+        program.ancestors().skip(1).take(4).flat_map(|folder| [folder.join("models"), folder.join("share/bellis/models")]);
+    [PathBuf::from("models")]
+        .into_iter()
+        .chain(above)
+        .chain(["/usr/local/share/bellis/models".into(), "/usr/share/bellis/models".into()])
+        .collect()
 }
 
 /// A pack by its folder or its name.
@@ -45,6 +50,8 @@ pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
 pub fn sample() -> anyhow::Result<PathBuf> {
     match model_folders().into_iter().map(|folder| folder.join(SAMPLE)).find(|path| path.is_file()) {
         Some(path) => Ok(path),
-        None => bail!("name an INPUT: a file, `-` for standard input, or `mic` (the bundled recording is found from the project's folder)"),
+        None => bail!(
+            "name an INPUT: a file, `-` for standard input, or `mic` (the bundled recording is found from the project's folder)"
+        ),
     }
 }

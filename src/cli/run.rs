@@ -70,7 +70,9 @@ impl Run {
         let watch = |counters: &Arc<Counters>| {
             if let Some(bar) = &bar {
                 bar.set_position(counters.ring().read().min(total) * 1000 / total.max(1));
-                bar.set_message(counters.mean_exit_layer().map_or_else(String::new, |depth| format!("mean exit layer {depth:.2}")));
+                bar.set_message(
+                    counters.mean_exit_layer().map_or_else(String::new, |depth| format!("mean exit layer {depth:.2}")),
+                );
             }
         };
         let report = run(source, &encoder, policy, consumers, &options, &stop, watch)?;
@@ -119,7 +121,13 @@ fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
             Box::new(FileSource::open(&path, pick, settings.realtime)?)
         }
         Some("mic") => {
-            let mut options = MicrophoneOptions { device: settings.device.clone(), sample_rate: settings.rate, channels: settings.channels, pick, ..Default::default() };
+            let mut options = MicrophoneOptions {
+                device: settings.device.clone(),
+                sample_rate: settings.rate,
+                channels: settings.channels,
+                pick,
+                ..Default::default()
+            };
             if let Some(milliseconds) = settings.buffer {
                 options.buffer = Duration::from_millis(milliseconds.max(1));
             }
@@ -157,7 +165,8 @@ fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
             ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
             (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
             (name, _) => {
-                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"]).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"])
+                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
                 bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
             }
         })
@@ -188,7 +197,8 @@ fn progress_bar(settings: &Settings, source: &dyn Source) -> Option<ProgressBar>
         return None;
     }
     let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{wide_bar} {percent:>3} %  {eta} left  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{wide_bar} {percent:>3} %  {eta} left  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     Some(bar)
 }

@@ -90,7 +90,10 @@ impl<'a> Line<'a> {
 }
 
 fn likeliest(row: &[f32]) -> usize {
-    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (unit, &value)| if value > best.1 { (unit, value) } else { best }).0
+    row.iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (unit, &value)| if value > best.1 { (unit, value) } else { best })
+        .0
 }
 
 impl<W: Write + Send> JsonLines<W> {

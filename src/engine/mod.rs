@@ -20,8 +20,8 @@ use tract_onnx::prelude::*;
 use cached::CachedState;
 pub use error::EngineError;
 pub use frames::Frames;
-pub use stage::{is_loading, parameters};
 use stage::{Port, Runner, Signature, Size, Stage};
+pub use stage::{is_loading, parameters};
 use windowed::WindowedState;
 
 use crate::pack::manifest::{AudioSection, EncoderSection};
@@ -90,17 +90,21 @@ impl Encoder {
                 Port::new(format!("{name}{suffix}"), shape.iter().map(|&size| Size::Fixed(size)).collect::<Vec<_>>())
             };
             let states_in = || file.state.iter().map(|one| state(one, ""));
-            let carried = || [new_keys("k_new"), new_keys("v_new")].into_iter().chain(file.state.iter().map(|one| state(one, "_new")));
+            let carried =
+                || [new_keys("k_new"), new_keys("v_new")].into_iter().chain(file.state.iter().map(|one| state(one, "_new")));
             let cache = |name: &str| Port::new(name, [one, heads, context, head_dim]);
             let bias = Port::new("bias", [one, heads, Size::T, Size::TPlus(spec.left_context)]);
             let inputs = [hidden("x"), cache("k"), cache("v"), bias].into_iter().chain(states_in()).collect();
             let full = Stage::load(file, &Signature { inputs, outputs: outputs.into_iter().chain(carried()).collect() })?;
-            let signature = Signature { inputs: [hidden("x")].into_iter().chain(states_in()).collect(), outputs: carried().collect() };
+            let signature =
+                Signature { inputs: [hidden("x")].into_iter().chain(states_in()).collect(), outputs: carried().collect() };
             let project = (gap_fill == GapFill::Project).then(|| Stage::load(file, &signature)).transpose()?;
             Ok(LayerStages { full, project, states: file.state.clone() })
         };
         let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
-        let head = |file: &StageFile, classes| Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![logits(classes)] });
+        let head = |file: &StageFile, classes| {
+            Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![logits(classes)] })
+        };
         let vocabulary = pack.manifest.ctc.as_ref().map_or(0, |ctc| ctc.vocabulary.len());
         let slopes = match spec.position {
             Position::Alibi => spec.alibi_slopes.clone(),
@@ -317,7 +321,8 @@ impl Pass<'_> {
             Some(head) => head.frames(self.features[k].value()),
             None => Err(self.state.no_stage(
                 format!("head.{k}"),
-                "without heads only the policies `fixed` and `never` work; `models/convert` trains heads on your own audio".into(),
+                "without heads only the policies `fixed` and `never` work; `models/convert` trains heads on your own audio"
+                    .into(),
             )),
         }
     }

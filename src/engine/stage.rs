@@ -19,7 +19,10 @@ pub(super) enum Size {
     /// T frames and this many more.
     TPlus(usize),
     /// The samples that T frames see.
-    Samples { receptive_field: usize, hop: usize },
+    Samples {
+        receptive_field: usize,
+        hop: usize,
+    },
 }
 
 impl Size {
@@ -134,9 +137,8 @@ impl Stage {
             }
         }
         let wanted: Vec<_> = signature.outputs.iter().map(|port| port.name.as_str()).collect();
-        guarded(|| model.select_outputs_by_name(&wanted)).map_err(|problem| {
-            shape_error(format!("has not all of the outputs {} ({problem})", wanted.join(", ")))
-        })?;
+        guarded(|| model.select_outputs_by_name(&wanted))
+            .map_err(|problem| shape_error(format!("has not all of the outputs {} ({problem})", wanted.join(", "))))?;
         let kept: Vec<_> = signature
             .inputs
             .iter()
@@ -155,7 +157,11 @@ impl Stage {
             let wanted: Vec<TDim> = port.shape.iter().map(|size| size.dim(&t)).collect();
             // Symbolic sizes may be written differently; the probe settles those.
             let fits = fact.shape.rank() == wanted.len()
-                && fact.shape.iter().zip(&wanted).all(|(found, wanted)| found == wanted || found.to_i64().is_err() || wanted.to_i64().is_err());
+                && fact
+                    .shape
+                    .iter()
+                    .zip(&wanted)
+                    .all(|(found, wanted)| found == wanted || found.to_i64().is_err() || wanted.to_i64().is_err());
             if !fits || fact.datum_type != f32::datum_type() {
                 let list = |dims: &[TDim]| dims.iter().map(TDim::to_string).collect::<Vec<_>>().join(", ");
                 let (found, wanted, of) = (list(&fact.shape), list(&wanted), fact.datum_type);
@@ -212,10 +218,9 @@ impl Runner {
     }
 
     pub fn to_frames(&self, value: Option<TValue>) -> Result<super::Frames, EngineError> {
-        value.and_then(super::Frames::from_output).ok_or_else(|| EngineError::Run {
-            stage: self.name.clone(),
-            problem: "an output is not [1, frames, dim] f32".into(),
-        })
+        value
+            .and_then(super::Frames::from_output)
+            .ok_or_else(|| EngineError::Run { stage: self.name.clone(), problem: "an output is not [1, frames, dim] f32".into() })
     }
 }
 

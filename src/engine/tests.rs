@@ -64,7 +64,9 @@ fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Fram
             let chunk_start = query / chunk_frames * chunk_frames;
             let (first, end) = (chunk_start.saturating_sub(context), chunk_start + chunk_frames);
             bias.extend(vec![-1e4; context]);
-            bias.extend((0..frames).map(|key| if (first..end).contains(&key) { -slope * query.abs_diff(key) as f32 } else { -1e4 }));
+            bias.extend(
+                (0..frames).map(|key| if (first..end).contains(&key) { -slope * query.abs_diff(key) as f32 } else { -1e4 }),
+            );
         }
     }
     let bias: TValue = Tensor::from_shape(&[1, spec.heads, frames, context + frames], &bias).unwrap().into();
@@ -154,7 +156,8 @@ proptest! {
 fn projected_keys_and_values_are_those_of_the_layer() {
     let encoder = encoder(GapFill::Project);
     let spec = &encoder.spec;
-    let x = Frames::build(16, spec.dim, |out| out.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.37).sin())).unwrap();
+    let x =
+        Frames::build(16, spec.dim, |out| out.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.37).sin())).unwrap();
     let cache: TValue = Tensor::zero::<f32>(&[1, spec.heads, spec.left_context, spec.dim / spec.heads]).unwrap().into();
     let bias: TValue = Tensor::zero::<f32>(&[1, spec.heads, 16, spec.left_context + 16]).unwrap().into();
     for layer in &encoder.layers {

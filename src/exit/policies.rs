@@ -35,7 +35,9 @@ impl ExitPolicy for Threshold {
             return Decision::Exit(Reason::Schedule);
         }
         match progress.present() {
-            Some(evidence) if self.needs_head(progress.layer) && self.measure.passes(evidence, self.thresholds.at(progress.layer)) => {
+            Some(evidence)
+                if self.needs_head(progress.layer) && self.measure.passes(evidence, self.thresholds.at(progress.layer)) =>
+            {
                 Decision::Exit(Reason::Threshold)
             }
             _ => Decision::Continue,

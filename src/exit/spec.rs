@@ -92,8 +92,11 @@ impl PolicySpec {
     pub fn build(&self, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
         let name = match (self.name, &pack.manifest.exit.policy) {
             (Some(name), _) => name,
-            (None, Some(text)) => PolicyName::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text))
-                .map_err(|error| PolicyError::Invalid { policy: text.clone(), problem: format!("pack.toml, [exit] policy: {error}") })?,
+            (None, Some(text)) => {
+                PolicyName::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).map_err(
+                    |error| PolicyError::Invalid { policy: text.clone(), problem: format!("pack.toml, [exit] policy: {error}") },
+                )?
+            }
             (None, None) => PolicyName::Never,
         };
         let policy = self.make(name, pack)?;
@@ -161,7 +164,8 @@ impl PolicySpec {
             }
             PolicyName::Calibrated => {
                 let section = exit.calibrated.as_ref().filter(|section| !section.targets.is_empty());
-                let section = section.ok_or_else(|| missing("calibrated thresholds", "use `threshold`, or calibrate the pack"))?;
+                let section =
+                    section.ok_or_else(|| missing("calibrated thresholds", "use `threshold`, or calibrate the pack"))?;
                 let wanted = self.agreement.unwrap_or(0.95);
                 let target = section.targets.iter().find(|target| (target.agreement - wanted).abs() < 1e-4).ok_or_else(|| {
                     let known: Vec<_> = section.targets.iter().map(|target| target.agreement.to_string()).collect();
@@ -204,7 +208,10 @@ impl PolicySpec {
         for (what, given, by) in takes {
             if given && !by.contains(&name) {
                 let by: Vec<_> = by.iter().map(|&name| format!("`{}`", label(name))).collect();
-                return Err(self.invalid(name, format!("takes no {}; {} does", &what[what.find(' ').map_or(0, |i| i + 1)..], by.join(", "))));
+                return Err(self.invalid(
+                    name,
+                    format!("takes no {}; {} does", &what[what.find(' ').map_or(0, |i| i + 1)..], by.join(", ")),
+                ));
             }
         }
         Ok(())

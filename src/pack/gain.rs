@@ -69,7 +69,8 @@ impl GainFile {
             if !fits {
                 return Some(format!("the predictor of layer {} does not fit its {inputs} features", index + 1));
             }
-            let numbers = layer.mean.iter().chain(&layer.scale).chain(layer.w1.iter().flatten()).chain(&layer.b1).chain(&layer.w2);
+            let numbers =
+                layer.mean.iter().chain(&layer.scale).chain(layer.w1.iter().flatten()).chain(&layer.b1).chain(&layer.w2);
             if numbers.chain([&layer.b2]).any(|value| !value.is_finite()) || layer.scale.contains(&0.0) {
                 return Some(format!("the predictor of layer {} has a number that is not finite, or a scale of zero", index + 1));
             }

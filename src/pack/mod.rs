@@ -67,13 +67,12 @@ impl Pack {
         let numbered = |group: &str, entries: &std::collections::BTreeMap<String, StageEntry>, files: &mut Files<'_>| {
             let mut out: Vec<(usize, StageFile)> = Vec::with_capacity(entries.len());
             for (key, entry) in entries {
-                let layer: usize = key.parse().ok().filter(|k| (1..=manifest.encoder.layers).contains(k)).ok_or_else(|| {
-                    PackError::Invalid {
+                let layer: usize =
+                    key.parse().ok().filter(|k| (1..=manifest.encoder.layers).contains(k)).ok_or_else(|| PackError::Invalid {
                         path: path.clone(),
                         key: format!("[stages] {group}.{key}"),
                         problem: format!("the pack has layers 1 to {}", manifest.encoder.layers),
-                    }
-                })?;
+                    })?;
                 out.push((layer, files.stage(format!("{group}.{layer}"), entry)?));
             }
             out.sort_by_key(|(layer, _)| *layer);
@@ -119,7 +118,12 @@ impl Pack {
 
     /// Every stage, in the order of computation.
     pub fn stages(&self) -> impl Iterator<Item = &StageFile> {
-        [&self.frontend].into_iter().chain(&self.position).chain(&self.layers).chain(&self.heads).chain(self.ctc.iter().map(|(_, s)| s))
+        [&self.frontend]
+            .into_iter()
+            .chain(&self.position)
+            .chain(&self.layers)
+            .chain(&self.heads)
+            .chain(self.ctc.iter().map(|(_, s)| s))
     }
 
     /// The chunk size taken when none is asked for, frames.
@@ -198,7 +202,10 @@ fn check(m: &Manifest) -> Result<(), Problem> {
     }
     if audio.lead > audio.receptive_field - audio.hop {
         let most = audio.receptive_field - audio.hop;
-        return fail("[audio] lead", format!("is {}; more than receptive_field − hop = {most} would leave samples unseen", audio.lead));
+        return fail(
+            "[audio] lead",
+            format!("is {}; more than receptive_field − hop = {most} would leave samples unseen", audio.lead),
+        );
     }
     for (key, value, most) in [
         ("layers", encoder.layers, MAX_LAYERS),
@@ -225,10 +232,16 @@ fn check(m: &Manifest) -> Result<(), Problem> {
     }
     if encoder.mode == Mode::Cached {
         if encoder.right_context != 0 {
-            return fail("[encoder] right_context", "must be 0 in cached mode: a cached chunk sees itself and what came before".into());
+            return fail(
+                "[encoder] right_context",
+                "must be 0 in cached mode: a cached chunk sees itself and what came before".into(),
+            );
         }
         if encoder.frontend_scope == FrontendScope::Window || audio.level == Level::WindowNorm || m.stages.position.is_some() {
-            return fail("[encoder] mode", "a cached pack has no window: frontend_scope, level and a position stage are for windowed packs".into());
+            return fail(
+                "[encoder] mode",
+                "a cached pack has no window: frontend_scope, level and a position stage are for windowed packs".into(),
+            );
         }
     }
     if audio.level == Level::WindowNorm && encoder.frontend_scope == FrontendScope::Frame {

@@ -51,7 +51,10 @@ const LONGEST_MICROS: u64 = 3_600_000_000;
 impl Latencies {
     fn new() -> Self {
         // The bounds are constants that the constructor allows.
-        let histogram = || Histogram::new_with_bounds(1, LONGEST_MICROS, 3).unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!()));
+        let histogram = || {
+            Histogram::new_with_bounds(1, LONGEST_MICROS, 3)
+                .unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!()))
+        };
         Self { compute: histogram(), delay: histogram() }
     }
 }

@@ -172,7 +172,8 @@ pub fn run(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(SUPERVISION),
         }
-        if let Some(silence) = progress.silence(&spec, counters.ring().captured()).filter(|silence| *silence >= options.watchdog) {
+        if let Some(silence) = progress.silence(&spec, counters.ring().captured()).filter(|silence| *silence >= options.watchdog)
+        {
             outcome = Err(RunError::Stalled { source_name: spec.name.clone(), silence });
         }
         watch(&counters);

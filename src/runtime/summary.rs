@@ -97,7 +97,13 @@ impl Percentiles {
     /// Of a histogram in microseconds; `None` of an empty one.
     pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
         let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        (!histogram.is_empty()).then(|| Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 })
+        (!histogram.is_empty()).then(|| Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: histogram.max() as f64 / 1e3,
+        })
     }
 }
 
@@ -179,7 +185,11 @@ impl fmt::Display for Summary {
             (bad, xruns) => writeln!(f, "; {bad} not finite (taken as zeros), {xruns} overruns of the device")?,
         }
         for consumer in self.consumers.iter().filter(|consumer| consumer.dropped > 0) {
-            writeln!(f, "  consumer  {} took {} chunks and was too slow for {}", consumer.name, consumer.delivered, consumer.dropped)?;
+            writeln!(
+                f,
+                "  consumer  {} took {} chunks and was too slow for {}",
+                consumer.name, consumer.delivered, consumer.dropped
+            )?;
         }
         if self.not_finite_heads > 0 {
             writeln!(f, "  warning   {} heads gave numbers that are not finite; their chunks went on", self.not_finite_heads)?;

@@ -55,7 +55,12 @@ impl Pulse {
     }
 
     fn pactl(&self, arguments: &[&str]) -> bool {
-        self.command("pactl").args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+        self.command("pactl")
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
     }
 
     /// Plays a file into the microphone; returns when it has been played.
