@@ -53,6 +53,11 @@ fn listen(pulse: &Pulse, arguments: &[&str]) -> Child {
     child
 }
 
+/// Where the loudest sample stands.
+fn loudest(sound: &[f32]) -> usize {
+    (0..sound.len()).fold(0, |best, at| if sound[at].abs() > sound[best].abs() { at } else { best })
+}
+
 /// Waits for the end; the test fails if it does not come.
 fn end(mut child: Child) -> Output {
     let until = Instant::now() + Duration::from_secs(60);
@@ -84,17 +89,16 @@ fn a_recording_played_into_the_microphone_gives_the_representations_of_the_file(
 
     // What was heard is the recording: at the shift (in thirds of a sample at 16 kHz) where they agree best.
     let (heard, _) = decode_file(Path::new(&at("heard.wav")), ChannelPick::MixDown).unwrap();
-    let onset = heard.iter().position(|sample| sample.abs() > 1e-4).unwrap();
     let best = (0..3usize)
         .flat_map(|third| {
             let mut resampler = Resampler::new(RATE, 16_000).unwrap();
             let mut wanted = Vec::new();
             resampler.push(&[&vec![0.0; third][..], &played].concat(), &mut wanted);
             resampler.finish(&mut wanted);
-            let own_onset = wanted.iter().position(|sample| sample.abs() > 1e-4).unwrap();
+            let (here, there) = (loudest(&heard), loudest(&wanted));
             let heard = &heard;
-            (0..80usize).filter_map(move |shift| {
-                let start = (onset + shift).checked_sub(own_onset + 40)?;
+            (0..9usize).filter_map(move |shift| {
+                let start = (here + shift).checked_sub(there + 4)?;
                 let inside = 100..wanted.len() - 100;
                 let heard = heard.get(start..start + wanted.len())?;
                 Some(common::deviation(&heard[inside.clone()], &wanted[inside]))

@@ -63,9 +63,10 @@ impl Pulse {
             .is_ok_and(|status| status.success())
     }
 
-    /// Plays a file into the microphone; returns when it has been played.
+    /// Plays a file into the microphone; returns when it has been played. The player keeps a second of sound ahead: a busy machine
+    /// must not tear holes into what is played.
     pub fn play(&self, path: &Path) {
-        let status = self.command("paplay").args(["--device=mic", "--latency-msec=40"]).arg(path).status().unwrap();
+        let status = self.command("paplay").args(["--device=mic", "--latency-msec=1000"]).arg(path).status().unwrap();
         assert!(status.success(), "paplay fails");
     }
 
