@@ -1,0 +1,196 @@
+"""Writes a checkpoint as a pack: ONNX stages with f16 weights, and pack.toml.
+
+    python -m models.train.export CHECKPOINT PACK [--name NAME] [--f32]
+
+Weights of 1,024 numbers and more are stored as f16 behind a Cast, which the runtime folds when it loads the pack; the front
+end's spectrum stays in f32. `calibrate` adds the exit policies' numbers.
+"""
+
+import argparse
+import datetime
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper, save
+
+from . import model as student
+from .model import LEAD, LOG_FLOOR, RECEPTIVE_FIELD, STEP
+from .paths import HOP, RATE
+
+OPSET, IR = 18, 8
+EPSILON = 1e-5  # of PyTorch's layer norm
+HALF_FROM = 1024
+
+
+class Graph:
+    """Collects nodes and weights of one stage."""
+
+    def __init__(self, half):
+        self.half, self.nodes, self.weights, self.count = half, [], [], 0
+
+    def weight(self, value, exact=False):
+        value = np.ascontiguousarray(value)
+        self.count += 1
+        name = f"w{self.count}"
+        if self.half and not exact and value.dtype == np.float32 and value.size >= HALF_FROM:
+            self.weights.append(numpy_helper.from_array(value.astype(np.float16), name + "_half"))
+            self.nodes.append(helper.make_node("Cast", [name + "_half"], [name], to=TensorProto.FLOAT))
+        else:
+            self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def op(self, kind, *inputs, out=None, **attributes):
+        self.count += 1
+        out = out or f"n{self.count}"
+        outs = [out] if isinstance(out, str) else list(out)
+        self.nodes.append(helper.make_node(kind, list(inputs), outs, **attributes))
+        return out
+
+    def linear(self, x, layer, out=None, columns=slice(None)):
+        product = self.op("MatMul", x, self.weight(numpy(layer.weight)[columns].T))
+        return self.op("Add", product, self.weight(numpy(layer.bias)[columns]), out=out)
+
+    def gelu(self, x):
+        """x · (1 + erf(x / √2)) / 2"""
+        erf = self.op("Erf", self.op("Mul", x, self.weight(np.float32([0.5**0.5]))))
+        return self.op("Mul", self.op("Mul", x, self.weight(np.float32([0.5]))), self.op("Add", erf, self.weight(np.float32([1]))))
+
+    def norm(self, x, layer, out=None):
+        return self.op("LayerNormalization", x, self.weight(numpy(layer.weight), True), self.weight(numpy(layer.bias), True), out=out or f"norm{self.count}", axis=-1, epsilon=EPSILON)
+
+    def write(self, path, inputs, outputs):
+        value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        graph = helper.make_graph(self.nodes, path.stem, [value(*one) for one in inputs], [value(*one) for one in outputs], self.weights)
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR), path)
+
+
+def numpy(parameter):
+    return parameter.detach().float().numpy()
+
+
+def frontend(path, part, dim, half):
+    g = Graph(half)
+    gather = numpy(part.gather.weight)  # [2D, MELS · 4], bands before frames, as unfold leaves them
+    spectrum = g.op("Conv", g.op("Unsqueeze", "audio", g.weight(np.int64([1]))), g.weight(numpy(part.dft)[:, None], True), strides=[STEP])
+    square = g.op("Mul", spectrum, spectrum)
+    real, imaginary = g.op("Split", square, g.weight(np.int64([len(part.dft) // 2] * 2)), out=("real", "imaginary"), axis=1)
+    power = g.op("MatMul", g.weight(numpy(part.mel), True), g.op("Add", real, imaginary))
+    log = g.op("Log", g.op("Add", power, g.weight(np.float32([LOG_FLOOR]))))
+    mel = g.op("Mul", g.op("Add", log, g.weight(np.float32([4]))), g.weight(np.float32([0.25])))
+    kernel = gather.reshape(len(gather), -1, 4)
+    four = g.op("Conv", mel, g.weight(kernel), g.weight(numpy(part.gather.bias)), strides=[2])
+    hidden = g.gelu(g.op("Transpose", four, perm=[0, 2, 1]))
+    g.norm(g.linear(hidden, part.project), part.norm, out="x")
+    g.write(path, [("audio", [1, "S"])], [("x", [1, "T", dim])])
+
+
+def layer(path, part, shape, half):
+    g, dim, heads, width = Graph(half), shape.dim, shape.heads, shape.dim // shape.heads
+    split = g.weight(np.int64([1, -1, heads, width]))
+    by_head = lambda x, out=None: g.op("Transpose", g.op("Reshape", x, split), out=out or f"heads{g.count}", perm=[0, 2, 1, 3])
+    normed = g.norm("x", part.norm1)
+    both = g.linear(normed, part.key_value)
+    key, value = g.op("Split", both, g.weight(np.int64([dim, dim])), out=("key", "value"), axis=2)
+    by_head(key, "k_new")
+    by_head(value, "v_new")
+    # The scale 1/√d is folded into the query's weights.
+    query = part.query
+    scaled = g.op("MatMul", normed, g.weight(numpy(query.weight).T * width**-0.5))
+    query = by_head(g.op("Add", scaled, g.weight(numpy(query.bias) * width**-0.5)))
+    keys = g.op("Transpose", g.op("Concat", "k", "k_new", axis=2), perm=[0, 1, 3, 2])
+    weights = g.op("Softmax", g.op("Add", g.op("MatMul", query, keys), "bias"), axis=-1)
+    mixed = g.op("MatMul", weights, g.op("Concat", "v", "v_new", axis=2))
+    mixed = g.op("Reshape", g.op("Transpose", mixed, perm=[0, 2, 1, 3]), g.weight(np.int64([1, -1, dim])))
+    x = g.op("Add", "x", g.linear(mixed, part.out))
+    wide = g.gelu(g.linear(g.norm(x, part.norm2), part.up))
+    g.op("Add", x, g.linear(wide, part.down), out="y")
+    cache, new = [1, heads, shape.left_context, width], [1, heads, "T", width]
+    inputs = [("x", [1, "T", dim]), ("k", cache), ("v", cache), ("bias", [1, heads, "T", "CT"])]
+    g.write(path, inputs, [("y", [1, "T", dim]), ("k_new", new), ("v_new", new)])
+
+
+def head(path, part, shape, half):
+    g = Graph(half)
+    g.linear(g.norm("f", part.norm), part.linear, out="logits")
+    g.write(path, [("f", [1, "T", shape.dim])], [("logits", [1, "T", shape.units])])
+
+
+PACK = """format = 1
+name = "{name}"
+description = "{description}"
+
+[audio]
+sample_rate = {rate}
+hop = {hop}
+receptive_field = {field}
+lead = {lead}
+layout = "mono"
+
+[encoder]
+architecture = "log-mel front end, pre-norm transformer with chunked attention, joint exit heads"
+layers = {layers}
+dim = {dim}
+heads = {heads}
+units = {units}
+mode = "cached"
+chunk_frames = [8, 16, 32]
+default_chunk_frames = 16
+left_context = {context}
+feature = "layer-output"
+position = "alibi"
+alibi_slopes = {slopes}
+gap_fill = "project"
+
+[exit]
+policy = "never"
+
+[provenance]
+weights = "trained from scratch; units are {units} k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed"
+data = "models/train/packages.toml: speech.train, noise.train; {steps} steps"
+held_out = "speech.test, speech.probe, speech.match, noise.test of the same file"
+licence = "{licence}"
+command = "python -m models.train.train {name}"
+date = "{date}"
+
+[stages]
+"""
+LICENCE = "CC-BY-SA-4.0; trained on recordings under GPL-2 and CC-BY-SA, listed in models/train/packages.toml"
+
+
+def write(model, folder, name, half=True, steps=0, description="trained on real speech with noise, rooms and silence"):
+    """Writes the pack; returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = model.shape
+    stages = {"frontend": folder / "frontend.onnx"}
+    frontend(stages["frontend"], model.frontend, shape.dim, half)
+    for k in range(1, shape.layers + 1):
+        stages[f"layer.{k}"], stages[f"head.{k}"] = folder / f"layer_{k:02}.onnx", folder / f"head_{k:02}.onnx"
+        layer(stages[f"layer.{k}"], model.layers[k - 1], shape, half)
+        head(stages[f"head.{k}"], model.heads[k - 1], shape, half)
+    text = PACK.format(
+        name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
+        heads=shape.heads, units=shape.units, context=shape.left_context, slopes=shape.slopes(), steps=steps, licence=LICENCE,
+        date=datetime.date.today().isoformat(),
+    )
+    for stage, path in sorted(stages.items(), key=lambda one: (one[0].split(".")[0], int(one[0].split(".")[1]) if "." in one[0] else 0)):
+        text += f'{stage} = {{ file = "{path.name}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}\n'
+    (folder / "pack.toml").write_text(text)
+    return folder
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--name", help="the pack folder's name without it")
+    parser.add_argument("--f32", action="store_true", help="store all weights as f32")
+    arguments = parser.parse_args()
+    model, checkpoint = student.load(arguments.checkpoint)
+    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0))
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    print(f"export: {folder}: {model.shape.layers} layers of {model.shape.dim}, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
