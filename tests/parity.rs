@@ -39,7 +39,7 @@ fn compare(pack: &str, golden: &str, chunk_frames: usize) {
         }
         measurer.begin_chunk();
         for (k, found) in chunk.logits.iter().enumerate() {
-            let evidence = measurer.measure(k + 1, found.as_slice(), encoder.units());
+            let evidence = measurer.measure(k + 1, found.as_slice(), encoder.units(), false);
             in_entropies = in_entropies.max((f64::from(evidence.entropy) - entropy[k * count + index]).abs() as f32);
             if let Some(logits) = &logits {
                 let from = (k * frames + at) * encoder.units();

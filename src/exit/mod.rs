@@ -8,6 +8,6 @@ mod spec;
 
 pub use evidence::{Evidence, Measure, Measurer, kl};
 pub use policies::{Change, Gain, Threshold};
-pub use policy::{Decision, ExitPolicy, Progress, Reason};
+pub use policy::{Decision, ExitPolicy, Needs, Progress, Reason};
 pub use schedules::{Deadline, Fixed, Periodic};
 pub use spec::{PolicyError, PolicyName, PolicySpec};

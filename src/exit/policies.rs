@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::evidence::{Evidence, Measure};
-use super::policy::{Decision, ExitPolicy, Progress, Reason};
+use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
 use crate::pack::PerLayer;
 use crate::pack::gain::{Feature, GainFile, GainLayer};
 
@@ -25,9 +25,9 @@ pub struct Threshold {
 }
 
 impl ExitPolicy for Threshold {
-    fn needs_head(&self, layer: usize) -> bool {
+    fn needs(&self, layer: usize) -> Needs {
         let (first, last) = self.range.unwrap_or((1, self.layers));
-        first <= layer && layer < last
+        if first <= layer && layer < last { Needs::Head } else { Needs::Nothing }
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
@@ -36,7 +36,8 @@ impl ExitPolicy for Threshold {
         }
         match progress.present() {
             Some(evidence)
-                if self.needs_head(progress.layer) && self.measure.passes(evidence, self.thresholds.at(progress.layer)) =>
+                if self.needs(progress.layer) == Needs::Head
+                    && self.measure.passes(evidence, self.thresholds.at(progress.layer)) =>
             {
                 Decision::Exit(Reason::Threshold)
             }
@@ -67,8 +68,8 @@ pub struct Change {
 }
 
 impl ExitPolicy for Change {
-    fn needs_head(&self, layer: usize) -> bool {
-        layer < self.layers
+    fn needs(&self, layer: usize) -> Needs {
+        if layer < self.layers { Needs::Change } else { Needs::Nothing }
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
@@ -131,8 +132,12 @@ impl GainLayer {
 }
 
 impl ExitPolicy for Gain {
-    fn needs_head(&self, layer: usize) -> bool {
-        layer < self.layers
+    fn needs(&self, layer: usize) -> Needs {
+        match self.predictors.features.iter().any(|feature| matches!(feature, Feature::Change | Feature::PrevChange)) {
+            _ if layer >= self.layers => Needs::Nothing,
+            true => Needs::Change,
+            false => Needs::Head,
+        }
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {

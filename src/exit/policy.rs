@@ -56,13 +56,24 @@ impl Progress<'_> {
     }
 }
 
+/// What a policy wants to see after a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Nothing: it decides without the head.
+    Nothing,
+    /// The head's entropy, probability and margin.
+    Head,
+    /// Also [`Evidence::change`], which costs as much again.
+    Change,
+}
+
 /// Decides layer by layer where a chunk stops. A policy is a value: made from configuration, printable, sent between threads.
 pub trait ExitPolicy: Debug + Display + Send {
     /// A new chunk begins.
     fn begin_chunk(&mut self) {}
 
-    /// Whether the head of `layer` is needed to decide. A head that nobody needs does not run.
-    fn needs_head(&self, layer: usize) -> bool;
+    /// What is needed after `layer` to decide. A head that nobody needs does not run.
+    fn needs(&self, layer: usize) -> Needs;
 
     /// Decides after a layer. The session stops after the last layer whatever the answer.
     fn decide(&mut self, progress: &Progress<'_>) -> Decision;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::policy::{Decision, ExitPolicy, Progress, Reason};
+use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
 
 /// Always the same layer; no head runs. The baseline of every comparison, and `never` when it is the last one.
 #[derive(Debug, Clone)]
@@ -13,8 +13,8 @@ pub struct Fixed {
 }
 
 impl ExitPolicy for Fixed {
-    fn needs_head(&self, _layer: usize) -> bool {
-        false
+    fn needs(&self, _layer: usize) -> Needs {
+        Needs::Nothing
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
@@ -53,8 +53,8 @@ impl ExitPolicy for Periodic {
         self.chunk = (self.chunk + 1) % self.period;
     }
 
-    fn needs_head(&self, _layer: usize) -> bool {
-        false
+    fn needs(&self, _layer: usize) -> Needs {
+        Needs::Nothing
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
@@ -98,8 +98,8 @@ impl ExitPolicy for Deadline {
         self.inner.begin_chunk();
     }
 
-    fn needs_head(&self, layer: usize) -> bool {
-        self.inner.needs_head(layer)
+    fn needs(&self, layer: usize) -> Needs {
+        self.inner.needs(layer)
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {

@@ -10,7 +10,7 @@ use super::chunker::Chunker;
 use super::mixture::Mixture;
 use super::representation::Representation;
 use crate::engine::{Encoder, EncoderState, EngineError, Frames, Work};
-use crate::exit::{Decision, Evidence, ExitPolicy, Measurer, Progress, Reason};
+use crate::exit::{Decision, Evidence, ExitPolicy, Measurer, Needs, Progress, Reason};
 
 /// Which vectors a representation carries.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -137,8 +137,9 @@ impl Session {
         let mut pass = self.state.begin(chunk.audio, chunk.span)?;
         let reason = loop {
             let layer = pass.step()?;
-            if self.policy.needs_head(layer) || (self.options.all_heads && encoder.has_heads()) {
-                let found = self.measurer.measure(layer, pass.head()?.as_slice(), units);
+            let needs = if self.options.all_heads && encoder.has_heads() { Needs::Change } else { self.policy.needs(layer) };
+            if needs > Needs::Nothing {
+                let found = self.measurer.measure(layer, pass.head()?.as_slice(), units, needs == Needs::Change);
                 self.not_finite += u64::from(!found.finite);
                 evidence.push(found);
             }
@@ -154,7 +155,7 @@ impl Session {
             false => None,
             true => {
                 if self.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
-                    evidence.push(self.measurer.measure(exit_layer, pass.head()?.as_slice(), units));
+                    evidence.push(self.measurer.measure(exit_layer, pass.head()?.as_slice(), units, false));
                 }
                 let rows = self.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
                 Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)
