@@ -1,9 +1,9 @@
 """Writes a checkpoint as a pack: ONNX stages with f16 weights, and pack.toml.
 
-    python -m models.train.export CHECKPOINT PACK [--name NAME] [--f32]
+    python -m models.train.export CHECKPOINT PACK [--name NAME] [--calibration FILE] [--f32]
 
 Weights of 1,024 numbers and more are stored as f16 behind a Cast, which the runtime folds when it loads the pack; the front
-end's spectrum stays in f32. `calibrate` adds the exit policies' numbers.
+end's spectrum stays in f32. The exit policies' numbers come from `calibrate`; without them the pack never exits by default.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import torch
 from onnx import TensorProto, helper, numpy_helper, save
 
 from . import model as student
@@ -116,6 +117,16 @@ def head(path, part, shape, half):
     g.write(path, [("f", [1, "T", shape.dim])], [("logits", [1, "T", shape.units])])
 
 
+def gain(path, part, shape, half):
+    g = Graph(half)
+    dim = shape.dim
+    ones, zeros = g.weight(np.ones(dim, np.float32)), g.weight(np.zeros(dim, np.float32))
+    normed = g.op("LayerNormalization", "f", ones, zeros, axis=-1, epsilon=EPSILON)
+    hidden = g.op("ReduceMean", g.gelu(g.linear(normed, part.hidden)), g.weight(np.int64([1])), keepdims=1)
+    g.linear(hidden, part.out, out="log_kl")
+    g.write(path, [("f", [1, "T", dim])], [("log_kl", [1, 1, len(part.out.weight)])])
+
+
 PACK = """format = 1
 name = "{name}"
 description = "{description}"
@@ -142,9 +153,7 @@ position = "alibi"
 alibi_slopes = {slopes}
 gap_fill = "project"
 
-[exit]
-policy = "never"
-
+{exits}
 [provenance]
 weights = "trained from scratch; units are {units} k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed"
 data = "models/train/packages.toml: speech.train, noise.train; {steps} steps"
@@ -158,7 +167,30 @@ date = "{date}"
 LICENCE = "CC-BY-SA-4.0; trained on recordings under GPL-2 and CC-BY-SA, listed in models/train/packages.toml"
 
 
-def write(model, folder, name, half=True, steps=0, description="trained on real speech with noise, rooms and silence"):
+def exit_section(numbers):
+    """[exit] of pack.toml from what `calibrate` found."""
+    if numbers is None:
+        return '[exit]\npolicy = "never"\n'
+    listed = lambda values: "[" + ", ".join(f"{value:.4f}" for value in values) + "]"
+    targets = "".join(f"    {{ agreement = {target}, thresholds = {listed(values)} }},\n" for target, values in numbers["calibrated"].items())
+    return f"""[exit]
+policy = "gain"
+threshold = {numbers["threshold"]:.3f}
+change = {numbers["change"]:.4f}
+range = {numbers["range"]}
+fixed = {numbers["fixed"]}
+
+[exit.calibrated]
+data = "{numbers["data"]}"
+targets = [
+{targets}]
+
+[exit.gain]
+lambda = {numbers["lambda"]:.4f}
+"""
+
+
+def write(model, folder, name, half=True, steps=0, numbers=None, description="trained on real speech with noise, rooms and silence"):
     """Writes the pack; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.shape
@@ -168,8 +200,13 @@ def write(model, folder, name, half=True, steps=0, description="trained on real 
         stages[f"layer.{k}"], stages[f"head.{k}"] = folder / f"layer_{k:02}.onnx", folder / f"head_{k:02}.onnx"
         layer(stages[f"layer.{k}"], model.layers[k - 1], shape, half)
         head(stages[f"head.{k}"], model.heads[k - 1], shape, half)
+    for k, state in enumerate(numbers["gain"] if numbers else [], 1):
+        part = student.Forecast(shape, k)
+        part.load_state_dict(state)
+        stages[f"gain.{k}"] = folder / f"gain_{k:02}.onnx"
+        gain(stages[f"gain.{k}"], part, shape, half)
     text = PACK.format(
-        name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
+        exits=exit_section(numbers), name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
         heads=shape.heads, units=shape.units, context=shape.left_context, slopes=shape.slopes(), steps=steps, licence=LICENCE,
         date=datetime.date.today().isoformat(),
     )
@@ -184,10 +221,13 @@ def main():
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--name", help="the pack folder's name without it")
+    parser.add_argument("--calibration", type=Path, help="calibration.pt beside the checkpoint without it")
     parser.add_argument("--f32", action="store_true", help="store all weights as f32")
     arguments = parser.parse_args()
     model, checkpoint = student.load(arguments.checkpoint)
-    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0))
+    calibration = arguments.calibration or arguments.checkpoint.parent / "calibration.pt"
+    numbers = torch.load(calibration, weights_only=True) if calibration.exists() else None
+    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0), numbers)
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"export: {folder}: {model.shape.layers} layers of {model.shape.dim}, {size:.1f} MB")
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from scipy import fft
 
 from .model import LEAD, RECEPTIVE_FIELD
 from .paths import HOP, PREPARED, RATE, TARGETS
@@ -12,20 +13,22 @@ NONE = 65535
 
 def coloured(rng, samples, slope):
     """Noise whose power falls with frequency^slope: 0 white, 1 pink, 2 brown."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples))
-    spectrum[1:] /= np.arange(1, len(spectrum)) ** (slope / 2)
+    size = fft.next_fast_len(samples, real=True)
+    spectrum = fft.rfft(rng.standard_normal(size, np.float32))
+    spectrum[1:] /= np.arange(1, len(spectrum), dtype=np.float32) ** (slope / 2)
     spectrum[0] = 0
-    return np.fft.irfft(spectrum, samples).astype(np.float32)
+    return fft.irfft(spectrum, size)[:samples]
 
 
 def room(rng, audio):
     """A room as exponentially decaying noise after a direct sound, reverberation times of 0.1 to 0.5 s."""
     time = rng.uniform(0.1, 0.5)
     length = int(time * RATE)
-    response = rng.standard_normal(length) * np.exp(-6.9 * np.arange(length) / length) * rng.uniform(0.01, 0.06)
+    decay = np.exp(np.linspace(0, -6.9, length, dtype=np.float32))
+    response = rng.standard_normal(length, np.float32) * decay * np.float32(rng.uniform(0.01, 0.06))
     response[0] = 1
-    size = len(audio) + length
-    return np.fft.irfft(np.fft.rfft(audio, size) * np.fft.rfft(response, size), size)[: len(audio)].astype(np.float32)
+    size = fft.next_fast_len(len(audio) + length, real=True)
+    return fft.irfft(fft.rfft(audio, size) * fft.rfft(response, size), size)[: len(audio)]
 
 
 def scale_to(noise, speech_power, snr):
@@ -80,8 +83,29 @@ class Crops:
         if rng.random() < 0.75:
             audio = audio + scale_to(self.noise_crop(), power, rng.uniform(-5, 25))
         audio = audio * 10 ** (rng.uniform(-25, 3) / 20)
-        audio = audio + rng.standard_normal(self.samples).astype(np.float32) * 10 ** rng.uniform(-6, -3.3)
+        audio = audio + rng.standard_normal(self.samples, np.float32) * np.float32(10 ** rng.uniform(-6, -3.3))
         return np.clip(audio, -1, 1).astype(np.float32), units
+
+    def clean(self):
+        """A crop of speech as it was recorded."""
+        return self.at(self.speech, int(self.rng.integers(2, self.last)) * HOP - LEAD)
+
+    def silent(self):
+        """Digital silence, or the tone of a quiet room."""
+        if self.rng.random() < 0.2:
+            return np.zeros(self.samples, np.float32)
+        tone = coloured(self.rng, self.samples, self.rng.uniform(0, 2))
+        return tone / tone.std() * np.float32(10 ** (self.rng.uniform(-90, -50) / 20))
+
+    def noise_alone(self):
+        """Noise at any level, and nobody speaks."""
+        noise = self.noise_crop()
+        return noise / (np.abs(noise).max() + 1e-6) * np.float32(10 ** (self.rng.uniform(-40, -3) / 20))
+
+    def device(self):
+        """What a device hears: speech in noise, noise alone, silence."""
+        draw = self.rng.random()
+        return self.crop()[0] if draw < 0.7 else self.noise_alone() if draw < 0.9 else self.silent()
 
     def batch(self, size):
         crops = [self.crop() for _ in range(size)]

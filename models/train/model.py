@@ -122,6 +122,18 @@ class Head(nn.Module):
         return self.linear(self.norm(x))
 
 
+class Forecast(nn.Module):
+    """What layer k expects of the layers to come: a chunk's states [B, T, D] to ln KL(p_L ‖ p_j), [B, L-k], j = k … L-1."""
+
+    def __init__(self, shape, k, hidden=16):
+        super().__init__()
+        self.norm = nn.LayerNorm(shape.dim, elementwise_affine=False)
+        self.hidden, self.out = nn.Linear(shape.dim, hidden), nn.Linear(hidden, shape.layers - k)
+
+    def forward(self, x):
+        return self.out(F.gelu(self.hidden(self.norm(x))).mean(1))
+
+
 class Student(nn.Module):
     """Front end, layers, heads."""
 

@@ -23,7 +23,7 @@ from .paths import HOP, PACKAGES, PREPARED, RATE
 
 SUFFIXES = {".wav", ".ogg", ".flac", ".mp3", ".g722", ".oga", ".opus"}
 LONGEST_SECONDS = 60  # music and long takes are cut there
-SPEECH_OF_OTHERS = ("Voices",)  # folders of speech inside of noise packages
+SPEECH_OF_OTHERS = ("voices",)  # folders of speech inside of noise packages
 
 
 def decode(path):
@@ -47,7 +47,9 @@ def decode(path):
 def speaker(package, relative):
     """Who speaks: the package, and the language or actor where its folders tell."""
     parts = relative.parts
-    if package in ("klettres-data", "ktuberling-data", "gcin-voice"):
+    if package == "gcin-voice":  # SYLLABLE/SPEAKER.ogg
+        return f"{package}/{relative.stem}"
+    if package in ("klettres-data", "ktuberling-data"):
         return f"{package}/{parts[-3] if parts[-2] in ('alpha', 'syllab') else parts[-2]}"
     if package == "tuxpaint-stamps-default":
         return f"{package}/{relative.stem.rsplit('_', 1)[-1] if '_' in relative.stem else 'en'}"
@@ -82,7 +84,7 @@ def main():
             for package in (name.split("==")[0] for names in registries.values() for name in names):
                 files = sorted(path for path in (PACKAGES / package).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
                 if kind == "noise":
-                    files = [path for path in files if not any(part in SPEECH_OF_OTHERS for part in path.parts)]
+                    files = [path for path in files if not any(part.lower() in SPEECH_OF_OTHERS for part in path.parts)]
                 tasks += [(package, path) for path in files[: arguments.limit]]
             index, sound, at = [], [], 0
             with multiprocessing.Pool(arguments.workers) as pool:

@@ -8,6 +8,7 @@ training goes on from, runs/NAME/final.pt what is exported. A run that was kille
 
 import argparse
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ def sample_exits(batch, chunks, layers):
 def losses(model, audio, units, chunk):
     """Cross-entropy to the units and distance from the last head, [L] each, over the frames that reach the layer."""
     layers = model.shape.layers
-    exits = sample_exits(len(audio), audio_frames(units) // chunk, layers)
+    exits = sample_exits(len(audio), units.shape[1] // chunk, layers)
     states = model(audio, chunk, exits)
     logits = model.logits(states).log_softmax(-1)
     known = units != NONE
@@ -54,8 +55,43 @@ def losses(model, audio, units, chunk):
     return torch.stack(cross), torch.stack(distance[:-1])
 
 
-def audio_frames(units):
-    return units.shape[1]
+def crops_ahead(batch, seed):
+    """Batches, the next one made while this one is learnt."""
+    crops = Crops(FRAMES, seed=seed)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(crops.batch, batch)
+        while True:
+            arrays = coming.result()
+            coming = pool.submit(crops.batch, batch)
+            yield tuple(torch.from_numpy(array) for array in arrays)
+
+
+class Optimisers:
+    """Muon for the layers' matrices, AdamW for all else."""
+
+    def __init__(self, model, rate):
+        matrices = [p for p in model.layers.parameters() if p.ndim == 2]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in model.parameters() if id(p) not in chosen]
+        self.all = [
+            torch.optim.Muon(matrices, lr=1.6 * rate, momentum=0.95, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.02),
+        ]
+        self.rates = [optimiser.param_groups[0]["lr"] for optimiser in self.all]
+
+    def step(self, share):
+        """One step at `share` of the full rate."""
+        for optimiser, rate in zip(self.all, self.rates):
+            optimiser.param_groups[0]["lr"] = rate * share
+            optimiser.step()
+            optimiser.zero_grad()
+
+    def state_dict(self):
+        return [optimiser.state_dict() for optimiser in self.all]
+
+    def load_state_dict(self, states):
+        for optimiser, state in zip(self.all, states):
+            optimiser.load_state_dict(state)
 
 
 def main():
@@ -66,6 +102,7 @@ def main():
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cpu._is_avx512_bf16_supported(), help="products in bfloat16; by default where the CPU has them")
     parser.add_argument("--resume", help="a checkpoint to go on from, with a fresh optimiser if it holds none")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -74,11 +111,11 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     resume = arguments.resume or (folder / "latest.pt" if (folder / "latest.pt").exists() else None)
     model, checkpoint = load(resume) if resume else (Student(SHAPES[arguments.name]), {})
-    optimiser = torch.optim.AdamW(model.parameters(), lr=arguments.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    optimisers = Optimisers(model, arguments.rate)
     if "optimiser" in checkpoint:
-        optimiser.load_state_dict(checkpoint["optimiser"])
+        optimisers.load_state_dict(checkpoint["optimiser"])
     step, warm = checkpoint.get("step", 0), checkpoint.get("step", 0) if "optimiser" in checkpoint else 0
-    crops = Crops(FRAMES, seed=step)
+    batches = crops_ahead(arguments.batch, seed=step)
     print(f"train: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from step {step}", flush=True)
     began, first, stable = time.time(), step, False
     mean = None
@@ -87,26 +124,23 @@ def main():
         if gone >= 1:
             break
         if gone > 1 - DECAY and not stable:
-            save(folder / "stable.pt", model, step=step, optimiser=optimiser.state_dict())
+            save(folder / "stable.pt", model, step=step, optimiser=optimisers.state_dict())
             stable = True
-        warm += 1
-        for group in optimiser.param_groups:
-            group["lr"] = arguments.rate * min(1, warm / WARM_UP) * min(1, (1 - gone) / DECAY)
-        chunk = CHUNKS[step % len(CHUNKS)]
-        audio, units = (torch.from_numpy(array) for array in crops.batch(arguments.batch))
-        cross, distance = losses(model, audio, units, chunk)
+        audio, units = next(batches)
+        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+            cross, distance = losses(model, audio, units, CHUNKS[step % len(CHUNKS)])
         loss = cross.mean() + cross[-1] * 0.3 + DISTILL * distance.mean()
-        optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        warm += 1
+        optimisers.step(min(1, warm / WARM_UP) * min(1, (1 - gone) / DECAY))
         step += 1
         mean = cross.detach() if mean is None else 0.95 * mean + 0.05 * cross.detach()
         if step % 20 == 0:
             seconds = (time.time() - began) / (step - first)
             print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s a step, nats by layer {[round(x, 2) for x in mean.tolist()]}", flush=True)
         if step % 100 == 0:
-            save(folder / "latest.pt", model, step=step, optimiser=optimiser.state_dict())
+            save(folder / "latest.pt", model, step=step, optimiser=optimisers.state_dict())
     save(folder / "final.pt", model, step=step)
     print(f"train: {folder / 'final.pt'} at step {step}", flush=True)
 

@@ -132,7 +132,7 @@ fn policies(m: &Manifest) -> String {
         format!("calibrated (agreement {})", targets.join(", "))
     }));
     known.extend(exit.change.as_ref().map(|values| format!("change ({} nats)", numbers(values))));
-    known.extend(exit.gain.as_ref().map(|section| format!("gain ({} nats per layer left)", section.lambda)));
+    known.extend(exit.gain.as_ref().map(|section| format!("gain ({} nats per layer)", section.lambda)));
     known.push("periodic, never".into());
     format!("{}; default {}", known.join(", "), exit.policy.as_deref().unwrap_or("never"))
 }

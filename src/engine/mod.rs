@@ -38,6 +38,7 @@ pub struct Encoder {
     layers: Vec<LayerStages>,
     heads: Vec<Stage>,
     ctc: Vec<(usize, Stage)>,
+    gain: Vec<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
 }
@@ -105,6 +106,10 @@ impl Encoder {
         let head = |file: &StageFile, classes| {
             Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![logits(classes)] })
         };
+        let gain = |(index, file): (usize, &StageFile)| {
+            let forecast = Port::new("log_kl", [one, one, Size::Fixed(spec.layers - 1 - index)]);
+            Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![forecast] })
+        };
         let vocabulary = pack.manifest.ctc.as_ref().map_or(0, |ctc| ctc.vocabulary.len());
         let slopes = match spec.position {
             Position::Alibi => spec.alibi_slopes.clone(),
@@ -117,6 +122,7 @@ impl Encoder {
             layers,
             heads: pack.heads.iter().map(|file| head(file, spec.units)).collect::<Result<_, _>>()?,
             ctc: pack.ctc.iter().map(|(k, file)| Ok((*k, head(file, vocabulary)?))).collect::<Result<_, EngineError>>()?,
+            gain: pack.gain.iter().enumerate().map(gain).collect::<Result<_, _>>()?,
             slopes,
             gap_fill,
             spec,
@@ -200,6 +206,7 @@ pub struct EncoderState {
     mode: ModeState,
     heads: Vec<Runner>,
     ctc: Vec<(usize, Runner)>,
+    gain: Vec<Runner>,
 }
 
 enum ModeState {
@@ -227,6 +234,7 @@ impl EncoderState {
             },
             heads: encoder.heads.iter().map(Stage::runner).collect::<Result<_, _>>()?,
             ctc: encoder.ctc.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<_, EngineError>>()?,
+            gain: encoder.gain.iter().map(Stage::runner).collect::<Result<_, _>>()?,
             encoder: encoder.clone(),
         })
     }
@@ -333,6 +341,15 @@ impl Pass<'_> {
         match self.state.ctc.iter_mut().find(|(layer, _)| *layer == k) {
             Some((_, branch)) => branch.frames(self.features[k].value()).map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// What the present layer's predictor expects of this chunk: ln KL(p_L ‖ p_j) for j = k … L−1, nats, one row.
+    pub fn forecast(&mut self) -> Result<Frames, EngineError> {
+        let k = self.depth();
+        match (k > 0).then(|| self.state.gain.get_mut(k - 1)).flatten() {
+            Some(gain) => gain.frames(self.features[k].value()),
+            None => Err(self.state.no_stage(format!("gain.{k}"), "only the policy `gain` wants it".into())),
         }
     }
 

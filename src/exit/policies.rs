@@ -1,12 +1,10 @@
 //! The policies that look at the evidence: `threshold`, `range`, `calibrated`, `change`, `gain`.
 
 use std::fmt;
-use std::sync::Arc;
 
 use super::evidence::{Evidence, Measure};
 use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
 use crate::pack::PerLayer;
-use crate::pack::gain::{Feature, GainFile, GainLayer};
 
 /// DAISY (arXiv 2406.05464): stop at the first layer whose head is sure enough.
 #[derive(Debug, Clone)]
@@ -88,70 +86,40 @@ impl fmt::Display for Change {
     }
 }
 
-/// Bellis's own: stop when the predicted KL(p_L ‖ p_k), per layer left, is at most λ. Entropy asks whether the model is
-/// sure; gain asks whether more layers would help.
+/// Bellis's own: stop where no deeper layer is worth its cost. Entropy asks whether the model is sure; gain asks whether
+/// more layers would help.
+///
+/// A small network per layer reads the chunk's state and predicts K_j = KL(p_L ‖ p_j) for this layer and all deeper ones
+/// (K_L = 0). The chunk stops at the first k with K_k − K_j ≤ λ (j − k) for every j > k: optimal stopping at a price of λ nats
+/// per layer, if the predictions were exact. No head runs.
 #[derive(Debug, Clone)]
 pub struct Gain {
-    /// The predictors, from the pack.
-    pub predictors: Arc<GainFile>,
-    /// λ, nats per layer left.
+    /// λ, nats per layer.
     pub lambda: f32,
     /// Number of layers.
     pub layers: usize,
 }
 
-impl Gain {
-    /// Predicted KL(p_L ‖ p_k), nats, from the evidence so far.
-    pub fn predict(&self, progress: &Progress<'_>) -> Option<f32> {
-        let present = progress.present().filter(|evidence| evidence.finite)?;
-        let previous = progress.evidence.iter().rev().nth(1).filter(|evidence| evidence.layer + 1 == progress.layer);
-        let predictor = self.predictors.layer.get(progress.layer - 1)?;
-        Some(predictor.output(&self.predictors.features, present, previous).exp())
-    }
-}
-
-impl GainLayer {
-    fn output(&self, features: &[Feature], present: &Evidence, previous: Option<&Evidence>) -> f32 {
-        let before = |value: fn(&Evidence) -> f32| previous.map_or(0.0, value);
-        let input = |feature: Feature| match feature {
-            Feature::Entropy => present.entropy,
-            Feature::MaxProb => present.max_prob,
-            Feature::Margin => present.margin,
-            Feature::Change => present.change.unwrap_or(0.0),
-            Feature::PrevEntropy => before(|e| e.entropy),
-            Feature::PrevMaxProb => before(|e| e.max_prob),
-            Feature::PrevMargin => before(|e| e.margin),
-            Feature::PrevChange => before(|e| e.change.unwrap_or(0.0)),
-        };
-        let hidden = self.w1.iter().zip(&self.b1).map(|(row, bias)| {
-            let inputs = features.iter().zip(row).zip(self.mean.iter().zip(&self.scale));
-            inputs.map(|((&feature, weight), (mean, scale))| weight * (input(feature) - mean) / scale).sum::<f32>() + bias
-        });
-        hidden.zip(&self.w2).map(|(sum, weight)| weight * sum.tanh()).sum::<f32>() + self.b2
-    }
-}
-
 impl ExitPolicy for Gain {
     fn needs(&self, layer: usize) -> Needs {
-        match self.predictors.features.iter().any(|feature| matches!(feature, Feature::Change | Feature::PrevChange)) {
-            _ if layer >= self.layers => Needs::Nothing,
-            true => Needs::Change,
-            false => Needs::Head,
-        }
+        if layer < self.layers { Needs::Forecast } else { Needs::Nothing }
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        let left = progress.layers.saturating_sub(progress.layer).max(1) as f32;
-        match self.predict(progress) {
-            Some(gain) if gain / left <= self.lambda => Decision::Exit(Reason::Gain),
-            _ => Decision::Continue,
+        let Some((present, deeper)) = progress.forecast.split_first() else { return Decision::Continue };
+        let present = present.exp();
+        let deeper = deeper.iter().map(|log_kl| log_kl.exp()).chain([0.0]);
+        // NaN fails the comparison: such a chunk goes on.
+        match deeper.zip(1u8..).all(|(kl, layers)| present - kl <= self.lambda * f32::from(layers)) {
+            true => Decision::Exit(Reason::Gain),
+            false => Decision::Continue,
         }
     }
 }
 
 impl fmt::Display for Gain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gain: predicted KL to full depth ≤ {} nats per layer left", self.lambda)
+        write!(f, "gain: predicted gain ≤ {} nats per layer", self.lambda)
     }
 }
 

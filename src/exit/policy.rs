@@ -15,7 +15,7 @@ pub enum Reason {
     Threshold,
     /// The heads stopped changing their mind (`change`).
     Change,
-    /// More layers were predicted to change too little (`gain`).
+    /// No deeper layer was predicted to be worth its cost (`gain`).
     Gain,
     /// The layer was fixed beforehand (`fixed`, `periodic`, the end of a `range`).
     Schedule,
@@ -43,6 +43,8 @@ pub struct Progress<'a> {
     pub layers: usize,
     /// Evidence of this chunk's evaluated heads, in order; the present layer's is the last one, if its head ran.
     pub evidence: &'a [Evidence],
+    /// Predicted ln KL(p_L ‖ p_j), nats, for j = the present layer … L−1; empty where the policy did not ask.
+    pub forecast: &'a [f32],
     /// Time since the chunk's computation began.
     pub elapsed: Duration,
     /// Sound that waits behind this chunk: how late the stream already is.
@@ -57,10 +59,12 @@ impl Progress<'_> {
 }
 
 /// What a policy wants to see after a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// Nothing: it decides without the head.
     Nothing,
+    /// What the layer's predictor expects of the layers to come.
+    Forecast,
     /// The head's entropy, probability and margin.
     Head,
     /// Also [`Evidence::change`], which costs as much again.

@@ -26,7 +26,7 @@ pub enum PolicyName {
     Calibrated,
     /// The first layer that changed the head's mind by at most --threshold (KL to the layer before)
     Change,
-    /// Stop when the remaining layers are predicted to change at most --threshold per layer left
+    /// Where no deeper layer is predicted to bring full depth nearer by more than --threshold per layer (KL)
     Gain,
     /// Every layer, always
     Never,
@@ -38,7 +38,7 @@ pub enum PolicyName {
 pub struct PolicySpec {
     /// Which one; the pack's default without.
     pub name: Option<PolicyName>,
-    /// τ of `threshold` and `range` (nats, or a probability), δ of `change` (nats), λ of `gain` (nats per layer left).
+    /// τ of `threshold` and `range` (nats, or a probability), δ of `change` (nats), λ of `gain` (nats per layer).
     pub threshold: Option<PerLayer>,
     /// What `threshold` and `range` compare.
     pub measure: Option<Measure>,
@@ -180,15 +180,18 @@ impl PolicySpec {
                 Box::new(Change { thresholds, layers })
             }
             PolicyName::Gain => {
-                let (section, predictors) = exit.gain.as_ref().zip(pack.gain.clone()).ok_or_else(|| {
-                    missing("gain predictors ([exit.gain])", "use `threshold` or `change`, or calibrate the pack")
-                })?;
-                let lambda = match &self.threshold {
-                    None => section.lambda,
-                    Some(PerLayer::All(lambda)) => *lambda,
-                    Some(PerLayer::Each(_)) => return Err(self.invalid(name, "takes one threshold for all layers".into())),
+                if pack.gain.is_empty() {
+                    return Err(missing("gain predictors", "use `threshold` or `change`, or calibrate the pack"));
+                }
+                let lambda = match (&self.threshold, &exit.gain) {
+                    (Some(PerLayer::All(lambda)), _) => *lambda,
+                    (Some(PerLayer::Each(_)), _) => return Err(self.invalid(name, "takes one threshold for all layers".into())),
+                    (None, Some(section)) => section.lambda,
+                    (None, None) => {
+                        return Err(missing("default for λ", "give one with --threshold, in nats per layer (0.02, say)"));
+                    }
                 };
-                Box::new(Gain { predictors, lambda, layers })
+                Box::new(Gain { lambda, layers })
             }
         })
     }

@@ -235,7 +235,7 @@ pub struct ExitSection {
     pub fixed: Option<usize>,
     /// Thresholds for promised agreements.
     pub calibrated: Option<CalibratedSection>,
-    /// The predictors of `gain`.
+    /// The number of `gain`.
     pub gain: Option<GainSection>,
 }
 
@@ -279,15 +279,11 @@ pub struct CalibratedTarget {
     pub thresholds: Vec<f32>,
 }
 
-/// `[exit.gain]`.
+/// `[exit.gain]`; the predictors are the stages `gain.k`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GainSection {
-    /// The predictors' file.
-    pub file: String,
-    /// Its SHA-256, hex.
-    pub sha256: String,
-    /// Exit when the predicted KL(p_L ‖ p_k) / (L − k) is at most this, nats per layer.
+    /// Exit where no deeper layer is predicted to bring p_L nearer by more than this per layer, nats.
     pub lambda: f32,
 }
 
@@ -330,7 +326,7 @@ pub struct Provenance {
     pub date: String,
 }
 
-/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`.
+/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagesSection {
@@ -346,6 +342,9 @@ pub struct StagesSection {
     /// CTC branches by layer.
     #[serde(default)]
     pub ctc: BTreeMap<String, StageEntry>,
+    /// Predictors of `gain` by layer.
+    #[serde(default)]
+    pub gain: BTreeMap<String, StageEntry>,
 }
 
 /// One ONNX file.

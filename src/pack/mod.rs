@@ -2,7 +2,6 @@
 //! keys, numbers against each other, every file's presence, size and SHA-256. docs/pack.md is the format.
 
 mod error;
-pub mod gain;
 pub mod manifest;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +10,6 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub use error::PackError;
-pub use gain::GainFile;
 pub use manifest::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Manifest, Mode, PerLayer, Position, StageEntry};
 
 const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
@@ -26,8 +24,6 @@ pub struct Pack {
     pub dir: PathBuf,
     /// `pack.toml`.
     pub manifest: Manifest,
-    /// The numbers of `gain`, if the pack has them.
-    pub gain: Option<Arc<GainFile>>,
     /// Samples to h⁰.
     pub frontend: StageFile,
     /// Positional convolution (windowed).
@@ -38,6 +34,8 @@ pub struct Pack {
     pub heads: Vec<StageFile>,
     /// CTC branches: (layer, stage).
     pub ctc: Vec<(usize, StageFile)>,
+    /// Predictors of `gain`, layers 1 … L−1; empty for a pack without them.
+    pub gain: Vec<StageFile>,
 }
 
 /// One stage's file, read and verified.
@@ -85,27 +83,31 @@ impl Pack {
                 }),
             }
         };
-        let every = |group: &str, found: Vec<(usize, StageFile)>| {
-            let missing = (1..=manifest.encoder.layers).find(|k| !found.iter().any(|(layer, _)| layer == k));
+        let every = |group: &str, last: usize, found: Vec<(usize, StageFile)>| {
+            let missing = (1..=last).find(|k| !found.iter().any(|(layer, _)| layer == k));
             match missing {
                 None => Ok(found.into_iter().map(|(_, stage)| stage).collect::<Vec<_>>()),
                 Some(layer) => Err(PackError::Invalid {
                     path: path.clone(),
                     key: format!("[stages] {group}.{layer}"),
-                    problem: format!("is missing; layers 1 to {} need one each", manifest.encoder.layers),
+                    problem: format!("is missing; layers 1 to {last} need one each"),
                 }),
             }
         };
+        let count = manifest.encoder.layers;
         let frontend = files.stage("frontend".into(), &stages.frontend)?;
         let position = stages.position.as_ref().map(|entry| files.stage("position".into(), entry)).transpose()?;
-        let layers = every("layer", numbered("layer", &stages.layer, &mut files)?)?;
+        let layers = every("layer", count, numbered("layer", &stages.layer, &mut files)?)?;
         let heads = match stages.head.is_empty() {
             true => Vec::new(),
-            false => every("head", numbered("head", &stages.head, &mut files)?)?,
+            false => every("head", count, numbered("head", &stages.head, &mut files)?)?,
         };
         let ctc = numbered("ctc", &stages.ctc, &mut files)?;
-        let gain = manifest.exit.gain.as_ref().map(|section| files.gain(section, manifest.encoder.layers)).transpose()?;
-        Ok(Self { dir: dir.to_owned(), gain: gain.map(Arc::new), frontend, position, layers, heads, ctc, manifest })
+        let gain = match stages.gain.is_empty() {
+            true => Vec::new(),
+            false => every("gain", count - 1, numbered("gain", &stages.gain, &mut files)?)?,
+        };
+        Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, manifest })
     }
 
     /// Bytes of all stages on disk.
@@ -124,6 +126,7 @@ impl Pack {
             .chain(&self.layers)
             .chain(&self.heads)
             .chain(self.ctc.iter().map(|(_, s)| s))
+            .chain(&self.gain)
     }
 
     /// The chunk size taken when none is asked for, frames.
@@ -171,17 +174,6 @@ impl Files<'_> {
             return Err(PackError::Hash { path, stage: stage.to_owned(), expected: expected.to_owned(), found });
         }
         Ok((path, bytes))
-    }
-
-    fn gain(&mut self, section: &manifest::GainSection, layers: usize) -> Result<GainFile, PackError> {
-        let (path, bytes) = self.verified("[exit.gain]", &section.file, &section.sha256)?;
-        let invalid = |problem: String| PackError::Invalid { path: path.clone(), key: "[[layer]]".into(), problem };
-        let text = std::str::from_utf8(&bytes).map_err(|error| invalid(error.to_string()))?;
-        let gain: GainFile = crate::toml_file::parse(text, &path)?;
-        match gain.problem(layers) {
-            Some(problem) => Err(invalid(problem)),
-            None => Ok(gain),
-        }
     }
 }
 
@@ -273,6 +265,9 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
         && !(1..=layers).contains(&layer)
     {
         return fail("[exit] fixed", format!("{layer} is no layer of 1 to {layers}"));
+    }
+    if m.stages.gain.keys().any(|key| key.parse() == Ok(layers)) {
+        return fail(&format!("[stages] gain.{layers}"), "nothing is left to gain after the last layer".into());
     }
     for target in m.exit.calibrated.iter().flat_map(|section| &section.targets) {
         if target.thresholds.len() + 1 != layers || !(0.0..=1.0).contains(&target.agreement) {

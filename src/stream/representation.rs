@@ -26,6 +26,8 @@ pub struct Representation {
     pub reason: Reason,
     /// What the evaluated heads said.
     pub evidence: Vec<Evidence>,
+    /// What the predictor of the exit layer expects of KL(p_L ‖ p_k), nats: how far from full depth the chunk stopped (policy `gain`).
+    pub expected_kl: Option<f32>,
     /// The vectors, `[frames, dim]`.
     pub vectors: Frames,
     /// Log-posteriors of the units at the exit layer, `[frames, units]`, when the session was asked for them.

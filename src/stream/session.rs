@@ -135,20 +135,24 @@ impl Session {
         self.measurer.begin_chunk();
         self.policy.begin_chunk();
         let mut pass = self.state.begin(chunk.audio, chunk.span)?;
-        let reason = loop {
+        let (reason, expected_kl) = loop {
             let layer = pass.step()?;
-            let needs = if self.options.all_heads && encoder.has_heads() { Needs::Change } else { self.policy.needs(layer) };
-            if needs > Needs::Nothing {
-                let found = self.measurer.measure(layer, pass.head()?.as_slice(), units, needs == Needs::Change);
+            let needs = self.policy.needs(layer);
+            let all = self.options.all_heads && encoder.has_heads();
+            if all || matches!(needs, Needs::Head | Needs::Change) {
+                let found = self.measurer.measure(layer, pass.head()?.as_slice(), units, all || needs == Needs::Change);
                 self.not_finite += u64::from(!found.finite);
                 evidence.push(found);
             }
-            let progress = Progress { layer, layers, evidence: &evidence, elapsed: began.elapsed(), backlog };
-            match self.policy.decide(&progress) {
-                Decision::Exit(Reason::Schedule) | Decision::Continue if layer == layers => break Reason::LastLayer,
-                Decision::Exit(reason) => break reason,
-                Decision::Continue => {}
-            }
+            let forecast = if needs == Needs::Forecast { Some(pass.forecast()?) } else { None };
+            let forecast = forecast.as_ref().map_or(&[][..], Frames::as_slice);
+            let progress = Progress { layer, layers, evidence: &evidence, forecast, elapsed: began.elapsed(), backlog };
+            let reason = match self.policy.decide(&progress) {
+                Decision::Exit(Reason::Schedule) | Decision::Continue if layer == layers => Reason::LastLayer,
+                Decision::Exit(reason) => reason,
+                Decision::Continue => continue,
+            };
+            break (reason, forecast.first().map(|log_kl| log_kl.exp()));
         };
         let exit_layer = pass.depth();
         let log_posteriors = match self.options.posteriors {
@@ -179,6 +183,7 @@ impl Session {
             exit_layer,
             reason,
             evidence,
+            expected_kl,
             vectors,
             log_posteriors,
             ctc_logits,

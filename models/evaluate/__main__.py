@@ -1,0 +1,210 @@
+"""Evaluates a pack through Bellis, and draws what came out.
+
+    python -m models.evaluate.streams
+    python -m models.evaluate PACK [--out FOLDER] [--jobs N]
+
+Writes figures.json and SVG plots into FOLDER (docs/models/NAME). Runs that were made before are taken from the cache in
+$BELLIS_DATA/evaluate unless the pack or the stream changed.
+"""
+
+import argparse
+import hashlib
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from models.train.paths import DATA, PREPARED, REPOSITORY
+
+from . import plots
+from .measures import Heads, PhoneProbe, agreement, divergence, interval, pool, purity
+from .runs import Cost, run, segments
+from .streams import KINDS, SNRS, STREAMS
+
+TAUS = (1.6, 2.0, 2.4, 2.8, 3.2, 3.6)
+DELTAS = (0.02, 0.04, 0.07, 0.11, 0.18, 0.3)
+LAMBDAS = (0.005, 0.01, 0.02, 0.03, 0.045, 0.07, 0.11, 0.17)
+
+
+class Evaluation:
+    """Runs of one pack, each made once."""
+
+    def __init__(self, pack, jobs):
+        self.pack, self.jobs = Path(pack), jobs
+        self.key = hashlib.sha256((self.pack / "pack.toml").read_bytes()).hexdigest()[:16]
+        self.cost = Cost(pack, 80)
+        self.layers = self.cost.layers
+        self.heads = Heads(pack, self.layers)
+        self.kept = {}
+
+    def run(self, stream, policy, *more):
+        name = hashlib.sha256(repr((self.key, stream, (STREAMS / f"{stream}.json").read_bytes(), policy, more)).encode()).hexdigest()[:24]
+        path = DATA / "evaluate" / f"{name}.pickle"
+        if path.exists():
+            return pickle.loads(path.read_bytes())
+        found = run(self.pack, stream, policy, *more)
+        found.states = found.states.astype(np.float16)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(found))
+        print(f"evaluate: {stream}, {policy}: depth {found.report['mean_exit_layer']:.2f}, {found.macs / 1e6:.0f} M multiply-adds a second", flush=True)
+        return found
+
+    def all(self, stream, policies):
+        with ThreadPoolExecutor(self.jobs) as workers:
+            return dict(zip(policies, workers.map(lambda policy: self.run(stream, policy), policies)))
+
+    def posteriors(self, found):
+        found.states = found.states.astype(np.float32)
+        return self.heads(found)
+
+
+def sweep(layers):
+    return {
+        "fixed": [f"fixed --layer {k}" for k in range(1, layers + 1)],
+        "periodic": [f"periodic --layer {k} --period 5" for k in range(1, layers, 2)],
+        "entropy": [f"threshold --threshold {tau}" for tau in TAUS],
+        "change": [f"change --threshold {delta}" for delta in DELTAS],
+        "gain": [f"gain --threshold {value}" for value in LAMBDAS],
+    }
+
+
+def depth_under_noise(e, tau):
+    """DAISY's rule over the SNRs."""
+    found, parts = e.run("noisy", f"threshold --threshold {tau}"), segments("noisy")
+    table = {}
+    for kind in KINDS:
+        table[kind] = {}
+        for snr in ("clean", *SNRS):
+            condition = "clean" if snr == "clean" else f"{kind} {snr}"
+            means, frames = pool(found.depth, parts, lambda s: s["condition"] == condition)
+            table[kind][snr] = interval(means, frames)
+        series = [table[kind][snr][0] for snr in ("clean", *SNRS)]
+        table[kind]["spearman"] = float(spearmanr([30, *SNRS], series).statistic)
+        table[kind]["ratio at 0 dB"] = series[4] / series[0]
+    return table
+
+
+def equal_compute(e, stream):
+    """Every policy: compute, depth, KL and agreement with full depth, with intervals over clips; and all minus fixed."""
+    parts, policies = segments(stream), sweep(e.layers)
+    full = e.posteriors(e.run(stream, "never"))
+    curves, per_clip = {}, {}
+    for family, members in policies.items():
+        curves[family] = []
+        for policy, found in e.all(stream, members).items():
+            posteriors = e.posteriors(found)
+            kl, frames = pool(divergence(full, posteriors), parts)
+            agree, _ = pool(agreement(full, posteriors), parts)
+            groups = np.array([s["clip"] or str(n) for n, s in enumerate(parts)])
+            curves[family].append({
+                "policy": policy, "macs": found.macs, "share": found.macs / e.cost.full(), "depth": found.report["mean_exit_layer"],
+                "kl": interval(kl, frames, groups), "agreement": interval(agree, frames, groups),
+            })
+            per_clip[policy] = kl
+    # The gain over a fixed depth of the same compute, clip by clip.
+    fixed = [(c["macs"], per_clip[c["policy"]]) for c in curves["fixed"]]
+    costs, values = np.array([c for c, _ in fixed]), np.array([v for _, v in fixed])
+    for family in ("periodic", "entropy", "change", "gain"):
+        for point in curves[family]:
+            at = np.interp(point["macs"], costs, np.arange(len(costs)))
+            low, share = int(at), at - int(at)
+            level = values[low] * (1 - share) + values[min(low + 1, len(values) - 1)] * share
+            point["kl minus fixed"] = interval(per_clip[point["policy"]] - level, frames, groups)
+    return curves
+
+
+def promises(e):
+    """What calibrated cascades promised, and what held-out sound gave."""
+    parts, out = segments("noisy"), {}
+    full = e.posteriors(e.run("noisy", "never"))
+    for target in (0.9, 0.95, 0.98):
+        found = e.run("noisy", f"calibrated --agreement {target}")
+        agree, frames = pool(agreement(full, e.posteriors(found)), parts)
+        clean, clean_frames = pool(agreement(full, e.posteriors(found)), parts, lambda s: s["condition"] == "clean")
+        out[target] = {"pooled": interval(agree, frames), "clean": interval(clean, clean_frames), "depth": found.report["mean_exit_layer"]}
+    return out
+
+
+def nothing_said(e, policies):
+    """Depth and compute on silence and on noise alone."""
+    parts, out = segments("alone"), {}
+    for policy in policies:
+        found = e.run("alone", policy)
+        out[policy] = {f"{s['condition']} {s['kind']}": float(found.depth[s["first"] : s["first"] + s["frames"]].mean()) for s in parts}
+        out[policy]["share of full depth"] = found.macs / e.cost.full()
+    return out
+
+
+def phone_errors(e, policies):
+    """Linear probes on speech.probe by exit layer and policy."""
+    index = json.loads((PREPARED / "speech.probe.json").read_text())
+    fixed = e.all("phones", [f"fixed --layer {k}" for k in range(1, e.layers + 1)])
+    by_layer = {int(policy.split()[-1]): found for policy, found in fixed.items()}
+    for found in by_layer.values():
+        found.states = found.states.astype(np.float32)
+    probe = PhoneProbe(e.pack, index, by_layer)
+    row = lambda found: {
+        "share": found.macs / e.cost.full(), "depth": found.report["mean_exit_layer"], "all": float(probe.error(found)),
+        **{condition: float(probe.error(found, [condition])) for condition in probe.test},
+    }
+    layers, purities = {}, {}
+    clean = probe.test["clean"] & (probe.labels >= 0)
+    for k, found in by_layer.items():
+        layers[k] = row(found)
+        purities[k] = purity(e.posteriors(found)[clean].argmax(1), probe.labels[clean])
+    others = {}
+    for policy, found in e.all("phones", policies).items():
+        found.states = found.states.astype(np.float32)
+        others[policy] = row(found)
+    return {"layers": layers, "policies": others, "pnmi": purities}
+
+
+def gap_filling(e, policy):
+    """How far projections move a chunk from never exiting: KL of the same layer's head, frame by frame."""
+    found = e.run("device", policy)
+    posteriors = e.posteriors(found)
+    kl = np.zeros(len(found.depth))
+    for k in range(1, e.layers + 1):
+        here = found.depth == k
+        if here.any():
+            kl[here] = divergence(e.posteriors(e.run("device", f"fixed --layer {k}"))[here], posteriors[here])
+    return {"policy": policy, "kl": float(kl.mean()), "worst percent": float(np.percentile(kl, 99)), "projections": found.report["projections_per_frame"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
+    parser.add_argument("--tau", type=float, help="nats of DAISY's rule; the pack's own without it")
+    arguments = parser.parse_args()
+    e = Evaluation(arguments.pack, arguments.jobs)
+    out = arguments.out or REPOSITORY / "docs" / "models" / arguments.pack.name
+    out.mkdir(parents=True, exist_ok=True)
+    import tomllib
+
+    exit_section = tomllib.loads((arguments.pack / "pack.toml").read_text())["exit"]
+    tau = arguments.tau or exit_section["threshold"]
+    policies = sweep(e.layers)
+    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.cost.full()}
+
+    def done(name, value):
+        figures[name] = value
+        (out / "figures.json").write_text(json.dumps(figures, indent=1, default=float))
+        print(f"evaluate: {name} done", flush=True)
+
+    done("depth under noise", depth_under_noise(e, tau))
+    done("noisy", equal_compute(e, "noisy"))
+    done("device", equal_compute(e, "device"))
+    done("promises", promises(e))
+    done("nothing said", nothing_said(e, [f"threshold --threshold {tau}", "change", "gain"]))
+    done("phones", phone_errors(e, policies["entropy"] + policies["change"] + policies["gain"] + ["never"]))
+    done("gap filling", gap_filling(e, "gain"))
+    plots.draw(figures, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Streams of held-out sound: speech in noise at exact SNRs, sound as a device hears it, phone-labelled speech.
+
+    python -m models.evaluate.streams [--minutes M]
+
+streams/NAME.wav        16 kHz
+streams/NAME.json       {"segments": [{"condition", "kind", "snr", "clip", "first", "frames"}]} in frames of 320 samples
+
+`noisy`     the same clips of speech.test clean and with every kind of noise at 20, 10, 5, 0 and -5 dB
+`device`    30 % speech (half of it in noise), 40 % silence and room tone, 30 % noise alone
+`alone`     digital silence, room tone, and each kind of noise alone
+`phones`    speech.probe, whose phones are labelled: the first half clean and noisy to train probes on, the second to test them
+Speech, voices of the babble and recorded noise are from packages that training never saw (models/train/packages.toml).
+"""
+
+import argparse
+import json
+
+import numpy as np
+import soundfile
+
+from models.train.mixing import coloured, scale_to
+from models.train.paths import DATA, HOP, PREPARED, RATE
+
+STREAMS = DATA / "streams"
+SNRS = (20, 10, 5, 0, -5)
+PAUSE = 20  # frames between clips
+LEVEL = 10 ** (-26 / 20)  # RMS of every clip
+
+
+class Pool:
+    """Held-out speech and noise."""
+
+    def __init__(self, seed):
+        self.rng = np.random.default_rng(seed)
+        self.groups = {}
+
+    def group(self, name):
+        if name not in self.groups:
+            self.groups[name] = (np.load(PREPARED / f"{name}.npy", mmap_mode="r"), json.loads((PREPARED / f"{name}.json").read_text()))
+        return self.groups[name]
+
+    def clips(self, group, minutes, low=75, high=400):
+        """[(name, samples)] of 1.5 to 8 s at one level, speakers in turn."""
+        sound, index = self.group(group)
+        by_speaker = {}
+        for number in self.rng.permutation(len(index)):
+            entry = index[number]
+            if low <= entry["frames"] <= high:
+                by_speaker.setdefault(entry["speaker"], []).append(entry)
+        chosen, left = [], minutes * 60 * RATE / HOP
+        while left > 0 and any(by_speaker.values()):
+            for entries in by_speaker.values():
+                if entries and left > 0:
+                    entry = entries.pop()
+                    left -= entry["frames"] + PAUSE
+                    chosen.append((f"{entry['package']}/{entry['clip']}", self.cut(sound, entry["start"] * HOP, entry["frames"] * HOP)))
+        return chosen
+
+    @staticmethod
+    def cut(sound, start, samples):
+        audio = np.asarray(sound[start : start + samples], np.float32)
+        return audio * LEVEL / (audio.std() + 1e-6)
+
+    def of(self, package, part, samples):
+        """A stretch of the recordings of a noise package whose paths hold `part`."""
+        sound, index = self.group("noise.test")
+        entries = [entry for entry in index if entry["package"] == package and part in entry["clip"]]
+        pieces, length = [], 0
+        while length < samples:
+            entry = entries[self.rng.integers(len(entries))]
+            pieces.append(self.cut(sound, entry["start"] * HOP, entry["frames"] * HOP))
+            length += len(pieces[-1])
+        return np.concatenate(pieces)[:samples]
+
+    def babble(self, samples, voices=6):
+        """Voices that are in no other stream."""
+        sound, _ = self.group("speech.match")
+        starts = self.rng.integers(len(sound) - samples, size=voices)
+        return sum(self.cut(sound, start, samples) for start in starts).astype(np.float32)
+
+    def noise(self, kind, samples):
+        made = {
+            "white": lambda: coloured(self.rng, samples, 0),
+            "pink": lambda: coloured(self.rng, samples, 1),
+            "babble": lambda: self.babble(samples),
+            "public": lambda: self.of("phonlab", "data/noise", samples),
+            "music": lambda: self.of("hedgewars-data", "/Music/", samples),
+            "events": lambda: self.of("hedgewars-data", "/Sounds/", samples),
+        }[kind]()
+        return made * LEVEL / (made.std() + 1e-9)
+
+
+KINDS = ("white", "pink", "babble", "public", "music", "events")
+
+
+class Stream:
+    """Pieces, and where they lie."""
+
+    def __init__(self):
+        self.pieces, self.segments, self.at = [], [], 0
+
+    def add(self, audio, condition, kind="", snr=None, clip="", pause=PAUSE):
+        frames = -(-len(audio) // HOP)
+        self.segments.append({"condition": condition, "kind": kind, "snr": snr, "clip": clip, "first": self.at, "frames": frames})
+        self.pieces.append(np.pad(audio, (0, (frames + pause) * HOP - len(audio))))
+        self.at += frames + pause
+
+    def write(self, name):
+        STREAMS.mkdir(parents=True, exist_ok=True)
+        audio = np.concatenate(self.pieces)
+        # A dither of half a bit, so that pauses are as quiet as a device's, not digital silence.
+        audio = audio + np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32) * 2e-5
+        soundfile.write(STREAMS / f"{name}.wav", np.clip(audio, -1, 1), RATE, subtype="PCM_16")
+        (STREAMS / f"{name}.json").write_text(json.dumps({"segments": self.segments}))
+        print(f"streams: {name}: {len(audio) / RATE / 60:.1f} min, {len(self.segments)} segments", flush=True)
+
+
+def noisy(pool, minutes):
+    stream, clips = Stream(), pool.clips("speech.test", minutes)
+    for clip, audio in clips:
+        stream.add(audio, "clean", clip=clip)
+    for kind in KINDS:
+        for snr in SNRS:
+            for clip, audio in clips:
+                mixed = audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr)
+                stream.add(mixed / max(1, np.abs(mixed).max()), f"{kind} {snr}", kind, snr, clip)
+    return stream
+
+
+def room_tone(rng, samples):
+    tone = coloured(rng, samples, rng.uniform(1, 2))
+    return tone / tone.std() * 10 ** (rng.uniform(-75, -55) / 20)
+
+
+def device(pool, minutes):
+    """Runs of 4 to 15 s, in random order."""
+    stream, rng = Stream(), pool.rng
+    clips = pool.clips("speech.test", minutes * 0.3)
+    speech = sum(len(audio) for _, audio in clips)
+    runs = []
+    for number, (clip, audio) in enumerate(clips):
+        if number % 2:
+            kind = KINDS[rng.integers(len(KINDS))]
+            snr = int(rng.integers(0, 20))
+            runs.append((audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr), "speech", kind, snr, clip))
+        else:
+            runs.append((audio, "speech", "", None, clip))
+    for condition, share in (("silence", 0.4), ("noise", 0.3)):
+        left = speech * share / 0.3
+        while left > 0:
+            samples = int(rng.uniform(4, 15) * RATE)
+            left -= samples
+            kind = KINDS[rng.integers(len(KINDS))] if condition == "noise" else ("digital", "room")[int(rng.random() < 0.8)]
+            level = 10 ** (rng.uniform(-30, 6) / 20)
+            sound = {"digital": lambda n: np.zeros(n, np.float32), "room": lambda n: room_tone(rng, n)}.get(kind, lambda n: pool.noise(kind, n) * level)(samples)
+            runs.append((sound, condition, kind, None, ""))
+    for number in rng.permutation(len(runs)):
+        audio, condition, kind, snr, clip = runs[number]
+        stream.add(audio / max(1, np.abs(audio).max()), condition, kind, snr, clip, pause=0)
+    return stream
+
+
+def alone(pool, seconds=60):
+    stream = Stream()
+    stream.add(np.zeros(seconds * RATE, np.float32), "silence", "digital")
+    stream.add(room_tone(pool.rng, seconds * RATE), "silence", "room")
+    for kind in KINDS:
+        stream.add(pool.noise(kind, seconds * RATE), "noise", kind)
+    return stream
+
+
+def phones(pool, minutes):
+    stream = Stream()
+    sound, index = pool.group("speech.probe")
+    half = len(index) // 2
+    train, test = index[:half], index[half:]
+    budget = minutes * 60 * RATE / HOP
+
+    def add(entries, split, frames, noise):
+        for number, entry in enumerate(entries):
+            if frames <= 0:
+                break
+            frames -= entry["frames"]
+            audio = pool.cut(sound, entry["start"] * HOP, entry["frames"] * HOP)
+            kind, snr = noise(number)
+            if kind:
+                audio = audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr)
+            condition = f"{split} {kind} {snr}" if kind else f"{split} clean"
+            stream.add(audio / max(1, np.abs(audio).max()), condition, kind, snr, entry["clip"])
+
+    add(train, "train", budget, lambda _: ("", None))
+    add(train, "train", budget / 2, lambda n: (KINDS[n % len(KINDS)], SNRS[n % len(SNRS)]))
+    add(test, "test", budget / 2, lambda _: ("", None))
+    for kind, snr in (("white", 10), ("babble", 10), ("public", 0), ("music", 0)):
+        add(test, "test", budget / 8, lambda _, kind=kind, snr=snr: (kind, snr))
+    return stream
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=2, help="of speech in each condition of `noisy`; `device` and `phones` have ten times as much")
+    arguments = parser.parse_args()
+    noisy(Pool(1), arguments.minutes).write("noisy")
+    device(Pool(2), arguments.minutes * 10).write("device")
+    alone(Pool(3)).write("alone")
+    phones(Pool(4), arguments.minutes * 10).write("phones")
+
+
+if __name__ == "__main__":
+    main()

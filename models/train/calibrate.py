@@ -1,0 +1,173 @@
+"""Finds the numbers of the exit policies, without labels: what the model itself says at full depth is the truth.
+
+    python -m models.train.calibrate CHECKPOINT [--crops N] [--threads N]
+
+Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
+
+threshold    DAISY's τ: half of the layers on clean speech
+calibrated   τ per layer for a promised agreement with full depth, each found on the chunks that survive the layers before
+change       δ: the same mean depth as τ has
+gain         a predictor per layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from .mixing import Crops
+from .model import Forecast, load
+from .train import CHUNKS, FRAMES
+
+TARGETS = (0.90, 0.95, 0.98)
+LOSS = 0.05  # nats: mean KL from full depth at the default λ
+STEPS, BATCH, RATE = 2000, 384, 4e-3
+LEAST = 50  # chunks that a threshold must rest on
+
+
+@torch.no_grad()
+def measure(model, sounds, chunk):
+    """Evidence of every layer and chunk [L, N]: entropy, change, KL to full depth, agreement; and the states [L, N, chunk, D]."""
+    found = {"entropy": [], "change": [], "kl": [], "agreement": [], "states": []}
+    for audio in sounds:
+        states = model(torch.from_numpy(audio)[None], chunk)
+        log_p = model.logits(states).log_softmax(-1)[:, 0]
+        p, layers = log_p.exp(), len(log_p)
+        mean = lambda x: x.reshape(layers, -1, chunk).mean(-1)
+        found["entropy"].append(mean(-(p * log_p).sum(-1)))
+        change = (p[1:] * (log_p[1:] - log_p[:-1])).sum(-1)
+        found["change"].append(mean(torch.cat([torch.full_like(change[:1], torch.inf), change])))
+        found["kl"].append(mean((p[-1] * (log_p[-1] - log_p)).sum(-1)))
+        found["agreement"].append(mean((log_p.argmax(-1) == log_p[-1].argmax(-1)).float()))
+        found["states"].append(torch.stack(states[1:])[:, 0].unflatten(1, (-1, chunk)).half())
+    return {name: torch.cat(values, 1) for name, values in found.items()}
+
+
+def first_at_most(values, thresholds):
+    """The first layer (from 1) whose value is at most its threshold; the last one where none is."""
+    layers = len(values)
+    hit = values[:-1] <= torch.as_tensor(thresholds).reshape(-1, 1)
+    return torch.where(hit.any(0), hit.int().argmax(0) + 1, layers)
+
+
+def at(values, depth):
+    return values[depth - 1, torch.arange(len(depth))]
+
+
+def bisect(low, high, too_much, steps=40):
+    """The largest number in [low, high] that is not too much."""
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (low, middle) if too_much(middle) else (middle, high)
+    return low
+
+
+def survivors(evidence, least_agreement):
+    """Thresholds per layer: the most chunks whose mean agreement is still `least_agreement`, among those not gone before."""
+    layers, count = evidence["entropy"].shape
+    alive, thresholds = torch.ones(count, dtype=torch.bool), []
+    for entropy, agreement in zip(evidence["entropy"][:-1], evidence["agreement"][:-1]):
+        values, order = entropy[alive].sort()
+        kept = agreement[alive][order].cumsum(0) / torch.arange(1, len(order) + 1)
+        good = (kept >= least_agreement).nonzero()
+        last = int(good[-1]) if len(good) else -1
+        thresholds.append(float(values[last]) if last >= LEAST else -1.0)
+        alive &= entropy > thresholds[-1]
+    return thresholds
+
+
+def promise(evidence, target):
+    """Thresholds whose cascade agrees with full depth on `target` of the frames, chunks at full depth included."""
+    reached = lambda least: float(at(evidence["agreement"], first_at_most(evidence["entropy"], survivors(evidence, least))).mean())
+    least = bisect(0.0, 1.0, lambda least: reached(1 - least) < target, 12)
+    return survivors(evidence, 1 - least)
+
+
+def train_forecast(net, states, targets):
+    """Poisson deviance: the exponential of the output becomes the mean of the target."""
+    with torch.no_grad():
+        net.out.weight.mul_(0.1)
+        net.out.bias.copy_(torch.cat([target.mean(1, keepdim=True) for target in targets], 1).mean(1).clamp(min=1e-3).log())
+    optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
+    for step in range(STEPS):
+        x, target = states[step % len(states)], targets[step % len(states)]
+        chosen = torch.randint(x.shape[0], (BATCH,))
+        out, wanted = net(x[chosen].float()), target[:, chosen].T
+        loss = (out.exp() - wanted * out).mean()
+        optimiser.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net
+
+
+def forecasts(nets, states):
+    """Predicted KL of layer j seen from layer k, [L-1][N, L-k]."""
+    with torch.no_grad():
+        return [torch.cat([net(part.float()) for part in x.split(512)]).exp() for net, x in zip(nets, states)]
+
+
+def stops(predicted, price):
+    """The rule of the policy `gain`: the first layer from which no deeper one is worth its price."""
+    layers, count = len(predicted) + 1, len(predicted[0])
+    depth = torch.full((count,), layers)
+    for k in range(layers - 1, 0, -1):
+        here, deeper = predicted[k - 1][:, :1], torch.nn.functional.pad(predicted[k - 1][:, 1:], (0, 1))
+        worth = here - deeper > price * torch.arange(1, layers - k + 1)
+        depth = torch.where(worth.any(1), depth, k)
+    return depth
+
+
+def calibrate(model, crops, count, chunk=16):
+    """All numbers, from `count` crops of speech, noise and silence."""
+    shape = model.shape
+    sounds = [crops.device() for _ in range(count)]
+    share = {8: 0.25, 16: 0.5, 32: 0.25}
+    parts, start = {}, 0
+    for size in CHUNKS:
+        stop = start + max(2, int(count * share[size]))
+        parts[size] = measure(model, sounds[start:stop], size)
+        start = stop
+    clean = measure(model, [crops.clean() for _ in range(max(4, count // 8))], chunk)
+    del clean["states"]
+    evidence = parts[chunk]
+    half = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < shape.layers / 2
+    threshold = bisect(0.0, 6.0, half(clean["entropy"]))
+    change = bisect(0.0, 2.0, half(clean["change"]))
+    depth = first_at_most(clean["entropy"], threshold).float()
+    print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, on {evidence['kl'].shape[1]} chunks", flush=True)
+    nets = []
+    for k in range(1, shape.layers):
+        states, targets = [part["states"][k - 1] for part in parts.values()], [part["kl"][k - 1 : -1] for part in parts.values()]
+        nets.append(train_forecast(Forecast(shape, k), states, targets))
+        print(f"calibrate: gain predictor of layer {k}", flush=True)
+    predicted = forecasts(nets, evidence["states"])
+    loss = lambda price: float(at(evidence["kl"], stops(predicted, price)).mean())
+    price = bisect(0.0, 1.0, lambda price: loss(price) > LOSS)
+    print(f"calibrate: gain stops at {float(stops(predicted, price).float().mean()):.2f} of {shape.layers} layers for {loss(price):.3f} nats", flush=True)
+    return {
+        "threshold": threshold, "change": change, "lambda": price, "fixed": (shape.layers + 1) // 2,
+        "range": [int(depth.mean().floor()), int(depth.mean().ceil())],
+        "calibrated": {target: promise(evidence, target) for target in TARGETS},
+        "data": f"{count} crops of {FRAMES / 50:.1f} s: speech in noise, noise alone, silence (models/train/mixing.py)",
+        "gain": [net.state_dict() for net in nets],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--crops", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    model, _ = load(arguments.checkpoint)
+    numbers = calibrate(model.eval(), Crops(FRAMES, seed=1_000_000), arguments.crops)
+    path = arguments.checkpoint.parent / "calibration.pt"
+    torch.save(numbers, path)
+    print(f"calibrate: {path}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
