@@ -1,6 +1,6 @@
 """Finds the numbers of the exit policies, without labels: what the model itself says at full depth is the truth.
 
-    python -m models.train.calibrate CHECKPOINT [--crops N] [--threads N]
+    python -m models.train.calibrate CHECKPOINT [--crops N] [--steps N] [--threads N]
 
 Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 
@@ -21,7 +21,7 @@ from .train import CHUNKS, FRAMES
 
 TARGETS = (0.90, 0.95, 0.98)
 LOSS = 0.05  # nats: mean KL from full depth at the default λ
-STEPS, BATCH, RATE = 2000, 384, 4e-3
+BATCH, RATE = 384, 4e-3
 LEAST = 50  # chunks that a threshold must rest on
 
 
@@ -83,18 +83,18 @@ def promise(evidence, target):
     return survivors(evidence, 1 - least)
 
 
-def train_forecast(net, states, targets):
+def train_forecast(net, states, targets, steps):
     """Poisson deviance: the exponential of the output becomes the mean of the target."""
     with torch.no_grad():
         net.out.weight.mul_(0.1)
         net.out.bias.copy_(torch.cat([target.mean(1, keepdim=True) for target in targets], 1).mean(1).clamp(min=1e-3).log())
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
-    for step in range(STEPS):
+    for step in range(steps):
         x, target = states[step % len(states)], targets[step % len(states)]
         chosen = torch.randint(x.shape[0], (BATCH,))
         out, wanted = net(x[chosen].float()), target[:, chosen].T
         loss = (out.exp() - wanted * out).mean()
-        optimiser.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+        optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -118,7 +118,7 @@ def stops(predicted, price):
     return depth
 
 
-def calibrate(model, crops, count, chunk=16):
+def calibrate(model, crops, count, steps=2000, chunk=16):
     """All numbers, from `count` crops of speech, noise and silence."""
     shape = model.shape
     sounds = [crops.device() for _ in range(count)]
@@ -139,7 +139,7 @@ def calibrate(model, crops, count, chunk=16):
     nets = []
     for k in range(1, shape.layers):
         states, targets = [part["states"][k - 1] for part in parts.values()], [part["kl"][k - 1 : -1] for part in parts.values()]
-        nets.append(train_forecast(Forecast(shape, k), states, targets))
+        nets.append(train_forecast(Forecast(shape, k), states, targets, steps))
         print(f"calibrate: gain predictor of layer {k}", flush=True)
     predicted = forecasts(nets, evidence["states"])
     loss = lambda price: float(at(evidence["kl"], stops(predicted, price)).mean())
@@ -158,12 +158,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--crops", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=2000, help="of each gain predictor's training")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model, _ = load(arguments.checkpoint)
-    numbers = calibrate(model.eval(), Crops(FRAMES, seed=1_000_000), arguments.crops)
+    numbers = calibrate(model.eval(), Crops(FRAMES, seed=1_000_000), arguments.crops, arguments.steps)
     path = arguments.checkpoint.parent / "calibration.pt"
     torch.save(numbers, path)
     print(f"calibrate: {path}", flush=True)

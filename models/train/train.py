@@ -1,6 +1,6 @@
 """Trains a student on the teacher's units: all heads jointly, over several chunk sizes, with early exits in the loop.
 
-    python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT]
+    python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT|PACK]
 
 The rate is constant after a warm-up and falls to zero over the run's last fifth: runs/NAME/stable.pt is what a longer
 training goes on from, runs/NAME/final.pt what is exported. A run that was killed goes on from runs/NAME/latest.pt.
@@ -9,10 +9,12 @@ training goes on from, runs/NAME/final.pt what is exported. A run that was kille
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from . import export
 from .mixing import NONE, Crops
 from .model import SHAPES, Student, load, save
 from .paths import RUNS
@@ -103,14 +105,17 @@ def main():
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cpu._is_avx512_bf16_supported(), help="products in bfloat16; by default where the CPU has them")
-    parser.add_argument("--resume", help="a checkpoint to go on from, with a fresh optimiser if it holds none")
+    parser.add_argument("--resume", help="a checkpoint or a pack to go on from, with a fresh optimiser if it holds none")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     folder = RUNS / arguments.name
     folder.mkdir(parents=True, exist_ok=True)
     resume = arguments.resume or (folder / "latest.pt" if (folder / "latest.pt").exists() else None)
-    model, checkpoint = load(resume) if resume else (Student(SHAPES[arguments.name]), {})
+    if resume and Path(resume).is_dir():
+        model, checkpoint = export.read(Path(resume)), {}
+    else:
+        model, checkpoint = load(resume) if resume else (Student(SHAPES[arguments.name]), {})
     optimisers = Optimisers(model, arguments.rate)
     if "optimiser" in checkpoint:
         optimisers.load_state_dict(checkpoint["optimiser"])

@@ -1,0 +1,130 @@
+"""The training pipeline: what the model computes in one pass is what the pack computes chunk by chunk; numbers that policies rest on."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from models.train import calibrate, export
+from models.train import model as student
+from models.train.mixing import coloured, scale_to
+from models.train.teach import information
+
+SHAPE = student.Shape(layers=3, dim=32, heads=4, units=11, left_context=16)
+CHUNK, CHUNKS = 8, 5
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    made = student.Student(SHAPE)
+    for parameter in made.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def audio():
+    samples = (CHUNK * CHUNKS - 1) * 320 + student.RECEPTIVE_FIELD
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((1, samples)).astype(np.float32) * 0.1)
+
+
+def streamed(folder, audio, exits):
+    """States of every chunk at every layer that it reached, by onnxruntime, projected keys and values for what exits left out."""
+    stage = lambda name: onnxruntime.InferenceSession(folder / f"{name}.onnx")
+    layers = [stage(f"layer_{k:02}") for k in range(1, SHAPE.layers + 1)]
+    width = SHAPE.dim // SHAPE.heads
+    cache = [[np.zeros((1, SHAPE.heads, SHAPE.left_context, width), np.float32)] * 2 for _ in layers]
+    slopes = np.array(SHAPE.slopes(), np.float32)[:, None, None]
+    out = []
+    for chunk, depth in enumerate(exits):
+        first = chunk * CHUNK
+        sound = audio[:, first * 320 : (first + CHUNK - 1) * 320 + student.RECEPTIVE_FIELD]
+        x = stage("frontend").run(None, {"audio": sound})[0]
+        states = [x]
+        column = np.arange(SHAPE.left_context + CHUNK)
+        bias = -slopes * np.abs(np.arange(CHUNK)[:, None] + SHAPE.left_context - column)
+        bias = (bias + np.where(column + first < SHAPE.left_context, student.MASKED, 0)).astype(np.float32)[None]
+        for k, layer in enumerate(layers):
+            y, key, value = layer.run(None, {"x": x, "k": cache[k][0], "v": cache[k][1], "bias": bias})
+            if k < depth:
+                x = y
+                states.append(x)
+            cache[k] = [np.concatenate([old, new], 2)[:, :, CHUNK:] for old, new in zip(cache[k], (key, value))]
+        out.append(states)
+    return out
+
+
+@pytest.mark.parametrize("exits", [[3] * CHUNKS, [1, 3, 2, 1, 3]])
+def test_a_pack_computes_chunk_by_chunk_what_the_model_computes_at_once(model, audio, exits, tmp_path):
+    export.write(model, tmp_path, "t", half=False)
+    with torch.no_grad():
+        states = model(audio, CHUNK, torch.tensor([exits]))
+    for chunk, found in enumerate(streamed(tmp_path, audio.numpy(), exits)):
+        for k, state in enumerate(found):
+            wanted = states[k][:, chunk * CHUNK : (chunk + 1) * CHUNK].numpy()
+            assert np.abs(state - wanted).max() < 1e-4, (chunk, k)
+
+
+def test_a_model_is_read_back_from_its_pack(model, tmp_path):
+    export.write(model, tmp_path, "t", half=False)
+    for (name, mine), theirs in zip(model.named_parameters(), export.read(tmp_path).parameters()):
+        assert torch.allclose(mine, theirs, atol=1e-6), name
+
+
+def test_gain_stages_compute_the_forecasts(model, tmp_path):
+    numbers = {
+        "threshold": 1.0, "change": 0.1, "lambda": 0.02, "fixed": 2, "range": [1, 2], "calibrated": {0.9: [0.1, 0.2]}, "data": "none",
+        "gain": [student.Forecast(SHAPE, k).state_dict() for k in (1, 2)],
+    }
+    export.write(model, tmp_path, "t", half=False, numbers=numbers)
+    states = torch.randn(1, 9, SHAPE.dim)
+    for k in (1, 2):
+        net = student.Forecast(SHAPE, k)
+        net.load_state_dict(numbers["gain"][k - 1])
+        found = onnxruntime.InferenceSession(tmp_path / f"gain_{k:02}.onnx").run(None, {"f": states.numpy()})[0]
+        assert found.shape == (1, 1, SHAPE.layers - k)
+        assert np.allclose(found[0], net(states).detach().numpy(), atol=1e-5)
+
+
+def test_gain_stops_where_no_deeper_layer_is_worth_its_price():
+    kl = torch.tensor([[0.5, 0.1, 0.09, 0.0], [0.02, 0.02, 0.01, 0.0], [0.5, 0.5, 0.5, 0.0]]).T  # [L, chunks]
+    exact = [kl[k:3].T for k in range(3)]
+    assert calibrate.stops(exact, 0.06).tolist() == [2, 1, 4]
+    assert calibrate.stops(exact, 1.0).tolist() == [1, 1, 1]
+    assert calibrate.stops(exact, 0.001).tolist() == [4, 4, 4]
+
+
+def test_a_promise_is_kept_on_what_it_was_calibrated_on():
+    torch.manual_seed(0)
+    layers, chunks = 5, 4000
+    difficulty = torch.rand(chunks)
+    entropy = difficulty + 0.3 * torch.rand(layers, chunks)
+    agreement = (1 - difficulty * torch.linspace(1, 0, layers)[:, None]).clamp(0, 1)
+    evidence = {"entropy": entropy, "agreement": agreement}
+    for target in (0.9, 0.95):
+        depth = calibrate.first_at_most(entropy, calibrate.promise(evidence, target))
+        assert target <= float(calibrate.at(agreement, depth).mean()) < target + 0.01
+        assert depth.float().mean() < layers
+
+
+def test_thresholds_exit_at_the_first_layer_that_passes():
+    values = torch.tensor([[3.0, 1.0, 3.0], [1.0, 1.0, 3.0], [0.0, 0.0, 3.0]])
+    assert calibrate.first_at_most(values, 2.0).tolist() == [2, 1, 3]
+    assert calibrate.first_at_most(values, [-1.0, 2.0]).tolist() == [2, 2, 3]
+
+
+def test_noise_is_mixed_at_the_snr_that_was_asked_for():
+    rng = np.random.default_rng(0)
+    speech = rng.standard_normal(16_000).astype(np.float32) * 0.03
+    for snr in (20, 0, -5):
+        noise = scale_to(coloured(rng, 16_000, 1.0), np.mean(speech**2), snr)
+        assert abs(10 * np.log10(np.mean(speech**2) / np.mean(noise**2)) - snr) < 0.01
+
+
+def test_information_is_the_entropy_of_a_copy_and_nothing_of_a_stranger():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 8, 100_000)
+    shared, entropy, _ = information(a, a)
+    assert abs(shared - entropy) < 1e-9
+    assert information(a, rng.integers(0, 8, 100_000))[0] < 1e-3

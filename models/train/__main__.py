@@ -1,0 +1,50 @@
+"""The whole pipeline, from nothing to a pack: fetch, prepare, teach, train, heads, calibrate, export.
+
+    python -m models.train full daisy-tiny [--minutes M] [--pack FOLDER]   hours: what ships
+    python -m models.train quick [--pack FOLDER]                           minutes: shows that the chain works
+
+What was done before is not done again; a killed training goes on from its last checkpoint.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from .model import SHAPES
+from .paths import DATA, REPOSITORY
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", choices=["quick", "full"])
+    parser.add_argument("name", choices=[name for name in SHAPES if name != "quick"], nargs="?", default="daisy-tiny")
+    parser.add_argument("--minutes", type=float, default=180, help="of training")
+    parser.add_argument("--pack", type=Path, help="where the pack goes; models/NAME without it")
+    arguments = parser.parse_args()
+    quick = arguments.preset == "quick"
+    name = "quick" if quick else arguments.name
+    data = DATA / "quick" if quick else DATA
+    run = data / "runs" / name
+    pack = arguments.pack or (data / "packs" if quick else REPOSITORY / "models") / name
+    only = ["--quick"] if quick else []
+    steps = [
+        ["fetch", *only],
+        ["prepare", *only, *(["--limit", "30"] if quick else [])],
+        ["teach"],
+        ["train", name, *(["--steps", "20"] if quick else ["--minutes", str(arguments.minutes)])],
+        ["heads", run / "final.pt", *(["--steps", "5", "--crops", "3"] if quick else [])],
+        ["calibrate", run / "final.pt", *(["--crops", "24", "--steps", "50"] if quick else [])],
+        ["export", run / "final.pt", pack, "--name", name],
+    ]
+    for step, *flags in steps:
+        print(f"train: {step} {' '.join(map(str, flags))}", flush=True)
+        command = [sys.executable, "-m", f"models.train.{step}", *map(str, flags)]
+        if subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "BELLIS_DATA": str(data)}).returncode:
+            raise SystemExit(f"train: {step} failed; the same command goes on there")
+    print(f"train: the pack is {pack}; `bellis inspect {pack}` shows it", flush=True)
+
+
+if __name__ == "__main__":
+    main()
