@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import pickle
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from models.train.paths import DATA, PREPARED, REPOSITORY
 
 from . import plots
 from .measures import Heads, PhoneProbe, agreement, divergence, interval, pool, purity
-from .runs import Cost, run, segments
+from .runs import run, segments
 from .streams import KINDS, SNRS, STREAMS
 
 TAUS = (1.6, 2.0, 2.4, 2.8, 3.2, 3.6)
@@ -35,10 +36,9 @@ class Evaluation:
     def __init__(self, pack, jobs):
         self.pack, self.jobs = Path(pack), jobs
         self.key = hashlib.sha256((self.pack / "pack.toml").read_bytes()).hexdigest()[:16]
-        self.cost = Cost(pack, 80)
-        self.layers = self.cost.layers
+        self.manifest = tomllib.loads((self.pack / "pack.toml").read_text())
+        self.layers = self.manifest["encoder"]["layers"]
         self.heads = Heads(pack, self.layers)
-        self.kept = {}
 
     def run(self, stream, policy, *more):
         name = hashlib.sha256(repr((self.key, stream, (STREAMS / f"{stream}.json").read_bytes(), policy, more)).encode()).hexdigest()[:24]
@@ -55,6 +55,10 @@ class Evaluation:
     def all(self, stream, policies):
         with ThreadPoolExecutor(self.jobs) as workers:
             return dict(zip(policies, workers.map(lambda policy: self.run(stream, policy), policies)))
+
+    def share(self, stream, found):
+        """Of full depth's multiply-adds."""
+        return found.macs / self.run(stream, "never").macs
 
     def posteriors(self, found):
         found.states = found.states.astype(np.float32)
@@ -100,7 +104,7 @@ def equal_compute(e, stream):
             agree, _ = pool(agreement(full, posteriors), parts)
             groups = np.array([s["clip"] or str(n) for n, s in enumerate(parts)])
             curves[family].append({
-                "policy": policy, "macs": found.macs, "share": found.macs / e.cost.full(), "depth": found.report["mean_exit_layer"],
+                "policy": policy, "macs": found.macs, "share": e.share(stream, found), "depth": found.report["mean_exit_layer"],
                 "kl": interval(kl, frames, groups), "agreement": interval(agree, frames, groups),
             })
             per_clip[policy] = kl
@@ -134,7 +138,7 @@ def nothing_said(e, policies):
     for policy in policies:
         found = e.run("alone", policy)
         out[policy] = {f"{s['condition']} {s['kind']}": float(found.depth[s["first"] : s["first"] + s["frames"]].mean()) for s in parts}
-        out[policy]["share of full depth"] = found.macs / e.cost.full()
+        out[policy]["share of full depth"] = e.share("alone", found)
     return out
 
 
@@ -147,7 +151,7 @@ def phone_errors(e, policies):
         found.states = found.states.astype(np.float32)
     probe = PhoneProbe(e.pack, index, by_layer)
     row = lambda found: {
-        "share": found.macs / e.cost.full(), "depth": found.report["mean_exit_layer"], "all": float(probe.error(found)),
+        "share": e.share("phones", found), "depth": found.report["mean_exit_layer"], "all": float(probe.error(found)),
         **{condition: float(probe.error(found, [condition])) for condition in probe.test},
     }
     layers, purities = {}, {}
@@ -184,12 +188,9 @@ def main():
     e = Evaluation(arguments.pack, arguments.jobs)
     out = arguments.out or REPOSITORY / "docs" / "models" / arguments.pack.name
     out.mkdir(parents=True, exist_ok=True)
-    import tomllib
-
-    exit_section = tomllib.loads((arguments.pack / "pack.toml").read_text())["exit"]
-    tau = arguments.tau or exit_section["threshold"]
+    tau = arguments.tau or e.manifest["exit"]["threshold"]
     policies = sweep(e.layers)
-    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.cost.full()}
+    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs}
 
     def done(name, value):
         figures[name] = value

@@ -4,12 +4,10 @@ import json
 import os
 import subprocess
 import tempfile
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from models.train.paths import REPOSITORY
 
@@ -24,51 +22,17 @@ class Run:
 
     states: np.ndarray  # [T, D], each frame's at its exit layer
     depth: np.ndarray  # [T], exit layers
-    entropies: list  # per chunk, [[layer, nats], …]
     chunk_frames: int
-    macs: float  # multiply-adds per second of sound: front end, layers, projections, heads that the policy ran
     report: dict
+
+    @property
+    def macs(self):
+        """Multiply-adds per second of sound, of all stages that ran: front end, layers, projections, heads, predictors."""
+        return self.report["multiply_adds_per_second"]
 
     @property
     def chunk_depth(self):
         return self.depth[:: self.chunk_frames]
-
-
-class Cost:
-    """Multiply-adds of a pack's stages per frame, counted from the graphs' products."""
-
-    def __init__(self, pack, context_frames):
-        manifest = tomllib.loads((Path(pack) / "pack.toml").read_text())
-        self.layers = manifest["encoder"]["layers"]
-        dim = manifest["encoder"]["dim"]
-        stage = lambda name: products(onnx.load(Path(pack) / name["file"]))
-        self.frontend = stage(manifest["stages"]["frontend"])
-        self.layer = stage(manifest["stages"]["layer"]["1"]) + 2 * context_frames * dim
-        self.head = stage(manifest["stages"]["head"]["1"])
-        self.projection = 2 * dim * dim
-        gain = manifest["stages"].get("gain", {}).get("1")
-        self.gain = stage(gain) if gain else 0
-
-    def full(self):
-        """Of full depth without heads, per second of sound."""
-        return 50 * (self.frontend + self.layers * self.layer)
-
-
-def products(model):
-    """Multiply-adds per output frame of a stage's constant-weight products and convolutions (two mel frames to a frame)."""
-    weights = {w.name: list(w.dims) for w in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Cast" and node.input[0] in weights:
-            weights[node.output[0]] = weights[node.input[0]]
-    total = 0
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    for node in model.graph.node:
-        shape = next((weights[name] for name in node.input if name in weights and len(weights[name]) >= 2), None)
-        if shape and node.op_type in ("MatMul", "Conv", "Gemm"):
-            # Whatever comes before the last convolution of a front end runs at twice the frame rate.
-            twice = bool(convolutions) and node is not convolutions[-1] and list(model.graph.node).index(node) < list(model.graph.node).index(convolutions[-1])
-            total += int(np.prod(shape)) * (2 if twice else 1)
-    return total
 
 
 def run(pack, stream, policy, *more, chunk_frames=16):
@@ -83,15 +47,7 @@ def run(pack, stream, policy, *more, chunk_frames=16):
         chunks = [json.loads(line) for line in (folder / "states.chunks.jsonl").open()]
         report = json.loads((folder / "report.json").read_text())
     depth = np.concatenate([np.full(chunk["frames"], chunk["layer"]) for chunk in chunks])
-    entropies = [chunk["entropy"] for chunk in chunks]
-    cost = Cost(pack, 64 + chunk_frames)
-    frames = len(depth)
-    heads = sum(len(found) * chunk["frames"] for found, chunk in zip(entropies, chunks)) / frames
-    gains = report["mean_exit_layer"] if "gain" in policy else 0
-    macs = 50 * (
-        cost.frontend + cost.layer * report["layer_passes_per_frame"] + cost.projection * report["projections_per_frame"] + cost.head * heads + cost.gain * gains
-    )
-    return Run(states, depth, entropies, chunk_frames, macs, report)
+    return Run(states, depth, chunk_frames, report)
 
 
 def segments(stream):

@@ -2,7 +2,7 @@
 
     python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT|PACK]
 
-The rate is constant after a warm-up and falls to zero over the run's last fifth: runs/NAME/stable.pt is what a longer
+The rate is constant after a warm-up and falls to zero over the run's last part (--decay): runs/NAME/stable.pt is what a longer
 training goes on from, runs/NAME/final.pt what is exported. A run that was killed goes on from runs/NAME/latest.pt.
 """
 
@@ -21,7 +21,7 @@ from .paths import RUNS
 
 CHUNKS = (8, 16, 32)  # frames: 160, 320 and 640 ms
 FRAMES = 384  # of a crop: 7.68 s
-WARM_UP, DECAY = 200, 0.2
+WARM_UP = 200
 DISTILL = 0.5  # weight of KL(last head ‖ head k), on every frame, also where nobody speaks
 
 
@@ -103,6 +103,7 @@ def main():
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--decay", type=float, default=0.2, help="share of the run, its last, over which the rate falls to zero")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cpu._is_avx512_bf16_supported(), help="products in bfloat16; by default where the CPU has them")
     parser.add_argument("--resume", help="a checkpoint or a pack to go on from, with a fresh optimiser if it holds none")
@@ -128,7 +129,7 @@ def main():
         gone = max((time.time() - began) / 60 / arguments.minutes, (step - first) / arguments.steps)
         if gone >= 1:
             break
-        if gone > 1 - DECAY and not stable:
+        if gone > 1 - arguments.decay and not stable:
             save(folder / "stable.pt", model, step=step, optimiser=optimisers.state_dict())
             stable = True
         audio, units = next(batches)
@@ -138,7 +139,7 @@ def main():
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         warm += 1
-        optimisers.step(min(1, warm / WARM_UP) * min(1, (1 - gone) / DECAY))
+        optimisers.step(min(1, warm / WARM_UP) * min(1, (1 - gone) / arguments.decay))
         step += 1
         mean = cross.detach() if mean is None else 0.95 * mean + 0.05 * cross.detach()
         if step % 20 == 0:

@@ -69,6 +69,12 @@ impl CachedState {
         })
     }
 
+    /// Multiply-adds since the start.
+    pub fn multiply_adds(&self) -> u64 {
+        let runners = self.layers.iter().flat_map(|layer| [&layer.full].into_iter().chain(&layer.project));
+        runners.map(Runner::multiply_adds).sum()
+    }
+
     /// Runs layer `k` (from 1) on `x` of the chunk that starts at `first_frame`; returns its output and its feature.
     pub fn layer(&mut self, k: usize, first_frame: u64, x: &Frames) -> Result<(Frames, Frames), EngineError> {
         self.fill(k, first_frame)?;

@@ -221,6 +221,8 @@ pub struct Work {
     pub layer_frames: u64,
     /// Through the key and value projections alone.
     pub projected_frames: u64,
+    /// Multiply-adds of every stage that ran, front end and heads included.
+    pub multiply_adds: u64,
 }
 
 impl EncoderState {
@@ -246,10 +248,12 @@ impl EncoderState {
 
     /// Work done since the start.
     pub fn work(&self) -> Work {
-        match &self.mode {
-            ModeState::Cached(state) => Work { layer_frames: state.layer_frames, projected_frames: state.projected_frames },
-            ModeState::Windowed(state) => Work { layer_frames: state.layer_frames, projected_frames: 0 },
-        }
+        let (layer_frames, projected_frames, layers) = match &self.mode {
+            ModeState::Cached(state) => (state.layer_frames, state.projected_frames, state.multiply_adds()),
+            ModeState::Windowed(state) => (state.layer_frames, 0, state.multiply_adds()),
+        };
+        let others = [&self.frontend].into_iter().chain(&self.heads).chain(self.ctc.iter().map(|(_, ctc)| ctc)).chain(&self.gain);
+        Work { layer_frames, projected_frames, multiply_adds: layers + others.map(Runner::multiply_adds).sum::<u64>() }
     }
 
     /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first`

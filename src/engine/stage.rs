@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::ops::Cost;
 
 use super::error::EngineError;
 use crate::pack::StageFile;
@@ -43,6 +44,16 @@ impl Size {
             Self::Samples { receptive_field, hop } => (frames - 1) * hop + receptive_field,
         }
     }
+
+    /// T, where this size tells it.
+    fn frames(self, size: usize) -> Option<usize> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::T => Some(size),
+            Self::TPlus(more) => size.checked_sub(more),
+            Self::Samples { receptive_field, hop } => size.checked_sub(receptive_field).map(|rest| rest / hop + 1),
+        }
+    }
 }
 
 /// An input or output of a stage: its name and shape.
@@ -73,6 +84,36 @@ pub(super) struct Signature {
 pub(super) struct Stage {
     pub name: String,
     plan: Arc<TypedRunnableModel>,
+    multiply_adds: Arc<MultiplyAdds>,
+}
+
+/// How many multiply-adds a call of T frames takes: an expression in T, and where a call's first input tells T.
+struct MultiplyAdds {
+    count: TDim,
+    t: Symbol,
+    first_input: Vec<Size>,
+}
+
+impl MultiplyAdds {
+    /// Counts the products, convolutions and sums of products of `model`.
+    fn of(model: &TypedModel, t: Symbol, first_input: Vec<Size>) -> TractResult<Self> {
+        let mut count = TDim::Val(0);
+        for node in model.nodes() {
+            let inputs: Vec<_> = model.node_input_facts(node.id)?.into_iter().collect();
+            for (cost, times) in node.op.cost(&inputs)? {
+                if matches!(cost, Cost::FMA(_)) {
+                    count += times;
+                }
+            }
+        }
+        Ok(Self { count: count.simplify(), t, first_input })
+    }
+
+    fn at(&self, first_input: &[usize]) -> u64 {
+        let frames = self.first_input.iter().zip(first_input).find_map(|(size, &found)| size.frames(found)).unwrap_or(0);
+        let values = SymbolValues::default().with(&self.t, frames as i64);
+        self.count.eval_to_i64(&values).map_or(0, |count| count.max(0) as u64)
+    }
 }
 
 impl std::fmt::Debug for Stage {
@@ -168,8 +209,10 @@ impl Stage {
                 return Err(shape_error(format!("output `{}` is [{found}] {of:?}, and must be [{wanted}] F32", port.name)));
             }
         }
+        let first_input = signature.inputs.first().map_or_else(Vec::new, |port| port.shape.clone());
+        let multiply_adds = guarded(|| MultiplyAdds::of(&typed, t.clone(), first_input)).map_err(load_error)?;
         let plan = guarded(|| typed.into_optimized()?.into_runnable()).map_err(load_error)?;
-        let stage = Self { name: file.name.clone(), plan };
+        let stage = Self { name: file.name.clone(), plan, multiply_adds: Arc::new(multiply_adds) };
         stage.probe(signature, PROBE_FRAMES).map_err(shape_error)?;
         Ok(stage)
     }
@@ -192,7 +235,7 @@ impl Stage {
     /// A state to run it with: one per stream.
     pub fn runner(&self) -> Result<Runner, EngineError> {
         let state = self.plan.spawn().map_err(|error| self.failed(&error))?;
-        Ok(Runner { state, name: self.name.clone() })
+        Ok(Runner { state, name: self.name.clone(), cost: self.multiply_adds.clone(), last: (0, 0), multiply_adds: 0 })
     }
 
     fn failed(&self, error: &TractError) -> EngineError {
@@ -204,10 +247,25 @@ impl Stage {
 pub(super) struct Runner {
     state: TypedSimpleState,
     name: String,
+    cost: Arc<MultiplyAdds>,
+    /// Elements of the last call's first input, and what such a call takes.
+    last: (usize, u64),
+    multiply_adds: u64,
 }
 
 impl Runner {
+    /// Multiply-adds since the start.
+    pub fn multiply_adds(&self) -> u64 {
+        self.multiply_adds
+    }
+
     pub fn run(&mut self, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
+        if let Some(first) = inputs.first()
+            && first.len() != self.last.0
+        {
+            self.last = (first.len(), self.cost.at(first.shape()));
+        }
+        self.multiply_adds += self.last.1;
         self.state.run(inputs).map_err(|error| EngineError::Run { stage: self.name.clone(), problem: one_line(&error) })
     }
 

@@ -68,6 +68,11 @@ impl WindowedState {
         }
     }
 
+    /// Multiply-adds since the start.
+    pub fn multiply_adds(&self) -> u64 {
+        self.layers.iter().chain(&self.position).map(Runner::multiply_adds).sum()
+    }
+
     /// Runs layer `k` (from 1) on the window; returns its output and its feature, both `[W, D]`.
     pub fn layer(&mut self, k: usize, x: &Frames) -> Result<(Frames, Frames), EngineError> {
         self.layer_frames += x.frames() as u64;

@@ -22,6 +22,7 @@ pub struct Counters {
     not_finite_heads: AtomicU64,
     layer_frames: AtomicU64,
     projected_frames: AtomicU64,
+    multiply_adds: AtomicU64,
     frames: AtomicU64,
     exits: Vec<AtomicU64>,
     latencies: Mutex<Latencies>,
@@ -76,6 +77,7 @@ impl Counters {
             not_finite_heads: zero(),
             layer_frames: zero(),
             projected_frames: zero(),
+            multiply_adds: zero(),
             frames: zero(),
             exits: (0..layers).map(|_| zero()).collect(),
             latencies: Mutex::new(Latencies::new()),
@@ -133,6 +135,11 @@ impl Counters {
         self.projected_frames.load(Ordering::Relaxed)
     }
 
+    /// Multiply-adds of every stage that ran.
+    pub fn multiply_adds(&self) -> u64 {
+        self.multiply_adds.load(Ordering::Relaxed)
+    }
+
     /// Chunks that stopped after layer 1, 2, …
     pub fn exits(&self) -> Vec<u64> {
         self.exits.iter().map(|count| count.load(Ordering::Relaxed)).collect()
@@ -178,6 +185,7 @@ impl Counters {
     pub(super) fn count_work(&self, work: crate::engine::Work, not_finite_heads: u64) {
         self.layer_frames.store(work.layer_frames, Ordering::Relaxed);
         self.projected_frames.store(work.projected_frames, Ordering::Relaxed);
+        self.multiply_adds.store(work.multiply_adds, Ordering::Relaxed);
         self.not_finite_heads.store(not_finite_heads, Ordering::Relaxed);
     }
 

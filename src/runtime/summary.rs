@@ -40,6 +40,8 @@ pub struct Summary {
     pub layer_passes_per_frame: f64,
     /// Passes through key and value projections alone, per frame.
     pub projections_per_frame: f64,
+    /// Multiply-adds of every stage that ran, heads included, per second of sound.
+    pub multiply_adds_per_second: f64,
     /// Computing one chunk.
     pub compute: Percentiles,
     /// From the capture of a chunk's last sample to its representation (live sources).
@@ -137,6 +139,7 @@ impl Summary {
             mean_exit_layer: counters.mean_exit_layer().unwrap_or(0.0),
             layer_passes_per_frame: per(counters.layer_frames() as f64, frames),
             projections_per_frame: per(counters.projected_frames() as f64, frames),
+            multiply_adds_per_second: per(counters.multiply_adds() as f64, audio),
             compute: Percentiles::of(&latencies.compute).unwrap_or(none),
             delay: Percentiles::of(&latencies.delay),
             samples: Samples {
@@ -196,11 +199,12 @@ impl fmt::Display for Summary {
         }
         writeln!(
             f,
-            "  depth     mean exit layer {:.2} of {}; {:.2} layer passes and {:.2} projections per frame",
+            "  depth     mean exit layer {:.2} of {}; {:.2} layer passes and {:.2} projections per frame, {:.0} M multiply-adds per second",
             self.mean_exit_layer,
             self.exits.len(),
             self.layer_passes_per_frame,
-            self.projections_per_frame
+            self.projections_per_frame,
+            self.multiply_adds_per_second / 1e6
         )?;
         let most = self.exits.iter().copied().max().unwrap_or(0).max(1);
         for (count, layer) in self.exits.iter().zip(1..) {
