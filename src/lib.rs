@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod audio;
+pub mod bench;
 pub mod consumer;
 pub mod engine;
 pub mod exit;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bellis::audio::{AudioError, AudioErrorKind, Resampler, ScriptedSource, Step};
 use bellis::consumer::{Consumer, ConsumerError, WhenBehind};
-use bellis::exit::PolicySpec;
+use bellis::exit::{PolicyName, PolicySpec};
 use bellis::runtime::{RunError, RunOptions, RunReport, StopFlag, run};
 use bellis::stream::{Representation, Session, SessionOptions};
 use common::{Collect, default_pack, deviation, speech};
@@ -245,6 +245,54 @@ fn a_consumer_that_fails_ends_the_run_with_its_name() {
 }
 
 #[test]
+fn a_consumer_that_panics_ends_the_run_and_leaves_no_chunk_uncounted() {
+    let sound = device_sound(16_000, 6.0);
+    let mut options = options();
+    options.queue_chunks = 1;
+    let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[500]);
+    let panics = Fails(0, || panic!("a consumer's own defect (wanted by this test)"));
+    let report = stream(source, &options, vec![Box::new(panics)], &StopFlag::default());
+    assert!(matches!(report.outcome, Err(RunError::ThreadDied("consumer"))), "{:?}", report.outcome);
+    let consumer = &report.summary.consumers[0];
+    // The chunk that it died of is neither.
+    assert_eq!(consumer.delivered + consumer.dropped + 1, report.summary.chunks);
+}
+
+#[test]
+fn a_deadline_sheds_nothing_of_a_file() {
+    let sound = device_sound(16_000, 6.0);
+    let depths = |deadline_ms| {
+        let (pack, encoder) = default_pack();
+        let policy = PolicySpec { deadline_ms, ..PolicySpec::named(PolicyName::Never) }.build(pack).unwrap();
+        let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[48_000]);
+        run(Box::new(source), encoder, policy, vec![], &options(), &StopFlag::default(), |_| {}).unwrap().summary.exits
+    };
+    assert_eq!(depths(Some(60_000)), depths(None));
+    // The ring holds two seconds of the file: were that lateness, a deadline of one second would shed.
+    let all_deep = |exits: &[u64]| exits[..exits.len() - 1].iter().all(|count| *count == 0);
+    assert!(all_deep(&depths(Some(1_000))));
+}
+
+#[test]
+fn gaps_at_another_rate_add_up() {
+    let (pack, encoder) = default_pack();
+    let sound = device_sound(48_000, 4.0);
+    let mut options = options();
+    options.ring = Duration::from_millis(100);
+    // Callbacks of 997 samples, faster than they are taken: gaps at all kinds of places.
+    let steps = sound.chunks(997).map(|callback| Step::Callback(callback.to_vec()));
+    let steps = steps.flat_map(|step| [step, Step::Wait(Duration::from_micros(300))]).collect();
+    let collect = Collect::default();
+    let policy = PolicySpec::named(PolicyName::Never).build(pack).unwrap();
+    let source = ScriptedSource::new(48_000, true, steps);
+    let report =
+        run(Box::new(source), encoder, policy, vec![Box::new(collect.clone())], &options, &StopFlag::default(), |_| {}).unwrap();
+    let samples = report.summary.samples;
+    assert!(samples.dropped > 0, "nothing was dropped, so nothing was shown");
+    assert_eq!(collect.take().iter().map(|chunk| chunk.lost_samples).sum::<u64>(), samples.dropped / 3);
+}
+
+#[test]
 fn samples_that_are_not_finite_become_zeros_and_are_counted() {
     let mut sound = device_sound(16_000, 1.0);
     let clean = {
@@ -252,7 +300,7 @@ fn samples_that_are_not_finite_become_zeros_and_are_counted() {
         [100, 5_000, 9_999].iter().for_each(|&at| clean[at] = 0.0);
         clean
     };
-    (sound[100], sound[5_000], sound[9_999]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
+    (sound[100], sound[5_000], sound[9_999]) = (f32::NAN, f32::INFINITY, -1e30);
     let collect = Collect::default();
     let report = stream(
         ScriptedSource::in_callbacks(16_000, false, &sound, &[777]),

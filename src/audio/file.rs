@@ -4,9 +4,9 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, bounded};
 use symphonia::core::codecs::audio::{AudioDecoder, AudioDecoderOptions};
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::probe::Hint;
@@ -14,14 +14,14 @@ use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
 use symphonia::core::io::MediaSourceStream;
 use symphonia::core::meta::MetadataOptions;
 
-use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, Source, SourceEvent, SourceSpec};
+use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
 
 /// A file that is read by a thread of its own, as fast as it is taken or at its own pace.
 pub struct FileSource {
     spec: SourceSpec,
     decoder: Option<Decoder>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    done: Option<Receiver<()>>,
 }
 
 /// Sound per callback of a file that is played at its own pace.
@@ -38,7 +38,7 @@ impl FileSource {
             live: realtime,
             total_samples: decoder.announced,
         };
-        Ok(Self { spec, decoder: Some(decoder), stop: Arc::default(), thread: None })
+        Ok(Self { spec, decoder: Some(decoder), stop: Arc::default(), done: None })
     }
 }
 
@@ -52,7 +52,9 @@ impl Source for FileSource {
         let error = |message: &str| AudioError::new(AudioErrorKind::Backend, place.clone(), message);
         let mut decoder = self.decoder.take().ok_or_else(|| error("was started before"))?;
         let (stop, live) = (self.stop.clone(), self.spec.live);
+        let (done_sender, done) = bounded::<()>(0);
         let reader = move || {
+            let _done = done_sender;
             let mut block = Vec::new();
             let began = Instant::now();
             let mut paced = 0u64;
@@ -83,15 +85,16 @@ impl Source for FileSource {
             events.send(outcome.map_or_else(SourceEvent::Error, |()| SourceEvent::End));
         };
         let thread = std::thread::Builder::new().name("file".into()).spawn(reader);
-        self.thread = Some(thread.map_err(|system| error(&format!("no thread to read it: {system}")))?);
+        thread.map_err(|system| error(&format!("no thread to read it: {system}")))?;
+        self.done = Some(done);
         Ok(())
     }
 
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A decoder that panicked has delivered what it had; the run reports what is missing.
-            let _ = thread.join();
+        if let Some(done) = self.done.take() {
+            // A reader that waits for a silent pipe cannot be woken; it is left behind, and pushes nothing more.
+            let _ = done.recv_timeout(STOP_PATIENCE);
         }
     }
 }

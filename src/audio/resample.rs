@@ -121,12 +121,6 @@ impl Resampler {
         }
     }
 
-    /// Input samples whose output has not come out yet.
-    pub fn pending_input(&self) -> u64 {
-        let out = (u128::from(self.given) * u128::from(self.from_hz) / u128::from(self.to_hz)) as u64;
-        self.taken.saturating_sub(out)
-    }
-
     /// Feeds samples; at most `total` come out in all.
     fn feed(&mut self, mut samples: &[f32], out: &mut Vec<f32>, total: u64) {
         let Some(inner) = &mut self.inner else {

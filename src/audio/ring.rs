@@ -10,6 +10,10 @@ use std::time::Duration;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
+/// Full scale is 1; files with samples as large as 32 bit integers exist. The square of anything much larger would overflow in
+/// a front end, and stay in the caches for seconds.
+const LOUDEST: f32 = 1e10;
+
 /// Samples that were dropped together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gap {
@@ -156,14 +160,14 @@ impl RingWriter {
         &self.stats
     }
 
-    /// Copies a block; NaN and infinity become zeros and are counted.
+    /// Copies a block; NaN, infinity and what is beyond any sound become zeros and are counted.
     fn cleaned<'a>(&self, block: &[f32], clean: &'a mut [f32; BLOCK]) -> &'a [f32] {
         let clean = &mut clean[..block.len()];
         let mut bad = 0;
         for (out, &sample) in clean.iter_mut().zip(block) {
-            let finite = sample.is_finite();
-            *out = if finite { sample } else { 0.0 };
-            bad += u64::from(!finite);
+            let fine = sample.abs() <= LOUDEST;
+            *out = if fine { sample } else { 0.0 };
+            bad += u64::from(!fine);
         }
         if bad > 0 {
             self.stats.not_finite.fetch_add(bad, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{AudioError, EventSender, RingWriter, Source, SourceEvent, SourceSpec};
 
@@ -14,6 +14,8 @@ pub enum Step {
     Callback(Vec<f32>),
     /// Nothing for so long.
     Wait(Duration),
+    /// The next callback comes when so much time has passed since the one before was due, however long that took.
+    Pace(Duration),
     /// The device reports an overrun.
     Xrun,
     /// The source fails; the rest of the script is not played, the writer is closed.
@@ -36,6 +38,14 @@ impl ScriptedSource {
         let total = steps.iter().map(|step| if let Step::Callback(samples) = step { samples.len() as u64 } else { 0 }).sum();
         let spec = SourceSpec { name: "script".into(), sample_rate, channels: 1, live, total_samples: Some(total) };
         Self { spec, steps, stop: Arc::default(), thread: None }
+    }
+
+    /// The samples of `audio` as a device delivers them: a callback of `size` samples each time that much sound has passed.
+    pub fn paced(sample_rate: u32, audio: &[f32], size: usize) -> Self {
+        let period = Duration::from_secs_f64(size as f64 / f64::from(sample_rate));
+        let steps =
+            audio.chunks(size.max(1)).flat_map(|samples| [Step::Pace(period), Step::Callback(samples.to_vec())]).collect();
+        Self::new(sample_rate, true, steps)
     }
 
     /// The samples of `audio`, delivered in callbacks of the sizes that `sizes` gives, over and over; it must give one at least.
@@ -62,6 +72,7 @@ impl Source for ScriptedSource {
     fn start(&mut self, mut ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
         let (steps, stop, live) = (std::mem::take(&mut self.steps), self.stop.clone(), self.spec.live);
         self.thread = Some(std::thread::spawn(move || {
+            let mut due = Instant::now();
             for step in steps {
                 if stop.load(Ordering::Relaxed) {
                     return;
@@ -72,6 +83,10 @@ impl Source for ScriptedSource {
                         ring.push_blocking(&samples, &stop);
                     }
                     Step::Wait(time) => std::thread::sleep(time),
+                    Step::Pace(time) => {
+                        due += time;
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    }
                     Step::Xrun => events.send(SourceEvent::Xrun),
                     Step::Fail(error) => {
                         drop(ring);

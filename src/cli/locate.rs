@@ -46,6 +46,14 @@ pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
     bail!("there is no pack `{}`; {hint}", name.display())
 }
 
+/// The bundled speech or noise of `bellis bench`.
+pub fn bench_sound(kind: &str) -> anyhow::Result<PathBuf> {
+    match model_folders().into_iter().map(|folder| folder.join("bench").join(kind)).find(|path| path.is_dir()) {
+        Some(path) => Ok(path),
+        None => bail!("name some with --{kind}: the bundled {kind} is found from the project's folder"),
+    }
+}
+
 /// The bundled recording.
 pub fn sample() -> anyhow::Result<PathBuf> {
     match model_folders().into_iter().map(|folder| folder.join(SAMPLE)).find(|path| path.is_file()) {

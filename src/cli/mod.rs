@@ -1,10 +1,12 @@
 //! The commands; each is a short file that calls the library.
 
+mod bench;
 mod devices;
 mod inspect;
 mod locate;
 mod run;
 mod settings;
+mod signals;
 mod table;
 
 use clap::{Parser, Subcommand};
@@ -22,6 +24,8 @@ pub struct Cli {
 enum Command {
     /// Stream a file, a pipe or the microphone through a pack
     Run(Box<run::Run>),
+    /// Measure depth, quality and cost under noise
+    Bench(Box<bench::Bench>),
     /// List the microphones
     Devices(devices::Devices),
     /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
@@ -33,6 +37,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Run(command) => command.run(),
+            Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
         }

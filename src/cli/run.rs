@@ -1,6 +1,6 @@
 //! `bellis run`.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use bellis::audio::{FileSource, MicrophoneOptions, MicrophoneSource, PcmFormat, 
 use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
-use bellis::runtime::{Counters, RunOptions, StopFlag, run};
+use bellis::runtime::{Counters, RunOptions, run};
 use bellis::stream::{Mixture, SessionOptions, Vectors};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::locate;
 use super::settings::{Settings, VectorsName};
+use super::signals::stop_on_signals;
 
 /// Stream a file, a pipe or the microphone through a pack
 ///
@@ -172,20 +173,6 @@ fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
         })
     };
     asked.iter().map(one).collect()
-}
-
-/// The first Ctrl-C (or SIGTERM) asks the run to end; a second one ends the process.
-fn stop_on_signals() -> anyhow::Result<StopFlag> {
-    let stop = StopFlag::default();
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.is_set() {
-            std::process::exit(130);
-        }
-        flag.stop();
-        let _ = writeln!(std::io::stderr(), "\nstopping: computing what was captured (again to give up)");
-    })?;
-    Ok(stop)
 }
 
 /// A bar for long files, where a person looks at standard error and the lines do not go to the same screen.

@@ -96,8 +96,7 @@ impl CachedState {
         if next == first_frame {
             return Ok(());
         }
-        let horizon = first_frame.saturating_sub(self.left_context);
-        let from = self.past.iter().position(|chunk| chunk.end() > horizon && chunk.first_frame >= next);
+        let from = self.past.iter().position(|chunk| chunk.first_frame >= next);
         let resume = from.map_or(first_frame, |index| self.past[index].first_frame);
         if resume != next {
             // Frames that fell out of everybody's left context were never computed here: what is older is out of it, too.

@@ -27,6 +27,9 @@ use windowed::WindowedState;
 use crate::pack::manifest::{AudioSection, EncoderSection};
 use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
 
+const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
+                        trains heads on your own audio";
+
 /// A pack's weights, ready to run; shared by all streams.
 #[derive(Debug)]
 pub struct Encoder {
@@ -155,16 +158,6 @@ impl Encoder {
         !self.heads.is_empty()
     }
 
-    /// Whether keys and values are cached.
-    pub fn mode(&self) -> Mode {
-        self.spec.mode
-    }
-
-    /// How early exits are filled in for later chunks (cached mode).
-    pub fn gap_fill(&self) -> GapFill {
-        self.gap_fill
-    }
-
     /// Rate, hop and receptive field.
     pub fn audio(&self) -> &AudioSection {
         &self.audio
@@ -191,6 +184,14 @@ impl Encoder {
         match allowed.contains(frames) {
             true => Ok(()),
             false => Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), asked: frames }),
+        }
+    }
+
+    /// Refuses a pack without exit heads.
+    pub fn check_heads(&self) -> Result<(), EngineError> {
+        match self.has_heads() {
+            true => Ok(()),
+            false => Err(EngineError::NoStage { pack: self.name.clone(), stage: "head.1".into(), hint: NO_HEADS.into() }),
         }
     }
 
@@ -331,11 +332,7 @@ impl Pass<'_> {
         let k = self.depth();
         match (k > 0).then(|| self.state.heads.get_mut(k - 1)).flatten() {
             Some(head) => head.frames(self.features[k].value()),
-            None => Err(self.state.no_stage(
-                format!("head.{k}"),
-                "without heads only the policies `fixed` and `never` work; `models/convert` trains heads on your own audio"
-                    .into(),
-            )),
+            None => Err(self.state.no_stage(format!("head.{k}"), NO_HEADS.into())),
         }
     }
 

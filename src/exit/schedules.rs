@@ -112,7 +112,11 @@ impl ExitPolicy for Deadline {
         self.last_elapsed = progress.elapsed;
         let spent = progress.elapsed + progress.backlog + Duration::from_secs_f64(self.layer_seconds);
         match self.inner.decide(progress) {
-            Decision::Continue if spent > self.deadline => Decision::Exit(Reason::Deadline),
+            Decision::Continue if spent > self.deadline && progress.layer < progress.layers => {
+                // No layer is timed while every chunk stops at the first: the estimate falls until one is tried again.
+                self.layer_seconds *= 1.0 - LAYER_WEIGHT;
+                Decision::Exit(Reason::Deadline)
+            }
             decision => decision,
         }
     }
@@ -121,5 +125,50 @@ impl ExitPolicy for Deadline {
 impl fmt::Display for Deadline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; deadline {} ms", self.inner, self.deadline.as_millis())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Layers of `layer_ms` each; returns the depth at which the chunk stops.
+    fn depth(policy: &mut Deadline, layer_ms: u64) -> usize {
+        policy.begin_chunk();
+        let stop = (1..=10).find(|&layer| {
+            let elapsed = Duration::from_millis(layer_ms * layer as u64);
+            let progress = Progress { layer, layers: 10, evidence: &[], forecast: &[], elapsed, backlog: Duration::ZERO };
+            policy.decide(&progress) == Decision::Exit(Reason::Deadline)
+        });
+        stop.unwrap_or(10)
+    }
+
+    #[test]
+    fn a_deadline_sheds_layers_under_load_and_takes_them_back_afterwards() {
+        let never = Box::new(Fixed { layer: 10 });
+        let mut policy = Deadline::new(never, Duration::from_millis(100));
+        assert_eq!(depth(&mut policy, 5), 10);
+        // One layer stood still for seconds, as a process does that was stopped.
+        assert_eq!(depth(&mut policy, 3_000), 1);
+        let depths: Vec<usize> = (0..80).map(|_| depth(&mut policy, 5)).collect();
+        assert_eq!(depths.last(), Some(&10), "{depths:?}");
+        // Twice too slow: half of the layers.
+        let loaded: Vec<usize> = (0..60).map(|_| depth(&mut policy, 20)).collect();
+        assert!((3..=5).contains(loaded.last().unwrap()), "{loaded:?}");
+    }
+
+    #[test]
+    fn the_last_layer_is_no_deadline() {
+        let never = Box::new(Fixed { layer: 10 });
+        let mut policy = Deadline::new(never, Duration::from_millis(100));
+        let progress = Progress {
+            layer: 10,
+            layers: 10,
+            evidence: &[],
+            forecast: &[],
+            elapsed: Duration::from_secs(9),
+            backlog: Duration::ZERO,
+        };
+        assert_ne!(policy.decide(&progress), Decision::Exit(Reason::Deadline));
     }
 }

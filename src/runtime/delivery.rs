@@ -1,6 +1,7 @@
 //! From the inference thread to the consumers: a bounded queue and a thread for each.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
@@ -16,13 +17,37 @@ pub(super) struct Outlet {
     /// Taken from by `Coalesce`.
     receiver: Receiver<Arc<Representation>>,
     when_behind: WhenBehind,
+    counters: Arc<Counters>,
     index: usize,
+    /// Set when the consumer takes no more.
+    dead: Arc<AtomicBool>,
 }
 
 /// A consumer's thread; it ends with the consumer's error, if it had one.
 pub(super) struct ConsumerThread {
     pub name: String,
     pub handle: JoinHandle<Result<(), ConsumerError>>,
+}
+
+/// Tells the others when a consumer's thread ends before its queue did, by an error or a panic: what waits for it is
+/// counted as dropped, and the run is asked to end.
+struct Watch {
+    whole: bool,
+    queue: Receiver<Arc<Representation>>,
+    counters: Arc<Counters>,
+    index: usize,
+    dead: Arc<AtomicBool>,
+    stop: StopFlag,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.whole {
+            self.dead.store(true, Ordering::Release);
+            self.queue.try_iter().for_each(|_| self.counters.consumers()[self.index].count_dropped());
+            self.stop.stop();
+        }
+    }
 }
 
 /// Starts `consumer` on its own thread behind a queue of `capacity` chunks. Its failure sets `stop`.
@@ -36,31 +61,37 @@ pub(super) fn start(
 ) -> std::io::Result<(Outlet, ConsumerThread)> {
     let (sender, receiver) = bounded::<Arc<Representation>>(capacity.max(1));
     let (name, when_behind) = (consumer.name().to_owned(), consumer.when_behind(stream.live));
-    let (counters, stop, queue) = (counters.clone(), stop.clone(), receiver.clone());
+    let dead = Arc::<AtomicBool>::default();
+    let (queue, counters) = (receiver.clone(), counters.clone());
+    let mut watch = Watch { whole: false, queue, counters: counters.clone(), index, dead: dead.clone(), stop: stop.clone() };
     let handle = std::thread::Builder::new().name(format!("consumer-{name}")).spawn(move || {
         let mut outcome = consumer.begin(&stream);
         if outcome.is_ok() {
-            for representation in queue {
+            while let Ok(representation) = watch.queue.recv() {
+                let counter = &watch.counters.consumers()[index];
                 outcome = consumer.consume(&representation);
                 if outcome.is_err() {
+                    counter.count_dropped();
                     break;
                 }
-                counters.consumers()[index].count_delivered();
+                counter.count_delivered();
             }
         }
-        if outcome.is_err() {
-            stop.stop();
-        }
+        watch.whole = outcome.is_ok();
+        drop(watch);
         // What is open is closed also after an error; the first error is the one that tells.
         outcome.and(consumer.finish())
     })?;
-    Ok((Outlet { sender, receiver, when_behind, index }, ConsumerThread { name, handle }))
+    Ok((Outlet { sender, receiver, when_behind, counters, index, dead }, ConsumerThread { name, handle }))
 }
 
 impl Outlet {
     /// Hands a representation on, as the consumer wants it when it is behind.
-    pub fn send(&self, representation: Arc<Representation>, counters: &Counters, dead: impl Fn() -> bool) {
-        let counter = &counters.consumers()[self.index];
+    pub fn send(&self, representation: Arc<Representation>) {
+        let counter = &self.counters.consumers()[self.index];
+        if self.dead.load(Ordering::Acquire) {
+            return counter.count_dropped();
+        }
         let full = match self.sender.try_send(representation) {
             Ok(()) => return,
             Err(TrySendError::Full(representation)) => representation,
@@ -81,11 +112,20 @@ impl Outlet {
                 // This end keeps a receiver of its own, so a consumer that died is noticed by asking, not by the channel.
                 while let Err(error) = self.sender.send_timeout(waiting, std::time::Duration::from_millis(50)) {
                     waiting = error.into_inner();
-                    if dead() {
+                    if self.dead.load(Ordering::Acquire) {
                         return counter.count_dropped();
                     }
                 }
             }
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        // What was sent while the consumer died is in nobody's hands.
+        if self.dead.load(Ordering::Acquire) {
+            self.receiver.try_iter().for_each(|_| self.counters.consumers()[self.index].count_dropped());
         }
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::Outlet;
 use crate::audio::{Block, Gap, Resampler, RingReader};
@@ -27,10 +26,10 @@ pub(super) struct Inference {
     pub live: bool,
     /// Samples of the source that were dropped so far.
     pub lost: u64,
+    /// Samples at the pack's rate that the representations so far said to be lost.
+    pub lost_out: u64,
     /// Set once the source has stopped: an empty ring is then the end, even if a wedged device still holds the writer.
     pub source_stopped: Arc<AtomicBool>,
-    /// Set when a consumer has failed: nobody waits for it any more.
-    pub consumers_dead: StopFlag,
 }
 
 impl Inference {
@@ -67,37 +66,42 @@ impl Inference {
     /// Computes every chunk that is whole, and hands it on.
     fn drain(&mut self, pending: &mut PendingLatencies) -> Result<(), EngineError> {
         while let Some(mut representation) = self.session.next(self.backlog())? {
+            self.lost_out += representation.lost_samples;
             if self.live {
-                // What came after the chunk's last sample, in the session and in the ring, came since its capture.
-                let since = self.received_since(&representation) + self.backlog();
-                representation.captured_at = Instant::now().checked_sub(since);
+                representation.captured_at = Instant::now().checked_sub(self.captured_since(&representation));
             }
             let delay = representation.captured_at.map(|at| at.elapsed());
             self.counters.count(&representation, delay, pending);
             self.counters.count_work(self.session.work(), self.session.not_finite());
             let representation = Arc::new(representation);
             for outlet in &self.outlets {
-                outlet.send(representation.clone(), &self.counters, || self.consumers_dead.is_set());
+                outlet.send(representation.clone());
             }
         }
         Ok(())
     }
 
     /// Sound that waits in the ring.
-    fn backlog(&self) -> Duration {
+    fn queued(&self) -> Duration {
         Duration::from_secs_f64(self.ring.queued() as f64 / f64::from(self.source_rate))
     }
 
-    /// Sound that the session has received after the chunk's end.
-    fn received_since(&self, representation: &crate::stream::Representation) -> Duration {
-        let end = self.counters.samples_out() + representation.samples;
-        let samples = self.session.received().saturating_sub(end);
-        Duration::from_secs_f64(samples as f64 / f64::from(representation.sample_rate))
+    /// Sound that waits behind the next chunk. A file waits for nobody: its sound is late for nothing.
+    fn backlog(&self) -> Duration {
+        let waiting = self.session.waiting_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
+        if self.live { self.queued() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
+    }
+
+    /// Sound that was captured after the chunk's last sample, be it computed, waiting or lost.
+    fn captured_since(&self, representation: &crate::stream::Representation) -> Duration {
+        let end = self.counters.samples_out() + representation.samples + self.lost_out;
+        let captured = self.counters.ring().captured() as f64 / f64::from(self.source_rate);
+        Duration::from_secs_f64((captured - end as f64 / f64::from(representation.sample_rate)).max(0.0))
     }
 
     fn until_next_chunk(&self) -> Duration {
         let missing = self.session.missing_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
-        let sleep = Duration::from_secs_f64(missing).saturating_sub(self.backlog());
+        let sleep = Duration::from_secs_f64(missing).saturating_sub(self.queued());
         sleep.clamp(SHORTEST_SLEEP, if self.live { LONGEST_SLEEP } else { SHORTEST_SLEEP })
     }
 
@@ -106,7 +110,7 @@ impl Inference {
         let rate = self.session.encoder().audio().sample_rate;
         let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(self.source_rate)) as u64;
         let received = at_pack_rate(gap.position - self.lost);
-        let lost = at_pack_rate(gap.position + gap.samples) - at_pack_rate(gap.position);
+        let lost = at_pack_rate(self.lost + gap.samples) - at_pack_rate(self.lost);
         log::warn!("the ring was full: {} samples dropped from sample {} on", gap.samples, gap.position);
         self.session.gap(received, lost);
         self.lost += gap.samples;

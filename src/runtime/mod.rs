@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 pub use counters::{ConsumerCounters, Counters, Latencies};
-pub use summary::Summary;
+pub use summary::{Percentiles, Samples, Summary};
 
 use crate::audio::{AudioError, Resampler, Source, SourceEvent, SourceSpec, events, ring};
 use crate::consumer::{Consumer, ConsumerError, StreamInfo};
@@ -59,7 +59,7 @@ impl RunOptions {
     }
 }
 
-/// Why a run failed. What was captured before was computed all the same.
+/// Why a run failed. Unless it was the encoder that failed, what was captured before was computed all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The source failed.
@@ -154,8 +154,8 @@ pub fn run(
         source_rate: spec.sample_rate,
         live: spec.live,
         lost: 0,
+        lost_out: 0,
         source_stopped: source_stopped.clone(),
-        consumers_dead: failed.clone(),
     };
     let began = Instant::now();
     let inference =
@@ -164,16 +164,20 @@ pub fn run(
     let (sender, receiver) = events();
     let mut outcome = source.start(writer, sender).map_err(RunError::from);
     let mut progress = Progress::new();
+    let mut ended = false;
     while outcome.is_ok() && !stop.is_set() && !failed.is_set() && !inference.is_finished() {
         match receiver.receiver().recv_timeout(SUPERVISION) {
             Ok(SourceEvent::Xrun) => log::warn!("{}: overrun below Bellis: the device lost sound", spec.name),
             Ok(SourceEvent::Error(error)) => outcome = Err(error.into()),
-            Ok(SourceEvent::End) => break,
+            Ok(SourceEvent::End) => {
+                ended = true;
+                break;
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(SUPERVISION),
         }
-        if let Some(silence) = progress.silence(&spec, counters.ring().captured()).filter(|silence| *silence >= options.watchdog)
-        {
+        let silence = progress.silence(&spec, counters.ring().captured());
+        if let Some(silence) = silence.filter(|silence| outcome.is_ok() && *silence >= options.watchdog) {
             outcome = Err(RunError::Stalled { source_name: spec.name.clone(), silence });
         }
         watch(&counters);
@@ -181,7 +185,18 @@ pub fn run(
     source.stop();
     source_stopped.store(true, Ordering::Release);
     let computed = inference.join().map_err(|_| RunError::ThreadDied("inference"));
+    // The source says how it ended after its last sample: that may have come while nobody looked.
+    for event in receiver.receiver().try_iter() {
+        match event {
+            SourceEvent::Error(error) if outcome.is_ok() => outcome = Err(error.into()),
+            SourceEvent::End => ended = true,
+            SourceEvent::Error(_) | SourceEvent::Xrun => {}
+        }
+    }
     outcome = outcome.and(computed.and_then(|computed| computed.map_err(RunError::from)));
+    if outcome.is_ok() && !(ended || stop.is_set() || failed.is_set()) {
+        outcome = Err(RunError::ThreadDied("source"));
+    }
     for thread in threads {
         let name = thread.name;
         let finished = thread.handle.join().map_err(|_| RunError::ThreadDied("consumer"));
@@ -198,19 +213,21 @@ pub fn run(
 /// Watches whether a live source still delivers.
 struct Progress {
     captured: u64,
-    since: Instant,
+    looked: Instant,
+    silence: Duration,
 }
 
 impl Progress {
     fn new() -> Self {
-        Self { captured: 0, since: Instant::now() }
+        Self { captured: 0, looked: Instant::now(), silence: Duration::ZERO }
     }
 
-    /// For how long a live source has delivered nothing.
+    /// For how long a live source has delivered nothing. Time in which this process itself stood still does not count.
     fn silence(&mut self, spec: &SourceSpec, captured: u64) -> Option<Duration> {
-        if captured != self.captured {
-            (self.captured, self.since) = (captured, Instant::now());
-        }
-        spec.live.then(|| self.since.elapsed())
+        let passed = self.looked.elapsed().min(2 * SUPERVISION);
+        self.looked = Instant::now();
+        self.silence = if captured == self.captured { self.silence + passed } else { Duration::ZERO };
+        self.captured = captured;
+        spec.live.then_some(self.silence)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
 use crate::consumer::StreamInfo;
@@ -56,7 +56,7 @@ pub struct Summary {
     pub consumers: Vec<ConsumerSummary>,
 }
 
-/// captured = processed + dropped.
+/// captured = processed + dropped + left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Samples {
     /// What the source delivered.
@@ -65,7 +65,9 @@ pub struct Samples {
     pub processed: u64,
     /// What found the ring full.
     pub dropped: u64,
-    /// Of the captured ones, NaN or infinite: taken as zeros.
+    /// What a failure left in the ring; none after a run without one.
+    pub left: u64,
+    /// Of the captured ones, NaN, infinite or beyond any sound: taken as zeros.
     pub not_finite: u64,
 }
 
@@ -81,7 +83,7 @@ pub struct ConsumerSummary {
 }
 
 /// Percentiles of a latency, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
     /// Median.
     pub p50: f64,
@@ -146,6 +148,7 @@ impl Summary {
                 captured: ring.captured(),
                 processed: ring.read(),
                 dropped: ring.dropped(),
+                left: ring.captured().saturating_sub(ring.read() + ring.dropped()),
                 not_finite: ring.not_finite(),
             },
             xruns,
@@ -181,8 +184,11 @@ impl fmt::Display for Summary {
         if let Some(delay) = &self.delay {
             writeln!(f, "  delay     {delay} after the chunk's last sample")?;
         }
-        let Samples { captured, processed, dropped, not_finite } = self.samples;
+        let Samples { captured, processed, dropped, left, not_finite } = self.samples;
         write!(f, "  samples   {captured} captured = {processed} processed + {dropped} dropped")?;
+        if left > 0 {
+            write!(f, " + {left} left behind by the failure")?;
+        }
         match (not_finite, self.xruns) {
             (0, 0) => writeln!(f)?,
             (bad, xruns) => writeln!(f, "; {bad} not finite (taken as zeros), {xruns} overruns of the device")?,

@@ -70,17 +70,8 @@ impl Chunker {
             gaps: VecDeque::new(),
             lost: 0,
         };
-        chunker.reset();
+        chunker.buffer.resize(chunker.lead, 0.0);
         chunker
-    }
-
-    /// Forgets the stream.
-    pub fn reset(&mut self) {
-        self.buffer.clear();
-        self.buffer.resize(self.lead, 0.0);
-        (self.buffer_first, self.received, self.next_frame, self.given_frames, self.lost) = (0, 0, 0, 0, 0);
-        self.finished = false;
-        self.gaps.clear();
     }
 
     /// Appends samples.
@@ -117,6 +108,12 @@ impl Chunker {
     pub fn missing_samples(&self) -> u64 {
         let end = self.end_of(self.next_frame + self.chunk_frames as u64 + self.right_context);
         end.saturating_sub(self.buffer_first + self.buffer.len() as u64)
+    }
+
+    /// Samples that wait behind the next chunk.
+    pub fn waiting_samples(&self) -> u64 {
+        let end = self.end_of(self.next_frame + self.chunk_frames as u64 + self.right_context);
+        (self.buffer_first + self.buffer.len() as u64).saturating_sub(end)
     }
 
     /// The next chunk, if all its samples are there.

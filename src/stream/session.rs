@@ -1,7 +1,6 @@
 //! One stream from samples to representations: chunker, encoder state, evidence, policy.
 //!
-//! *initialise* ([`Session::new`]) may allocate at will; *process* ([`Session::push`], [`Session::next`]) reuses what it has;
-//! *reset* ([`Session::reset`]) forgets the stream and keeps the memory.
+//! *initialise* ([`Session::new`]) may allocate at will; *process* ([`Session::push`], [`Session::next`]) reuses what it has.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,6 +60,9 @@ impl Session {
     /// A fresh stream on `encoder`.
     pub fn new(encoder: &Arc<Encoder>, policy: Box<dyn ExitPolicy>, options: SessionOptions) -> Result<Self, EngineError> {
         encoder.check_chunk(options.chunk_frames)?;
+        if options.posteriors || options.all_heads {
+            encoder.check_heads()?;
+        }
         Ok(Self {
             state: EncoderState::new(encoder)?,
             chunker: Chunker::new(encoder, options.chunk_frames),
@@ -70,14 +72,6 @@ impl Session {
             sequence: 0,
             not_finite: 0,
         })
-    }
-
-    /// Forgets the stream; the next sample is the first of a new one.
-    pub fn reset(&mut self) -> Result<(), EngineError> {
-        self.state = EncoderState::new(self.state.encoder())?;
-        self.chunker.reset();
-        self.sequence = 0;
-        Ok(())
     }
 
     /// Appends samples at the pack's rate. [`Session::next`] gives what they complete.
@@ -103,6 +97,11 @@ impl Session {
     /// Samples that must still come before the next chunk is whole.
     pub fn missing_samples(&self) -> u64 {
         self.chunker.missing_samples()
+    }
+
+    /// Samples that wait behind the next chunk.
+    pub fn waiting_samples(&self) -> u64 {
+        self.chunker.waiting_samples()
     }
 
     /// Layer passes so far.
@@ -138,7 +137,7 @@ impl Session {
         let (reason, expected_kl) = loop {
             let layer = pass.step()?;
             let needs = self.policy.needs(layer);
-            let all = self.options.all_heads && encoder.has_heads();
+            let all = self.options.all_heads;
             if all || matches!(needs, Needs::Head | Needs::Change) {
                 let found = self.measurer.measure(layer, pass.head()?.as_slice(), units, all || needs == Needs::Change);
                 self.not_finite += u64::from(!found.finite);
@@ -159,7 +158,9 @@ impl Session {
             false => None,
             true => {
                 if self.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
-                    evidence.push(self.measurer.measure(exit_layer, pass.head()?.as_slice(), units, false));
+                    let found = self.measurer.measure(exit_layer, pass.head()?.as_slice(), units, false);
+                    self.not_finite += u64::from(!found.finite);
+                    evidence.push(found);
                 }
                 let rows = self.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
                 Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)

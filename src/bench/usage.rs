@@ -1,0 +1,44 @@
+//! What the process has used, where the system tells.
+
+use std::time::Duration;
+
+/// Processor time of the process, all threads, user and system.
+pub fn cpu_time() -> Option<Duration> {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
+        let seconds = |time: nix::sys::time::TimeVal| {
+            Duration::from_secs(time.tv_sec().max(0) as u64) + Duration::from_micros(time.tv_usec().max(0) as u64)
+        };
+        Some(seconds(usage.user_time()) + seconds(usage.system_time()))
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// The most memory that the process ever held at once, bytes.
+pub fn peak_memory() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{UsageWho, getrusage};
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+        getrusage(UsageWho::RUSAGE_SELF).ok().map(|usage| usage.max_rss().max(0) as u64 * unit)
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// The processor's name, and how many cores the system shows.
+pub fn machine() -> (String, usize) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let board = std::fs::read_to_string("/proc/device-tree/model").unwrap_or_default();
+    let named = text.lines().find_map(|line| line.strip_prefix("model name").and_then(|rest| rest.split_once(':')));
+    let name = match (board.trim_matches(['\0', '\n', ' ']), named) {
+        ("", Some((_, name))) => name.trim().to_owned(),
+        ("", None) => std::env::consts::ARCH.to_owned(),
+        (board, _) => board.to_owned(),
+    };
+    (name, cores)
+}
