@@ -8,6 +8,8 @@ golden.npz
     h [L+1, T, D] f32, entropy [L, chunks] f64 nats: never exiting
     exit_layer_catch_up, exit_layer_project [chunks] i64, exit_state_catch_up, exit_state_project [T, D] f32:
         with DAISY's rule (the first layer whose entropy is at most the threshold) and both ways of gap filling
+    forecast [L-1, chunks] f32: what layer k expects of ln KL(p_L || p_k), never exiting; and with the policy `gain` at the
+        pack's lambda: exit_layer_gain [chunks] i64, exit_state_gain [T, D] f32 (only for packs with predictors)
 
 S samples make T = ceil(S / hop) frames; the end is filled with zeros, and the last chunk may be short. Python 3.11 or newer.
 """
@@ -37,6 +39,7 @@ class CachedPack:
         self.layers = [self.load(stages["layer"][str(k)]) for k in numbers]
         self.states = [stages["layer"][str(k)].get("state", {}) for k in numbers]
         self.heads = [self.load(stages["head"][str(k)]) for k in numbers]
+        self.gain = [self.load(stages["gain"][str(k)]) for k in numbers[:-1]] if "gain" in stages else []
 
     def load(self, entry):
         options = onnxruntime.SessionOptions()
@@ -91,14 +94,14 @@ class Stream:
                 chunk[1] = y
 
     def chunk(self, first, x, stop):
-        """Front-end frames x of the chunk at frame `first`; stops after layer k (from 0) when stop(k, logits) says so."""
+        """Front-end frames x of the chunk at frame `first`; stops after layer k (from 0) when stop(k, logits, feature) says so."""
         features, logits = [x], []
         for k in range(len(self.pack.layers)):
             self.fill(k, first)
             x, feature = self.run(k, x)
             features.append(feature)
             logits.append(self.pack.heads[k].run(None, {"f": feature})[0])
-            if stop(k, logits[-1]):
+            if stop(k, logits[-1], feature):
                 break
         self.past.append([first, x])
         self.past = [c for c in self.past if c[0] + c[1].shape[1] > first + x.shape[1] - self.context]
@@ -143,7 +146,7 @@ def main():
     cut = list(chunks(pack, audio, arguments.chunk_frames))
 
     stream = Stream(pack, "catch-up")
-    full = [stream.chunk(first, x, lambda k, z: False) for first, x in cut]
+    full = [stream.chunk(first, x, lambda k, z, f: False) for first, x in cut]
     golden = {
         "audio": audio,
         "h": np.stack([np.concatenate([features[k][0] for features, _ in full]) for k in range(layers + 1)]),
@@ -151,11 +154,27 @@ def main():
     }
     for gap_fill in ("catch-up", "project"):
         stream = Stream(pack, gap_fill)
-        exits = [stream.chunk(first, x, lambda k, z: entropy(z) <= threshold) for first, x in cut]
+        exits = [stream.chunk(first, x, lambda k, z, f: entropy(z) <= threshold) for first, x in cut]
         name = gap_fill.replace("-", "_")
         golden[f"exit_layer_{name}"] = np.array([len(logits) for _, logits in exits])
         golden[f"exit_state_{name}"] = np.concatenate([features[-1][0] for features, _ in exits])
         print(f"{gap_fill}: exit layers {golden[f'exit_layer_{name}'].tolist()}, mean {golden[f'exit_layer_{name}'].mean():.2f}")
+    if pack.gain:
+        forecast = lambda k, feature: pack.gain[k].run(None, {"f": feature})[0][0, 0]
+        golden["forecast"] = np.array([[forecast(k, features[k + 1])[0] for features, _ in full] for k in range(layers - 1)])
+        price = pack.manifest["exit"]["gain"]["lambda"]
+
+        def not_worth(k, logits, feature):
+            if k == layers - 1:
+                return False
+            kl = np.append(np.exp(forecast(k, feature)), 0)
+            return bool((kl[0] - kl[1:] <= price * np.arange(1, len(kl))).all())
+
+        stream = Stream(pack, "project")
+        exits = [stream.chunk(first, x, not_worth) for first, x in cut]
+        golden["exit_layer_gain"] = np.array([len(logits) for _, logits in exits])
+        golden["exit_state_gain"] = np.concatenate([features[-1][0] for features, _ in exits])
+        print(f"gain: exit layers {golden['exit_layer_gain'].tolist()}, mean {golden['exit_layer_gain'].mean():.2f}")
     np.savez_compressed(arguments.golden, threshold=np.float32(threshold), **golden)
 
 

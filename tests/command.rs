@@ -88,7 +88,7 @@ fn without_arguments_the_recording_becomes_lines_and_a_histogram() {
         assert!(evaluated.iter().all(|one| (0.0..=256f64.ln()).contains(&one[1].as_f64().unwrap())));
     }
     let summary = stderr(&output);
-    for part in ["real-time factor", "p99.9", "layer  1 █", &format!("{next} captured = {next} processed + 0 dropped")] {
+    for part in ["real-time factor", "p99.9", "█", &format!("{next} captured = {next} processed + 0 dropped")] {
         assert!(summary.contains(part), "{part}: {summary}");
     }
 }
@@ -116,6 +116,11 @@ fn every_policy_runs_and_bounds_its_depth() {
     assert!(depths(&["--policy", "threshold", "--measure", "max-prob", "--threshold", "0"]).iter().all(|layer| *layer == 1));
     assert!(depths(&["--policy", "threshold", "--measure", "margin", "--threshold", "1.1"]).iter().all(|layer| *layer == 10));
     assert!(depths(&["--policy", "change", "--threshold", "99"]).iter().all(|layer| *layer == 2));
+    assert!(depths(&["--policy", "gain", "--threshold", "99"]).iter().all(|layer| *layer == 1));
+    assert!(depths(&["--policy", "gain", "--threshold", "0"]).iter().all(|layer| *layer == 10));
+    for agreement in ["0.9", "0.95", "0.98"] {
+        assert_eq!(depths(&["--policy", "calibrated", "--agreement", agreement]).len(), 23);
+    }
     for gap_fill in ["project", "catch-up"] {
         assert_eq!(depths(&["--gap-fill", gap_fill, "--chunk", "160"]).len(), 45);
     }
@@ -136,7 +141,7 @@ fn frames_are_an_array_that_opens_with_the_announced_shape() {
         .flat_map(|row| row.as_array().unwrap())
         .map(|value| value.as_f64().unwrap() as f32)
         .collect();
-    assert_eq!(array.shape(), [355, 160]);
+    assert_eq!(array.shape(), [355, 192]);
     assert_eq!(rows, array.iter().copied().collect::<Vec<_>>());
     assert!(lines.iter().all(|line| line["units"].as_array().unwrap().len() == line["frames"].as_u64().unwrap() as usize));
     let side = std::fs::read_to_string(folder.path().join("frames.chunks.jsonl")).unwrap();
@@ -218,7 +223,7 @@ fn inspect_tells_what_a_pack_is() {
     let output = output(&["inspect"]);
     let text = stdout(&output);
     for part in
-        ["daisy-tiny", "10 of 160 dimensions", "cached", "every 320 samples (20.0 ms)", "threshold", "licence", "parameters"]
+        ["daisy-tiny", "10 of 192 dimensions", "cached", "every 320 samples (20.0 ms)", "threshold", "licence", "parameters"]
     {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -270,8 +275,10 @@ fn a_typo_names_its_line_and_the_nearest_key() {
 
 #[test]
 fn numbers_that_make_no_sense_are_refused_with_what_would() {
-    refused(&["run", "--policy", "gain"], &["gain", "no gain predictors"]);
-    refused(&["run", "--policy", "calibrated"], &["calibrated"]);
+    let windowed = repository("tests/data/windowed-base/pack");
+    let windowed = windowed.to_str().unwrap();
+    refused(&["run", "--pack", windowed, "--policy", "gain"], &["gain", "no gain predictors"]);
+    refused(&["run", "--pack", windowed, "--policy", "calibrated"], &["calibrated"]);
     refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "1 to 10"]);
     refused(&["run", "--policy", "range", "--range", "7..3"], &["7..3"]);
     refused(&["run", "--policy", "fixed", "--threshold", "1"], &["takes no threshold"]);
@@ -332,6 +339,6 @@ fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
     }
     // [encoder] that speaks of another model.
     refused_pack(|pack| edit(&pack.join("pack.toml"), "units = 256", "units = 255"), &["head.1", "[1, T, 255]"]);
-    refused_pack(|pack| edit(&pack.join("pack.toml"), "dim = 160", "dim = 320"), &["frontend"]);
+    refused_pack(|pack| edit(&pack.join("pack.toml"), "dim = 192", "dim = 384"), &["frontend"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "receptive_field = 880", "receptive_field = 1200"), &["frontend"]);
 }

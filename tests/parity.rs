@@ -28,7 +28,8 @@ fn compare(pack: &str, golden: &str, chunk_frames: usize) {
     let chunks = never_exit(&encoder, &audio, chunk_frames);
     let count = entropy.len() / encoder.layers();
     assert_eq!((chunks.len(), frames), (count, audio.len().div_ceil(encoder.audio().hop)));
-    let (mut in_states, mut in_logits, mut in_entropies) = (0.0f32, 0.0f32, 0.0f32);
+    let forecasts = golden.has("forecast").then(|| golden.f32("forecast").1);
+    let (mut in_states, mut in_logits, mut in_entropies, mut in_forecasts) = (0.0f32, 0.0f32, 0.0f32, 0.0f32);
     let mut measurer = Measurer::default();
     let mut at = 0;
     for (index, chunk) in chunks.iter().enumerate() {
@@ -46,12 +47,17 @@ fn compare(pack: &str, golden: &str, chunk_frames: usize) {
                 in_logits = in_logits.max(deviation(found.as_slice(), &logits[from..from + own * encoder.units()]));
             }
         }
+        for (k, found) in chunk.forecasts.iter().enumerate() {
+            let wanted = forecasts.as_ref().expect("the golden file has the forecasts")[k * count + index];
+            in_forecasts = in_forecasts.max((found - wanted).abs());
+        }
         at += own;
     }
     println!(
-        "{count} chunks: states differ by at most {in_states:.1e}, logits by {in_logits:.1e}, entropies by {in_entropies:.1e}"
+        "{count} chunks: states differ by at most {in_states:.1e}, logits by {in_logits:.1e}, entropies by {in_entropies:.1e}, \
+         forecasts by {in_forecasts:.1e}"
     );
-    assert!(in_states < TOLERANCE && in_logits < TOLERANCE && in_entropies < TOLERANCE);
+    assert!(in_states < TOLERANCE && in_logits < TOLERANCE && in_entropies < TOLERANCE && in_forecasts < TOLERANCE);
 }
 
 #[test]
@@ -80,10 +86,13 @@ fn exits_with_both_ways_of_gap_filling() {
     let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
     let mut golden = Golden::open(&repository("tests/data/daisy-tiny/golden.npz"));
     let (_, audio) = golden.f32("audio");
-    let threshold = golden.f32("threshold").1[0];
-    for (gap_fill, name) in [(GapFill::CatchUp, "catch_up"), (GapFill::Project, "project")] {
+    let threshold = Some(PerLayer::All(golden.f32("threshold").1[0]));
+    let daisy = PolicySpec { threshold, ..PolicySpec::named(PolicyName::Threshold) };
+    let gain = PolicySpec::named(PolicyName::Gain);
+    for (gap_fill, name, spec) in
+        [(GapFill::CatchUp, "catch_up", &daisy), (GapFill::Project, "project", &daisy), (GapFill::Project, "gain", &gain)]
+    {
         let encoder = Encoder::load(&pack, Some(gap_fill)).unwrap();
-        let spec = PolicySpec { threshold: Some(PerLayer::All(threshold)), ..PolicySpec::named(PolicyName::Threshold) };
         let mut session = Session::new(&encoder, spec.build(&pack).unwrap(), SessionOptions::new(16)).unwrap();
         session.push(&audio);
         session.finish();

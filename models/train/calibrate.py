@@ -147,7 +147,7 @@ def calibrate(model, crops, count, steps=2000, chunk=16):
     print(f"calibrate: gain stops at {float(stops(predicted, price).float().mean()):.2f} of {shape.layers} layers for {loss(price):.3f} nats", flush=True)
     return {
         "threshold": threshold, "change": change, "lambda": price, "fixed": (shape.layers + 1) // 2,
-        "range": [int(depth.mean().floor()), int(depth.mean().ceil())],
+        "range": [int(depth.mean()), int(depth.mean()) + 1],
         "calibrated": {target: promise(evidence, target) for target in TARGETS},
         "data": f"{count} crops of {FRAMES / 50:.1f} s: speech in noise, noise alone, silence (models/train/mixing.py)",
         "gain": [net.state_dict() for net in nets],

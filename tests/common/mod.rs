@@ -57,6 +57,8 @@ pub fn deviation(found: &[f32], wanted: &[f32]) -> f32 {
 pub struct FullChunk {
     pub features: Vec<Frames>,
     pub logits: Vec<Frames>,
+    /// What layers 1 … L−1 expect of ln KL(p_L ‖ p_k), where the pack has predictors.
+    pub forecasts: Vec<f32>,
 }
 
 /// Streams `audio` through every layer, never exiting.
@@ -68,12 +70,13 @@ pub fn never_exit(encoder: &std::sync::Arc<Encoder>, audio: &[f32], chunk_frames
     let mut chunks = Vec::new();
     while let Some(chunk) = chunker.next_chunk() {
         let mut pass = state.begin(chunk.audio, chunk.span).unwrap();
-        let mut logits = Vec::new();
+        let (mut logits, mut forecasts) = (Vec::new(), Vec::new());
         for _ in 0..encoder.layers() {
             pass.step().unwrap();
             logits.push(pass.head().unwrap());
+            forecasts.extend(pass.forecast().ok().map(|forecast| forecast.as_slice()[0]));
         }
-        chunks.push(FullChunk { features: pass.features().to_vec(), logits });
+        chunks.push(FullChunk { features: pass.features().to_vec(), logits, forecasts });
         pass.finish();
     }
     chunks
