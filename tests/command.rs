@@ -342,3 +342,36 @@ fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
     refused_pack(|pack| edit(&pack.join("pack.toml"), "dim = 192", "dim = 384"), &["frontend"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "receptive_field = 880", "receptive_field = 1200"), &["frontend"]);
 }
+
+#[test]
+fn a_benchmark_measures_what_it_says_and_draws_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (json, html) = (folder.path().join("a.json"), folder.path().join("a.html"));
+    let paths = ["--json", json.to_str().unwrap(), "--html", html.to_str().unwrap()];
+    let what = ["bench", "--seconds", "2", "--noise", "white", "--snr", "0", "--policy", "fixed:1,fixed:9,gain,threshold:2"];
+    let found = output(&[&what[..], &paths[..]].concat());
+    assert!(found.status.success(), "{}", stderr(&found));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let cells = report["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 2 * 5);
+    let of = |policy: &str, key: &str| -> Vec<f64> {
+        cells.iter().filter(|cell| cell["policy"] == policy).map(|cell| cell[key].as_f64().unwrap()).collect()
+    };
+    assert_eq!((of("fixed:1", "depth"), of("never", "depth")), (vec![1.0; 2], vec![10.0; 2]));
+    assert_eq!((of("never", "kl"), of("never", "agreement")), (vec![0.0; 2], vec![1.0; 2]));
+    for (condition, _) in report["conditions"].as_array().unwrap().iter().enumerate() {
+        assert!(of("fixed:1", "kl")[condition] > of("fixed:9", "kl")[condition]);
+        assert!(of("fixed:9", "kl")[condition] > 0.0);
+        let work = |policy| of(policy, "multiply_adds_per_second")[condition];
+        assert!(work("fixed:1") < work("fixed:9") && work("fixed:9") < work("never"));
+    }
+    assert!(of("threshold:2", "depth")[1] > of("threshold:2", "depth")[0], "DAISY's rule goes deeper in noise");
+    let page = std::fs::read_to_string(&html).unwrap();
+    assert!(page.matches("<svg").count() >= 4 && page.matches("<svg").count() == page.matches("</svg>").count());
+    assert!(!page.contains("http://") || !page.replace("http://www.w3.org", "").contains("http://"), "the page loads nothing");
+    let compared = output(&["bench", "--compare", json.to_str().unwrap(), json.to_str().unwrap()]);
+    assert!(compared.status.success() && stdout(&compared).contains("1.00"), "{}", stdout(&compared));
+    refused(&["bench", "--policy", "gian"], &["`gian`", "threshold, range, fixed"]);
+    refused(&["bench", "--policy", "fixed:99"], &["no layer 99"]);
+    refused(&["bench", "--speech", folder.path().to_str().unwrap()], &["no sound files"]);
+}

@@ -100,7 +100,13 @@ fn compute(report: &Report, adaptive: &[&str], area: &Area<'_>) -> Drawn {
     let top = all().map(|(_, y)| y).fold(0.01, f64::max) * 1.05;
     let mut chart =
         ChartBuilder::on(area).margin(10).x_label_area_size(44).y_label_area_size(56).build_cartesian_2d(0.0..right, 0.0..top)?;
-    chart.configure_mesh().x_desc("multiply-adds, % of full depth").y_desc("KL to full depth, nats").label_style(FONT).draw()?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_desc("multiply-adds, % of full depth")
+        .y_desc("KL to full depth, nats")
+        .label_style(FONT)
+        .draw()?;
     chart
         .draw_series(LineSeries::new(fixed.iter().copied(), BLACK.mix(0.6).stroke_width(2)).point_size(3))?
         .label("fixed depths")
@@ -144,9 +150,14 @@ fn depth(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
         .x_label_area_size(44)
         .y_label_area_size(56)
         .build_cartesian_2d(-clean - 1.0..-worst + 1.0, 0.0..report.layers as f64 + 0.3)?;
-    let label = |x: &f64| if -*x > best + 1.0 { "clean".to_owned() } else { format!("{:.0} dB", -x) };
+    let label = |x: &f64| match 0.0 - x {
+        snr if (snr - clean).abs() < 1.5 => "clean".to_owned(),
+        snr if snr > best + 0.5 => String::new(),
+        snr => format!("{snr:.0} dB"),
+    };
     chart
         .configure_mesh()
+        .light_line_style(TRANSPARENT)
         .x_desc("signal to noise")
         .y_desc("mean exit layer")
         .x_label_formatter(&label)
@@ -192,6 +203,7 @@ fn exits(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
     };
     chart
         .configure_mesh()
+        .light_line_style(TRANSPARENT)
         .disable_mesh()
         .x_desc(format!("% of chunks ({policy})"))
         .y_labels(cells.len() * 2 + 1)
@@ -231,7 +243,14 @@ fn latency(report: &Report, adaptive: &[&str], area: &Area<'_>) -> Drawn {
     let label = |x: &f64| {
         if (x - x.round()).abs() < 0.01 { AT.get(x.round() as usize).unwrap_or(&"").to_string() } else { String::new() }
     };
-    chart.configure_mesh().x_labels(5).x_label_formatter(&label).y_desc("ms").label_style(FONT).draw()?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_labels(5)
+        .x_label_formatter(&label)
+        .y_desc("ms")
+        .label_style(FONT)
+        .draw()?;
     for (index, (name, line)) in names.iter().zip(curves).enumerate() {
         let colour = if *name == "never" { BLACK } else { COLOURS[index % COLOURS.len()] };
         chart
