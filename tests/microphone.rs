@@ -71,14 +71,32 @@ fn end(mut child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// The virtual microphone's server tears holes into what it plays when something else takes the processor from it. Whatever is
+/// asked of Bellis is asked at every attempt; that the sound came through whole, of one of them.
+fn at_one_attempt(attempt: impl Fn() -> Result<(), String>) {
+    const ATTEMPTS: usize = 5;
+    let mut said = Vec::new();
+    for _ in 0..ATTEMPTS {
+        match attempt() {
+            Ok(()) => return,
+            Err(problem) => said.push(problem),
+        }
+    }
+    panic!("not one of {ATTEMPTS} attempts: {said:?}");
+}
+
 #[test]
 fn a_recording_played_into_the_microphone_gives_the_representations_of_the_file() {
     let Some(pulse) = Pulse::start() else { return };
+    at_one_attempt(|| live_and_file(&pulse));
+}
+
+fn live_and_file(pulse: &Pulse) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let played = write_recording(Path::new(&at("play.wav")));
     let arguments = [format!("npy:{}", at("live.npy")), format!("wav:{}", at("heard.wav"))];
-    let child = listen(&pulse, &["--consumer", &arguments[0], "--consumer", &arguments[1]]);
+    let child = listen(pulse, &["--consumer", &arguments[0], "--consumer", &arguments[1]]);
     pulse.play(Path::new(&at("play.wav")));
     std::thread::sleep(Duration::from_millis(500));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
@@ -105,8 +123,6 @@ fn a_recording_played_into_the_microphone_gives_the_representations_of_the_file(
             })
         })
         .fold(f32::INFINITY, f32::min);
-    assert!(best < 1e-3, "what was heard differs from what was played by {best}");
-
     // And its representations are those of the same sound as a file.
     let consumer = format!("npy:{}", at("file.npy"));
     let file = Command::new(env!("CARGO_BIN_EXE_bellis"))
@@ -124,6 +140,7 @@ fn a_recording_played_into_the_microphone_gives_the_representations_of_the_file(
         live.shape()[0]
     );
     assert!(worst < 1e-4, "{worst}");
+    if best < 1e-3 { Ok(()) } else { Err(format!("what was heard differs from what was played by {best}")) }
 }
 
 #[test]
@@ -172,6 +189,10 @@ fn capture() {
 #[test]
 fn capture_is_exact_to_the_sample() {
     let Some(pulse) = Pulse::start() else { return };
+    at_one_attempt(|| captured_exactly(&pulse));
+}
+
+fn captured_exactly(pulse: &Pulse) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let played = write_recording(&at("play.wav"));
@@ -195,8 +216,10 @@ fn capture_is_exact_to_the_sample() {
     let bytes = std::fs::read(at("captured")).unwrap();
     let captured: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     // The loudest sample tells where the recording lies in the capture.
-    let loudest =
-        |sound: &[f32]| (0..sound.len()).fold(0, |best, at| if sound[at].abs() > sound[best].abs() { at } else { best });
-    let start = loudest(&captured).checked_sub(loudest(&played)).expect("the recording's beginning is missing");
-    assert_eq!(captured[start..start + played.len()], played[..], "not the samples that were played");
+    let start = loudest(&captured).checked_sub(loudest(&played)).ok_or("the recording's beginning is missing")?;
+    let found = captured.get(start..start + played.len()).ok_or("the recording's end is missing")?;
+    match found.iter().zip(&played).position(|(found, played)| found != played) {
+        None => Ok(()),
+        Some(at) => Err(format!("sample {at} is not the one that was played")),
+    }
 }

@@ -3,12 +3,16 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A running server.
+/// A running server; one at a time, since each wants the processor for itself.
 pub struct Pulse {
     folder: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ALONE: Mutex<()> = Mutex::new(());
 
 pub const RATE: u32 = 48_000;
 
@@ -21,9 +25,10 @@ impl Pulse {
             eprintln!("skipped: pulseaudio is not installed; scripts/setup installs it");
             return None;
         }
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(".asoundrc"), "pcm.!default { type pulse }\nctl.!default { type pulse }\n").unwrap();
-        let pulse = Self { folder };
+        let pulse = Self { folder, _alone: alone };
         let sink = format!("module-null-sink sink_name=mic rate={RATE} channels=1 format=s16le norewinds=1");
         let server = ["-n", "--daemonize=yes", "--exit-idle-time=-1", "--realtime=no", "--high-priority=no", "--use-pid-file=no"];
         let status = pulse
