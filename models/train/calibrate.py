@@ -4,7 +4,7 @@
 
 Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 
-threshold    DAISY's τ: half of the layers on clean speech
+threshold    DAISY's τ: two thirds of the layers, on average over all the sound
 calibrated   τ per layer for a promised agreement with full depth, each found on the chunks that survive the layers before
 change       δ: the same mean depth as τ has
 gain         a predictor per layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
@@ -22,6 +22,7 @@ from .train import CHUNKS, FRAMES
 TARGETS = (0.90, 0.95, 0.98)
 LOSS = 0.05  # nats: mean KL from full depth at the default λ
 BATCH, RATE = 384, 4e-3
+DEPTH = 2 / 3  # of the layers: mean depth of the thresholds that promise nothing
 LEAST = 50  # chunks that a threshold must rest on
 
 
@@ -128,13 +129,11 @@ def calibrate(model, crops, count, steps=2000, chunk=16):
         stop = start + max(2, int(count * share[size]))
         parts[size] = measure(model, sounds[start:stop], size)
         start = stop
-    clean = measure(model, [crops.clean() for _ in range(max(4, count // 8))], chunk)
-    del clean["states"]
     evidence = parts[chunk]
-    half = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < shape.layers / 2
-    threshold = bisect(0.0, 6.0, half(clean["entropy"]))
-    change = bisect(0.0, 2.0, half(clean["change"]))
-    depth = first_at_most(clean["entropy"], threshold).float()
+    deep = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < shape.layers * DEPTH
+    threshold = bisect(0.0, 6.0, deep(evidence["entropy"]))
+    change = bisect(0.0, 2.0, deep(evidence["change"]))
+    depth = first_at_most(evidence["entropy"], threshold).float()
     print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, on {evidence['kl'].shape[1]} chunks", flush=True)
     nets = []
     for k in range(1, shape.layers):

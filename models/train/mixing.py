@@ -86,10 +86,6 @@ class Crops:
         audio = audio + rng.standard_normal(self.samples, np.float32) * np.float32(10 ** rng.uniform(-6, -3.3))
         return np.clip(audio, -1, 1).astype(np.float32), units
 
-    def clean(self):
-        """A crop of speech as it was recorded."""
-        return self.at(self.speech, int(self.rng.integers(2, self.last)) * HOP - LEAD)
-
     def silent(self):
         """Digital silence, or the tone of a quiet room."""
         if self.rng.random() < 0.2:

@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn colours_fall_as_they_say() {
-        let speech = Speech { samples: vec![0.0; 1 << 17], clips: vec![0..1 << 17], files: Vec::new() };
+        let speech = Speech { samples: vec![0.0; 1 << 17], clips: std::iter::once(0..1 << 17).collect(), files: Vec::new() };
         // Power of the differences over power: flat for white, smaller the steeper the fall.
         let roughness = |kind| {
             let noise = speech.noise(&kind, 16_000).unwrap();
