@@ -49,7 +49,7 @@ def phones(figures, out):
         if family in COLOURS:
             rows = sorted(rows, key=lambda row: row["share"])
             plt.plot([100 * r["share"] for r in rows], [100 * r["all"] for r in rows], marker="o", markersize=3.5, label=family, color=COLOURS[family])
-    finish(out / "phones.svg", "Phones read by a linear probe, held-out speaker and language", "multiply-adds, % of full depth", "frames misread, %")
+    finish(out / "phones.svg", "Phones read by a linear probe, held-out speaker", "multiply-adds, % of full depth", "frames misread, %")
 
 
 def draw(figures, out):
