@@ -5,11 +5,11 @@
 
 golden.npz
     audio [S] f32
-    h [L+1, T, D] f32, entropy [L, chunks] f64 nats: never exiting
-    exit_layer_catch_up, exit_layer_project [chunks] i64, exit_state_catch_up, exit_state_project [T, D] f32:
-        with DAISY's rule (the first layer whose entropy is at most the threshold) and both ways of gap filling
-    forecast [L-1, chunks] f32: what layer k expects of ln KL(p_L || p_k), never exiting; and with the policy `gain` at the
-        pack's lambda: exit_layer_gain [chunks] i64, exit_state_gain [T, D] f32 (only for packs with predictors)
+    h [L+1, T, D] f32, entropy [heads, chunks] f64 nats: never exiting; the first head is that of h0 where there is one
+    exit_layer_NAME [chunks] i64, exit_state_NAME [T, D] f32, ctc_NAME [T, V] f32 (of the exit layer's CTC branch), NAME being
+        catch_up, project: DAISY's rule (the first layer whose entropy is at most the threshold), both ways of gap filling
+        gain: the policy `gain` at the pack's lambda (only for packs with predictors)
+    forecast [predictors, chunks] f32: what h0 and layer k expect of ln KL(p_L || p_k), never exiting
 
 S samples make T = ceil(S / hop) frames; the end is filled with zeros, and the last chunk may be short. Python 3.11 or newer.
 """
@@ -38,8 +38,8 @@ class CachedPack:
         self.frontend = self.load(stages["frontend"])
         self.layers = [self.load(stages["layer"][str(k)]) for k in numbers]
         self.states = [stages["layer"][str(k)].get("state", {}) for k in numbers]
-        self.heads = [self.load(stages["head"][str(k)]) for k in numbers]
-        self.gain = [self.load(stages["gain"][str(k)]) for k in numbers[:-1]] if "gain" in stages else []
+        branches = lambda kind: {k: self.load(stages[kind][str(k)]) for k in range(len(self.layers) + 1) if str(k) in stages.get(kind, {})}
+        self.heads, self.ctc, self.gain = branches("head"), branches("ctc"), branches("gain")
 
     def load(self, entry):
         options = onnxruntime.SessionOptions()
@@ -94,15 +94,18 @@ class Stream:
                 chunk[1] = y
 
     def chunk(self, first, x, stop):
-        """Front-end frames x of the chunk at frame `first`; stops after layer k (from 0) when stop(k, logits, feature) says so."""
-        features, logits = [x], []
-        for k in range(len(self.pack.layers)):
-            self.fill(k, first)
-            x, feature = self.run(k, x)
-            features.append(feature)
-            logits.append(self.pack.heads[k].run(None, {"f": feature})[0])
-            if stop(k, logits[-1], feature):
-                break
+        """Front-end frames x of the chunk at frame `first`; stops at depth k when stop(k, logits, feature) says so, at 0 only where
+        the front end has a head. Features by depth, and the logits of the heads."""
+        features, logits, layers = [x], {}, len(self.pack.layers)
+        for depth in range(layers + 1):
+            if depth:
+                self.fill(depth - 1, first)
+                x, feature = self.run(depth - 1, x)
+                features.append(feature)
+            if depth in self.pack.heads:
+                logits[depth] = self.pack.heads[depth].run(None, {"f": features[depth]})[0]
+                if depth < layers and stop(depth, logits[depth], features[depth]):
+                    break
         self.past.append([first, x])
         self.past = [c for c in self.past if c[0] + c[1].shape[1] > first + x.shape[1] - self.context]
         return features, logits
@@ -150,31 +153,35 @@ def main():
     golden = {
         "audio": audio,
         "h": np.stack([np.concatenate([features[k][0] for features, _ in full]) for k in range(layers + 1)]),
-        "entropy": np.array([[entropy(logits[k]) for _, logits in full] for k in range(layers)]),
+        "entropy": np.array([[entropy(logits[k]) for _, logits in full] for k in pack.heads]),
     }
+
+    def keep(name, stopped):
+        """What came out where each chunk stopped."""
+        depth = np.array([len(features) - 1 for features, _ in stopped])
+        golden[f"exit_layer_{name}"] = depth
+        golden[f"exit_state_{name}"] = np.concatenate([features[-1][0] for features, _ in stopped])
+        if pack.ctc:
+            golden[f"ctc_{name}"] = np.concatenate([pack.ctc[k].run(None, {"f": features[k]})[0][0] for k, (features, _) in zip(depth, stopped)])
+        print(f"{name}: exit layers {depth.tolist()}, mean {depth.mean():.2f}")
+
     for gap_fill in ("catch-up", "project"):
         stream = Stream(pack, gap_fill)
-        exits = [stream.chunk(first, x, lambda k, z, f: entropy(z) <= threshold) for first, x in cut]
-        name = gap_fill.replace("-", "_")
-        golden[f"exit_layer_{name}"] = np.array([len(logits) for _, logits in exits])
-        golden[f"exit_state_{name}"] = np.concatenate([features[-1][0] for features, _ in exits])
-        print(f"{gap_fill}: exit layers {golden[f'exit_layer_{name}'].tolist()}, mean {golden[f'exit_layer_{name}'].mean():.2f}")
+        sure = lambda k, z, f: k > 0 and entropy(z) <= threshold
+        keep(gap_fill.replace("-", "_"), [stream.chunk(first, x, sure) for first, x in cut])
     if pack.gain:
         forecast = lambda k, feature: pack.gain[k].run(None, {"f": feature})[0][0, 0]
-        golden["forecast"] = np.array([[forecast(k, features[k + 1])[0] for features, _ in full] for k in range(layers - 1)])
+        golden["forecast"] = np.array([[forecast(k, features[k])[0] for features, _ in full] for k in pack.gain])
         price = pack.manifest["exit"]["gain"]["lambda"]
 
         def not_worth(k, logits, feature):
-            if k == layers - 1:
+            if k not in pack.gain:
                 return False
             kl = np.append(np.exp(forecast(k, feature)), 0)
             return bool((kl[0] - kl[1:] <= price * np.arange(1, len(kl))).all())
 
         stream = Stream(pack, "project")
-        exits = [stream.chunk(first, x, not_worth) for first, x in cut]
-        golden["exit_layer_gain"] = np.array([len(logits) for _, logits in exits])
-        golden["exit_state_gain"] = np.concatenate([features[-1][0] for features, _ in exits])
-        print(f"gain: exit layers {golden['exit_layer_gain'].tolist()}, mean {golden['exit_layer_gain'].mean():.2f}")
+        keep("gain", [stream.chunk(first, x, not_worth) for first, x in cut])
     np.savez_compressed(arguments.golden, threshold=np.float32(threshold), **golden)
 
 

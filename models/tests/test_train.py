@@ -9,8 +9,9 @@ from models.train import calibrate, export
 from models.train import model as student
 from models.train.mixing import coloured, scale_to
 from models.train.teach import information
+from models.train.train import FEW, ctc_loss, spoken
 
-SHAPE = student.Shape(layers=3, dim=32, heads=4, units=11, left_context=16)
+SHAPE = student.Shape(layers=3, dim=32, heads=4, units=11, phones=7, left_context=16)
 CHUNK, CHUNKS = 8, 5
 
 
@@ -55,7 +56,7 @@ def streamed(folder, audio, exits):
     return out
 
 
-@pytest.mark.parametrize("exits", [[3] * CHUNKS, [1, 3, 2, 1, 3]])
+@pytest.mark.parametrize("exits", [[3] * CHUNKS, [1, 3, 0, 1, 3]])
 def test_a_pack_computes_chunk_by_chunk_what_the_model_computes_at_once(model, audio, exits, tmp_path):
     export.write(model, tmp_path, "t", half=False)
     with torch.no_grad():
@@ -67,7 +68,7 @@ def test_a_pack_computes_chunk_by_chunk_what_the_model_computes_at_once(model, a
 
 
 def test_a_model_is_read_back_from_its_pack(model, tmp_path):
-    export.write(model, tmp_path, "t", half=False)
+    export.write(model, tmp_path, "t", half=False, phones=[str(k) for k in range(SHAPE.phones)])
     for (name, mine), theirs in zip(model.named_parameters(), export.read(tmp_path).parameters()):
         assert torch.allclose(mine, theirs, atol=1e-6), name
 
@@ -75,32 +76,32 @@ def test_a_model_is_read_back_from_its_pack(model, tmp_path):
 def test_gain_stages_compute_the_forecasts(model, tmp_path):
     numbers = {
         "threshold": 1.0, "change": 0.1, "lambda": 0.02, "fixed": 2, "range": [1, 2], "calibrated": {0.9: [0.1, 0.2]}, "data": "none",
-        "gain": [student.Forecast(SHAPE, k).state_dict() for k in (1, 2)],
+        "gain": [student.Forecast(SHAPE, k).state_dict() for k in range(SHAPE.layers)],
     }
     export.write(model, tmp_path, "t", half=False, numbers=numbers)
     states = torch.randn(1, 9, SHAPE.dim)
-    for k in (1, 2):
+    for k in range(SHAPE.layers):
         net = student.Forecast(SHAPE, k)
-        net.load_state_dict(numbers["gain"][k - 1])
+        net.load_state_dict(numbers["gain"][k])
         found = onnxruntime.InferenceSession(tmp_path / f"gain_{k:02}.onnx").run(None, {"f": states.numpy()})[0]
         assert found.shape == (1, 1, SHAPE.layers - k)
         assert np.allclose(found[0], net(states).detach().numpy(), atol=1e-5)
 
 
 def test_gain_stops_where_no_deeper_layer_is_worth_its_price():
-    kl = torch.tensor([[0.5, 0.1, 0.09, 0.0], [0.02, 0.02, 0.01, 0.0], [0.5, 0.5, 0.5, 0.0]]).T  # [L, chunks]
+    kl = torch.tensor([[0.5, 0.1, 0.09, 0.0], [0.02, 0.02, 0.01, 0.0], [0.5, 0.5, 0.5, 0.0]]).T  # [L + 1, chunks]
     exact = [kl[k:3].T for k in range(3)]
-    assert calibrate.stops(exact, 0.06).tolist() == [2, 1, 4]
-    assert calibrate.stops(exact, 1.0).tolist() == [1, 1, 1]
-    assert calibrate.stops(exact, 0.001).tolist() == [4, 4, 4]
+    assert calibrate.stops(exact, 0.06).tolist() == [1, 0, 3]
+    assert calibrate.stops(exact, 1.0).tolist() == [0, 0, 0]
+    assert calibrate.stops(exact, 0.001).tolist() == [3, 3, 3]
 
 
 def test_a_promise_is_kept_on_what_it_was_calibrated_on():
     torch.manual_seed(0)
     layers, chunks = 5, 4000
     difficulty = torch.rand(chunks)
-    entropy = difficulty + 0.3 * torch.rand(layers, chunks)
-    agreement = (1 - difficulty * torch.linspace(1, 0, layers)[:, None]).clamp(0, 1)
+    entropy = difficulty + 0.3 * torch.rand(layers + 1, chunks)
+    agreement = (1 - difficulty * torch.linspace(1, 0, layers + 1)[:, None]).clamp(0, 1)
     evidence = {"entropy": entropy, "agreement": agreement}
     for target in (0.9, 0.95):
         depth = calibrate.first_at_most(entropy, calibrate.promise(evidence, target))
@@ -109,7 +110,7 @@ def test_a_promise_is_kept_on_what_it_was_calibrated_on():
 
 
 def test_thresholds_exit_at_the_first_layer_that_passes():
-    values = torch.tensor([[3.0, 1.0, 3.0], [1.0, 1.0, 3.0], [0.0, 0.0, 3.0]])
+    values = torch.tensor([[0.0, 0.0, 0.0], [3.0, 1.0, 3.0], [1.0, 1.0, 3.0], [0.0, 0.0, 3.0]])
     assert calibrate.first_at_most(values, 2.0).tolist() == [2, 1, 3]
     assert calibrate.first_at_most(values, [-1.0, 2.0]).tolist() == [2, 2, 3]
 
@@ -128,3 +129,14 @@ def test_information_is_the_entropy_of_a_copy_and_nothing_of_a_stranger():
     shared, entropy, _ = information(a, a)
     assert abs(shared - entropy) < 1e-9
     assert information(a, rng.integers(0, 8, 100_000))[0] < 1e-3
+
+
+def test_phones_of_frames_become_a_sequence():
+    frames = torch.tensor([[0, 3, 3, 0, 3, 2], [0, 0, 0, 0, 0, 0]])
+    targets, counts = spoken(frames)
+    assert targets.tolist() == [3, 3, 2] and counts.tolist() == [3, 0]
+
+
+def test_ctc_counts_every_alignment():
+    log_p = torch.full((1, 3, 4), 1 / 4).log()  # three frames, one phone: _aa a_a is no alignment of one, 6 of 64 are
+    assert abs(float(ctc_loss(log_p, torch.tensor([[0, 2, 0]]))[0]) - -np.log(6 / 64) / FEW) < 1e-5

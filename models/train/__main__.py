@@ -1,4 +1,4 @@
-"""The whole pipeline, from nothing to a pack: fetch, prepare, teach, train, heads, calibrate, export.
+"""The whole pipeline, from nothing to a pack: fetch, prepare, voice, teach, phones, train, heads, calibrate, export.
 
     python -m models.train full daisy-tiny [--minutes M] [--pack FOLDER]   hours: what ships
     python -m models.train quick [--pack FOLDER]                           minutes: shows that the chain works
@@ -32,7 +32,9 @@ def main():
     steps = [
         ["fetch", *only],
         ["prepare", *only, *(["--limit", "30"] if quick else [])],
+        ["voice"],
         ["teach"],
+        ["phones"],
         ["train", name, *(["--steps", "20"] if quick else ["--minutes", str(arguments.minutes)])],
         ["heads", run / "final.pt", *(["--steps", "5", "--crops", "3"] if quick else [])],
         ["calibrate", run / "final.pt", *(["--crops", "24", "--steps", "50"] if quick else [])],

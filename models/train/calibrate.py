@@ -7,7 +7,9 @@ Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 threshold    DAISY's τ: two thirds of the layers, on average over all the sound
 calibrated   τ per layer for a promised agreement with full depth, each found on the chunks that survive the layers before
 change       δ: the same mean depth as τ has
-gain         a predictor per layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
+gain         a predictor for the front end and every layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
+
+The predictors learn from training's speech; the numbers are found on voices that training never heard.
 """
 
 import argparse
@@ -28,31 +30,31 @@ LEAST = 50  # chunks that a threshold must rest on
 
 @torch.no_grad()
 def measure(model, sounds, chunk):
-    """Evidence of every layer and chunk [L, N]: entropy, change, KL to full depth, agreement; and the states [L, N, chunk, D]."""
+    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy, change, KL to full depth, agreement; and the states [L + 1, chunks, chunk, D]."""
     found = {"entropy": [], "change": [], "kl": [], "agreement": [], "states": []}
     for audio in sounds:
         states = model(torch.from_numpy(audio)[None], chunk)
         log_p = model.logits(states).log_softmax(-1)[:, 0]
-        p, layers = log_p.exp(), len(log_p)
-        mean = lambda x: x.reshape(layers, -1, chunk).mean(-1)
+        p = log_p.exp()
+        mean = lambda x: x.reshape(len(log_p), -1, chunk).mean(-1)
         found["entropy"].append(mean(-(p * log_p).sum(-1)))
         change = (p[1:] * (log_p[1:] - log_p[:-1])).sum(-1)
         found["change"].append(mean(torch.cat([torch.full_like(change[:1], torch.inf), change])))
         found["kl"].append(mean((p[-1] * (log_p[-1] - log_p)).sum(-1)))
         found["agreement"].append(mean((log_p.argmax(-1) == log_p[-1].argmax(-1)).float()))
-        found["states"].append(torch.stack(states[1:])[:, 0].unflatten(1, (-1, chunk)).half())
+        found["states"].append(torch.stack(states)[:, 0].unflatten(1, (-1, chunk)).half())
     return {name: torch.cat(values, 1) for name, values in found.items()}
 
 
 def first_at_most(values, thresholds):
-    """The first layer (from 1) whose value is at most its threshold; the last one where none is."""
-    layers = len(values)
-    hit = values[:-1] <= torch.as_tensor(thresholds).reshape(-1, 1)
-    return torch.where(hit.any(0), hit.int().argmax(0) + 1, layers)
+    """The first layer (from 1) whose value [L + 1, N] is at most its threshold; the last one where none is."""
+    hit = values[1:-1] <= torch.as_tensor(thresholds).reshape(-1, 1)
+    return torch.where(hit.any(0), hit.int().argmax(0) + 1, len(values) - 1)
 
 
 def at(values, depth):
-    return values[depth - 1, torch.arange(len(depth))]
+    """Values [L + 1, N] at a depth for each."""
+    return values[depth, torch.arange(len(depth))]
 
 
 def bisect(low, high, too_much, steps=40):
@@ -65,9 +67,8 @@ def bisect(low, high, too_much, steps=40):
 
 def survivors(evidence, least_agreement):
     """Thresholds per layer: the most chunks whose mean agreement is still `least_agreement`, among those not gone before."""
-    layers, count = evidence["entropy"].shape
-    alive, thresholds = torch.ones(count, dtype=torch.bool), []
-    for entropy, agreement in zip(evidence["entropy"][:-1], evidence["agreement"][:-1]):
+    alive, thresholds = torch.ones(evidence["entropy"].shape[1], dtype=torch.bool), []
+    for entropy, agreement in zip(evidence["entropy"][1:-1], evidence["agreement"][1:-1]):
         values, order = entropy[alive].sort()
         kept = agreement[alive][order].cumsum(0) / torch.arange(1, len(order) + 1)
         good = (kept >= least_agreement).nonzero()
@@ -103,52 +104,54 @@ def train_forecast(net, states, targets, steps):
 
 
 def forecasts(nets, states):
-    """Predicted KL of layer j seen from layer k, [L-1][N, L-k]."""
+    """Predicted KL of layer j seen from layer k, [L][N, L-k]."""
     with torch.no_grad():
         return [torch.cat([net(part.float()) for part in x.split(512)]).exp() for net, x in zip(nets, states)]
 
 
 def stops(predicted, price):
-    """The rule of the policy `gain`: the first layer from which no deeper one is worth its price."""
-    layers, count = len(predicted) + 1, len(predicted[0])
+    """The rule of the policy `gain`: the first layer, h⁰ included, from which no deeper one is worth its price."""
+    layers, count = len(predicted), len(predicted[0])
     depth = torch.full((count,), layers)
-    for k in range(layers - 1, 0, -1):
-        here, deeper = predicted[k - 1][:, :1], torch.nn.functional.pad(predicted[k - 1][:, 1:], (0, 1))
+    for k in range(layers - 1, -1, -1):
+        here, deeper = predicted[k][:, :1], torch.nn.functional.pad(predicted[k][:, 1:], (0, 1))
         worth = here - deeper > price * torch.arange(1, layers - k + 1)
         depth = torch.where(worth.any(1), depth, k)
     return depth
 
 
-def calibrate(model, crops, count, steps=2000, chunk=16):
-    """All numbers, from `count` crops of speech, noise and silence."""
-    shape = model.shape
-    sounds = [crops.device() for _ in range(count)]
-    share = {8: 0.25, 16: 0.5, 32: 0.25}
-    parts, start = {}, 0
+def hear(model, crops, count):
+    """Evidence of `count` crops of what a device hears, by chunk size."""
+    share, parts = {8: 0.25, 16: 0.5, 32: 0.25}, {}
     for size in CHUNKS:
-        stop = start + max(2, int(count * share[size]))
-        parts[size] = measure(model, sounds[start:stop], size)
-        start = stop
-    evidence = parts[chunk]
+        parts[size] = measure(model, [crops.device() for _ in range(max(2, int(count * share[size])))], size)
+    return parts
+
+
+def calibrate(model, learn, judge, count, steps=2000, chunk=16):
+    """All numbers: predictors from `count` crops of `learn`, thresholds from half as many of `judge`."""
+    shape = model.shape
+    nets, parts = [], hear(model, learn, count)
+    for k in range(shape.layers):
+        states, targets = [part["states"][k] for part in parts.values()], [part["kl"][k:-1] for part in parts.values()]
+        nets.append(train_forecast(Forecast(shape, k), states, targets, steps))
+        print(f"calibrate: gain predictor of layer {k}", flush=True)
+    del parts
+    evidence = measure(model, [judge.device() for _ in range(max(2, count // 2))], chunk)
     deep = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < shape.layers * DEPTH
     threshold = bisect(0.0, 6.0, deep(evidence["entropy"]))
     change = bisect(0.0, 2.0, deep(evidence["change"]))
     depth = first_at_most(evidence["entropy"], threshold).float()
     print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, on {evidence['kl'].shape[1]} chunks", flush=True)
-    nets = []
-    for k in range(1, shape.layers):
-        states, targets = [part["states"][k - 1] for part in parts.values()], [part["kl"][k - 1 : -1] for part in parts.values()]
-        nets.append(train_forecast(Forecast(shape, k), states, targets, steps))
-        print(f"calibrate: gain predictor of layer {k}", flush=True)
     predicted = forecasts(nets, evidence["states"])
     loss = lambda price: float(at(evidence["kl"], stops(predicted, price)).mean())
     price = bisect(0.0, 1.0, lambda price: loss(price) > LOSS)
     print(f"calibrate: gain stops at {float(stops(predicted, price).float().mean()):.2f} of {shape.layers} layers for {loss(price):.3f} nats", flush=True)
     return {
         "threshold": threshold, "change": change, "lambda": price, "fixed": (shape.layers + 1) // 2,
-        "range": [int(depth.mean()), int(depth.mean()) + 1],
+        "range": [int(depth.mean()), min(shape.layers, int(depth.mean()) + 1)],
         "calibrated": {target: promise(evidence, target) for target in TARGETS},
-        "data": f"{count} crops of {FRAMES / 50:.1f} s: speech in noise, noise alone, silence (models/train/mixing.py)",
+        "data": f"{count // 2} crops of {FRAMES / 50:.1f} s of speech.calibrate: speech in noise, noise alone, silence (models/train/mixing.py)",
         "gain": [net.state_dict() for net in nets],
     }
 
@@ -163,7 +166,7 @@ def main():
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model, _ = load(arguments.checkpoint)
-    numbers = calibrate(model.eval(), Crops(FRAMES, seed=1_000_000), arguments.crops, arguments.steps)
+    numbers = calibrate(model.eval(), Crops(FRAMES, seed=1_000_000), Crops(FRAMES, "speech.calibrate", seed=1), arguments.crops, arguments.steps)
     path = arguments.checkpoint.parent / "calibration.pt"
     torch.save(numbers, path)
     print(f"calibrate: {path}", flush=True)

@@ -9,6 +9,7 @@ end's spectrum stays in f32. The exit policies' numbers come from `calibrate`; w
 import argparse
 import datetime
 import hashlib
+import json
 import tomllib
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from onnx import load as load_onnx
 from . import model as student
 from .model import LEAD, LOG_FLOOR, RECEPTIVE_FIELD, STEP
 from .paths import HOP, RATE
+from .phones import vocabulary
 
 OPSET, IR = 18, 8
 EPSILON = 1e-5  # of PyTorch's layer norm
@@ -116,7 +118,7 @@ def layer(path, part, shape, half):
 def head(path, part, shape, half):
     g = Graph(half)
     g.linear(g.norm("f", part.norm), part.linear, out="logits")
-    g.write(path, [("f", [1, "T", shape.dim])], [("logits", [1, "T", shape.units])])
+    g.write(path, [("f", [1, "T", shape.dim])], [("logits", [1, "T", part.linear.out_features])])
 
 
 def gain(path, part, shape, half):
@@ -141,11 +143,12 @@ lead = {lead}
 layout = "mono"
 
 [encoder]
-architecture = "log-mel front end, pre-norm transformer with chunked attention, joint exit heads"
+architecture = "log-mel front end, pre-norm transformer with chunked attention, joint exit heads and CTC branches"
 layers = {layers}
 dim = {dim}
 heads = {heads}
 units = {units}
+quiet_unit = 0
 mode = "cached"
 chunk_frames = [8, 16, 32]
 default_chunk_frames = 16
@@ -156,10 +159,10 @@ alibi_slopes = {slopes}
 gap_fill = "project"
 
 {exits}
-[provenance]
-weights = "trained from scratch; units are {units} k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed"
+{ctc}[provenance]
+weights = "trained from scratch; unit 0: nobody speaks (Silero VAD, MIT); the others are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phones as hama 1.7 hears them (Apache-2.0)"
 data = "models/train/packages.toml: speech.train, noise.train; {steps} steps"
-held_out = "speech.test, speech.probe, speech.match, noise.test of the same file"
+held_out = "speech.calibrate, speech.test, speech.probe, speech.match, noise.test of the same file"
 licence = "{licence}"
 command = "python -m models.train.train {name}"
 date = "{date}"
@@ -192,23 +195,26 @@ lambda = {numbers["lambda"]:.4f}
 """
 
 
-def write(model, folder, name, half=True, steps=0, numbers=None, description="trained on real speech with noise, rooms and silence"):
-    """Writes the pack; returns its folder."""
+def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), description="trained on real speech with noise, rooms and silence"):
+    """Writes the pack; returns its folder. `phones` names the classes of the CTC branches."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.shape
     stages = {"frontend": folder / "frontend.onnx"}
     frontend(stages["frontend"], model.frontend, shape.dim, half)
-    for k in range(1, shape.layers + 1):
-        stages[f"layer.{k}"], stages[f"head.{k}"] = folder / f"layer_{k:02}.onnx", folder / f"head_{k:02}.onnx"
-        layer(stages[f"layer.{k}"], model.layers[k - 1], shape, half)
-        head(stages[f"head.{k}"], model.heads[k - 1], shape, half)
-    for k, state in enumerate(numbers["gain"] if numbers else [], 1):
+    for k, part in enumerate(model.layers, 1):
+        stages[f"layer.{k}"] = folder / f"layer_{k:02}.onnx"
+        layer(stages[f"layer.{k}"], part, shape, half)
+    for kind, parts in (("head", model.heads), ("ctc", model.ctc)):
+        for k, part in enumerate(parts):
+            stages[f"{kind}.{k}"] = folder / f"{kind}_{k:02}.onnx"
+            head(stages[f"{kind}.{k}"], part, shape, half)
+    for k, state in enumerate(numbers["gain"] if numbers else []):
         part = student.Forecast(shape, k)
         part.load_state_dict(state)
         stages[f"gain.{k}"] = folder / f"gain_{k:02}.onnx"
         gain(stages[f"gain.{k}"], part, shape, half)
     text = PACK.format(
-        exits=exit_section(numbers), name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
+        exits=exit_section(numbers), ctc=f"[ctc]\nvocabulary = {json.dumps(phones, ensure_ascii=False)}\n\n" if phones else "", name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
         heads=shape.heads, units=shape.units, context=shape.left_context, slopes=shape.slopes(), steps=steps, licence=LICENCE,
         date=datetime.date.today().isoformat(),
     )
@@ -218,11 +224,14 @@ def write(model, folder, name, half=True, steps=0, numbers=None, description="tr
     return folder
 
 
-def read(folder):
-    """The model of a pack that `write` wrote: what a longer training goes on from when its checkpoints are gone."""
+def read(folder, phones=None):
+    """The model of a pack that `write` wrote: what a longer training goes on from when its checkpoints are gone.
+
+    Heads and branches that the pack lacks are fresh; `phones` is the number of classes of the CTC branches, the pack's own without it.
+    """
     manifest = tomllib.loads((folder / "pack.toml").read_text())
-    encoder = manifest["encoder"]
-    shape = student.Shape(encoder["layers"], encoder["dim"], encoder["heads"], encoder["units"], encoder["left_context"])
+    encoder, own = manifest["encoder"], len(manifest.get("ctc", {}).get("vocabulary", []))
+    shape = student.Shape(encoder["layers"], encoder["dim"], encoder["heads"], encoder["units"], phones or own, encoder["left_context"])
     model = student.Student(shape)
     scale = (shape.dim // shape.heads) ** -0.5
 
@@ -251,7 +260,11 @@ def read(folder):
             parameters = [*plain(part.norm1), *plain(part.key_value), (part.query.weight, scale), (part.query.bias, scale)]
             parameters += [p for one in (part.out, part.norm2, part.up, part.down) for p in plain(one)]
             fill(parameters, weights(manifest["stages"]["layer"][str(k)]))
-            fill([*plain(model.heads[k - 1].norm), *plain(model.heads[k - 1].linear)], weights(manifest["stages"]["head"][str(k)]))
+        known = [("head", model.heads), ("ctc", model.ctc if shape.phones == own else ())]
+        for kind, parts in known:
+            for k, part in enumerate(parts):
+                if stage := manifest["stages"].get(kind, {}).get(str(k)):
+                    fill([*plain(part.norm), *plain(part.linear)], weights(stage))
     return model
 
 
@@ -266,7 +279,7 @@ def main():
     model, checkpoint = student.load(arguments.checkpoint)
     calibration = arguments.calibration or arguments.checkpoint.parent / "calibration.pt"
     numbers = torch.load(calibration, weights_only=True) if calibration.exists() else None
-    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0), numbers)
+    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0), numbers, vocabulary() if model.shape.phones else ())
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"export: {folder}: {model.shape.layers} layers of {model.shape.dim}, {size:.1f} MB")
 

@@ -22,16 +22,16 @@ CHUNK, BATCH, RATE = 16, 4, 3e-3
 
 
 def train_heads(model, crops, steps):
-    """One linear head per layer; the encoder learns nothing."""
+    """One linear head for h⁰ and every layer; the encoder learns nothing."""
     shape = model.shape
-    heads = torch.nn.ModuleList(torch.nn.Linear(shape.dim, shape.units) for _ in range(shape.layers))
+    heads = torch.nn.ModuleList(torch.nn.Linear(shape.dim, shape.units) for _ in range(shape.layers + 1))
     optimiser = torch.optim.AdamW(heads.parameters(), lr=RATE, weight_decay=1e-2)
     for step in range(steps):
-        audio, _ = (torch.from_numpy(array) for array in crops.batch(BATCH))
+        audio, _, _ = (torch.from_numpy(array) for array in crops.batch(BATCH))
         with torch.no_grad():
             states = model(audio, CHUNK)
             target = model.heads[-1](states[-1]).argmax(-1).flatten()
-        losses = torch.stack([F.cross_entropy(head(state).flatten(0, 1), target) for head, state in zip(heads, states[1:])])
+        losses = torch.stack([F.cross_entropy(head(state).flatten(0, 1), target) for head, state in zip(heads, states)])
         optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimiser.zero_grad()
         losses.sum().backward()
@@ -43,13 +43,13 @@ def train_heads(model, crops, steps):
 
 @torch.no_grad()
 def judge(model, heads, crops, count):
-    """{kind: entropy, kl, agreement, units: [L, chunks]} of joint and frozen heads on the same speech."""
+    """{kind: entropy, kl, agreement, units: [L + 1, chunks]} of joint and frozen heads on the same speech."""
     found = {kind: {"entropy": [], "kl": [], "agreement": [], "units": []} for kind in ("joint", "daisy")}
     for _ in range(count):
-        audio, units = (torch.from_numpy(array)[None] for array in crops.crop())
+        audio, units, _ = (torch.from_numpy(array)[None] for array in crops.crop())
         states = model(audio, CHUNK)
         joint = model.logits(states).log_softmax(-1)[:, 0]
-        frozen = torch.stack([head(state) for head, state in zip(heads, states[1:])]).log_softmax(-1)[:, 0]
+        frozen = torch.stack([head(state) for head, state in zip(heads, states)]).log_softmax(-1)[:, 0]
         known = units[0] != NONE
         mean = lambda x: x.unflatten(1, (-1, CHUNK)).mean(-1)
         for kind, log_p in (("joint", joint), ("daisy", frozen)):

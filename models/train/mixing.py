@@ -9,6 +9,8 @@ from .model import LEAD, RECEPTIVE_FIELD
 from .paths import HOP, PREPARED, RATE, TARGETS
 
 NONE = 65535
+SPEECH_SHARE, NOISE_SHARE = 0.82, 0.12  # of the lessons; the rest is silence
+QUIET = 0  # the unit of frames where nobody speaks
 
 
 def coloured(rng, samples, slope):
@@ -38,13 +40,14 @@ def scale_to(noise, speech_power, snr):
 
 
 class Crops:
-    """Random crops of `frames` frames of a speech group, with their units."""
+    """Random crops of `frames` frames of a speech group, with their units and phones."""
 
     def __init__(self, frames, speech="speech.train", noise="noise.train", seed=0):
         self.frames, self.rng = frames, np.random.default_rng(seed)
         self.samples = (frames - 1) * HOP + RECEPTIVE_FIELD
         self.speech = np.load(PREPARED / f"{speech}.npy", mmap_mode="r")
         self.units = np.load(TARGETS / f"{speech}.units.npy").astype(np.int64)
+        self.phones = np.load(TARGETS / f"{speech}.phones.npy")
         self.noise = np.load(PREPARED / f"{noise}.npy", mmap_mode="r")
         self.index = json.loads((PREPARED / f"{speech}.json").read_text())
         self.last = len(self.speech) // HOP - frames - 8
@@ -66,10 +69,10 @@ class Crops:
         return coloured(self.rng, self.samples, self.rng.uniform(0, 2))
 
     def crop(self):
-        """(samples f32, units; NONE where nobody speaks or nobody knows)."""
+        """Speech as a device hears it: samples f32, units (NONE where nobody knows), phones (0 between them)."""
         rng = self.rng
         first = int(rng.integers(2, self.last))
-        units = self.units[first : first + self.frames].copy()
+        units, phones = (targets[first : first + self.frames].copy() for targets in (self.units, self.phones))
         audio = self.at(self.speech, first * HOP - LEAD)
         power = np.mean(audio**2) + 1e-9
         if rng.random() < 0.25:
@@ -79,12 +82,12 @@ class Crops:
             begin = int(rng.integers(-length // 2, self.frames - 1))
             low, high = max(0, begin), min(self.frames, begin + length)
             audio[low * HOP : high * HOP] = 0
-            units[low:high] = NONE
+            units[low:high], phones[low:high] = QUIET, 0
         if rng.random() < 0.75:
             audio = audio + scale_to(self.noise_crop(), power, rng.uniform(-5, 25))
         audio = audio * 10 ** (rng.uniform(-25, 3) / 20)
         audio = audio + rng.standard_normal(self.samples, np.float32) * np.float32(10 ** rng.uniform(-6, -3.3))
-        return np.clip(audio, -1, 1).astype(np.float32), units
+        return np.clip(audio, -1, 1).astype(np.float32), units, phones
 
     def silent(self):
         """Digital silence, or the tone of a quiet room."""
@@ -103,6 +106,14 @@ class Crops:
         draw = self.rng.random()
         return self.crop()[0] if draw < 0.7 else self.noise_alone() if draw < 0.9 else self.silent()
 
+    def lesson(self):
+        """What training hears: mostly speech, and now and then nobody."""
+        draw = self.rng.random()
+        if draw < SPEECH_SHARE:
+            return self.crop()
+        audio = self.noise_alone() if draw < SPEECH_SHARE + NOISE_SHARE else self.silent()
+        return audio.astype(np.float32), np.full(self.frames, QUIET), np.zeros(self.frames, np.uint8)
+
     def batch(self, size):
-        crops = [self.crop() for _ in range(size)]
-        return np.stack([audio for audio, _ in crops]), np.stack([units for _, units in crops])
+        """`size` lessons: samples, units, phones."""
+        return tuple(np.stack(column) for column in zip(*(self.lesson() for _ in range(size))))

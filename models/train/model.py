@@ -1,4 +1,4 @@
-"""The student: log-mel front end, pre-norm transformer with chunked attention, an exit head on every layer.
+"""The student: log-mel front end, pre-norm transformer with chunked attention, exit heads before the first layer and after every one.
 
 What it computes in one pass over a whole crop is what the runtime computes chunk by chunk with cached keys and values, also
 with early exits: a chunk that exits after layer e keeps its state from there on, and the deeper layers' keys and values are
@@ -28,6 +28,7 @@ class Shape:
     dim: int = 192
     heads: int = 4
     units: int = 256
+    phones: int = 0
     left_context: int = 64
 
     def slopes(self):
@@ -112,18 +113,18 @@ class Layer(nn.Module):
 
 
 class Head(nn.Module):
-    """Exit head: hidden state to unit logits."""
+    """Exit head: hidden state to the logits of units, or of phones (a CTC branch)."""
 
-    def __init__(self, shape):
+    def __init__(self, dim, classes):
         super().__init__()
-        self.norm, self.linear = nn.LayerNorm(shape.dim), nn.Linear(shape.dim, shape.units)
+        self.norm, self.linear = nn.LayerNorm(dim), nn.Linear(dim, classes)
 
     def forward(self, x):
         return self.linear(self.norm(x))
 
 
 class Forecast(nn.Module):
-    """What layer k expects of the layers to come: a chunk's states [B, T, D] to ln KL(p_L ‖ p_j), [B, L-k], j = k … L-1."""
+    """What layer k (0: the front end) expects of the layers to come: a chunk's states [B, T, D] to ln KL(p_L ‖ p_j), [B, L-k], j = k … L-1."""
 
     def __init__(self, shape, k, hidden=16):
         super().__init__()
@@ -135,14 +136,15 @@ class Forecast(nn.Module):
 
 
 class Student(nn.Module):
-    """Front end, layers, heads."""
+    """Front end, layers, heads and CTC branches; those of h⁰ come first."""
 
     def __init__(self, shape):
         super().__init__()
         self.shape = shape
         self.frontend = Frontend(shape.dim)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.heads = nn.ModuleList(Head(shape) for _ in range(shape.layers))
+        self.heads = nn.ModuleList(Head(shape.dim, shape.units) for _ in range(shape.layers + 1))
+        self.ctc = nn.ModuleList(Head(shape.dim, shape.phones) for _ in range(shape.layers + 1 if shape.phones else 0))
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * shape.layers) ** 0.5)
@@ -159,7 +161,7 @@ class Student(nn.Module):
     def forward(self, audio, chunk, exits=None):
         """audio [B, (T-1)·hop + RECEPTIVE_FIELD] -> states h⁰ … h^L, each [B, T, D]. T must be whole chunks.
 
-        exits [B, T/chunk]: the layer after which each chunk stops; past it, its state stays as it is.
+        exits [B, T/chunk]: the layer after which each chunk stops (0: none runs); past it, its state stays as it is.
         """
         x = self.frontend(audio)
         bias = self.bias(chunk, x.shape[1] // chunk)
@@ -172,8 +174,12 @@ class Student(nn.Module):
         return states
 
     def logits(self, states):
-        """Unit logits of every layer's head, [L, B, T, U]."""
-        return torch.stack([head(state) for head, state in zip(self.heads, states[1:])])
+        """Unit logits of every head, [L + 1, B, T, U]."""
+        return torch.stack([head(state) for head, state in zip(self.heads, states)])
+
+    def phone_logits(self, states):
+        """Phone logits of every CTC branch, [L + 1, B, T, V]; class 0 is the blank."""
+        return torch.stack([branch(state) for branch, state in zip(self.ctc, states)])
 
 
 def save(path, model, **more):

@@ -4,10 +4,11 @@
 
 The teacher is Whisper tiny.en's encoder: 30 s windows packed with clips, 384 numbers every 20 ms. Its raw states tell the
 position in the window rather than the phone, so the mean per position is taken out first; then scale, 64 principal
-components, k-means. Printed: the mutual information of units and position (should be near 0 nats), and the phone purity PNMI
+components, k-means of the frames where somebody speaks (models/train/voice.py). Unit 0 is all other frames: clusters of silence
+tell nothing, and an encoder that knows that nobody speaks is sure of it after few layers. Printed: the mutual information of units and position (should be near 0 nats), and the phone purity PNMI
 on aligned labels (should be near 0.5).
 
-targets/GROUP.units.npy   u8 or u16, one unit per frame of prepared/GROUP; 65535 where there is none
+targets/GROUP.units.npy   u16, one unit per frame of prepared/GROUP; 0 where nobody speaks, 65535 where there is none
 targets/codebook.npz      position mean, scale, components and centroids
 """
 
@@ -21,6 +22,7 @@ from sklearn.decomposition import PCA
 from transformers import WhisperFeatureExtractor
 
 from .paths import HOP, PACKAGES, PREPARED, TARGETS
+from .voice import quiet, speech_groups
 
 WINDOW = 1500  # frames of 20 ms
 GAP = 10  # frames of silence between clips of a window
@@ -28,7 +30,6 @@ UNITS, COMPONENTS = 256, 64
 SMOOTH = 9  # positions over which the position mean is smoothed
 FIT_FRAMES = 250_000
 NONE = np.uint16(65535)
-GROUPS = ("speech.train", "speech.probe", "speech.test")
 
 
 def pack(index, hours):
@@ -73,11 +74,12 @@ def encode(model, extractor, sound, windows, name, batch=2):
     return states
 
 
-def used(windows):
+def spoken(windows, silent):
+    """Frames of the windows where somebody speaks, [windows, WINDOW]."""
     mask = np.zeros((len(windows), WINDOW), bool)
     for row, window in zip(mask, windows):
-        for _, at, _, frames in window:
-            row[at : at + frames] = True
+        for _, at, first, frames in window:
+            row[at : at + frames] = ~silent[first : first + frames]
     return mask
 
 
@@ -96,7 +98,7 @@ def fit(states, mask):
     sample = np.concatenate([(row - mean)[keep & (rng.random(WINDOW) < share)] for row, keep in zip(states, mask)]).astype(np.float32)
     scale = sample.std(0) + 1e-4
     pca = PCA(COMPONENTS, random_state=0).fit(sample / scale)
-    kmeans = MiniBatchKMeans(UNITS, batch_size=8192, n_init=3, max_iter=60, random_state=0).fit(pca.transform(sample / scale))
+    kmeans = MiniBatchKMeans(UNITS - 1, batch_size=8192, n_init=3, max_iter=60, random_state=0).fit(pca.transform(sample / scale))
     return {
         "mean": mean, "scale": scale, "center": pca.mean_.astype(np.float32),
         "components": pca.components_.astype(np.float32), "centroids": kmeans.cluster_centers_.astype(np.float32),
@@ -104,10 +106,10 @@ def fit(states, mask):
 
 
 def assign(states, codebook):
-    """[WINDOW, 384] -> units [WINDOW]."""
+    """[WINDOW, 384] -> units [WINDOW], from 1."""
     x = ((states - codebook["mean"]) / codebook["scale"] - codebook["center"]) @ codebook["components"].T
     c = codebook["centroids"]
-    return (-2 * x @ c.T + (c**2).sum(1)).argmin(1)
+    return 1 + (-2 * x @ c.T + (c**2).sum(1)).argmin(1)
 
 
 def information(a, b):
@@ -150,13 +152,13 @@ def main():
     model = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="int8", intra_threads=arguments.threads)
     extractor = WhisperFeatureExtractor(feature_size=80)
     codebook = None
-    for group in (group for group in GROUPS if (PREPARED / f"{group}.json").exists()):
+    for group in speech_groups():
         index = json.loads((PREPARED / f"{group}.json").read_text())
         sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
         windows = pack(index, arguments.hours)
-        states = encode(model, extractor, sound, windows, group)
+        states, silent = encode(model, extractor, sound, windows, group), quiet(group)
         if codebook is None:
-            codebook = fit(states, used(windows))
+            codebook = fit(states, spoken(windows, silent))
             np.savez(TARGETS / "codebook.npz", **codebook)
         units, positions = np.full(len(sound) // HOP, NONE), np.zeros(len(sound) // HOP, int)
         for row, window in zip(states, windows):
@@ -164,6 +166,7 @@ def main():
             for _, at, first, frames in window:
                 units[first : first + frames] = found[at : at + frames]
                 positions[first : first + frames] = np.arange(at, at + frames)
+        units[silent & (units != NONE)] = 0
         np.save(TARGETS / f"{group}.units.npy", units)
         has = units != NONE
         shared, _, _ = information(units[has].astype(int), positions[has] // 50)

@@ -1,4 +1,4 @@
-"""Trains a student on the teacher's units: all heads jointly, over several chunk sizes, with early exits in the loop.
+"""Trains a student on the teachers' units and phones: all heads jointly, over several chunk sizes, with early exits in the loop.
 
     python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT|PACK]
 
@@ -9,6 +9,7 @@ training goes on from, runs/NAME/final.pt what is exported. A run that was kille
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,27 +19,45 @@ from . import export
 from .mixing import NONE, Crops
 from .model import SHAPES, Student, load, save
 from .paths import RUNS
+from .phones import vocabulary
 
 CHUNKS = (8, 16, 32)  # frames: 160, 320 and 640 ms
 FRAMES = 384  # of a crop: 7.68 s
 WARM_UP = 200
-DISTILL = 0.5  # weight of KL(last head ‖ head k), on every frame, also where nobody speaks
+DISTILL = 0.5  # weight of KL(last head ‖ head k)
+CTC = 0.25  # weight of the CTC branches' loss, nats per phone
+FEW = 8  # phones that a sequence counts as at least
 
 
 def sample_exits(batch, chunks, layers):
     """Half of the crops never exit; in the others each chunk exits where a lazy random walk of depths stands."""
     exits = torch.full((batch, chunks), layers)
     for row in exits[: batch // 2]:
-        depth = int(torch.randint(1, layers + 1, ()))
+        depth = int(torch.randint(0, layers + 1, ()))
         for chunk in range(chunks):
             if torch.rand(()) < 0.5:
-                depth = int(torch.randint(1, layers + 1, ()))
+                depth = int(torch.randint(0, layers + 1, ()))
             row[chunk] = depth
     return exits
 
 
-def losses(model, audio, units, chunk):
-    """Cross-entropy to the units and distance from the last head, [L] each, over the frames that reach the layer."""
+def spoken(phones):
+    """Phones of the frames [B, T] as one sequence for all and their counts [B]: repeats are one, 0 is none."""
+    fresh = (phones != 0) & (phones != F.pad(phones[:, :-1], (1, 0)))
+    return phones[fresh], fresh.sum(1)
+
+
+def ctc_loss(log_p, phones):
+    """CTC of log-probabilities [B, T, V] to the phones of the frames [B, T], nats per phone, [B]."""
+    targets, counts = spoken(phones)
+    lengths = torch.full_like(counts, log_p.shape[1])
+    nats = F.ctc_loss(log_p.transpose(0, 1), targets, lengths, counts, reduction="none", zero_infinity=True)
+    return nats / counts.clamp(min=FEW)
+
+
+def losses(model, audio, units, phones, chunk):
+    """Cross-entropy to the units [L + 1], distance from the last head [L], both over the frames that reach the layer, and CTC,
+    [L + 1] and the mean of the crops with exits."""
     layers = model.shape.layers
     exits = sample_exits(len(audio), units.shape[1] // chunk, layers)
     states = model(audio, chunk, exits)
@@ -49,12 +68,17 @@ def losses(model, audio, units, chunk):
     full = (exits == layers).all(1)[:, None]
     last = logits[-1].detach()
     cross, distance = [], []
-    for k, log_p in enumerate(logits, 1):
+    for k, log_p in enumerate(logits):
         reached = (depth >= k) & known
         cross.append((F.nll_loss(log_p.flatten(0, 1), targets.flatten(), reduction="none").view_as(units) * reached).sum() / reached.sum().clamp(min=1))
         kl = (last.exp() * (last - log_p)).sum(-1)
         distance.append((kl * full).sum() / (full.sum() * units.shape[1]).clamp(min=1))
-    return torch.stack(cross), torch.stack(distance[:-1])
+    log_p = model.phone_logits(states).float().log_softmax(-1)
+    whole = (exits == layers).all(1)
+    every = torch.stack([ctc_loss(one[whole], phones[whole]).mean() for one in log_p])
+    # Where chunks exit, the recogniser reads each chunk's phones at the layer where it stopped.
+    mixed = log_p.gather(0, depth[None, ..., None].expand(1, *log_p.shape[1:]))[0]
+    return torch.stack(cross), torch.stack(distance[:-1]), torch.cat([every, ctc_loss(mixed[~whole], phones[~whole]).mean()[None]])
 
 
 def crops_ahead(batch, seed):
@@ -114,9 +138,9 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     resume = arguments.resume or (folder / "latest.pt" if (folder / "latest.pt").exists() else None)
     if resume and Path(resume).is_dir():
-        model, checkpoint = export.read(Path(resume)), {}
+        model, checkpoint = export.read(Path(resume), len(vocabulary())), {}
     else:
-        model, checkpoint = load(resume) if resume else (Student(SHAPES[arguments.name]), {})
+        model, checkpoint = load(resume) if resume else (Student(replace(SHAPES[arguments.name], phones=len(vocabulary()))), {})
     optimisers = Optimisers(model, arguments.rate)
     if "optimiser" in checkpoint:
         optimisers.load_state_dict(checkpoint["optimiser"])
@@ -132,19 +156,20 @@ def main():
         if gone > 1 - arguments.decay and not stable:
             save(folder / "stable.pt", model, step=step, optimiser=optimisers.state_dict())
             stable = True
-        audio, units = next(batches)
+        audio, units, phones = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
-            cross, distance = losses(model, audio, units, CHUNKS[step % len(CHUNKS)])
-        loss = cross.mean() + cross[-1] * 0.3 + DISTILL * distance.mean()
+            cross, distance, ctc = losses(model, audio, units, phones, CHUNKS[step % len(CHUNKS)])
+        loss = cross.mean() + cross[-1] * 0.3 + DISTILL * distance.mean() + CTC * ctc.mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         warm += 1
         optimisers.step(min(1, warm / WARM_UP) * min(1, (1 - gone) / arguments.decay))
         step += 1
-        mean = cross.detach() if mean is None else 0.95 * mean + 0.05 * cross.detach()
+        found = torch.stack([cross.detach(), ctc[:-1].detach()])
+        mean = found if mean is None else 0.95 * mean + 0.05 * found
         if step % 20 == 0:
             seconds = (time.time() - began) / (step - first)
-            print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s a step, nats by layer {[round(x, 2) for x in mean.tolist()]}", flush=True)
+            print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s a step, nats by layer, units {[round(x, 2) for x in mean[0].tolist()]} phones {[round(x, 2) for x in mean[1].tolist()]}", flush=True)
         if step % 100 == 0:
             save(folder / "latest.pt", model, step=step, optimiser=optimisers.state_dict())
     save(folder / "final.pt", model, step=step)

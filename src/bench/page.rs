@@ -215,7 +215,7 @@ fn exits(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
         let mut left = 0.0;
         for (index, count) in cell.exits.iter().enumerate() {
             let right = left + 100.0 * *count as f64 / total;
-            let shade = (index + 1) as f64 / report.layers as f64;
+            let shade = index as f64 / report.layers as f64;
             let colour = RGBColor((235.0 - 200.0 * shade) as u8, (245.0 - 130.0 * shade) as u8, (235.0 - 165.0 * shade) as u8);
             let y = (cells.len() - row) as f64;
             chart.draw_series([Rectangle::new([(left, y - 0.12), (right, y - 0.88)], colour.filled())])?;

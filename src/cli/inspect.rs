@@ -38,10 +38,19 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
     let parameters = |stages: &[&StageFile]| -> u64 { stages.iter().filter_map(|stage| engine::parameters(stage)).sum() };
     let millions = |count: u64| format!("{:.2} M", count as f64 / 1e6);
     let layers: Vec<&StageFile> = pack.layers.iter().collect();
-    let heads: Vec<&StageFile> = pack.heads.iter().collect();
+    let heads: Vec<&StageFile> = pack.heads.iter().map(|(_, head)| head).collect();
     let (in_layers, in_heads) = (parameters(&layers), parameters(&heads));
     let all = parameters(&pack.stages().collect::<Vec<_>>());
     let chunk = pack.default_chunk_frames();
+    let mut units = format!("{} (entropy 0 to {:.3} nats)", encoder.units, (encoder.units as f64).ln());
+    if let Some(unit) = encoder.quiet_unit {
+        units += &format!("; unit {unit}: nobody speaks");
+    }
+    let heads_on = match (pack.heads.is_empty(), pack.shallowest_exit()) {
+        (true, _) => "none",
+        (false, 0) => "on the front end and on every layer: a chunk may stop before the first",
+        (false, _) => "on every layer",
+    };
     let mut rows = Vec::new();
     if !m.description.is_empty() {
         rows.push(("about", m.description.clone()));
@@ -96,8 +105,8 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
                 encoder.right_context
             ),
         ),
-        ("units", format!("{} (entropy 0 to {:.3} nats)", encoder.units, (encoder.units as f64).ln())),
-        ("heads", if pack.heads.is_empty() { "none".into() } else { "on every layer".into() }),
+        ("units", units),
+        ("heads", heads_on.into()),
         ("policies", policies(m)),
     ]);
     if let Some(ctc) = &m.ctc {

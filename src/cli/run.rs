@@ -95,8 +95,6 @@ fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOptions> {
     let manifest = &pack.manifest;
     let hop_ms = manifest.audio.hop as f64 * 1e3 / f64::from(manifest.audio.sample_rate);
     let mut session = SessionOptions::new(settings.chunk_frames(hop_ms, pack.default_chunk_frames())?);
-    session.posteriors = settings.with_units;
-    session.audio = settings.consumer.iter().any(|consumer| consumer.starts_with("wav:"));
     if settings.vectors == Some(VectorsName::Mixture) {
         session.vectors = Vectors::Mixture(match &manifest.mixture {
             Some(own) => Mixture { weights: own.weights.clone(), layer_norm: own.layer_norm },

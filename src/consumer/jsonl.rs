@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::{Consumer, ConsumerError};
+use super::{Consumer, ConsumerError, Wants};
 use crate::exit::{Evidence, Reason};
 use crate::stream::Representation;
 
@@ -13,7 +13,7 @@ use crate::stream::Representation;
 pub struct JsonOptions {
     /// The vectors, one array per frame.
     pub vectors: bool,
-    /// The likeliest unit of each frame at the exit layer (the session must give posteriors).
+    /// The likeliest unit of each frame at the exit layer.
     pub units: bool,
 }
 
@@ -113,6 +113,10 @@ impl<W: Write + Send> JsonLines<W> {
 impl<W: Write + Send> Consumer for JsonLines<W> {
     fn name(&self) -> &str {
         "jsonl"
+    }
+
+    fn wants(&self) -> Wants {
+        Wants { posteriors: self.options.units, ..Wants::default() }
     }
 
     fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {

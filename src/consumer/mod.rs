@@ -82,10 +82,26 @@ impl ConsumerError {
     }
 }
 
+/// What a consumer reads of a representation beyond its vectors and evidence. What nobody wants is not computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Log-posteriors of the units at the exit layer.
+    pub posteriors: bool,
+    /// Logits of the exit layer's CTC branch.
+    pub ctc: bool,
+    /// The chunk's sound.
+    pub audio: bool,
+}
+
 /// Receives the representations of one stream.
 pub trait Consumer: Send {
     /// Short name, for counters and messages.
     fn name(&self) -> &str;
+
+    /// What it reads of every representation beyond vectors and evidence.
+    fn wants(&self) -> Wants {
+        Wants::default()
+    }
 
     /// The stream begins.
     fn begin(&mut self, _stream: &StreamInfo) -> Result<(), ConsumerError> {

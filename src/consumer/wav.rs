@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use super::{Consumer, ConsumerError, StreamInfo};
+use super::{Consumer, ConsumerError, StreamInfo, Wants};
 use crate::stream::Representation;
 
-/// Writes 32-bit float WAV at the pack's rate. The session must be asked for the sound ([`crate::stream::SessionOptions::audio`]).
+/// Writes 32-bit float WAV at the pack's rate.
 pub struct Wav {
     path: PathBuf,
     out: Option<hound::WavWriter<BufWriter<File>>>,
@@ -31,6 +31,10 @@ impl Wav {
 impl Consumer for Wav {
     fn name(&self) -> &str {
         "wav"
+    }
+
+    fn wants(&self) -> Wants {
+        Wants { audio: true, ..Wants::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {

@@ -39,11 +39,19 @@ pub struct Encoder {
     frontend: Stage,
     position: Option<Stage>,
     layers: Vec<LayerStages>,
-    heads: Vec<Stage>,
-    ctc: Vec<(usize, Stage)>,
-    gain: Vec<Stage>,
+    heads: Branches<Stage>,
+    ctc: Branches<Stage>,
+    gain: Branches<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
+}
+
+/// What branches off a layer, by layer; 0 reads h⁰.
+type Branches<T> = Vec<(usize, T)>;
+
+/// The branch of layer `k`.
+fn branch<T>(branches: &mut Branches<T>, k: usize) -> Option<&mut T> {
+    branches.iter_mut().find(|(layer, _)| *layer == k).map(|(_, branch)| branch)
 }
 
 #[derive(Debug)]
@@ -106,12 +114,11 @@ impl Encoder {
             Ok(LayerStages { full, project, states: file.state.clone() })
         };
         let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
-        let head = |file: &StageFile, classes| {
-            Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![logits(classes)] })
-        };
-        let gain = |(index, file): (usize, &StageFile)| {
-            let forecast = Port::new("log_kl", [one, one, Size::Fixed(spec.layers - 1 - index)]);
-            Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![forecast] })
+        let branches = |files: &[(usize, StageFile)], output: &dyn Fn(usize) -> Port| {
+            let load = |(k, file): &(usize, StageFile)| {
+                Ok((*k, Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))
+            };
+            files.iter().map(load).collect::<Result<Branches<Stage>, EngineError>>()
         };
         let vocabulary = pack.manifest.ctc.as_ref().map_or(0, |ctc| ctc.vocabulary.len());
         let slopes = match spec.position {
@@ -123,9 +130,9 @@ impl Encoder {
             frontend,
             position,
             layers,
-            heads: pack.heads.iter().map(|file| head(file, spec.units)).collect::<Result<_, _>>()?,
-            ctc: pack.ctc.iter().map(|(k, file)| Ok((*k, head(file, vocabulary)?))).collect::<Result<_, EngineError>>()?,
-            gain: pack.gain.iter().enumerate().map(gain).collect::<Result<_, _>>()?,
+            heads: branches(&pack.heads, &|_| logits(spec.units))?,
+            ctc: branches(&pack.ctc, &|_| logits(vocabulary))?,
+            gain: branches(&pack.gain, &|k| Port::new("log_kl", [one, one, Size::Fixed(spec.layers - k)]))?,
             slopes,
             gap_fill,
             spec,
@@ -156,6 +163,11 @@ impl Encoder {
     /// Whether layers have exit heads.
     pub fn has_heads(&self) -> bool {
         !self.heads.is_empty()
+    }
+
+    /// Whether a chunk may stop before the first layer: h⁰ has a head.
+    pub fn may_stop_at_once(&self) -> bool {
+        self.heads.first().is_some_and(|(layer, _)| *layer == 0)
     }
 
     /// Rate, hop and receptive field.
@@ -205,9 +217,9 @@ pub struct EncoderState {
     encoder: Arc<Encoder>,
     frontend: Runner,
     mode: ModeState,
-    heads: Vec<Runner>,
-    ctc: Vec<(usize, Runner)>,
-    gain: Vec<Runner>,
+    heads: Branches<Runner>,
+    ctc: Branches<Runner>,
+    gain: Branches<Runner>,
 }
 
 enum ModeState {
@@ -229,15 +241,18 @@ pub struct Work {
 impl EncoderState {
     /// A fresh stream on `encoder`.
     pub fn new(encoder: &Arc<Encoder>) -> Result<Self, EngineError> {
+        let runners = |branches: &Branches<Stage>| {
+            branches.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<Branches<Runner>, EngineError>>()
+        };
         Ok(Self {
             frontend: encoder.frontend.runner()?,
             mode: match encoder.spec.mode {
                 Mode::Cached => ModeState::Cached(CachedState::new(encoder)?),
                 Mode::Windowed => ModeState::Windowed(WindowedState::new(encoder)?),
             },
-            heads: encoder.heads.iter().map(Stage::runner).collect::<Result<_, _>>()?,
-            ctc: encoder.ctc.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<_, EngineError>>()?,
-            gain: encoder.gain.iter().map(Stage::runner).collect::<Result<_, _>>()?,
+            heads: runners(&encoder.heads)?,
+            ctc: runners(&encoder.ctc)?,
+            gain: runners(&encoder.gain)?,
             encoder: encoder.clone(),
         })
     }
@@ -253,8 +268,9 @@ impl EncoderState {
             ModeState::Cached(state) => (state.layer_frames, state.projected_frames, state.multiply_adds()),
             ModeState::Windowed(state) => (state.layer_frames, 0, state.multiply_adds()),
         };
-        let others = [&self.frontend].into_iter().chain(&self.heads).chain(self.ctc.iter().map(|(_, ctc)| ctc)).chain(&self.gain);
-        Work { layer_frames, projected_frames, multiply_adds: layers + others.map(Runner::multiply_adds).sum::<u64>() }
+        let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).map(|(_, branch)| branch);
+        let others: u64 = branches.map(Runner::multiply_adds).sum();
+        Work { layer_frames, projected_frames, multiply_adds: self.frontend.multiply_adds() + layers + others }
     }
 
     /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first`
@@ -327,10 +343,10 @@ impl Pass<'_> {
         Ok(k)
     }
 
-    /// Unit logits `[T, U]` of the present layer's head.
+    /// Unit logits `[T, U]` of the present layer's head; at depth 0 that of h⁰, if the pack has one.
     pub fn head(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
-        match (k > 0).then(|| self.state.heads.get_mut(k - 1)).flatten() {
+        match branch(&mut self.state.heads, k) {
             Some(head) => head.frames(self.features[k].value()),
             None => Err(self.state.no_stage(format!("head.{k}"), NO_HEADS.into())),
         }
@@ -339,16 +355,13 @@ impl Pass<'_> {
     /// CTC logits `[T, V]` of the present layer's branch, if it has one.
     pub fn ctc(&mut self) -> Result<Option<Frames>, EngineError> {
         let k = self.depth();
-        match self.state.ctc.iter_mut().find(|(layer, _)| *layer == k) {
-            Some((_, branch)) => branch.frames(self.features[k].value()).map(Some),
-            None => Ok(None),
-        }
+        branch(&mut self.state.ctc, k).map(|branch| branch.frames(self.features[k].value())).transpose()
     }
 
     /// What the present layer's predictor expects of this chunk: ln KL(p_L ‖ p_j) for j = k … L−1, nats, one row.
     pub fn forecast(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
-        match (k > 0).then(|| self.state.gain.get_mut(k - 1)).flatten() {
+        match branch(&mut self.state.gain, k) {
             Some(gain) => gain.frames(self.features[k].value()),
             None => Err(self.state.no_stage(format!("gain.{k}"), "only the policy `gain` wants it".into())),
         }

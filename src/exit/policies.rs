@@ -67,7 +67,7 @@ pub struct Change {
 
 impl ExitPolicy for Change {
     fn needs(&self, layer: usize) -> Needs {
-        if layer < self.layers { Needs::Change } else { Needs::Nothing }
+        if (1..self.layers).contains(&layer) { Needs::Change } else { Needs::Nothing }
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {
@@ -89,20 +89,22 @@ impl fmt::Display for Change {
 /// Bellis's own: stop where no deeper layer is worth its cost. Entropy asks whether the model is sure; gain asks whether
 /// more layers would help.
 ///
-/// A small network per layer reads the chunk's state and predicts K_j = KL(p_L ‖ p_j) for this layer and all deeper ones
-/// (K_L = 0). The chunk stops at the first k with K_k − K_j ≤ λ (j − k) for every j > k: optimal stopping at a price of λ nats
+/// A small network for h⁰ and for each layer reads the chunk's state and predicts K_j = KL(p_L ‖ p_j) for this layer and all
+/// deeper ones (K_L = 0). The chunk stops at the first k with K_k − K_j ≤ λ (j − k) for every j > k: optimal stopping at a price of λ nats
 /// per layer, if the predictions were exact. No head runs.
 #[derive(Debug, Clone)]
 pub struct Gain {
     /// λ, nats per layer.
     pub lambda: f32,
+    /// The first layer with a predictor, 0 or 1.
+    pub first: usize,
     /// Number of layers.
     pub layers: usize,
 }
 
 impl ExitPolicy for Gain {
     fn needs(&self, layer: usize) -> Needs {
-        if layer < self.layers { Needs::Forecast } else { Needs::Nothing }
+        if (self.first..self.layers).contains(&layer) { Needs::Forecast } else { Needs::Nothing }
     }
 
     fn decide(&mut self, progress: &Progress<'_>) -> Decision {

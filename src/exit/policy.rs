@@ -34,10 +34,10 @@ pub enum Decision {
     Exit(Reason),
 }
 
-/// What a policy sees after a layer.
+/// What a policy sees after a layer; before the first one, too, in packs whose front end has a head.
 #[derive(Debug, Clone, Copy)]
 pub struct Progress<'a> {
-    /// The layer that has just run, from 1.
+    /// The layer that has just run; 0 before the first one.
     pub layer: usize,
     /// Number of layers.
     pub layers: usize,

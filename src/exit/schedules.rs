@@ -8,7 +8,7 @@ use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
 /// Always the same layer; no head runs. The baseline of every comparison, and `never` when it is the last one.
 #[derive(Debug, Clone)]
 pub struct Fixed {
-    /// The layer, from 1.
+    /// The layer; 0 stops before the first one, where h⁰ has a head.
     pub layer: usize,
 }
 

@@ -120,8 +120,9 @@ impl PolicySpec {
         self.refuse_unused(name)?;
         let layer = || {
             let layer = self.layer.or(exit.fixed).unwrap_or(layers.div_ceil(2));
-            let problem = || self.invalid(name, format!("there is no layer {layer}; the pack has layers 1 to {layers}"));
-            (1..=layers).contains(&layer).then_some(layer).ok_or_else(problem)
+            let first = pack.shallowest_exit();
+            let problem = || self.invalid(name, format!("there is no layer {layer}; the pack has layers {first} to {layers}"));
+            (first..=layers).contains(&layer).then_some(layer).ok_or_else(problem)
         };
         let threshold = |own: &Option<PerLayer>, hint: &str| {
             let thresholds = self.threshold.clone().or_else(|| own.clone()).ok_or_else(|| missing("threshold for it", hint))?;
@@ -180,9 +181,9 @@ impl PolicySpec {
                 Box::new(Change { thresholds, layers })
             }
             PolicyName::Gain => {
-                if pack.gain.is_empty() {
+                let Some(&(first, _)) = pack.gain.first() else {
                     return Err(missing("gain predictors", "use `threshold` or `change`, or calibrate the pack"));
-                }
+                };
                 let lambda = match (&self.threshold, &exit.gain) {
                     (Some(PerLayer::All(lambda)), _) => *lambda,
                     (Some(PerLayer::Each(_)), _) => return Err(self.invalid(name, "takes one threshold for all layers".into())),
@@ -191,7 +192,7 @@ impl PolicySpec {
                         return Err(missing("default for λ", "give one with --threshold, in nats per layer (0.02, say)"));
                     }
                 };
-                Box::new(Gain { lambda, layers })
+                Box::new(Gain { lambda, first, layers })
             }
         })
     }

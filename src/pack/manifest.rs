@@ -86,6 +86,8 @@ pub struct EncoderSection {
     pub heads: usize,
     /// Classes of an exit head, U.
     pub units: usize,
+    /// The unit that means that nobody speaks.
+    pub quiet_unit: Option<usize>,
     /// How context is had.
     pub mode: Mode,
     /// Chunk sizes that it was trained for.
@@ -336,13 +338,13 @@ pub struct StagesSection {
     pub position: Option<StageEntry>,
     /// Layers by number.
     pub layer: BTreeMap<String, StageEntry>,
-    /// Heads by layer.
+    /// Heads by layer; 0 reads h⁰.
     #[serde(default)]
     pub head: BTreeMap<String, StageEntry>,
-    /// CTC branches by layer.
+    /// CTC branches by layer; 0 reads h⁰.
     #[serde(default)]
     pub ctc: BTreeMap<String, StageEntry>,
-    /// Predictors of `gain` by layer.
+    /// Predictors of `gain` by layer; 0 reads h⁰.
     #[serde(default)]
     pub gain: BTreeMap<String, StageEntry>,
 }

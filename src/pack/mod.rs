@@ -4,6 +4,7 @@
 mod error;
 pub mod manifest;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,12 +31,13 @@ pub struct Pack {
     pub position: Option<StageFile>,
     /// Layers 1 … L.
     pub layers: Vec<StageFile>,
-    /// Heads of layers 1 … L; empty for a pack without heads.
-    pub heads: Vec<StageFile>,
+    /// Heads: (layer, stage) of layers 1 … L, and of h⁰ as layer 0 in a pack whose chunks may stop before the first layer; empty
+    /// for a pack without heads.
+    pub heads: Vec<(usize, StageFile)>,
     /// CTC branches: (layer, stage).
     pub ctc: Vec<(usize, StageFile)>,
-    /// Predictors of `gain`, layers 1 … L−1; empty for a pack without them.
-    pub gain: Vec<StageFile>,
+    /// Predictors of `gain`: (layer, stage) of layers 1 … L−1, and 0 where h⁰ has a head; empty for a pack without them.
+    pub gain: Vec<(usize, StageFile)>,
 }
 
 /// One stage's file, read and verified.
@@ -62,14 +64,15 @@ impl Pack {
         check(&manifest).map_err(|(key, problem)| PackError::Invalid { path: path.clone(), key, problem })?;
         let mut files = Files { dir, read: Vec::new() };
         let stages = &manifest.stages;
-        let numbered = |group: &str, entries: &std::collections::BTreeMap<String, StageEntry>, files: &mut Files<'_>| {
+        let count = manifest.encoder.layers;
+        let numbered = |group: &str, first: usize, entries: &BTreeMap<String, StageEntry>, files: &mut Files<'_>| {
             let mut out: Vec<(usize, StageFile)> = Vec::with_capacity(entries.len());
             for (key, entry) in entries {
                 let layer: usize =
-                    key.parse().ok().filter(|k| (1..=manifest.encoder.layers).contains(k)).ok_or_else(|| PackError::Invalid {
+                    key.parse().ok().filter(|k| (first..=count).contains(k)).ok_or_else(|| PackError::Invalid {
                         path: path.clone(),
                         key: format!("[stages] {group}.{key}"),
-                        problem: format!("the pack has layers 1 to {}", manifest.encoder.layers),
+                        problem: format!("the pack has {group}s {first} to {count}"),
                     })?;
                 out.push((layer, files.stage(format!("{group}.{layer}"), entry)?));
             }
@@ -85,8 +88,8 @@ impl Pack {
         };
         let every = |group: &str, last: usize, found: Vec<(usize, StageFile)>| {
             let missing = (1..=last).find(|k| !found.iter().any(|(layer, _)| layer == k));
-            match missing {
-                None => Ok(found.into_iter().map(|(_, stage)| stage).collect::<Vec<_>>()),
+            match missing.filter(|_| !found.is_empty()) {
+                None => Ok(found),
                 Some(layer) => Err(PackError::Invalid {
                     path: path.clone(),
                     key: format!("[stages] {group}.{layer}"),
@@ -94,20 +97,19 @@ impl Pack {
                 }),
             }
         };
-        let count = manifest.encoder.layers;
         let frontend = files.stage("frontend".into(), &stages.frontend)?;
         let position = stages.position.as_ref().map(|entry| files.stage("position".into(), entry)).transpose()?;
-        let layers = every("layer", count, numbered("layer", &stages.layer, &mut files)?)?;
-        let heads = match stages.head.is_empty() {
-            true => Vec::new(),
-            false => every("head", count, numbered("head", &stages.head, &mut files)?)?,
-        };
-        let ctc = numbered("ctc", &stages.ctc, &mut files)?;
-        let gain = match stages.gain.is_empty() {
-            true => Vec::new(),
-            false => every("gain", count - 1, numbered("gain", &stages.gain, &mut files)?)?,
-        };
+        let layers = every("layer", count, numbered("layer", 1, &stages.layer, &mut files)?)?;
+        let layers = layers.into_iter().map(|(_, stage)| stage).collect();
+        let heads = every("head", count, numbered("head", 0, &stages.head, &mut files)?)?;
+        let ctc = numbered("ctc", 0, &stages.ctc, &mut files)?;
+        let gain = every("gain", count - 1, numbered("gain", 0, &stages.gain, &mut files)?)?;
         Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, manifest })
+    }
+
+    /// The shallowest depth at which a chunk may stop: 0, before the first layer, where h⁰ has a head.
+    pub fn shallowest_exit(&self) -> usize {
+        usize::from(self.heads.first().is_none_or(|(layer, _)| *layer != 0))
     }
 
     /// Bytes of all stages on disk.
@@ -124,9 +126,7 @@ impl Pack {
             .into_iter()
             .chain(&self.position)
             .chain(&self.layers)
-            .chain(&self.heads)
-            .chain(self.ctc.iter().map(|(_, s)| s))
-            .chain(&self.gain)
+            .chain(self.heads.iter().chain(&self.ctc).chain(&self.gain).map(|(_, stage)| stage))
     }
 
     /// The chunk size taken when none is asked for, frames.
@@ -265,6 +265,15 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
         && !(1..=layers).contains(&layer)
     {
         return fail("[exit] fixed", format!("{layer} is no layer of 1 to {layers}"));
+    }
+    if m.stages.layer.is_empty() {
+        return fail("[stages] layer.1", "is missing".into());
+    }
+    if m.stages.gain.contains_key("0") && !m.stages.head.contains_key("0") {
+        return fail("[stages] gain.0", "wants a head.0: a chunk that stops before the first layer has its units from there".into());
+    }
+    if m.encoder.quiet_unit.is_some_and(|unit| unit >= m.encoder.units) {
+        return fail("[encoder] quiet_unit", format!("is no unit of 0 to {}", m.encoder.units - 1));
     }
     if m.stages.gain.keys().any(|key| key.parse() == Ok(layers)) {
         return fail(&format!("[stages] gain.{layers}"), "nothing is left to gain after the last layer".into());

@@ -79,7 +79,7 @@ impl Counters {
             projected_frames: zero(),
             multiply_adds: zero(),
             frames: zero(),
-            exits: (0..layers).map(|_| zero()).collect(),
+            exits: (0..=layers).map(|_| zero()).collect(),
             latencies: Mutex::new(Latencies::new()),
             consumers: consumers.into_iter().map(|name| ConsumerCounters { name, delivered: zero(), dropped: zero() }).collect(),
         }
@@ -149,7 +149,7 @@ impl Counters {
     pub fn mean_exit_layer(&self) -> Option<f64> {
         let exits = self.exits();
         let chunks: u64 = exits.iter().sum();
-        let layers: u64 = exits.iter().zip(1..).map(|(count, layer)| count * layer).sum();
+        let layers: u64 = exits.iter().zip(0..).map(|(count, layer)| count * layer).sum();
         (chunks > 0).then(|| layers as f64 / chunks as f64)
     }
 
@@ -173,7 +173,7 @@ impl Counters {
         self.frames.fetch_add(representation.vectors.frames() as u64, Ordering::Relaxed);
         self.samples_out.fetch_add(representation.samples, Ordering::Relaxed);
         self.compute_nanos.fetch_add(representation.compute.as_nanos() as u64, Ordering::Relaxed);
-        if let Some(count) = representation.exit_layer.checked_sub(1).and_then(|index| self.exits.get(index)) {
+        if let Some(count) = self.exits.get(representation.exit_layer) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         pending.0.push((representation.compute.as_micros() as u64, delay.map(|delay| delay.as_micros() as u64)));

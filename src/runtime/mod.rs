@@ -42,7 +42,7 @@ impl StopFlag {
 /// Sizes and times of a run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
-    /// What each session computes.
+    /// What the session computes; what the consumers want comes on top.
     pub session: SessionOptions,
     /// Sound that the ring holds: how long inference may be held up before live sound is dropped.
     pub ring: Duration,
@@ -129,7 +129,13 @@ pub fn run(
         policy: policy.to_string(),
         live: spec.live,
     };
-    let session = Session::new(encoder, policy, options.session.clone())?;
+    let mut session = options.session.clone();
+    for wants in consumers.iter().map(|consumer| consumer.wants()) {
+        session.posteriors |= wants.posteriors;
+        session.ctc |= wants.ctc;
+        session.audio |= wants.audio;
+    }
+    let session = Session::new(encoder, policy, session)?;
     let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
     let (writer, reader) = ring((options.ring.as_secs_f64() * f64::from(spec.sample_rate)) as usize);
     let names = consumers.iter().map(|consumer| consumer.name().to_owned()).collect();

@@ -207,13 +207,13 @@ impl fmt::Display for Summary {
             f,
             "  depth     mean exit layer {:.2} of {}; {:.2} layer passes and {:.2} projections per frame, {:.0} M multiply-adds per second",
             self.mean_exit_layer,
-            self.exits.len(),
+            self.exits.len() - 1,
             self.layer_passes_per_frame,
             self.projections_per_frame,
             self.multiply_adds_per_second / 1e6
         )?;
         let most = self.exits.iter().copied().max().unwrap_or(0).max(1);
-        for (count, layer) in self.exits.iter().zip(1..) {
+        for (count, layer) in self.exits.iter().zip(0..) {
             let bar = "█".repeat((*count as usize * BAR).div_ceil(most as usize));
             let share = if self.chunks > 0 { 100.0 * *count as f64 / self.chunks as f64 } else { 0.0 };
             writeln!(f, "   layer {layer:>2} {bar:<BAR$} {count:>6} {share:>5.1} %")?;

@@ -134,8 +134,8 @@ impl Session {
         self.measurer.begin_chunk();
         self.policy.begin_chunk();
         let mut pass = self.state.begin(chunk.audio, chunk.span)?;
+        let mut layer = if encoder.may_stop_at_once() { 0 } else { pass.step()? };
         let (reason, expected_kl) = loop {
-            let layer = pass.step()?;
             let needs = self.policy.needs(layer);
             let all = self.options.all_heads;
             if all || matches!(needs, Needs::Head | Needs::Change) {
@@ -149,7 +149,10 @@ impl Session {
             let reason = match self.policy.decide(&progress) {
                 Decision::Exit(Reason::Schedule) | Decision::Continue if layer == layers => Reason::LastLayer,
                 Decision::Exit(reason) => reason,
-                Decision::Continue => continue,
+                Decision::Continue => {
+                    layer = pass.step()?;
+                    continue;
+                }
             };
             break (reason, forecast.first().map(|log_kl| log_kl.exp()));
         };

@@ -53,11 +53,12 @@ pub fn deviation(found: &[f32], wanted: &[f32]) -> f32 {
     })
 }
 
-/// Every layer of one chunk: features h⁰ … h^L and the heads' logits.
+/// Every layer of one chunk: features h⁰ … h^L, and what the branches made of them.
 pub struct FullChunk {
     pub features: Vec<Frames>,
+    /// Of every head, that of h⁰ first where the pack has one.
     pub logits: Vec<Frames>,
-    /// What layers 1 … L−1 expect of ln KL(p_L ‖ p_k), where the pack has predictors.
+    /// What each predictor expects of ln KL(p_L ‖ p_k).
     pub forecasts: Vec<f32>,
 }
 
@@ -71,9 +72,13 @@ pub fn never_exit(encoder: &std::sync::Arc<Encoder>, audio: &[f32], chunk_frames
     while let Some(chunk) = chunker.next_chunk() {
         let mut pass = state.begin(chunk.audio, chunk.span).unwrap();
         let (mut logits, mut forecasts) = (Vec::new(), Vec::new());
-        for _ in 0..encoder.layers() {
-            pass.step().unwrap();
-            logits.push(pass.head().unwrap());
+        for depth in 0..=encoder.layers() {
+            if depth > 0 {
+                pass.step().unwrap();
+            }
+            if depth > 0 || encoder.may_stop_at_once() {
+                logits.push(pass.head().unwrap());
+            }
             forecasts.extend(pass.forecast().ok().map(|forecast| forecast.as_slice()[0]));
         }
         chunks.push(FullChunk { features: pass.features().to_vec(), logits, forecasts });
