@@ -105,8 +105,10 @@ impl Collector for Daemon {
         let states = State::ALL.map(|one| (one.name(), f64::from(u8::from(one == state))));
         out.by_label(MetricType::Gauge, "state", "1 for what the daemon is doing, 0 for the rest", "state", states)?;
         let stream = status.stream();
-        let mut info = out.0.encode_descriptor("build", "Version, pack and policy", None, MetricType::Info)?;
-        info.encode_info(&[("version", env!("CARGO_PKG_VERSION")), ("pack", &stream.pack), ("policy", &stream.policy)])?;
+        let mut info = out.0.encode_descriptor("build", "The program", None, MetricType::Info)?;
+        info.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        let mut info = out.0.encode_descriptor("stream", "What is computed", None, MetricType::Info)?;
+        info.encode_info(&[("source", &stream.source), ("pack", &stream.pack), ("policy", &stream.policy)])?;
 
         let samples = counters.samples();
         out.counter("samples_captured", "Samples that sources delivered, at their rates", samples.captured)?;
