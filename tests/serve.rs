@@ -18,7 +18,7 @@ use bellis::audio::{AudioError, AudioErrorKind, ScriptedSource, Source, Step};
 use bellis::daemon::{Backoff, Command, Daemon, DaemonOptions, Notice, Notify, State};
 use bellis::exit::{Deadline, Decision, ExitPolicy, Fixed, Needs, Progress};
 use bellis::runtime::{Labelled, RunError, RunOptions, RunReport};
-use bellis::stream::SessionOptions;
+use bellis::stream::{Representation, SessionOptions};
 use common::Collect;
 use pulse::Pulse;
 use served::{Served, lines, number, within};
@@ -60,7 +60,7 @@ fn a_microphone_that_comes_and_goes_a_configuration_that_changes_and_an_end() {
         std::fs::write(folder.path().join("bellis.toml"), text).unwrap();
     };
     configure("policy = \"fixed\"\nlayer = 3\n");
-    let mut served = Served::start(&pulse.environment(), &["--config", folder.path().join("bellis.toml").to_str().unwrap()]);
+    let served = Served::start(&pulse.environment(), &["--config", folder.path().join("bellis.toml").to_str().unwrap()]);
     served.hears("READY=1");
     served.is("running");
     within("chunks", || served.metric("bellis_exits_total{layer=\"3\"}") >= 3.0);
@@ -122,7 +122,7 @@ fn without_a_device_it_waits_and_what_a_person_must_put_right_is_told_at_once() 
     let nowhere = tempfile::tempdir().unwrap();
     // No sound server answers here.
     let silent = [("HOME", nowhere.path().display().to_string()), ("XDG_RUNTIME_DIR", nowhere.path().display().to_string())];
-    let mut served = Served::start(&silent, &["--device", "no such microphone", "--consumer", "null"]);
+    let served = Served::start(&silent, &["--device", "no such microphone", "--consumer", "null"]);
     served.hears("READY=1");
     served.is("reconnecting");
     within("attempts", || served.metric("bellis_source_not_opened_total") >= 3.0);
@@ -178,9 +178,9 @@ fn a_life_that_is_killed_leaves_files_that_open_and_the_next_one_keeps_them() {
     let samples: u64 = written.iter().map(|line| number(line, "samples")).sum();
     assert!(heard.abs_diff(samples) <= number(&written[0], "samples"), "{heard} samples, and lines of {samples}");
 
-    // The next life begins new files, and rotation by a signal another one.
+    // The next life begins new files.
     let served = Served::start_in(folder.path(), &[], &arguments);
-    within("chunks", || lines(&at("x.jsonl")).len() >= 3);
+    within("chunks", || at("heard.1.wav").exists() && lines(&at("x.jsonl")).len() >= 3);
     assert_eq!(lines(&at("x.1.jsonl")), written);
     for kept in ["x.1.npy", "x.1.chunks.jsonl", "heard.1.wav"] {
         assert!(at(kept).exists(), "{kept}");
@@ -261,8 +261,8 @@ fn daemon(
     options: DaemonOptions,
     open: impl FnMut() -> Result<Box<dyn Source>, AudioError> + Send + 'static,
     heard: &Heard,
-    during: impl FnOnce(&bellis::daemon::Status, &Collect),
-) -> RunReport {
+    during: impl FnOnce(&bellis::daemon::Status),
+) -> (RunReport, Vec<Representation>) {
     let (_, encoder) = common::default_pack();
     let collect = Collect::default();
     let consumers = vec![Labelled { label: "collect".into(), consumer: Box::new(collect.clone()) }];
@@ -271,11 +271,11 @@ fn daemon(
     let (sender, commands) = crossbeam_channel::unbounded();
     let mut heard = heard.clone();
     let thread = std::thread::spawn(move || daemon.run(open, &commands, &mut |_| Err("nothing to read".into()), &mut heard));
-    during(&status, &collect);
+    during(&status);
     sender.send(Command::Stop).unwrap();
     let report = thread.join().unwrap();
     assert_eq!(status.state(), State::Stopped);
-    report
+    (report, collect.take())
 }
 
 fn lost() -> AudioError {
@@ -309,8 +309,8 @@ fn hundred_losses() {
     let mut options = options(Duration::from_secs(2));
     options.backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(4) };
     options.run.watchdog = Duration::from_millis(200);
-    let mut said = Vec::new();
-    let report = daemon(Box::new(Fixed { layer: 2 }), options, open, &Heard::default(), |status, collect| {
+    let mut opened = 0;
+    let (report, said) = daemon(Box::new(Fixed { layer: 2 }), options, open, &Heard::default(), |status| {
         let usage = || (entries("/proc/self/task"), entries("/proc/self/fd"), memory());
         let losses = |wanted: u64| within_long("losses", || status.lost() >= wanted);
         losses(10);
@@ -321,7 +321,7 @@ fn hundred_losses() {
         // The source that runs at the moment has a thread, or has none.
         assert!(late.0 <= early.0 + 1 && late.1 <= early.1 + 1, "{early:?} → {late:?}");
         assert!(late.2 < early.2 + 4_096, "{early:?} → {late:?}");
-        said = collect.take();
+        opened = status.opened() as usize;
     });
     report.outcome.unwrap();
     let samples = report.summary.samples;
@@ -334,7 +334,8 @@ fn hundred_losses() {
         next = representation.first_sample + representation.samples;
     }
     let seams = said.iter().filter(|representation| representation.lost_samples > 0).count();
-    assert!((99..=101).contains(&seams), "{seams} seams");
+    // The last one may be stopped before it delivers, or another one may be opened meanwhile.
+    assert!((opened - 2..=opened + 1).contains(&seams), "{seams} seams of {opened} sources");
 }
 
 #[track_caller]
@@ -391,7 +392,7 @@ fn endless() -> Result<Box<dyn Source>, AudioError> {
 fn a_hang_of_the_inference_thread_stops_the_pings_and_its_end_is_told() {
     let hangs = Arc::new(AtomicBool::new(false));
     let heard = Heard { ping_every: Some(Duration::from_millis(200)), ..Heard::default() };
-    let report = daemon(Box::new(Hanging(hangs.clone())), options(Duration::from_secs(2)), endless, &heard, |status, _| {
+    let (report, _) = daemon(Box::new(Hanging(hangs.clone())), options(Duration::from_secs(2)), endless, &heard, |status| {
         within_long("pings", || heard.count(&Notice::Ping) >= 3 && status.state() == State::Running);
         hangs.store(true, Ordering::Relaxed);
         within_long("stalled", || status.state() == State::Stalled);
@@ -441,7 +442,7 @@ fn under_load_the_deadline_sheds_layers_before_sound_is_dropped() {
         reasons.iter().find(|(reason, _)| *reason == bellis::exit::Reason::Deadline).unwrap().1
     };
     let policy = Box::new(Deadline::new(Box::new(Slow), Duration::from_millis(250)));
-    let report = daemon(policy, options(Duration::from_secs(20)), endless, &Heard::default(), |status, _| {
+    let (report, _) = daemon(policy, options(Duration::from_secs(20)), endless, &Heard::default(), |status| {
         within_long("chunks", || status.counters().chunks() >= 20);
         assert!(shed(status) >= 15, "{}", shed(status));
     });
@@ -450,7 +451,7 @@ fn under_load_the_deadline_sheds_layers_before_sound_is_dropped() {
 
     // Without one, the sound is dropped.
     let ring = Duration::from_secs(1);
-    let report = daemon(Box::new(Slow), options(ring), endless, &Heard::default(), |status, _| {
+    let (report, _) = daemon(Box::new(Slow), options(ring), endless, &Heard::default(), |status| {
         within_long("drops", || status.counters().samples().dropped > 0);
         assert_eq!(shed(status), 0);
     });

@@ -58,10 +58,9 @@ pub fn set_aside(text: &str) -> anyhow::Result<()> {
     let extension = path.extension().unwrap_or_default().to_string_lossy();
     let numbered = |number: u64| path.with_extension(format!("{number}.{extension}").trim_end_matches('.'));
     let Some(free) = (1..).map(numbered).find(|free| !free.exists()) else { return Ok(()) };
-    for (from, to) in [(path.to_owned(), free.clone()), (side_file(path), side_file(&free))] {
-        if from.is_file() {
-            std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
-        }
+    let side = text.starts_with("npy:").then(|| (side_file(path), side_file(&free)));
+    for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.is_file()) {
+        std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
     }
     log::info!("{} is kept as {}", path.display(), free.display());
     Ok(())

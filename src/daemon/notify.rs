@@ -19,7 +19,7 @@ pub enum Notice {
 
 /// Takes the messages.
 pub trait Notify {
-    /// One message. It must not wait.
+    /// One message; the supervisor waits until it has been taken.
     fn notify(&mut self, notice: Notice);
 
     /// How often a ping is awaited; `None` where nobody waits for one.

@@ -14,8 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Served {
     child: Child,
-    socket: UnixDatagram,
-    heard: Vec<String>,
+    heard: Arc<Mutex<Vec<String>>>,
     log: Arc<Mutex<String>>,
     reader: Option<std::thread::JoinHandle<()>>,
     _folder: tempfile::TempDir,
@@ -56,7 +55,19 @@ impl Served {
                 to.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        Self { child, socket, heard: Vec::new(), log, reader: Some(reader), _folder: folder }
+        // Whoever sends to a full socket waits: it is read all the time, as systemd does.
+        let heard = Arc::<Mutex<Vec<String>>>::default();
+        let (ended, to) = (log.clone(), heard.clone());
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while Arc::strong_count(&ended) > 1 {
+                if let Ok(length) = socket.recv(&mut buffer) {
+                    to.lock().unwrap().extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
+                }
+            }
+        });
+        Self { child, heard, log, reader: Some(reader), _folder: folder }
     }
 
     /// What it has logged so far.
@@ -66,19 +77,17 @@ impl Served {
 
     /// Waits for a notify message that begins so, after those that were waited for before.
     #[track_caller]
-    pub fn hears(&mut self, beginning: &str) {
+    pub fn hears(&self, beginning: &str) {
         let until = Instant::now() + PATIENCE;
-        self.socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let mut buffer = [0; 4096];
         loop {
-            if let Some(at) = self.heard.iter().position(|line| line.starts_with(beginning)) {
-                self.heard.drain(..=at);
+            let mut heard = self.heard.lock().unwrap();
+            if let Some(at) = heard.iter().position(|line| line.starts_with(beginning)) {
+                heard.drain(..=at);
                 return;
             }
-            assert!(Instant::now() < until, "{beginning} is not said: {:?}\n{}", self.heard, self.log());
-            if let Ok(length) = self.socket.recv(&mut buffer) {
-                self.heard.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
-            }
+            assert!(Instant::now() < until, "{beginning} is not said: {heard:?}\n{}", self.log());
+            drop(heard);
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 
