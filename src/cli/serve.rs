@@ -87,7 +87,9 @@ impl Serve {
             Ok(changes)
         };
         let wanted = Settings { quiet: true, ..settings.clone() };
-        let report = daemon.run(move || open(&wanted), &commands, &mut reload, &mut Systemd::from_environment());
+        let mut systemd = Systemd::from_environment()?;
+        let report = daemon.run(move || open(&wanted), &commands, &mut reload, &mut systemd);
+        drop(systemd);
         tell(report, &settings)
     }
 
