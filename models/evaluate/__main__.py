@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 from scipy.stats import spearmanr
 
 from models.train.paths import DATA, PREPARED, REPOSITORY
@@ -196,6 +197,12 @@ def letters(e, policies):
     return out
 
 
+def parameters(pack):
+    """Trained numbers of all stages."""
+    found = (weight for path in pack.glob("*.onnx") for weight in onnx.load(path).graph.initializer)
+    return sum(int(np.prod(weight.dims)) for weight in found if weight.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
@@ -208,7 +215,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     tau = arguments.tau or e.manifest["exit"]["threshold"]
     policies = sweep(e.heads.depths)
-    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs}
+    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs, "parameters": parameters(arguments.pack)}
 
     def done(name, value):
         figures[name] = value
