@@ -3,16 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav, side_file};
+use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
+use bellis::pack::Pack;
 
 use super::settings::Settings;
 
-/// Those that write the file behind their colon.
-const WRITE_FILES: [&str; 3] = ["jsonl", "npy", "wav"];
-
 /// Makes every consumer that was asked for; JSON lines on standard output without any.
-pub fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
-    asked(settings).iter().map(|text| consumer(text, settings)).collect()
+pub fn consumers(settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
+    asked(settings).iter().map(|text| one(text, settings, pack)).collect()
 }
 
 /// The consumers that were asked for, as they were written.
@@ -24,7 +22,7 @@ pub fn asked(settings: &Settings) -> Vec<String> {
 }
 
 /// Makes one consumer.
-pub fn consumer(text: &str, settings: &Settings) -> anyhow::Result<Box<dyn Consumer>> {
+pub fn one(text: &str, settings: &Settings, _pack: &Pack) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     Ok(match text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest))) {
         ("null", None) => Box::new(Null),
@@ -42,26 +40,4 @@ pub fn consumer(text: &str, settings: &Settings) -> anyhow::Result<Box<dyn Consu
             bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
         }
     })
-}
-
-/// The file that a consumer writes.
-pub fn file_of(text: &str) -> Option<&Path> {
-    let (name, path) = text.split_once(':')?;
-    WRITE_FILES.contains(&name).then(|| Path::new(path))
-}
-
-/// Moves what an earlier life wrote out of the way: `x.npy` becomes `x.1.npy`, or the first number that is free.
-pub fn set_aside(text: &str) -> anyhow::Result<()> {
-    let Some(path) = file_of(text).filter(|path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0)) else {
-        return Ok(());
-    };
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
-    let numbered = |number: u64| path.with_extension(format!("{number}.{extension}").trim_end_matches('.'));
-    let Some(free) = (1..).map(numbered).find(|free| !free.exists()) else { return Ok(()) };
-    let side = text.starts_with("npy:").then(|| (side_file(path), side_file(&free)));
-    for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.is_file()) {
-        std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
-    }
-    log::info!("{} is kept as {}", path.display(), free.display());
-    Ok(())
 }

@@ -3,6 +3,8 @@
 mod bench;
 mod consumers;
 mod devices;
+#[cfg(all(unix, feature = "serve"))]
+mod files;
 mod inspect;
 mod locate;
 mod run;

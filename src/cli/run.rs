@@ -58,7 +58,7 @@ impl Run {
         let policy = settings.policy_spec().build(&pack)?;
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
-        let consumers = consumers(&settings)?;
+        let consumers = consumers(&settings, &pack)?;
         let encoder = Encoder::load(&pack, settings.gap_fill)?;
         // The weights are in the encoder's own form now; their files need not stay in memory.
         drop(pack);

@@ -13,7 +13,8 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::consumers::{asked, consumer, file_of, set_aside};
+use super::consumers::{asked, one};
+use super::files::{file_of, set_aside};
 use super::locate;
 use super::run::tell;
 use super::settings::Settings;
@@ -68,7 +69,7 @@ impl Serve {
         let address = address(&settings)?;
         let encoder = Encoder::load(&pack, settings.gap_fill)?;
         let pack = pack.without_bytes();
-        let consumers = join(&asked(&settings), &settings)?;
+        let consumers = join(&asked(&settings), &settings, &pack)?;
         let daemon = Daemon::start(&encoder, policy, consumers, options, name, live)?;
         let _server = match address {
             None => None,
@@ -147,12 +148,12 @@ fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
 }
 
 /// Makes consumers; what their files held before is kept.
-fn join(texts: &[String], settings: &Settings) -> anyhow::Result<Vec<Labelled>> {
-    let one = |text: &String| {
+fn join(texts: &[String], settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Labelled>> {
+    let labelled = |text: &String| {
         set_aside(text)?;
-        Ok(Labelled { label: text.clone(), consumer: consumer(text, settings)? })
+        Ok(Labelled { label: text.clone(), consumer: one(text, settings, pack)? })
     };
-    texts.iter().map(one).collect()
+    texts.iter().map(labelled).collect()
 }
 
 /// What a configuration that was read again changes. A consumer goes on when nothing that it may depend on has changed, and its
@@ -167,5 +168,5 @@ fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack) ->
     let same = wanted.beside_policy() == current.beside_policy();
     let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(Path::exists);
     let (keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
-    Ok(Reload { policy, session, keep, join: join(&fresh, wanted)? })
+    Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack)? })
 }
