@@ -358,6 +358,41 @@ fn a_hundred_losses_leak_nothing() {
     assert!(child.status.success() && text.contains("1 passed"), "{text}");
 }
 
+/// The same with the real path: a sound server takes its microphone away, and brings it back.
+#[test]
+#[ignore = "takes minutes; `cargo test --release --test serve -- --ignored a_hundred_real_losses`"]
+fn a_hundred_real_losses_leak_nothing() {
+    let Some(pulse) = Pulse::start() else { return };
+    let served =
+        Served::start(&pulse.environment(), &["mic", "--rate", "48000", "--channels", "1", "--consumer", "null", "--ring", "30"]);
+    served.is("running");
+    let usage = || {
+        let metrics = served.metrics();
+        ["process_threads", "process_open_fds", "process_resident_memory_bytes"].map(|name| metrics[name])
+    };
+    let (mut early, mut back) = ([0.0; 3], Vec::new());
+    for losses in 1..=100 {
+        pulse.unload_sink();
+        served.is("reconnecting");
+        pulse.load_sink();
+        let loaded = Instant::now();
+        served.is("running");
+        back.push(loaded.elapsed());
+        if losses == 10 {
+            early = usage();
+        }
+    }
+    let late = usage();
+    back.sort();
+    println!("after 10 losses {early:?}, after 100 {late:?}; back after {:?}, at most {:?}", back[50], back[99]);
+    assert!(late[0] <= early[0] && late[1] <= early[1] && late[2] < early[2] + 4e6, "{early:?} → {late:?}");
+    assert_eq!(served.metric("bellis_source_lost_total"), 100.0);
+    conserved(&served);
+    served.signal("TERM");
+    let (success, log) = served.end();
+    assert!(success && log.contains("processed + 0 dropped"), "{log}");
+}
+
 /// Stands still in the middle of a chunk when it is told to, and goes on when it is told to.
 #[derive(Debug)]
 struct Hanging(Arc<AtomicBool>);
@@ -432,6 +467,24 @@ impl ExitPolicy for Slow {
         std::thread::sleep(SLOW_LAYER);
         Decision::Continue
     }
+}
+
+#[test]
+fn a_board_that_slows_down_says_so_once_per_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let firmware = folder.path().join("devices/platform/soc/soc:firmware/get_throttled");
+    std::fs::create_dir_all(firmware.parent().unwrap()).unwrap();
+    std::fs::write(&firmware, "4\n").unwrap();
+    let mut options = options(Duration::from_secs(2));
+    options.board = folder.path().to_owned();
+    daemon(Box::new(Fixed { layer: 1 }), options, endless, &Heard::default(), |status| {
+        within_long("throttling", || status.throttles() == 1);
+        assert_eq!(status.reading().throttled, ["the firmware throttles"]);
+        std::fs::write(&firmware, "40000\n").unwrap();
+        within_long("full speed", || status.reading().throttled.is_empty());
+        std::fs::write(&firmware, "40004\n").unwrap();
+        within_long("throttling again", || status.throttles() == 2);
+    });
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod page;
 mod report;
 mod sound;
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 pub(crate) mod usage;
 
 use std::path::PathBuf;

@@ -4,10 +4,14 @@
 //! Whatever ends it (end of file, Ctrl-C, a device that fails, a consumer that fails), the source is stopped first, all that
 //! was captured is computed, and every consumer finishes its files.
 
+// Some of it serves the daemon only.
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod connection;
 mod counters;
 mod delivery;
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod inference;
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod pipeline;
 pub(crate) mod realtime;
 mod summary;
