@@ -4,12 +4,13 @@ mod bench;
 mod devices;
 mod inspect;
 mod locate;
+mod manual;
 mod run;
 mod settings;
 mod signals;
 mod table;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Bellis turns sound into a stream of speech representations, and spends on each chunk only as many transformer layers as it needs.
 #[derive(Debug, Parser)]
@@ -30,6 +31,8 @@ enum Command {
     Devices(devices::Devices),
     /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
     Inspect(inspect::Inspect),
+    #[command(hide = true)]
+    Manual(manual::Manual),
 }
 
 impl Cli {
@@ -40,6 +43,7 @@ impl Cli {
             Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
+            Command::Manual(command) => command.run(Self::command()),
         }
     }
 }
