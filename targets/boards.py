@@ -22,7 +22,7 @@ def names():
 
 def program(triple, profile):
     """The cross-compiled program."""
-    folder = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target/cross"))
+    folder = pathlib.Path(os.environ.get("CROSS_TARGET_DIR", REPOSITORY / "target/cross"))
     path = folder / triple / profile / "bellis"
     if not path.is_file():
         raise SystemExit(f"{path} is not there: targets/build pi-4 --profile {profile} makes it")

@@ -51,27 +51,34 @@ compiler_for() {
   return 1
 }
 
-# Sets the environment that cargo needs to build for a triple, and `cargo`.
+host() { rustc -vV | sed -n 's/^host: //p'; }
+
+# Sets the environment that cargo needs to build for a triple, `cargo`, its arguments `to`, and where programs `come_out`.
 cross() {
   triple=$1
   gnu=$(gnu_of "$triple")
   RUSTC=$(compiler_for "$triple") || fail "no compiler has the standard library of $triple; run targets/setup $(architecture_of "$triple")"
+  export RUSTC
   cargo=cargo
   [ "$RUSTC" = rustc ] || cargo=$(dirname "$RUSTC")/cargo
-  name=$(echo "$triple" | tr a-z- A-Z_)
-  # Artefacts of two compilers do not mix: a folder of its own, beside the one for this machine.
-  CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$here/../target/cross}
-  export RUSTC CARGO_TARGET_DIR
-  if [ "$triple" != "$(rustc -vV | sed -n 's/^host: //p')" ]; then
-    export "CARGO_TARGET_${name}_LINKER=$gnu-gcc" PKG_CONFIG_ALLOW_CROSS=1
-    export "PKG_CONFIG_LIBDIR_$(echo "$triple" | tr - _)=/usr/lib/$gnu/pkgconfig:/usr/share/pkgconfig"
+  if [ "$triple" = "$(host)" ]; then
+    to=""
+    come_out=${CARGO_TARGET_DIR:-$here/../target}
+    return
   fi
+  # Artefacts of two compilers do not mix: a folder of its own, beside the one for this machine.
+  export CARGO_TARGET_DIR="${CROSS_TARGET_DIR:-$here/../target/cross}"
+  to="--target $triple"
+  come_out=$CARGO_TARGET_DIR/$triple
+  name=$(echo "$triple" | tr a-z- A-Z_)
+  export "CARGO_TARGET_${name}_LINKER=$gnu-gcc" PKG_CONFIG_ALLOW_CROSS=1
+  export "PKG_CONFIG_LIBDIR_$(echo "$triple" | tr - _)=/usr/lib/$gnu/pkgconfig:/usr/share/pkgconfig"
 }
 
-# Runs a program of a triple: as it is here, or under emulation.
+# What runs a program of a triple here: nothing, or an emulator.
 emulator_of() {
   case $1 in
-    "$(rustc -vV | sed -n 's/^host: //p')") ;;
+    "$(host)") ;;
     aarch64-*) echo qemu-aarch64 ;;
     armv7-*) echo qemu-arm ;;
   esac

@@ -25,8 +25,10 @@ impl Manual {
 }
 
 fn write(mut command: Command, man: &Path, completions: &Path) -> std::io::Result<()> {
+    // First, since completions settle what `help` is: a page per command is what `man` is asked for, none on `bellis help`.
+    clap_mangen::generate_to(command.clone().disable_help_subcommand(true), man)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, "bellis", completions)?;
     }
-    clap_mangen::generate_to(command, man)
+    Ok(())
 }
