@@ -1,6 +1,7 @@
 //! The commands; each is a short file that calls the library.
 
 mod bench;
+mod consumers;
 mod devices;
 mod inspect;
 mod locate;
@@ -8,6 +9,7 @@ mod manual;
 mod run;
 mod settings;
 mod signals;
+mod source;
 mod table;
 
 use clap::{CommandFactory, Parser, Subcommand};
