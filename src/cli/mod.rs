@@ -7,6 +7,7 @@ mod devices;
 mod files;
 mod inspect;
 mod locate;
+mod manual;
 mod run;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
@@ -15,7 +16,7 @@ mod signals;
 mod source;
 mod table;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Bellis turns sound into a stream of speech representations, and spends on each chunk only as many transformer layers as it needs.
 #[derive(Debug, Parser)]
@@ -39,6 +40,8 @@ enum Command {
     Devices(devices::Devices),
     /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
     Inspect(inspect::Inspect),
+    #[command(hide = true)]
+    Manual(manual::Manual),
 }
 
 impl Cli {
@@ -62,6 +65,7 @@ impl Cli {
             Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
+            Command::Manual(command) => command.run(Self::command()),
         }
     }
 }
