@@ -184,7 +184,7 @@ impl MicrophoneSource {
         let config = StreamConfig { channels: best.channels(), sample_rate, buffer_size };
         let spec = SourceSpec { name, sample_rate, channels: best.channels(), live: true, total_samples: None };
         let format = best.sample_format();
-        log::info!("{}: {sample_rate} Hz, {} channel(s), {format}, {frames} frames a callback", spec.name, spec.channels);
+        log::debug!("{}: {sample_rate} Hz, {} channel(s), {format}, {frames} frames a callback", spec.name, spec.channels);
         let stopped = Arc::default();
         Ok(Self {
             spec,
