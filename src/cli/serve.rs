@@ -32,7 +32,7 @@ use super::source::{run_options, source};
   curl http://127.0.0.1:9475/healthz                200 while sound comes and is computed
   systemctl reload bellis                           policy, thresholds and consumers from the changed file
 
-The configuration has the same keys as that of `bellis run`, and two more:
+Without an INPUT it listens to the microphone. The configuration has the same keys as that of `bellis run`, and two more:
   metrics = \"127.0.0.1:9475\"                        or \"off\"
   priority = 20                                     real-time priority, 1 to 49")]
 pub struct Serve {

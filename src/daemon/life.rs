@@ -10,6 +10,7 @@ use super::notify::{Notice, Notify};
 use super::opener::Opener;
 use super::status::State;
 use super::{Command, Daemon, Reload, Reloader};
+use crate::audio::left_behind;
 use crate::consumer::ConsumerError;
 use crate::runtime::{Connection, RunError, RunReport, Seen};
 
@@ -17,6 +18,8 @@ use crate::runtime::{Connection, RunError, RunReport, Seen};
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// An opening that takes longer hangs, and the watchdog hears nothing.
 const OPENING_HANGS_AFTER: Duration = Duration::from_secs(10);
+/// Streams that a dying sound server has wedged for good; after so many the process is better started anew.
+const MOST_LEFT_BEHIND: u64 = 8;
 /// How long the supervisor waits for something to happen.
 const SUPERVISION: Duration = Duration::from_millis(50);
 /// How often the notify status is renewed.
@@ -113,6 +116,10 @@ impl<'a> Life<'a> {
                 let _ = connection.close();
                 if !self.daemon.options.reopen {
                     return Some(Err(error));
+                }
+                let left_behind = left_behind();
+                if left_behind >= MOST_LEFT_BEHIND {
+                    return Some(Err(RunError::LeftBehind(left_behind)));
                 }
                 log::warn!("{name} is lost ({error}); it is waited for");
                 self.daemon.status.lost.fetch_add(1, Ordering::Relaxed);

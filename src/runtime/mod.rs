@@ -102,6 +102,9 @@ pub enum RunError {
     /// A thread did not end in the time that was left for it.
     #[error("the {0} does not end; it is left behind")]
     Stuck(String),
+    /// Too many streams are wedged in a sound server.
+    #[error("{0} streams did not close when their sound server died; a new start frees what they hold")]
+    LeftBehind(u64),
     /// A thread died: a defect of Bellis.
     #[error("the {0} thread died; this is a defect of Bellis, please report it with what the log says")]
     ThreadDied(&'static str),
