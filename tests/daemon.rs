@@ -86,8 +86,8 @@ fn hundred_losses() {
             return Err(lost());
         }
         let mut steps: Vec<Step> = speech[..12_345].chunks(480).map(|samples| Step::Callback(samples.to_vec())).collect();
-        steps.push(if number % 2 == 0 { Step::Fail(lost()) } else { Step::Hang });
-        let rate = if number % 4 == 0 { 16_000 } else { 48_000 };
+        steps.push(if number.is_multiple_of(2) { Step::Fail(lost()) } else { Step::Hang });
+        let rate = if number.is_multiple_of(4) { 16_000 } else { 48_000 };
         Ok(Box::new(ScriptedSource::new(rate, true, steps)))
     };
     let entries = |folder: &str| std::fs::read_dir(folder).unwrap().count();

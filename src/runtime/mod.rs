@@ -20,7 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub(crate) use connection::{Connection, Opened, Seen};
+#[cfg(feature = "serve")]
+pub(crate) use connection::Connection;
+pub(crate) use connection::{Opened, Seen};
 pub use counters::{ConsumerCounters, Counters, Latencies};
 pub use pipeline::Labelled;
 pub(crate) use pipeline::Pipeline;
