@@ -63,6 +63,10 @@ impl Run {
         // The weights are in the encoder's own form now; their files need not stay in memory.
         drop(pack);
         let stop = stop_on_signals()?;
+        if settings.input.as_deref() == Some("mic") && !settings.quiet {
+            let spec = source.spec();
+            eprintln!("listening to {} at {} Hz; Ctrl-C stops", spec.name, spec.sample_rate);
+        }
         let bar = progress_bar(&settings, source.as_ref());
         let total = source.spec().total_samples.unwrap_or(0);
         let watch = |counters: &Arc<Counters>| {

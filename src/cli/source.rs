@@ -65,12 +65,7 @@ pub fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
             if let Some(milliseconds) = settings.buffer {
                 options.buffer = Duration::from_millis(milliseconds.max(1));
             }
-            let source = MicrophoneSource::open(options)?;
-            if !settings.quiet {
-                let spec = source.spec();
-                eprintln!("listening to {} at {} Hz; Ctrl-C stops", spec.name, spec.sample_rate);
-            }
-            Box::new(source)
+            Box::new(MicrophoneSource::open(options)?)
         }
         Some("-") => {
             let format = settings.format.unwrap_or(PcmFormat::S16le);
