@@ -91,12 +91,12 @@ pub fn policy(text: &str) -> Result<PolicySpec, BenchError> {
     let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
     let wrong = |problem: &str| BenchError::PolicyText { text: text.to_owned(), problem: problem.to_owned() };
     let name = <PolicyName as clap::ValueEnum>::from_str(name, false)
-        .map_err(|_| wrong("policies are threshold, range, fixed, periodic, calibrated, change, gain, never"))?;
+        .map_err(|_| wrong("policies are threshold, range, fixed, periodic, calibrated, ctc, change, gain, never"))?;
     let mut spec = PolicySpec::named(name);
     let Some(number) = number else { return Ok(spec) };
     let value: f32 = number.parse().map_err(|_| wrong("after the colon stands a number"))?;
     match name {
-        PolicyName::Threshold | PolicyName::Change | PolicyName::Gain | PolicyName::Range => {
+        PolicyName::Threshold | PolicyName::Ctc | PolicyName::Change | PolicyName::Gain | PolicyName::Range => {
             spec.threshold = Some(PerLayer::All(value))
         }
         PolicyName::Fixed | PolicyName::Periodic if value >= 1.0 => spec.layer = Some(value as usize),

@@ -1,6 +1,7 @@
 //! The commands; each is a short file that calls the library.
 
 mod bench;
+mod consumers;
 mod devices;
 mod inspect;
 mod locate;

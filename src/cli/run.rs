@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bellis::audio::{FileSource, MicrophoneOptions, MicrophoneSource, PcmFormat, PcmSource, Source};
-use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
 use bellis::runtime::{Counters, RunOptions, run};
@@ -15,6 +14,7 @@ use bellis::stream::{Mixture, SessionOptions, Vectors};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::consumers::consumers;
 use super::locate;
 use super::settings::{Settings, VectorsName};
 use super::signals::stop_on_signals;
@@ -29,6 +29,9 @@ use super::signals::stop_on_signals;
   bellis run mic --deadline 200                     live; sheds layers rather than be late
   bellis run talk.wav --consumer npy:talk.npy       all frames as a NumPy array
   bellis run mic --consumer wav:heard.wav           write what was heard
+  bellis run talk.wav --consumer phones             read phones along; phones:FILE writes JSON lines
+  bellis run mic --consumer segments:talk/          whole utterances, each as WAV and NPY
+  bellis run mic --consumer stream:- | python examples/read_stream.py -
   bellis run talk.wav --policy fixed --layer 6      a fixed depth, to compare with
   arecord -f S16_LE -r 16000 -t raw | bellis run - --rate 16000 --format s16le
   bellis run --config bellis.toml                   the same settings from a file; flags win
@@ -61,7 +64,7 @@ impl Run {
         let policy = settings.policy_spec().build(&pack)?;
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
-        let consumers = consumers(&settings)?;
+        let consumers = consumers(&settings, &pack)?;
         let encoder = Encoder::load(&pack, settings.gap_fill)?;
         // The weights are in the encoder's own form now; their files need not stay in memory.
         drop(pack);
@@ -144,33 +147,6 @@ fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
         }
         Some(path) => Box::new(FileSource::open(Path::new(path), pick, settings.realtime)?),
     })
-}
-
-fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
-    let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
-    let asked = match settings.consumer.is_empty() {
-        true => vec!["jsonl".to_owned()],
-        false => settings.consumer.clone(),
-    };
-    let one = |text: &String| -> anyhow::Result<Box<dyn Consumer>> {
-        Ok(match text.split_once(':').map_or((text.as_str(), None), |(name, rest)| (name, Some(rest))) {
-            ("null", None) => Box::new(Null),
-            ("jsonl", None) => Box::new(JsonLines::new(std::io::stdout(), "standard output", json)),
-            ("jsonl", Some(path)) => {
-                let file = std::fs::File::create(path).with_context(|| path.to_owned())?;
-                Box::new(JsonLines::new(std::io::BufWriter::new(file), path, json))
-            }
-            ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
-            ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
-            (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
-            (name, _) => {
-                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"])
-                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
-            }
-        })
-    };
-    asked.iter().map(one).collect()
 }
 
 /// A bar for long files, where a person looks at standard error and the lines do not go to the same screen.

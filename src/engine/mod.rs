@@ -27,6 +27,8 @@ use windowed::WindowedState;
 use crate::pack::manifest::{AudioSection, EncoderSection};
 use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
 
+const NO_CTC: &str = "phones are read from CTC branches; take a pack that has them (`bellis inspect PACK` says `ctc`), or train some: \
+                      models/train does, with any pretrained phone recogniser as the teacher (docs/asr.md)";
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
                         trains heads on your own audio";
 
@@ -41,6 +43,7 @@ pub struct Encoder {
     layers: Vec<LayerStages>,
     heads: Branches<Stage>,
     ctc: Branches<Stage>,
+    vocabulary: Vec<String>,
     gain: Branches<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
@@ -120,7 +123,7 @@ impl Encoder {
             };
             files.iter().map(load).collect::<Result<Branches<Stage>, EngineError>>()
         };
-        let vocabulary = pack.manifest.ctc.as_ref().map_or(0, |ctc| ctc.vocabulary.len());
+        let vocabulary = pack.manifest.ctc.as_ref().map_or_else(Vec::new, |ctc| ctc.vocabulary.clone());
         let slopes = match spec.position {
             Position::Alibi => spec.alibi_slopes.clone(),
             Position::None => vec![0.0; spec.heads],
@@ -131,7 +134,8 @@ impl Encoder {
             position,
             layers,
             heads: branches(&pack.heads, &|_| logits(spec.units))?,
-            ctc: branches(&pack.ctc, &|_| logits(vocabulary))?,
+            ctc: branches(&pack.ctc, &|_| logits(vocabulary.len()))?,
+            vocabulary,
             gain: branches(&pack.gain, &|k| Port::new("log_kl", [one, one, Size::Fixed(spec.layers - k)]))?,
             slopes,
             gap_fill,
@@ -170,6 +174,21 @@ impl Encoder {
         self.heads.first().is_some_and(|(layer, _)| *layer == 0)
     }
 
+    /// Classes of the CTC branches, the blank first; empty for a pack without branches.
+    pub fn vocabulary(&self) -> &[String] {
+        if self.ctc.is_empty() { &[] } else { &self.vocabulary }
+    }
+
+    /// Whether layer `k` has a CTC branch; 0 for h⁰.
+    pub fn has_ctc(&self, k: usize) -> bool {
+        self.ctc.iter().any(|(layer, _)| *layer == k)
+    }
+
+    /// The unit that means that nobody speaks, where a pack has heads and such a unit.
+    pub fn quiet_unit(&self) -> Option<usize> {
+        self.spec.quiet_unit.filter(|_| self.has_heads())
+    }
+
     /// Rate, hop and receptive field.
     pub fn audio(&self) -> &AudioSection {
         &self.audio
@@ -204,6 +223,14 @@ impl Encoder {
         match self.has_heads() {
             true => Ok(()),
             false => Err(EngineError::NoStage { pack: self.name.clone(), stage: "head.1".into(), hint: NO_HEADS.into() }),
+        }
+    }
+
+    /// Refuses a pack without CTC branches behind a layer.
+    pub fn check_ctc(&self) -> Result<(), EngineError> {
+        match self.ctc.iter().any(|(layer, _)| *layer > 0) {
+            true => Ok(()),
+            false => Err(EngineError::NoStage { pack: self.name.clone(), stage: "CTC branches".into(), hint: NO_CTC.into() }),
         }
     }
 

@@ -248,7 +248,7 @@ fn check(m: &Manifest) -> Result<(), Problem> {
 fn check_exit(m: &Manifest) -> Result<(), Problem> {
     let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
     let layers = m.encoder.layers;
-    for (key, value) in [("threshold", &m.exit.threshold), ("change", &m.exit.change)] {
+    for (key, value) in [("threshold", &m.exit.threshold), ("ctc", &m.exit.ctc), ("change", &m.exit.change)] {
         if let Some(PerLayer::Each(values)) = value
             && values.len() + 1 != layers
             && values.len() != layers
@@ -291,6 +291,11 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     }
     if m.ctc.is_none() && !m.stages.ctc.is_empty() {
         return fail("[ctc] vocabulary", "is missing, but [stages] lists ctc branches".into());
+    }
+    if let Some(ctc) = &m.ctc
+        && !(2..=1 << 16).contains(&ctc.vocabulary.len())
+    {
+        return fail("[ctc] vocabulary", "wants the blank and at least one class more".into());
     }
     Ok(())
 }
