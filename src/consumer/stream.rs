@@ -236,3 +236,94 @@ impl Consumer for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::consumer::testing::{chunks, stream};
+
+    /// A message's header and its payload.
+    fn message(bytes: &mut &[u8]) -> (serde_json::Value, Vec<u8>) {
+        let mut take = |count: usize| {
+            let mut part = vec![0; count];
+            bytes.read_exact(&mut part).unwrap();
+            part
+        };
+        let mut length = || u32::from_le_bytes(take(4).try_into().unwrap()) as usize;
+        let (header, payload) = (length(), length());
+        (serde_json::from_slice(&take(header)).unwrap(), take(payload))
+    }
+
+    #[cfg(unix)]
+    fn sent(arrays: Vec<ArrayName>, float: FloatType) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            listener.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let mut consumer = Stream::new(Endpoint::Unix(path), arrays, float);
+        consumer.begin(&stream(3)).unwrap();
+        chunks(&[0.5; 15], 3, &[2, 3]).iter().for_each(|chunk| consumer.consume(chunk).unwrap());
+        consumer.finish().unwrap();
+        drop(consumer);
+        reader.join().unwrap()
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn messages_carry_the_stream_then_every_chunk_then_the_end() {
+        let bytes = sent(vec![ArrayName::Vectors, ArrayName::Ctc, ArrayName::Audio], FloatType::F32);
+        let (magic, mut rest) = bytes.split_at(8);
+        assert_eq!(magic, MAGIC);
+        let (header, payload) = message(&mut rest);
+        assert_eq!((&header["type"], &header["dim"], payload.len()), (&"stream".into(), &2.into(), 0));
+        assert_eq!(header["vocabulary"].as_array().unwrap().len(), 3);
+        let mut frame = 0.0f32;
+        for (number, frames) in [(0, 2), (1, 3)] {
+            let (header, payload) = message(&mut rest);
+            assert_eq!((&header["type"], &header["chunk"], &header["samples"]), (&"chunk".into(), &number.into(), &(frames * 320).into()));
+            let shapes: Vec<_> = header["arrays"].as_array().unwrap().iter().map(|array| array["shape"].to_string()).collect();
+            assert_eq!(shapes, [format!("[{frames},2]"), format!("[{frames},3]"), format!("[{}]", frames * 320)]);
+            let values: Vec<f32> = payload.chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+            assert_eq!(values.len(), frames * (2 + 3 + 320));
+            for pair in values[..frames * 2].chunks(2) {
+                assert_eq!(pair, [frame, 0.0]);
+                frame += 1.0;
+            }
+            assert!(values[frames * 2..frames * 5].iter().all(|value| *value == 0.5));
+        }
+        let (header, payload) = message(&mut rest);
+        assert_eq!((&header["type"], &header["chunks"], payload.len()), (&"end".into(), &2.into(), 0));
+        assert!(rest.is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn half_precision_has_half_the_bytes() {
+        let bytes = sent(vec![ArrayName::Vectors], FloatType::F16);
+        let mut rest = &bytes[8..];
+        message(&mut rest);
+        let (header, payload) = message(&mut rest);
+        assert_eq!((&header["arrays"][0]["dtype"], payload), (&"<f2".into(), vec![0, 0, 0, 0, 0, 0x3c, 0, 0]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_socket_without_a_reader_is_told_with_the_way_out() {
+        let mut consumer = Stream::new(Endpoint::Unix("/nowhere/socket".into()), vec![], FloatType::F32);
+        let error = consumer.begin(&stream(1)).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/socket") && error.contains("started first"), "{error}");
+    }
+
+    #[test]
+    fn endpoints_are_read() {
+        assert!(matches!("-".parse(), Ok(Endpoint::Stdout)));
+        assert!(matches!("unix:/a/b".parse(), Ok(Endpoint::Unix(path)) if path == std::path::Path::new("/a/b")));
+        assert!("tcp:1".parse::<Endpoint>().is_err_and(|error| error.contains("unix:/path")));
+    }
+}

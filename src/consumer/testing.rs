@@ -30,7 +30,8 @@ pub fn stream(classes: usize) -> StreamInfo {
 pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representation> {
     let mut first = 0;
     let chunk = |(sequence, &frames): (usize, &usize)| {
-        let from = std::mem::replace(&mut first, first + frames);
+        let from = first;
+        first += frames;
         let rows = |dim: usize, values: Vec<f32>| Frames::build(frames, dim, |out| out.copy_from_slice(&values)).unwrap();
         Representation {
             sequence: sequence as u64,

@@ -15,12 +15,15 @@ use crate::stream::Representation;
 pub enum Form {
     /// One JSON object per phone and line.
     Json,
-    /// A line per stretch of speech, with its start in seconds, growing as phones come.
+    /// A line per stretch of speech, with its start in seconds, growing as phones come. With word boundaries in the vocabulary words
+    /// stand apart, without them phones do.
     Text,
 }
 
 /// Without a phone for so long, the next one begins a new line of text.
 const PAUSE_SECONDS: f64 = 0.4;
+/// The class of a vocabulary that is no phone: between two words.
+const WORD_BOUNDARY: &str = "<wb>";
 
 /// Decodes the exit layer's CTC branch and writes phones to any writer.
 pub struct Phones<W> {
@@ -29,6 +32,9 @@ pub struct Phones<W> {
     form: Form,
     decoder: Decoder,
     vocabulary: Vec<String>,
+    boundary: Option<usize>,
+    /// Whether a word boundary stands in front of the next phone.
+    word_begins: bool,
     sample_rate: f64,
     timeline: Timeline,
     log_p: Vec<f32>,
@@ -48,6 +54,8 @@ struct Line<'a> {
     samples: u64,
     confidence: f64,
     layer: usize,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    word_begins: bool,
 }
 
 impl<W: Write + Send> Phones<W> {
@@ -59,6 +67,8 @@ impl<W: Write + Send> Phones<W> {
             form,
             decoder,
             vocabulary: Vec::new(),
+            boundary: None,
+            word_begins: false,
             sample_rate: 1.0,
             timeline: Timeline::default(),
             log_p: Vec::new(),
@@ -77,6 +87,11 @@ impl<W: Write + Send> Phones<W> {
     }
 
     fn write_one(&mut self, span: &PhoneSpan) -> std::io::Result<()> {
+        if self.boundary == Some(span.class) {
+            self.word_begins = true;
+            return Ok(());
+        }
+        let word_begins = std::mem::take(&mut self.word_begins);
         // A decoder gives out only frames that it was shown and that are still pending.
         let (Some(first), Some(last)) = (self.timeline.place(span.start), self.timeline.place(span.end - 1)) else {
             return Ok(());
@@ -89,18 +104,18 @@ impl<W: Write + Send> Phones<W> {
             Form::Json => {
                 let (start, confidence) = (round(seconds(sample)), round(f64::from(span.confidence)));
                 let samples = end - sample;
-                let line =
-                    Line { phone, start, end: round(seconds(end)), sample, samples, confidence, layer: first.layer };
+                let (end, layer) = (round(seconds(end)), first.layer);
+                let line = Line { phone, start, end, sample, samples, confidence, layer, word_begins };
                 serde_json::to_writer(&mut self.out, &line)?;
                 self.out.write_all(b"\n")
             }
             Form::Text => {
                 let same_line = self.line_end.is_some_and(|before| seconds(sample.saturating_sub(before)) < PAUSE_SECONDS);
-                if !same_line {
-                    let newline = if self.line_end.is_some() { "\n" } else { "" };
-                    write!(self.out, "{newline}{:8.2}  {phone}", seconds(sample))?;
-                } else {
-                    write!(self.out, " {phone}")?;
+                let newline = if self.line_end.is_some() { "\n" } else { "" };
+                match same_line {
+                    false => write!(self.out, "{newline}{:8.2}  {phone}", seconds(sample))?,
+                    true if word_begins || self.boundary.is_none() => write!(self.out, " {phone}")?,
+                    true => write!(self.out, "{phone}")?,
                 }
                 self.line_end = Some(end);
                 Ok(())
@@ -126,6 +141,7 @@ impl<W: Write + Send> Consumer for Phones<W> {
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.vocabulary = stream.vocabulary.clone();
+        self.boundary = stream.vocabulary.iter().position(|class| class == WORD_BOUNDARY);
         self.sample_rate = f64::from(stream.sample_rate.max(1));
         Ok(())
     }
@@ -253,6 +269,23 @@ mod tests {
         chunks(&sure(&classes), CLASSES, &[8, 8, 8, 8, 5]).iter().for_each(|chunk| phones.consume(chunk).unwrap());
         phones.finish().unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "    0.00  p1 p2\n    0.68  p3\n");
+    }
+
+    #[test]
+    fn word_boundaries_set_words_apart_and_are_no_phones() {
+        let written = |form| {
+            let mut out = Vec::new();
+            let mut phones = Phones::new(&mut out, "test", form, Decoder::new(None));
+            let mut stream = stream(CLASSES);
+            stream.vocabulary[3] = "<wb>".into();
+            phones.begin(&stream).unwrap();
+            chunks(&sure(&[1, 2, 3, 2, 0, 1]), CLASSES, &[6]).iter().for_each(|chunk| phones.consume(chunk).unwrap());
+            phones.finish().unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(Form::Text), "    0.00  p1p2 p2p1\n");
+        let begins: Vec<bool> = written(Form::Json).lines().map(|line| line.contains("\"word_begins\":true")).collect();
+        assert_eq!(begins, [false, false, true, false]);
     }
 
     #[test]
