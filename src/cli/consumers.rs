@@ -13,6 +13,7 @@ use bellis::pack::Pack;
 
 use super::settings::Settings;
 
+/// Their names.
 const KNOWN: [&str; 7] = ["jsonl", "npy", "wav", "phones", "segments", "stream", "null"];
 /// More hypotheses than this are a mistake: the best ones are always among the first few.
 const WIDEST_BEAM: usize = 1000;

@@ -8,6 +8,7 @@ mod locate;
 mod run;
 mod settings;
 mod signals;
+mod source;
 mod table;
 
 use clap::{Parser, Subcommand};
