@@ -20,15 +20,21 @@ const WIDEST_BEAM: usize = 1000;
 
 /// The consumers that were asked for.
 pub fn consumers(settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
-    let asked = match settings.consumer.is_empty() {
-        true => vec!["jsonl".to_owned()],
-        false => settings.consumer.clone(),
-    };
+    let asked = asked(settings);
     let on_stdout: Vec<&String> = asked.iter().filter(|text| to_stdout(text)).collect();
     if let [first, second, ..] = on_stdout[..] {
         bail!("`{first}` and `{second}` both write to standard output; give one of them a file");
     }
     asked.iter().map(|text| one(text, settings, pack)).collect()
+}
+
+/// Whether one of them writes to standard output.
+pub fn writes_to_stdout(settings: &Settings) -> bool {
+    asked(settings).iter().any(|text| to_stdout(text))
+}
+
+fn asked(settings: &Settings) -> Vec<String> {
+    if settings.consumer.is_empty() { vec!["jsonl".to_owned()] } else { settings.consumer.clone() }
 }
 
 fn to_stdout(text: &str) -> bool {

@@ -12,7 +12,7 @@ use bellis::runtime::{Counters, run};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::consumers::consumers;
+use super::consumers::{consumers, writes_to_stdout};
 use super::locate;
 use super::settings::Settings;
 use super::signals::stop_on_signals;
@@ -95,7 +95,7 @@ impl Run {
 fn progress_bar(settings: &Settings, source: &dyn Source) -> Option<ProgressBar> {
     let spec = source.spec();
     let seconds = spec.total_samples? as f64 / f64::from(spec.sample_rate);
-    let lines_on_screen = std::io::stdout().is_terminal() && settings.consumer.iter().all(|consumer| consumer == "jsonl");
+    let lines_on_screen = std::io::stdout().is_terminal() && writes_to_stdout(settings);
     if settings.quiet || seconds < BAR_FROM_SECONDS || !std::io::stderr().is_terminal() || lines_on_screen {
         return None;
     }
