@@ -16,12 +16,15 @@ use super::decoder::{BLANK, OpenSpan, PhoneSpan};
 pub const LONGEST_WAIT: u64 = 100;
 /// A class of less probability starts no hypothesis.
 const LEAST_LOG_P: f32 = -13.8; // ln 1e-6
+/// A hypothesis of less probability than this share of the best one's is dropped: it would only keep the others from being certain.
+const LEAST_SHARE: f64 = 1e-4;
 
 /// Decodes frame by frame.
 #[derive(Debug, Clone)]
 pub struct Beam {
     width: usize,
     least_log_p: f32,
+    least_share: f64,
     longest_wait: u64,
     frame: u64,
     /// The last phone given out: the phone before every hypothesis.
@@ -91,6 +94,7 @@ impl Beam {
         Self {
             width: width.max(1),
             least_log_p: LEAST_LOG_P,
+            least_share: LEAST_SHARE,
             longest_wait: LONGEST_WAIT,
             frame: 0,
             given: None,
@@ -154,6 +158,8 @@ impl Beam {
         let mut ranked: Vec<(f64, Hypothesis)> = next.into_values().map(|one| (one.log_p(), one)).collect();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: equals stay in the order of their phones
         ranked.truncate(self.width);
+        let least = ranked.first().map_or(0.0, |(best, _)| best + self.least_share.ln());
+        ranked.retain(|(log_p, _)| *log_p >= least);
         self.hypotheses = ranked.into_iter().map(|(_, one)| one).collect();
     }
 
@@ -207,7 +213,7 @@ mod tests {
 
     /// A search without a limit, that gives nothing out before the end.
     fn exact() -> Beam {
-        Beam { least_log_p: f32::NEG_INFINITY, ..Beam::new(usize::MAX) }
+        Beam { least_log_p: f32::NEG_INFINITY, least_share: 0.0, ..Beam::new(usize::MAX) }
     }
 
     fn log_softmax(rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
