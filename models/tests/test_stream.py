@@ -1,6 +1,7 @@
 """examples/read_stream.py reads what the program writes, over a pipe and a Unix socket."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-BELLIS = REPOSITORY / "target/release/bellis"
+BELLIS = Path(os.environ.get("BELLIS", REPOSITORY / "target/release/bellis"))
 READER = REPOSITORY / "examples/read_stream.py"
 sys.path.insert(0, str(REPOSITORY / "examples"))
 
