@@ -84,7 +84,8 @@ fn exits_by_the_ctc_branch_are_those_of_the_reference() {
         assert_eq!(judged, (0..=chunk.exit_layer.min(3)).collect::<Vec<_>>());
         // The first chunk has no past: there the reference that never exits is the same stream.
         if index == 0 {
-            let off = |evidence: &bellis::exit::Evidence| (f64::from(evidence.entropy) - entropies[evidence.layer * found.len()]).abs();
+            let off =
+                |evidence: &bellis::exit::Evidence| (f64::from(evidence.entropy) - entropies[evidence.layer * found.len()]).abs();
             assert!(chunk.ctc_evidence.iter().all(|evidence| off(evidence) < 1e-4));
         }
     }
@@ -113,7 +114,9 @@ fn a_chunk_stops_only_where_its_phones_can_be_read() {
     let options = SessionOptions { ctc: true, ..SessionOptions::new(16) };
     let depths = |pack: &Pack, spec: &PolicySpec| -> Vec<(usize, Reason)> {
         let found = stream(pack, spec, options.clone(), audio);
-        assert!(found.iter().all(|chunk| chunk.ctc_logits.as_ref().is_some_and(|logits| logits.frames() == chunk.vectors.frames())));
+        assert!(
+            found.iter().all(|chunk| chunk.ctc_logits.as_ref().is_some_and(|logits| logits.frames() == chunk.vectors.frames()))
+        );
         found.iter().map(|chunk| (chunk.exit_layer, chunk.reason)).collect()
     };
     let fixed = |layer| PolicySpec { layer: Some(layer), ..PolicySpec::named(PolicyName::Fixed) };
@@ -157,7 +160,8 @@ fn lost_samples_are_placed_inside_of_their_chunk() {
     session.push(&vec![0.1; 6_000]);
     session.finish();
     let chunks: Vec<_> = std::iter::from_fn(|| session.next(Duration::ZERO).unwrap()).collect();
-    let positions = |chunk: &Representation, offsets: &[u64]| offsets.iter().map(|&offset| chunk.position(offset)).collect::<Vec<_>>();
+    let positions =
+        |chunk: &Representation, offsets: &[u64]| offsets.iter().map(|&offset| chunk.position(offset)).collect::<Vec<_>>();
     assert_eq!(positions(&chunks[0], &[0, 2_559]), [0, 2_559]);
     assert_eq!(positions(&chunks[1], &[0, 999, 1_000, 2_559]), [2_610, 3_609, 3_710, 5_269]);
     assert_eq!(positions(&chunks[2], &[0, 879]), [5_270, 6_149]);
@@ -222,7 +226,9 @@ fn binary(mut bytes: &[u8]) -> Messages {
         let values: Vec<f32> = payload.chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
         let mut values = values.into_iter();
         let arrays = header["arrays"].as_array().unwrap();
-        let count = |array: &serde_json::Value| array["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).product::<u64>();
+        let count = |array: &serde_json::Value| {
+            array["shape"].as_array().unwrap().iter().map(|size| size.as_u64().unwrap()).product::<u64>()
+        };
         let arrays = arrays.iter().map(|array| values.by_ref().take(count(array) as usize).collect()).collect();
         assert_eq!(values.next(), None);
         found.push((header, arrays));
@@ -245,7 +251,13 @@ fn utterances_of_the_recording_have_its_samples_and_frames() {
     let folder = tempfile::tempdir().unwrap();
     let talk = folder.path().join("talk");
     let all = folder.path().join("all.npy");
-    ran(&["models/sample.wav", "--consumer", &format!("segments:{}", talk.display()), "--consumer", &format!("npy:{}", all.display())]);
+    ran(&[
+        "models/sample.wav",
+        "--consumer",
+        &format!("segments:{}", talk.display()),
+        "--consumer",
+        &format!("npy:{}", all.display()),
+    ]);
     let found = lines(&std::fs::read(talk.join("segments.jsonl")).unwrap());
     assert!((1..=4).contains(&found.len()), "{found:?}");
     let recording = read_wav(&repository("models/sample.wav"));
@@ -272,7 +284,10 @@ fn utterances_of_the_recording_have_its_samples_and_frames() {
 #[test]
 fn what_cannot_be_is_said_with_the_way_out() {
     let windowed = ["--pack", "tests/data/windowed-base/pack"];
-    refused(&[&windowed[..], &["--consumer", "phones"]].concat(), &["`windowed-base` has no CTC branches", "bellis inspect", "docs/asr.md"]);
+    refused(
+        &[&windowed[..], &["--consumer", "phones"]].concat(),
+        &["`windowed-base` has no CTC branches", "bellis inspect", "docs/asr.md"],
+    );
     refused(&[&windowed[..], &["--policy", "ctc"]].concat(), &["no CTC branches", "docs/asr.md"]);
     refused(&["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"], &["no threshold for this measure", "--threshold"]);
     refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["takes no layer"]);
@@ -286,7 +301,12 @@ fn what_cannot_be_is_said_with_the_way_out() {
     let (folder, _) = pack_with_branches(&[1]);
     let path = folder.path().join("pack.toml");
     let manifest = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, manifest.replace("vocabulary = [\"<blank>\", \"a\", \"e\", \"i\", \"n\", \"s\", \"t\", \"u\"]", "vocabulary = [\"<blank>\"]")).unwrap();
+    std::fs::write(
+        &path,
+        manifest
+            .replace("vocabulary = [\"<blank>\", \"a\", \"e\", \"i\", \"n\", \"s\", \"t\", \"u\"]", "vocabulary = [\"<blank>\"]"),
+    )
+    .unwrap();
     refused(&["--pack", folder.path().to_str().unwrap()], &["[ctc] vocabulary", "the blank"]);
     let pack = Pack::open(&repository("tests/data/windowed-base/pack")).unwrap();
     let error = Encoder::load(&pack, None).unwrap().check_ctc().unwrap_err();

@@ -286,7 +286,10 @@ mod tests {
         let mut frame = 0.0f32;
         for (number, frames) in [(0, 2), (1, 3)] {
             let (header, payload) = message(&mut rest);
-            assert_eq!((&header["type"], &header["chunk"], &header["samples"]), (&"chunk".into(), &number.into(), &(frames * 320).into()));
+            assert_eq!(
+                (&header["type"], &header["chunk"], &header["samples"]),
+                (&"chunk".into(), &number.into(), &(frames * 320).into())
+            );
             let shapes: Vec<_> = header["arrays"].as_array().unwrap().iter().map(|array| array["shape"].to_string()).collect();
             assert_eq!(shapes, [format!("[{frames},2]"), format!("[{frames},3]"), format!("[{}]", frames * 320)]);
             let values: Vec<f32> = payload.chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();

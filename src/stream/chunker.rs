@@ -179,7 +179,15 @@ impl Chunker {
         self.given_frames = window_end.max(self.given_frames);
         let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
         let (audio, own) = (&self.buffer[audio], &self.buffer[own]);
-        Some(Chunk { audio, own, span, first_sample: start + lost_in_front, samples: end - start, lost_samples, seams: &self.seams })
+        Some(Chunk {
+            audio,
+            own,
+            span,
+            first_sample: start + lost_in_front,
+            samples: end - start,
+            lost_samples,
+            seams: &self.seams,
+        })
     }
 
     /// Where the last sample that frame `frames − 1` sees ends, in buffer coordinates.

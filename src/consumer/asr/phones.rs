@@ -198,7 +198,12 @@ mod tests {
     const CLASSES: usize = 4;
 
     /// The lines for logits `[frames, 4]` in chunks of these sizes.
-    fn lines(logits: &[f32], sizes: &[usize], width: Option<usize>, change: impl Fn(&mut Vec<Representation>)) -> Vec<serde_json::Value> {
+    fn lines(
+        logits: &[f32],
+        sizes: &[usize],
+        width: Option<usize>,
+        change: impl Fn(&mut Vec<Representation>),
+    ) -> Vec<serde_json::Value> {
         let mut chunks = chunks(logits, CLASSES, sizes);
         change(&mut chunks);
         let mut out = Vec::new();

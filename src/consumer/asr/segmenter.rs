@@ -162,7 +162,8 @@ impl Segmenter {
         }
         // The quietest frame of the last fifth ends this one; the next one begins behind it.
         let offset = length - (length / 5).max(1);
-        let quietest = (offset..length).min_by(|&a, &b| self.probabilities[a].total_cmp(&self.probabilities[b])).unwrap_or(length - 1);
+        let quietest =
+            (offset..length).min_by(|&a, &b| self.probabilities[a].total_cmp(&self.probabilities[b])).unwrap_or(length - 1);
         let end = start + quietest as u64 + 1;
         let span = self.span(start, end, Cut::Longest);
         self.floor = end;

@@ -230,7 +230,8 @@ impl Consumer for Segments {
         let audio = chunk.audio.as_ref().filter(|_| self.keeps_content);
         let found = self.detector.probabilities(chunk).filter(|_| audio.is_some() || !self.keeps_content);
         let Some(probabilities) = found else {
-            let text = format!("chunk {} lacks its sound or its posteriors: a session gives what it is asked for", chunk.sequence);
+            let text =
+                format!("chunk {} lacks its sound or its posteriors: a session gives what it is asked for", chunk.sequence);
             return Err(ConsumerError::Other(text));
         };
         let hop = chunk.hop_samples as u64;
@@ -301,7 +302,8 @@ mod tests {
         let mut chunks = chunks(&vec![0.0; text.len()], 1, sizes);
         let mut frames = text.chars();
         for chunk in &mut chunks {
-            let rows = frames.by_ref().take(chunk.vectors.frames()).flat_map(|c| if c == '#' { [0.01f32, 0.99] } else { [0.99, 0.01] });
+            let rows =
+                frames.by_ref().take(chunk.vectors.frames()).flat_map(|c| if c == '#' { [0.01f32, 0.99] } else { [0.99, 0.01] });
             let rows: Vec<f32> = rows.map(f32::ln).collect();
             chunk.log_posteriors = Some(Frames::build(rows.len() / 2, 2, |out| out.copy_from_slice(&rows)).unwrap());
         }
@@ -392,7 +394,9 @@ mod tests {
         let whole = speech("..######............####.......", &[8, 12, 11]);
         let missing = [whole[0].clone(), whole[2].clone()];
         let found = folder(&missing);
-        let at = |index: usize| (number(&found[index].0, "sample") / 320, number(&found[index].0, "samples") / 320, &found[index].0["cut"]);
+        let at = |index: usize| {
+            (number(&found[index].0, "sample") / 320, number(&found[index].0, "samples") / 320, &found[index].0["cut"])
+        };
         assert_eq!(at(0), (0, 8, &serde_json::json!("lost")));
         assert_eq!(at(1), (20, 6, &serde_json::json!("quiet")), "it has no pad in front: that sound was never here");
         assert_eq!(found[1].1, counted(20 * 320..26 * 320));
