@@ -10,6 +10,8 @@ mod phones;
 mod segmenter;
 mod segments;
 mod speech;
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 pub use beam::Beam;
