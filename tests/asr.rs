@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -245,39 +245,39 @@ fn read_wav(path: &Path) -> Vec<i16> {
     hound::WavReader::open(path).unwrap().into_samples().map(Result::unwrap).collect()
 }
 
-/// The pack that ships, on its recording: utterances are cut from it sample by sample, frame by frame.
+/// The pack that ships: utterances are cut out of a recording sample by sample, frame by frame.
 #[test]
-fn utterances_of_the_recording_have_its_samples_and_frames() {
+fn utterances_have_the_recordings_samples_and_frames() {
     let folder = tempfile::tempdir().unwrap();
-    let talk = folder.path().join("talk");
-    let all = folder.path().join("all.npy");
-    ran(&[
-        "models/sample.wav",
-        "--consumer",
-        &format!("segments:{}", talk.display()),
-        "--consumer",
-        &format!("npy:{}", all.display()),
-    ]);
-    let found = lines(&std::fs::read(talk.join("segments.jsonl")).unwrap());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // Speech between two stretches of silence.
+    let silence = vec![0i16; 16_000];
+    let recording = [&silence[..], &read_wav(&repository("models/sample.wav")), &silence].concat();
+    let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut out = hound::WavWriter::create(path("in.wav"), spec).unwrap();
+    recording.iter().for_each(|&sample| out.write_sample(sample).unwrap());
+    out.finalize().unwrap();
+
+    let target = format!("segments:{}", path("talk"));
+    ran(&[&path("in.wav"), "--consumer", &target, "--consumer", &format!("npy:{}", path("all.npy"))]);
+    let found = lines(&std::fs::read(path("talk/segments.jsonl")).unwrap());
     assert!((1..=4).contains(&found.len()), "{found:?}");
-    let recording = read_wav(&repository("models/sample.wav"));
-    let states: ndarray::Array2<f32> = ndarray_npy::read_npy(&all).unwrap();
-    let mut spoken = 0;
+    let states: ndarray::Array2<f32> = ndarray_npy::read_npy(path("all.npy")).unwrap();
     for line in &found {
         let number = |key: &str| line[key].as_u64().unwrap() as usize;
-        let file = |key: &str| -> PathBuf { talk.join(line[key].as_str().unwrap()) };
+        let file = |key: &str| path("talk/") + line[key].as_str().unwrap();
         let (first, samples) = (number("sample"), number("samples"));
-        assert_eq!(read_wav(&file("wav")), recording[first..first + samples]);
+        assert!(first > 8_000 && first + samples < recording.len() - 2_000, "silence is in no utterance: {found:?}");
+        assert_eq!(read_wav(Path::new(&file("wav"))), recording[first..first + samples]);
         let rows: ndarray::Array2<f32> = ndarray_npy::read_npy(file("npy")).unwrap();
         assert_eq!(rows, states.slice(ndarray::s![first / 320..first / 320 + number("frames"), ..]));
-        spoken += samples;
     }
-    assert!(spoken as f64 > 0.5 * recording.len() as f64, "most of the recording is speech: {found:?}");
-    refused(&["models/sample.wav", "--consumer", &format!("segments:{}", talk.display())], &["another folder"]);
-    // On standard output without files, and by the pads that are asked for.
-    let bare = lines(&ran(&["models/sample.wav", "--consumer", "segments", "--pad", "0"]));
-    assert!(bare.iter().all(|line| line.get("wav").is_none()));
     let total = |lines: &[serde_json::Value]| lines.iter().map(|line| line["samples"].as_u64().unwrap()).sum::<u64>();
+    assert!(total(&found) as f64 > 0.6 * (recording.len() - 32_000) as f64, "most of the recording is speech: {found:?}");
+    refused(&[&path("in.wav"), "--consumer", &target], &["another folder"]);
+    // On standard output without files, and with the pads that are asked for.
+    let bare = lines(&ran(&[&path("in.wav"), "--consumer", "segments", "--pad", "0"]));
+    assert!(bare.iter().all(|line| line.get("wav").is_none()));
     assert!(total(&bare) < total(&found));
 }
 

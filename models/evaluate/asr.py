@@ -7,6 +7,8 @@ hama 1.7 hears in the clean sound, so its own error there is zero by definition;
 noisy sound, each clip whole. festvox-ru's aligned labels (Russian) are a second reference that no recogniser made: there all vowels
 count as one, and palatalised consonants as plain ones, since neither model has the others.
 
+Utterances are measured on the stream `device` of models.evaluate.streams: how much of speech, silence and noise is in them.
+
 Writes FOLDER/NAME.json and FOLDER/NAME.md (docs/asr without it). The stream and what hama heard are kept in $BELLIS_DATA.
 """
 
@@ -131,6 +133,20 @@ def run(pack, policy, *more):
     return found, report
 
 
+def utterances(pack):
+    """Share of the frames of the stream `device` that are in an utterance, by what they hold; pads do not count."""
+    command = [BELLIS, "run", STREAMS / "device.wav", "--pack", pack, "--quiet", "--consumer", "segments", "--pad", "0"]
+    lines = [json.loads(line) for line in subprocess.run([str(part) for part in command], check=True, capture_output=True).stdout.splitlines()]
+    parts, inside = segments("device"), np.zeros(max(s["first"] + s["frames"] for s in segments("device")), bool)
+    for line in lines:
+        inside[line["sample"] // HOP : (line["sample"] + line["samples"]) // HOP] = True
+    found = {}
+    for s in parts:
+        name = "speech, clean" if s["condition"] == "speech" and not s["kind"] else "speech in noise" if s["condition"] == "speech" else f"{s['condition']}: {s['kind']}"
+        found.setdefault(name, []).append(inside[s["first"] : s["first"] + s["frames"]])
+    return {name: float(np.concatenate(masks).mean()) for name, masks in sorted(found.items())} | {"utterances": len(lines)}
+
+
 class Scores:
     """Errors against both references."""
 
@@ -217,6 +233,12 @@ speech.test: French prompts, Dutch acting, English reading; nothing of these pac
 For the labels all vowels count as one, and palatalised consonants as plain ones.
 
 {show(two)}
+
+## Utterances
+
+Share of 20 minutes as a device hears them (stream `device`) that is in an utterance, by what was there; the pack's own policy, no pads.
+
+{show([["what was there", "%"], *([name, f"{100 * value:.1f}"] for name, value in figures["utterances"].items() if name != "utterances")])}
 """
 
 
@@ -242,6 +264,7 @@ def main():
         found, report = run(arguments.pack, policy, *more)
         costs[policy] = report["multiply_adds_per_second"]
         figures["runs"][" ".join((policy, *more))] = {"depth": report["mean_exit_layer"], "macs": costs[policy], **scores.of(found)}
+    figures["utterances"] = utterances(arguments.pack)
     for one in figures["runs"].values():
         one["share"] = one["macs"] / costs["never"]
     arguments.out.mkdir(parents=True, exist_ok=True)
