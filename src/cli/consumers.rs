@@ -13,13 +13,12 @@ use bellis::pack::Pack;
 
 use super::settings::Settings;
 
-<<<<<<< HEAD
 /// Their names.
 const KNOWN: [&str; 7] = ["jsonl", "npy", "wav", "phones", "segments", "stream", "null"];
 /// More hypotheses than this are a mistake: the best ones are always among the first few.
 const WIDEST_BEAM: usize = 1000;
 
-/// The consumers that were asked for.
+/// Makes every consumer that was asked for.
 pub fn consumers(settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let asked = asked(settings);
     let on_stdout: Vec<&String> = asked.iter().filter(|text| to_stdout(text)).collect();
@@ -34,7 +33,8 @@ pub fn writes_to_stdout(settings: &Settings) -> bool {
     asked(settings).iter().any(|text| to_stdout(text))
 }
 
-fn asked(settings: &Settings) -> Vec<String> {
+/// The consumers that were asked for, as they were written; JSON lines on standard output without any.
+pub fn asked(settings: &Settings) -> Vec<String> {
     if settings.consumer.is_empty() { vec!["jsonl".to_owned()] } else { settings.consumer.clone() }
 }
 
@@ -42,7 +42,8 @@ fn to_stdout(text: &str) -> bool {
     matches!(text, "jsonl" | "phones" | "segments") || text.ends_with(":-")
 }
 
-fn one(text: &str, settings: &Settings, pack: &Pack) -> anyhow::Result<Box<dyn Consumer>> {
+/// Makes one consumer.
+pub fn one(text: &str, settings: &Settings, pack: &Pack) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let float = settings.float.unwrap_or_default();
     Ok(match text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest))) {
@@ -119,38 +120,4 @@ fn rules(settings: &Settings, pack: &Pack) -> anyhow::Result<SegmentRules> {
         longest: frames("longest", settings.longest, 30.0, 1.0)?,
         ..SegmentRules::default()
     })
-=======
-/// Makes every consumer that was asked for; JSON lines on standard output without any.
-pub fn consumers(settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
-    asked(settings).iter().map(|text| one(text, settings, pack)).collect()
-}
-
-/// The consumers that were asked for, as they were written.
-pub fn asked(settings: &Settings) -> Vec<String> {
-    match settings.consumer.is_empty() {
-        true => vec!["jsonl".to_owned()],
-        false => settings.consumer.clone(),
-    }
-}
-
-/// Makes one consumer.
-pub fn one(text: &str, settings: &Settings, _pack: &Pack) -> anyhow::Result<Box<dyn Consumer>> {
-    let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
-    Ok(match text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest))) {
-        ("null", None) => Box::new(Null),
-        ("jsonl", None) => Box::new(JsonLines::new(std::io::stdout(), "standard output", json)),
-        ("jsonl", Some(path)) => {
-            let file = std::fs::File::create(path).with_context(|| path.to_owned())?;
-            Box::new(JsonLines::new(std::io::BufWriter::new(file), path, json))
-        }
-        ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
-        ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
-        (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
-        (name, _) => {
-            let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"])
-                .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
-        }
-    })
->>>>>>> main
 }

@@ -127,75 +127,6 @@ pub fn run(
     mut watch: impl FnMut(&Arc<Counters>),
 ) -> Result<RunReport, RunError> {
     let spec = source.spec().clone();
-<<<<<<< HEAD
-    let pack_rate = encoder.audio().sample_rate;
-    let stream = StreamInfo {
-        source: spec.name.clone(),
-        pack: encoder.name().to_owned(),
-        sample_rate: pack_rate,
-        hop_samples: encoder.audio().hop,
-        dim: encoder.dim(),
-        units: encoder.units(),
-        quiet_unit: encoder.quiet_unit(),
-        vocabulary: encoder.vocabulary().to_vec(),
-        layers: encoder.layers(),
-        chunk_frames: options.session.chunk_frames,
-        policy: policy.to_string(),
-        live: spec.live,
-    };
-    let mut session = options.session.clone();
-    for wants in consumers.iter().map(|consumer| consumer.wants()) {
-        session.posteriors |= wants.posteriors;
-        session.ctc |= wants.ctc;
-        session.audio |= wants.audio;
-    }
-    let session = Session::new(encoder, policy, session)?;
-    let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
-    let (writer, reader) = ring((options.ring.as_secs_f64() * f64::from(spec.sample_rate)) as usize);
-    let names = consumers.iter().map(|consumer| consumer.name().to_owned()).collect();
-    let counters = Arc::new(Counters::new(reader.stats().clone(), spec.sample_rate, pack_rate, encoder.layers(), names));
-
-    // A consumer's failure ends this run, not other runs that share the caller's flag.
-    let failed = StopFlag::default();
-    let (mut outlets, mut threads) = (Vec::new(), Vec::new());
-    for (index, consumer) in consumers.into_iter().enumerate() {
-        let started = delivery::start(consumer, index, options.queue_chunks, stream.clone(), &counters, &failed);
-        let (outlet, thread) = started.map_err(RunError::Thread)?;
-        outlets.push(outlet);
-        threads.push(thread);
-    }
-    let source_stopped = Arc::new(AtomicBool::new(false));
-    let inference = inference::Inference {
-        ring: reader,
-        resampler,
-        session,
-        outlets,
-        counters: counters.clone(),
-        source_rate: spec.sample_rate,
-        live: spec.live,
-        lost: 0,
-        lost_out: 0,
-        source_stopped: source_stopped.clone(),
-    };
-    let began = Instant::now();
-    let inference =
-        std::thread::Builder::new().name("inference".into()).spawn(move || inference.run()).map_err(RunError::Thread)?;
-
-    let (sender, receiver) = events();
-    let mut outcome = source.start(writer, sender).map_err(RunError::from);
-    let mut progress = Progress::new();
-    let mut ended = false;
-    while outcome.is_ok() && !stop.is_set() && !failed.is_set() && !inference.is_finished() {
-        match receiver.receiver().recv_timeout(SUPERVISION) {
-            Ok(SourceEvent::Xrun) => log::warn!("{}: overrun below Bellis: the device lost sound", spec.name),
-            Ok(SourceEvent::Error(error)) => outcome = Err(error.into()),
-            Ok(SourceEvent::End) => {
-                ended = true;
-                break;
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(SUPERVISION),
-=======
     let consumers = consumers.into_iter().map(|consumer| Labelled { label: consumer.name().to_owned(), consumer }).collect();
     let mut pipeline = Pipeline::start(encoder, policy, consumers, options, &spec.name, spec.live)?;
     let counters = pipeline.counters().clone();
@@ -205,7 +136,6 @@ pub fn run(
         while matches!(seen, Seen::Nothing) && !stop.is_set() && !pipeline.consumer_failed() && !pipeline.inference_ended() {
             seen = connection.look(options.watchdog);
             watch(&counters);
->>>>>>> main
         }
         // How it ended by itself may have come while nobody looked; what was seen first counts.
         let closed = connection.close();

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 
 use crate::engine::{Encoder, WindowSpan};
 
-<<<<<<< HEAD
 /// A place inside of a chunk where samples were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seam {
@@ -19,10 +18,7 @@ pub struct Seam {
     pub lost_samples: u64,
 }
 
-/// One stream's chunker. Positions of frames count from the stream's start.
-=======
 /// One stream's chunker. Positions of frames count from the stream's (last) start.
->>>>>>> main
 #[derive(Debug)]
 pub struct Chunker {
     hop: usize,
@@ -45,13 +41,10 @@ pub struct Chunker {
     /// Samples lost in front of a position (in received samples).
     gaps: VecDeque<(u64, u64)>,
     lost: u64,
-<<<<<<< HEAD
     /// Those inside of the present chunk.
     seams: Vec<Seam>,
-=======
     /// Where the stream ended before it started again, lost samples counted.
     base: u64,
->>>>>>> main
 }
 
 /// One chunk: what its encoder call needs, and where it lies in the stream.
@@ -93,11 +86,8 @@ impl Chunker {
             finished: false,
             gaps: VecDeque::new(),
             lost: 0,
-<<<<<<< HEAD
             seams: Vec::new(),
-=======
             base: 0,
->>>>>>> main
         };
         chunker.buffer.resize(chunker.lead, 0.0);
         chunker
@@ -210,19 +200,15 @@ impl Chunker {
         self.given_frames = window_end.max(self.given_frames);
         let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
         let (audio, own) = (&self.buffer[audio], &self.buffer[own]);
-<<<<<<< HEAD
         Some(Chunk {
             audio,
             own,
             span,
-            first_sample: start + lost_in_front,
+            first_sample: self.base + start + lost_in_front,
             samples: end - start,
             lost_samples,
             seams: &self.seams,
         })
-=======
-        Some(Chunk { audio, own, span, first_sample: self.base + start + lost_in_front, samples: end - start, lost_samples })
->>>>>>> main
     }
 
     /// Where the last sample that frame `frames − 1` sees ends, in buffer coordinates.
