@@ -19,5 +19,5 @@ pub use decoder::{Decoder, PhoneSpan};
 pub use greedy::Greedy;
 pub use phones::{Form, Phones};
 pub use segmenter::{Cut, SegmentRules, Segmenter, Span};
-pub use segments::{SegmentTarget, Segments};
+pub use segments::{SEGMENTS, SegmentTarget, Segments};
 pub use speech::SpeechDetector;

@@ -14,6 +14,9 @@ use crate::consumer::stream::{Array, Endpoint, FloatType, MessageWriter};
 use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants, npy};
 use crate::stream::Representation;
 
+/// The file of a folder of utterances that lists them.
+pub const SEGMENTS: &str = "segments.jsonl";
+
 /// Where utterances go.
 pub enum SegmentTarget {
     /// A JSON line for each, and what errors call the place.
@@ -214,7 +217,7 @@ impl Consumer for Segments {
                 let place = folder.display().to_string();
                 let failed = |error| ConsumerError::write(place.clone(), error);
                 std::fs::create_dir_all(&folder).map_err(failed)?;
-                let lines = File::create_new(folder.join("segments.jsonl")).map_err(|error| match error.kind() {
+                let lines = File::create_new(folder.join(SEGMENTS)).map_err(|error| match error.kind() {
                     std::io::ErrorKind::AlreadyExists => {
                         ConsumerError::Other(format!("{place} holds the segments of another run; name another folder"))
                     }
