@@ -62,7 +62,7 @@ impl Run {
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
         let consumers = consumers(&settings)?;
-        let encoder = Encoder::load(&pack, settings.gap_fill)?;
+        let encoder = Encoder::load_with(&pack, settings.load_options())?;
         // The weights are in the encoder's own form now; their files need not stay in memory.
         drop(pack);
         let stop = stop_on_signals()?;
