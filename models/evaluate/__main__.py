@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 from scipy.stats import spearmanr
 
 from models.train.paths import DATA, PREPARED, REPOSITORY
@@ -25,9 +26,9 @@ from .measures import Heads, PhoneProbe, agreement, cosine_distance, divergence,
 from .runs import run, segments
 from .streams import KINDS, SNRS, STREAMS
 
-TAUS = (1.6, 2.0, 2.4, 2.8, 3.2, 3.6)
-DELTAS = (0.02, 0.04, 0.07, 0.11, 0.18, 0.3)
-LAMBDAS = (0.005, 0.01, 0.02, 0.03, 0.045, 0.07, 0.11, 0.17)
+TAUS = (0.8, 1.2, 1.6, 2.0, 2.5, 3.0)
+DELTAS = (0.02, 0.05, 0.1, 0.2)
+LAMBDAS = (0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.17)
 
 
 class Evaluation:
@@ -69,7 +70,7 @@ def sweep(depths):
     layers = depths[-1]
     return {
         "fixed": [f"fixed --layer {k}" for k in depths],
-        "periodic": [f"periodic --layer {k} --period 5" for k in range(1, layers, 2)],
+        "periodic": [f"periodic --layer {k} --period 5" for k in range(1, layers, 3)],
         "entropy": [f"threshold --threshold {tau}" for tau in TAUS],
         "change": [f"change --threshold {delta}" for delta in DELTAS],
         "gain": [f"gain --threshold {value}" for value in LAMBDAS],
@@ -196,6 +197,12 @@ def letters(e, policies):
     return out
 
 
+def parameters(pack):
+    """Trained numbers of all stages."""
+    found = (weight for path in pack.glob("*.onnx") for weight in onnx.load(path).graph.initializer)
+    return sum(int(np.prod(weight.dims)) for weight in found if weight.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
@@ -208,7 +215,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     tau = arguments.tau or e.manifest["exit"]["threshold"]
     policies = sweep(e.heads.depths)
-    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs}
+    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs, "parameters": parameters(arguments.pack)}
 
     def done(name, value):
         figures[name] = value

@@ -20,7 +20,7 @@ from .voice import speech_groups
 SHORTEST, LONGEST = 10, 1000  # frames that the recogniser hears at once
 BLOCK = 64  # clips
 NOTHING = 255
-BLANK, WORD_BOUNDARY = "<blank>", "<wb>"
+BLANK = "<blank>"
 SAME = {"ɡ": "g"}  # tokens that mean the same phone
 OFTEN = 5e-4  # share of all heard phones
 

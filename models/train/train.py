@@ -50,6 +50,8 @@ def spoken(phones):
 def ctc_loss(log_p, phones):
     """CTC of log-probabilities [B, T, V] to the phones of the frames [B, T], nats per phone, mean over the crops that were heard."""
     heard = ~(phones == NOTHING).any(1)
+    if not heard.any():
+        return log_p.sum() * 0
     log_p, phones = log_p[heard], phones[heard]
     targets, counts = spoken(phones)
     lengths = torch.full_like(counts, log_p.shape[1])

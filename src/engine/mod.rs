@@ -81,9 +81,9 @@ pub struct WindowSpan {
 }
 
 impl Encoder {
-    /// Reads, checks and optimises every stage of `pack`. `gap_fill` is the pack's own without one (cached mode).
+    /// Reads, checks and optimises every stage of `pack`, for products in f32. `gap_fill` is the pack's own without one (cached mode).
     pub fn load(pack: &Pack, gap_fill: Option<GapFill>) -> Result<Arc<Self>, EngineError> {
-        Self::load_with(pack, LoadOptions { gap_fill, ..LoadOptions::default() })
+        Self::load_with(pack, LoadOptions { gap_fill, precision: Precision::F32 })
     }
 
     /// As [`Encoder::load`], with every choice there is.
@@ -94,7 +94,11 @@ impl Encoder {
         let loader = Loader::default();
         // The front end, the heads and the small stages stay in f32: they cost little, and heads are what agreement is measured by.
         let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, Products::F32);
-        let products = if precision == Precision::Int8 { Products::Int8 } else { Products::F32 };
+        let products = match precision {
+            Precision::Int8 => Products::Int8,
+            Precision::F16 => Products::F16,
+            Precision::F32 | Precision::Auto => Products::F32,
+        };
         let (dim, head_dim) = (Size::Fixed(spec.dim), Size::Fixed(spec.dim / spec.heads));
         let (one, heads, context) = (Size::Fixed(1), Size::Fixed(spec.heads), Size::Fixed(spec.left_context));
         let hidden = |name: &str| Port::new(name, [one, Size::T, dim]);

@@ -171,7 +171,9 @@ impl Loader {
         let load_error = |problem| EngineError::Load { path: file.path.clone(), stage: file.name.clone(), problem };
         // What the file says of its outputs' shapes is not asked: they follow from the inputs' and are checked below.
         let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-        let mut model = guarded(|| onnx.model_for_read(&mut Cursor::new(&file.bytes[..]))).map_err(load_error)?;
+        let bytes = file.read().map_err(|error| load_error(error.to_string()))?;
+        let mut model = guarded(|| onnx.model_for_read(&mut Cursor::new(&bytes[..]))).map_err(load_error)?;
+        drop(bytes);
         let t = model.symbols.sym("T");
 
         // Only the inputs that the wanted outputs need: a layer cut at its keys and values needs no cache.
@@ -307,7 +309,8 @@ impl Runner {
 
 /// Trainable numbers in a stage's file, counted from its initialisers; `None` if it is no ONNX.
 pub fn parameters(file: &StageFile) -> Option<u64> {
-    let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&file.bytes[..]))).ok()?;
+    let bytes = file.read().ok()?;
+    let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&bytes[..]))).ok()?;
     let graph = proto.graph?;
     Some(graph.initializer.iter().map(|tensor| tensor.dims.iter().map(|&dim| dim.max(0) as u64).product::<u64>()).sum())
 }

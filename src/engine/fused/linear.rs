@@ -84,16 +84,21 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    fn pack(&mut self, weights: &[f32], inputs: usize, outputs: usize, bias: Option<&[f32]>) -> Arc<PackedWeights> {
+    fn pack(&mut self, found: &Found, half: bool) -> Arc<PackedWeights> {
+        let (inputs, outputs, bias) = (found.inputs, found.outputs, found.bias.as_deref());
         let mut hash = Sha256::new();
+        hash.update([u8::from(half)]);
         hash.update(inputs.to_le_bytes());
-        for values in [weights, bias.unwrap_or(&[])] {
+        for values in [&found.weights[..], bias.unwrap_or(&[])] {
             for part in values.chunks(1024) {
                 let bytes: Vec<u8> = part.iter().flat_map(|value| value.to_le_bytes()).collect();
                 hash.update(&bytes);
             }
         }
-        let pack = || Arc::new(PackedWeights::new(inputs, outputs, |k, n| weights[k * outputs + n], bias));
+        let pack = || {
+            let packed = PackedWeights::new(inputs, outputs, |k, n| found.weights[k * outputs + n], bias);
+            Arc::new(if half { packed.halved() } else { packed })
+        };
         self.packed.entry(hash.finalize().into()).or_insert_with(pack).clone()
     }
 }
@@ -125,7 +130,7 @@ pub fn linear(
     let out = match products {
         Products::Int8 if quantised::is_worth_it(&found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
         _ => {
-            let weights = sharing.pack(&found.weights, found.inputs, found.outputs, found.bias.as_deref());
+            let weights = sharing.pack(&found, products == Products::F16);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
             let op = Linear { weights, activation: found.activation };
             patch.wire_node(format!("{}.linear", node.name), op, &inputs)?[0]
