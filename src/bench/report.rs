@@ -258,9 +258,12 @@ impl Report {
         names
     }
 
-    /// The policies that look at the sound.
+    /// The policies that are no fixed depth: the pack's own first, then DAISY's threshold, then the others.
     pub fn adaptive(&self) -> Vec<&str> {
-        self.policies().into_iter().filter(|name| !name.starts_with("fixed") && *name != "never").collect()
+        let mut names: Vec<&str> =
+            self.policies().into_iter().filter(|name| !name.starts_with("fixed") && *name != "never").collect();
+        names.sort_by_key(|name| if *name == self.focus() { 0 } else { 1 + u8::from(!name.starts_with("threshold")) });
+        names
     }
 
     /// The policy that matters most: the pack's default, else the last one.

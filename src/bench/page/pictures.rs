@@ -285,11 +285,11 @@ pub(super) const TIMELINE: (u32, u32) = (920, 230);
 pub(super) fn timeline(report: &Report, policies: &[(&str, RGBColor)], area: &Area<'_>) -> Drawn {
     let device = report.device.as_ref().ok_or("no device-like stream was measured")?;
     let end = device.segments.last().map_or(1.0, |segment| segment.start + segment.seconds);
-    let top = report.layers as f64 + 0.4;
+    // Room for the words above the deepest layer.
+    let top = report.layers as f64 * 1.17;
     let mut chart = ChartBuilder::on(area)
         .margin(8)
         .margin_right(14)
-        .margin_top(22)
         .x_label_area_size(38)
         .y_label_area_size(40)
         .build_cartesian_2d(0.0..end, 0.0..top)?;
@@ -323,7 +323,7 @@ pub(super) fn timeline(report: &Report, policies: &[(&str, RGBColor)], area: &Ar
     }
     let wide_enough = device.segments.iter().filter(|segment| segment.seconds > end * 0.06);
     chart.draw_series(
-        wide_enough.map(|segment| Text::new(segment.kind.name(), (segment.start + end * 0.004, top * 0.95), words(INK))),
+        wide_enough.map(|segment| Text::new(segment.kind.name(), (segment.start + end * 0.004, top * 0.955), words(INK))),
     )?;
     Ok(())
 }
