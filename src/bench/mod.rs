@@ -247,12 +247,7 @@ struct Timed {
 
 impl Stream<'_> {
     /// Measures a policy: its cell, and where every chunk stopped.
-    fn cell(
-        &self,
-        study: &Study,
-        condition: &Condition,
-        contender: &mut Contender,
-    ) -> Result<(Cell, Vec<usize>), BenchError> {
+    fn cell(&self, study: &Study, condition: &Condition, contender: &mut Contender) -> Result<(Cell, Vec<usize>), BenchError> {
         let timed = match &contender.kept {
             Some(timed) => timed.clone(),
             None => self.timed(contender)?,
@@ -260,7 +255,9 @@ impl Stream<'_> {
         let plain = matches!(contender.spec.name, Some(PolicyName::Fixed | PolicyName::Never));
         let depth = timed.summary.exits.iter().position(|&chunks| chunks > 0).unwrap_or(0);
         let (nearness, exits) = match (plain, contender.spec.name) {
-            (true, Some(PolicyName::Never)) => (Some(Nearness { kl: 0.0, agreement: 1.0 }).filter(|_| study.has_heads()), Vec::new()),
+            (true, Some(PolicyName::Never)) => {
+                (Some(Nearness { kl: 0.0, agreement: 1.0 }).filter(|_| study.has_heads()), Vec::new())
+            }
             (true, _) => (study.fixed(depth), Vec::new()),
             _ => {
                 let policy = contender.spec.build(self.pack)?;

@@ -330,7 +330,8 @@ mod tests {
         let curve = Curve::of("gain", &histogram).unwrap();
         assert_eq!((curve.chunks, curve.points.len()), (1_000, 32));
         let near = |quantile: f64, wanted: f64| {
-            let (_, found) = curve.points.iter().min_by(|a, b| (a.0 - quantile).abs().total_cmp(&(b.0 - quantile).abs())).unwrap();
+            let (_, found) =
+                curve.points.iter().min_by(|a, b| (a.0 - quantile).abs().total_cmp(&(b.0 - quantile).abs())).unwrap();
             assert!((found / wanted - 1.0).abs() < 0.01, "{quantile}: {found}");
         };
         near(0.5, 5.0);

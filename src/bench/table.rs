@@ -65,7 +65,10 @@ impl Report {
                 self.of(policy).map(|cell| cell.chunk_ms.max).fold(0.0, f64::max)
             )?;
         }
-        writeln!(f, "means over the conditions with speech; * KL of a fixed depth of the same multiply-adds: `never` is full depth")
+        writeln!(
+            f,
+            "means over the conditions with speech; * KL of a fixed depth of the same multiply-adds: `never` is full depth"
+        )
     }
 
     fn depth_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,9 +138,7 @@ impl Report {
 
     /// Cost on the device-like stream over that on clean speech: processor time, and multiply-adds.
     pub fn device_over_clean(&self, policy: &str) -> (Option<f64>, Option<f64>) {
-        let cells = self
-            .first_of_kind(policy, ConditionKind::Device)
-            .zip(self.first_of_kind(policy, ConditionKind::Clean));
+        let cells = self.first_of_kind(policy, ConditionKind::Device).zip(self.first_of_kind(policy, ConditionKind::Clean));
         let Some((device, clean)) = cells else { return (None, None) };
         let cpu = device.cpu_seconds_per_second.zip(clean.cpu_seconds_per_second).map(|(device, clean)| device / clean);
         (cpu, Some(device.multiply_adds_per_second / clean.multiply_adds_per_second))

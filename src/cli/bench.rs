@@ -167,7 +167,9 @@ impl Bench {
         match (self.snr.is_empty(), self.realtime) {
             (true, false) => RATIOS.to_vec(),
             (true, true) => REALTIME_RATIOS.to_vec(),
-            _ => self.snr.iter().filter_map(|ratio| if let Ratio::Decibels(value) = ratio { Some(*value) } else { None }).collect(),
+            _ => {
+                self.snr.iter().filter_map(|ratio| if let Ratio::Decibels(value) = ratio { Some(*value) } else { None }).collect()
+            }
         }
     }
 

@@ -270,7 +270,10 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
         return fail("[stages] layer.1", "is missing".into());
     }
     if m.stages.gain.contains_key("0") && !m.stages.head.contains_key("0") {
-        return fail("[stages] gain.0", "wants a head.0: a chunk that stops before the first layer has its units from there".into());
+        return fail(
+            "[stages] gain.0",
+            "wants a head.0: a chunk that stops before the first layer has its units from there".into(),
+        );
     }
     if m.encoder.quiet_unit.is_some_and(|unit| unit >= m.encoder.units) {
         return fail("[encoder] quiet_unit", format!("is no unit of 0 to {}", m.encoder.units - 1));

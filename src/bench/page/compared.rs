@@ -18,11 +18,17 @@ pub fn compared_page(compared: &Compared<'_>) -> String {
     page.text(&format!("<strong>A</strong> {}<br><strong>B</strong> {}", escaped(&first), escaped(&second)));
     let names = [("A", series_variable(0)), ("B", series_variable(1))];
 
-    page.heading("Quality against compute", "Fixed depths as lines, policies as points, over the conditions with speech. Lower and further left is better.");
+    page.heading(
+        "Quality against compute",
+        "Fixed depths as lines, policies as points, over the conditions with speech. Lower and further left is better.",
+    );
     page.legend(&names, "");
     page.plots(&[("all policies", drawn(SMALL, |area| quality([a, b], area)))]);
 
-    page.heading("Cost", "Processor time per second of sound, and the slowest of 100 chunks; means over the conditions that both have.");
+    page.heading(
+        "Cost",
+        "Processor time per second of sound, and the slowest of 100 chunks; means over the conditions that both have.",
+    );
     page.raw(&table(compared));
 
     page.heading("Depth and time", "The pack's own policy: mean exit layer over all noises, and how long a chunk takes.");
@@ -37,7 +43,12 @@ pub fn compared_page(compared: &Compared<'_>) -> String {
 /// KL against multiply-adds per second.
 fn quality(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
     let points = |report: &Report| -> Vec<(f64, f64)> {
-        report.adaptive().into_iter().filter_map(|name| report.cost_and_kl(name, false)).map(|(cost, kl)| (cost / 1e6, kl)).collect()
+        report
+            .adaptive()
+            .into_iter()
+            .filter_map(|name| report.cost_and_kl(name, false))
+            .map(|(cost, kl)| (cost / 1e6, kl))
+            .collect()
     };
     let line = |report: &Report| -> Vec<(f64, f64)> {
         report.fixed_depths(false).into_iter().filter(|(_, kl)| *kl > 0.0).map(|(cost, kl)| (cost / 1e6, kl)).collect()

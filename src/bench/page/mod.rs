@@ -29,14 +29,24 @@ pub fn page(report: &Report) -> String {
     ));
     page.cards(&cards(report));
 
-    page.heading("Quality against compute", "Lower and further left is better. The grey line joins the fixed depths: a policy is worth its \
-         trouble where its point lies under that line.");
-    let policies: Vec<(&str, String)> =
-        adaptive.iter().enumerate().map(|(index, name)| (*name, series_variable(index))).chain([("fixed depths", "var(--muted)".to_owned())]).collect();
+    page.heading(
+        "Quality against compute",
+        "Lower and further left is better. The grey line joins the fixed depths: a policy is worth its \
+         trouble where its point lies under that line.",
+    );
+    let policies: Vec<(&str, String)> = adaptive
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (*name, series_variable(index)))
+        .chain([("fixed depths", "var(--muted)".to_owned())])
+        .collect();
     page.legend(&policies, "");
     page.plots(&[
         ("speech, clean and in noise", drawn(SMALL, |area| pictures::quality(report, false, area))),
-        ("device-like stream", if report.device.is_some() { drawn(SMALL, |area| pictures::quality(report, true, area)) } else { None }),
+        (
+            "device-like stream",
+            if report.device.is_some() { drawn(SMALL, |area| pictures::quality(report, true, area)) } else { None },
+        ),
     ]);
 
     if !pictures::ratios(report).is_empty() {
@@ -68,11 +78,15 @@ pub fn page(report: &Report) -> String {
 
     let entropy: Vec<(String, Vec<f64>)> = pictures::entropy_lines(report);
     if !entropy.is_empty() || !report.chunk_latency.is_empty() {
-        page.heading("Entropy and time", "How sure each layer's head is at full depth, and how long a chunk takes, over all conditions.");
+        page.heading(
+            "Entropy and time",
+            "How sure each layer's head is at full depth, and how long a chunk takes, over all conditions.",
+        );
     }
     let mut both = Vec::new();
     if !entropy.is_empty() {
-        let names: Vec<_> = entropy.iter().enumerate().map(|(index, (name, _))| (name.as_str(), series_variable(index))).collect();
+        let names: Vec<_> =
+            entropy.iter().enumerate().map(|(index, (name, _))| (name.as_str(), series_variable(index))).collect();
         both.push(("entropy by layer", drawn(SMALL, |area| pictures::entropy(report, area)), names));
     }
     let mut named = shown.clone();
@@ -90,7 +104,10 @@ pub fn page(report: &Report) -> String {
     }
     page.plots_with_legends(&both);
 
-    page.heading("By policy", "Means over the conditions with speech; <em>fixed</em> is the KL of a fixed depth of the same multiply-adds.");
+    page.heading(
+        "By policy",
+        "Means over the conditions with speech; <em>fixed</em> is the KL of a fixed depth of the same multiply-adds.",
+    );
     page.raw(&policies_table(report));
     page.raw(&all_numbers(report));
     page.finish("bellis bench")
@@ -115,7 +132,10 @@ fn cards(report: &Report) -> Vec<(String, String)> {
     let mut cards = Vec::new();
     let mut card = |number: Option<String>, what: String| cards.extend(number.map(|number| (number, what)));
     let mean = |value: &dyn Fn(&Cell) -> Option<f64>| report.mean(focus, value);
-    card(mean(&|c| Some(c.depth)).map(|depth| format!("{depth:.1} of {}", report.layers)), format!("layers on speech, policy {focus}"));
+    card(
+        mean(&|c| Some(c.depth)).map(|depth| format!("{depth:.1} of {}", report.layers)),
+        format!("layers on speech, policy {focus}"),
+    );
     let share = mean(&|c| Some(c.multiply_adds_per_second)).zip(full).map(|(own, full)| format!("{:.0} %", 100.0 * own / full));
     card(share, "of full depth's multiply-adds".into());
     card(mean(&|c| c.kl).map(|kl| format!("{kl:.3} nats")), "KL to full depth".into());
@@ -124,7 +144,9 @@ fn cards(report: &Report) -> Vec<(String, String)> {
     let device = report.device_over_clean(focus).1.map(|ratio| format!("{:.0} %", 100.0 * ratio));
     card(device, "of clean speech's multiply-adds on the device-like stream".into());
     let curve = report.chunk_latency.iter().find(|curve| curve.policy == focus);
-    let p99 = curve.and_then(|curve| curve.points.iter().find(|(quantile, _)| *quantile >= 0.9899)).map(|(_, ms)| format!("{ms:.1} ms"));
+    let p99 = curve
+        .and_then(|curve| curve.points.iter().find(|(quantile, _)| *quantile >= 0.9899))
+        .map(|(_, ms)| format!("{ms:.1} ms"));
     card(p99, format!("99 of 100 chunks of {:.0} ms take at most", report.chunk_ms));
     card(report.peak_memory_bytes.map(|bytes| format!("{:.0} MB", bytes as f64 / 1e6)), "peak memory".into());
     cards

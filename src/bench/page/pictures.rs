@@ -49,7 +49,8 @@ pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
         adaptive.iter().enumerate().filter_map(|(index, name)| Some((index, share(report.cost_and_kl(name, device)?)))).collect();
     let all = || fixed.iter().copied().chain(policies.iter().map(|(_, point)| *point));
     let right = all().map(|(x, _)| x).fold(100.0, f64::max) * 1.03;
-    let (low, high) = all().map(|(_, y)| y).filter(|y| *y > 0.0).fold((f64::MAX, 0.0), |(low, high), y| (y.min(low), y.max(high)));
+    let (low, high) =
+        all().map(|(_, y)| y).filter(|y| *y > 0.0).fold((f64::MAX, 0.0), |(low, high), y| (y.min(low), y.max(high)));
     if high == 0.0 {
         return Err("every policy went to the end".into());
     }

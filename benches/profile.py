@@ -1,0 +1,102 @@
+"""Where Bellis's processor time goes, by thread and by class of operation (Linux, perf; no hardware counters needed):
+
+    python benches/profile.py [--pack PACK] [--policy POLICY] [--seconds N]
+
+Streams the bundled speech over and over through `bellis run` under `perf record` and sorts the samples by symbol. The main thread
+is left out: it loads the pack. With the multiply-adds that the run reports, the matrix products' speed is set beside what one core
+reaches in large products. Prints Markdown.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import compare
+
+RATE = 16_000
+FREQUENCY = 1999
+REST = "the rest of tract and of the engine: plans, shapes, element-wise operations"
+BESIDE = "beside the maths: source, ring, resampler, chunker, evidence, policy, counters, consumer"
+# The first that fits names the class.
+CLASSES = (
+    (BESIDE, r"^bellis::(audio|stream|exit|runtime|consumer)|rubato|rustfft|realfft|hdrhistogram|crossbeam|ringbuf"),
+    ("matrix products", r"mmm_|_mmm|gemm|gemv|matvec|dot_product|multiply|product"),
+    ("packing and quantising of their inputs", r"pack|quanti[sz]e"),
+    ("GELU, softmax, norms, logarithm", r"erf|gelu|softmax|layer_?norm|rms|sigmoid|_max_f32|_sum_f32|tanh|logf"),
+    ("copies", r"memmove|memcpy|memset|stack_tensors|broadcast|axes|axis|[cC]oncat|Slice"),
+    ("allocator", r"malloc|calloc|realloc|_int_|^c?free|unlink_chunk|memalign|aligned_dt|drop_in_place"),
+    (REST, r""),
+)
+KERNEL = "system calls and interrupts"
+
+
+def samples(bellis, pack, policy, seconds, folder):
+    """Counter of (thread, class), Counter of the inference thread's symbols, and the summary of the run."""
+    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted((compare.REPOSITORY / "models/bench/speech").glob("*.flac"))]
+    pcm = (np.concatenate(clips) * 32767).astype("<i2")
+    sound, data, report = folder / "sound.pcm", folder / "perf.data", folder / "report.json"
+    np.tile(pcm, int(np.ceil(seconds * RATE / len(pcm))))[: int(seconds * RATE)].tofile(sound)
+    command = ["perf", "record", "-q", "-F", str(FREQUENCY), "-e", "cpu-clock", "-o", str(data), "--", bellis, "run", "-", "--pack", str(pack),
+               "--consumer", "null", "--quiet", "--report", str(report), *(["--policy", policy] if policy else [])]
+    with open(sound) as stdin:
+        subprocess.run(command, stdin=stdin, check=True, stdout=subprocess.DEVNULL)
+    lines = subprocess.run(["perf", "script", "-i", str(data), "-F", "comm,ip,sym"], check=True, capture_output=True, text=True).stdout
+    by_class, symbols = collections.Counter(), collections.Counter()
+    for line in lines.splitlines():
+        found = re.match(r"\s*(\S+)\s+([0-9a-f]+)\s*(.*)", line)
+        if not found or found[1] == Path(bellis).name:
+            continue
+        thread, kernel, symbol = found[1], len(found[2]) == 16 and found[2].startswith("f"), found[3]
+        kind = KERNEL if kernel else next(name for name, pattern in CLASSES if re.search(pattern, symbol))
+        by_class[thread, BESIDE if thread != "inference" and not kernel else kind] += 1
+        if thread == "inference" and not kernel:
+            symbols[symbol] += 1
+    return by_class, symbols, json.loads(report.read_text())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pack", type=Path, default=compare.REPOSITORY / "models/daisy-tiny")
+    parser.add_argument("--policy", help="(default: the pack's own)")
+    parser.add_argument("--seconds", type=float, default=300, help="of sound (default: %(default)s)")
+    parser.add_argument("--symbols", type=int, default=12, help="how many of the heaviest to list (default: %(default)s)")
+    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--bellis", default=str(compare.REPOSITORY / "target/release/bellis"))
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {arguments.cpu})
+    with tempfile.TemporaryDirectory() as folder:
+        by_class, symbols, run = samples(arguments.bellis, arguments.pack, arguments.policy, arguments.seconds, Path(folder))
+    total = sum(by_class.values())
+    share = collections.Counter()
+    for (_, kind), count in by_class.items():
+        share[kind] += count
+    ceilings = compare.ceilings()
+    print(f"`python benches/profile.py` on {compare.processor()}: {run['policy']}, {run['audio_seconds']:.0f} s of sound, {total} samples, "
+          f"{1e3 * total / FREQUENCY / run['audio_seconds']:.2f} ms of processor time per second of sound.\n")
+    print("| class | share | ms/s |\n|---|---|---|")
+    for kind, count in share.most_common():
+        print(f"| {kind} | {100 * count / total:.1f} % | {1e3 * count / FREQUENCY / run['audio_seconds']:.3f} |")
+    products = 2 * run["multiply_adds_per_second"] * run["audio_seconds"] / (share["matrix products"] / FREQUENCY) / 1e9
+    print(f"\nMatrix products: {products:.0f} G operations per second; one core's ceiling in large products is "
+          + ", ".join(f"{value:.0f} in {kind} ({100 * products / value:.0f} %)" for kind, value in ceilings.items()) + ".\n")
+    threads = collections.Counter()
+    for (thread, _), count in by_class.items():
+        threads[thread] += count
+    print("By thread: " + ", ".join(f"{thread} {100 * count / total:.1f} %" for thread, count in threads.most_common()) + ".\n")
+    print("| the inference thread's heaviest symbols | share |\n|---|---|")
+    for symbol, count in symbols.most_common(arguments.symbols):
+        print(f"| `{symbol[:90]}` | {100 * count / total:.1f} % |")
+
+
+if __name__ == "__main__":
+    main()
