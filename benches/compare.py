@@ -108,12 +108,16 @@ def run_and_wait(command, feed):
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     for block in feed:
         process.stdin.write(block)
+    process.stdin.flush()
+    # Not from the usage below: a child's peak there begins with what its parent held when it was forked.
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     process.stdin.close()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = status
     if status:
         raise SystemExit(f"{command} failed")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    return usage.ru_utime + usage.ru_stime, peak
 
 
 def ages(bellis, pack, audio, lengths):
@@ -127,10 +131,10 @@ def ages(bellis, pack, audio, lengths):
             yield pcm[:left]
             left -= min(left, len(pcm))
 
-    start = min(run_and_wait(command, feed(HOP))[0] for _ in range(3))
+    start = min(run_and_wait(command, feed(HOP))[0] for _ in range(5))
     found = []
     for seconds in lengths:
-        cpu, memory = min(run_and_wait(command, feed(seconds)) for _ in range(3 if seconds <= 100 else 1))
+        cpu, memory = min(run_and_wait(command, feed(seconds)) for _ in range(5 if seconds <= 10 else 2 if seconds <= 100 else 1))
         found.append(dict(seconds=seconds, ms=1e3 * (cpu - start) / (seconds - HOP), peak_mb=memory / 1e6))
     return dict(start_seconds=start, pack_mb=sum(path.stat().st_size for path in Path(pack).iterdir()) / 1e6, streams=found)
 

@@ -1,6 +1,7 @@
 """Where Bellis's processor time goes, by thread and by class of operation (Linux, perf; no hardware counters needed):
 
     python benches/profile.py [--pack PACK] [--policy POLICY] [--seconds N]
+    python benches/profile.py --instructions      exact counts of what is no stage, by callgrind (some minutes)
 
 Streams the bundled speech over and over through `bellis run` under `perf record` and sorts the samples by symbol. The main thread
 is left out: it loads the pack. With the multiply-adds that the run reports, the matrix products' speed is set beside what one core
@@ -64,6 +65,28 @@ def samples(bellis, pack, policy, seconds, folder):
     return by_class, symbols, json.loads(report.read_text())
 
 
+def instructions(bellis, pack, policy, folder):
+    """Instructions of every thread but the main one, and of the calls of stages among them, by callgrind on the bundled recording."""
+    samples, _ = soundfile.read(compare.REPOSITORY / "models/sample.wav", dtype="int16")
+    (folder / "sound.pcm").write_bytes(samples.tobytes())
+    command = ["valgrind", "--quiet", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={folder / 'counts'}", bellis, "run", "-",
+               "--pack", str(pack), "--consumer", "null", "--quiet", *(["--policy", policy] if policy else [])]
+    with open(folder / "sound.pcm") as stdin:
+        subprocess.run(command, stdin=stdin, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    everything, found = 0, collections.Counter()
+    for path in sorted(folder.glob("counts-*"))[1:]:
+        everything += int(re.search(r"^totals: (\d+)", path.read_text(), re.M)[1])
+        text = subprocess.run(["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(path)], check=True, capture_output=True, text=True).stdout
+        for name in ("stage::Runner::run", "cache::LayerCache::append", "audio::resample::Resampler::feed", "chunker::Chunker::next_chunk"):
+            counts = [int(line.split()[0].replace(",", "")) for line in text.splitlines() if re.search(name + r"(\s|$)", line)]
+            found[name] += max(counts, default=0)
+    stages, caches = found["stage::Runner::run"], found["cache::LayerCache::append"]
+    per_second = everything / (len(samples) / RATE) / 1e6
+    print(f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of sound beside loading, on the kernels that the "
+          f"processor has under valgrind.\n\n| | share |\n|---|---|\n| stages | {100 * stages / everything:.2f} % |\n"
+          f"| key and value caches | {100 * caches / everything:.2f} % |\n| everything else | {100 * (everything - stages - caches) / everything:.2f} % |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pack", type=Path, default=compare.REPOSITORY / "models/daisy-tiny")
@@ -72,7 +95,11 @@ def main():
     parser.add_argument("--symbols", type=int, default=12, help="how many of the heaviest to list (default: %(default)s)")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--bellis", default=str(compare.REPOSITORY / "target/release/bellis"))
+    parser.add_argument("--instructions", action="store_true", help="count instead of sampling (valgrind)")
     arguments = parser.parse_args()
+    if arguments.instructions:
+        with tempfile.TemporaryDirectory() as folder:
+            return instructions(arguments.bellis, arguments.pack, arguments.policy, Path(folder))
     os.sched_setaffinity(0, {arguments.cpu})
     with tempfile.TemporaryDirectory() as folder:
         by_class, symbols, run = samples(arguments.bellis, arguments.pack, arguments.policy, arguments.seconds, Path(folder))

@@ -14,7 +14,7 @@ use bellis::audio::{ChannelPick, ScriptedSource, decode_file};
 use bellis::bench::policy;
 use bellis::consumer::Null;
 use bellis::engine::Encoder;
-use bellis::pack::{FrontendScope, Mode, Pack, Position, StageFile};
+use bellis::pack::{FrontendScope, Level, Mode, Pack, Position, StageFile};
 use bellis::runtime::{RunOptions, StopFlag, run};
 use bellis::stream::SessionOptions;
 use tract_onnx::prelude::*;
@@ -132,7 +132,11 @@ impl<'a> Tract<'a> {
         let mut windows = 0usize;
         while windows * self.chunk * audio.hop + length <= padded.len() {
             let first = windows * self.chunk * audio.hop;
-            let x = self.frontend.run(tvec![Tensor::from_shape(&[1, length], &padded[first..first + length])?.into()])?;
+            let window = match audio.level {
+                Level::Raw => padded[first..first + length].to_vec(),
+                Level::WindowNorm => normalised(&padded[first..first + length]),
+            };
+            let x = self.frontend.run(tvec![Tensor::from_shape(&[1, length], &window)?.into()])?;
             let mut x = x.into_iter().next().ok_or("the front end gave nothing")?;
             if fresh < self.window {
                 // What the window had before, moved up by a chunk.
@@ -177,6 +181,13 @@ impl<'a> Tract<'a> {
             .collect();
         Ok(Tensor::from_shape(&[1, heads, frames, context + frames], &values)?)
     }
+}
+
+/// Zero mean, unit variance.
+fn normalised(samples: &[f32]) -> Vec<f32> {
+    let mean = samples.iter().sum::<f32>() / samples.len() as f32;
+    let variance = samples.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / samples.len() as f32;
+    samples.iter().map(|x| (x - mean) / (variance + 1e-7).sqrt()).collect()
 }
 
 fn plan(file: &StageFile, inputs: &[Vec<usize>]) -> Result<Plan, Failure> {
