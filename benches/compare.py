@@ -1,13 +1,13 @@
 """Bellis beside onnxruntime, tract as it comes, and what people run instead, on this machine, in one interleaved run:
 
     pip install -r benches/requirements.txt
-    python benches/compare.py [--pack PACK] [--rounds N] [--cpu N] [--out FOLDER]
+    python benches/compare.py [--pack PACK] [--rounds N] [--cpu N] [--out FOLDER] [--docs]
 
 Everything runs on one thread, pinned to one core, contender after contender, round after round; a contender's figure is its best
 round, in milliseconds of processor time per second of sound. Bellis's figures are of its whole runtime (threads, ring, policy,
 consumer), the others' of their models' calls alone. Models of others are downloaded once into $BELLIS_DATA/peers.
 
-Writes compare.json and compare.md into the folder (default: $BELLIS_DATA/compare).
+Writes compare.json and compare.md into the folder (default: $BELLIS_DATA/compare), and with --docs the tables into docs/performance.md.
 """
 
 import argparse
@@ -52,6 +52,8 @@ class Contenders:
                 process.stdin.write(name + "\n")
                 process.stdin.flush()
                 answer = json.loads(process.stdout.readline())
+                if "error" in answer:
+                    raise SystemExit(f"{name}: {answer['error']}")
                 return answer["cpu"], answer["seconds"]
 
         return One()
@@ -154,6 +156,20 @@ def device(bellis, pack, cache):
                 multiply_add_ratio=adds["device-like"] / adds["clean"], multiply_adds_clean=adds["clean"])
 
 
+def promises(result):
+    """(what, figure, at most) of every ratio that was set as a goal."""
+    policy, streams = result["policy"], result["ages"]["streams"]
+    for name, group in result["same"].items():
+        for kind in ("f32", "int8"):
+            yield f"{name}, never exiting, of onnxruntime {kind}", group["Bellis, never"]["ms"] / group[f"onnxruntime {kind}"]["ms"], 0.9
+    for name, one in result["instead"].items():
+        most = 0.1 if name.startswith("the same") or "every 0.32 s" in name else 0.5 if "openWakeWord" in name else 1
+        yield f"{policy}, clean speech, of {name}", result["own"] / one["ms"], most
+    yield f"{policy}, device-like stream, of clean speech", result["device"]["cpu_ratio"], 0.5
+    yield "peak memory, of 1.5 times the pack and 12 MB", streams[-1]["peak_mb"] / (1.5 * result["ages"]["pack_mb"] + 12), 1
+    yield f"a second of a stream of {streams[-1]['seconds']:g} s, of one of {streams[0]['seconds']:g} s", streams[-1]["ms"] / streams[0]["ms"], 1.05
+
+
 def markdown(result):
     own, lines = result["own"], []
     row = lambda *cells: lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
@@ -167,6 +183,8 @@ def markdown(result):
 
     lines.append(f"`python benches/compare.py` on {result['machine']}, {result['date']}: best of {result['rounds']} interleaved rounds, one thread, "
                  f"one core; milliseconds of processor time per second of sound. Pack: {result['pack']}.")
+    table("What was aimed at", ("ratio", "measured", "at most", ""),
+          [(what, f"{figure:.3f}", f"{most:g}", "met" if figure <= most else "**missed**") for what, figure, most in promises(result)])
     for name, group in result["same"].items():
         reference = group["onnxruntime f32"]["ms"]
         table(f"Same pack, same windows: {name}", ("", "ms/s", "median", "of onnxruntime f32"),
@@ -183,6 +201,14 @@ def markdown(result):
     return "\n".join(lines) + "\n"
 
 
+def into_docs(name, text):
+    """Puts `text` between the marks of `name` in docs/performance.md."""
+    path = REPOSITORY / "docs/performance.md"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pack", type=Path, default=REPOSITORY / "models/daisy-tiny")
@@ -191,6 +217,7 @@ def main():
     parser.add_argument("--ages", default="10,100,1000", help="lengths of the streams, seconds (default: %(default)s)")
     parser.add_argument("--no-hubert", action="store_true", help="leave out the HuBERT-base of random weights (380 MB, the slowest part)")
     parser.add_argument("--no-build", action="store_true", help="take target/release as it is")
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md, too")
     parser.add_argument("--out", type=Path, default=DATA / "compare")
     arguments = parser.parse_args()
     if not arguments.no_build:
@@ -262,6 +289,8 @@ def main():
     text = markdown(result)
     (arguments.out / "compare.md").write_text(text)
     print(text)
+    if arguments.docs:
+        into_docs("compare.py", text)
     log(f"wrote {arguments.out}/compare.json and compare.md")
 
 

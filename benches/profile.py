@@ -1,11 +1,11 @@
 """Where Bellis's processor time goes, by thread and by class of operation (Linux, perf; no hardware counters needed):
 
-    python benches/profile.py [--pack PACK] [--policy POLICY] [--seconds N]
+    python benches/profile.py [--pack PACK] [--policy POLICY] [--seconds N] [--docs]
     python benches/profile.py --instructions      exact counts of what is no stage, by callgrind (some minutes)
 
 Streams the bundled speech over and over through `bellis run` under `perf record` and sorts the samples by symbol. The main thread
 is left out: it loads the pack. With the multiply-adds that the run reports, the matrix products' speed is set beside what one core
-reaches in large products. Prints Markdown.
+reaches in large products. Prints Markdown; --docs puts it into docs/performance.md.
 """
 
 import argparse
@@ -82,9 +82,31 @@ def instructions(bellis, pack, policy, folder):
             found[name] += max(counts, default=0)
     stages, caches = found["stage::Runner::run"], found["cache::LayerCache::append"]
     per_second = everything / (len(samples) / RATE) / 1e6
-    print(f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of sound beside loading, on the kernels that the "
+    return (f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of sound beside loading, on the kernels that the "
           f"processor has under valgrind.\n\n| | share |\n|---|---|\n| stages | {100 * stages / everything:.2f} % |\n"
-          f"| key and value caches | {100 * caches / everything:.2f} % |\n| everything else | {100 * (everything - stages - caches) / everything:.2f} % |")
+          f"| key and value caches | {100 * caches / everything:.2f} % |\n| everything else: source, ring, resampler, chunker, evidence, policy, counters, consumer | {100 * (everything - stages - caches) / everything:.2f} % |\n")
+
+
+def report(by_class, symbols, run, heaviest):
+    total, seconds = sum(by_class.values()), run["audio_seconds"]
+    share, threads = collections.Counter(), collections.Counter()
+    for (thread, kind), count in by_class.items():
+        share[kind] += count
+        threads[thread] += count
+    milliseconds = lambda count: 1e3 * count / FREQUENCY / seconds
+    products = 2 * run["multiply_adds_per_second"] * seconds / (share["matrix products"] / FREQUENCY) / 1e9
+    ceilings = ", ".join(f"{value:.0f} in {kind} ({100 * products / value:.0f} %)" for kind, value in compare.ceilings().items())
+    lines = [
+        f"`python benches/profile.py` on {compare.processor()}: {run['policy']}, {seconds:.0f} s of sound, {total} samples, "
+        f"{milliseconds(total):.2f} ms of processor time per second of sound.",
+        "", "| class | share | ms/s |", "|---|---|---|",
+        *(f"| {kind} | {100 * count / total:.1f} % | {milliseconds(count):.3f} |" for kind, count in share.most_common()),
+        "", f"Matrix products: {products:.0f} G operations per second; one core's ceiling in large products is {ceilings}.",
+        "", "By thread: " + ", ".join(f"{thread} {100 * count / total:.1f} %" for thread, count in threads.most_common()) + ".",
+        "", "| the inference thread's heaviest symbols | share |", "|---|---|",
+        *(f"| `{symbol[:90]}` | {100 * count / total:.1f} % |" for symbol, count in symbols.most_common(heaviest)),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main():
@@ -95,34 +117,19 @@ def main():
     parser.add_argument("--symbols", type=int, default=12, help="how many of the heaviest to list (default: %(default)s)")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--bellis", default=str(compare.REPOSITORY / "target/release/bellis"))
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md, too")
     parser.add_argument("--instructions", action="store_true", help="count instead of sampling (valgrind)")
     arguments = parser.parse_args()
     if arguments.instructions:
         with tempfile.TemporaryDirectory() as folder:
-            return instructions(arguments.bellis, arguments.pack, arguments.policy, Path(folder))
-    os.sched_setaffinity(0, {arguments.cpu})
-    with tempfile.TemporaryDirectory() as folder:
-        by_class, symbols, run = samples(arguments.bellis, arguments.pack, arguments.policy, arguments.seconds, Path(folder))
-    total = sum(by_class.values())
-    share = collections.Counter()
-    for (_, kind), count in by_class.items():
-        share[kind] += count
-    ceilings = compare.ceilings()
-    print(f"`python benches/profile.py` on {compare.processor()}: {run['policy']}, {run['audio_seconds']:.0f} s of sound, {total} samples, "
-          f"{1e3 * total / FREQUENCY / run['audio_seconds']:.2f} ms of processor time per second of sound.\n")
-    print("| class | share | ms/s |\n|---|---|---|")
-    for kind, count in share.most_common():
-        print(f"| {kind} | {100 * count / total:.1f} % | {1e3 * count / FREQUENCY / run['audio_seconds']:.3f} |")
-    products = 2 * run["multiply_adds_per_second"] * run["audio_seconds"] / (share["matrix products"] / FREQUENCY) / 1e9
-    print(f"\nMatrix products: {products:.0f} G operations per second; one core's ceiling in large products is "
-          + ", ".join(f"{value:.0f} in {kind} ({100 * products / value:.0f} %)" for kind, value in ceilings.items()) + ".\n")
-    threads = collections.Counter()
-    for (thread, _), count in by_class.items():
-        threads[thread] += count
-    print("By thread: " + ", ".join(f"{thread} {100 * count / total:.1f} %" for thread, count in threads.most_common()) + ".\n")
-    print("| the inference thread's heaviest symbols | share |\n|---|---|")
-    for symbol, count in symbols.most_common(arguments.symbols):
-        print(f"| `{symbol[:90]}` | {100 * count / total:.1f} % |")
+            text = instructions(arguments.bellis, arguments.pack, arguments.policy, Path(folder))
+    else:
+        os.sched_setaffinity(0, {arguments.cpu})
+        with tempfile.TemporaryDirectory() as folder:
+            text = report(*samples(arguments.bellis, arguments.pack, arguments.policy, arguments.seconds, Path(folder)), arguments.symbols)
+    print(text)
+    if arguments.docs:
+        compare.into_docs("profile.py --instructions" if arguments.instructions else "profile.py", text)
 
 
 if __name__ == "__main__":

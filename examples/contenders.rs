@@ -3,8 +3,9 @@
 //!     cargo run --release --example contenders -- PACK SOUND.wav [SECONDS]
 //!
 //! Reads one contender's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
-//! process, and the seconds of sound that it streamed meanwhile. `bellis:POLICY` is the whole runtime; `tract` runs every layer
-//! on the same windows with tract's own defaults, each shape declared fixed, and nothing else (no heads, no ring, no policy).
+//! process, and the seconds of sound that it streamed meanwhile; or the error. `bellis:POLICY` is the whole runtime; `tract` runs
+//! every layer on the same windows with tract's own defaults, each shape declared fixed, and nothing else (no heads, no ring, no
+//! policy).
 
 use std::io::BufRead;
 use std::path::Path;
@@ -38,25 +39,45 @@ fn main() -> Result<(), Failure> {
     if let Some(seconds) = rest.first() {
         samples.truncate((seconds.parse::<f64>()? * f64::from(rate)) as usize);
     }
-    let mut tract: Option<Tract> = None;
+    let mut contenders = Contenders { pack: &pack, encoder, tract: None, samples };
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let (cpu, seconds) = match line.trim() {
-            "" => continue,
-            "tract" => {
-                if tract.is_none() {
-                    tract = Some(Tract::load(&pack)?);
-                }
-                let Some(tract) = &mut tract else { continue };
-                let before = cpu_seconds()?;
-                let seconds = tract.stream(&samples)?;
-                (cpu_seconds()? - before, seconds)
-            }
-            name => bellis_run(&pack, &encoder, name.strip_prefix("bellis:").unwrap_or(name), &samples)?,
+        let answer = match contenders.run(line.trim()) {
+            Ok((cpu, seconds)) => serde_json::json!({ "contender": line.trim(), "cpu": cpu, "seconds": seconds }),
+            Err(error) => serde_json::json!({ "contender": line.trim(), "error": error.to_string() }),
         };
-        println!("{}", serde_json::json!({ "contender": line.trim(), "cpu": cpu, "seconds": seconds }));
+        println!("{answer}");
     }
     Ok(())
+}
+
+struct Contenders<'a> {
+    pack: &'a Pack,
+    encoder: Arc<Encoder>,
+    /// Loaded when it is asked for.
+    tract: Option<Tract<'a>>,
+    samples: Vec<f32>,
+}
+
+impl Contenders<'_> {
+    /// Processor seconds, and seconds of sound.
+    fn run(&mut self, name: &str) -> Result<(f64, f64), Failure> {
+        match name.split_once(':') {
+            Some(("bellis", policy)) => bellis_run(self.pack, &self.encoder, policy, &self.samples),
+            None if name == "tract" => {
+                let mut tract = match self.tract.take() {
+                    Some(tract) => tract,
+                    None => Tract::load(self.pack)?,
+                };
+                let before = cpu_seconds()?;
+                let seconds = tract.stream(&self.samples)?;
+                let cpu = cpu_seconds()? - before;
+                self.tract = Some(tract);
+                Ok((cpu, seconds))
+            }
+            _ => Err(format!("`{name}` is neither bellis:POLICY nor tract").into()),
+        }
+    }
 }
 
 fn bellis_run(pack: &Pack, encoder: &Arc<Encoder>, name: &str, samples: &[f32]) -> Result<(f64, f64), Failure> {
@@ -110,7 +131,7 @@ impl<'a> Tract<'a> {
         Ok(Self {
             pack,
             frontend: plan(&pack.frontend, &[vec![1, audio.receptive_field + (fresh - 1) * audio.hop]])?,
-            position: pack.position.as_ref().map(|file| plan(file, &[hidden.clone()])).transpose()?,
+            position: pack.position.as_ref().map(|file| plan(file, std::slice::from_ref(&hidden))).transpose()?,
             layers: pack.layers.iter().map(layer).collect::<Result<_, _>>()?,
             chunk,
             window,

@@ -30,7 +30,7 @@ fn an_old_stream_costs_what_a_young_one_does() {
     let chunks = sound.len() / chunk;
     let policy = PolicySpec::named(PolicyName::Periodic).build(&pack).unwrap();
     let mut session = Session::new(&encoder, policy, SessionOptions::new(chunk_frames)).unwrap();
-    let mut stretch = |session: &mut Session| {
+    let stretch = |session: &mut Session| {
         let before = session.work().multiply_adds;
         let counted = allocation_counter::measure(|| {
             // Whole periods of the policy's eight chunks.

@@ -217,6 +217,9 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Names and their colours.
+type Legend<'a> = Vec<(&'a str, String)>;
+
 /// A page that grows.
 struct Page {
     title: String,
@@ -261,7 +264,7 @@ impl Page {
         self.plots_with_legends(&plots.iter().map(|(title, picture)| (*title, picture.clone(), Vec::new())).collect::<Vec<_>>());
     }
 
-    fn plots_with_legends(&mut self, plots: &[(&str, Option<String>, Vec<(&str, String)>)]) {
+    fn plots_with_legends(&mut self, plots: &[(&str, Option<String>, Legend<'_>)]) {
         self.body.push_str("<div class=\"plots\">");
         for (title, picture, names) in plots {
             let Some(picture) = picture else { continue };
