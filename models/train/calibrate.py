@@ -6,7 +6,7 @@ Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 
 threshold    DAISY's τ: two thirds of the layers, on average over all the sound
 calibrated   τ per layer for a promised agreement with full depth, each found on the chunks that survive the layers before
-change       δ: the same mean depth as τ has
+change, ctc  δ, and τ of the CTC branches' entropy: the same mean depth as τ has
 gain         a predictor for the front end and every layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
 
 The predictors learn from training's speech; the numbers are found on voices that training never heard.
@@ -30,14 +30,16 @@ LEAST = 50  # chunks that a threshold must rest on
 
 @torch.no_grad()
 def measure(model, sounds, chunk):
-    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy, change, KL to full depth, agreement; and the states [L + 1, chunks, chunk, D]."""
-    found = {"entropy": [], "change": [], "kl": [], "agreement": [], "states": []}
+    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy (and that of the CTC branches), change, KL to full depth, agreement; and the states [L + 1, chunks, chunk, D]."""
+    found = {"entropy": [], "ctc": [], "change": [], "kl": [], "agreement": [], "states": []}
     for audio in sounds:
         states = model(torch.from_numpy(audio)[None], chunk)
         log_p = model.logits(states).log_softmax(-1)[:, 0]
         p = log_p.exp()
         mean = lambda x: x.reshape(len(log_p), -1, chunk).mean(-1)
         found["entropy"].append(mean(-(p * log_p).sum(-1)))
+        phones = model.phone_logits(states).log_softmax(-1)[:, 0]
+        found["ctc"].append(mean(-(phones.exp() * phones).sum(-1)))
         change = (p[1:] * (log_p[1:] - log_p[:-1])).sum(-1)
         found["change"].append(mean(torch.cat([torch.full_like(change[:1], torch.inf), change])))
         found["kl"].append(mean((p[-1] * (log_p[-1] - log_p)).sum(-1)))
@@ -140,7 +142,7 @@ def calibrate(model, learn, judge, count, steps=2000, chunk=16):
     evidence = measure(model, [judge.device() for _ in range(max(2, count // 2))], chunk)
     deep = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < shape.layers * DEPTH
     threshold = bisect(0.0, 6.0, deep(evidence["entropy"]))
-    change = bisect(0.0, 2.0, deep(evidence["change"]))
+    change, ctc = bisect(0.0, 2.0, deep(evidence["change"])), bisect(0.0, 4.0, deep(evidence["ctc"]))
     depth = first_at_most(evidence["entropy"], threshold).float()
     print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, on {evidence['kl'].shape[1]} chunks", flush=True)
     predicted = forecasts(nets, evidence["states"])
@@ -148,7 +150,7 @@ def calibrate(model, learn, judge, count, steps=2000, chunk=16):
     price = bisect(0.0, 1.0, lambda price: loss(price) > LOSS)
     print(f"calibrate: gain stops at {float(stops(predicted, price).float().mean()):.2f} of {shape.layers} layers for {loss(price):.3f} nats", flush=True)
     return {
-        "threshold": threshold, "change": change, "lambda": price, "fixed": (shape.layers + 1) // 2,
+        "threshold": threshold, "change": change, "ctc": ctc, "lambda": price, "fixed": (shape.layers + 1) // 2,
         "range": [int(depth.mean()), min(shape.layers, int(depth.mean()) + 1)],
         "calibrated": {target: promise(evidence, target) for target in TARGETS},
         "data": f"{count // 2} crops of {FRAMES / 50:.1f} s of speech.calibrate: speech in noise, noise alone, silence (models/train/mixing.py)",

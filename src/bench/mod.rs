@@ -11,7 +11,7 @@ mod sound;
 mod source;
 mod study;
 mod table;
-mod usage;
+pub(crate) mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
