@@ -3,10 +3,14 @@
 mod bench;
 mod consumers;
 mod devices;
+#[cfg(all(unix, feature = "serve"))]
+mod files;
 mod inspect;
 mod locate;
 mod manual;
 mod run;
+#[cfg(all(unix, feature = "serve"))]
+mod serve;
 mod settings;
 mod signals;
 mod source;
@@ -27,6 +31,9 @@ pub struct Cli {
 enum Command {
     /// Stream a file, a pipe or the microphone through a pack
     Run(Box<run::Run>),
+    /// Run as a daemon: wait for the device, tell systemd, show metrics
+    #[cfg(all(unix, feature = "serve"))]
+    Serve(Box<serve::Serve>),
     /// Measure depth, quality and cost under noise
     Bench(Box<bench::Bench>),
     /// List the microphones
@@ -38,10 +45,23 @@ enum Command {
 }
 
 impl Cli {
+    /// What is logged where `RUST_LOG` says nothing. tract warns of every operator set that it was not tested with; what a stage
+    /// computes is held against a reference instead.
+    pub fn log_filter(&self) -> &'static str {
+        match self.command {
+            // Whoever reads a daemon's log was not there when it happened.
+            #[cfg(all(unix, feature = "serve"))]
+            Command::Serve(_) => "warn,bellis=info,tract_onnx=error",
+            _ => "warn,tract_onnx=error",
+        }
+    }
+
     /// Runs the chosen command.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Run(command) => command.run(),
+            #[cfg(all(unix, feature = "serve"))]
+            Command::Serve(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),

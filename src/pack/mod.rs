@@ -120,6 +120,14 @@ impl Pack {
         files.iter().map(|(_, bytes)| bytes).sum()
     }
 
+    /// The pack without the bytes of its stages, when an encoder has taken them: still good for making policies.
+    pub fn without_bytes(mut self) -> Self {
+        let others = self.heads.iter_mut().chain(&mut self.ctc).chain(&mut self.gain).map(|(_, stage)| stage);
+        let stages = [&mut self.frontend].into_iter().chain(&mut self.position).chain(&mut self.layers).chain(others);
+        stages.for_each(|stage| stage.bytes = Arc::from([]));
+        self
+    }
+
     /// Every stage, in the order of computation.
     pub fn stages(&self) -> impl Iterator<Item = &StageFile> {
         [&self.frontend]
@@ -270,7 +278,10 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
         return fail("[stages] layer.1", "is missing".into());
     }
     if m.stages.gain.contains_key("0") && !m.stages.head.contains_key("0") {
-        return fail("[stages] gain.0", "wants a head.0: a chunk that stops before the first layer has its units from there".into());
+        return fail(
+            "[stages] gain.0",
+            "wants a head.0: a chunk that stops before the first layer has its units from there".into(),
+        );
     }
     if m.encoder.quiet_unit.is_some_and(|unit| unit >= m.encoder.units) {
         return fail("[encoder] quiet_unit", format!("is no unit of 0 to {}", m.encoder.units - 1));
