@@ -62,9 +62,7 @@ impl Run {
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
         let consumers = consumers(&settings, &pack)?;
-        let encoder = Encoder::load(&pack, settings.gap_fill)?;
-        // The weights are in the encoder's own form now; their files need not stay in memory.
-        drop(pack);
+        let encoder = Encoder::load_with(&pack, settings.load_options())?;
         let stop = stop_on_signals()?;
         let bar = progress_bar(&settings, source.as_ref());
         let total = source.spec().total_samples.unwrap_or(0);

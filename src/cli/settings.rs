@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, PcmFormat};
 use bellis::consumer::stream::{ArrayName, FloatType};
+use bellis::engine::{LoadOptions, Precision};
 use bellis::exit::{Measure, PolicyName, PolicySpec};
 use bellis::pack::{GapFill, PerLayer};
 use clap::{Args, ValueEnum};
@@ -44,6 +45,9 @@ pub struct Settings {
     /// How deeper layers get the keys and values of chunks that stopped early (cached packs)
     #[arg(long, value_enum, help_heading = "Model")]
     pub gap_fill: Option<GapFill>,
+    /// In how many bits products with the layers' weights are computed; `auto` where not said
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub precision: Option<Precision>,
 
     /// When a chunk has been computed deep enough
     #[arg(long, value_enum, help_heading = "Exit policy")]
@@ -166,6 +170,7 @@ impl Settings {
             chunk: self.chunk.or(file.chunk),
             vectors: self.vectors.or(file.vectors),
             gap_fill: self.gap_fill.or(file.gap_fill),
+            precision: self.precision.or(file.precision),
             // Another policy makes the file's numbers meaningless: they go with the policy that they were given for.
             threshold: self.threshold.or(if self.policy.is_some() { None } else { file.threshold }),
             measure: self.measure.or(if self.policy.is_some() { None } else { file.measure }),
@@ -241,6 +246,11 @@ impl Settings {
     /// Reads a configuration file.
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
         Ok(bellis::toml_file::read(path, CONFIG_LIMIT_BYTES)?)
+    }
+
+    /// How the pack is loaded.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions { gap_fill: self.gap_fill, precision: self.precision.unwrap_or_default() }
     }
 
     /// The policy asked for.

@@ -8,6 +8,9 @@ mod cache;
 mod cached;
 mod error;
 mod frames;
+mod fused;
+mod kernels;
+mod precision;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -20,7 +23,9 @@ use tract_onnx::prelude::*;
 use cached::CachedState;
 pub use error::EngineError;
 pub use frames::Frames;
-use stage::{Port, Runner, Signature, Size, Stage};
+use fused::Products;
+pub use precision::{LoadOptions, Precision};
+use stage::{Loader, Port, Runner, Signature, Size, Stage};
 pub use stage::{is_loading, parameters};
 use windowed::WindowedState;
 
@@ -47,6 +52,7 @@ pub struct Encoder {
     gain: Branches<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
+    precision: Precision,
 }
 
 /// What branches off a layer, by layer; 0 reads h⁰.
@@ -78,10 +84,24 @@ pub struct WindowSpan {
 }
 
 impl Encoder {
-    /// Reads, checks and optimises every stage of `pack`. `gap_fill` is the pack's own without one (cached mode).
+    /// Reads, checks and optimises every stage of `pack`, for products in f32. `gap_fill` is the pack's own without one (cached mode).
     pub fn load(pack: &Pack, gap_fill: Option<GapFill>) -> Result<Arc<Self>, EngineError> {
+        Self::load_with(pack, LoadOptions { gap_fill, precision: Precision::F32 })
+    }
+
+    /// As [`Encoder::load`], with every choice there is.
+    pub fn load_with(pack: &Pack, options: LoadOptions) -> Result<Arc<Self>, EngineError> {
         let (spec, audio) = (pack.manifest.encoder.clone(), pack.manifest.audio.clone());
-        let gap_fill = gap_fill.unwrap_or(spec.gap_fill);
+        let gap_fill = options.gap_fill.unwrap_or(spec.gap_fill);
+        let precision = options.precision.resolve(fused::int8_is_fast());
+        let loader = Loader::default();
+        // The front end, the heads and the small stages stay in f32: they cost little, and heads are what agreement is measured by.
+        let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, Products::F32);
+        let products = match precision {
+            Precision::Int8 => Products::Int8,
+            Precision::F16 => Products::F16,
+            Precision::F32 | Precision::Auto => Products::F32,
+        };
         let (dim, head_dim) = (Size::Fixed(spec.dim), Size::Fixed(spec.dim / spec.heads));
         let (one, heads, context) = (Size::Fixed(1), Size::Fixed(spec.heads), Size::Fixed(spec.left_context));
         let hidden = |name: &str| Port::new(name, [one, Size::T, dim]);
@@ -90,15 +110,15 @@ impl Encoder {
 
         let samples = Size::Samples { receptive_field: audio.receptive_field, hop: audio.hop };
         let signature = Signature { inputs: vec![Port::new("audio", [one, samples])], outputs: vec![hidden("x")] };
-        let frontend = Stage::load(&pack.frontend, &signature)?;
+        let frontend = exact(&pack.frontend, &signature)?;
         let signature = Signature { inputs: vec![hidden("x")], outputs: vec![hidden("y")] };
-        let position = pack.position.as_ref().map(|file| Stage::load(file, &signature)).transpose()?;
+        let position = pack.position.as_ref().map(|file| exact(file, &signature)).transpose()?;
 
         let layer = |file: &StageFile| -> Result<LayerStages, EngineError> {
             let feature = (spec.feature == Feature::BeforeNorm).then(|| hidden("f"));
             let outputs: Vec<Port> = [hidden("y")].into_iter().chain(feature).collect();
             if spec.mode == Mode::Windowed {
-                let full = Stage::load(file, &Signature { inputs: vec![hidden("x")], outputs })?;
+                let full = loader.stage(file, &Signature { inputs: vec![hidden("x")], outputs }, products)?;
                 return Ok(LayerStages { full, project: None, states: Vec::new() });
             }
             let state = |(name, shape): &(String, Vec<usize>), suffix: &str| {
@@ -110,16 +130,17 @@ impl Encoder {
             let cache = |name: &str| Port::new(name, [one, heads, context, head_dim]);
             let bias = Port::new("bias", [one, heads, Size::T, Size::TPlus(spec.left_context)]);
             let inputs = [hidden("x"), cache("k"), cache("v"), bias].into_iter().chain(states_in()).collect();
-            let full = Stage::load(file, &Signature { inputs, outputs: outputs.into_iter().chain(carried()).collect() })?;
+            let signature = Signature { inputs, outputs: outputs.into_iter().chain(carried()).collect() };
+            let full = loader.stage(file, &signature, products)?;
             let signature =
                 Signature { inputs: [hidden("x")].into_iter().chain(states_in()).collect(), outputs: carried().collect() };
-            let project = (gap_fill == GapFill::Project).then(|| Stage::load(file, &signature)).transpose()?;
+            let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, products)).transpose()?;
             Ok(LayerStages { full, project, states: file.state.clone() })
         };
         let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
         let branches = |files: &[(usize, StageFile)], output: &dyn Fn(usize) -> Port| {
             let load = |(k, file): &(usize, StageFile)| {
-                Ok((*k, Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))
+                Ok((*k, exact(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))
             };
             files.iter().map(load).collect::<Result<Branches<Stage>, EngineError>>()
         };
@@ -139,6 +160,7 @@ impl Encoder {
             gain: branches(&pack.gain, &|k| Port::new("log_kl", [one, one, Size::Fixed(spec.layers - k)]))?,
             slopes,
             gap_fill,
+            precision,
             spec,
             audio,
         }))
@@ -147,6 +169,11 @@ impl Encoder {
     /// The pack's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How its products are computed: never [`Precision::Auto`].
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Number of layers, L.
