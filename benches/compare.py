@@ -161,7 +161,7 @@ def promises(result):
     policy, streams = result["policy"], result["ages"]["streams"]
     for name, group in result["same"].items():
         for kind in ("f32", "int8"):
-            yield f"{name}, never exiting, of onnxruntime {kind}", group["Bellis, never"]["ms"] / group[f"onnxruntime {kind}"]["ms"], 0.9
+            yield f"{name}, never exiting, {kind}, of onnxruntime {kind}", group[f"Bellis {kind}, never"]["ms"] / group[f"onnxruntime {kind}"]["ms"], 0.9
     for name, one in result["instead"].items():
         most = 0.1 if name.startswith("the same") or "every 0.32 s" in name else 0.5 if "openWakeWord" in name else 1
         yield f"{policy}, clean speech, of {name}", result["own"] / one["ms"], most
@@ -240,7 +240,8 @@ def main():
     policy = pack["exit"].get("policy", "never")
     programs = Contenders(program, arguments.pack, sound)
     stages = peers.Stages(pack, cache)
-    ours = {f"Bellis, {name}": programs.contender(f"bellis:{name}") for name in dict.fromkeys(["never", policy])}
+    ours = {f"Bellis {kind}, never": programs.contender(f"{kind}:never") for kind in ("f32", "int8")}
+    ours[f"Bellis, {policy}"] = programs.contender(f"auto:{policy}")
     same = {arguments.pack.name: rounds({
         "onnxruntime f32": peers.CachedStream(stages, audio),
         "onnxruntime int8": peers.CachedStream(peers.Stages(pack, cache, int8=True), audio),
@@ -274,7 +275,7 @@ def main():
             "onnxruntime f32": peers.WindowedStream(peers.Stages(shape, cache), audio),
             "onnxruntime int8": peers.WindowedStream(peers.Stages(shape, cache, int8=True), audio),
             "tract as it comes": programs.contender("tract"),
-            "Bellis, never": programs.contender("bellis:never"),
+            **{f"Bellis {kind}, never": programs.contender(f"{kind}:never") for kind in ("f32", "int8")},
         }, max(2, arguments.rounds // 2))
         programs.close()
         instead["HuBERT-base windowed, onnxruntime f32, every 0.32 s"] = same["HuBERT-base, random weights, windowed"]["onnxruntime f32"]

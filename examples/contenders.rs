@@ -3,8 +3,8 @@
 //!     cargo run --release --example contenders -- PACK SOUND.wav [SECONDS]
 //!
 //! Reads one contender's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
-//! process, and the seconds of sound that it streamed meanwhile; or the error. `bellis:POLICY` is the whole runtime; `tract` runs
-//! every layer on the same windows with tract's own defaults, each shape declared fixed, and nothing else (no heads, no ring, no
+//! process, and the seconds of sound that it streamed meanwhile; or the error. `f32:POLICY`, `int8:POLICY` … are the whole runtime
+//! of Bellis; `tract` runs every layer on the same windows with tract's own defaults, each shape declared fixed, and nothing else (no heads, no ring, no
 //! policy).
 
 use std::io::BufRead;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bellis::audio::{ChannelPick, ScriptedSource, decode_file};
 use bellis::bench::policy;
 use bellis::consumer::Null;
-use bellis::engine::Encoder;
+use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::pack::{FrontendScope, Level, Mode, Pack, Position, StageFile};
 use bellis::runtime::{RunOptions, StopFlag, run};
 use bellis::stream::SessionOptions;
@@ -31,7 +31,6 @@ fn main() -> Result<(), Failure> {
         return Err("contenders PACK SOUND.wav [SECONDS]".into());
     };
     let pack = Pack::open(Path::new(folder))?;
-    let encoder = Encoder::load(&pack, None)?;
     let (mut samples, rate) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
     if rate != pack.manifest.audio.sample_rate {
         return Err(format!("{sound}: has {rate} Hz, the pack wants {}", pack.manifest.audio.sample_rate).into());
@@ -39,7 +38,7 @@ fn main() -> Result<(), Failure> {
     if let Some(seconds) = rest.first() {
         samples.truncate((seconds.parse::<f64>()? * f64::from(rate)) as usize);
     }
-    let mut contenders = Contenders { pack: &pack, encoder, tract: None, samples };
+    let mut contenders = Contenders { pack: &pack, encoders: Vec::new(), tract: None, samples };
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let answer = match contenders.run(line.trim()) {
@@ -53,17 +52,30 @@ fn main() -> Result<(), Failure> {
 
 struct Contenders<'a> {
     pack: &'a Pack,
-    encoder: Arc<Encoder>,
-    /// Loaded when it is asked for.
+    /// Loaded when they are asked for.
+    encoders: Vec<(String, Arc<Encoder>)>,
     tract: Option<Tract<'a>>,
     samples: Vec<f32>,
 }
 
 impl Contenders<'_> {
+    fn encoder(&mut self, name: &str) -> Result<Arc<Encoder>, Failure> {
+        if let Some((_, encoder)) = self.encoders.iter().find(|(known, _)| known == name) {
+            return Ok(encoder.clone());
+        }
+        let precision = <Precision as clap::ValueEnum>::from_str(name, false)?;
+        let encoder = Encoder::load_with(self.pack, LoadOptions { precision, ..LoadOptions::default() })?;
+        self.encoders.push((name.to_owned(), encoder.clone()));
+        Ok(encoder)
+    }
+
     /// Processor seconds, and seconds of sound.
     fn run(&mut self, name: &str) -> Result<(f64, f64), Failure> {
         match name.split_once(':') {
-            Some(("bellis", policy)) => bellis_run(self.pack, &self.encoder, policy, &self.samples),
+            Some((precision, policy)) => {
+                let encoder = self.encoder(precision)?;
+                bellis_run(self.pack, &encoder, policy, &self.samples)
+            }
             None if name == "tract" => {
                 let mut tract = match self.tract.take() {
                     Some(tract) => tract,
@@ -75,7 +87,7 @@ impl Contenders<'_> {
                 self.tract = Some(tract);
                 Ok((cpu, seconds))
             }
-            _ => Err(format!("`{name}` is neither bellis:POLICY nor tract").into()),
+            None => Err(format!("`{name}` is neither PRECISION:POLICY nor tract").into()),
         }
     }
 }
@@ -213,7 +225,7 @@ fn normalised(samples: &[f32]) -> Vec<f32> {
 
 fn plan(file: &StageFile, inputs: &[Vec<usize>]) -> Result<Plan, Failure> {
     let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-    let mut model = onnx.model_for_read(&mut &file.bytes[..])?;
+    let mut model = onnx.model_for_read(&mut &file.read()?[..])?;
     for (index, shape) in inputs.iter().enumerate() {
         model.set_input_fact(index, InferenceFact::dt_shape(f32::datum_type(), shape.as_slice()))?;
     }

@@ -59,8 +59,8 @@ impl<'a> Compared<'a> {
     pub fn titles(&self) -> [String; 2] {
         [self.0, self.1].map(|report| {
             format!(
-                "{} on {} ({} cores), {:.0} ms chunks, bellis {}",
-                report.pack, report.machine, report.cores, report.chunk_ms, report.bellis
+                "{} in {} on {} ({} cores), {:.0} ms chunks, bellis {}",
+                report.pack, report.precision, report.machine, report.cores, report.chunk_ms, report.bellis
             )
         })
     }

@@ -152,7 +152,7 @@ pub fn bench(
         Ok(Contender { text: text.to_owned(), spec, kept: None, chunk_micros: None, delay_micros: None })
     };
     let mut contenders = full.map(contender).collect::<Result<Vec<_>, BenchError>>()?;
-    let mut report = Report::new(pack, plan);
+    let mut report = Report::new(pack, encoder.precision(), plan);
     let mut sounds_seconds = 0.0;
     let (mut done, mut total) = (0.0, None);
     for mix in plan.mixes() {

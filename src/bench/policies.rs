@@ -29,7 +29,7 @@ pub fn policy(text: &str) -> Result<PolicySpec, BenchError> {
 /// The policies that are compared when none are named: every one that the pack has numbers for, and every fixed depth.
 pub fn default_policies(pack: &Pack) -> Vec<String> {
     let fixed = (pack.shallowest_exit()..pack.manifest.encoder.layers).map(|layer| format!("fixed:{layer}"));
-    let others = ["periodic", "range", "threshold", "change", "calibrated", "gain"];
+    let others = ["periodic", "range", "threshold", "ctc", "change", "calibrated", "gain"];
     let possible = others.into_iter().filter(|text| policy(text).is_ok_and(|spec| spec.build(pack).is_ok()));
     fixed.chain(possible.map(str::to_owned)).collect()
 }

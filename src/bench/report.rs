@@ -8,6 +8,7 @@ use super::device::{Segment, SegmentKind};
 use super::sound::NoiseKind;
 use super::study::{Nearness, Study};
 use super::{Contender, Plan, Timed, default_policy, usage};
+use crate::engine::Precision;
 use crate::pack::Pack;
 use crate::runtime::Percentiles;
 
@@ -183,6 +184,8 @@ pub struct Report {
     pub pack: String,
     /// Bytes of its files.
     pub pack_bytes: u64,
+    /// In how many bits its products were computed.
+    pub precision: String,
     /// Its layers.
     pub layers: usize,
     /// The pack's own policy.
@@ -210,7 +213,7 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(pack: &Pack, plan: &Plan) -> Self {
+    pub(super) fn new(pack: &Pack, precision: Precision, plan: &Plan) -> Self {
         let (audio, encoder) = (&pack.manifest.audio, &pack.manifest.encoder);
         let (machine, cores) = usage::machine();
         Self {
@@ -220,6 +223,7 @@ impl Report {
             cores,
             pack: pack.manifest.name.clone(),
             pack_bytes: pack.bytes(),
+            precision: precision.to_string(),
             layers: encoder.layers,
             default_policy: default_policy(pack),
             chunk_ms: plan.chunk_frames as f64 * audio.hop as f64 * 1e3 / f64::from(audio.sample_rate),

@@ -22,8 +22,9 @@ impl fmt::Display for Report {
         let clean = self.conditions.first().map_or(0.0, |condition| condition.seconds);
         writeln!(
             f,
-            "{} on {} ({} cores): chunks of {:.0} ms, {clean:.0} s of speech at {} Hz, {} conditions{}\n",
+            "{} in {} on {} ({} cores): chunks of {:.0} ms, {clean:.0} s of speech at {} Hz, {} conditions{}\n",
             self.pack,
+            self.precision,
             self.machine,
             self.cores,
             self.chunk_ms,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy, sound_files};
-use bellis::engine::Encoder;
+use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::pack::Pack;
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -42,6 +42,9 @@ pub struct Bench {
     /// Policies, as NAME or NAME:NUMBER (a threshold, a layer, an agreement) [default: all that the pack has numbers for]
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<String>,
+    /// In how many bits products with the layers' weights are computed
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
     /// New sound per chunk, milliseconds
     #[arg(long, value_name = "MS")]
     chunk: Option<f64>,
@@ -110,7 +113,7 @@ impl Bench {
         let audio = &pack.manifest.audio;
         let hop_ms = audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
         let chunk_frames = self.chunk.map_or(pack.default_chunk_frames(), |ms| (ms / hop_ms).round() as usize);
-        let encoder = Encoder::load(&pack, None)?;
+        let encoder = Encoder::load_with(&pack, LoadOptions { precision: self.precision, ..LoadOptions::default() })?;
         encoder.check_chunk(chunk_frames)?;
         let speech = match self.speech.is_empty() {
             true => sound_files(&[locate::bench_sound("speech")?])?,

@@ -17,8 +17,9 @@ pub fn page(report: &Report) -> String {
     let mut page = Page::new(&format!("{} on {}", report.pack, report.machine), report.layers);
     let speech = report.conditions.first().map_or(0.0, |condition| condition.seconds);
     page.text(&format!(
-        "Chunks of {:.0} ms, {speech:.0} s of speech at {} Hz, {} conditions{}; {} cores, Bellis {}. A chunk of sound goes through as \
+        "Products in {}, chunks of {:.0} ms, {speech:.0} s of speech at {} Hz, {} conditions{}; {} cores, Bellis {}. A chunk of sound goes through as \
          many of the pack's {} layers as its policy asks for; <strong>never</strong> stopping early is what everything is held against.",
+        escaped(&report.precision),
         report.chunk_ms,
         report.rate,
         report.conditions.len(),
