@@ -67,8 +67,7 @@ impl Serve {
         };
         options.reopen = settings.input.as_deref() == Some("mic");
         let address = address(&settings)?;
-        let encoder = Encoder::load(&pack, settings.gap_fill)?;
-        let pack = pack.without_bytes();
+        let encoder = Encoder::load_with(&pack, settings.load_options())?;
         let consumers = join(&asked(&settings), &settings, &pack)?;
         let daemon = Daemon::start(&encoder, policy, consumers, options, name, live)?;
         let _server = match address {

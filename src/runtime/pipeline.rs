@@ -63,6 +63,8 @@ impl Pipeline {
             hop_samples: encoder.audio().hop,
             dim: encoder.dim(),
             units: encoder.units(),
+            quiet_unit: encoder.quiet_unit(),
+            vocabulary: encoder.vocabulary().to_vec(),
             layers: encoder.layers(),
             chunk_frames: options.session.chunk_frames,
             policy: policy.to_string(),
