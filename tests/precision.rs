@@ -32,7 +32,11 @@ fn int8_agrees_with_f32_on_the_units() {
         frames += a.len();
     }
     let agreement = same as f64 / frames as f64;
-    println!("{}: {:.2} % of {frames} frames have f32's unit, logits differ by at most {off:.3}", int8.precision(), agreement * 100.0);
+    println!(
+        "{}: {:.2} % of {frames} frames have f32's unit, logits differ by at most {off:.3}",
+        int8.precision(),
+        agreement * 100.0
+    );
     assert!(agreement >= AGREEMENT, "only {agreement}");
     match int8.precision() {
         // A processor without the instructions computes in f32: the same numbers.

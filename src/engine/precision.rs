@@ -26,7 +26,9 @@ impl Precision {
         match self {
             Self::Int8 if int8_is_fast => Self::Int8,
             Self::Int8 => {
-                log::warn!("this processor has no instructions for products of 8 bits (VNNI, dot product): they are computed in f32");
+                log::warn!(
+                    "this processor has no instructions for products of 8 bits (VNNI, dot product): they are computed in f32"
+                );
                 Self::F32
             }
             Self::Auto if int8_is_fast => Self::Int8,

@@ -12,7 +12,7 @@ use super::super::kernels::Activation;
 use super::find::{
     constant, is_binary, is_unary, length, numbers, only_reader, other, past_casts, rank, scalar, source, with_constant,
 };
-use super::ops::{Activate, Attention, ByHeads, Layout, LayerNorm};
+use super::ops::{Activate, Attention, ByHeads, LayerNorm, Layout};
 
 /// `op` on `inputs` in the place of `out`.
 fn replace(
@@ -235,14 +235,8 @@ fn find_attention(model: &TypedModel, node: &TypedNode) -> Option<(Attention, Ve
         return None;
     }
     let layouts = |inputs: &[Input]| inputs.iter().map(|&(_, _, layout)| layout).collect::<TVec<_>>();
-    let op = Attention {
-        heads,
-        width,
-        queries: layout,
-        keys: layouts(&keys),
-        values: layouts(&values),
-        with_bias: bias.is_some(),
-    };
+    let op =
+        Attention { heads, width, queries: layout, keys: layouts(&keys), values: layouts(&values), with_bias: bias.is_some() };
     let outlets = keys.iter().chain(&values).map(|&(_, outlet, _)| outlet);
     Some((op, [query].into_iter().chain(outlets).chain(bias).collect(), joined.id.into()))
 }
