@@ -117,7 +117,7 @@ fn every_policy_runs_and_bounds_its_depth() {
     assert!(depths(&["--policy", "threshold", "--measure", "max-prob", "--threshold", "0"]).iter().all(|layer| *layer == 1));
     assert!(depths(&["--policy", "threshold", "--measure", "margin", "--threshold", "1.1"]).iter().all(|layer| *layer == 10));
     assert!(depths(&["--policy", "change", "--threshold", "99"]).iter().all(|layer| *layer == 2));
-    assert!(depths(&["--policy", "gain", "--threshold", "99"]).iter().all(|layer| *layer == 1));
+    assert!(depths(&["--policy", "gain", "--threshold", "99"]).iter().all(|layer| *layer == 0));
     assert!(depths(&["--policy", "gain", "--threshold", "0"]).iter().all(|layer| *layer == 10));
     for agreement in ["0.9", "0.95", "0.98"] {
         assert_eq!(depths(&["--policy", "calibrated", "--agreement", agreement]).len(), 23);
@@ -282,7 +282,7 @@ fn numbers_that_make_no_sense_are_refused_with_what_would() {
     let windowed = windowed.to_str().unwrap();
     refused(&["run", "--pack", windowed, "--policy", "gain"], &["gain", "no gain predictors"]);
     refused(&["run", "--pack", windowed, "--policy", "calibrated"], &["calibrated"]);
-    refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "1 to 10"]);
+    refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "0 to 10"]);
     refused(&["run", "--policy", "range", "--range", "7..3"], &["7..3"]);
     refused(&["run", "--policy", "fixed", "--threshold", "1"], &["takes no threshold"]);
     refused(&["run", "--chunk", "333"], &["whole number of frames"]);
@@ -341,7 +341,7 @@ fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
         );
     }
     // [encoder] that speaks of another model.
-    refused_pack(|pack| edit(&pack.join("pack.toml"), "units = 256", "units = 255"), &["head.1", "[1, T, 255]"]);
+    refused_pack(|pack| edit(&pack.join("pack.toml"), "units = 256", "units = 255"), &["head.0", "[1, T, 255]"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "dim = 192", "dim = 384"), &["frontend"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "receptive_field = 880", "receptive_field = 1200"), &["frontend"]);
 }

@@ -1,6 +1,6 @@
 """Phone errors of the CTC consumer by exit layer and policy, beside the recogniser that taught it.
 
-    python -m models.evaluate.asr PACK [--minutes M] [--out FOLDER]
+    python -m models.evaluate.asr PACK [--minutes M] [--policies LIST] [--out FOLDER]
 
 Held-out speech (speech.test, speech.probe), clean and in noise, runs through `bellis run --consumer phones`. The reference is what
 hama 1.7 hears in the clean sound, so its own error there is zero by definition; beside the pack stands what it hears in the same
@@ -115,11 +115,11 @@ def labels(parts):
     return found
 
 
-def run(pack, policy, *more):
+def run(pack, policy):
     """Phones of every segment as the program reads them, and the run's report."""
     parts = segments("asr")
     with tempfile.TemporaryDirectory() as folder:
-        command = [BELLIS, "run", STREAMS / "asr.wav", "--pack", pack, "--quiet", "--policy", *policy.split(), *more]
+        command = [BELLIS, "run", STREAMS / "asr.wav", "--pack", pack, "--quiet", "--policy", *policy.split()]
         command += ["--consumer", f"phones:{folder}/phones.jsonl", "--report", f"{folder}/report.json"]
         subprocess.run([str(part) for part in command], check=True)
         lines = [json.loads(line) for line in Path(folder, "phones.jsonl").open()]
@@ -129,7 +129,7 @@ def run(pack, policy, *more):
     found = [[] for _ in parts]
     for line in lines:
         found[min(len(parts) - 1, int(np.searchsorted(ends, line["sample"])))].append(line["phone"])
-    print(f"asr: {policy} {' '.join(more)}: depth {report['mean_exit_layer']:.2f}, {report['multiply_adds_per_second'] / 1e6:.0f} M multiply-adds a second", flush=True)
+    print(f"asr: {policy}: depth {report['mean_exit_layer']:.2f}, {report['multiply_adds_per_second'] / 1e6:.0f} M multiply-adds a second", flush=True)
     return found, report
 
 
@@ -246,6 +246,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--minutes", type=float, default=4, help="of speech in each condition, when the stream is made")
+    parser.add_argument("--policies", help="flags of `bellis run` behind --policy, separated by commas; without it every layer and a sweep of thresholds")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/asr")
     arguments = parser.parse_args()
     manifest = tomllib.loads((arguments.pack / "pack.toml").read_text())
@@ -258,15 +259,13 @@ def main():
     path = arguments.pack.resolve()
     path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else arguments.pack.name
     figures = {"pack": manifest["name"], "path": str(path), "outside of the vocabulary": scores.missing, "hama": scores.of(heard), "runs": {}}
-    wanted = [(policy, ()) for policy in policies(manifest)] + [("never", ("--beam", str(BEAM)))]
-    costs = {}
-    for policy, more in wanted:
-        found, report = run(arguments.pack, policy, *more)
-        costs[policy] = report["multiply_adds_per_second"]
-        figures["runs"][" ".join((policy, *more))] = {"depth": report["mean_exit_layer"], "macs": costs[policy], **scores.of(found)}
-    figures["utterances"] = utterances(arguments.pack)
+    wanted = arguments.policies.split(",") if arguments.policies else policies(manifest)
+    for policy in dict.fromkeys(["never", *wanted, f"never --beam {BEAM}"]):
+        found, report = run(arguments.pack, policy)
+        figures["runs"][policy] = {"depth": report["mean_exit_layer"], "macs": report["multiply_adds_per_second"], **scores.of(found)}
     for one in figures["runs"].values():
-        one["share"] = one["macs"] / costs["never"]
+        one["share"] = one["macs"] / figures["runs"]["never"]["macs"]
+    figures["utterances"] = utterances(arguments.pack)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / f"{manifest['name']}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     (arguments.out / f"{manifest['name']}.md").write_text(table(figures))

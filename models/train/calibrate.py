@@ -4,7 +4,7 @@
 
 Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 
-threshold    DAISY's τ: two thirds of the layers, on average over speech, clean and in noise
+threshold    DAISY's τ: half of the layers, on average over speech, clean and in noise
 calibrated   τ per layer for a promised agreement with full depth, each found on the chunks that survive the layers before
 change, ctc  δ, and τ of the CTC branches' entropy: the same mean depth as τ has
 gain         a predictor for the front end and every layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
@@ -24,7 +24,7 @@ from .train import CHUNKS, FRAMES
 TARGETS = (0.90, 0.95, 0.98)
 LOSS = 0.05  # nats: mean KL from full depth at the default λ
 BATCH, RATE = 384, 4e-3
-DEPTH = 2 / 3  # of the layers: mean depth of the thresholds that promise nothing
+DEPTH = 1 / 2  # of the layers: mean depth of the thresholds that promise nothing
 LEAST = 50  # chunks that a threshold must rest on
 
 

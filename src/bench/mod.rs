@@ -11,6 +11,7 @@ mod sound;
 mod source;
 mod study;
 mod table;
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 pub(crate) mod usage;
 
 use std::path::PathBuf;

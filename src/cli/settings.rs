@@ -205,44 +205,6 @@ impl Settings {
         }
     }
 
-    /// Keys whose change takes a restart of `bellis serve`, of those in which these settings differ from `other`.
-    pub fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
-        let changes = [
-            ("input", self.input != other.input),
-            ("pack", self.pack != other.pack),
-            ("chunk", self.chunk != other.chunk),
-            ("gap-fill", self.gap_fill != other.gap_fill),
-            ("device", self.device != other.device),
-            ("rate", self.rate != other.rate),
-            ("channels", self.channels != other.channels),
-            ("format", self.format != other.format),
-            ("channel", self.channel != other.channel),
-            ("buffer", self.buffer != other.buffer),
-            ("realtime", self.realtime != other.realtime),
-            ("ring", self.ring != other.ring),
-            ("report", self.report != other.report),
-            ("metrics", self.metrics != other.metrics),
-            ("priority", self.priority != other.priority),
-        ];
-        changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
-    }
-
-    /// These settings without the policy's and without the list of consumers: what a consumer may depend on.
-    pub fn beside_policy(&self) -> Self {
-        Self {
-            policy: None,
-            threshold: None,
-            measure: None,
-            layer: None,
-            range: None,
-            period: None,
-            agreement: None,
-            deadline: None,
-            consumer: Vec::new(),
-            ..self.clone()
-        }
-    }
-
     /// Reads a configuration file.
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
         Ok(bellis::toml_file::read(path, CONFIG_LIMIT_BYTES)?)

@@ -99,7 +99,6 @@ impl Encoder {
         let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, Products::F32);
         let products = match precision {
             Precision::Int8 => Products::Int8,
-            Precision::F16 => Products::F16,
             Precision::F32 | Precision::Auto => Products::F32,
         };
         let (dim, head_dim) = (Size::Fixed(spec.dim), Size::Fixed(spec.dim / spec.heads));
@@ -114,7 +113,9 @@ impl Encoder {
         let signature = Signature { inputs: vec![hidden("x")], outputs: vec![hidden("y")] };
         let position = pack.position.as_ref().map(|file| exact(file, &signature)).transpose()?;
 
-        let layer = |file: &StageFile| -> Result<LayerStages, EngineError> {
+        let layer = |(index, file): (usize, &StageFile)| -> Result<LayerStages, EngineError> {
+            // What the first layer gets wrong, all others build on.
+            let products = if index == 0 { Products::F32 } else { products };
             let feature = (spec.feature == Feature::BeforeNorm).then(|| hidden("f"));
             let outputs: Vec<Port> = [hidden("y")].into_iter().chain(feature).collect();
             if spec.mode == Mode::Windowed {
@@ -137,7 +138,7 @@ impl Encoder {
             let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, products)).transpose()?;
             Ok(LayerStages { full, project, states: file.state.clone() })
         };
-        let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
+        let layers = pack.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
         let branches = |files: &[(usize, StageFile)], output: &dyn Fn(usize) -> Port| {
             let load = |(k, file): &(usize, StageFile)| {
                 Ok((*k, exact(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))

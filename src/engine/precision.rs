@@ -14,8 +14,6 @@ pub enum Precision {
     Auto,
     /// In 32 bits
     F32,
-    /// Weights in 16 bits, sums in 32: half of the memory, and exact for packs that store f16
-    F16,
     /// Weights and hidden states in 8 bits, sums in 32, where the processor has instructions for it; f32 elsewhere
     Int8,
 }
@@ -43,7 +41,6 @@ impl std::fmt::Display for Precision {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::F32 => "f32",
-            Self::F16 => "f16",
             Self::Int8 => "int8",
         })
     }
@@ -70,7 +67,6 @@ mod tests {
         assert_eq!(Precision::Auto.resolve(true), Precision::Int8);
         for fast in [false, true] {
             assert_eq!(Precision::F32.resolve(fast), Precision::F32);
-            assert_eq!(Precision::F16.resolve(fast), Precision::F16);
         }
     }
 }

@@ -84,10 +84,9 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    fn pack(&mut self, found: &Found, half: bool) -> Arc<PackedWeights> {
+    fn pack(&mut self, found: &Found) -> Arc<PackedWeights> {
         let (inputs, outputs, bias) = (found.inputs, found.outputs, found.bias.as_deref());
         let mut hash = Sha256::new();
-        hash.update([u8::from(half)]);
         hash.update(inputs.to_le_bytes());
         for values in [&found.weights[..], bias.unwrap_or(&[])] {
             for part in values.chunks(1024) {
@@ -95,10 +94,7 @@ impl Sharing {
                 hash.update(&bytes);
             }
         }
-        let pack = || {
-            let packed = PackedWeights::new(inputs, outputs, |k, n| found.weights[k * outputs + n], bias);
-            Arc::new(if half { packed.halved() } else { packed })
-        };
+        let pack = || Arc::new(PackedWeights::new(inputs, outputs, |k, n| found.weights[k * outputs + n], bias));
         self.packed.entry(hash.finalize().into()).or_insert_with(pack).clone()
     }
 }
@@ -128,9 +124,9 @@ pub fn linear(
     let x = patch.tap_model(model, found.x)?;
     let residual = found.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
     let out = match products {
-        Products::Int8 if quantised::is_worth_it(&found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
+        Products::Int8 if quantised::is_worth_it(model, &found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
         _ => {
-            let weights = sharing.pack(&found, products == Products::F16);
+            let weights = sharing.pack(&found);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
             let op = Linear { weights, activation: found.activation };
             patch.wire_node(format!("{}.linear", node.name), op, &inputs)?[0]

@@ -19,8 +19,6 @@ pub(super) use quantised::is_fast as int8_is_fast;
 pub(super) enum Products {
     #[default]
     F32,
-    /// Weights in 16 bits, all else in 32.
-    F16,
     /// Weights and rows in 8 bits, sums in 32.
     Int8,
 }
