@@ -1,0 +1,107 @@
+//! Which score makes so many false accepts an hour: measured on speech that does not hold the keyword.
+//!
+//! Every peak of the background is a false accept that a low enough threshold would make. Rates that are seldom seen in the
+//! background's length come from its tail: the distances below the u-th smallest one are taken as exponential (peaks over
+//! threshold), so that rate(d) = rate(u) · exp(−(u − d) / scale), scale being their mean excess.
+
+use serde::{Deserialize, Serialize};
+
+use super::spotter::{Spotter, SpotterOptions};
+use super::template::{Scratch, Template};
+use super::{Posteriors, distance, score};
+
+/// Peaks that the tail is fitted on, at most.
+const TAIL_PEAKS: usize = 24;
+/// Below so many peaks nothing is extrapolated.
+const LEAST_PEAKS: usize = 4;
+/// Peaks below this score are not looked for.
+const FLOOR: f32 = 0.1;
+
+/// The highest peaks of one keyword in background speech.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tail {
+    /// How much was heard.
+    pub hours: f64,
+    /// The highest scores, best first.
+    pub peaks: Vec<f32>,
+}
+
+impl Tail {
+    /// The score at which `per_hour` false accepts an hour are expected; `None` where the background says too little.
+    pub fn threshold(&self, per_hour: f64) -> Option<f32> {
+        if self.peaks.len() < LEAST_PEAKS || self.hours <= 0.0 || per_hour <= 0.0 {
+            return None;
+        }
+        let mut distances: Vec<f64> = self.peaks.iter().map(|&peak| f64::from(distance(peak))).collect();
+        distances.sort_by(f64::total_cmp);
+        let last = *distances.last()?;
+        let excess = distances.iter().map(|d| last - d).sum::<f64>() / (distances.len() - 1) as f64;
+        let rate = distances.len() as f64 / self.hours;
+        let at = last + excess * (per_hour / rate).ln();
+        Some(score(at.max(0.0) as f32).clamp(0.0, 1.0))
+    }
+}
+
+/// Listens to background speech for one keyword.
+#[derive(Debug)]
+pub struct Background {
+    spotter: Spotter,
+    scratch: Scratch,
+    frames: u64,
+    hop_seconds: f64,
+    peaks: Vec<f32>,
+}
+
+impl Background {
+    /// For a keyword of these examples at frames of `hop_seconds`.
+    pub fn new(examples: Vec<Template>, hop_seconds: f64) -> Self {
+        let options = SpotterOptions { threshold: FLOOR, ..SpotterOptions::new(FLOOR, hop_seconds) };
+        Self { spotter: Spotter::new(examples, options), scratch: Scratch::default(), frames: 0, hop_seconds, peaks: Vec::new() }
+    }
+
+    /// One recording, from its start to its end.
+    pub fn listen(&mut self, posteriors: &Posteriors) {
+        for row in posteriors.rows() {
+            self.scratch.set(row);
+            let hit = self.spotter.step(&self.scratch, self.frames);
+            self.peaks.extend(hit.map(|hit| hit.score));
+            self.frames += 1;
+        }
+        let hit = self.spotter.reset();
+        self.peaks.extend(hit.map(|hit| hit.score));
+    }
+
+    /// What was found.
+    pub fn tail(mut self) -> Tail {
+        self.peaks.sort_by(|a, b| b.total_cmp(a));
+        self.peaks.truncate(TAIL_PEAKS);
+        Tail { hours: self.frames as f64 * self.hop_seconds / 3600.0, peaks: self.peaks }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An exponential tail of distances: the k-th smallest of n peaks an hour lies at u + scale · ln(k / n).
+    fn tail(scale: f64, hours: f64) -> Tail {
+        let peaks = (1..=24).map(|k| score((1.0 + scale * (f64::from(k) / 24.0).ln()) as f32)).collect();
+        Tail { hours, peaks }
+    }
+
+    #[test]
+    fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
+        let tail = tail(0.1, 2.0);
+        let at = |rate| distance(tail.threshold(rate).unwrap());
+        assert!((at(12.0) - 1.0).abs() < 1e-3, "{}", at(12.0));
+        assert!((at(0.5) - (1.0 + 0.1 * (0.5f32 / 12.0).ln())).abs() < 0.05, "{}", at(0.5));
+        assert!(at(0.1) < at(0.5) && at(0.5) < at(5.0));
+    }
+
+    #[test]
+    fn too_little_background_gives_no_threshold() {
+        assert_eq!(Tail { hours: 1.0, peaks: vec![0.3; 3] }.threshold(0.5), None);
+        assert_eq!(Tail { hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);
+    }
+}
