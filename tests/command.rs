@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -204,8 +205,10 @@ fn an_interrupt_computes_what_was_captured_and_closes_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frames.npy");
     let consumer = format!("npy:{}", path.display());
-    let child = bellis(&["run", "--realtime", "--consumer", &consumer]).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2_500));
+    let arguments = ["run", "--realtime", "--consumer", "jsonl", "--consumer", &consumer];
+    let mut child = bellis(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.nth(2).expect("three chunks came").unwrap();
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     let summary = stderr(&output);

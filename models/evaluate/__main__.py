@@ -16,12 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 from scipy.stats import spearmanr
 
 from models.train.paths import DATA, PREPARED, REPOSITORY
 
 from . import plots
-from .measures import Heads, PhoneProbe, agreement, divergence, interval, pool, purity
+from .measures import Heads, PhoneProbe, agreement, cosine_distance, divergence, interval, log_mel, pool, posterior_distance, purity, recognised
 from .runs import run, segments
 from .streams import KINDS, SNRS, STREAMS
 
@@ -65,9 +66,10 @@ class Evaluation:
         return self.heads(found)
 
 
-def sweep(layers):
+def sweep(depths):
+    layers = depths[-1]
     return {
-        "fixed": [f"fixed --layer {k}" for k in range(1, layers + 1)],
+        "fixed": [f"fixed --layer {k}" for k in depths],
         "periodic": [f"periodic --layer {k} --period 5" for k in range(1, layers, 2)],
         "entropy": [f"threshold --threshold {tau}" for tau in TAUS],
         "change": [f"change --threshold {delta}" for delta in DELTAS],
@@ -93,7 +95,7 @@ def depth_under_noise(e, tau):
 
 def equal_compute(e, stream):
     """Every policy: compute, depth, KL and agreement with full depth, with intervals over clips; and all minus fixed."""
-    parts, policies = segments(stream), sweep(e.layers)
+    parts, policies = segments(stream), sweep(e.heads.depths)
     full = e.posteriors(e.run(stream, "never"))
     curves, per_clip = {}, {}
     for family, members in policies.items():
@@ -145,7 +147,7 @@ def nothing_said(e, policies):
 def phone_errors(e, policies):
     """Linear probes on speech.probe by exit layer and policy."""
     index = json.loads((PREPARED / "speech.probe.json").read_text())
-    fixed = e.all("phones", [f"fixed --layer {k}" for k in range(1, e.layers + 1)])
+    fixed = e.all("phones", [f"fixed --layer {k}" for k in e.heads.depths])
     by_layer = {int(policy.split()[-1]): found for policy, found in fixed.items()}
     for found in by_layer.values():
         found.states = found.states.astype(np.float32)
@@ -171,11 +173,34 @@ def gap_filling(e, policy):
     found = e.run("device", policy)
     posteriors = e.posteriors(found)
     kl = np.zeros(len(found.depth))
-    for k in range(1, e.layers + 1):
+    for k in e.heads.depths:
         here = found.depth == k
         if here.any():
             kl[here] = divergence(e.posteriors(e.run("device", f"fixed --layer {k}"))[here], posteriors[here])
     return {"policy": policy, "kl": float(kl.mean()), "worst percent": float(np.percentile(kl, 99)), "projections": found.report["projections_per_frame"]}
+
+
+def letters(e, policies):
+    """Letters and syllables by dynamic time warping across speakers: how many find their own name among the other speaker's."""
+    parts, out = segments("letters"), {}
+    spoken = lambda rows, condition: {s["clip"]: rows[s["first"] : s["first"] + s["frames"]] for s in parts if s["condition"] == condition}
+    pairs = {}
+    for condition in dict.fromkeys(s["condition"] for s in parts):
+        pairs.setdefault(condition.split()[0], []).append(condition)
+    sources = {policy: (e.posteriors(e.run("letters", policy)), posterior_distance) for policy in policies}
+    sources["log-mel"] = (log_mel("letters"), cosine_distance)
+    for name, (rows, distance) in sources.items():
+        out[name] = {}
+        for language, (a, b) in pairs.items():
+            one, other = spoken(rows, a), spoken(rows, b)
+            out[name][language] = {"right": [recognised(one, other, distance), recognised(other, one, distance)], "of": len(one)}
+    return out
+
+
+def parameters(pack):
+    """Trained numbers of all stages."""
+    found = (weight for path in pack.glob("*.onnx") for weight in onnx.load(path).graph.initializer)
+    return sum(int(np.prod(weight.dims)) for weight in found if weight.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
 
 
 def main():
@@ -189,8 +214,8 @@ def main():
     out = arguments.out or REPOSITORY / "docs" / "models" / arguments.pack.name
     out.mkdir(parents=True, exist_ok=True)
     tau = arguments.tau or e.manifest["exit"]["threshold"]
-    policies = sweep(e.layers)
-    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs}
+    policies = sweep(e.heads.depths)
+    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs, "parameters": parameters(arguments.pack)}
 
     def done(name, value):
         figures[name] = value
@@ -204,6 +229,7 @@ def main():
     done("nothing said", nothing_said(e, [f"threshold --threshold {tau}", "change", "gain"]))
     done("phones", phone_errors(e, policies["entropy"] + policies["change"] + policies["gain"] + ["never"]))
     done("gap filling", gap_filling(e, "gain"))
+    done("letters", letters(e, ["never", "gain", f"threshold --threshold {tau}", *(f"fixed --layer {k}" for k in e.heads.depths)]))
     plots.draw(figures, out)
 
 

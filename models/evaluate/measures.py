@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import soundfile
 import torch
 
+from models.train.model import LEAD, RECEPTIVE_FIELD, Frontend
+from models.train.paths import HOP
 from models.train.teach import information, phones
 
-from .runs import run, segments
+from .runs import segments
+from .streams import STREAMS
 
 SILENCE = ("pau", "SIL", "sil", "#", "ssil")
 
@@ -19,7 +23,13 @@ class Heads:
     def __init__(self, pack, layers):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.sessions = {k: onnxruntime.InferenceSession(Path(pack) / f"head_{k:02}.onnx", options) for k in range(1, layers + 1)}
+        files = {k: Path(pack) / f"head_{k:02}.onnx" for k in range(layers + 1)}
+        self.sessions = {k: onnxruntime.InferenceSession(path, options) for k, path in files.items() if path.exists()}
+
+    @property
+    def depths(self):
+        """Where a chunk may stop: the layers, and 0 where h⁰ has a head."""
+        return list(self.sessions)
 
     def __call__(self, run):
         out = None
@@ -59,6 +69,18 @@ def interval(means, weights, groups=None, repeats=400, seed=0):
     draws = rng.integers(len(names), size=(repeats, len(names)))
     spread = sums[draws].sum(1) / total[draws].sum(1)
     return sums.sum() / total.sum(), *np.percentile(spread, [2.5, 97.5])
+
+
+def log_mel(stream):
+    """The front end's own log-mel features of a stream, [T, 4 · 80], mean and scale taken out: what no model has to be trained for."""
+    audio, _ = soundfile.read(STREAMS / f"{stream}.wav", dtype="float32")
+    frames = -(-len(audio) // HOP)
+    padded = np.zeros(LEAD + frames * HOP + RECEPTIVE_FIELD, np.float32)
+    padded[LEAD : LEAD + len(audio)] = audio
+    with torch.no_grad():
+        mel = Frontend(1).features(torch.from_numpy(padded[: (frames - 1) * HOP + RECEPTIVE_FIELD])[None])
+    rows = mel.unfold(1, 4, 2).flatten(2)[0].numpy()
+    return (rows - rows.mean(0)) / (rows.std(0) + 1e-4)
 
 
 class PhoneProbe:
@@ -124,12 +146,40 @@ def purity(units, labels):
     return shared / entropy
 
 
-def warped_distance(a, b):
-    """Dynamic time warping of two sequences of log-posteriors, by −ln Σ √(p q) per step of the path (Bhattacharyya)."""
-    local = -np.log(np.exp(a / 2) @ np.exp(b / 2).T + 1e-9)
-    total = np.full((len(a) + 1, len(b) + 1), np.inf)
-    total[0, 0] = 0
-    for i in range(len(a)):
-        for j in range(len(b)):
-            total[i + 1, j + 1] = local[i, j] + min(total[i, j + 1], total[i + 1, j], total[i, j])
-    return total[-1, -1] / (len(a) + len(b))
+def posterior_distance(a, b):
+    """−ln Σ √(p q) of every pair of frames (Bhattacharyya), of log-posteriors [S, U] and [T, U]."""
+    return -np.log(np.exp(a / 2) @ np.exp(b / 2).T + 1e-9)
+
+
+def cosine_distance(a, b):
+    """1 − cos of every pair of rows."""
+    unit = lambda x: x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-9)
+    return 1 - unit(a) @ unit(b).T
+
+
+def warped_distances(local, lengths):
+    """Dynamic time warping of one sequence to many side by side, per step of the path: local [S, N, longest], lengths [N]."""
+    steps, count, longest = local.shape
+    total = np.full((count, longest + 1), np.inf)
+    total[:, 0] = 0
+    for i in range(steps):
+        row = np.full((count, longest + 1), np.inf)
+        for j in range(longest):
+            row[:, j + 1] = local[i, :, j] + np.minimum(np.minimum(total[:, j + 1], row[:, j]), total[:, j])
+        total = row
+    return total[np.arange(count), lengths] / (steps + lengths)
+
+
+def recognised(queries, templates, distance):
+    """How many queries have the template of their own name as the nearest. Both {name: [frames, features]}."""
+    names = list(templates)
+    lengths = np.array([len(templates[name]) for name in names])
+    ends = np.cumsum(lengths)
+    rows, right = np.concatenate([templates[name] for name in names]), 0
+    for name, query in queries.items():
+        every = distance(query, rows)
+        local = np.full((len(query), len(names), lengths.max()), np.inf)
+        for n, end in enumerate(ends):
+            local[:, n, : lengths[n]] = every[:, end - lengths[n] : end]
+        right += names[int(warped_distances(local, lengths).argmin())] == name
+    return right

@@ -9,6 +9,7 @@ streams/NAME.json       {"segments": [{"condition", "kind", "snr", "clip", "firs
 `device`    30 % speech (half of it in noise), 40 % silence and room tone, 30 % noise alone
 `alone`     digital silence, room tone, and each kind of noise alone
 `phones`    speech.probe, whose phones are labelled: the first half clean and noisy to train probes on, the second to test them
+`letters`   the English alphabet by two speakers of speech.match, and syllables that two Mandarin speakers both say
 Speech, voices of the babble and recorded noise are from packages that training never saw (models/train/packages.toml).
 """
 
@@ -196,6 +197,40 @@ def phones(pool, minutes):
     return stream
 
 
+SYLLABLES = 100
+EDGE = 5  # frames of quiet that a letter keeps on both sides
+
+
+def trimmed(audio):
+    """Without the quiet before and after what is said: frames 35 dB below the loudest."""
+    level = 10 * np.log10((audio[: len(audio) // HOP * HOP].reshape(-1, HOP) ** 2).mean(1) + 1e-9)
+    loud = np.flatnonzero(level > level.max() - 35)
+    return audio[max(0, loud[0] - EDGE) * HOP : (loud[-1] + 1 + EDGE) * HOP]
+
+
+def letters(pool):
+    """Segments of condition LANGUAGE SPEAKER whose clip is the letter's or syllable's name."""
+    stream, said = Stream(), {}
+    sound, index = pool.group("speech.match")
+    for entry in index:
+        parts = entry["clip"].split("/")
+        if entry["package"] == "klettres-data" and parts[-2] == "alpha" and parts[-3] in ("en", "en_GB"):
+            said.setdefault(("english", parts[-3]), {})[parts[-1].split(".")[0].lower()] = entry
+        elif entry["package"] == "gcin-voice":
+            said.setdefault(("mandarin", parts[-1].split(".")[0]), {})[parts[-2]] = entry
+    shared = {}
+    for (language, _), clips in said.items():
+        shared[language] = shared.get(language, set(clips)) & set(clips)
+    chosen = sorted(shared["mandarin"])
+    shared["mandarin"] = {chosen[i] for i in pool.rng.permutation(len(chosen))[:SYLLABLES]}
+    for (language, speaker), clips in sorted(said.items()):
+        for name in sorted(shared[language]):
+            entry = clips[name]
+            audio = trimmed(pool.cut(sound, entry["start"] * HOP, entry["frames"] * HOP))
+            stream.add(audio / max(1, np.abs(audio).max()), f"{language} {speaker}", clip=name)
+    return stream
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=2, help="of speech in each condition of `noisy`; `device` and `phones` have ten times as much")
@@ -204,6 +239,7 @@ def main():
     device(Pool(2), arguments.minutes * 10).write("device")
     alone(Pool(3)).write("alone")
     phones(Pool(4), arguments.minutes * 10).write("phones")
+    letters(Pool(5)).write("letters")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper, save
 from onnx import load as load_onnx
 
 from . import model as student
-from .model import LEAD, LOG_FLOOR, RECEPTIVE_FIELD, STEP
+from .model import LEAD, LOG_FLOOR, MELS, RECEPTIVE_FIELD, STEP, WINDOW
 from .paths import HOP, RATE
 from .phones import vocabulary
 
@@ -74,18 +74,43 @@ def numpy(parameter):
     return parameter.detach().float().numpy()
 
 
+def folded(part):
+    """The DFT's rows about the middle of the window, [WINDOW/2, bins] of cosines and of sines, and the mel filters of those bins.
+
+    The window and the cosines are the same on both sides of the middle, the sines opposite, so a product of half the size takes
+    the sum (the difference) of the two sides. Bins that no filter hears are left out.
+    """
+    mel = numpy(part.mel)
+    heard = np.flatnonzero(mel.any(0))
+    cosine, sine = np.split(numpy(part.dft), 2)
+    middle = WINDOW // 2
+    cosine = cosine[heard, 1 : middle + 1].T.copy()
+    cosine[-1] *= 0.5  # the middle is added to itself
+    return cosine, sine[heard, 1 : middle + 1].T, mel[:, heard].T
+
+
 def frontend(path, part, dim, half):
     g = Graph(half)
-    gather = numpy(part.gather.weight)  # [2D, MELS · 4], bands before frames, as unfold leaves them
-    spectrum = g.op("Conv", g.op("Unsqueeze", "audio", g.weight(np.int64([1]))), g.weight(numpy(part.dft)[:, None], True), strides=[STEP])
-    square = g.op("Mul", spectrum, spectrum)
-    real, imaginary = g.op("Split", square, g.weight(np.int64([len(part.dft) // 2] * 2)), out=("real", "imaginary"), axis=1)
-    power = g.op("MatMul", g.weight(numpy(part.mel), True), g.op("Add", real, imaginary))
+    end = np.iinfo(np.int64).max
+    cut = lambda x, axis, first, last=end: g.op("Slice", x, *(g.weight(np.int64([value])) for value in (first, last, axis)))
+    # Windows [1, M, WINDOW] of two and a half steps; half a step of zeros makes whole ones of the samples.
+    half_step = g.weight(np.zeros((1, STEP // 2), np.float32))
+    steps = g.op("Reshape", g.op("Concat", "audio", half_step, axis=1), g.weight(np.int64([1, -1, STEP])))
+    windows = g.op("Concat", cut(steps, 1, 0, -2), cut(steps, 1, 1, -1), cut(cut(steps, 1, 2), 2, 0, STEP // 2), axis=2)
+    front, back = cut(windows, 2, 1, WINDOW // 2 + 1), g.op("Gather", windows, g.weight(np.arange(WINDOW - 1, WINDOW // 2 - 1, -1)), axis=2)
+    cosine, sine, filters = folded(part)
+    square = lambda x: g.op("Mul", x, x)
+    real = square(g.op("MatMul", g.op("Add", front, back), g.weight(cosine, True)))
+    imaginary = square(g.op("MatMul", g.op("Sub", front, back), g.weight(sine, True)))
+    power = g.op("MatMul", g.op("Add", real, imaginary), g.weight(filters, True))
     log = g.op("Log", g.op("Add", power, g.weight(np.float32([LOG_FLOOR]))))
     mel = g.op("Mul", g.op("Add", log, g.weight(np.float32([4]))), g.weight(np.float32([0.25])))
-    kernel = gather.reshape(len(gather), -1, 4)
-    four = g.op("Conv", mel, g.weight(kernel), g.weight(numpy(part.gather.bias)), strides=[2])
-    hidden = g.gelu(g.op("Transpose", four, perm=[0, 2, 1]))
+    # Four mel frames to one frame, two apart.
+    pairs = g.op("Reshape", mel, g.weight(np.int64([1, -1, 2 * MELS])))
+    four = g.op("Concat", cut(pairs, 1, 0, -1), cut(pairs, 1, 1), axis=2)
+    gather = numpy(part.gather.weight).reshape(2 * dim, MELS, 4)  # bands before frames, as unfold leaves them
+    product = g.op("MatMul", four, g.weight(gather.transpose(2, 1, 0).reshape(4 * MELS, 2 * dim)))
+    hidden = g.gelu(g.op("Add", product, g.weight(numpy(part.gather.bias))))
     g.norm(g.linear(hidden, part.project), part.norm, out="x")
     g.write(path, [("audio", [1, "S"])], [("x", [1, "T", dim])])
 
@@ -252,9 +277,10 @@ def read(folder, phones=None):
     plain = lambda part: [(part.weight, 1), (part.bias, 1)]
     with torch.no_grad():
         front, found = model.frontend, weights(manifest["stages"]["frontend"])
-        kernel = next(i for i, array in enumerate(found) if array.ndim == 3 and array.shape[0] == 2 * shape.dim)
-        front.gather.weight.copy_(torch.from_numpy(found[kernel].reshape(2 * shape.dim, -1)))
-        fill([(front.gather.bias, 1), *plain(front.project), *plain(front.norm)], found[kernel + 1 :])
+        at = next(i for i, array in enumerate(found) if array.shape == (4 * MELS, 2 * shape.dim))
+        gather = found[at].reshape(4, MELS, 2 * shape.dim).transpose(2, 1, 0).reshape(2 * shape.dim, -1)
+        front.gather.weight.copy_(torch.from_numpy(gather.copy()))
+        fill([(front.gather.bias, 1), *plain(front.project), *plain(front.norm)], found[at + 1 :])
         for k in range(1, shape.layers + 1):
             part = model.layers[k - 1]
             parameters = [*plain(part.norm1), *plain(part.key_value), (part.query.weight, scale), (part.query.bias, scale)]

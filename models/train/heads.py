@@ -8,6 +8,7 @@ KL of the exit's head from the last joint head, its agreement with it, and cross
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -76,14 +77,15 @@ def main():
     heads = train_heads(model, Crops(FRAMES, seed=2_000_000), arguments.steps)
     torch.save(heads.state_dict(), arguments.checkpoint.parent / "heads.pt")
     found = judge(model, heads, Crops(FRAMES, "speech.test", "noise.test", seed=3), arguments.crops)
-    print("mean depth   joint: KL  agreement  units   DAISY: KL  agreement  units", flush=True)
+    table = []
     for share in (0.3, 0.45, 0.6, 0.75):
-        line = f"{share * model.shape.layers:10.1f}"
-        for rows in found.values():
+        table.append({"depth": share * model.shape.layers})
+        for kind, rows in found.items():
             mean = lambda bound: float(first_at_most(rows["entropy"], bound).float().mean())
             depth = first_at_most(rows["entropy"], bisect(0.0, 6.0, lambda bound: mean(bound) < share * model.shape.layers))
-            line += f"   {float(at(rows['kl'], depth).mean()):.3f}  {float(at(rows['agreement'], depth).mean()):.3f}  {float(at(rows['units'], depth).nanmean()):.3f}"
-        print(line, flush=True)
+            table[-1][kind] = {name: float(at(rows[name], depth).nanmean()) for name in ("kl", "agreement", "units")}
+        print(f"heads: {table[-1]}", flush=True)
+    (arguments.checkpoint.parent / "heads.json").write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Phones for the CTC branches: what a pretrained recogniser hears in the clean sound.
 
-    python -m models.train.phones
+    python -m models.train.phones [--hours H]
 
 The recogniser is hama 1.7 (Apache-2.0): a small Conformer with CTC over IPA tokens, 50 frames a second.
 
 targets/GROUP.tokens.npy   u8, its likeliest token of each frame of prepared/GROUP (blank between phones); 255 where nothing was heard
 targets/GROUP.phones.npy   u8, the same in the vocabulary of targets/phones.json: the blank, then the tokens that training holds often
-                           enough to be learnt, the frequent ones first
+                           enough to be learnt, the frequent ones first; 255 where nothing was heard
 """
 
 import argparse
@@ -17,9 +17,10 @@ import numpy as np
 from .paths import HOP, PREPARED, RATE, TARGETS
 from .voice import speech_groups
 
-LONGEST = 1000  # frames that the recogniser hears at once
+SHORTEST, LONGEST = 10, 1000  # frames that the recogniser hears at once
+BLOCK = 64  # clips
 NOTHING = 255
-BLANK, WORD_BOUNDARY = "<blank>", "<wb>"
+BLANK = "<blank>"
 SAME = {"ɡ": "g"}  # tokens that mean the same phone
 OFTEN = 5e-4  # share of all heard phones
 
@@ -29,37 +30,44 @@ def vocabulary():
     return json.loads((TARGETS / "phones.json").read_text())
 
 
-def hear(group):
-    """Tokens of all clips of a group, resumable."""
+def hear(group, hours):
+    """Tokens of a group's clips until `hours` are heard; goes on where it was stopped. Neighbours are heard together, since a
+    crop teaches phones only where all of it was heard, but the blocks of them are in random order."""
     from hama.asr import ASRModel
 
-    model = ASRModel()
-    path, done_path = TARGETS / f"{group}.tokens.npy", TARGETS / f"{group}.tokens.done"
+    model, path = ASRModel(), TARGETS / f"{group}.tokens.npy"
     index = json.loads((PREPARED / f"{group}.json").read_text())
     sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
-    first = int(done_path.read_text()) if done_path.exists() else 0
-    heard = np.load(path) if first else np.full(len(sound) // HOP, NOTHING, np.uint8)
-    for clip in range(first, len(index)):
+    heard = np.load(path) if path.exists() else np.full(len(sound) // HOP, NOTHING, np.uint8)
+    budget = hours * 3600 * RATE / HOP - (heard != NOTHING).sum()
+    blocks = np.array_split(np.arange(len(index)), -(-len(index) // BLOCK))
+    order = np.concatenate([blocks[k] for k in np.random.default_rng(0).permutation(len(blocks))])
+    for done, clip in enumerate(order, 1):
         start, left = index[clip]["start"], index[clip]["frames"]
-        while left >= 10:
+        fresh = budget > 0 and (heard[start : start + left] == NOTHING).all()
+        if fresh:
+            heard[start : start + left] = model.blank_id
+            budget -= left
+        while fresh and left >= SHORTEST:
             frames = min(left, LONGEST)
             audio = np.asarray(sound[start * HOP : (start + frames) * HOP], np.float32) / 32768
             tokens = model.transcribe_waveform(audio, RATE).frame_token_ids[:frames]
             heard[start : start + len(tokens)] = tokens
             start, left = start + frames, left - frames
-        if clip % 200 == 199 or clip == len(index) - 1:
+        if (fresh and done % 200 == 0) or done == len(index):
             np.save(path, heard)
-            done_path.write_text(str(clip + 1))
-            print(f"phones: {group} clip {clip + 1}/{len(index)}", flush=True)
+            print(f"phones: {group} clip {done}/{len(index)}", flush=True)
     names = [BLANK if token == model.blank_id else name for token, name in enumerate(model.decoder_tokens)]
     return heard, [SAME.get(name, name) for name in names]
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=100.0, help="of each group, at most; a later call goes on from there, with the same vocabulary")
+    arguments = parser.parse_args()
     for group in speech_groups():
-        heard, names = hear(group)
-        if group == "speech.train":
+        heard, names = hear(group, arguments.hours)
+        if not (TARGETS / "phones.json").exists():
             counts = {}
             for token, count in enumerate(np.bincount(heard, minlength=NOTHING)[: len(names)]):
                 if names[token] != BLANK:
@@ -69,10 +77,12 @@ def main():
             (TARGETS / "phones.json").write_text(json.dumps(kept, ensure_ascii=False))
         known = vocabulary()
         number = np.zeros(NOTHING + 1, np.uint8)
+        number[NOTHING] = NOTHING
         for token, name in enumerate(names):
             number[token] = known.index(name) if name in known else 0
         np.save(TARGETS / f"{group}.phones.npy", number[heard])
-        print(f"phones: {group}: {(number[heard] != 0).sum()} frames of {len(known) - 1} phones", flush=True)
+        said = (number[heard] != 0) & (heard != NOTHING)
+        print(f"phones: {group}: {said.sum()} frames of {len(known) - 1} phones", flush=True)
 
 
 if __name__ == "__main__":

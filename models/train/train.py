@@ -19,7 +19,7 @@ from . import export
 from .mixing import NONE, Crops
 from .model import SHAPES, Student, load, save
 from .paths import RUNS
-from .phones import vocabulary
+from .phones import NOTHING, vocabulary
 
 CHUNKS = (8, 16, 32)  # frames: 160, 320 and 640 ms
 FRAMES = 384  # of a crop: 7.68 s
@@ -48,11 +48,15 @@ def spoken(phones):
 
 
 def ctc_loss(log_p, phones):
-    """CTC of log-probabilities [B, T, V] to the phones of the frames [B, T], nats per phone, [B]."""
+    """CTC of log-probabilities [B, T, V] to the phones of the frames [B, T], nats per phone, mean over the crops that were heard."""
+    heard = ~(phones == NOTHING).any(1)
+    if not heard.any():
+        return log_p.sum() * 0
+    log_p, phones = log_p[heard], phones[heard]
     targets, counts = spoken(phones)
     lengths = torch.full_like(counts, log_p.shape[1])
     nats = F.ctc_loss(log_p.transpose(0, 1), targets, lengths, counts, reduction="none", zero_infinity=True)
-    return nats / counts.clamp(min=FEW)
+    return (nats / counts.clamp(min=FEW)).sum() / max(1, len(nats))
 
 
 def losses(model, audio, units, phones, chunk):
@@ -75,10 +79,10 @@ def losses(model, audio, units, phones, chunk):
         distance.append((kl * full).sum() / (full.sum() * units.shape[1]).clamp(min=1))
     log_p = model.phone_logits(states).float().log_softmax(-1)
     whole = (exits == layers).all(1)
-    every = torch.stack([ctc_loss(one[whole], phones[whole]).mean() for one in log_p])
+    every = torch.stack([ctc_loss(one[whole], phones[whole]) for one in log_p])
     # Where chunks exit, the recogniser reads each chunk's phones at the layer where it stopped.
     mixed = log_p.gather(0, depth[None, ..., None].expand(1, *log_p.shape[1:]))[0]
-    return torch.stack(cross), torch.stack(distance[:-1]), torch.cat([every, ctc_loss(mixed[~whole], phones[~whole]).mean()[None]])
+    return torch.stack(cross), torch.stack(distance[:-1]), torch.cat([every, ctc_loss(mixed[~whole], phones[~whole])[None]])
 
 
 def crops_ahead(batch, seed):

@@ -1,12 +1,14 @@
 //! The commands; each is a short file that calls the library.
 
 mod bench;
+mod consumers;
 mod devices;
 mod inspect;
 mod locate;
 mod run;
 mod settings;
 mod signals;
+mod source;
 mod table;
 
 use clap::{Parser, Subcommand};

@@ -3,21 +3,20 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
-use bellis::audio::{FileSource, MicrophoneOptions, MicrophoneSource, PcmFormat, PcmSource, Source};
-use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
+use anyhow::Context;
+use bellis::audio::Source;
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
-use bellis::runtime::{Counters, RunOptions, run};
-use bellis::stream::{Mixture, SessionOptions, Vectors};
+use bellis::runtime::{Counters, run};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::consumers::consumers;
 use super::locate;
-use super::settings::{Settings, VectorsName};
+use super::settings::Settings;
 use super::signals::stop_on_signals;
+use super::source::{run_options, source};
 
 /// Stream a file, a pipe or the microphone through a pack
 ///
@@ -46,8 +45,6 @@ pub struct Run {
     settings: Settings,
 }
 
-/// Rate of raw PCM when none is said, Hz.
-const PCM_RATE: u32 = 16_000;
 /// A progress bar is shown for files at least this long.
 const BAR_FROM_SECONDS: f64 = 20.0;
 
@@ -89,88 +86,6 @@ impl Run {
         }
         Ok(report.outcome?)
     }
-}
-
-fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOptions> {
-    let manifest = &pack.manifest;
-    let hop_ms = manifest.audio.hop as f64 * 1e3 / f64::from(manifest.audio.sample_rate);
-    let mut session = SessionOptions::new(settings.chunk_frames(hop_ms, pack.default_chunk_frames())?);
-    if settings.vectors == Some(VectorsName::Mixture) {
-        session.vectors = Vectors::Mixture(match &manifest.mixture {
-            Some(own) => Mixture { weights: own.weights.clone(), layer_norm: own.layer_norm },
-            None => Mixture::uniform(manifest.encoder.layers),
-        });
-    }
-    let mut options = RunOptions::new(session);
-    if let Some(seconds) = settings.ring {
-        if !(0.05..=600.0).contains(&seconds) {
-            bail!("--ring {seconds}: the ring holds 0.05 to 600 seconds");
-        }
-        options.ring = Duration::from_secs_f64(seconds);
-    }
-    Ok(options)
-}
-
-fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
-    let pick = settings.channel_pick()?;
-    Ok(match settings.input.as_deref() {
-        None => {
-            let path = locate::sample()?;
-            eprintln!("no INPUT: playing {} (`bellis run mic` listens to the microphone)", path.display());
-            Box::new(FileSource::open(&path, pick, settings.realtime)?)
-        }
-        Some("mic") => {
-            let mut options = MicrophoneOptions {
-                device: settings.device.clone(),
-                sample_rate: settings.rate,
-                channels: settings.channels,
-                pick,
-                ..Default::default()
-            };
-            if let Some(milliseconds) = settings.buffer {
-                options.buffer = Duration::from_millis(milliseconds.max(1));
-            }
-            let source = MicrophoneSource::open(options)?;
-            if !settings.quiet {
-                let spec = source.spec();
-                eprintln!("listening to {} at {} Hz; Ctrl-C stops", spec.name, spec.sample_rate);
-            }
-            Box::new(source)
-        }
-        Some("-") => {
-            let format = settings.format.unwrap_or(PcmFormat::S16le);
-            let (rate, channels) = (settings.rate.unwrap_or(PCM_RATE), settings.channels.unwrap_or(1));
-            Box::new(PcmSource::new(Box::new(std::io::stdin()), "standard input", format, rate, channels, pick)?)
-        }
-        Some(path) => Box::new(FileSource::open(Path::new(path), pick, settings.realtime)?),
-    })
-}
-
-fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
-    let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
-    let asked = match settings.consumer.is_empty() {
-        true => vec!["jsonl".to_owned()],
-        false => settings.consumer.clone(),
-    };
-    let one = |text: &String| -> anyhow::Result<Box<dyn Consumer>> {
-        Ok(match text.split_once(':').map_or((text.as_str(), None), |(name, rest)| (name, Some(rest))) {
-            ("null", None) => Box::new(Null),
-            ("jsonl", None) => Box::new(JsonLines::new(std::io::stdout(), "standard output", json)),
-            ("jsonl", Some(path)) => {
-                let file = std::fs::File::create(path).with_context(|| path.to_owned())?;
-                Box::new(JsonLines::new(std::io::BufWriter::new(file), path, json))
-            }
-            ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
-            ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
-            (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
-            (name, _) => {
-                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"])
-                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
-            }
-        })
-    };
-    asked.iter().map(one).collect()
 }
 
 /// A bar for long files, where a person looks at standard error and the lines do not go to the same screen.

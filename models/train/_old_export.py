@@ -1,0 +1,288 @@
+"""Writes a checkpoint as a pack: ONNX stages with f16 weights, and pack.toml.
+
+    python -m models.train.export CHECKPOINT PACK [--name NAME] [--calibration FILE] [--f32]
+
+Weights of 1,024 numbers and more are stored as f16 behind a Cast, which the runtime folds when it loads the pack; the front
+end's spectrum stays in f32. The exit policies' numbers come from `calibrate`; without them the pack never exits by default.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import torch
+from onnx import TensorProto, helper, numpy_helper, save
+from onnx import load as load_onnx
+
+from . import model as student
+from .model import LEAD, LOG_FLOOR, RECEPTIVE_FIELD, STEP
+from .paths import HOP, RATE
+from .phones import vocabulary
+
+OPSET, IR = 18, 8
+EPSILON = 1e-5  # of PyTorch's layer norm
+HALF_FROM = 1024
+
+
+class Graph:
+    """Collects nodes and weights of one stage."""
+
+    def __init__(self, half):
+        self.half, self.nodes, self.weights, self.count = half, [], [], 0
+
+    def weight(self, value, exact=False):
+        value = np.ascontiguousarray(value)
+        self.count += 1
+        name = f"w{self.count}"
+        if self.half and not exact and value.dtype == np.float32 and value.size >= HALF_FROM:
+            self.weights.append(numpy_helper.from_array(value.astype(np.float16), name + "_half"))
+            self.nodes.append(helper.make_node("Cast", [name + "_half"], [name], to=TensorProto.FLOAT))
+        else:
+            self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def op(self, kind, *inputs, out=None, **attributes):
+        self.count += 1
+        out = out or f"n{self.count}"
+        outs = [out] if isinstance(out, str) else list(out)
+        self.nodes.append(helper.make_node(kind, list(inputs), outs, **attributes))
+        return out
+
+    def linear(self, x, layer, out=None, columns=slice(None)):
+        product = self.op("MatMul", x, self.weight(numpy(layer.weight)[columns].T))
+        return self.op("Add", product, self.weight(numpy(layer.bias)[columns]), out=out)
+
+    def gelu(self, x):
+        """x · (1 + erf(x / √2)) / 2"""
+        erf = self.op("Erf", self.op("Mul", x, self.weight(np.float32([0.5**0.5]))))
+        return self.op("Mul", self.op("Mul", x, self.weight(np.float32([0.5]))), self.op("Add", erf, self.weight(np.float32([1]))))
+
+    def norm(self, x, layer, out=None):
+        return self.op("LayerNormalization", x, self.weight(numpy(layer.weight), True), self.weight(numpy(layer.bias), True), out=out or f"norm{self.count}", axis=-1, epsilon=EPSILON)
+
+    def write(self, path, inputs, outputs):
+        value = lambda name, shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        graph = helper.make_graph(self.nodes, path.stem, [value(*one) for one in inputs], [value(*one) for one in outputs], self.weights)
+        save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR), path)
+
+
+def numpy(parameter):
+    return parameter.detach().float().numpy()
+
+
+def frontend(path, part, dim, half):
+    g = Graph(half)
+    gather = numpy(part.gather.weight)  # [2D, MELS · 4], bands before frames, as unfold leaves them
+    spectrum = g.op("Conv", g.op("Unsqueeze", "audio", g.weight(np.int64([1]))), g.weight(numpy(part.dft)[:, None], True), strides=[STEP])
+    square = g.op("Mul", spectrum, spectrum)
+    real, imaginary = g.op("Split", square, g.weight(np.int64([len(part.dft) // 2] * 2)), out=("real", "imaginary"), axis=1)
+    power = g.op("MatMul", g.weight(numpy(part.mel), True), g.op("Add", real, imaginary))
+    log = g.op("Log", g.op("Add", power, g.weight(np.float32([LOG_FLOOR]))))
+    mel = g.op("Mul", g.op("Add", log, g.weight(np.float32([4]))), g.weight(np.float32([0.25])))
+    kernel = gather.reshape(len(gather), -1, 4)
+    four = g.op("Conv", mel, g.weight(kernel), g.weight(numpy(part.gather.bias)), strides=[2])
+    hidden = g.gelu(g.op("Transpose", four, perm=[0, 2, 1]))
+    g.norm(g.linear(hidden, part.project), part.norm, out="x")
+    g.write(path, [("audio", [1, "S"])], [("x", [1, "T", dim])])
+
+
+def layer(path, part, shape, half):
+    g, dim, heads, width = Graph(half), shape.dim, shape.heads, shape.dim // shape.heads
+    split = g.weight(np.int64([1, -1, heads, width]))
+    by_head = lambda x, out=None: g.op("Transpose", g.op("Reshape", x, split), out=out or f"heads{g.count}", perm=[0, 2, 1, 3])
+    normed = g.norm("x", part.norm1)
+    both = g.linear(normed, part.key_value)
+    key, value = g.op("Split", both, g.weight(np.int64([dim, dim])), out=("key", "value"), axis=2)
+    by_head(key, "k_new")
+    by_head(value, "v_new")
+    # The scale 1/√d is folded into the query's weights.
+    query = part.query
+    scaled = g.op("MatMul", normed, g.weight(numpy(query.weight).T * width**-0.5))
+    query = by_head(g.op("Add", scaled, g.weight(numpy(query.bias) * width**-0.5)))
+    keys = g.op("Transpose", g.op("Concat", "k", "k_new", axis=2), perm=[0, 1, 3, 2])
+    weights = g.op("Softmax", g.op("Add", g.op("MatMul", query, keys), "bias"), axis=-1)
+    mixed = g.op("MatMul", weights, g.op("Concat", "v", "v_new", axis=2))
+    mixed = g.op("Reshape", g.op("Transpose", mixed, perm=[0, 2, 1, 3]), g.weight(np.int64([1, -1, dim])))
+    x = g.op("Add", "x", g.linear(mixed, part.out))
+    wide = g.gelu(g.linear(g.norm(x, part.norm2), part.up))
+    g.op("Add", x, g.linear(wide, part.down), out="y")
+    cache, new = [1, heads, shape.left_context, width], [1, heads, "T", width]
+    inputs = [("x", [1, "T", dim]), ("k", cache), ("v", cache), ("bias", [1, heads, "T", "CT"])]
+    g.write(path, inputs, [("y", [1, "T", dim]), ("k_new", new), ("v_new", new)])
+
+
+def head(path, part, shape, half):
+    g = Graph(half)
+    g.linear(g.norm("f", part.norm), part.linear, out="logits")
+    g.write(path, [("f", [1, "T", shape.dim])], [("logits", [1, "T", part.linear.out_features])])
+
+
+def gain(path, part, shape, half):
+    g = Graph(half)
+    dim = shape.dim
+    ones, zeros = g.weight(np.ones(dim, np.float32)), g.weight(np.zeros(dim, np.float32))
+    normed = g.op("LayerNormalization", "f", ones, zeros, axis=-1, epsilon=EPSILON)
+    hidden = g.op("ReduceMean", g.gelu(g.linear(normed, part.hidden)), g.weight(np.int64([1])), keepdims=1)
+    g.linear(hidden, part.out, out="log_kl")
+    g.write(path, [("f", [1, "T", dim])], [("log_kl", [1, 1, len(part.out.weight)])])
+
+
+PACK = """format = 1
+name = "{name}"
+description = "{description}"
+
+[audio]
+sample_rate = {rate}
+hop = {hop}
+receptive_field = {field}
+lead = {lead}
+layout = "mono"
+
+[encoder]
+architecture = "log-mel front end, pre-norm transformer with chunked attention, joint exit heads and CTC branches"
+layers = {layers}
+dim = {dim}
+heads = {heads}
+units = {units}
+quiet_unit = 0
+mode = "cached"
+chunk_frames = [8, 16, 32]
+default_chunk_frames = 16
+left_context = {context}
+feature = "layer-output"
+position = "alibi"
+alibi_slopes = {slopes}
+gap_fill = "project"
+
+{exits}
+{ctc}[provenance]
+weights = "trained from scratch; unit 0: nobody speaks (Silero VAD, MIT); the others are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phones as hama 1.7 hears them (Apache-2.0)"
+data = "models/train/packages.toml: speech.train, noise.train; {steps} steps"
+held_out = "speech.calibrate, speech.test, speech.probe, speech.match, noise.test of the same file"
+licence = "{licence}"
+command = "python -m models.train.train {name}"
+date = "{date}"
+
+[stages]
+"""
+LICENCE = "CC-BY-SA-4.0; trained on recordings under GPL-2 and CC-BY-SA, listed in models/train/packages.toml"
+
+
+def exit_section(numbers):
+    """[exit] of pack.toml from what `calibrate` found."""
+    if numbers is None:
+        return '[exit]\npolicy = "never"\n'
+    listed = lambda values: "[" + ", ".join(f"{value:.4f}" for value in values) + "]"
+    targets = "".join(f"    {{ agreement = {target}, thresholds = {listed(values)} }},\n" for target, values in numbers["calibrated"].items())
+    return f"""[exit]
+policy = "gain"
+threshold = {numbers["threshold"]:.3f}
+change = {numbers["change"]:.4f}
+range = {numbers["range"]}
+fixed = {numbers["fixed"]}
+
+[exit.calibrated]
+data = "{numbers["data"]}"
+targets = [
+{targets}]
+
+[exit.gain]
+lambda = {numbers["lambda"]:.4f}
+"""
+
+
+def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), description="trained on real speech with noise, rooms and silence"):
+    """Writes the pack; returns its folder. `phones` names the classes of the CTC branches."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = model.shape
+    stages = {"frontend": folder / "frontend.onnx"}
+    frontend(stages["frontend"], model.frontend, shape.dim, half)
+    for k, part in enumerate(model.layers, 1):
+        stages[f"layer.{k}"] = folder / f"layer_{k:02}.onnx"
+        layer(stages[f"layer.{k}"], part, shape, half)
+    for kind, parts in (("head", model.heads), ("ctc", model.ctc)):
+        for k, part in enumerate(parts):
+            stages[f"{kind}.{k}"] = folder / f"{kind}_{k:02}.onnx"
+            head(stages[f"{kind}.{k}"], part, shape, half)
+    for k, state in enumerate(numbers["gain"] if numbers else []):
+        part = student.Forecast(shape, k)
+        part.load_state_dict(state)
+        stages[f"gain.{k}"] = folder / f"gain_{k:02}.onnx"
+        gain(stages[f"gain.{k}"], part, shape, half)
+    text = PACK.format(
+        exits=exit_section(numbers), ctc=f"[ctc]\nvocabulary = {json.dumps(phones, ensure_ascii=False)}\n\n" if phones else "", name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
+        heads=shape.heads, units=shape.units, context=shape.left_context, slopes=shape.slopes(), steps=steps, licence=LICENCE,
+        date=datetime.date.today().isoformat(),
+    )
+    for stage, path in sorted(stages.items(), key=lambda one: (one[0].split(".")[0], int(one[0].split(".")[1]) if "." in one[0] else 0)):
+        text += f'{stage} = {{ file = "{path.name}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}\n'
+    (folder / "pack.toml").write_text(text)
+    return folder
+
+
+def read(folder, phones=None):
+    """The model of a pack that `write` wrote: what a longer training goes on from when its checkpoints are gone.
+
+    Heads and branches that the pack lacks are fresh; `phones` is the number of classes of the CTC branches, the pack's own without it.
+    """
+    manifest = tomllib.loads((folder / "pack.toml").read_text())
+    encoder, own = manifest["encoder"], len(manifest.get("ctc", {}).get("vocabulary", []))
+    shape = student.Shape(encoder["layers"], encoder["dim"], encoder["heads"], encoder["units"], phones or own, encoder["left_context"])
+    model = student.Student(shape)
+    scale = (shape.dim // shape.heads) ** -0.5
+
+    def weights(stage):
+        graph = load_onnx(folder / stage["file"]).graph
+        return [numpy_helper.to_array(weight).astype(np.float32) for weight in graph.initializer if weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)]
+
+    def fill(parameters, found):
+        """Each parameter from the next array of its shape, matrices turned."""
+        for parameter, factor in parameters:
+            turned = parameter.ndim == 2
+            wanted = tuple(parameter.shape[::-1] if turned else parameter.shape)
+            while found[0].shape != wanted:
+                found.pop(0)
+            value = torch.from_numpy(found.pop(0).copy()) / factor
+            parameter.data.copy_(value.T if turned else value)
+
+    plain = lambda part: [(part.weight, 1), (part.bias, 1)]
+    with torch.no_grad():
+        front, found = model.frontend, weights(manifest["stages"]["frontend"])
+        kernel = next(i for i, array in enumerate(found) if array.ndim == 3 and array.shape[0] == 2 * shape.dim)
+        front.gather.weight.copy_(torch.from_numpy(found[kernel].reshape(2 * shape.dim, -1)))
+        fill([(front.gather.bias, 1), *plain(front.project), *plain(front.norm)], found[kernel + 1 :])
+        for k in range(1, shape.layers + 1):
+            part = model.layers[k - 1]
+            parameters = [*plain(part.norm1), *plain(part.key_value), (part.query.weight, scale), (part.query.bias, scale)]
+            parameters += [p for one in (part.out, part.norm2, part.up, part.down) for p in plain(one)]
+            fill(parameters, weights(manifest["stages"]["layer"][str(k)]))
+        known = [("head", model.heads), ("ctc", model.ctc if shape.phones == own else ())]
+        for kind, parts in known:
+            for k, part in enumerate(parts):
+                if stage := manifest["stages"].get(kind, {}).get(str(k)):
+                    fill([*plain(part.norm), *plain(part.linear)], weights(stage))
+    return model
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("pack", type=Path)
+    parser.add_argument("--name", help="the pack folder's name without it")
+    parser.add_argument("--calibration", type=Path, help="calibration.pt beside the checkpoint without it")
+    parser.add_argument("--f32", action="store_true", help="store all weights as f32")
+    arguments = parser.parse_args()
+    model, checkpoint = student.load(arguments.checkpoint)
+    calibration = arguments.calibration or arguments.checkpoint.parent / "calibration.pt"
+    numbers = torch.load(calibration, weights_only=True) if calibration.exists() else None
+    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0), numbers, vocabulary() if model.shape.phones else ())
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    print(f"export: {folder}: {model.shape.layers} layers of {model.shape.dim}, {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

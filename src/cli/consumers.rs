@@ -1,0 +1,36 @@
+//! The consumers that settings name.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
+
+use super::settings::Settings;
+
+/// Makes every consumer that was asked for; JSON lines on standard output without any.
+pub fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
+    let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
+    let asked = match settings.consumer.is_empty() {
+        true => vec!["jsonl".to_owned()],
+        false => settings.consumer.clone(),
+    };
+    let one = |text: &String| -> anyhow::Result<Box<dyn Consumer>> {
+        Ok(match text.split_once(':').map_or((text.as_str(), None), |(name, rest)| (name, Some(rest))) {
+            ("null", None) => Box::new(Null),
+            ("jsonl", None) => Box::new(JsonLines::new(std::io::stdout(), "standard output", json)),
+            ("jsonl", Some(path)) => {
+                let file = std::fs::File::create(path).with_context(|| path.to_owned())?;
+                Box::new(JsonLines::new(std::io::BufWriter::new(file), path, json))
+            }
+            ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
+            ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
+            (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
+            (name, _) => {
+                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"])
+                    .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
+            }
+        })
+    };
+    asked.iter().map(one).collect()
+}
