@@ -7,6 +7,7 @@ pub mod bench;
 pub mod consumer;
 pub mod engine;
 pub mod exit;
+pub mod keyword;
 pub mod pack;
 pub mod runtime;
 pub mod stream;

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
+use bellis::pack::Pack;
 
+use super::keywords::consumer as keywords;
 use super::settings::Settings;
 
 /// Makes every consumer that was asked for; JSON lines on standard output without any.
-pub fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
+pub fn consumers(settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let asked = match settings.consumer.is_empty() {
         true => vec!["jsonl".to_owned()],
@@ -24,11 +26,14 @@ pub fn consumers(settings: &Settings) -> anyhow::Result<Vec<Box<dyn Consumer>>> 
             }
             ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
             ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
+            ("keyword", path) => Box::new(keywords(path.map(Path::new), settings, pack)?),
             (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
             (name, _) => {
-                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "null"])
+                let hint = bellis::toml_file::nearest(name, ["jsonl", "npy", "wav", "keyword", "null"])
                     .map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-                bail!("there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE and null are there{hint}")
+                bail!(
+                    "there is no consumer `{name}`: jsonl, jsonl:FILE, npy:FILE, wav:FILE, keyword, keyword:FILE-or-FOLDER and null are there{hint}"
+                )
             }
         })
     };

@@ -3,8 +3,11 @@
 mod bench;
 mod consumers;
 mod devices;
+mod enroll;
 mod inspect;
+mod keywords;
 mod locate;
+mod record;
 mod run;
 mod settings;
 mod signals;
@@ -28,6 +31,10 @@ enum Command {
     Run(Box<run::Run>),
     /// Measure depth, quality and cost under noise
     Bench(Box<bench::Bench>),
+    /// Make a keyword of a few recordings of a word
+    Enroll(enroll::Enroll),
+    /// List, test and remove keywords
+    Keywords(keywords::Keywords),
     /// List the microphones
     Devices(devices::Devices),
     /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
@@ -40,6 +47,8 @@ impl Cli {
         match self.command {
             Command::Run(command) => command.run(),
             Command::Bench(command) => command.run(),
+            Command::Enroll(command) => command.run(),
+            Command::Keywords(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
         }

@@ -28,6 +28,7 @@ use super::source::{run_options, source};
   bellis run mic --deadline 200                     live; sheds layers rather than be late
   bellis run talk.wav --consumer npy:talk.npy       all frames as a NumPy array
   bellis run mic --consumer wav:heard.wav           write what was heard
+  bellis run mic --consumer keyword                 a line for each enrolled keyword that is heard (`bellis enroll --help`)
   bellis run talk.wav --policy fixed --layer 6      a fixed depth, to compare with
   arecord -f S16_LE -r 16000 -t raw | bellis run - --rate 16000 --format s16le
   bellis run --config bellis.toml                   the same settings from a file; flags win
@@ -58,7 +59,7 @@ impl Run {
         let policy = settings.policy_spec().build(&pack)?;
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
-        let consumers = consumers(&settings)?;
+        let consumers = consumers(&settings, &pack)?;
         let encoder = Encoder::load(&pack, settings.gap_fill)?;
         // The weights are in the encoder's own form now; their files need not stay in memory.
         drop(pack);

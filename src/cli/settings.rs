@@ -69,7 +69,7 @@ pub struct Settings {
     #[arg(long, value_name = "MS", help_heading = "Exit policy")]
     pub deadline: Option<u64>,
 
-    /// Where the representations go: `jsonl`, `jsonl:FILE`, `npy:FILE` (the frames), `wav:FILE` (the sound), `null`; may be given several times
+    /// Where the representations go: `jsonl`, `jsonl:FILE`, `npy:FILE` (the frames), `wav:FILE` (the sound), `keyword` (detections of enrolled keywords, or of those of `keyword:FILE-or-FOLDER`), `null`; may be given several times
     #[arg(long, value_name = "CONSUMER", help_heading = "Output")]
     #[serde(default)]
     pub consumer: Vec<String>,
@@ -81,6 +81,15 @@ pub struct Settings {
     #[arg(long, help_heading = "Output")]
     #[serde(default)]
     pub with_units: bool,
+    /// Expect so many false accepts an hour of each keyword, instead of the rate that it was enrolled for
+    #[arg(long, value_name = "PER-HOUR", help_heading = "Keywords")]
+    pub false_accepts: Option<f64>,
+    /// Tell near misses, too: what scores at least this (0 to 1) but not enough to fire
+    #[arg(long, value_name = "SCORE", help_heading = "Keywords")]
+    pub near_misses: Option<f32>,
+    /// Seconds after a detection in which the same keyword does not fire again
+    #[arg(long, value_name = "SECONDS", help_heading = "Keywords")]
+    pub refractory: Option<f64>,
     /// Write the summary as JSON to this file, too
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
@@ -137,6 +146,9 @@ impl Settings {
             consumer: if self.consumer.is_empty() { file.consumer } else { self.consumer },
             with_vectors: self.with_vectors || file.with_vectors,
             with_units: self.with_units || file.with_units,
+            false_accepts: self.false_accepts.or(file.false_accepts),
+            near_misses: self.near_misses.or(file.near_misses),
+            refractory: self.refractory.or(file.refractory),
             report: self.report.or(file.report),
             quiet: self.quiet || file.quiet,
             device: self.device.or(file.device),

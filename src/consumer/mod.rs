@@ -4,6 +4,7 @@
 //! stream, given every representation in order, and told when the stream has ended, also after an error.
 
 mod jsonl;
+mod keyword;
 mod npy;
 mod null;
 mod wav;
@@ -11,6 +12,7 @@ mod wav;
 use std::path::PathBuf;
 
 pub use jsonl::{JsonLines, JsonOptions};
+pub use keyword::{KeywordLines, Watched};
 pub use npy::Npy;
 pub use null::Null;
 pub use wav::Wav;

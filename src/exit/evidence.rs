@@ -49,24 +49,24 @@ impl Measure {
 pub struct Measurer {
     current: Vec<f32>,
     previous: Vec<f32>,
-    current_layer: usize,
-    previous_layer: usize,
+    current_layer: Option<usize>,
+    previous_layer: Option<usize>,
 }
 
 impl Measurer {
     /// Forgets the last chunk.
     pub fn begin_chunk(&mut self) {
-        self.current_layer = 0;
-        self.previous_layer = 0;
+        self.current_layer = None;
+        self.previous_layer = None;
     }
 
     /// Measures the logits `[T, units]` of `layer`, and how they differ from those of the layer before if `change` says so.
     pub fn measure(&mut self, layer: usize, logits: &[f32], units: usize, change: bool) -> Evidence {
         std::mem::swap(&mut self.current, &mut self.previous);
-        self.previous_layer = std::mem::replace(&mut self.current_layer, layer);
+        self.previous_layer = self.current_layer.replace(layer);
         self.current.resize(logits.len(), 0.0);
         let comparable =
-            change && self.previous_layer + 1 == layer && self.previous_layer > 0 && self.previous.len() == logits.len();
+            change && self.previous_layer.is_some_and(|previous| previous + 1 == layer) && self.previous.len() == logits.len();
         let frames = (logits.len() / units.max(1)).max(1) as f64;
         let (mut entropy, mut max_prob, mut margin, mut divergence, mut finite) = (0.0, 0.0, 0.0, 0.0, true);
         for (index, (row, out)) in logits.chunks_exact(units).zip(self.current.chunks_exact_mut(units)).enumerate() {
@@ -92,7 +92,7 @@ impl Measurer {
 
     /// Log-posteriors `[T, units]` of the head measured last, and its layer; `None` before the first.
     pub fn log_posteriors(&self) -> Option<(usize, &[f32])> {
-        (self.current_layer > 0).then_some((self.current_layer, &self.current[..]))
+        self.current_layer.map(|layer| (layer, &self.current[..]))
     }
 }
 

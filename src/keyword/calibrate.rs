@@ -14,8 +14,8 @@ use super::{Posteriors, distance, score};
 const TAIL_PEAKS: usize = 24;
 /// Below so many peaks nothing is extrapolated.
 const LEAST_PEAKS: usize = 4;
-/// Peaks below this score are not looked for.
-const FLOOR: f32 = 0.1;
+/// Peaks below this score are not looked for: any speech has higher ones.
+const FLOOR: f32 = 0.5;
 
 /// The highest peaks of one keyword in background speech.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

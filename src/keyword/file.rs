@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::calibrate::Tail;
-use super::template::Template;
+use super::template::{Template, likeliest};
 use crate::pack::Pack;
 use crate::toml_file::TomlFileError;
 
@@ -213,7 +213,15 @@ impl Keyword {
     /// A keyword of these examples with the threshold 1, which nothing passes.
     pub fn new(name: &str, pack: PackRef, example: Vec<Example>) -> Result<Self, KeywordError> {
         check_name(name)?;
-        Ok(Self { format: FORMAT, name: name.to_owned(), threshold: 1.0, false_accepts_per_hour: None, pack, background: None, example })
+        Ok(Self {
+            format: FORMAT,
+            name: name.to_owned(),
+            threshold: 1.0,
+            false_accepts_per_hour: None,
+            pack,
+            background: None,
+            example,
+        })
     }
 
     /// Its file in `folder`.
@@ -240,14 +248,14 @@ impl Keyword {
 }
 
 impl Example {
-    /// As it is written.
-    pub fn new(source: String, start: f64, seconds: f64, template: &Template) -> Self {
-        let thousandths = |(unit, probability): (u32, f32)| (unit, (probability * 1000.0).round() as u32);
-        let row = |i: usize| -> String {
-            let entries = template.row(i).map(thousandths).filter(|(_, thousandths)| *thousandths > 0);
-            entries.map(|(unit, thousandths)| format!("{unit}:{thousandths}")).collect::<Vec<_>>().join(" ")
+    /// As it is written: of rows of probabilities `[frames, units]` the likeliest units.
+    pub fn new(source: String, start: f64, seconds: f64, probabilities: &[f32], units: usize) -> Self {
+        let row = |row: &[f32]| -> String {
+            let thousandths = |(unit, p): (u32, f32)| (unit, (p * 1000.0).round() as u32);
+            let entries = likeliest(row).into_iter().map(thousandths).filter(|(_, share)| *share > 0);
+            entries.map(|(unit, share)| format!("{unit}:{share}")).collect::<Vec<_>>().join(" ")
         };
-        Self { source, start, seconds, rows: (0..template.frames()).map(row).collect() }
+        Self { source, start, seconds, rows: probabilities.chunks_exact(units.max(1)).map(row).collect() }
     }
 
     /// As it is matched.
@@ -259,13 +267,25 @@ impl Example {
         for (index, text) in self.rows.iter().enumerate() {
             let mut row = Vec::new();
             for entry in text.split_whitespace() {
-                let parsed = entry.split_once(':').and_then(|(unit, share)| Some((unit.parse::<u32>().ok()?, share.parse::<u32>().ok()?)));
+                let parsed =
+                    entry.split_once(':').and_then(|(unit, share)| Some((unit.parse::<u32>().ok()?, share.parse::<u32>().ok()?)));
                 match parsed {
-                    Some((unit, share)) if (unit as usize) < units && (1..=1000).contains(&share) => row.push((unit, share as f32 / 1000.0)),
-                    _ => return Err(format!("row {}: `{entry}` is no unit of 0 to {} with its thousandths", index + 1, units.saturating_sub(1))),
+                    Some((unit, share)) if (unit as usize) < units && (1..=1000).contains(&share) => {
+                        row.push((unit, share as f32 / 1000.0))
+                    }
+                    _ => {
+                        return Err(format!(
+                            "row {}: `{entry}` is no unit of 0 to {} with its thousandths",
+                            index + 1,
+                            units.saturating_sub(1)
+                        ));
+                    }
                 }
             }
-            template.push(&row);
+            if row.is_empty() {
+                return Err(format!("row {} is empty", index + 1));
+            }
+            template.push(&row, units);
         }
         Ok(template)
     }

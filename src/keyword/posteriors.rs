@@ -33,6 +33,17 @@ impl Posteriors {
         Ok(posteriors)
     }
 
+    /// Probabilities, frame after frame.
+    pub(super) fn from_probabilities(mut rows: Vec<f32>, units: usize) -> Self {
+        rows.iter_mut().for_each(|p| *p = p.ln());
+        Self { rows, units }
+    }
+
+    /// Frame `t`.
+    pub fn row(&self, t: usize) -> &[f32] {
+        &self.rows[t * self.units..(t + 1) * self.units]
+    }
+
     /// Number of units.
     pub fn units(&self) -> usize {
         self.units

@@ -13,7 +13,9 @@ pub struct Span {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum TakeProblem {
     /// Nothing in it, or next to nothing.
-    #[error("too quiet: its loudest part has {level:.0} dBFS, and an example wants {QUIETEST_DBFS} or more — speak up, or come nearer")]
+    #[error(
+        "too quiet: its loudest part has {level:.0} dBFS, and an example wants {QUIETEST_DBFS} or more — speak up, or come nearer"
+    )]
     TooQuiet {
         /// Level of the loud parts, dB of full scale.
         level: f32,
@@ -25,13 +27,17 @@ pub enum TakeProblem {
         percent: f32,
     },
     /// The level hardly changes: noise, a hum, music.
-    #[error("no word stands out: from its quiet to its loud parts there are {contrast:.0} dB, and speech has {LEAST_CONTRAST_DB} or more — is this noise?")]
+    #[error(
+        "no word stands out: from its quiet to its loud parts there are {contrast:.0} dB, and speech has {LEAST_CONTRAST_DB} or more — is this noise?"
+    )]
     NothingStandsOut {
         /// Between the loud and the quiet parts, dB.
         contrast: f32,
     },
     /// There is a word, but hardly.
-    #[error("too short: {seconds:.2} s of speech, and an example wants {SHORTEST_SECONDS} s or more — a word of two syllables or more is found better, too")]
+    #[error(
+        "too short: {seconds:.2} s of speech, and an example wants {SHORTEST_SECONDS} s or more — a word of two syllables or more is found better, too"
+    )]
     TooShort {
         /// Length of what was found.
         seconds: f64,
@@ -43,7 +49,9 @@ pub enum TakeProblem {
         seconds: f64,
     },
     /// Speech, a pause, speech.
-    #[error("{words} words: speech at {first:.2} s and, after a pause, at {second:.2} s — record the word once, or the phrase without a pause")]
+    #[error(
+        "{words} words: speech at {first:.2} s and, after a pause, at {second:.2} s — record the word once, or the phrase without a pause"
+    )]
     SeveralWords {
         /// How many stretches of speech.
         words: usize,
@@ -150,7 +158,8 @@ fn levels(audio: &[f32], frame: usize, step: usize) -> Vec<f32> {
 /// Share of samples, in percent, that lie in runs of three or more at full scale.
 fn clipped_percent(audio: &[f32]) -> f32 {
     let full = |x: f32| x.abs() >= 0.985;
-    let clipped: usize = audio.chunk_by(|a, b| full(*a) == full(*b)).filter(|run| full(run[0]) && run.len() >= 3).map(<[f32]>::len).sum();
+    let clipped: usize =
+        audio.chunk_by(|a, b| full(*a) == full(*b)).filter(|run| full(run[0]) && run.len() >= 3).map(<[f32]>::len).sum();
     100.0 * clipped as f32 / audio.len().max(1) as f32
 }
 

@@ -2,6 +2,7 @@
 //! keys, numbers against each other, every file's presence, size and SHA-256. docs/pack.md is the format.
 
 mod error;
+mod identity;
 pub mod manifest;
 
 use std::collections::BTreeMap;
@@ -136,6 +137,10 @@ impl Pack {
     }
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Reads files of one pack, each once.
 struct Files<'a> {
     dir: &'a Path,
@@ -165,7 +170,7 @@ impl Files<'_> {
                     return Err(PackError::TooLarge { path, bytes: size, limit: STAGE_LIMIT_BYTES });
                 }
                 let bytes: Arc<[u8]> = std::fs::read(&path).map_err(io)?.into();
-                let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+                let hash = hex(&Sha256::digest(&bytes));
                 self.read.push((path.clone(), hash.clone(), bytes.clone()));
                 (hash, bytes)
             }
@@ -270,7 +275,10 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
         return fail("[stages] layer.1", "is missing".into());
     }
     if m.stages.gain.contains_key("0") && !m.stages.head.contains_key("0") {
-        return fail("[stages] gain.0", "wants a head.0: a chunk that stops before the first layer has its units from there".into());
+        return fail(
+            "[stages] gain.0",
+            "wants a head.0: a chunk that stops before the first layer has its units from there".into(),
+        );
     }
     if m.encoder.quiet_unit.is_some_and(|unit| unit >= m.encoder.units) {
         return fail("[encoder] quiet_unit", format!("is no unit of 0 to {}", m.encoder.units - 1));
