@@ -5,6 +5,8 @@
 pub mod audio;
 pub mod bench;
 pub mod consumer;
+#[cfg(feature = "serve")]
+pub mod daemon;
 pub mod engine;
 pub mod exit;
 pub mod keyword;

@@ -2,21 +2,39 @@
 
 mod cli;
 
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // tract warns of every operator set that it was not tested with; what a stage computes is held against a reference instead.
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,tract_onnx=error")).init();
+    let cli = cli::Cli::parse();
+    start_log(cli.log_filter());
     quiet_while_loading();
-    match cli::Cli::parse().run() {
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn start_log(filter: &str) {
+    let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter));
+    // Where the lines go to systemd's journal, it knows the time, and takes the level from a number in front (sd-daemon(3)).
+    if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal() {
+        log.format(|out, record| {
+            let level = match record.level() {
+                log::Level::Error => 3,
+                log::Level::Warn => 4,
+                log::Level::Info => 6,
+                log::Level::Debug | log::Level::Trace => 7,
+            };
+            writeln!(out, "<{level}>{}", record.args())
+        });
+    }
+    log.init();
 }
 
 /// A broken graph can make a library panic while it is read. That is caught and reported as an error with the file's name; the

@@ -26,9 +26,9 @@ from .measures import Heads, PhoneProbe, agreement, cosine_distance, divergence,
 from .runs import run, segments
 from .streams import KINDS, SNRS, STREAMS
 
-TAUS = (1.6, 2.0, 2.4, 2.8, 3.2, 3.6)
-DELTAS = (0.02, 0.04, 0.07, 0.11, 0.18, 0.3)
-LAMBDAS = (0.005, 0.01, 0.02, 0.03, 0.045, 0.07, 0.11, 0.17)
+TAUS = (0.8, 1.2, 1.6, 2.0, 2.5, 3.0)
+DELTAS = (0.02, 0.05, 0.1, 0.2)
+LAMBDAS = (0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.17)
 
 
 class Evaluation:
@@ -70,7 +70,7 @@ def sweep(depths):
     layers = depths[-1]
     return {
         "fixed": [f"fixed --layer {k}" for k in depths],
-        "periodic": [f"periodic --layer {k} --period 5" for k in range(1, layers, 2)],
+        "periodic": [f"periodic --layer {k} --period 5" for k in range(1, layers, 3)],
         "entropy": [f"threshold --threshold {tau}" for tau in TAUS],
         "change": [f"change --threshold {delta}" for delta in DELTAS],
         "gain": [f"gain --threshold {value}" for value in LAMBDAS],

@@ -9,6 +9,7 @@ use cpal::{BufferSize, ErrorKind, FromSample, I24, Sample, SampleFormat, StreamC
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
+use crate::runtime::realtime;
 
 /// Which microphone, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +24,14 @@ pub struct MicrophoneOptions {
     pub pick: ChannelPick,
     /// Sound per callback.
     pub buffer: Duration,
+    /// Real-time priority of the thread that captures ([`crate::runtime::RunOptions::priority`]).
+    pub priority: Option<u8>,
 }
 
 impl Default for MicrophoneOptions {
     fn default() -> Self {
         let buffer = Duration::from_millis(20);
-        Self { device: None, sample_rate: None, channels: None, pick: ChannelPick::MixDown, buffer }
+        Self { device: None, sample_rate: None, channels: None, pick: ChannelPick::MixDown, buffer, priority: None }
     }
 }
 
@@ -124,6 +127,7 @@ pub struct MicrophoneSource {
     config: StreamConfig,
     format: SampleFormat,
     pick: ChannelPick,
+    priority: Option<u8>,
     /// Callbacks after this was set leave no trace.
     stopped: Arc<AtomicBool>,
     /// Dropping it asks the stream's thread to end.
@@ -182,7 +186,17 @@ impl MicrophoneSource {
         let format = best.sample_format();
         log::info!("{}: {sample_rate} Hz, {} channel(s), {format}, {frames} frames a callback", spec.name, spec.channels);
         let stopped = Arc::default();
-        Ok(Self { spec, device: Some(device), config, format, pick: options.pick, stopped, running: None, ended: None })
+        Ok(Self {
+            spec,
+            device: Some(device),
+            config,
+            format,
+            pick: options.pick,
+            priority: options.priority,
+            stopped,
+            running: None,
+            ended: None,
+        })
     }
 }
 
@@ -307,7 +321,7 @@ impl Source for MicrophoneSource {
         let name = self.spec.name.clone();
         let backend = |message: &str| AudioError::new(AudioErrorKind::Backend, name.clone(), message);
         let device = self.device.take().ok_or_else(|| backend("was started before"))?;
-        let (config, format, stopped) = (self.config, self.format, self.stopped.clone());
+        let (config, format, priority, stopped) = (self.config, self.format, self.priority, self.stopped.clone());
         let mut intake = Intake::new(ring, self.spec.channels, self.pick);
         let (running, stop_asked) = bounded::<()>(0);
         let (ended_sender, ended) = bounded::<()>(0);
@@ -317,6 +331,10 @@ impl Source for MicrophoneSource {
         let own = move || {
             let _ended = ended_sender;
             hush_alsa();
+            if let Some(priority) = priority {
+                // The thread that captures is started below, and inherits it.
+                realtime::ask_for(priority);
+            }
             let silent = stopped.clone();
             let callback = move |data: &cpal::Data, _: &cpal::InputCallbackInfo| {
                 if !silent.load(Ordering::Acquire) {

@@ -231,6 +231,15 @@ impl RingReader {
         }
     }
 
+    /// Gives up what waits when the source has stopped: it counts as dropped. Returns how many samples it were.
+    pub fn discard(&mut self) -> u64 {
+        let waiting = self.samples.clear() as u64;
+        let told = self.next_gap.take().into_iter().chain(std::iter::from_fn(|| self.gaps.try_pop()));
+        self.position += waiting + told.map(|gap| gap.samples).sum::<u64>();
+        self.stats.dropped.fetch_add(waiting, Ordering::Release);
+        waiting
+    }
+
     fn last_gap(&mut self) -> Block<'static> {
         let samples = self.stats.last_gap_samples.load(Ordering::Relaxed);
         if samples == 0 || std::mem::replace(&mut self.last_gap_told, true) {

@@ -4,7 +4,7 @@
 mod page;
 mod report;
 mod sound;
-mod usage;
+pub(crate) mod usage;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

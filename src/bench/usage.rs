@@ -1,4 +1,4 @@
-//! What the process has used, where the system tells.
+//! What the process uses and has used, where the system tells.
 
 use std::time::Duration;
 
@@ -27,6 +27,18 @@ pub fn peak_memory() -> Option<u64> {
     }
     #[cfg(not(unix))]
     None
+}
+
+/// Memory that the process holds now, bytes (Linux).
+pub fn resident_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
+    Some(kilobytes.parse::<u64>().ok()? << 10)
+}
+
+/// Entries of a folder of /proc: threads, descriptors.
+pub fn entries(folder: &str) -> Option<u64> {
+    Some(std::fs::read_dir(folder).ok()?.count() as u64)
 }
 
 /// The processor's name, and how many cores the system shows.

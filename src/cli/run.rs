@@ -8,7 +8,7 @@ use anyhow::Context;
 use bellis::audio::Source;
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
-use bellis::runtime::{Counters, run};
+use bellis::runtime::{Counters, RunReport, run};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -68,7 +68,7 @@ impl Run {
         let total = source.spec().total_samples.unwrap_or(0);
         let watch = |counters: &Arc<Counters>| {
             if let Some(bar) = &bar {
-                bar.set_position(counters.ring().read().min(total) * 1000 / total.max(1));
+                bar.set_position(counters.samples().processed.min(total) * 1000 / total.max(1));
                 bar.set_message(
                     counters.mean_exit_layer().map_or_else(String::new, |depth| format!("mean exit layer {depth:.2}")),
                 );
@@ -78,15 +78,20 @@ impl Run {
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
-        if !settings.quiet {
-            eprint!("{}", report.summary);
-        }
-        if let Some(path) = &settings.report {
-            let text = serde_json::to_string_pretty(&report.summary)?;
-            std::fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
-        }
-        Ok(report.outcome?)
+        tell(report, &settings)
     }
+}
+
+/// Prints and writes the numbers of a run that has ended, and says how it ended.
+pub fn tell(report: RunReport, settings: &Settings) -> anyhow::Result<()> {
+    if !settings.quiet {
+        eprint!("{}", report.summary);
+    }
+    if let Some(path) = &settings.report {
+        let text = serde_json::to_string_pretty(&report.summary)?;
+        std::fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
+    }
+    Ok(report.outcome?)
 }
 
 /// A bar for long files, where a person looks at standard error and the lines do not go to the same screen.

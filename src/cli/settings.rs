@@ -1,4 +1,4 @@
-//! What `bellis run` can be told, by flags or by a TOML file with the same names; flags win.
+//! What `bellis run` and `bellis serve` can be told, by flags or by a TOML file with the same names; flags win.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub enum VectorsName {
 }
 
 /// Every setting; all optional, so that a file and the flags can be laid over each other.
-#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
     /// A sound file (WAV, FLAC, Ogg Vorbis, MP3), `-` for raw PCM on standard input, or `mic`
@@ -123,6 +123,13 @@ pub struct Settings {
     /// Seconds of sound that may wait for the encoder before live sound is dropped
     #[arg(long, value_name = "SECONDS", help_heading = "Sound")]
     pub ring: Option<f64>,
+
+    /// Where `bellis serve` shows its metrics; a flag of that command
+    #[arg(skip)]
+    pub metrics: Option<String>,
+    /// Real-time priority of `bellis serve`; a flag of that command
+    #[arg(skip)]
+    pub priority: Option<u8>,
 }
 
 impl Settings {
@@ -159,6 +166,46 @@ impl Settings {
             buffer: self.buffer.or(file.buffer),
             realtime: self.realtime || file.realtime,
             ring: self.ring.or(file.ring),
+            metrics: self.metrics.or(file.metrics),
+            priority: self.priority.or(file.priority),
+        }
+    }
+
+    /// Keys whose change takes a restart of `bellis serve`, of those in which these settings differ from `other`.
+    pub fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("input", self.input != other.input),
+            ("pack", self.pack != other.pack),
+            ("chunk", self.chunk != other.chunk),
+            ("gap-fill", self.gap_fill != other.gap_fill),
+            ("device", self.device != other.device),
+            ("rate", self.rate != other.rate),
+            ("channels", self.channels != other.channels),
+            ("format", self.format != other.format),
+            ("channel", self.channel != other.channel),
+            ("buffer", self.buffer != other.buffer),
+            ("realtime", self.realtime != other.realtime),
+            ("ring", self.ring != other.ring),
+            ("report", self.report != other.report),
+            ("metrics", self.metrics != other.metrics),
+            ("priority", self.priority != other.priority),
+        ];
+        changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+
+    /// These settings without the policy's and without the list of consumers: what a consumer may depend on.
+    pub fn beside_policy(&self) -> Self {
+        Self {
+            policy: None,
+            threshold: None,
+            measure: None,
+            layer: None,
+            range: None,
+            period: None,
+            agreement: None,
+            deadline: None,
+            consumer: Vec::new(),
+            ..self.clone()
         }
     }
 

@@ -14,6 +14,8 @@ use super::settings::{Settings, VectorsName};
 
 /// Rate of raw PCM when none is said, Hz.
 const PCM_RATE: u32 = 16_000;
+/// The kernel's threads for interrupts have 50.
+const HIGHEST_PRIORITY: u8 = 49;
 
 /// What the session computes, and how much sound may wait.
 pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOptions> {
@@ -33,6 +35,12 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
         }
         options.ring = Duration::from_secs_f64(seconds);
     }
+    if let Some(priority) = settings.priority {
+        if !(1..=HIGHEST_PRIORITY).contains(&priority) {
+            bail!("priority {priority}: 1 to {HIGHEST_PRIORITY}, below the kernel's interrupt threads at 50");
+        }
+        options.priority = Some(priority);
+    }
     Ok(options)
 }
 
@@ -51,6 +59,7 @@ pub fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
                 sample_rate: settings.rate,
                 channels: settings.channels,
                 pick,
+                priority: settings.priority,
                 ..Default::default()
             };
             if let Some(milliseconds) = settings.buffer {

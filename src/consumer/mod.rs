@@ -69,6 +69,9 @@ pub enum ConsumerError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It panicked: a defect of the consumer.
+    #[error("died; this is a defect of the consumer, please report it with what the log says")]
+    Panicked,
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -125,6 +128,6 @@ pub trait Consumer: Send {
 }
 
 /// The side file's path: `x.npy` → `x.chunks.jsonl`.
-fn side_file(path: &std::path::Path) -> PathBuf {
+pub fn side_file(path: &std::path::Path) -> PathBuf {
     path.with_extension("chunks.jsonl")
 }

@@ -1,7 +1,7 @@
 //! All frames of a stream as one NumPy array `[frames, dim] f32`, and beside it a line of JSON per chunk.
 //!
-//! The header has room for any number of frames and is put right now and then and at the end: memory stays constant however
-//! long the stream is, and a run that is killed leaves a file that opens.
+//! The header has room for any number of frames and is put right now and then and at the end, with live sound after every chunk:
+//! memory stays constant however long the stream is, and a run that is killed leaves a file that opens and holds what it computed.
 
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
@@ -18,17 +18,25 @@ pub struct Npy {
     chunks_out: Option<JsonLines<BufWriter<File>>>,
     frames: u64,
     dim: usize,
+    chunks_per_header: u64,
 }
 
 /// Bytes of the header: the magic, its length, and the dictionary padded to a multiple of 64 (NumPy's format 1.0).
 const HEADER_BYTES: usize = 128;
-/// How often a running file's header is put right.
+/// How often a running file's header is put right when nobody waits for its chunks.
 const CHUNKS_PER_HEADER: u64 = 64;
 
 impl Npy {
     /// Will write to `path`, which is made when the stream begins.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), frames_out: None, chunks_out: None, frames: 0, dim: 0 }
+        Self {
+            path: path.to_owned(),
+            frames_out: None,
+            chunks_out: None,
+            frames: 0,
+            dim: 0,
+            chunks_per_header: CHUNKS_PER_HEADER,
+        }
     }
 
     fn failed(&self) -> impl Fn(std::io::Error) -> ConsumerError + use<> {
@@ -66,6 +74,7 @@ impl Consumer for Npy {
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.dim = stream.dim;
+        self.chunks_per_header = if stream.live { 1 } else { CHUNKS_PER_HEADER };
         let create = |path: &Path| {
             let failed = |error| ConsumerError::write(path.display().to_string(), error);
             File::create(path).map(BufWriter::new).map_err(failed)
@@ -86,7 +95,7 @@ impl Consumer for Npy {
             }
             self.frames += representation.vectors.frames() as u64;
             chunks.consume(representation)?;
-            if representation.sequence % CHUNKS_PER_HEADER == CHUNKS_PER_HEADER - 1 {
+            if representation.sequence % self.chunks_per_header == self.chunks_per_header - 1 {
                 self.put_header_right()?;
             }
         }

@@ -25,6 +25,23 @@ pub enum Reason {
     LastLayer,
 }
 
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 6] = [Self::Threshold, Self::Change, Self::Gain, Self::Schedule, Self::Deadline, Self::LastLayer];
+
+    /// Its name in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Threshold => "threshold",
+            Self::Change => "change",
+            Self::Gain => "gain",
+            Self::Schedule => "schedule",
+            Self::Deadline => "deadline",
+            Self::LastLayer => "last-layer",
+        }
+    }
+}
+
 /// Go on, or stop after the present layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {

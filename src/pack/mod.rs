@@ -121,6 +121,14 @@ impl Pack {
         files.iter().map(|(_, bytes)| bytes).sum()
     }
 
+    /// The pack without the bytes of its stages, when an encoder has taken them: still good for making policies.
+    pub fn without_bytes(mut self) -> Self {
+        let others = self.heads.iter_mut().chain(&mut self.ctc).chain(&mut self.gain).map(|(_, stage)| stage);
+        let stages = [&mut self.frontend].into_iter().chain(&mut self.position).chain(&mut self.layers).chain(others);
+        stages.for_each(|stage| stage.bytes = Arc::from([]));
+        self
+    }
+
     /// Every stage, in the order of computation.
     pub fn stages(&self) -> impl Iterator<Item = &StageFile> {
         [&self.frontend]

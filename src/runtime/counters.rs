@@ -1,40 +1,55 @@
 //! What a run counts. Every number can be read at any time, from any thread, and none holds the stream up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::summary::Samples;
 use crate::audio::RingStats;
+use crate::exit::Reason;
 use crate::stream::Representation;
 
 /// Live counters of one run.
 #[derive(Debug)]
 pub struct Counters {
-    ring: Arc<RingStats>,
-    source_rate: u32,
+    rings: Mutex<Rings>,
     pack_rate: u32,
+    xruns: AtomicU64,
     chunks: AtomicU64,
     /// Samples at the pack's rate whose representation is out.
     samples_out: AtomicU64,
     compute_nanos: AtomicU64,
+    delay_nanos: AtomicU64,
     not_finite_heads: AtomicU64,
     layer_frames: AtomicU64,
     projected_frames: AtomicU64,
     multiply_adds: AtomicU64,
     frames: AtomicU64,
     exits: Vec<AtomicU64>,
+    reasons: [AtomicU64; Reason::ALL.len()],
     latencies: Mutex<Latencies>,
-    consumers: Vec<ConsumerCounters>,
+    consumers: Mutex<Vec<Arc<ConsumerCounters>>>,
+    beats: AtomicU64,
+}
+
+/// The rings of a run's sources: those that are done, added up, and those that still hold sound.
+#[derive(Debug)]
+struct Rings {
+    done: Samples,
+    live: Vec<Arc<RingStats>>,
 }
 
 /// Live counters of one consumer.
 #[derive(Debug)]
 pub struct ConsumerCounters {
     name: String,
+    label: String,
+    handed: AtomicU64,
     delivered: AtomicU64,
     dropped: AtomicU64,
+    failed: AtomicBool,
 }
 
 /// Histograms in microseconds.
@@ -65,34 +80,48 @@ impl Latencies {
 pub(super) struct PendingLatencies(Vec<(u64, Option<u64>)>);
 
 impl Counters {
-    pub(super) fn new(ring: Arc<RingStats>, source_rate: u32, pack_rate: u32, layers: usize, consumers: Vec<String>) -> Self {
+    pub(super) fn new(pack_rate: u32, layers: usize) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
-            ring,
-            source_rate,
+            rings: Mutex::new(Rings { done: Samples::default(), live: Vec::new() }),
             pack_rate,
+            xruns: zero(),
             chunks: zero(),
             samples_out: zero(),
             compute_nanos: zero(),
+            delay_nanos: zero(),
             not_finite_heads: zero(),
             layer_frames: zero(),
             projected_frames: zero(),
             multiply_adds: zero(),
             frames: zero(),
             exits: (0..=layers).map(|_| zero()).collect(),
+            reasons: Reason::ALL.map(|_| zero()),
             latencies: Mutex::new(Latencies::new()),
-            consumers: consumers.into_iter().map(|name| ConsumerCounters { name, delivered: zero(), dropped: zero() }).collect(),
+            consumers: Mutex::default(),
+            beats: zero(),
         }
     }
 
-    /// Samples captured, read, dropped, queued, at the source's rate.
-    pub fn ring(&self) -> &RingStats {
-        &self.ring
+    /// Samples of every source so far, each at its source's rate: captured = processed + dropped + left (in the ring), exactly.
+    pub fn samples(&self) -> Samples {
+        let rings = locked(&self.rings);
+        rings.live.iter().fold(rings.done, |sum, ring| sum + Samples::of(ring))
     }
 
-    /// Rate of the source, Hz.
-    pub fn source_rate(&self) -> u32 {
-        self.source_rate
+    /// Rings that still hold sound, or may get some.
+    pub fn live_rings(&self) -> usize {
+        locked(&self.rings).live.len()
+    }
+
+    /// Overruns that devices reported: sound lost below Bellis.
+    pub fn xruns(&self) -> u64 {
+        self.xruns.load(Ordering::Relaxed)
+    }
+
+    /// Grows as long as the inference thread lives: while it computes, and while it waits for sound.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
     }
 
     /// Chunks computed.
@@ -120,6 +149,11 @@ impl Counters {
         Duration::from_nanos(self.compute_nanos.load(Ordering::Relaxed))
     }
 
+    /// Sum of all delays: from the capture of a chunk's last sample to its representation (live sources).
+    pub fn delay(&self) -> Duration {
+        Duration::from_nanos(self.delay_nanos.load(Ordering::Relaxed))
+    }
+
     /// Heads whose logits were not all finite.
     pub fn not_finite_heads(&self) -> u64 {
         self.not_finite_heads.load(Ordering::Relaxed)
@@ -140,9 +174,14 @@ impl Counters {
         self.multiply_adds.load(Ordering::Relaxed)
     }
 
-    /// Chunks that stopped after layer 1, 2, …
+    /// Chunks that stopped after layer 0, 1, 2, …
     pub fn exits(&self) -> Vec<u64> {
         self.exits.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    /// Chunks by the reason why they stopped.
+    pub fn reasons(&self) -> [(Reason, u64); Reason::ALL.len()] {
+        std::array::from_fn(|at| (Reason::ALL[at], self.reasons[at].load(Ordering::Relaxed)))
     }
 
     /// Mean exit layer; `None` before the first chunk.
@@ -155,17 +194,50 @@ impl Counters {
 
     /// A copy of the latency histograms.
     pub fn latencies(&self) -> Latencies {
-        self.lock().clone()
+        locked(&self.latencies).clone()
     }
 
-    /// Counters of the consumers, in the order in which they were given.
-    pub fn consumers(&self) -> &[ConsumerCounters] {
-        &self.consumers
+    /// Counters of the consumers, in the order in which they came.
+    pub fn consumers(&self) -> Vec<Arc<ConsumerCounters>> {
+        locked(&self.consumers).clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Latencies> {
-        // A histogram is whole even if a thread died while it held the lock.
-        self.latencies.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn add_ring(&self, ring: Arc<RingStats>) {
+        locked(&self.rings).live.push(ring);
+    }
+
+    /// The ring is empty for good: from now on its numbers stand still, whatever a wedged device still does.
+    pub(super) fn retire_ring(&self, ring: &Arc<RingStats>) {
+        let mut rings = locked(&self.rings);
+        let mut last = Samples::of(ring);
+        last.dropped += std::mem::take(&mut last.left);
+        rings.live.retain(|live| !Arc::ptr_eq(live, ring));
+        rings.done = rings.done + last;
+    }
+
+    pub(super) fn holds_ring(&self, ring: &Arc<RingStats>) -> bool {
+        locked(&self.rings).live.iter().any(|live| Arc::ptr_eq(live, ring))
+    }
+
+    pub(super) fn add_consumer(&self, name: &str, label: &str) -> Arc<ConsumerCounters> {
+        let counters = Arc::new(ConsumerCounters {
+            name: name.to_owned(),
+            label: label.to_owned(),
+            handed: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        });
+        locked(&self.consumers).push(counters.clone());
+        counters
+    }
+
+    pub(super) fn count_xruns(&self, more: u64) {
+        self.xruns.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(super) fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count(&self, representation: &Representation, delay: Option<Duration>, pending: &mut PendingLatencies) {
@@ -173,8 +245,12 @@ impl Counters {
         self.frames.fetch_add(representation.vectors.frames() as u64, Ordering::Relaxed);
         self.samples_out.fetch_add(representation.samples, Ordering::Relaxed);
         self.compute_nanos.fetch_add(representation.compute.as_nanos() as u64, Ordering::Relaxed);
+        self.delay_nanos.fetch_add(delay.unwrap_or_default().as_nanos() as u64, Ordering::Relaxed);
         if let Some(count) = self.exits.get(representation.exit_layer) {
             count.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(at) = Reason::ALL.iter().position(|reason| *reason == representation.reason) {
+            self.reasons[at].fetch_add(1, Ordering::Relaxed);
         }
         pending.0.push((representation.compute.as_micros() as u64, delay.map(|delay| delay.as_micros() as u64)));
         if let Ok(mut latencies) = self.latencies.try_lock() {
@@ -190,7 +266,7 @@ impl Counters {
     }
 
     pub(super) fn finish(&self, pending: &mut PendingLatencies) {
-        pending.flush(&mut self.lock());
+        pending.flush(&mut locked(&self.latencies));
     }
 }
 
@@ -209,14 +285,34 @@ impl ConsumerCounters {
         &self.name
     }
 
+    /// What tells it from others of its name.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
     /// Representations that it took.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed)
     }
 
-    /// Representations that it was too slow for.
+    /// Representations that it was too slow for, or that came after it had failed.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Representations that wait for it, with the one that it works on.
+    pub fn queued(&self) -> u64 {
+        let gone = self.delivered() + self.dropped();
+        self.handed.load(Ordering::Relaxed).saturating_sub(gone)
+    }
+
+    /// Whether it has failed.
+    pub fn failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_handed(&self) {
+        self.handed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_delivered(&self) {
@@ -226,4 +322,13 @@ impl ConsumerCounters {
     pub(super) fn count_dropped(&self) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
+
+    pub(super) fn set_failed(&self, failed: bool) {
+        self.failed.store(failed, Ordering::Relaxed);
+    }
+}
+
+/// A lock that a dead thread held is taken all the same: what is behind these is whole at any time.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

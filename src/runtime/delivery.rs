@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::StopFlag;
-use super::counters::Counters;
-use crate::consumer::{Consumer, ConsumerError, StreamInfo, WhenBehind};
+use super::counters::ConsumerCounters;
+use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants, WhenBehind};
 use crate::stream::Representation;
 
 /// The inference thread's end of one consumer's queue.
@@ -17,64 +17,71 @@ pub(super) struct Outlet {
     /// Taken from by `Coalesce`.
     receiver: Receiver<Arc<Representation>>,
     when_behind: WhenBehind,
-    counters: Arc<Counters>,
-    index: usize,
+    counters: Arc<ConsumerCounters>,
     /// Set when the consumer takes no more.
     dead: Arc<AtomicBool>,
 }
 
 /// A consumer's thread; it ends with the consumer's error, if it had one.
 pub(super) struct ConsumerThread {
-    pub name: String,
+    pub counters: Arc<ConsumerCounters>,
+    pub wants: Wants,
     pub handle: JoinHandle<Result<(), ConsumerError>>,
 }
 
+impl ConsumerThread {
+    /// Waits for its end.
+    pub fn outcome(self) -> Result<(), ConsumerError> {
+        self.handle.join().unwrap_or(Err(ConsumerError::Panicked))
+    }
+}
+
 /// Tells the others when a consumer's thread ends before its queue did, by an error or a panic: what waits for it is
-/// counted as dropped, and the run is asked to end.
+/// counted as dropped, and whoever runs the stream is told.
 struct Watch {
     whole: bool,
     queue: Receiver<Arc<Representation>>,
-    counters: Arc<Counters>,
-    index: usize,
+    counters: Arc<ConsumerCounters>,
     dead: Arc<AtomicBool>,
-    stop: StopFlag,
+    failed: StopFlag,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.whole {
             self.dead.store(true, Ordering::Release);
-            self.queue.try_iter().for_each(|_| self.counters.consumers()[self.index].count_dropped());
-            self.stop.stop();
+            self.counters.set_failed(true);
+            self.queue.try_iter().for_each(|_| self.counters.count_dropped());
+            self.failed.stop();
         }
     }
 }
 
-/// Starts `consumer` on its own thread behind a queue of `capacity` chunks. Its failure sets `stop`.
+/// Starts `consumer` on its own thread behind a queue of `capacity` chunks. Its failure sets `failed`.
 pub(super) fn start(
     mut consumer: Box<dyn Consumer>,
-    index: usize,
     capacity: usize,
     stream: StreamInfo,
-    counters: &Arc<Counters>,
-    stop: &StopFlag,
+    counters: Arc<ConsumerCounters>,
+    failed: &StopFlag,
 ) -> std::io::Result<(Outlet, ConsumerThread)> {
     let (sender, receiver) = bounded::<Arc<Representation>>(capacity.max(1));
-    let (name, when_behind) = (consumer.name().to_owned(), consumer.when_behind(stream.live));
+    let (wants, when_behind) = (consumer.wants(), consumer.when_behind(stream.live));
     let dead = Arc::<AtomicBool>::default();
-    let (queue, counters) = (receiver.clone(), counters.clone());
-    let mut watch = Watch { whole: false, queue, counters: counters.clone(), index, dead: dead.clone(), stop: stop.clone() };
-    let handle = std::thread::Builder::new().name(format!("consumer-{name}")).spawn(move || {
+    counters.set_failed(false);
+    let queue = receiver.clone();
+    let mut watch = Watch { whole: false, queue, counters: counters.clone(), dead: dead.clone(), failed: failed.clone() };
+    let name = format!("consumer-{}", counters.name());
+    let handle = std::thread::Builder::new().name(name).spawn(move || {
         let mut outcome = consumer.begin(&stream);
         if outcome.is_ok() {
             while let Ok(representation) = watch.queue.recv() {
-                let counter = &watch.counters.consumers()[index];
                 outcome = consumer.consume(&representation);
                 if outcome.is_err() {
-                    counter.count_dropped();
+                    watch.counters.count_dropped();
                     break;
                 }
-                counter.count_delivered();
+                watch.counters.count_delivered();
             }
         }
         watch.whole = outcome.is_ok();
@@ -82,13 +89,20 @@ pub(super) fn start(
         // What is open is closed also after an error; the first error is the one that tells.
         outcome.and(consumer.finish())
     })?;
-    Ok((Outlet { sender, receiver, when_behind, counters, index, dead }, ConsumerThread { name, handle }))
+    let thread = ConsumerThread { counters: counters.clone(), wants, handle };
+    Ok((Outlet { sender, receiver, when_behind, counters, dead }, thread))
 }
 
 impl Outlet {
+    /// What tells its consumer from others.
+    pub fn label(&self) -> &str {
+        self.counters.label()
+    }
+
     /// Hands a representation on, as the consumer wants it when it is behind.
     pub fn send(&self, representation: Arc<Representation>) {
-        let counter = &self.counters.consumers()[self.index];
+        let counter = &self.counters;
+        counter.count_handed();
         if self.dead.load(Ordering::Acquire) {
             return counter.count_dropped();
         }
@@ -125,7 +139,7 @@ impl Drop for Outlet {
     fn drop(&mut self) {
         // What was sent while the consumer died is in nobody's hands.
         if self.dead.load(Ordering::Acquire) {
-            self.receiver.try_iter().for_each(|_| self.counters.consumers()[self.index].count_dropped());
+            self.receiver.try_iter().for_each(|_| self.counters.count_dropped());
         }
     }
 }

@@ -1,84 +1,73 @@
 //! The inference thread: ring → resampler → session → consumers.
+//!
+//! It is told by messages what to do besides: sound from another source ([`Line`]), another policy, other consumers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::Outlet;
+use super::realtime;
 use crate::audio::{Block, Gap, Resampler, RingReader};
 use crate::engine::EngineError;
-use crate::stream::Session;
+use crate::exit::ExitPolicy;
+use crate::stream::{Representation, Session, SessionOptions};
 
 /// Samples read from the ring at a time.
 const READ_SAMPLES: usize = 4096;
 /// Bounds of the sleep while the next chunk's sound has not come yet.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// How often a thread without a source shows that it lives.
+const IDLE: Duration = Duration::from_millis(50);
 
-pub(super) struct Inference {
-    pub ring: RingReader,
-    pub resampler: Resampler,
-    pub session: Session,
-    pub outlets: Vec<Outlet>,
-    pub counters: Arc<Counters>,
-    pub source_rate: u32,
-    pub live: bool,
-    /// Samples of the source that were dropped so far.
-    pub lost: u64,
-    /// Samples at the pack's rate that the representations so far said to be lost.
-    pub lost_out: u64,
-    /// Set once the source has stopped: an empty ring is then the end, even if a wedged device still holds the writer.
-    pub source_stopped: Arc<AtomicBool>,
+/// What the inference thread is told. The run ends when nobody is left to tell it anything.
+pub(super) enum Control {
+    /// Sound comes from here, after that of the source before.
+    Line(Line),
+    /// From the next chunk on.
+    Change(Change),
 }
 
-impl Inference {
-    /// Runs until the ring is closed and empty; everything in it is computed.
-    pub fn run(mut self) -> Result<(), EngineError> {
-        let mut block = vec![0.0; READ_SAMPLES];
-        let mut resampled = Vec::with_capacity(2 * READ_SAMPLES);
-        let mut pending = PendingLatencies::default();
-        let outcome = loop {
-            let stopped = self.source_stopped.load(Ordering::Acquire);
-            match self.ring.read(&mut block) {
-                Block::Samples(samples) => {
-                    self.resampler.push(samples, &mut resampled);
-                    self.session.push(&resampled);
-                    resampled.clear();
-                    if let Err(error) = self.drain(&mut pending) {
-                        break Err(error);
-                    }
-                }
-                Block::Gap(gap) => self.gap(gap),
-                Block::Empty if !stopped => std::thread::sleep(self.until_next_chunk()),
-                Block::Empty | Block::Closed => {
-                    self.resampler.finish(&mut resampled);
-                    self.session.push(&resampled);
-                    self.session.finish();
-                    break self.drain(&mut pending);
-                }
-            }
-        };
-        self.counters.finish(&mut pending);
-        outcome
-    }
+/// Replaces what may be replaced between two chunks; every chunk sees all of it or nothing.
+pub(super) struct Change {
+    /// The new policy.
+    pub policy: Option<Box<dyn ExitPolicy>>,
+    /// What representations carry.
+    pub session: SessionOptions,
+    /// Labels of the consumers that stay; the others get nothing more.
+    pub keep: Vec<String>,
+    /// Consumers that join.
+    pub add: Vec<Outlet>,
+}
 
-    /// Computes every chunk that is whole, and hands it on.
-    fn drain(&mut self, pending: &mut PendingLatencies) -> Result<(), EngineError> {
-        while let Some(mut representation) = self.session.next(self.backlog())? {
-            self.lost_out += representation.lost_samples;
-            if self.live {
-                representation.captured_at = Instant::now().checked_sub(self.captured_since(&representation));
-            }
-            let delay = representation.captured_at.map(|at| at.elapsed());
-            self.counters.count(&representation, delay, pending);
-            self.counters.count_work(self.session.work(), self.session.not_finite());
-            let representation = Arc::new(representation);
-            for outlet in &self.outlets {
-                outlet.send(representation.clone());
-            }
-        }
-        Ok(())
+/// Sound from one source.
+pub(super) struct Line {
+    pub ring: RingReader,
+    pub resampler: Resampler,
+    pub source_rate: u32,
+    pub live: bool,
+    /// Samples at the pack's rate that nobody captured between the source before and this one.
+    pub away: u64,
+    /// Set once the source has stopped: an empty ring is then the end, even if a wedged device still holds the writer.
+    pub source_stopped: Arc<AtomicBool>,
+    /// Whether its first sample has come.
+    entered: bool,
+    /// Samples of the source that were dropped so far.
+    lost: u64,
+    /// Where at the pack's rate, from its first sample on, its last representation ended; lost samples are counted.
+    out: i64,
+}
+
+impl Line {
+    pub fn new(ring: RingReader, resampler: Resampler, source_rate: u32, live: bool, away: u64) -> Self {
+        let source_stopped = Arc::default();
+        Self { ring, resampler, source_rate, live, away, source_stopped, entered: false, lost: 0, out: 0 }
     }
 
     /// Sound that waits in the ring.
@@ -86,33 +75,173 @@ impl Inference {
         Duration::from_secs_f64(self.ring.queued() as f64 / f64::from(self.source_rate))
     }
 
+    /// Sound that was captured after the last sample of its last representation, be it computed, waiting or lost.
+    fn captured_since(&self, pack_rate: u32) -> Duration {
+        let captured = self.ring.stats().captured() as f64 / f64::from(self.source_rate);
+        Duration::from_secs_f64((captured - self.out as f64 / f64::from(pack_rate)).max(0.0))
+    }
+}
+
+pub(super) struct Inference {
+    pub control: Receiver<Control>,
+    pub session: Session,
+    pub outlets: Vec<Outlet>,
+    pub counters: Arc<Counters>,
+    pub priority: Option<u8>,
+    /// Asks to drop what still waits.
+    pub give_up: StopFlag,
+    pub pending: PendingLatencies,
+    pub lines: VecDeque<Line>,
+    /// Whether any sound has come yet.
+    pub began: bool,
+}
+
+impl Inference {
+    /// Runs until nobody is left to tell of a source, and the last one's ring is closed and empty; everything in it is computed.
+    pub fn run(mut self) -> Result<(), EngineError> {
+        if let Some(priority) = self.priority {
+            realtime::ask_for(priority);
+        }
+        let outcome = self.all_lines();
+        self.counters.finish(&mut self.pending);
+        outcome
+    }
+
+    fn all_lines(&mut self) -> Result<(), EngineError> {
+        while let Some(line) = self.next_line() {
+            self.stream(line)?;
+        }
+        Ok(())
+    }
+
+    fn next_line(&mut self) -> Option<Line> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Some(line);
+            }
+            self.counters.beat();
+            match self.control.recv_timeout(IDLE) {
+                Ok(control) => self.obey(control),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    fn obey(&mut self, control: Control) {
+        match control {
+            Control::Line(line) => self.lines.push_back(line),
+            Control::Change(Change { policy, session, keep, add }) => {
+                if let Some(policy) = policy {
+                    self.session.set_policy(policy);
+                }
+                // Whoever sent this has checked it.
+                if let Err(error) = self.session.set_options(session) {
+                    log::error!("what representations carry stays as it was: {error}");
+                }
+                self.outlets.retain(|outlet| keep.iter().any(|label| label == outlet.label()));
+                self.outlets.extend(add);
+            }
+        }
+    }
+
+    /// Computes all that a source delivers.
+    fn stream(&mut self, mut line: Line) -> Result<(), EngineError> {
+        let mut block = vec![0.0; READ_SAMPLES];
+        let mut resampled = Vec::with_capacity(2 * READ_SAMPLES);
+        loop {
+            self.counters.beat();
+            while let Ok(control) = self.control.try_recv() {
+                self.obey(control);
+            }
+            let stopped = line.source_stopped.load(Ordering::Acquire);
+            if stopped && self.give_up.is_set() {
+                let given_up = line.ring.discard();
+                if given_up > 0 {
+                    log::warn!("no time is left to compute the last {given_up} samples; they are dropped");
+                }
+            }
+            match line.ring.read(&mut block) {
+                Block::Samples(samples) => {
+                    line.resampler.push(samples, &mut resampled);
+                    self.enter(&mut line)?;
+                    self.session.push(&resampled);
+                    resampled.clear();
+                    self.drain(&mut line)?;
+                }
+                Block::Gap(gap) => {
+                    self.enter(&mut line)?;
+                    self.gap(gap, &mut line);
+                }
+                Block::Empty if !stopped => std::thread::sleep(self.until_next_chunk(&line)),
+                Block::Empty | Block::Closed => break,
+            }
+        }
+        if line.entered {
+            line.resampler.finish(&mut resampled);
+            self.session.push(&resampled);
+            self.session.finish();
+            self.drain(&mut line)?;
+        }
+        self.counters.retire_ring(line.ring.stats());
+        Ok(())
+    }
+
+    /// The first sample of a source: the encoder starts afresh, and what was not captured since the source before is a gap. A
+    /// source that delivers nothing leaves no trace.
+    fn enter(&mut self, line: &mut Line) -> Result<(), EngineError> {
+        if std::mem::replace(&mut line.entered, true) {
+            return Ok(());
+        }
+        if std::mem::replace(&mut self.began, true) {
+            line.out = -(self.session.restart(line.away)? as i64);
+        }
+        Ok(())
+    }
+
+    /// Computes every chunk that is whole, and hands it on.
+    fn drain(&mut self, line: &mut Line) -> Result<(), EngineError> {
+        while let Some(mut representation) = self.session.next(self.backlog(line))? {
+            self.counters.beat();
+            line.out += (representation.samples + representation.lost_samples) as i64;
+            if line.live {
+                representation.captured_at = Instant::now().checked_sub(line.captured_since(representation.sample_rate));
+            }
+            self.deliver(representation);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, representation: Representation) {
+        let delay = representation.captured_at.map(|at| at.elapsed());
+        self.counters.count(&representation, delay, &mut self.pending);
+        self.counters.count_work(self.session.work(), self.session.not_finite());
+        let representation = Arc::new(representation);
+        for outlet in &self.outlets {
+            outlet.send(representation.clone());
+        }
+    }
+
     /// Sound that waits behind the next chunk. A file waits for nobody: its sound is late for nothing.
-    fn backlog(&self) -> Duration {
+    fn backlog(&self, line: &Line) -> Duration {
         let waiting = self.session.waiting_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
-        if self.live { self.queued() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
+        if line.live { line.queued() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
     }
 
-    /// Sound that was captured after the chunk's last sample, be it computed, waiting or lost.
-    fn captured_since(&self, representation: &crate::stream::Representation) -> Duration {
-        let end = self.counters.samples_out() + representation.samples + self.lost_out;
-        let captured = self.counters.ring().captured() as f64 / f64::from(self.source_rate);
-        Duration::from_secs_f64((captured - end as f64 / f64::from(representation.sample_rate)).max(0.0))
-    }
-
-    fn until_next_chunk(&self) -> Duration {
+    fn until_next_chunk(&self, line: &Line) -> Duration {
         let missing = self.session.missing_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
-        let sleep = Duration::from_secs_f64(missing).saturating_sub(self.queued());
-        sleep.clamp(SHORTEST_SLEEP, if self.live { LONGEST_SLEEP } else { SHORTEST_SLEEP })
+        let sleep = Duration::from_secs_f64(missing).saturating_sub(line.queued());
+        sleep.clamp(SHORTEST_SLEEP, if line.live { LONGEST_SLEEP } else { SHORTEST_SLEEP })
     }
 
     /// Puts a gap where it lies at the pack's rate. Positions and lengths are rounded from exact sums: errors do not add up.
-    fn gap(&mut self, gap: Gap) {
+    fn gap(&mut self, gap: Gap, line: &mut Line) {
         let rate = self.session.encoder().audio().sample_rate;
-        let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(self.source_rate)) as u64;
-        let received = at_pack_rate(gap.position - self.lost);
-        let lost = at_pack_rate(self.lost + gap.samples) - at_pack_rate(self.lost);
+        let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(line.source_rate)) as u64;
+        let received = at_pack_rate(gap.position - line.lost);
+        let lost = at_pack_rate(line.lost + gap.samples) - at_pack_rate(line.lost);
         log::warn!("the ring was full: {} samples dropped from sample {} on", gap.samples, gap.position);
         self.session.gap(received, lost);
-        self.lost += gap.samples;
+        line.lost += gap.samples;
     }
 }

@@ -1,27 +1,32 @@
-//! One run: source → ring → inference thread → consumers, supervised by the thread that calls [`run`].
+//! One run: source → ring → inference thread → consumers, supervised by the thread that calls [`run`]. `daemon` supervises the
+//! same threads over a life of many sources.
 //!
 //! Whatever ends it (end of file, Ctrl-C, a device that fails, a consumer that fails), the source is stopped first, all that
 //! was captured is computed, and every consumer finishes its files.
 
+mod connection;
 mod counters;
 mod delivery;
 mod inference;
+mod pipeline;
+pub(crate) mod realtime;
 mod summary;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::RecvTimeoutError;
-
+pub(crate) use connection::{Connection, Opened, Seen};
 pub use counters::{ConsumerCounters, Counters, Latencies};
+pub use pipeline::Labelled;
+pub(crate) use pipeline::Pipeline;
 pub use summary::{Percentiles, Samples, Summary};
 
-use crate::audio::{AudioError, Resampler, Source, SourceEvent, SourceSpec, events, ring};
-use crate::consumer::{Consumer, ConsumerError, StreamInfo};
+use crate::audio::{AudioError, Source};
+use crate::consumer::{Consumer, ConsumerError};
 use crate::engine::{Encoder, EngineError};
 use crate::exit::ExitPolicy;
-use crate::stream::{Session, SessionOptions};
+use crate::stream::SessionOptions;
 
 /// Asks a run to end; cheap to clone, safe to set from a signal handler.
 #[derive(Debug, Clone, Default)]
@@ -50,12 +55,15 @@ pub struct RunOptions {
     pub queue_chunks: usize,
     /// A live source that delivers nothing for so long is given up.
     pub watchdog: Duration,
+    /// Real-time priority of the inference thread, 1 to 49 (SCHED_FIFO): below 50, where the kernel's interrupt threads are. Where
+    /// the system does not allow it, the run goes on without and warns once.
+    pub priority: Option<u8>,
 }
 
 impl RunOptions {
     /// Two seconds of ring, 16 chunks of queue, five seconds of watchdog.
     pub fn new(session: SessionOptions) -> Self {
-        Self { session, ring: Duration::from_secs(2), queue_chunks: 16, watchdog: Duration::from_secs(5) }
+        Self { session, ring: Duration::from_secs(2), queue_chunks: 16, watchdog: Duration::from_secs(5), priority: None }
     }
 }
 
@@ -87,6 +95,9 @@ pub enum RunError {
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// A thread did not end in the time that was left for it.
+    #[error("the {0} does not end; it is left behind")]
+    Stuck(String),
     /// A thread died: a defect of Bellis.
     #[error("the {0} thread died; this is a defect of Bellis, please report it with what the log says")]
     ThreadDied(&'static str),
@@ -107,7 +118,7 @@ const SUPERVISION: Duration = Duration::from_millis(50);
 /// Runs `source` through `encoder` until it ends or `stop` is set. `watch` is called about twenty times a second with the live
 /// counters, from the calling thread. An error before the stream begins is returned at once; a later one is in the report.
 pub fn run(
-    mut source: Box<dyn Source>,
+    source: Box<dyn Source>,
     encoder: &Arc<Encoder>,
     policy: Box<dyn ExitPolicy>,
     consumers: Vec<Box<dyn Consumer>>,
@@ -116,124 +127,24 @@ pub fn run(
     mut watch: impl FnMut(&Arc<Counters>),
 ) -> Result<RunReport, RunError> {
     let spec = source.spec().clone();
-    let pack_rate = encoder.audio().sample_rate;
-    let stream = StreamInfo {
-        source: spec.name.clone(),
-        pack: encoder.name().to_owned(),
-        sample_rate: pack_rate,
-        hop_samples: encoder.audio().hop,
-        dim: encoder.dim(),
-        units: encoder.units(),
-        layers: encoder.layers(),
-        chunk_frames: options.session.chunk_frames,
-        policy: policy.to_string(),
-        live: spec.live,
-    };
-    let mut session = options.session.clone();
-    for wants in consumers.iter().map(|consumer| consumer.wants()) {
-        session.posteriors |= wants.posteriors;
-        session.ctc |= wants.ctc;
-        session.audio |= wants.audio;
-    }
-    let session = Session::new(encoder, policy, session)?;
-    let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
-    let (writer, reader) = ring((options.ring.as_secs_f64() * f64::from(spec.sample_rate)) as usize);
-    let names = consumers.iter().map(|consumer| consumer.name().to_owned()).collect();
-    let counters = Arc::new(Counters::new(reader.stats().clone(), spec.sample_rate, pack_rate, encoder.layers(), names));
-
-    // A consumer's failure ends this run, not other runs that share the caller's flag.
-    let failed = StopFlag::default();
-    let (mut outlets, mut threads) = (Vec::new(), Vec::new());
-    for (index, consumer) in consumers.into_iter().enumerate() {
-        let started = delivery::start(consumer, index, options.queue_chunks, stream.clone(), &counters, &failed);
-        let (outlet, thread) = started.map_err(RunError::Thread)?;
-        outlets.push(outlet);
-        threads.push(thread);
-    }
-    let source_stopped = Arc::new(AtomicBool::new(false));
-    let inference = inference::Inference {
-        ring: reader,
-        resampler,
-        session,
-        outlets,
-        counters: counters.clone(),
-        source_rate: spec.sample_rate,
-        live: spec.live,
-        lost: 0,
-        lost_out: 0,
-        source_stopped: source_stopped.clone(),
-    };
-    let began = Instant::now();
-    let inference =
-        std::thread::Builder::new().name("inference".into()).spawn(move || inference.run()).map_err(RunError::Thread)?;
-
-    let (sender, receiver) = events();
-    let mut outcome = source.start(writer, sender).map_err(RunError::from);
-    let mut progress = Progress::new();
-    let mut ended = false;
-    while outcome.is_ok() && !stop.is_set() && !failed.is_set() && !inference.is_finished() {
-        match receiver.receiver().recv_timeout(SUPERVISION) {
-            Ok(SourceEvent::Xrun) => log::warn!("{}: overrun below Bellis: the device lost sound", spec.name),
-            Ok(SourceEvent::Error(error)) => outcome = Err(error.into()),
-            Ok(SourceEvent::End) => {
-                ended = true;
-                break;
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(SUPERVISION),
+    let consumers = consumers.into_iter().map(|consumer| Labelled { label: consumer.name().to_owned(), consumer }).collect();
+    let mut pipeline = Pipeline::start(encoder, policy, consumers, options, &spec.name, spec.live)?;
+    let counters = pipeline.counters().clone();
+    let opened = Opened::start(source, options.ring).map_err(RunError::from);
+    let outcome = opened.and_then(|opened| pipeline.connect(opened, Duration::ZERO)).and_then(|mut connection| {
+        let mut seen = Seen::Nothing;
+        while matches!(seen, Seen::Nothing) && !stop.is_set() && !pipeline.consumer_failed() && !pipeline.inference_ended() {
+            seen = connection.look(options.watchdog);
+            watch(&counters);
         }
-        let silence = progress.silence(&spec, counters.ring().captured());
-        if let Some(silence) = silence.filter(|silence| outcome.is_ok() && *silence >= options.watchdog) {
-            outcome = Err(RunError::Stalled { source_name: spec.name.clone(), silence });
+        // How it ended by itself may have come while nobody looked; what was seen first counts.
+        let closed = connection.close();
+        match (seen, closed) {
+            (Seen::Failed(error), _) | (Seen::Nothing, Seen::Failed(error)) => Err(error),
+            (Seen::End | Seen::Nothing, _) => Ok(()),
         }
-        watch(&counters);
-    }
-    source.stop();
-    source_stopped.store(true, Ordering::Release);
-    let computed = inference.join().map_err(|_| RunError::ThreadDied("inference"));
-    // The source says how it ended after its last sample: that may have come while nobody looked.
-    for event in receiver.receiver().try_iter() {
-        match event {
-            SourceEvent::Error(error) if outcome.is_ok() => outcome = Err(error.into()),
-            SourceEvent::End => ended = true,
-            SourceEvent::Error(_) | SourceEvent::Xrun => {}
-        }
-    }
-    outcome = outcome.and(computed.and_then(|computed| computed.map_err(RunError::from)));
-    if outcome.is_ok() && !(ended || stop.is_set() || failed.is_set()) {
-        outcome = Err(RunError::ThreadDied("source"));
-    }
-    for thread in threads {
-        let name = thread.name;
-        let finished = thread.handle.join().map_err(|_| RunError::ThreadDied("consumer"));
-        outcome = outcome.and(finished.and_then(|finished| match finished {
-            Ok(()) | Err(ConsumerError::Closed) => Ok(()),
-            Err(source) => Err(RunError::Consumer { name, source }),
-        }));
-    }
+    });
+    let report = pipeline.finish(outcome, None);
     watch(&counters);
-    let summary = Summary::new(&stream, &counters, receiver.xruns(), began.elapsed());
-    Ok(RunReport { summary, outcome })
-}
-
-/// Watches whether a live source still delivers.
-struct Progress {
-    captured: u64,
-    looked: Instant,
-    silence: Duration,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self { captured: 0, looked: Instant::now(), silence: Duration::ZERO }
-    }
-
-    /// For how long a live source has delivered nothing. Time in which this process itself stood still does not count.
-    fn silence(&mut self, spec: &SourceSpec, captured: u64) -> Option<Duration> {
-        let passed = self.looked.elapsed().min(2 * SUPERVISION);
-        self.looked = Instant::now();
-        self.silence = if captured == self.captured { self.silence + passed } else { Duration::ZERO };
-        self.captured = captured;
-        spec.live.then_some(self.silence)
-    }
+    Ok(report)
 }

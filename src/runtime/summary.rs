@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
+use crate::audio::RingStats;
 use crate::consumer::StreamInfo;
 
 /// The numbers of a finished (or running) run.
@@ -57,7 +58,7 @@ pub struct Summary {
 }
 
 /// captured = processed + dropped + left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Samples {
     /// What the source delivered.
     pub captured: u64,
@@ -65,10 +66,34 @@ pub struct Samples {
     pub processed: u64,
     /// What found the ring full.
     pub dropped: u64,
-    /// What a failure left in the ring; none after a run without one.
+    /// What waits in the ring; after a run, what a failure left there: none without one.
     pub left: u64,
     /// Of the captured ones, NaN, infinite or beyond any sound: taken as zeros.
     pub not_finite: u64,
+}
+
+impl Samples {
+    /// What a ring has seen, as it is at one moment.
+    pub(super) fn of(ring: &RingStats) -> Self {
+        let (processed, dropped) = (ring.read(), ring.dropped());
+        // Read last, and what is gone was captured: a block that is just being pushed is counted as dropped a moment before.
+        let captured = ring.captured().max(processed + dropped);
+        Self { captured, processed, dropped, left: captured - processed - dropped, not_finite: ring.not_finite() }
+    }
+}
+
+impl std::ops::Add for Samples {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            captured: self.captured + other.captured,
+            processed: self.processed + other.processed,
+            dropped: self.dropped + other.dropped,
+            left: self.left + other.left,
+            not_finite: self.not_finite + other.not_finite,
+        }
+    }
 }
 
 /// A consumer's numbers.
@@ -119,12 +144,11 @@ impl fmt::Display for Percentiles {
 }
 
 impl Summary {
-    pub(super) fn new(stream: &StreamInfo, counters: &Counters, xruns: u64, wall: Duration) -> Self {
+    pub(super) fn new(stream: &StreamInfo, counters: &Counters, wall: Duration) -> Self {
         let latencies = counters.latencies();
         let (audio, compute) = (counters.audio().as_secs_f64(), counters.compute().as_secs_f64());
         let per = |value: f64, of: f64| if of > 0.0 { value / of } else { 0.0 };
         let frames = counters.frames() as f64;
-        let ring = counters.ring();
         let none = Percentiles { p50: 0.0, p90: 0.0, p99: 0.0, p999: 0.0, max: 0.0 };
         Self {
             source: stream.source.clone(),
@@ -144,14 +168,8 @@ impl Summary {
             multiply_adds_per_second: per(counters.multiply_adds() as f64, audio),
             compute: Percentiles::of(&latencies.compute).unwrap_or(none),
             delay: Percentiles::of(&latencies.delay),
-            samples: Samples {
-                captured: ring.captured(),
-                processed: ring.read(),
-                dropped: ring.dropped(),
-                left: ring.captured().saturating_sub(ring.read() + ring.dropped()),
-                not_finite: ring.not_finite(),
-            },
-            xruns,
+            samples: counters.samples(),
+            xruns: counters.xruns(),
             not_finite_heads: counters.not_finite_heads(),
             consumers: counters
                 .consumers()

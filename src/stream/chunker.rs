@@ -2,12 +2,14 @@
 //!
 //! Frame t sees the samples `[t*hop − lead, t*hop − lead + receptive_field)`; the stream starts with `lead` zeros, and its end
 //! is filled with zeros so that every sample lies in the hop of a frame: S samples make ceil(S / hop) frames.
+//!
+//! A stream may end and start again ([`Chunker::restart`]): frames count anew, positions of samples go on.
 
 use std::collections::VecDeque;
 
 use crate::engine::{Encoder, WindowSpan};
 
-/// One stream's chunker. Positions of frames count from the stream's start.
+/// One stream's chunker. Positions of frames count from the stream's (last) start.
 #[derive(Debug)]
 pub struct Chunker {
     hop: usize,
@@ -30,6 +32,8 @@ pub struct Chunker {
     /// Samples lost in front of a position (in received samples).
     gaps: VecDeque<(u64, u64)>,
     lost: u64,
+    /// Where the stream ended before it started again, lost samples counted.
+    base: u64,
 }
 
 /// One chunk: what its encoder call needs, and where it lies in the stream.
@@ -43,7 +47,7 @@ pub struct Chunk<'a> {
     pub span: WindowSpan,
     /// Position of the chunk's first sample, lost ones counted.
     pub first_sample: u64,
-    /// Samples of the chunk itself that were received; fewer than `chunk_frames * hop` only at the end of the stream.
+    /// Samples of the chunk itself that were received; fewer than `chunk_frames * hop` only at an end of the stream.
     pub samples: u64,
     /// Samples that were lost in front of the chunk's last one, since the chunk before.
     pub lost_samples: u64,
@@ -69,9 +73,26 @@ impl Chunker {
             finished: false,
             gaps: VecDeque::new(),
             lost: 0,
+            base: 0,
         };
         chunker.buffer.resize(chunker.lead, 0.0);
         chunker
+    }
+
+    /// Starts again after the end, when every chunk has been taken: nothing of the sound before is seen by what comes, and
+    /// positions go on behind it. `lost` samples lie between; they and those that no chunk has told yet are told with the next
+    /// chunk. Returns how many that will be.
+    pub fn restart(&mut self, lost: u64) -> u64 {
+        let untold = lost + self.gaps.drain(..).map(|(_, samples)| samples).sum::<u64>();
+        self.base += self.received + self.lost;
+        self.buffer.clear();
+        self.buffer.resize(self.lead, 0.0);
+        (self.buffer_first, self.received, self.next_frame, self.given_frames, self.lost) = (0, 0, 0, 0, 0);
+        self.finished = false;
+        if untold > 0 {
+            self.gaps.push_back((0, untold));
+        }
+        untold
     }
 
     /// Appends samples.
@@ -163,7 +184,7 @@ impl Chunker {
         self.given_frames = window_end.max(self.given_frames);
         let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
         let (audio, own) = (&self.buffer[audio], &self.buffer[own]);
-        Some(Chunk { audio, own, span, first_sample: start + lost_in_front, samples: end - start, lost_samples })
+        Some(Chunk { audio, own, span, first_sample: self.base + start + lost_in_front, samples: end - start, lost_samples })
     }
 
     /// Where the last sample that frame `frames − 1` sees ends, in buffer coordinates.

@@ -12,9 +12,9 @@ pub struct Representation {
     pub sequence: u64,
     /// Position of the chunk's first sample at the pack's rate; samples lost before it are counted.
     pub first_sample: u64,
-    /// Samples that the chunk holds; the last one of a stream may be short.
+    /// Samples that the chunk holds; the last one of a stream, or before a device was lost, may be short.
     pub samples: u64,
-    /// Samples lost inside of this chunk or right before it: its sound has a seam.
+    /// Samples lost inside of this chunk or right before it: its sound has a seam. The time without a device counts as lost.
     pub lost_samples: u64,
     /// Rate of the positions, Hz.
     pub sample_rate: u32,

@@ -54,6 +54,8 @@ pub struct Session {
     options: SessionOptions,
     sequence: u64,
     not_finite: u64,
+    /// Work of the states before the present one.
+    work_before: Work,
 }
 
 impl Session {
@@ -71,7 +73,18 @@ impl Session {
             options,
             sequence: 0,
             not_finite: 0,
+            work_before: Work::default(),
         })
+    }
+
+    /// Starts again after [`Session::finish`], when all chunks have been taken: the encoder has forgotten the sound before, the
+    /// numbers of chunks and the positions of samples go on, and the next representation says that `lost` samples lie between.
+    /// Returns how many it will say, with those that no chunk has told yet.
+    pub fn restart(&mut self, lost: u64) -> Result<u64, EngineError> {
+        let work = self.work();
+        self.state = EncoderState::new(&self.state.encoder().clone())?;
+        self.work_before = work;
+        Ok(self.chunker.restart(lost))
     }
 
     /// Appends samples at the pack's rate. [`Session::next`] gives what they complete.
@@ -106,7 +119,12 @@ impl Session {
 
     /// Layer passes so far.
     pub fn work(&self) -> Work {
-        self.state.work()
+        let (before, now) = (self.work_before, self.state.work());
+        Work {
+            layer_frames: before.layer_frames + now.layer_frames,
+            projected_frames: before.projected_frames + now.projected_frames,
+            multiply_adds: before.multiply_adds + now.multiply_adds,
+        }
     }
 
     /// Heads so far whose logits were not all finite.
@@ -122,6 +140,15 @@ impl Session {
     /// Replaces the policy from the next chunk on.
     pub fn set_policy(&mut self, policy: Box<dyn ExitPolicy>) {
         self.policy = policy;
+    }
+
+    /// What the representations carry from the next chunk on; the size of chunks stays.
+    pub fn set_options(&mut self, options: SessionOptions) -> Result<(), EngineError> {
+        if options.posteriors || options.all_heads {
+            self.state.encoder().check_heads()?;
+        }
+        self.options = SessionOptions { chunk_frames: self.options.chunk_frames, ..options };
+        Ok(())
     }
 
     /// Computes the next chunk, if all its samples are there. `backlog` is the sound that waits behind it.

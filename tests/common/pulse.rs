@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A running server; one at a time, since each wants the processor for itself.
+#[allow(dead_code)]
 pub struct Pulse {
     folder: tempfile::TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -16,6 +17,11 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 pub const RATE: u32 = 48_000;
 
+fn sink() -> String {
+    format!("module-null-sink sink_name=mic rate={RATE} channels=1 format=s16le norewinds=1")
+}
+
+#[allow(dead_code)]
 impl Pulse {
     /// Starts a server; `None` where PulseAudio is not installed, unless the environment says BELLIS_REQUIRE_PULSE=1.
     pub fn start() -> Option<Self> {
@@ -29,7 +35,7 @@ impl Pulse {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(".asoundrc"), "pcm.!default { type pulse }\nctl.!default { type pulse }\n").unwrap();
         let pulse = Self { folder, _alone: alone };
-        let sink = format!("module-null-sink sink_name=mic rate={RATE} channels=1 format=s16le norewinds=1");
+        let sink = sink();
         let server = ["-n", "--daemonize=yes", "--exit-idle-time=-1", "--realtime=no", "--high-priority=no", "--use-pid-file=no"];
         let status = pulse
             .command("pulseaudio")
@@ -40,11 +46,15 @@ impl Pulse {
             .unwrap();
         assert!(status.success(), "pulseaudio does not start");
         let until = Instant::now() + Duration::from_secs(20);
-        while !pulse.pactl(&["set-default-source", "mic.monitor"]) {
+        while !pulse.make_default() {
             assert!(Instant::now() < until, "pulseaudio does not answer");
             std::thread::sleep(Duration::from_millis(100));
         }
         Some(pulse)
+    }
+
+    fn make_default(&self) -> bool {
+        self.pactl(&["set-default-source", "mic.monitor"])
     }
 
     /// What a process needs in its environment to see this server's microphone as the default one.
@@ -78,6 +88,13 @@ impl Pulse {
     /// Takes the microphone away.
     pub fn unload_sink(&self) {
         assert!(self.pactl(&["unload-module", "module-null-sink"]));
+    }
+
+    /// Brings the microphone back.
+    pub fn load_sink(&self) {
+        let sink = sink();
+        let arguments: Vec<&str> = ["load-module"].into_iter().chain(sink.split(' ')).collect();
+        assert!(self.pactl(&arguments) && self.make_default());
     }
 
     /// Kills the server without a word.

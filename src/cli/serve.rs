@@ -1,0 +1,172 @@
+//! `bellis serve`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use bellis::audio::{AudioError, AudioErrorKind, Source};
+use bellis::daemon::{Command, Daemon, DaemonOptions, MetricsServer, Reload, Systemd};
+use bellis::engine::Encoder;
+use bellis::pack::Pack;
+use bellis::runtime::Labelled;
+use clap::Args;
+use crossbeam_channel::Receiver;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::consumers::{asked, one};
+use super::files::{file_of, set_aside};
+use super::locate;
+use super::run::tell;
+use super::settings::Settings;
+use super::source::{run_options, source};
+
+/// Run as a daemon
+///
+/// Listens to the microphone for months: waits for a device that vanishes and opens it again, reads its configuration again on
+/// SIGHUP, computes what was captured and ends on SIGTERM, tells systemd how it is (sd_notify, watchdog), and shows metrics.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bellis serve --config /etc/bellis/bellis.toml     what the service runs
+  bellis serve --consumer jsonl:talk.jsonl          try it: Ctrl-C stops
+  curl http://127.0.0.1:9475/metrics                the numbers, for Prometheus
+  curl http://127.0.0.1:9475/healthz                200 while sound comes and is computed
+  systemctl reload bellis                           policy, thresholds and consumers from the changed file
+
+The configuration has the same keys as that of `bellis run`, and two more:
+  metrics = \"127.0.0.1:9475\"                        or \"off\"
+  priority = 20                                     real-time priority, 1 to 49")]
+pub struct Serve {
+    /// Read settings from this TOML file, again on SIGHUP; flags win
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the metrics are shown over HTTP, or `off` [default: 127.0.0.1:9475]
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Daemon")]
+    metrics: Option<String>,
+    /// Real-time priority of capture and inference, 1 to 49; where it is not allowed, the daemon warns and goes on without
+    #[arg(long, value_name = "NUMBER", help_heading = "Daemon")]
+    priority: Option<u8>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Where metrics are shown when nothing else is said.
+const METRICS: &str = "127.0.0.1:9475";
+
+impl Serve {
+    pub fn run(self) -> anyhow::Result<()> {
+        let settings = self.read()?;
+        let commands = commands_from_signals()?;
+        let pack = Pack::open(&locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))?)?;
+        let policy = settings.policy_spec().build(&pack)?;
+        let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
+        settings.channel_pick()?;
+        let (name, live) = match settings.input.as_deref() {
+            Some("mic") => (settings.device.as_deref().unwrap_or("microphone"), true),
+            Some("-") => ("standard input", false),
+            input => (input.unwrap_or_default(), settings.realtime),
+        };
+        options.reopen = settings.input.as_deref() == Some("mic");
+        let address = address(&settings)?;
+        let encoder = Encoder::load(&pack, settings.gap_fill)?;
+        let pack = pack.without_bytes();
+        let consumers = join(&asked(&settings), &settings, &pack)?;
+        let daemon = Daemon::start(&encoder, policy, consumers, options, name, live)?;
+        let _server = match address {
+            None => None,
+            Some(address) => {
+                let server = MetricsServer::start(address, daemon.status().clone())
+                    .with_context(|| format!("metrics on {address}; name another address with --metrics, or `off`"))?;
+                log::info!("metrics: http://{}/metrics", server.address());
+                Some(server)
+            }
+        };
+        let mut current = settings.clone();
+        let mut reload = |live: &[String]| {
+            let wanted = self.read()?;
+            let changes = again(&wanted, &current, live, &pack)?;
+            current = wanted;
+            Ok(changes)
+        };
+        let wanted = Settings { quiet: true, ..settings.clone() };
+        let mut systemd = Systemd::from_environment()?;
+        let report = daemon.run(move || open(&wanted), &commands, &mut reload, &mut systemd);
+        drop(systemd);
+        tell(report, &settings)
+    }
+
+    /// The settings, from the file as it is now.
+    fn read(&self) -> anyhow::Result<Settings> {
+        let flags = Settings { metrics: self.metrics.clone(), priority: self.priority, ..self.settings.clone() };
+        let mut settings = match &self.config {
+            Some(path) => flags.over(Settings::from_file(path)?),
+            None => flags,
+        };
+        settings.input.get_or_insert_with(|| "mic".to_owned());
+        let consumers = asked(&settings);
+        if let Some(twice) = consumers.iter().enumerate().find(|(at, one)| consumers[..*at].contains(one)) {
+            bail!("consumer `{}` is given twice", twice.1);
+        }
+        Ok(settings)
+    }
+}
+
+fn address(settings: &Settings) -> anyhow::Result<Option<SocketAddr>> {
+    match settings.metrics.as_deref().unwrap_or(METRICS) {
+        "off" => Ok(None),
+        text => Ok(Some(
+            text.parse().with_context(|| format!("metrics = \"{text}\": write an address and a port, {METRICS}, or off"))?,
+        )),
+    }
+}
+
+/// SIGHUP asks to reload, SIGTERM and Ctrl-C to stop; a second one of those ends the process.
+fn commands_from_signals() -> anyhow::Result<Receiver<Command>> {
+    let (sender, receiver) = crossbeam_channel::unbounded();
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut stopping = false;
+        for signal in signals.forever() {
+            let command = if signal == SIGHUP { Command::Reload } else { Command::Stop };
+            if command == Command::Stop && std::mem::replace(&mut stopping, true) {
+                std::process::exit(130);
+            }
+            if sender.send(command).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
+    source(settings).map_err(|error| {
+        error.downcast::<AudioError>().unwrap_or_else(|error| {
+            let input = settings.input.as_deref().unwrap_or("input");
+            AudioError::new(AudioErrorKind::Unsupported, input, format!("{error:#}"))
+        })
+    })
+}
+
+/// Makes consumers; what their files held before is kept.
+fn join(texts: &[String], settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Labelled>> {
+    let labelled = |text: &String| {
+        set_aside(text)?;
+        Ok(Labelled { label: text.clone(), consumer: one(text, settings, pack)? })
+    };
+    texts.iter().map(labelled).collect()
+}
+
+/// What a configuration that was read again changes. A consumer goes on when nothing that it may depend on has changed, and its
+/// file is where it was: one that was moved away (logrotate) is begun anew.
+fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack) -> anyhow::Result<Reload> {
+    let kept = wanted.fixed_changes(current);
+    if !kept.is_empty() {
+        log::warn!("{}: changed only by a restart; the rest is taken over", kept.join(", "));
+    }
+    let policy = wanted.policy_spec().build(pack)?;
+    let session = run_options(&Settings { chunk: current.chunk, ..wanted.clone() }, pack)?.session;
+    let same = wanted.beside_policy() == current.beside_policy();
+    let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(Path::exists);
+    let (keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
+    Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack)? })
+}

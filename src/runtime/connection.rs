@@ -1,0 +1,171 @@
+//! A source that runs, as whoever supervises it sees it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+
+use super::counters::Counters;
+use super::{RunError, SUPERVISION};
+use crate::audio::{AudioError, EventReceiver, RingReader, RingStats, Source, SourceEvent, SourceSpec, events, ring};
+
+/// A source that was started and whose sound nobody reads yet.
+pub struct Opened {
+    pub(super) source: Box<dyn Source>,
+    pub(super) spec: SourceSpec,
+    pub(super) ring: RingReader,
+    pub(super) events: EventReceiver,
+}
+
+impl Opened {
+    /// Starts `source` with a ring for so much sound.
+    pub fn start(mut source: Box<dyn Source>, length: Duration) -> Result<Self, AudioError> {
+        let spec = source.spec().clone();
+        let (writer, ring) = ring((length.as_secs_f64() * f64::from(spec.sample_rate)) as usize);
+        let (sender, events) = events();
+        match source.start(writer, sender) {
+            Ok(()) => Ok(Self { source, spec, ring, events }),
+            Err(error) => {
+                source.stop();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What became of a source.
+#[derive(Debug)]
+pub enum Seen {
+    /// It runs.
+    Nothing,
+    /// It has delivered all it had.
+    End,
+    /// It failed, or delivered nothing for too long.
+    Failed(RunError),
+}
+
+/// A source whose sound is being computed.
+pub struct Connection {
+    source: Box<dyn Source>,
+    spec: SourceSpec,
+    events: EventReceiver,
+    stats: Arc<RingStats>,
+    stopped: Arc<AtomicBool>,
+    counters: Arc<Counters>,
+    xruns: u64,
+    progress: Progress,
+    /// Looks since its ring was closed and empty.
+    over: u32,
+}
+
+/// A source that is over says so a moment after its ring was closed; after so many looks it will not any more.
+const OVER_LOOKS: u32 = 20;
+
+impl Connection {
+    pub(super) fn new(
+        source: Box<dyn Source>,
+        spec: SourceSpec,
+        events: EventReceiver,
+        stats: Arc<RingStats>,
+        stopped: Arc<AtomicBool>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { source, spec, events, stats, stopped, counters, xruns: 0, progress: Progress::new(), over: 0 }
+    }
+
+    /// What it delivers.
+    pub fn spec(&self) -> &SourceSpec {
+        &self.spec
+    }
+
+    /// Looks for what has happened, and waits for it a twentieth of a second at most. A live source that has delivered nothing
+    /// for `patience` has failed.
+    pub fn look(&mut self, patience: Duration) -> Seen {
+        let seen = match self.events.receiver().recv_timeout(SUPERVISION) {
+            Ok(SourceEvent::Xrun) => {
+                log::warn!("{}: overrun below Bellis: the device lost sound", self.spec.name);
+                Seen::Nothing
+            }
+            Ok(SourceEvent::Error(error)) => Seen::Failed(error.into()),
+            Ok(SourceEvent::End) => Seen::End,
+            Err(RecvTimeoutError::Timeout) => Seen::Nothing,
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(SUPERVISION);
+                Seen::Nothing
+            }
+        };
+        self.count_xruns();
+        self.progress.look(self.stats.captured());
+        self.over += u32::from(!self.counters.holds_ring(&self.stats));
+        match seen {
+            Seen::Nothing if self.over >= OVER_LOOKS => Seen::Failed(RunError::ThreadDied("source")),
+            Seen::Nothing if self.silence() >= patience => {
+                Seen::Failed(RunError::Stalled { source_name: self.spec.name.clone(), silence: self.silence() })
+            }
+            seen => seen,
+        }
+    }
+
+    /// For how long a live source has delivered nothing.
+    pub fn silence(&self) -> Duration {
+        if self.spec.live { self.progress.silence } else { Duration::ZERO }
+    }
+
+    /// Samples that it has delivered.
+    pub fn captured(&self) -> u64 {
+        self.stats.captured()
+    }
+
+    /// When its last sample was seen to come.
+    pub fn last_sound(&self) -> Option<Instant> {
+        (self.progress.captured > 0).then_some(self.progress.moved)
+    }
+
+    /// Stops the source; what waits in the ring is still computed. Returns how it ended by itself, if it did.
+    pub fn close(mut self) -> Seen {
+        self.source.stop();
+        self.stopped.store(true, Ordering::Release);
+        self.count_xruns();
+        // The source says how it ended after its last sample: that may have come while nobody looked.
+        self.events.receiver().try_iter().fold(Seen::Nothing, |seen, event| match event {
+            SourceEvent::Error(error) => Seen::Failed(error.into()),
+            SourceEvent::End => Seen::End,
+            SourceEvent::Xrun => seen,
+        })
+    }
+
+    fn count_xruns(&mut self) {
+        let xruns = self.events.xruns();
+        self.counters.count_xruns(xruns - self.xruns);
+        self.xruns = xruns;
+    }
+}
+
+/// Watches whether a source still delivers.
+struct Progress {
+    captured: u64,
+    looked: Instant,
+    /// When the last sample was seen to come.
+    moved: Instant,
+    silence: Duration,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { captured: 0, looked: now, moved: now, silence: Duration::ZERO }
+    }
+
+    /// Time in which this process itself stood still is no silence.
+    fn look(&mut self, captured: u64) {
+        let now = Instant::now();
+        let passed = now.duration_since(self.looked).min(2 * SUPERVISION);
+        self.looked = now;
+        if captured == self.captured {
+            self.silence += passed;
+        } else {
+            (self.captured, self.moved, self.silence) = (captured, now, Duration::ZERO);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What stands behind a source: the inference thread and the consumers' threads, from their start to their end. Sources come and
+//! go; so may the policy and the consumers.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, unbounded};
+
+use super::connection::{Connection, Opened};
+use super::counters::{Counters, PendingLatencies};
+use super::delivery::{self, ConsumerThread};
+use super::inference::{Change, Control, Inference, Line};
+use super::summary::Summary;
+use super::{RunError, RunOptions, RunReport, StopFlag};
+use crate::audio::Resampler;
+use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants};
+use crate::engine::{Encoder, EngineError};
+use crate::exit::ExitPolicy;
+use crate::stream::{Session, SessionOptions};
+
+/// A consumer, and what tells it from others of its name.
+pub struct Labelled {
+    /// Told once; appears in the metrics.
+    pub label: String,
+    /// The consumer.
+    pub consumer: Box<dyn Consumer>,
+}
+
+/// The threads behind the source.
+pub struct Pipeline {
+    encoder: Arc<Encoder>,
+    options: RunOptions,
+    stream: StreamInfo,
+    counters: Arc<Counters>,
+    control: Sender<Control>,
+    inference: JoinHandle<Result<(), EngineError>>,
+    consumers: Vec<ConsumerThread>,
+    /// Set when a consumer has failed.
+    failed: StopFlag,
+    give_up: StopFlag,
+    began: Instant,
+}
+
+/// How often a patient end looks around.
+const ENDING: Duration = Duration::from_millis(5);
+
+impl Pipeline {
+    /// Starts the threads. `stream` is what the consumers are told.
+    pub fn start(
+        encoder: &Arc<Encoder>,
+        policy: Box<dyn ExitPolicy>,
+        consumers: Vec<Labelled>,
+        options: &RunOptions,
+        source: &str,
+        live: bool,
+    ) -> Result<Self, RunError> {
+        let pack_rate = encoder.audio().sample_rate;
+        let stream = StreamInfo {
+            source: source.to_owned(),
+            pack: encoder.name().to_owned(),
+            sample_rate: pack_rate,
+            hop_samples: encoder.audio().hop,
+            dim: encoder.dim(),
+            units: encoder.units(),
+            layers: encoder.layers(),
+            chunk_frames: options.session.chunk_frames,
+            policy: policy.to_string(),
+            live,
+        };
+        let session = wanted(&options.session, consumers.iter().map(|one| one.consumer.wants()));
+        let session = Session::new(encoder, policy, session)?;
+        let counters = Arc::new(Counters::new(pack_rate, encoder.layers()));
+        let (failed, give_up) = (StopFlag::default(), StopFlag::default());
+        let (control, receiver) = unbounded();
+        let (mut outlets, mut threads) = (Vec::new(), Vec::new());
+        for Labelled { label, consumer } in consumers {
+            let own = counters.add_consumer(consumer.name(), &label);
+            let started = delivery::start(consumer, options.queue_chunks, stream.clone(), own, &failed);
+            let (outlet, thread) = started.map_err(RunError::Thread)?;
+            outlets.push(outlet);
+            threads.push(thread);
+        }
+        let inference = Inference {
+            control: receiver,
+            session,
+            outlets,
+            counters: counters.clone(),
+            priority: options.priority,
+            give_up: give_up.clone(),
+            pending: PendingLatencies::default(),
+            lines: Default::default(),
+            began: false,
+        };
+        let inference =
+            std::thread::Builder::new().name("inference".into()).spawn(move || inference.run()).map_err(RunError::Thread)?;
+        let (encoder, options) = (encoder.clone(), options.clone());
+        let began = Instant::now();
+        Ok(Self { encoder, options, stream, counters, control, inference, consumers: threads, failed, give_up, began })
+    }
+
+    /// Lets the sound of `opened` be computed after that of the source before. Nobody captured for `away` between the two.
+    pub fn connect(&mut self, opened: Opened, away: Duration) -> Result<Connection, RunError> {
+        let Opened { source, spec, ring, events } = opened;
+        let pack_rate = self.encoder.audio().sample_rate;
+        let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
+        let stats = ring.stats().clone();
+        let away = (away.as_secs_f64() * f64::from(pack_rate)) as u64;
+        let line = Line::new(ring, resampler, spec.sample_rate, spec.live, away);
+        let connection = Connection::new(source, spec, events, stats.clone(), line.source_stopped.clone(), self.counters.clone());
+        self.counters.add_ring(stats);
+        // Where the inference thread has died, its end tells why.
+        let _ = self.control.send(Control::Line(line));
+        Ok(connection)
+    }
+
+    /// Replaces the policy and the consumers between two chunks. Of those that run, consumers whose labels are in `keep` stay.
+    pub fn change(
+        &mut self,
+        policy: Option<Box<dyn ExitPolicy>>,
+        session: &SessionOptions,
+        keep: Vec<String>,
+        join: Vec<Labelled>,
+    ) -> Result<(), RunError> {
+        let stay = self.consumers.iter().filter(|thread| keep.iter().any(|label| label == thread.counters.label()));
+        let session = wanted(session, stay.map(|thread| thread.wants).chain(join.iter().map(|one| one.consumer.wants())));
+        if session.posteriors || session.all_heads {
+            self.encoder.check_heads()?;
+        }
+        if let Some(policy) = &policy {
+            self.stream.policy = policy.to_string();
+        }
+        let mut add = Vec::new();
+        for Labelled { label, consumer } in join {
+            let known = self.counters.consumers().into_iter().find(|known| known.label() == label);
+            let own = known.unwrap_or_else(|| self.counters.add_consumer(consumer.name(), &label));
+            let started = delivery::start(consumer, self.options.queue_chunks, self.stream.clone(), own, &self.failed);
+            let (outlet, thread) = started.map_err(RunError::Thread)?;
+            add.push(outlet);
+            self.consumers.push(thread);
+        }
+        let _ = self.control.send(Control::Change(Change { policy, session, keep, add }));
+        Ok(())
+    }
+
+    /// The numbers.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// What the consumers are told.
+    pub fn stream(&self) -> &StreamInfo {
+        &self.stream
+    }
+
+    /// Whether a consumer has failed, ever.
+    pub fn consumer_failed(&self) -> bool {
+        self.failed.is_set()
+    }
+
+    /// Consumers whose threads live.
+    pub fn consumers(&self) -> usize {
+        self.consumers.len()
+    }
+
+    /// Takes away the consumers that have ended, and tells how.
+    pub fn reap(&mut self) -> Vec<(String, Result<(), ConsumerError>)> {
+        let ended = self.consumers.extract_if(.., |thread| thread.handle.is_finished());
+        ended.map(|thread| (thread.counters.label().to_owned(), thread.outcome())).collect()
+    }
+
+    /// Whether the inference thread has ended: without being asked, that is a failure.
+    pub fn inference_ended(&self) -> bool {
+        self.inference.is_finished()
+    }
+
+    /// Computes what the sources left in their rings, ends all threads, and adds how they ended to `outcome`. With `patience`, what
+    /// cannot be computed in most of that time is dropped and counted, and a thread that does not end is left behind as an error.
+    pub fn finish(self, outcome: Result<(), RunError>, patience: Option<Duration>) -> RunReport {
+        drop(self.control);
+        let until = patience.map(|patience| Instant::now() + patience);
+        let computing = patience.map(|patience| Instant::now() + patience * 2 / 3);
+        if !ends(&self.inference, computing) {
+            self.give_up.stop();
+        }
+        let mut outcome = match ends(&self.inference, until) {
+            false => outcome.and(Err(RunError::Stuck("inference thread".into()))),
+            true => {
+                let computed = self.inference.join().map_err(|_| RunError::ThreadDied("inference"));
+                outcome.and(computed.and_then(|computed| computed.map_err(RunError::from)))
+            }
+        };
+        // A stuck inference thread holds the consumers' queues open.
+        let stuck = matches!(outcome, Err(RunError::Stuck(_)));
+        for thread in self.consumers.into_iter().filter(|_| !stuck) {
+            let name = thread.counters.label().to_owned();
+            outcome = outcome.and(match ends(&thread.handle, until) {
+                false => Err(RunError::Stuck(format!("consumer {name}"))),
+                true => match thread.outcome() {
+                    Ok(()) | Err(ConsumerError::Closed) => Ok(()),
+                    Err(ConsumerError::Panicked) => Err(RunError::ThreadDied("consumer")),
+                    Err(source) => Err(RunError::Consumer { name, source }),
+                },
+            });
+        }
+        RunReport { summary: Summary::new(&self.stream, &self.counters, self.began.elapsed()), outcome }
+    }
+}
+
+/// Waits until a thread has ended; false when `until` came first.
+fn ends<T>(thread: &JoinHandle<T>, until: Option<Instant>) -> bool {
+    let Some(until) = until else { return true };
+    while !thread.is_finished() {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::sleep(ENDING);
+    }
+    true
+}
+
+/// What the session computes for itself and for its consumers.
+fn wanted(own: &SessionOptions, consumers: impl Iterator<Item = Wants>) -> SessionOptions {
+    consumers.fold(own.clone(), |mut session, wants| {
+        session.posteriors |= wants.posteriors;
+        session.ctc |= wants.ctc;
+        session.audio |= wants.audio;
+        session
+    })
+}

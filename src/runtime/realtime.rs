@@ -1,0 +1,44 @@
+//! Real-time scheduling of the threads that must not wait: the one that captures, and the one that computes.
+//!
+//! SCHED_FIFO, below 50: the kernel handles the interrupts of sound devices there, and they must come first.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The highest priority that is asked for.
+pub const HIGHEST: u8 = 49;
+
+/// Asks for `priority` (1 to [`HIGHEST`]) for the calling thread; threads that it starts inherit it. Where the system does not
+/// allow it, the process warns once and goes on.
+pub fn ask_for(priority: u8) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    let name = std::thread::current().name().unwrap_or("unnamed").to_owned();
+    match set(priority.clamp(1, HIGHEST)) {
+        Ok(()) => log::info!("the {name} thread has real-time priority {priority}"),
+        Err(problem) if !WARNED.swap(true, Ordering::Relaxed) => log::warn!(
+            "no real-time priority: {problem}; it goes on without. Give the service LimitRTPRIO, or the user a line in \
+             /etc/security/limits.d (docs/daemon.md)"
+        ),
+        Err(_) => {}
+    }
+}
+
+#[cfg(unix)]
+fn set(priority: u8) -> Result<(), String> {
+    use thread_priority::{
+        Error, RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
+        set_thread_priority_and_policy, thread_native_id,
+    };
+    let value = ThreadPriorityValue::try_from(priority).map_err(|error| error.to_string())?;
+    let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(value), policy).map_err(
+        |error| match error {
+            Error::OS(code) => std::io::Error::from_raw_os_error(code).to_string(),
+            other => format!("{other:?}"),
+        },
+    )
+}
+
+#[cfg(not(unix))]
+fn set(_priority: u8) -> Result<(), String> {
+    Err("this system has none".to_owned())
+}

@@ -1,0 +1,58 @@
+//! Every board's preset is one that the program takes and that fits its pack; what packages install beside the program is made.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use common::repository;
+
+fn bellis(arguments: &[&std::ffi::OsStr]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bellis")).args(arguments).current_dir(repository("")).output().unwrap()
+}
+
+/// Folders of `targets` that are boards.
+fn boards() -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(repository("targets")).unwrap().map(|entry| entry.unwrap().path());
+    let boards: Vec<PathBuf> = folders.filter(|folder| folder.join("board").is_file()).collect();
+    assert!(boards.len() >= 6, "boards are missing: {boards:?}");
+    boards
+}
+
+#[test]
+fn presets_run() {
+    for board in boards() {
+        let preset = board.join("bellis.toml");
+        let arguments = ["run".as_ref(), "models/sample.wav".as_ref(), "--config".as_ref(), preset.as_os_str()];
+        let output = bellis(&arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {told}", preset.display());
+        assert!(!output.stdout.is_empty(), "{}: no chunk came out", preset.display());
+    }
+}
+
+#[test]
+fn every_board_says_how_it_is_built_and_what_to_expect() {
+    for board in boards() {
+        let text = std::fs::read_to_string(board.join("board")).unwrap();
+        for key in ["NAME=", "TRIPLE=", "CPU=", "KERNELS=", "GHZ=", "L2_MB=", "MEMORY_GBS="] {
+            assert!(text.lines().any(|line| line.starts_with(key)), "{}: no {key}", board.display());
+        }
+        assert!(board.join("README.md").is_file(), "{}: no README.md", board.display());
+    }
+}
+
+#[test]
+fn man_pages_and_completions() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = bellis(&["manual".as_ref(), folder.path().as_os_str()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read = |path: &str| std::fs::read_to_string(folder.path().join(path)).unwrap();
+    assert!(read("man1/bellis.1").contains("bellis\\-run(1)"), "the first page does not name the others");
+    assert!(read("man1/bellis-run.1").contains("policy"));
+    assert!(!folder.path().join("man1/bellis-manual.1").exists(), "the hidden command has a page");
+    for file in ["bellis.bash", "_bellis", "bellis.fish"] {
+        assert!(read(&format!("completions/{file}")).contains("inspect"), "{file}");
+    }
+}

@@ -1,0 +1,190 @@
+//! `bellis serve` as a child, with a notify socket of the test's own and its metrics read over HTTP.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Generous: a loaded machine may take its time, and a hang is a hang all the same.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub struct Served {
+    child: Child,
+    heard: Arc<Mutex<Vec<String>>>,
+    log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Served {
+    /// Starts it in the repository's folder.
+    pub fn start(environment: &[(&str, String)], arguments: &[&str]) -> Self {
+        Self::start_in(&super::common::repository(""), environment, arguments)
+    }
+
+    pub fn start_in(place: &Path, environment: &[(&str, String)], arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+        command.arg("serve");
+        if !arguments.contains(&"--config") && !arguments.contains(&"--metrics") {
+            command.args(["--metrics", "127.0.0.1:0"]);
+        }
+        let mut child = command
+            .args(arguments)
+            .current_dir(place)
+            .env_remove("RUST_LOG")
+            .env_remove("JOURNAL_STREAM")
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "2000000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::<Mutex<String>>::default();
+        let (stderr, to) = (child.stderr.take().unwrap(), log.clone());
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                to.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        // Whoever sends to a full socket waits: it is read all the time, as systemd does.
+        let heard = Arc::<Mutex<Vec<String>>>::default();
+        let (ended, to) = (log.clone(), heard.clone());
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while Arc::strong_count(&ended) > 1 {
+                if let Ok(length) = socket.recv(&mut buffer) {
+                    to.lock().unwrap().extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
+                }
+            }
+        });
+        Self { child, heard, log, reader: Some(reader), _folder: folder }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Waits for a notify message that begins so, after those that were waited for before.
+    #[track_caller]
+    pub fn hears(&self, beginning: &str) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let mut heard = self.heard.lock().unwrap();
+            if let Some(at) = heard.iter().position(|line| line.starts_with(beginning)) {
+                heard.drain(..=at);
+                return;
+            }
+            assert!(Instant::now() < until, "{beginning} is not said: {heard:?}\n{}", self.log());
+            drop(heard);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks over HTTP: status code and body.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut address = None;
+        within("the metrics' address", || {
+            address = self.log().split_once("http://").map(|(_, rest)| rest.split('/').next().unwrap().to_owned());
+            address.is_some()
+        });
+        let mut stream = TcpStream::connect(address.unwrap()).unwrap();
+        // In two parts, as a slow client sends it.
+        write!(stream, "GET {path} HTTP/1.1\r\nHo").unwrap();
+        write!(stream, "st: bellis\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// Every metric, by name and labels as they are written.
+    #[track_caller]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let (code, text) = self.get("/metrics");
+        assert_eq!(code, 200, "{text}");
+        let mut metrics = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no metric: {line}"));
+            let value = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
+            assert!(metrics.insert(name.to_owned(), value).is_none(), "twice: {line}");
+        }
+        metrics
+    }
+
+    #[track_caller]
+    pub fn metric(&self, name: &str) -> f64 {
+        let metrics = self.metrics();
+        *metrics.get(name).unwrap_or_else(|| panic!("{name} is missing: {:?}", metrics.keys()))
+    }
+
+    /// Waits for a state.
+    #[track_caller]
+    pub fn is(&self, state: &str) {
+        let name = format!("bellis_state{{state=\"{state}\"}}");
+        let until = Instant::now() + PATIENCE;
+        while self.metric(&name) != 1.0 {
+            assert!(Instant::now() < until, "it is not {state}: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end: whether it was one without an error, and the whole log.
+    #[track_caller]
+    pub fn end(mut self) -> (bool, String) {
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < until, "it does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        self.reader.take().unwrap().join().unwrap();
+        (status.success(), self.log())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn within(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "{what}: not in time");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The whole lines of a file of JSON lines; none while there is no file.
+pub fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+}
+
+pub fn number(line: &serde_json::Value, key: &str) -> u64 {
+    line[key].as_u64().unwrap_or(0)
+}
