@@ -14,6 +14,7 @@ at or above it. Near misses of one run give the whole curve: the program runs on
 """
 
 import argparse
+import io
 import json
 import re
 import resource
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from scipy.signal import resample_poly
 
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
@@ -32,7 +34,7 @@ RU = PACKAGES / "festvox-ru/usr/share/festival/voices/russian/msu_ru_nsh_clunits
 VOICES = PACKAGES / "hedgewars-data/usr/share/games/hedgewars/Data/Sounds/voices"
 ENGLISH = ["British", "Classic", "Default", "HillBilly", "Mobster", "Pirate", "Robot", "Russian", "Singer", "Surfer"]
 NO_WORDS = re.compile(r"Laugh|Ow\d|Ooff\d|Jump\d|Hmm|Ouch|.*\d")
-QUEEN = PACKAGES / "flight-of-the-amazon-queen"
+QUEEN = PACKAGES / "flight-of-the-amazon-queen/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c"
 ENROLLED = 3
 PAUSE = 1.0  # seconds between recordings: nothing matches across
 LEAST_SCORE = 0.6  # near misses from here on
@@ -154,13 +156,37 @@ def background(hours):
     for start in np.linspace(0, max(0, len(sound) - 60 * RATE), minutes).astype(int):
         parts.append(np.asarray(sound[start : start + 60 * RATE], np.float32) / 32768)
     have = sum(map(len, parts))
-    for path in sorted(QUEEN.rglob("*.flac")):
+    for audio in acted():
         if have >= wanted:
             break
-        audio = soundfile.read(path, dtype="float32")[0]
         parts.append(audio[: wanted - have])
         have += len(parts[-1])
     return np.concatenate(parts)
+
+
+def acted():
+    """The English cast of flight-of-the-amazon-queen, nothing over 5.5 kHz: runs of MP3 frames in its one large file."""
+    if not QUEEN.exists():
+        return
+    kbps = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0]  # MPEG-2 and 2.5, layer III
+    rates = {0: [11025, 12000, 8000], 2: [22050, 24000, 16000]}
+    data, at = QUEEN.read_bytes(), 0
+
+    def frame_bytes(i):
+        if i + 4 > len(data) or data[i] != 0xFF or data[i + 1] & 0xE6 != 0xE2:
+            return 0
+        version, index, rate = data[i + 1] >> 3 & 3, data[i + 2] >> 4, data[i + 2] >> 2 & 3
+        return 0 if version not in rates or rate == 3 or not kbps[index] else 72000 * kbps[index] // rates[version][rate] + (data[i + 2] >> 1 & 1)
+
+    while (at := data.find(b"\xff", at)) >= 0:
+        end, count = at, 0
+        while length := frame_bytes(end):
+            end, count = end + length, count + 1
+        if count >= 20:
+            audio, rate = soundfile.read(io.BytesIO(data[at:end]), dtype="float32")
+            divisor = np.gcd(rate, RATE)
+            yield resample_poly(audio, RATE // divisor, rate // divisor).astype(np.float32) * 0.5
+        at = max(end, at + 1)
 
 
 def noise_at(audio, snr, noise, random):

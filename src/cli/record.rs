@@ -31,7 +31,7 @@ pub fn record(
     let (sender, receiver) = events();
     source.start(writer, sender)?;
     let meter = Meter { shown: std::io::stderr().is_terminal() };
-    let outcome = (|| {
+    let outcome = (|| -> anyhow::Result<()> {
         let mut recorder = Recorder::new(sample_rate);
         let mut silent = 0;
         while !stop.is_set() {

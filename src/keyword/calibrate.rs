@@ -56,7 +56,7 @@ pub struct Background {
 impl Background {
     /// For a keyword of these examples at frames of `hop_seconds`.
     pub fn new(examples: Vec<Template>, hop_seconds: f64) -> Self {
-        let options = SpotterOptions { threshold: FLOOR, ..SpotterOptions::new(FLOOR, hop_seconds) };
+        let options = SpotterOptions::new(FLOOR, hop_seconds);
         Self { spotter: Spotter::new(examples, options), scratch: Scratch::default(), frames: 0, hop_seconds, peaks: Vec::new() }
     }
 
@@ -77,31 +77,5 @@ impl Background {
         self.peaks.sort_by(|a, b| b.total_cmp(a));
         self.peaks.truncate(TAIL_PEAKS);
         Tail { hours: self.frames as f64 * self.hop_seconds / 3600.0, peaks: self.peaks }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An exponential tail of distances: the k-th smallest of n peaks an hour lies at u + scale · ln(k / n).
-    fn tail(scale: f64, hours: f64) -> Tail {
-        let peaks = (1..=24).map(|k| score((1.0 + scale * (f64::from(k) / 24.0).ln()) as f32)).collect();
-        Tail { hours, peaks }
-    }
-
-    #[test]
-    fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
-        let tail = tail(0.1, 2.0);
-        let at = |rate| distance(tail.threshold(rate).unwrap());
-        assert!((at(12.0) - 1.0).abs() < 1e-3, "{}", at(12.0));
-        assert!((at(0.5) - (1.0 + 0.1 * (0.5f32 / 12.0).ln())).abs() < 0.05, "{}", at(0.5));
-        assert!(at(0.1) < at(0.5) && at(0.5) < at(5.0));
-    }
-
-    #[test]
-    fn too_little_background_gives_no_threshold() {
-        assert_eq!(Tail { hours: 1.0, peaks: vec![0.3; 3] }.threshold(0.5), None);
-        assert_eq!(Tail { hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);
     }
 }

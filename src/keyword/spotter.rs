@@ -104,7 +104,7 @@ impl Spotter {
                 best = Some((found.distance, found.start, example));
             }
         }
-        self.age += 1;
+        self.age = self.age.saturating_add(1);
         if let Some((distance, start, example)) = best {
             let score = score(distance);
             let event = if score >= self.options.threshold { Event::Detection } else { Event::NearMiss };
