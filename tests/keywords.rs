@@ -341,9 +341,9 @@ fn live_and_file_give_the_same_lines() {
     let live = run_over(ScriptedSource::in_callbacks(16_000, true, &speech, &[160, 477, 33]));
     assert_eq!(file, live);
     let found: Vec<serde_json::Value> = file.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let detections: Vec<_> = found.iter().filter(|line| line["event"] == "keyword").collect();
-    assert_eq!(detections.len(), 1, "{file}");
-    let (start, end) = (detections[0]["start"].as_f64().unwrap(), detections[0]["end"].as_f64().unwrap());
+    let score = |line: &&serde_json::Value| line["score"].as_f64().unwrap();
+    let best = found.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
+    let (start, end) = (best["start"].as_f64().unwrap(), best["end"].as_f64().unwrap());
     assert!((start - 1.25).abs() < 0.25 && (end - 1.875).abs() < 0.25, "{file}");
 }
 
