@@ -24,8 +24,8 @@ fn boards() -> Vec<PathBuf> {
 fn presets_run() {
     for board in boards() {
         let preset = board.join("bellis.toml");
-        let arguments = ["run".as_ref(), "models/sample.wav".as_ref(), "--config".as_ref(), preset.as_os_str()];
-        let output = bellis(&arguments);
+        let arguments = ["run", "models/sample.wav", "--consumer", "jsonl", "--config"].map(std::ffi::OsStr::new);
+        let output = bellis(&[&arguments[..], &[preset.as_os_str()]].concat());
         let told = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {told}", preset.display());
         assert!(!output.stdout.is_empty(), "{}: no chunk came out", preset.display());

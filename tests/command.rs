@@ -117,7 +117,7 @@ fn every_policy_runs_and_bounds_its_depth() {
     assert!(depths(&["--policy", "threshold", "--measure", "max-prob", "--threshold", "0"]).iter().all(|layer| *layer == 1));
     assert!(depths(&["--policy", "threshold", "--measure", "margin", "--threshold", "1.1"]).iter().all(|layer| *layer == 10));
     assert!(depths(&["--policy", "change", "--threshold", "99"]).iter().all(|layer| *layer == 2));
-    assert!(depths(&["--policy", "gain", "--threshold", "99"]).iter().all(|layer| *layer == 1));
+    assert!(depths(&["--policy", "gain", "--threshold", "99"]).iter().all(|layer| *layer == 0));
     assert!(depths(&["--policy", "gain", "--threshold", "0"]).iter().all(|layer| *layer == 10));
     for agreement in ["0.9", "0.95", "0.98"] {
         assert_eq!(depths(&["--policy", "calibrated", "--agreement", agreement]).len(), 23);
@@ -282,7 +282,7 @@ fn numbers_that_make_no_sense_are_refused_with_what_would() {
     let windowed = windowed.to_str().unwrap();
     refused(&["run", "--pack", windowed, "--policy", "gain"], &["gain", "no gain predictors"]);
     refused(&["run", "--pack", windowed, "--policy", "calibrated"], &["calibrated"]);
-    refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "1 to 10"]);
+    refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "0 to 10"]);
     refused(&["run", "--policy", "range", "--range", "7..3"], &["7..3"]);
     refused(&["run", "--policy", "fixed", "--threshold", "1"], &["takes no threshold"]);
     refused(&["run", "--chunk", "333"], &["whole number of frames"]);
@@ -341,7 +341,7 @@ fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
         );
     }
     // [encoder] that speaks of another model.
-    refused_pack(|pack| edit(&pack.join("pack.toml"), "units = 256", "units = 255"), &["head.1", "[1, T, 255]"]);
+    refused_pack(|pack| edit(&pack.join("pack.toml"), "units = 256", "units = 255"), &["head.0", "[1, T, 255]"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "dim = 192", "dim = 384"), &["frontend"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "receptive_field = 880", "receptive_field = 1200"), &["frontend"]);
 }
@@ -350,31 +350,76 @@ fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
 fn a_benchmark_measures_what_it_says_and_draws_it() {
     let folder = tempfile::tempdir().unwrap();
     let (json, html) = (folder.path().join("a.json"), folder.path().join("a.html"));
-    let paths = ["--json", json.to_str().unwrap(), "--html", html.to_str().unwrap()];
-    let what = ["bench", "--seconds", "2", "--noise", "white", "--snr", "0", "--policy", "fixed:1,fixed:9,gain,threshold:2"];
-    let found = output(&[&what[..], &paths[..]].concat());
+    let (json, html) = (json.to_str().unwrap(), html.to_str().unwrap());
+    let what =
+        ["bench", "--seconds", "2", "--noise", "white", "--snr", "clean,0", "--policy", "fixed:1,fixed:9,gain,threshold:2"];
+    let found = output(&[&what[..], &["--json", json, "--html", html]].concat());
     assert!(found.status.success(), "{}", stderr(&found));
-    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    let cells = report["cells"].as_array().unwrap();
-    assert_eq!(cells.len(), 2 * 5);
+    assert!(stderr(&found).contains(&format!("wrote {html}")) && stdout(&found).contains("device-like"), "{}", stdout(&found));
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let (cells, conditions) = (report["cells"].as_array().unwrap(), report["conditions"].as_array().unwrap());
+    let kinds: Vec<_> = conditions.iter().map(|condition| condition["kind"].as_str().unwrap()).collect();
+    assert_eq!((kinds, cells.len()), (vec!["clean", "noisy", "device"], 3 * 5));
     let of = |policy: &str, key: &str| -> Vec<f64> {
         cells.iter().filter(|cell| cell["policy"] == policy).map(|cell| cell[key].as_f64().unwrap()).collect()
     };
-    assert_eq!((of("fixed:1", "depth"), of("never", "depth")), (vec![1.0; 2], vec![10.0; 2]));
-    assert_eq!((of("never", "kl"), of("never", "agreement")), (vec![0.0; 2], vec![1.0; 2]));
-    for (condition, _) in report["conditions"].as_array().unwrap().iter().enumerate() {
-        assert!(of("fixed:1", "kl")[condition] > of("fixed:9", "kl")[condition]);
-        assert!(of("fixed:9", "kl")[condition] > 0.0);
-        let work = |policy| of(policy, "multiply_adds_per_second")[condition];
+    let layers = report["layers"].as_f64().unwrap();
+    assert_eq!((of("fixed:1", "depth"), of("never", "depth")), (vec![1.0; 3], vec![layers; 3]));
+    assert_eq!((of("never", "kl"), of("never", "agreement")), (vec![0.0; 3], vec![1.0; 3]));
+    for (index, condition) in conditions.iter().enumerate() {
+        assert!(of("fixed:1", "kl")[index] > of("fixed:9", "kl")[index]);
+        assert!(of("fixed:9", "kl")[index] > 0.0);
+        let work = |policy| of(policy, "multiply_adds_per_second")[index];
         assert!(work("fixed:1") < work("fixed:9") && work("fixed:9") < work("never"));
+        assert_eq!(condition["entropy"].as_array().unwrap().len(), report["heads"].as_array().unwrap().len());
+        // What stopped somewhere is what was streamed.
+        let chunks = (condition["seconds"].as_f64().unwrap() / 0.32).ceil() as u64;
+        for cell in cells.iter().filter(|cell| cell["condition"] == condition["name"] && cell["policy"] == "gain") {
+            assert_eq!(cell["exits"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), chunks);
+        }
     }
     assert!(of("threshold:2", "depth")[1] > of("threshold:2", "depth")[0], "DAISY's rule goes deeper in noise");
-    let page = std::fs::read_to_string(&html).unwrap();
-    assert!(page.matches("<svg").count() >= 4 && page.matches("<svg").count() == page.matches("</svg>").count());
-    assert!(!page.contains("http://") || !page.replace("http://www.w3.org", "").contains("http://"), "the page loads nothing");
-    let compared = output(&["bench", "--compare", json.to_str().unwrap(), json.to_str().unwrap()]);
+    for curve in report["chunk_latency"].as_array().unwrap() {
+        let points: Vec<f64> = curve["points"].as_array().unwrap().iter().map(|point| point[1].as_f64().unwrap()).collect();
+        assert!(points.is_sorted() && points.len() > 5, "{curve}");
+    }
+    let is_whole =
+        |page: &str| page.matches("<svg").count() >= 2 && page.matches("<svg").count() == page.matches("</svg>").count();
+    let page = std::fs::read_to_string(html).unwrap();
+    assert!(is_whole(&page) && page.matches("<svg").count() >= 8);
+    assert!(!page.replace("http://www.w3.org", "").contains("http"), "the page loads nothing");
+
+    let both = folder.path().join("both.html");
+    let compared = output(&["bench", "--compare", json, json, "--html", both.to_str().unwrap()]);
     assert!(compared.status.success() && stdout(&compared).contains("1.00"), "{}", stdout(&compared));
+    assert!(is_whole(&std::fs::read_to_string(&both).unwrap()));
+    let old = folder.path().join("old.json");
+    std::fs::write(&old, "{\"format\": 1}").unwrap();
+    refused(&["bench", "--compare", old.to_str().unwrap(), json], &["old.json", "has format 1", "measure again"]);
+    refused(&["bench", "--compare", html, json], &["a.html", "is no report"]);
     refused(&["bench", "--policy", "gian"], &["`gian`", "threshold, range, fixed"]);
     refused(&["bench", "--policy", "fixed:99"], &["no layer 99"]);
-    refused(&["bench", "--speech", folder.path().to_str().unwrap()], &["no sound files"]);
+    refused(&["bench", "--snr", "loud"], &["a number of dB", "clean"]);
+    refused(&["bench", "--noise", "pnik"], &["pnik", "white, pink"]);
+    refused(&["bench", "--speech", folder.path().join("nothing").to_str().unwrap()], &["nothing"]);
+}
+
+#[test]
+fn a_benchmark_leaves_its_page_where_it_was_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["bench", "--seconds", "1", "--snr", "clean", "--policy", "fixed:1", "--no-device", "--realtime"];
+    let found = bellis(&arguments).current_dir(folder.path()).output().unwrap();
+    assert!(found.status.success(), "{}", stderr(&found));
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.path().join("bellis-bench.json")).unwrap()).unwrap();
+    assert!(folder.path().join("bellis-bench.html").is_file());
+    // The sound took as long as it sounds, and every chunk's delay was measured.
+    assert!(report["cells"][0]["delay_ms"]["p50"].as_f64().unwrap() >= 0.0 && !report["delay"].as_array().unwrap().is_empty());
+    assert_eq!(report["cells"][0]["dropped"], 0);
+    let before = std::fs::read_dir(folder.path()).unwrap().count();
+    let found = bellis(&["bench", "--seconds", "1", "--snr", "clean", "--policy", "fixed:1", "--no-device", "--no-files"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(found.status.success() && std::fs::read_dir(folder.path()).unwrap().count() == before, "{}", stderr(&found));
 }

@@ -75,7 +75,7 @@ def test_a_model_is_read_back_from_its_pack(model, tmp_path):
 
 def test_gain_stages_compute_the_forecasts(model, tmp_path):
     numbers = {
-        "threshold": 1.0, "change": 0.1, "lambda": 0.02, "fixed": 2, "range": [1, 2], "calibrated": {0.9: [0.1, 0.2]}, "data": "none",
+        "threshold": 1.0, "change": 0.1, "ctc": 0.3, "lambda": 0.02, "fixed": 2, "range": [1, 2], "calibrated": {0.9: [0.1, 0.2]}, "data": "none",
         "gain": [student.Forecast(SHAPE, k).state_dict() for k in range(SHAPE.layers)],
     }
     export.write(model, tmp_path, "t", half=False, numbers=numbers)

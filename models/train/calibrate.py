@@ -4,9 +4,9 @@
 
 Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 
-threshold    DAISY's τ: two thirds of the layers, on average over all the sound
+threshold    DAISY's τ: half of the layers, on average over speech, clean and in noise
 calibrated   τ per layer for a promised agreement with full depth, each found on the chunks that survive the layers before
-change       δ: the same mean depth as τ has
+change, ctc  δ, and τ of the CTC branches' entropy: the same mean depth as τ has
 gain         a predictor for the front end and every layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
 
 The predictors learn from training's speech; the numbers are found on voices that training never heard.
@@ -24,20 +24,22 @@ from .train import CHUNKS, FRAMES
 TARGETS = (0.90, 0.95, 0.98)
 LOSS = 0.05  # nats: mean KL from full depth at the default λ
 BATCH, RATE = 384, 4e-3
-DEPTH = 2 / 3  # of the layers: mean depth of the thresholds that promise nothing
+DEPTH = 1 / 2  # of the layers: mean depth of the thresholds that promise nothing
 LEAST = 50  # chunks that a threshold must rest on
 
 
 @torch.no_grad()
 def measure(model, sounds, chunk):
-    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy, change, KL to full depth, agreement; and the states [L + 1, chunks, chunk, D]."""
-    found = {"entropy": [], "change": [], "kl": [], "agreement": [], "states": []}
+    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy (and that of the CTC branches), change, KL to full depth, agreement; and the states [L + 1, chunks, chunk, D]."""
+    found = {"entropy": [], "ctc": [], "change": [], "kl": [], "agreement": [], "states": []}
     for audio in sounds:
         states = model(torch.from_numpy(audio)[None], chunk)
         log_p = model.logits(states).log_softmax(-1)[:, 0]
         p = log_p.exp()
         mean = lambda x: x.reshape(len(log_p), -1, chunk).mean(-1)
         found["entropy"].append(mean(-(p * log_p).sum(-1)))
+        phones = model.phone_logits(states).log_softmax(-1)[:, 0]
+        found["ctc"].append(mean(-(phones.exp() * phones).sum(-1)))
         change = (p[1:] * (log_p[1:] - log_p[:-1])).sum(-1)
         found["change"].append(mean(torch.cat([torch.full_like(change[:1], torch.inf), change])))
         found["kl"].append(mean((p[-1] * (log_p[-1] - log_p)).sum(-1)))
@@ -128,31 +130,39 @@ def hear(model, crops, count):
     return parts
 
 
-def calibrate(model, learn, judge, count, steps=2000, chunk=16):
-    """All numbers: predictors from `count` crops of `learn`, thresholds from half as many of `judge`."""
-    shape = model.shape
-    nets, parts = [], hear(model, learn, count)
-    for k in range(shape.layers):
+def predictors(model, crops, count, steps):
+    """A trained network for the front end and for each layer but the last, from `count` crops."""
+    nets, parts = [], hear(model, crops, count)
+    for k in range(model.shape.layers):
         states, targets = [part["states"][k] for part in parts.values()], [part["kl"][k:-1] for part in parts.values()]
-        nets.append(train_forecast(Forecast(shape, k), states, targets, steps))
+        nets.append(train_forecast(Forecast(model.shape, k), states, targets, steps))
         print(f"calibrate: gain predictor of layer {k}", flush=True)
-    del parts
-    evidence = measure(model, [judge.device() for _ in range(max(2, count // 2))], chunk)
-    deep = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < shape.layers * DEPTH
-    threshold = bisect(0.0, 6.0, deep(evidence["entropy"]))
-    change = bisect(0.0, 2.0, deep(evidence["change"]))
-    depth = first_at_most(evidence["entropy"], threshold).float()
-    print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, on {evidence['kl'].shape[1]} chunks", flush=True)
-    predicted = forecasts(nets, evidence["states"])
-    loss = lambda price: float(at(evidence["kl"], stops(predicted, price)).mean())
+    return [net.state_dict() for net in nets]
+
+
+def thresholds(model, gain, crops, count, chunk=16):
+    """All numbers, from `count` crops of speech, and for λ as many of all that a device hears."""
+    layers = model.shape.layers
+    speech = measure(model, [crops.crop()[0] for _ in range(count)], chunk)
+    deep = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < layers * DEPTH
+    threshold = bisect(0.0, 6.0, deep(speech["entropy"]))
+    change, ctc = bisect(0.0, 2.0, deep(speech["change"])), bisect(0.0, 4.0, deep(speech["ctc"]))
+    depth = int(first_at_most(speech["entropy"], threshold).float().mean())
+    print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, CTC {ctc:.3f} nats, on {speech['kl'].shape[1]} chunks", flush=True)
+    heard = measure(model, [crops.device() for _ in range(count)], chunk)
+    nets = [Forecast(model.shape, k) for k in range(layers)]
+    for net, state in zip(nets, gain):
+        net.load_state_dict(state)
+    predicted = forecasts(nets, heard["states"])
+    loss = lambda price: float(at(heard["kl"], stops(predicted, price)).mean())
     price = bisect(0.0, 1.0, lambda price: loss(price) > LOSS)
-    print(f"calibrate: gain stops at {float(stops(predicted, price).float().mean()):.2f} of {shape.layers} layers for {loss(price):.3f} nats", flush=True)
+    print(f"calibrate: gain stops at {float(stops(predicted, price).float().mean()):.2f} of {layers} layers for {loss(price):.3f} nats", flush=True)
     return {
-        "threshold": threshold, "change": change, "lambda": price, "fixed": (shape.layers + 1) // 2,
-        "range": [int(depth.mean()), min(shape.layers, int(depth.mean()) + 1)],
-        "calibrated": {target: promise(evidence, target) for target in TARGETS},
-        "data": f"{count // 2} crops of {FRAMES / 50:.1f} s of speech.calibrate: speech in noise, noise alone, silence (models/train/mixing.py)",
-        "gain": [net.state_dict() for net in nets],
+        "threshold": threshold, "change": change, "ctc": ctc, "lambda": price, "fixed": (layers + 1) // 2,
+        "range": [depth, min(layers, depth + 1)],
+        "calibrated": {target: promise(speech, target) for target in TARGETS},
+        "data": f"{count} crops of {FRAMES / 50:.1f} s of speech.calibrate in noise (models/train/mixing.py)",
+        "gain": gain,
     }
 
 
@@ -161,14 +171,19 @@ def main():
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--crops", type=int, default=500)
     parser.add_argument("--steps", type=int, default=2000, help="of each gain predictor's training")
+    parser.add_argument("--keep", action="store_true", help="the gain predictors of an earlier call; only the numbers are found anew")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     model, _ = load(arguments.checkpoint)
-    numbers = calibrate(model.eval(), Crops(FRAMES, seed=1_000_000), Crops(FRAMES, "speech.calibrate", seed=1), arguments.crops, arguments.steps)
+    model.eval()
     path = arguments.checkpoint.parent / "calibration.pt"
-    torch.save(numbers, path)
+    if arguments.keep:
+        gain = torch.load(path, weights_only=True)["gain"]
+    else:
+        gain = predictors(model, Crops(FRAMES, seed=1_000_000), arguments.crops, arguments.steps)
+    torch.save(thresholds(model, gain, Crops(FRAMES, "speech.calibrate", seed=1), max(2, arguments.crops // 2)), path)
     print(f"calibrate: {path}", flush=True)
 
 

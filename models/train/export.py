@@ -206,6 +206,7 @@ def exit_section(numbers):
     return f"""[exit]
 policy = "gain"
 threshold = {numbers["threshold"]:.3f}
+ctc = {numbers["ctc"]:.3f}
 change = {numbers["change"]:.4f}
 range = {numbers["range"]}
 fixed = {numbers["fixed"]}

@@ -1,7 +1,7 @@
 //! Microphones, by cpal.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
@@ -72,6 +72,14 @@ const PREFERRED_FORMATS: [SampleFormat; 12] = [
 ];
 /// How long a device may take to open.
 const START_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Streams of this process that were wedged in their sound server when they should end: each holds a few threads and descriptors
+/// for as long as the process lives.
+pub fn left_behind() -> u64 {
+    LEFT_BEHIND.load(Ordering::Relaxed)
+}
+
+static LEFT_BEHIND: AtomicU64 = AtomicU64::new(0);
 
 /// Every microphone.
 pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
@@ -184,7 +192,7 @@ impl MicrophoneSource {
         let config = StreamConfig { channels: best.channels(), sample_rate, buffer_size };
         let spec = SourceSpec { name, sample_rate, channels: best.channels(), live: true, total_samples: None };
         let format = best.sample_format();
-        log::info!("{}: {sample_rate} Hz, {} channel(s), {format}, {frames} frames a callback", spec.name, spec.channels);
+        log::debug!("{}: {sample_rate} Hz, {} channel(s), {format}, {frames} frames a callback", spec.name, spec.channels);
         let stopped = Arc::default();
         Ok(Self {
             spec,
@@ -371,6 +379,7 @@ impl Source for MicrophoneSource {
         if let Some(ended) = self.ended.take() {
             // A stream that is wedged in its server cannot be dropped; its thread is left behind, and its callbacks do nothing.
             if matches!(ended.recv_timeout(STOP_PATIENCE), Err(crossbeam_channel::RecvTimeoutError::Timeout)) {
+                LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
                 log::warn!("{}: the device does not close; it is left to the system", self.spec.name);
             }
         }

@@ -92,6 +92,10 @@ impl Source for PcmSource {
         let mut reader = self.reader.take().ok_or_else(|| failed("was started before".into()))?;
         let (format, pick, stop) = (self.format, self.pick, self.stop.clone());
         let frame_bytes = format.bytes() * usize::from(self.spec.channels);
+        let one_channel = match pick {
+            ChannelPick::Channel(channel) => Some(channel),
+            ChannelPick::MixDown => (self.spec.channels == 1).then_some(0),
+        };
         let (done_sender, done) = bounded::<()>(0);
         let error_at = self.spec.name.clone();
         let read_all = move || {
@@ -117,17 +121,18 @@ impl Source for PcmSource {
                 }
                 let whole = held - held % frame_bytes;
                 mono.clear();
-                mono.extend(bytes[..whole].chunks_exact(frame_bytes).map(|frame| match pick {
-                    ChannelPick::Channel(channel) => {
+                match one_channel {
+                    Some(channel) => {
                         let at = usize::from(channel) * format.bytes();
-                        format.decode(&frame[at..at + format.bytes()])
+                        let frames = bytes[..whole].chunks_exact(frame_bytes);
+                        mono.extend(frames.map(|frame| format.decode(&frame[at..at + format.bytes()])));
                     }
-                    ChannelPick::MixDown => {
+                    None => mono.extend(bytes[..whole].chunks_exact(frame_bytes).map(|frame| {
                         let samples = frame.chunks_exact(format.bytes());
                         let count = samples.len() as f32;
                         samples.map(|sample| format.decode(sample)).sum::<f32>() / count
-                    }
-                }));
+                    })),
+                }
                 bytes.copy_within(whole..held, 0);
                 held -= whole;
                 if !ring.push_blocking(&mono, &stop) {

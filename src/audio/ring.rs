@@ -99,8 +99,9 @@ pub enum Block<'a> {
 
 /// Gaps that wait to be read; past that, drops join into one gap, and their number stays exact.
 const GAP_CAPACITY: usize = 1024;
-/// How long a source that can wait sleeps when the ring is full.
-const FULL_SLEEP: Duration = Duration::from_millis(1);
+/// How long a source that can wait sleeps when the ring is full: shorter than two seconds of sound last at 500 times real time, and
+/// long enough that waking up costs nothing beside the encoder.
+const FULL_SLEEP: Duration = Duration::from_millis(4);
 /// Samples that are checked and copied at a time, on the stack.
 const BLOCK: usize = 256;
 

@@ -1,25 +1,40 @@
 //! What a pack costs and what its exits are worth, under noise: real speech mixed with noise at exact ratios, streamed
 //! through the whole runtime (ring, resampler, session) with every policy, beside full depth and fixed depths.
 
+mod allocations;
+mod compared;
+mod device;
 mod page;
+mod policies;
 mod report;
 mod sound;
+mod source;
+mod study;
+mod table;
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 pub(crate) mod usage;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-pub use page::page;
-pub use report::{Cell, Compared, Condition, Report};
+use hdrhistogram::Histogram;
+
+pub use allocations::Allocations;
+pub use compared::Compared;
+pub use device::{Segment, SegmentKind};
+pub use page::{compared_page, page};
+pub use policies::{default_policies, default_policy, policy};
+pub use report::{Cell, Condition, ConditionKind, Curve, DeviceStream, FORMAT, Report};
 pub use sound::{NoiseKind, Speech, sound_files};
 
-use crate::audio::{AudioError, ScriptedSource};
-use crate::consumer::{Consumer, ConsumerError, Null};
+use crate::audio::{AudioError, Resampler};
+use crate::consumer::Null;
 use crate::engine::{Encoder, EngineError};
-use crate::exit::{PolicyError, PolicyName, PolicySpec, kl};
-use crate::pack::{Pack, PackError, PerLayer};
-use crate::runtime::{RunError, RunOptions, RunReport, StopFlag, run};
-use crate::stream::{Representation, SessionOptions};
+use crate::exit::{PolicyError, PolicyName, PolicySpec};
+use crate::pack::{Pack, PackError};
+use crate::runtime::{RunError, RunOptions, StopFlag, Summary, run};
+use crate::stream::SessionOptions;
+use study::{Nearness, Study};
 
 /// Why a benchmark could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -75,131 +90,138 @@ pub struct Plan {
     pub noises: Vec<NoiseKind>,
     /// Ratios, dB; each with every kind. Clean speech is always measured.
     pub snrs: Vec<f64>,
-    /// Policies, as `NAME` or `NAME:NUMBER`.
+    /// Whether a stream as a device hears it is measured, too.
+    pub device: bool,
+    /// Policies, as `NAME` or `NAME:NUMBER`. Full depth (`never`) is always measured.
     pub policies: Vec<String>,
     /// New frames per chunk.
     pub chunk_frames: usize,
+    /// Rate at which the sound comes, Hz; the runtime resamples it to the pack's.
+    pub rate: u32,
     /// Sound comes at its own pace, so that the delay from the sound to its representation is measured, too.
     pub realtime: bool,
 }
 
-/// Samples of a callback, as many as sound cards give.
-const CALLBACK_SECONDS: f64 = 0.01;
-
-/// `NAME` or `NAME:NUMBER`: a policy and the one number that people turn.
-pub fn policy(text: &str) -> Result<PolicySpec, BenchError> {
-    let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
-    let wrong = |problem: &str| BenchError::PolicyText { text: text.to_owned(), problem: problem.to_owned() };
-    let name = <PolicyName as clap::ValueEnum>::from_str(name, false)
-        .map_err(|_| wrong("policies are threshold, range, fixed, periodic, calibrated, change, gain, never"))?;
-    let mut spec = PolicySpec::named(name);
-    let Some(number) = number else { return Ok(spec) };
-    let value: f32 = number.parse().map_err(|_| wrong("after the colon stands a number"))?;
-    match name {
-        PolicyName::Threshold | PolicyName::Change | PolicyName::Gain | PolicyName::Range => {
-            spec.threshold = Some(PerLayer::All(value))
-        }
-        PolicyName::Fixed | PolicyName::Periodic if value >= 1.0 => spec.layer = Some(value as usize),
-        PolicyName::Calibrated => spec.agreement = Some(value),
-        _ => return Err(wrong("this policy takes no such number")),
-    }
-    Ok(spec)
+/// How far a benchmark is.
+#[derive(Debug)]
+pub struct Progress<'a> {
+    /// Sound that has been streamed, counted once for every run, seconds.
+    pub done: f64,
+    /// The same, at the end.
+    pub total: f64,
+    /// Condition and policy of the next run.
+    pub now: &'a str,
 }
 
-/// The policies that are compared when none are named: every one that the pack has numbers for, and every fixed depth.
-pub fn default_policies(pack: &Pack) -> Vec<String> {
-    let fixed = (1..=pack.manifest.encoder.layers).map(|layer| format!("fixed:{layer}"));
-    let others = ["periodic", "range", "threshold", "change", "calibrated", "gain"];
-    let possible = others.into_iter().filter(|text| policy(text).is_ok_and(|spec| spec.build(pack).is_ok()));
-    fixed.chain(possible.map(str::to_owned)).collect()
+/// One condition's sound.
+enum Mix<'a> {
+    Clean,
+    Noisy(&'a NoiseKind, f64),
+    Device,
 }
 
-/// What came out of a stream, for comparing with full depth.
-#[derive(Debug, Default)]
-struct Heard {
-    log_posteriors: Vec<f32>,
-    entropies: Vec<(f64, u64)>,
-}
-
-struct Collector(Arc<Mutex<Heard>>);
-
-impl Consumer for Collector {
-    fn name(&self) -> &str {
-        "collector"
-    }
-
-    fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rows) = &representation.log_posteriors {
-            heard.log_posteriors.extend_from_slice(rows.as_slice());
-        }
-        for evidence in &representation.evidence {
-            if heard.entropies.len() < evidence.layer {
-                heard.entropies.resize(evidence.layer, (0.0, 0));
-            }
-            let (sum, count) = &mut heard.entropies[evidence.layer - 1];
-            *sum += f64::from(evidence.entropy);
-            *count += 1;
-        }
-        Ok(())
+impl Plan {
+    fn mixes(&self) -> Vec<Mix<'_>> {
+        let noisy = self.noises.iter().flat_map(|noise| self.snrs.iter().map(move |&snr| Mix::Noisy(noise, snr)));
+        [Mix::Clean].into_iter().chain(noisy).chain(self.device.then_some(Mix::Device)).collect()
     }
 }
 
-/// Runs `plan`; `progress` is told how many of how many runs are done.
+/// A policy that is measured, and what a fixed depth's one timed run gave: its cost does not depend on the sound.
+struct Contender {
+    text: String,
+    spec: PolicySpec,
+    kept: Option<Timed>,
+    chunk_micros: Option<Histogram<u64>>,
+    delay_micros: Option<Histogram<u64>>,
+}
+
+/// Runs `plan`; `progress` is told before every run.
 pub fn bench(
     pack: &Pack,
     encoder: &Arc<Encoder>,
     plan: &Plan,
     stop: &StopFlag,
-    progress: impl Fn(usize, usize),
+    mut progress: impl FnMut(&Progress<'_>),
 ) -> Result<Report, BenchError> {
     let rate = encoder.audio().sample_rate;
-    let specs = plan.policies.iter().map(|text| policy(text)).collect::<Result<Vec<_>, _>>()?;
-    let mut conditions = vec![Condition { name: "clean".into(), noise: None, snr: None }];
-    for noise in &plan.noises {
-        let at = |&snr: &f64| Condition { name: format!("{noise} {snr} dB"), noise: Some(noise.to_string()), snr: Some(snr) };
-        conditions.extend(plan.snrs.iter().map(at));
-    }
-    let noises: Vec<&NoiseKind> = plan.noises.iter().flat_map(|noise| std::iter::repeat_n(noise, plan.snrs.len())).collect();
-    let runs = conditions.len() * (specs.len() + 1);
-    let mut report = Report::new(pack, plan, &conditions);
-    for (index, condition) in conditions.iter().enumerate() {
-        let sound = match (index.checked_sub(1).map(|at| noises[at]), condition.snr) {
-            (Some(noise), Some(snr)) => plan.speech.with_noise(noise, snr, rate)?,
-            _ => plan.speech.samples.clone(),
+    let full = std::iter::once("never").chain(plan.policies.iter().map(String::as_str).filter(|text| *text != "never"));
+    let contender = |text: &str| {
+        let spec = policy(text)?;
+        spec.build(pack)?;
+        Ok(Contender { text: text.to_owned(), spec, kept: None, chunk_micros: None, delay_micros: None })
+    };
+    let mut contenders = full.map(contender).collect::<Result<Vec<_>, BenchError>>()?;
+    let mut report = Report::new(pack, encoder.precision(), plan);
+    let mut sounds_seconds = 0.0;
+    let (mut done, mut total) = (0.0, None);
+    for mix in plan.mixes() {
+        let (condition, sound) = match mix {
+            Mix::Clean => (Condition::clean(), plan.speech.samples.clone()),
+            Mix::Noisy(noise, snr) => (Condition::noisy(noise, snr), plan.speech.with_noise(noise, snr, rate)?),
+            Mix::Device => {
+                let (sound, segments) = device::stream(&plan.speech, &plan.noises, rate)?;
+                report.device = Some(DeviceStream { segments, exits: Vec::new() });
+                (Condition::device(), sound)
+            }
         };
-        let stream = Stream { pack, encoder, plan, sound: &sound, stop };
-        let (_, full) = stream.heard(&PolicySpec::named(PolicyName::Never), true)?;
-        report.entropy_by_layer.push(full.entropies.iter().map(|(sum, count)| sum / (*count).max(1) as f64).collect());
-        for (number, spec) in std::iter::once(&PolicySpec::named(PolicyName::Never)).chain(&specs).enumerate() {
+        let seconds = sound.len() as f64 / f64::from(rate);
+        let total = *total.get_or_insert_with(|| plan.seconds_in_all(seconds, &contenders));
+        sounds_seconds += seconds;
+        let study = Study::of(encoder, &sound, plan.chunk_frames)?;
+        report.add_condition(&condition, seconds, &study);
+        let at_source: Arc<[f32]> = resampled(&sound, rate, plan.rate)?.into();
+        let stream = Stream { pack, encoder, plan, sound: &sound, at_source, stop };
+        for contender in &mut contenders {
             if stop.is_set() {
+                report.add_curves(&contenders);
                 return Ok(report);
             }
-            progress(index * (specs.len() + 1) + number, runs);
-            let text = number.checked_sub(1).map_or("never", |at| &plan.policies[at]);
-            let (timed, cpu) = stream.timed(spec)?;
-            let heard = if number == 0 { None } else { Some(stream.heard(spec, false)?.1) };
-            let (kl, agreement) =
-                heard.map_or((0.0, 1.0), |heard| compare(&full.log_posteriors, &heard.log_posteriors, encoder.units()));
-            report.cells.push(Cell::new(condition, text, &timed.summary, cpu, kl, agreement));
+            progress(&Progress { done, total, now: &format!("{}, {}", condition.name, contender.text) });
+            let (cell, exits) = stream.cell(&study, &condition, contender)?;
+            if stop.is_set() {
+                continue;
+            }
+            if let (Mix::Device, Some(device)) = (&mix, &mut report.device) {
+                device.exits.push((contender.text.clone(), exits));
+            }
+            report.cells.push(cell);
+            done += seconds;
         }
     }
-    report.peak_memory_bytes = usage::peak_memory();
-    progress(runs, runs);
+    log::debug!("{sounds_seconds:.0} s of sound in all conditions");
+    report.add_curves(&contenders);
+    report.peak_memory_bytes = report.cells.iter().filter_map(|cell| cell.peak_memory_bytes).max();
+    progress(&Progress { done, total: done, now: "" });
     Ok(report)
 }
 
-/// Mean KL(p_L ‖ p) and share of frames with the same likeliest unit.
-fn compare(full: &[f32], found: &[f32], units: usize) -> (f64, f64) {
-    let likeliest = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(unit, _)| unit);
-    let (mut divergence, mut same, mut frames) = (0.0, 0u64, 0u64);
-    for (full, found) in full.chunks_exact(units).zip(found.chunks_exact(units)) {
-        divergence += kl(full, found);
-        same += u64::from(likeliest(full) == likeliest(found));
-        frames += 1;
+impl Plan {
+    /// Sound of all runs, from the length of the clean speech.
+    fn seconds_in_all(&self, clean: f64, contenders: &[Contender]) -> f64 {
+        let device = if self.device { clean / device::SPEECH_SHARE } else { 0.0 };
+        let conditions = 1.0 + (self.noises.len() * self.snrs.len()) as f64;
+        contenders.len() as f64 * (clean * conditions + device)
     }
-    let frames = frames.max(1) as f64;
-    (divergence / frames, same as f64 / frames)
+
+    /// How long it takes at least, seconds: where sound comes at its own pace, that is foreseen.
+    pub fn at_least_seconds(&self, rate: u32) -> f64 {
+        let clean = self.speech.samples.len() as f64 / f64::from(rate);
+        let fixed = self.policies.iter().filter(|text| text.starts_with("fixed")).count() as f64;
+        let others = 1.0 + self.policies.len() as f64 - fixed;
+        let device = if self.device { clean / device::SPEECH_SHARE } else { 0.0 };
+        let conditions = 1.0 + (self.noises.len() * self.snrs.len()) as f64;
+        if self.realtime { others * (clean * conditions + device) + fixed * clean } else { 0.0 }
+    }
+}
+
+/// `sound` at another rate.
+fn resampled(sound: &[f32], from: u32, to: u32) -> Result<Vec<f32>, AudioError> {
+    let mut resampler = Resampler::new(from, to)?;
+    let mut out = Vec::with_capacity((sound.len() as f64 * f64::from(to) / f64::from(from)) as usize + 1);
+    resampler.push(sound, &mut out);
+    resampler.finish(&mut out);
+    Ok(out)
 }
 
 /// One condition's sound, to be streamed with any policy.
@@ -207,47 +229,80 @@ struct Stream<'a> {
     pack: &'a Pack,
     encoder: &'a Arc<Encoder>,
     plan: &'a Plan,
+    /// At the pack's rate.
     sound: &'a [f32],
+    /// At the source's.
+    at_source: Arc<[f32]>,
     stop: &'a StopFlag,
 }
 
+/// A run as a user has it, with nothing else computed.
+#[derive(Clone)]
+struct Timed {
+    summary: Summary,
+    /// Processor time of the whole process, seconds.
+    cpu: Option<f64>,
+    peak_memory: Option<u64>,
+    allocations: Option<Allocations>,
+}
+
 impl Stream<'_> {
-    fn run(&self, spec: &PolicySpec, consumer: Box<dyn Consumer>, options: SessionOptions) -> Result<RunReport, BenchError> {
-        let rate = self.encoder.audio().sample_rate;
-        let callback = ((CALLBACK_SECONDS * f64::from(rate)) as usize).max(1);
-        let source = match self.plan.realtime {
-            true => ScriptedSource::paced(rate, self.sound, callback),
-            false => ScriptedSource::in_callbacks(rate, false, self.sound, &[callback]),
+    /// Measures a policy: its cell, and where every chunk stopped.
+    fn cell(&self, study: &Study, condition: &Condition, contender: &mut Contender) -> Result<(Cell, Vec<usize>), BenchError> {
+        let timed = match &contender.kept {
+            Some(timed) => timed.clone(),
+            None => self.timed(contender)?,
         };
-        let policy = spec.build(self.pack)?;
-        let mut report =
-            run(Box::new(source), self.encoder, policy, vec![consumer], &RunOptions::new(options), self.stop, |_| {})?;
-        std::mem::replace(&mut report.outcome, Ok(()))?;
-        Ok(report)
+        let plain = matches!(contender.spec.name, Some(PolicyName::Fixed | PolicyName::Never));
+        let depth = timed.summary.exits.iter().position(|&chunks| chunks > 0).unwrap_or(0);
+        let (nearness, exits) = match (plain, contender.spec.name) {
+            (true, Some(PolicyName::Never)) => {
+                (Some(Nearness { kl: 0.0, agreement: 1.0 }).filter(|_| study.has_heads()), Vec::new())
+            }
+            (true, _) => (study.fixed(depth), Vec::new()),
+            _ => {
+                let policy = contender.spec.build(self.pack)?;
+                study.with_policy(self.encoder, self.sound, self.plan.chunk_frames, policy)?
+            }
+        };
+        if contender.spec.name == Some(PolicyName::Fixed) {
+            contender.kept = Some(timed.clone());
+        }
+        Ok((Cell::new(condition, &contender.text, &timed, nearness), exits))
     }
 
-    /// As it runs for a user, with nothing else computed: its numbers, and the processor's seconds.
-    fn timed(&self, spec: &PolicySpec) -> Result<(RunReport, Option<f64>), BenchError> {
+    fn timed(&self, contender: &mut Contender) -> Result<Timed, BenchError> {
+        let chunk_frames = self.plan.chunk_frames;
+        let allocations = allocations::count(self.encoder, self.sound, chunk_frames, contender.spec.build(self.pack)?)?;
+        let source = source::Playback::new(self.at_source.clone(), self.plan.rate, self.plan.realtime);
+        let policy = contender.spec.build(self.pack)?;
+        let options = RunOptions::new(SessionOptions::new(chunk_frames));
+        let mut counters = None;
+        let peak_is_of_this_run = usage::reset_peak_memory();
         let before = usage::cpu_time();
-        let report = self.run(spec, Box::new(Null), SessionOptions::new(self.plan.chunk_frames))?;
-        let used = usage::cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
-        Ok((report, used))
+        let mut report = run(Box::new(source), self.encoder, policy, vec![Box::new(Null)], &options, self.stop, |live| {
+            counters.get_or_insert_with(|| live.clone());
+        })?;
+        let cpu = usage::cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
+        let own_sound = size_of_val(&*self.at_source) + size_of_val(self.sound) + size_of_val(&self.plan.speech.samples[..]);
+        let peak_memory = usage::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_sound as u64));
+        std::mem::replace(&mut report.outcome, Ok(()))?;
+        if let Some(latencies) = counters.map(|counters| counters.latencies()) {
+            pool(&mut contender.chunk_micros, &latencies.compute);
+            pool(&mut contender.delay_micros, &latencies.delay);
+        }
+        Ok(Timed { summary: report.summary, cpu, peak_memory, allocations })
     }
+}
 
-    /// What it says: the posteriors, and with `all_heads` the entropy at every layer.
-    fn heard(&self, spec: &PolicySpec, all_heads: bool) -> Result<(RunReport, Heard), BenchError> {
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        let mut options = SessionOptions::new(self.plan.chunk_frames);
-        options.posteriors = self.encoder.has_heads();
-        options.all_heads = all_heads;
-        let plan = Plan {
-            realtime: false,
-            speech: Speech { samples: Vec::new(), clips: Vec::new(), files: Vec::new() },
-            ..self.plan.clone()
-        };
-        let stream = Stream { plan: &plan, ..*self };
-        let report = stream.run(spec, Box::new(Collector(heard.clone())), options)?;
-        let heard = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok((report, heard))
+/// Adds a run's latencies to those of the other conditions.
+fn pool(all: &mut Option<Histogram<u64>>, run: &Histogram<u64>) {
+    match all {
+        Some(all) => {
+            if let Err(error) = all.add(run) {
+                log::warn!("latencies of different ranges: {error}");
+            }
+        }
+        None => *all = Some(run.clone()),
     }
 }

@@ -13,7 +13,7 @@ use crate::audio::{ChannelPick, decode_file_at};
 const PAUSE_SECONDS: f64 = 0.4;
 /// Voices in generated babble.
 const VOICES: usize = 6;
-const SEED: u64 = 2406_05464;
+pub(super) const SEED: u64 = 2406_05464;
 
 /// Recordings one after the other, with pauses.
 #[derive(Debug, Clone)]
@@ -115,14 +115,10 @@ impl Speech {
 
     /// The speech with `noise` at `snr` dB: for every clip by itself, 10 log₁₀ of the ratio of mean powers.
     pub fn with_noise(&self, noise: &NoiseKind, snr: f64, rate: u32) -> Result<Vec<f32>, BenchError> {
-        let noise = self.noise(noise, rate)?;
+        let noise = self.noise(noise, self.samples.len(), rate)?;
         let mut mixed = self.samples.clone();
         for (index, clip) in self.clips.iter().enumerate() {
-            let power_of_noise = power(&noise[clip.clone()]);
-            if power_of_noise == 0.0 {
-                continue;
-            }
-            let scale = (power(&self.samples[clip.clone()]) / power_of_noise / 10f64.powf(snr / 10.0)).sqrt() as f32;
+            let scale = scale_for(&self.samples[clip.clone()], &noise[clip.clone()], snr);
             // The pause after a clip has the clip's noise.
             let end = self.clips.get(index + 1).map_or(mixed.len(), |next| next.start);
             for (out, noise) in mixed[clip.start..end].iter_mut().zip(&noise[clip.start..end]) {
@@ -132,9 +128,8 @@ impl Speech {
         Ok(mixed)
     }
 
-    /// As many samples of noise as there are of speech.
-    fn noise(&self, kind: &NoiseKind, rate: u32) -> Result<Vec<f32>, BenchError> {
-        let count = self.samples.len();
+    /// `count` samples of noise, at no level in particular.
+    pub(super) fn noise(&self, kind: &NoiseKind, count: usize, rate: u32) -> Result<Vec<f32>, BenchError> {
         let mut rng = SmallRng::seed_from_u64(SEED);
         let mut white = || rng.sample::<f32, _>(StandardNormal);
         Ok(match kind {
@@ -175,8 +170,14 @@ impl Speech {
     }
 }
 
+/// By what `noise` is multiplied to lie `snr` dB under `speech`; 0 where there is no noise.
+pub(super) fn scale_for(speech: &[f32], noise: &[f32], snr: f64) -> f32 {
+    let power_of_noise = power(noise);
+    if power_of_noise == 0.0 { 0.0 } else { (power(speech) / power_of_noise / 10f64.powf(snr / 10.0)).sqrt() as f32 }
+}
+
 /// Mean power.
-fn power(samples: &[f32]) -> f64 {
+pub(super) fn power(samples: &[f32]) -> f64 {
     samples.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / samples.len().max(1) as f64
 }
 
@@ -210,7 +211,7 @@ mod tests {
         let speech = Speech { samples: vec![0.0; 1 << 17], clips: std::iter::once(0..1 << 17).collect(), files: Vec::new() };
         // Power of the differences over power: flat for white, smaller the steeper the fall.
         let roughness = |kind| {
-            let noise = speech.noise(&kind, 16_000).unwrap();
+            let noise = speech.noise(&kind, 1 << 17, 16_000).unwrap();
             let steps: Vec<f32> = noise.windows(2).map(|pair| pair[1] - pair[0]).collect();
             power(&steps) / power(&noise)
         };

@@ -17,8 +17,15 @@ pub fn cpu_time() -> Option<Duration> {
     None
 }
 
-/// The most memory that the process ever held at once, bytes.
+/// The most memory that the process held at once, bytes: ever, or since [`reset_peak_memory`].
 pub fn peak_memory() -> Option<u64> {
+    // `getrusage` is not reset by what resets this.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.map(|kilobytes| kilobytes * 1024).or_else(peak_memory_of_resource_usage)
+}
+
+fn peak_memory_of_resource_usage() -> Option<u64> {
     #[cfg(unix)]
     {
         use nix::sys::resource::{UsageWho, getrusage};
@@ -27,6 +34,12 @@ pub fn peak_memory() -> Option<u64> {
     }
     #[cfg(not(unix))]
     None
+}
+
+/// Starts [`peak_memory`] anew, from what is held now. False where the system cannot.
+pub fn reset_peak_memory() -> bool {
+    // Linux alone: 5 resets the high-water mark (proc(5)).
+    cfg!(target_os = "linux") && std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
 /// Memory that the process holds now, bytes (Linux).

@@ -2,27 +2,30 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, sound_files};
-use bellis::engine::Encoder;
+use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy, sound_files};
+use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::pack::Pack;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{locate, signals};
 
 /// Measure depth, quality and cost under noise
 ///
-/// Real speech is mixed with noise at exact ratios and streamed through the whole runtime with every policy; the numbers are
-/// compared with full depth.
+/// Real speech is mixed with noise at exact ratios and streamed through the whole runtime (ring, resampler, session) with every
+/// policy; what comes out is compared with full depth. A stream as a device hears it (30 % speech, 40 % silence, 30 % noise) is
+/// one of the conditions. Prints a table and writes the numbers as JSON and a page with pictures.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  bellis bench                                             bundled speech and noise, every policy
-  bellis bench --speech recordings --noise white,cafe.wav --snr 20,10,0
+  bellis bench                                             bundled speech and noise, every policy; a minute or two
+  bellis bench --speech recordings --noise white,cafe.wav --snr clean,20,10,0
   bellis bench --policy gain,gain:0.05,threshold:2.5,fixed:5
   bellis bench --json pi4.json --html pi4.html             on the board
-  bellis bench --compare pi4.json pi5.json                 two boards, or two packs, side by side")]
+  bellis bench --realtime                                  the delay from the sound to its representation, at the sound's own pace
+  bellis bench --compare pi4.json pi5.json --html both.html   two boards, or two packs, side by side")]
 pub struct Bench {
     /// The pack: its folder, or the name of a bundled one
     #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
@@ -30,43 +33,79 @@ pub struct Bench {
     /// Speech: files or folders; bundled recordings without
     #[arg(long, value_name = "PATH", num_args = 1..)]
     speech: Vec<PathBuf>,
-    /// Noise: white, pink, brown, babble (of the speech itself), or sound files
-    #[arg(long, value_name = "KIND|FILE", value_delimiter = ',')]
+    /// Noise: white, pink, brown, babble (of the speech itself), sound files or folders of them [default: white, babble, a party, a restaurant]
+    #[arg(long, value_name = "KIND|PATH", value_delimiter = ',')]
     noise: Vec<String>,
-    /// Signal-to-noise ratios, dB; clean speech is always measured
-    #[arg(long, value_name = "DB", value_delimiter = ',', default_value = "20,10,5,0,-5", allow_hyphen_values = true)]
-    snr: Vec<f64>,
-    /// Policies, as NAME or NAME:NUMBER (a threshold, a layer, an agreement); all that the pack has numbers for without
+    /// Signal-to-noise ratios, dB; clean speech is always measured [default: clean,20,10,5,0,-5]
+    #[arg(long, value_name = "DB", value_delimiter = ',', allow_hyphen_values = true, value_parser = ratio)]
+    snr: Vec<Ratio>,
+    /// Policies, as NAME or NAME:NUMBER (a threshold, a layer, an agreement) [default: all that the pack has numbers for]
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<String>,
+    /// In how many bits products with the layers' weights are computed
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
     /// New sound per chunk, milliseconds
     #[arg(long, value_name = "MS")]
     chunk: Option<f64>,
     /// Speech per condition, seconds, at most
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     seconds: f64,
+    /// Rate at which the sound comes; the runtime resamples it to the pack's
+    #[arg(long, value_name = "HZ", default_value_t = 48_000, value_parser = clap::value_parser!(u32).range(1_000..=384_000))]
+    rate: u32,
+    /// Leave out the device-like stream
+    #[arg(long)]
+    no_device: bool,
     /// Let sound come at its own pace and measure the delay to its representation, too (as long as the sound takes)
     #[arg(long)]
     realtime: bool,
-    /// Write the numbers as JSON
+    /// Write the numbers as JSON [default: bellis-bench.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a page with pictures
+    /// Write a page with pictures [default: bellis-bench.html]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write no file, only print the table
+    #[arg(long, conflicts_with_all = ["json", "html"])]
+    no_files: bool,
     /// Set two JSON reports side by side and measure nothing
-    #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = ["speech", "noise", "policy", "json", "html"])]
+    #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = ["speech", "noise", "policy", "json", "realtime"])]
     compare: Option<Vec<PathBuf>>,
 }
+
+/// One entry of `--snr`.
+#[derive(Debug, Clone, Copy)]
+enum Ratio {
+    Clean,
+    Decibels(f64),
+}
+
+fn ratio(text: &str) -> Result<Ratio, String> {
+    match (text, text.parse::<f64>()) {
+        ("clean", _) => Ok(Ratio::Clean),
+        (_, Ok(decibels)) if decibels.abs() <= 100.0 => Ok(Ratio::Decibels(decibels)),
+        _ => Err("a ratio is a number of dB, -100 to 100, or `clean`".to_owned()),
+    }
+}
+
+/// Without `--snr`; at the sound's own pace one ratio must do.
+const RATIOS: [f64; 5] = [20.0, 10.0, 5.0, 0.0, -5.0];
+const REALTIME_RATIOS: [f64; 1] = [0.0];
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<()> {
         if let Some([a, b]) = self.compare.as_deref() {
-            print!("{}", Compared(&read(a)?, &read(b)?));
-            return Ok(());
+            let (a, b) = (read(a)?, read(b)?);
+            let compared = Compared(&a, &b);
+            print!("{compared}");
+            return match &self.html {
+                Some(path) => write(path, &bench::compared_page(&compared)),
+                None => Ok(()),
+            };
         }
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
-        let policies = if self.policy.is_empty() { default_policies(&pack) } else { self.policy.clone() };
+        let policies = self.policies(&pack);
         // What cannot be made is told before anything long begins.
         for text in &policies {
             bench::policy(text)?.build(&pack)?;
@@ -74,50 +113,108 @@ impl Bench {
         let audio = &pack.manifest.audio;
         let hop_ms = audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
         let chunk_frames = self.chunk.map_or(pack.default_chunk_frames(), |ms| (ms / hop_ms).round() as usize);
-        let encoder = Encoder::load(&pack, None)?;
+        let encoder = Encoder::load_with(&pack, LoadOptions { precision: self.precision, ..LoadOptions::default() })?;
         encoder.check_chunk(chunk_frames)?;
-        let bundled = |folder: &str| locate::bench_sound(folder).map(|path| vec![path]);
-        let speech = sound_files(&if self.speech.is_empty() { bundled("speech")? } else { self.speech.clone() })?;
-        let noises: Vec<NoiseKind> = match self.noise.is_empty() {
-            false => self.noise.iter().filter_map(|text| text.parse().ok()).collect(),
-            true => [NoiseKind::White, NoiseKind::Babble]
-                .into_iter()
-                .chain(sound_files(&bundled("noise")?)?.into_iter().map(NoiseKind::File))
-                .collect(),
+        let speech = match self.speech.is_empty() {
+            true => sound_files(&[locate::bench_sound("speech")?])?,
+            false => sound_files(&self.speech)?,
         };
         let plan = Plan {
             speech: Speech::read(&speech, audio.sample_rate, self.seconds)?,
-            noises,
-            snrs: self.snr.clone(),
+            noises: self.noises()?,
+            snrs: self.ratios(),
+            device: !self.no_device,
             policies,
             chunk_frames,
+            rate: self.rate,
             realtime: self.realtime,
         };
-        let bar = bar();
+        if self.realtime {
+            let least = Duration::from_secs_f64(plan.at_least_seconds(audio.sample_rate));
+            eprintln!("at the sound's own pace: about {} (fewer --policy, --noise or --seconds take less)", HumanDuration(least));
+        }
+        let (bar, began) = (bar(), Instant::now());
         let stop = signals::stop_on_signals()?;
-        let report = bench(&pack, &encoder, &plan, &stop, |done, of| {
-            bar.set_length(of as u64);
-            bar.set_position(done as u64);
+        let report = bench(&pack, &encoder, &plan, &stop, |progress| {
+            // Milliseconds: the bar counts in whole numbers.
+            bar.set_length((progress.total * 1e3) as u64);
+            bar.set_position((progress.done * 1e3) as u64);
+            bar.set_message(progress.now.to_owned());
         })?;
         bar.finish_and_clear();
         print!("{report}");
-        let write = |path: &Path, text: String| std::fs::write(path, text).with_context(|| path.display().to_string());
-        if let Some(path) = &self.json {
-            write(path, serde_json::to_string_pretty(&report)? + "\n")?;
+        let neither = self.json.is_none() && self.html.is_none() && !self.no_files;
+        let or = |path: &Option<PathBuf>, default: &str| path.clone().or_else(|| neither.then(|| default.into()));
+        if let Some(path) = or(&self.json, "bellis-bench.json") {
+            write(&path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
         }
-        if let Some(path) = &self.html {
-            write(path, bench::page(&report))?;
+        if let Some(path) = or(&self.html, "bellis-bench.html") {
+            write(&path, &bench::page(&report))?;
         }
         if stop.is_set() {
             bail!("stopped before the end: the numbers are of what had run by then");
         }
+        eprintln!("done in {}", HumanDuration(began.elapsed()));
         Ok(())
     }
+
+    fn policies(&self, pack: &Pack) -> Vec<String> {
+        match (self.policy.is_empty(), self.realtime) {
+            (false, _) => self.policy.clone(),
+            (true, false) => default_policies(pack),
+            (true, true) => vec![default_policy(pack)],
+        }
+    }
+
+    fn ratios(&self) -> Vec<f64> {
+        match (self.snr.is_empty(), self.realtime) {
+            (true, false) => RATIOS.to_vec(),
+            (true, true) => REALTIME_RATIOS.to_vec(),
+            _ => {
+                self.snr.iter().filter_map(|ratio| if let Ratio::Decibels(value) = ratio { Some(*value) } else { None }).collect()
+            }
+        }
+    }
+
+    fn noises(&self) -> anyhow::Result<Vec<NoiseKind>> {
+        if self.noise.is_empty() {
+            let recorded = sound_files(&[locate::bench_sound("noise")?])?.into_iter().map(NoiseKind::File);
+            let kinds = if self.realtime { vec![NoiseKind::Babble] } else { vec![NoiseKind::White, NoiseKind::Babble] };
+            return Ok(kinds.into_iter().chain(recorded.filter(|_| !self.realtime)).collect());
+        }
+        let mut noises = Vec::new();
+        for text in &self.noise {
+            match text.parse()? {
+                NoiseKind::File(path) if path.is_dir() => noises.extend(sound_files(&[path])?.into_iter().map(NoiseKind::File)),
+                NoiseKind::File(path) if !path.exists() => {
+                    bail!("--noise {text}: is neither a file nor a folder, nor one of white, pink, brown, babble")
+                }
+                noise => noises.push(noise),
+            }
+        }
+        Ok(noises)
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| path.display().to_string())?;
+    eprintln!("wrote {}", path.display());
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<Report> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| format!("{}: is no report of `bellis bench --json`", path.display()))
+    let no_report = || format!("{}: is no report of `bellis bench --json`", path.display());
+    let value: serde_json::Value = serde_json::from_str(&text).with_context(no_report)?;
+    match value.get("format").and_then(serde_json::Value::as_u64) {
+        Some(format) if format == u64::from(bench::FORMAT) => serde_json::from_value(value).with_context(no_report),
+        Some(format) => bail!(
+            "{}: has format {format}, and this Bellis reads {}: measure again with the same version",
+            path.display(),
+            bench::FORMAT
+        ),
+        None => bail!(no_report()),
+    }
 }
 
 fn bar() -> ProgressBar {
@@ -125,7 +222,7 @@ fn bar() -> ProgressBar {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{wide_bar} {pos} of {len} runs  {eta} left")
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {eta} left  {wide_msg}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     bar

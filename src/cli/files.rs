@@ -3,29 +3,56 @@
 use std::path::Path;
 
 use anyhow::Context;
+use bellis::consumer::asr::SEGMENTS;
 use bellis::consumer::side_file;
 
-/// Consumers that write the file behind their colon.
-const WRITE_FILES: [&str; 4] = ["jsonl", "npy", "phones", "wav"];
+/// Consumers that write the file, or the folder, behind their colon.
+const WRITE_FILES: [&str; 5] = ["jsonl", "npy", "phones", "segments", "wav"];
 
-/// The file that a consumer writes.
+/// The file or the folder that a consumer writes.
 pub fn file_of(text: &str) -> Option<&Path> {
     let (name, path) = text.split_once(':')?;
-    (WRITE_FILES.contains(&name) && path != "-").then(|| Path::new(path))
+    (WRITE_FILES.contains(&name) && path != "-" && !path.starts_with("stream:")).then(|| Path::new(path))
 }
 
 /// Moves what an earlier life wrote out of the way: `x.npy` becomes `x.1.npy`, or the first number that is free.
 pub fn set_aside(text: &str) -> anyhow::Result<()> {
-    let Some(path) = file_of(text).filter(|path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0)) else {
-        return Ok(());
-    };
+    let taken =
+        |path: &&Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
+    let Some(path) = file_of(text).filter(taken) else { return Ok(()) };
     let extension = path.extension().unwrap_or_default().to_string_lossy();
     let numbered = |number: u64| path.with_extension(format!("{number}.{extension}").trim_end_matches('.'));
     let Some(free) = (1..).map(numbered).find(|free| !free.exists()) else { return Ok(()) };
     let side = text.starts_with("npy:").then(|| (side_file(path), side_file(&free)));
-    for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.is_file()) {
+    for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
         std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
     }
     log::info!("{} is kept as {}", path.display(), free.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_folders_of_an_earlier_life_are_kept_under_a_free_number() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for life in 1..=2 {
+            std::fs::create_dir_all(at("talk")).unwrap();
+            std::fs::write(at("talk").join(SEGMENTS), life.to_string()).unwrap();
+            std::fs::write(at("x.jsonl"), life.to_string()).unwrap();
+            set_aside(&format!("segments:{}/", at("talk").display())).unwrap();
+            set_aside(&format!("phones:{}", at("x.jsonl").display())).unwrap();
+            assert!(!at("talk").exists() && !at("x.jsonl").exists());
+            assert_eq!(std::fs::read_to_string(at(&format!("talk.{life}")).join(SEGMENTS)).unwrap(), life.to_string());
+            assert_eq!(std::fs::read_to_string(at(&format!("x.{life}.jsonl"))).unwrap(), life.to_string());
+        }
+        // A folder of other things is left alone: the consumer goes there.
+        std::fs::create_dir_all(at("talk")).unwrap();
+        set_aside(&format!("segments:{}", at("talk").display())).unwrap();
+        assert!(at("talk").exists());
+        assert_eq!([file_of("segments:stream:-"), file_of("phones:-"), file_of("segments")], [None; 3]);
+    }
 }

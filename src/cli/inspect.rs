@@ -140,6 +140,7 @@ fn policies(m: &Manifest) -> String {
         let targets: Vec<String> = section.targets.iter().map(|target| target.agreement.to_string()).collect();
         format!("calibrated (agreement {})", targets.join(", "))
     }));
+    known.extend(exit.ctc.as_ref().map(|values| format!("ctc ({} nats)", numbers(values))));
     known.extend(exit.change.as_ref().map(|values| format!("change ({} nats)", numbers(values))));
     known.extend(exit.gain.as_ref().map(|section| format!("gain ({} nats per layer)", section.lambda)));
     known.push("periodic, never".into());

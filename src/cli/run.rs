@@ -12,7 +12,7 @@ use bellis::runtime::{Counters, RunReport, run};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::consumers::consumers;
+use super::consumers::{consumers, writes_to_stdout};
 use super::locate;
 use super::settings::Settings;
 use super::signals::stop_on_signals;
@@ -29,6 +29,9 @@ use super::source::{run_options, source};
   bellis run talk.wav --consumer npy:talk.npy       all frames as a NumPy array
   bellis run mic --consumer wav:heard.wav           write what was heard
   bellis run mic --consumer keyword                 a line for each enrolled keyword that is heard (`bellis enroll --help`)
+  bellis run talk.wav --consumer phones             read phones along; phones:FILE writes JSON lines
+  bellis run mic --consumer segments:talk/          whole utterances, each as WAV and NPY
+  bellis run mic --consumer stream:- | python examples/read_stream.py -
   bellis run talk.wav --policy fixed --layer 6      a fixed depth, to compare with
   arecord -f S16_LE -r 16000 -t raw | bellis run - --rate 16000 --format s16le
   bellis run --config bellis.toml                   the same settings from a file; flags win
@@ -60,9 +63,7 @@ impl Run {
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
         let consumers = consumers(&settings, &pack)?;
-        let encoder = Encoder::load(&pack, settings.gap_fill)?;
-        // The weights are in the encoder's own form now; their files need not stay in memory.
-        drop(pack);
+        let encoder = Encoder::load_with(&pack, settings.load_options())?;
         let stop = stop_on_signals()?;
         let bar = progress_bar(&settings, source.as_ref());
         let total = source.spec().total_samples.unwrap_or(0);
@@ -98,7 +99,7 @@ pub fn tell(report: RunReport, settings: &Settings) -> anyhow::Result<()> {
 fn progress_bar(settings: &Settings, source: &dyn Source) -> Option<ProgressBar> {
     let spec = source.spec();
     let seconds = spec.total_samples? as f64 / f64::from(spec.sample_rate);
-    let lines_on_screen = std::io::stdout().is_terminal() && settings.consumer.iter().all(|consumer| consumer == "jsonl");
+    let lines_on_screen = std::io::stdout().is_terminal() && writes_to_stdout(settings);
     if settings.quiet || seconds < BAR_FROM_SECONDS || !std::io::stderr().is_terminal() || lines_on_screen {
         return None;
     }

@@ -32,7 +32,7 @@ use super::source::{run_options, source};
   curl http://127.0.0.1:9475/healthz                200 while sound comes and is computed
   systemctl reload bellis                           policy, thresholds and consumers from the changed file
 
-The configuration has the same keys as that of `bellis run`, and two more:
+Without an INPUT it listens to the microphone. The configuration has the same keys as that of `bellis run`, and two more:
   metrics = \"127.0.0.1:9475\"                        or \"off\"
   priority = 20                                     real-time priority, 1 to 49")]
 pub struct Serve {
@@ -67,8 +67,7 @@ impl Serve {
         };
         options.reopen = settings.input.as_deref() == Some("mic");
         let address = address(&settings)?;
-        let encoder = Encoder::load(&pack, settings.gap_fill)?;
-        let pack = pack.without_bytes();
+        let encoder = Encoder::load_with(&pack, settings.load_options())?;
         let consumers = join(&asked(&settings), &settings, &pack)?;
         let daemon = Daemon::start(&encoder, policy, consumers, options, name, live)?;
         let _server = match address {
@@ -169,4 +168,44 @@ fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack) ->
     let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(Path::exists);
     let (keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
     Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack)? })
+}
+
+impl Settings {
+    /// Keys whose change takes a restart of `bellis serve`, of those in which these settings differ from `other`.
+    fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("input", self.input != other.input),
+            ("pack", self.pack != other.pack),
+            ("chunk", self.chunk != other.chunk),
+            ("gap-fill", self.gap_fill != other.gap_fill),
+            ("device", self.device != other.device),
+            ("rate", self.rate != other.rate),
+            ("channels", self.channels != other.channels),
+            ("format", self.format != other.format),
+            ("channel", self.channel != other.channel),
+            ("buffer", self.buffer != other.buffer),
+            ("realtime", self.realtime != other.realtime),
+            ("ring", self.ring != other.ring),
+            ("report", self.report != other.report),
+            ("metrics", self.metrics != other.metrics),
+            ("priority", self.priority != other.priority),
+        ];
+        changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+
+    /// These settings without the policy's and without the list of consumers: what a consumer may depend on.
+    fn beside_policy(&self) -> Self {
+        Self {
+            policy: None,
+            threshold: None,
+            measure: None,
+            layer: None,
+            range: None,
+            period: None,
+            agreement: None,
+            deadline: None,
+            consumer: Vec::new(),
+            ..self.clone()
+        }
+    }
 }

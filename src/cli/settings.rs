@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, PcmFormat};
+use bellis::consumer::stream::{ArrayName, FloatType};
+use bellis::engine::{LoadOptions, Precision};
 use bellis::exit::{Measure, PolicyName, PolicySpec};
 use bellis::pack::{GapFill, PerLayer};
 use clap::{Args, ValueEnum};
@@ -43,6 +45,9 @@ pub struct Settings {
     /// How deeper layers get the keys and values of chunks that stopped early (cached packs)
     #[arg(long, value_enum, help_heading = "Model")]
     pub gap_fill: Option<GapFill>,
+    /// In how many bits products with the layers' weights are computed; `auto` where not said
+    #[arg(long, value_enum, help_heading = "Model")]
+    pub precision: Option<Precision>,
 
     /// When a chunk has been computed deep enough
     #[arg(long, value_enum, help_heading = "Exit policy")]
@@ -50,7 +55,7 @@ pub struct Settings {
     /// The policy's threshold; several, separated by commas, are one per layer
     #[arg(long, value_name = "NUMBER", value_parser = per_layer, allow_hyphen_values = true, help_heading = "Exit policy")]
     pub threshold: Option<PerLayer>,
-    /// What `threshold` and `range` compare with the threshold
+    /// What `threshold`, `range` and `ctc` compare with the threshold
     #[arg(long, value_enum, help_heading = "Exit policy")]
     pub measure: Option<Measure>,
     /// Layer of `fixed` and `periodic`
@@ -69,8 +74,20 @@ pub struct Settings {
     #[arg(long, value_name = "MS", help_heading = "Exit policy")]
     pub deadline: Option<u64>,
 
-    /// Where the representations go: `jsonl`, `jsonl:FILE`, `npy:FILE` (the frames), `wav:FILE` (the sound), `keyword` (detections of enrolled keywords, or of those of `keyword:FILE-or-FOLDER`), `null`; may be given several times
-    #[arg(long, value_name = "CONSUMER", help_heading = "Output")]
+    /// Where the representations go; may be given several times
+    ///
+    /// jsonl, jsonl:FILE           a line per chunk
+    /// npy:FILE                    all frames as a NumPy array
+    /// wav:FILE                    the sound that was computed
+    /// phones                      phones as they become certain, to read along
+    /// phones:FILE                 the same as JSON lines (`phones:-`: on standard output)
+    /// segments                    a JSON line per utterance
+    /// segments:FOLDER             the same, and each utterance as WAV and NPY
+    /// segments:stream:ENDPOINT    utterances with sound and vectors as a binary stream
+    /// stream:ENDPOINT             chunks as a binary stream; an ENDPOINT is `-` or `unix:/path/of/a/socket`
+    /// keyword                     detections of enrolled keywords; keyword:FILE-or-FOLDER: of those
+    /// null                        nowhere
+    #[arg(long, value_name = "CONSUMER", verbatim_doc_comment, help_heading = "Output")]
     #[serde(default)]
     pub consumer: Vec<String>,
     /// Put the vectors into the JSON lines
@@ -90,6 +107,28 @@ pub struct Settings {
     /// Seconds after a detection in which the same keyword does not fire again
     #[arg(long, value_name = "SECONDS", help_heading = "Keywords")]
     pub refractory: Option<f64>,
+    /// Read phones by a prefix beam of this width; each frame's likeliest without it
+    #[arg(long, value_name = "WIDTH", help_heading = "Phones, utterances, streams")]
+    pub beam: Option<usize>,
+    /// Speech of less than this is no utterance
+    #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
+    pub least_speech: Option<f64>,
+    /// Quiet of so long ends an utterance
+    #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
+    pub hangover: Option<f64>,
+    /// Sound kept before and after the speech of an utterance
+    #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
+    pub pad: Option<f64>,
+    /// A longer utterance is cut where it is quietest
+    #[arg(long, value_name = "SECONDS", help_heading = "Phones, utterances, streams")]
+    pub longest: Option<f64>,
+    /// What a message of `stream` holds: vectors without it
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "ARRAYS", help_heading = "Phones, utterances, streams")]
+    #[serde(default)]
+    pub arrays: Vec<ArrayName>,
+    /// Numbers of `stream`: f32 without it
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Phones, utterances, streams")]
+    pub float: Option<FloatType>,
     /// Write the summary as JSON to this file, too
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
@@ -141,6 +180,7 @@ impl Settings {
             chunk: self.chunk.or(file.chunk),
             vectors: self.vectors.or(file.vectors),
             gap_fill: self.gap_fill.or(file.gap_fill),
+            precision: self.precision.or(file.precision),
             // Another policy makes the file's numbers meaningless: they go with the policy that they were given for.
             threshold: self.threshold.or(if self.policy.is_some() { None } else { file.threshold }),
             measure: self.measure.or(if self.policy.is_some() { None } else { file.measure }),
@@ -156,6 +196,13 @@ impl Settings {
             false_accepts: self.false_accepts.or(file.false_accepts),
             near_misses: self.near_misses.or(file.near_misses),
             refractory: self.refractory.or(file.refractory),
+            beam: self.beam.or(file.beam),
+            least_speech: self.least_speech.or(file.least_speech),
+            hangover: self.hangover.or(file.hangover),
+            pad: self.pad.or(file.pad),
+            longest: self.longest.or(file.longest),
+            arrays: if self.arrays.is_empty() { file.arrays } else { self.arrays },
+            float: self.float.or(file.float),
             report: self.report.or(file.report),
             quiet: self.quiet || file.quiet,
             device: self.device.or(file.device),
@@ -171,47 +218,14 @@ impl Settings {
         }
     }
 
-    /// Keys whose change takes a restart of `bellis serve`, of those in which these settings differ from `other`.
-    pub fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
-        let changes = [
-            ("input", self.input != other.input),
-            ("pack", self.pack != other.pack),
-            ("chunk", self.chunk != other.chunk),
-            ("gap-fill", self.gap_fill != other.gap_fill),
-            ("device", self.device != other.device),
-            ("rate", self.rate != other.rate),
-            ("channels", self.channels != other.channels),
-            ("format", self.format != other.format),
-            ("channel", self.channel != other.channel),
-            ("buffer", self.buffer != other.buffer),
-            ("realtime", self.realtime != other.realtime),
-            ("ring", self.ring != other.ring),
-            ("report", self.report != other.report),
-            ("metrics", self.metrics != other.metrics),
-            ("priority", self.priority != other.priority),
-        ];
-        changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
-    }
-
-    /// These settings without the policy's and without the list of consumers: what a consumer may depend on.
-    pub fn beside_policy(&self) -> Self {
-        Self {
-            policy: None,
-            threshold: None,
-            measure: None,
-            layer: None,
-            range: None,
-            period: None,
-            agreement: None,
-            deadline: None,
-            consumer: Vec::new(),
-            ..self.clone()
-        }
-    }
-
     /// Reads a configuration file.
     pub fn from_file(path: &Path) -> anyhow::Result<Self> {
         Ok(bellis::toml_file::read(path, CONFIG_LIMIT_BYTES)?)
+    }
+
+    /// How the pack is loaded.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions { gap_fill: self.gap_fill, precision: self.precision.unwrap_or_default() }
     }
 
     /// The policy asked for.

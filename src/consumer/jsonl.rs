@@ -37,6 +37,8 @@ pub(super) struct Line<'a> {
     layer: usize,
     reason: Reason,
     entropy: Vec<LayerValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ctc_entropy: Vec<LayerValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expected_kl: Option<f64>,
     compute_ms: f64,
@@ -76,6 +78,7 @@ impl<'a> Line<'a> {
             layer: representation.exit_layer,
             reason: representation.reason,
             entropy: representation.evidence.iter().map(LayerValue::of).collect(),
+            ctc_entropy: representation.ctc_evidence.iter().map(LayerValue::of).collect(),
             expected_kl: representation.expected_kl.map(|kl| round(f64::from(kl))),
             compute_ms: (representation.compute.as_secs_f64() * 1e6).round() / 1e3,
             lost_samples: representation.lost_samples,

@@ -3,13 +3,19 @@
 //! A consumer runs on a thread of its own behind a bounded queue. It is made by whoever runs the stream, told once about the
 //! stream, given every representation in order, and told when the stream has ended, also after an error.
 
+pub mod asr;
 mod jsonl;
 mod keyword;
 mod npy;
 mod null;
+pub mod stream;
+#[cfg(test)]
+mod testing;
 mod wav;
 
 use std::path::PathBuf;
+
+use serde::Serialize;
 
 pub use jsonl::{JsonLines, JsonOptions};
 pub use keyword::{KeywordLines, Watched};
@@ -20,7 +26,7 @@ pub use wav::Wav;
 use crate::stream::Representation;
 
 /// What is known of a stream before its first chunk.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StreamInfo {
     /// The source's name.
     pub source: String,
@@ -34,6 +40,10 @@ pub struct StreamInfo {
     pub dim: usize,
     /// Units of the heads.
     pub units: usize,
+    /// The unit that means that nobody speaks, where the pack has one.
+    pub quiet_unit: Option<usize>,
+    /// Classes of the CTC branches, the blank first; empty for a pack without them.
+    pub vocabulary: Vec<String>,
     /// Number of layers.
     pub layers: usize,
     /// Frames of a whole chunk.

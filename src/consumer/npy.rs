@@ -57,7 +57,8 @@ impl Npy {
     }
 }
 
-fn header(frames: u64, dim: usize) -> [u8; HEADER_BYTES] {
+/// The header of a file of `frames` rows of `dim` f32.
+pub(super) fn header(frames: u64, dim: usize) -> [u8; HEADER_BYTES] {
     let mut header = [b' '; HEADER_BYTES];
     let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({frames}, {dim}), }}");
     header[..8].copy_from_slice(b"\x93NUMPY\x01\x00");

@@ -68,6 +68,15 @@ impl Board {
             reading.shows_throttling = true;
             reading.throttled.extend(FIRMWARE_BITS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, why)| *why));
         }
+        // Kernels without the firmware's own file tell of the voltage here.
+        let supply = |monitor: &PathBuf| text(&monitor.join("name")).is_some_and(|name| name == "rpi_volt");
+        let alarms = self.folders("class/hwmon", "hwmon").into_iter().filter(supply);
+        for alarm in alarms.filter_map(|monitor| number(&monitor.join("in0_lcrit_alarm"))) {
+            reading.shows_throttling = true;
+            if alarm != 0 && !reading.throttled.contains(&FIRMWARE_BITS[0].1) {
+                reading.throttled.push(FIRMWARE_BITS[0].1);
+            }
+        }
         let cooling = self.folders("class/thermal", "cooling_device");
         let of_processor = |device: &PathBuf| text(&device.join("type")).is_some_and(|kind| kind.contains("cpufreq"));
         for state in cooling.into_iter().filter(of_processor).filter_map(|device| number(&device.join("cur_state"))) {
@@ -150,6 +159,17 @@ mod tests {
         write(root, "class/thermal/cooling_device1/type", "thermal-cpufreq-0");
         write(root, "class/thermal/cooling_device1/cur_state", "2");
         assert_eq!(board.read().throttled, [TOO_HOT]);
+    }
+
+    #[test]
+    fn a_supply_that_is_too_weak_is_told_once_however_it_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "class/hwmon/hwmon1/name", "rpi_volt");
+        write(folder.path(), "class/hwmon/hwmon1/in0_lcrit_alarm", "1");
+        let mut board = Board::at(folder.path());
+        assert_eq!(board.read().throttled, ["the supply's voltage is too low"]);
+        write(folder.path(), FIRMWARE, "50005");
+        assert_eq!(board.read().throttled, ["the supply's voltage is too low", "the firmware throttles"]);
     }
 
     #[test]

@@ -121,6 +121,8 @@ impl Collector for Daemon {
         out.counter("source_opened", "Sources that were opened", status.opened())?;
         out.counter("source_lost", "Sources that were lost", status.lost())?;
         out.counter("source_not_opened", "Attempts to open a source that failed", status.not_opened())?;
+        let help = "Streams that did not close when their sound server died, and hold threads";
+        out.counter("source_left_behind", help, crate::audio::left_behind())?;
         out.seconds("source_away_seconds", "Time between sounds without a source", status.away().as_secs_f64())?;
 
         out.counter("chunks", "Chunks computed", counters.chunks())?;

@@ -187,7 +187,7 @@ impl fmt::Display for Status {
         if let Some(depth) = self.counters.mean_exit_layer() {
             write!(f, ", mean exit layer {depth:.2}")?;
         }
-        write!(f, ", {} samples dropped, {} losses of the device", samples.dropped, self.lost())
+        write!(f, ", {} samples dropped, device lost {}×", samples.dropped, self.lost())
     }
 }
 

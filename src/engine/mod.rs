@@ -8,6 +8,9 @@ mod cache;
 mod cached;
 mod error;
 mod frames;
+mod fused;
+mod kernels;
+mod precision;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -20,13 +23,17 @@ use tract_onnx::prelude::*;
 use cached::CachedState;
 pub use error::EngineError;
 pub use frames::Frames;
-use stage::{Port, Runner, Signature, Size, Stage};
+use fused::Products;
+pub use precision::{LoadOptions, Precision};
+use stage::{Loader, Port, Runner, Signature, Size, Stage};
 pub use stage::{is_loading, parameters};
 use windowed::WindowedState;
 
 use crate::pack::manifest::{AudioSection, EncoderSection};
 use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
 
+const NO_CTC: &str = "phones are read from CTC branches; take a pack that has them (`bellis inspect PACK` says `ctc`), or train some: \
+                      models/train does, with any pretrained phone recogniser as the teacher (docs/asr.md)";
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
                         trains heads on your own audio";
 
@@ -41,9 +48,11 @@ pub struct Encoder {
     layers: Vec<LayerStages>,
     heads: Branches<Stage>,
     ctc: Branches<Stage>,
+    vocabulary: Vec<String>,
     gain: Branches<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
+    precision: Precision,
 }
 
 /// What branches off a layer, by layer; 0 reads h⁰.
@@ -75,10 +84,23 @@ pub struct WindowSpan {
 }
 
 impl Encoder {
-    /// Reads, checks and optimises every stage of `pack`. `gap_fill` is the pack's own without one (cached mode).
+    /// Reads, checks and optimises every stage of `pack`, for products in f32. `gap_fill` is the pack's own without one (cached mode).
     pub fn load(pack: &Pack, gap_fill: Option<GapFill>) -> Result<Arc<Self>, EngineError> {
+        Self::load_with(pack, LoadOptions { gap_fill, precision: Precision::F32 })
+    }
+
+    /// As [`Encoder::load`], with every choice there is.
+    pub fn load_with(pack: &Pack, options: LoadOptions) -> Result<Arc<Self>, EngineError> {
         let (spec, audio) = (pack.manifest.encoder.clone(), pack.manifest.audio.clone());
-        let gap_fill = gap_fill.unwrap_or(spec.gap_fill);
+        let gap_fill = options.gap_fill.unwrap_or(spec.gap_fill);
+        let precision = options.precision.resolve(fused::int8_is_fast());
+        let loader = Loader::default();
+        // The front end, the heads and the small stages stay in f32: they cost little, and heads are what agreement is measured by.
+        let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, Products::F32);
+        let products = match precision {
+            Precision::Int8 => Products::Int8,
+            Precision::F32 | Precision::Auto => Products::F32,
+        };
         let (dim, head_dim) = (Size::Fixed(spec.dim), Size::Fixed(spec.dim / spec.heads));
         let (one, heads, context) = (Size::Fixed(1), Size::Fixed(spec.heads), Size::Fixed(spec.left_context));
         let hidden = |name: &str| Port::new(name, [one, Size::T, dim]);
@@ -87,15 +109,17 @@ impl Encoder {
 
         let samples = Size::Samples { receptive_field: audio.receptive_field, hop: audio.hop };
         let signature = Signature { inputs: vec![Port::new("audio", [one, samples])], outputs: vec![hidden("x")] };
-        let frontend = Stage::load(&pack.frontend, &signature)?;
+        let frontend = exact(&pack.frontend, &signature)?;
         let signature = Signature { inputs: vec![hidden("x")], outputs: vec![hidden("y")] };
-        let position = pack.position.as_ref().map(|file| Stage::load(file, &signature)).transpose()?;
+        let position = pack.position.as_ref().map(|file| exact(file, &signature)).transpose()?;
 
-        let layer = |file: &StageFile| -> Result<LayerStages, EngineError> {
+        let layer = |(index, file): (usize, &StageFile)| -> Result<LayerStages, EngineError> {
+            // What the first layer gets wrong, all others build on.
+            let products = if index == 0 { Products::F32 } else { products };
             let feature = (spec.feature == Feature::BeforeNorm).then(|| hidden("f"));
             let outputs: Vec<Port> = [hidden("y")].into_iter().chain(feature).collect();
             if spec.mode == Mode::Windowed {
-                let full = Stage::load(file, &Signature { inputs: vec![hidden("x")], outputs })?;
+                let full = loader.stage(file, &Signature { inputs: vec![hidden("x")], outputs }, products)?;
                 return Ok(LayerStages { full, project: None, states: Vec::new() });
             }
             let state = |(name, shape): &(String, Vec<usize>), suffix: &str| {
@@ -107,20 +131,21 @@ impl Encoder {
             let cache = |name: &str| Port::new(name, [one, heads, context, head_dim]);
             let bias = Port::new("bias", [one, heads, Size::T, Size::TPlus(spec.left_context)]);
             let inputs = [hidden("x"), cache("k"), cache("v"), bias].into_iter().chain(states_in()).collect();
-            let full = Stage::load(file, &Signature { inputs, outputs: outputs.into_iter().chain(carried()).collect() })?;
+            let signature = Signature { inputs, outputs: outputs.into_iter().chain(carried()).collect() };
+            let full = loader.stage(file, &signature, products)?;
             let signature =
                 Signature { inputs: [hidden("x")].into_iter().chain(states_in()).collect(), outputs: carried().collect() };
-            let project = (gap_fill == GapFill::Project).then(|| Stage::load(file, &signature)).transpose()?;
+            let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, products)).transpose()?;
             Ok(LayerStages { full, project, states: file.state.clone() })
         };
-        let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
+        let layers = pack.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
         let branches = |files: &[(usize, StageFile)], output: &dyn Fn(usize) -> Port| {
             let load = |(k, file): &(usize, StageFile)| {
-                Ok((*k, Stage::load(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))
+                Ok((*k, exact(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))
             };
             files.iter().map(load).collect::<Result<Branches<Stage>, EngineError>>()
         };
-        let vocabulary = pack.manifest.ctc.as_ref().map_or(0, |ctc| ctc.vocabulary.len());
+        let vocabulary = pack.manifest.ctc.as_ref().map_or_else(Vec::new, |ctc| ctc.vocabulary.clone());
         let slopes = match spec.position {
             Position::Alibi => spec.alibi_slopes.clone(),
             Position::None => vec![0.0; spec.heads],
@@ -131,10 +156,12 @@ impl Encoder {
             position,
             layers,
             heads: branches(&pack.heads, &|_| logits(spec.units))?,
-            ctc: branches(&pack.ctc, &|_| logits(vocabulary))?,
+            ctc: branches(&pack.ctc, &|_| logits(vocabulary.len()))?,
+            vocabulary,
             gain: branches(&pack.gain, &|k| Port::new("log_kl", [one, one, Size::Fixed(spec.layers - k)]))?,
             slopes,
             gap_fill,
+            precision,
             spec,
             audio,
         }))
@@ -143,6 +170,11 @@ impl Encoder {
     /// The pack's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// How its products are computed: never [`Precision::Auto`].
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Number of layers, L.
@@ -168,6 +200,21 @@ impl Encoder {
     /// Whether a chunk may stop before the first layer: h⁰ has a head.
     pub fn may_stop_at_once(&self) -> bool {
         self.heads.first().is_some_and(|(layer, _)| *layer == 0)
+    }
+
+    /// Classes of the CTC branches, the blank first; empty for a pack without branches.
+    pub fn vocabulary(&self) -> &[String] {
+        if self.ctc.is_empty() { &[] } else { &self.vocabulary }
+    }
+
+    /// Whether layer `k` has a CTC branch; 0 for h⁰.
+    pub fn has_ctc(&self, k: usize) -> bool {
+        self.ctc.iter().any(|(layer, _)| *layer == k)
+    }
+
+    /// The unit that means that nobody speaks, where a pack has heads and such a unit.
+    pub fn quiet_unit(&self) -> Option<usize> {
+        self.spec.quiet_unit.filter(|_| self.has_heads())
     }
 
     /// Rate, hop and receptive field.
@@ -204,6 +251,14 @@ impl Encoder {
         match self.has_heads() {
             true => Ok(()),
             false => Err(EngineError::NoStage { pack: self.name.clone(), stage: "head.1".into(), hint: NO_HEADS.into() }),
+        }
+    }
+
+    /// Refuses a pack without CTC branches behind a layer.
+    pub fn check_ctc(&self) -> Result<(), EngineError> {
+        match self.ctc.iter().any(|(layer, _)| *layer > 0) {
+            true => Ok(()),
+            false => Err(EngineError::NoStage { pack: self.name.clone(), stage: "CTC branches".into(), hint: NO_CTC.into() }),
         }
     }
 

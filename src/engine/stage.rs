@@ -1,6 +1,6 @@
 //! One ONNX stage: read, checked against what the pack announces, optimised, and run.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
 
 use super::error::EngineError;
+use super::fused::{Products, Sharing, fuse};
 use crate::pack::StageFile;
 
 /// One size in the shape of an input or output.
@@ -157,14 +158,22 @@ fn one_line(error: &TractError) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-impl Stage {
+/// Loads the stages of one encoder.
+#[derive(Default)]
+pub(super) struct Loader {
+    sharing: RefCell<Sharing>,
+}
+
+impl Loader {
     /// Reads `file`, cuts the graph at the signature's outputs, checks all shapes, optimises, and tries it on zeros.
-    pub fn load(file: &StageFile, signature: &Signature) -> Result<Self, EngineError> {
+    pub fn stage(&self, file: &StageFile, signature: &Signature, products: Products) -> Result<Stage, EngineError> {
         let shape_error = |problem| EngineError::Shape { path: file.path.clone(), stage: file.name.clone(), problem };
         let load_error = |problem| EngineError::Load { path: file.path.clone(), stage: file.name.clone(), problem };
         // What the file says of its outputs' shapes is not asked: they follow from the inputs' and are checked below.
         let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-        let mut model = guarded(|| onnx.model_for_read(&mut Cursor::new(&file.bytes[..]))).map_err(load_error)?;
+        let bytes = file.read().map_err(|error| load_error(error.to_string()))?;
+        let mut model = guarded(|| onnx.model_for_read(&mut Cursor::new(&bytes[..]))).map_err(load_error)?;
+        drop(bytes);
         let t = model.symbols.sym("T");
 
         // Only the inputs that the wanted outputs need: a layer cut at its keys and values needs no cache.
@@ -192,7 +201,7 @@ impl Stage {
             guarded(|| model.set_input_fact(index, fact)).map_err(load_error)?;
         }
 
-        let typed = guarded(|| model.into_typed()).map_err(load_error)?;
+        let mut typed = guarded(|| model.into_typed()).map_err(load_error)?;
         for (index, port) in signature.outputs.iter().enumerate() {
             let fact = guarded(|| Ok(typed.output_fact(index)?.clone())).map_err(load_error)?;
             let wanted: Vec<TDim> = port.shape.iter().map(|size| size.dim(&t)).collect();
@@ -211,12 +220,15 @@ impl Stage {
         }
         let first_input = signature.inputs.first().map_or_else(Vec::new, |port| port.shape.clone());
         let multiply_adds = guarded(|| MultiplyAdds::of(&typed, t.clone(), first_input)).map_err(load_error)?;
+        guarded(|| fuse(&mut typed, products, &mut self.sharing.borrow_mut())).map_err(load_error)?;
         let plan = guarded(|| typed.into_optimized()?.into_runnable()).map_err(load_error)?;
-        let stage = Self { name: file.name.clone(), plan, multiply_adds: Arc::new(multiply_adds) };
+        let stage = Stage { name: file.name.clone(), plan, multiply_adds: Arc::new(multiply_adds) };
         stage.probe(signature, PROBE_FRAMES).map_err(shape_error)?;
         Ok(stage)
     }
+}
 
+impl Stage {
     /// Runs once on zeros, `frames` of them, and checks every output's shape.
     fn probe(&self, signature: &Signature, frames: usize) -> Result<(), String> {
         let outputs = guarded(|| {
@@ -230,6 +242,19 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// Names of the operations that run.
+    #[cfg(test)]
+    pub fn operations(&self) -> Vec<String> {
+        self.plan.model().nodes().iter().map(|node| node.op.name().into_owned()).collect()
+    }
+
+    /// Multiply-adds of the operations that run, on `frames` frames.
+    #[cfg(test)]
+    pub fn products(&self, frames: usize) -> u64 {
+        let model = self.plan.model();
+        MultiplyAdds::of(model, model.symbols.sym("T"), vec![Size::T]).unwrap_or_else(|error| panic!("{error}")).at(&[frames])
     }
 
     /// A state to run it with: one per stream.
@@ -284,7 +309,8 @@ impl Runner {
 
 /// Trainable numbers in a stage's file, counted from its initialisers; `None` if it is no ONNX.
 pub fn parameters(file: &StageFile) -> Option<u64> {
-    let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&file.bytes[..]))).ok()?;
+    let bytes = file.read().ok()?;
+    let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&bytes[..]))).ok()?;
     let graph = proto.graph?;
     Some(graph.initializer.iter().map(|tensor| tensor.dims.iter().map(|&dim| dim.max(0) as u64).product::<u64>()).sum())
 }

@@ -174,3 +174,40 @@ fn projected_keys_and_values_are_those_of_the_layer() {
         }
     }
 }
+
+/// All of a layer runs in this crate's own operations: a graph that the rules no longer know would be slow, and nothing else
+/// would tell.
+#[test]
+fn layers_run_in_fused_operations() {
+    let encoder = encoder(GapFill::Project);
+    let allowed = ["Source", "Linear", "LayerNorm", "Attention", "ByHeads"];
+    for layer in &encoder.layers {
+        for stage in [&layer.full].into_iter().chain(&layer.project) {
+            let operations = stage.operations();
+            assert!(operations.iter().all(|name| allowed.contains(&name.as_str())), "{}: {operations:?}", stage.name);
+        }
+    }
+    for (_, head) in encoder.heads.iter().chain(&encoder.ctc) {
+        assert!(!head.operations().iter().any(|name| name.contains("MatMul")), "{}: {:?}", head.name, head.operations());
+    }
+}
+
+/// A stage's multiply-adds are counted where it is loaded; the operations that stand for them say the same of their products,
+/// which are nearly all there is.
+#[test]
+fn fused_operations_count_the_products_that_they_stand_for() {
+    let encoder = encoder(GapFill::Project);
+    let spec = &encoder.spec;
+    let (frames, context) = (16, spec.left_context);
+    for layer in &encoder.layers {
+        let mut runner = layer.full.runner().unwrap();
+        let zeros = |shape: &[usize]| TValue::from(Tensor::zero::<f32>(shape).unwrap());
+        let cache = [1, spec.heads, context, spec.dim / spec.heads];
+        let mut inputs =
+            tvec![zeros(&[1, frames, spec.dim]), zeros(&cache), zeros(&cache), zeros(&[1, spec.heads, frames, context + frames])];
+        inputs.extend(layer.states.iter().map(|(_, shape)| zeros(shape)));
+        runner.run(inputs).unwrap();
+        let (counted, products) = (runner.multiply_adds(), layer.full.products(frames));
+        assert!(products <= counted && products as f64 > 0.95 * counted as f64, "{products} of {counted}");
+    }
+}

@@ -2,16 +2,16 @@
 
 use serde::Serialize;
 
-/// Evidence of one evaluated head, each a mean over the chunk's own frames.
+/// Evidence of one evaluated head or CTC branch, each a mean over the chunk's own frames.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Evidence {
-    /// Layer, from 1.
+    /// Layer, from 1; 0 for h⁰.
     pub layer: usize,
-    /// −Σ p ln p, nats: 0 ≤ entropy ≤ ln(units).
+    /// −Σ p ln p, nats: 0 ≤ entropy ≤ ln(classes).
     pub entropy: f32,
-    /// Probability of the likeliest unit.
+    /// Probability of the likeliest class: a unit of a head, a phone or the blank of a CTC branch.
     pub max_prob: f32,
-    /// Difference of the two likeliest units' probabilities.
+    /// Difference of the two likeliest classes' probabilities.
     pub margin: f32,
     /// KL(p_k ‖ p_{k−1}), nats; `None` where nobody asked for it or the head of the layer before was not evaluated.
     pub change: Option<f32>,
@@ -65,8 +65,9 @@ impl Measurer {
         std::mem::swap(&mut self.current, &mut self.previous);
         self.previous_layer = self.current_layer.replace(layer);
         self.current.resize(logits.len(), 0.0);
-        let comparable =
-            change && self.previous_layer.is_some_and(|previous| previous + 1 == layer) && self.previous.len() == logits.len();
+        // h⁰ is no layer that another one could have changed.
+        let follows = layer > 1 && self.previous_layer == Some(layer - 1);
+        let comparable = change && follows && self.previous.len() == logits.len();
         let frames = (logits.len() / units.max(1)).max(1) as f64;
         let (mut entropy, mut max_prob, mut margin, mut divergence, mut finite) = (0.0, 0.0, 0.0, 0.0, true);
         for (index, (row, out)) in logits.chunks_exact(units).zip(self.current.chunks_exact_mut(units)).enumerate() {
@@ -127,6 +128,11 @@ fn log_softmax(row: &[f32], out: &mut [f32]) -> FrameEvidence {
     }
     let second_prob = f64::from(second - top).exp() / sum;
     FrameEvidence { entropy: log_sum - weighted / sum, max_prob: 1.0 / sum, margin: 1.0 / sum - second_prob, finite: true }
+}
+
+/// Log-probabilities of one frame's logits; false when one was not finite: `out` is then uniform and means nothing.
+pub(crate) fn log_probabilities(logits: &[f32], out: &mut [f32]) -> bool {
+    log_softmax(logits, out).finite
 }
 
 /// KL(p ‖ q) of two rows of log-probabilities, nats.
@@ -287,6 +293,16 @@ mod tests {
         measurer.measure(1, &[0.0, 1.0], 2, true);
         assert_eq!(measurer.measure(2, &[0.0, 1.0], 2, false).change, None);
         assert!(measurer.measure(3, &[0.0, 1.0], 2, true).change.is_some());
+    }
+
+    #[test]
+    fn posteriors_are_there_before_the_first_layer_too() {
+        let mut measurer = Measurer::default();
+        measurer.begin_chunk();
+        assert!(measurer.log_posteriors().is_none());
+        measurer.measure(0, &[0.0, 1.0], 2, true);
+        assert_eq!(measurer.log_posteriors().map(|(layer, rows)| (layer, rows.len())), Some((0, 2)));
+        assert_eq!(measurer.measure(1, &[0.0, 1.0], 2, true).change, None);
     }
 
     #[test]

@@ -6,8 +6,9 @@ mod policy;
 mod schedules;
 mod spec;
 
+pub(crate) use evidence::log_probabilities;
 pub use evidence::{Evidence, Measure, Measurer, kl};
-pub use policies::{Change, Gain, Threshold};
+pub use policies::{Change, CtcConfidence, Gain, Threshold};
 pub use policy::{Decision, ExitPolicy, Needs, Progress, Reason};
 pub use schedules::{Deadline, Fixed, Periodic};
 pub use spec::{PolicyError, PolicyName, PolicySpec};

@@ -1,4 +1,4 @@
-//! The policies that look at the evidence: `threshold`, `range`, `calibrated`, `change`, `gain`.
+//! The policies that look at the evidence: `threshold`, `range`, `calibrated`, `ctc`, `change`, `gain`.
 
 use std::fmt;
 
@@ -46,13 +46,61 @@ impl ExitPolicy for Threshold {
 
 impl fmt::Display for Threshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let measure = match self.measure {
-            Measure::Entropy => "entropy ≤",
-            Measure::MaxProb => "max probability ≥",
-            Measure::Margin => "margin ≥",
-        };
-        write!(f, "{}: {measure} {}", self.label, Numbers(&self.thresholds))?;
+        write!(f, "{}: {} {}", self.label, condition(self.measure), Numbers(&self.thresholds))?;
         self.range.map_or(Ok(()), |(first, last)| write!(f, ", layers {first} to {last}"))
+    }
+}
+
+fn condition(measure: Measure) -> &'static str {
+    match measure {
+        Measure::Entropy => "entropy ≤",
+        Measure::MaxProb => "max probability ≥",
+        Measure::Margin => "margin ≥",
+    }
+}
+
+/// HuBERT-EE (arXiv 2204.06328): stop at the first layer whose CTC branch is sure enough of its own output.
+///
+/// The measure is the mean over the chunk's frames, H_k = −1/T Σ_t Σ_v p_k(v|t) ln p_k(v|t), the blank being one of the classes v. Most
+/// frames of a CTC branch are blanks that it is sure of, so H_k is small, and thresholds are far below those of `threshold`.
+#[derive(Debug, Clone)]
+pub struct CtcConfidence {
+    /// What is compared.
+    pub measure: Measure,
+    /// With what; one number, or one per layer (then h⁰ is not judged).
+    pub thresholds: PerLayer,
+    /// Layers that have a branch; 0 for h⁰, where a chunk may stop there.
+    pub branches: Vec<usize>,
+    /// Number of layers.
+    pub layers: usize,
+}
+
+impl CtcConfidence {
+    fn threshold(&self, layer: usize) -> Option<f32> {
+        match &self.thresholds {
+            PerLayer::All(value) => Some(*value),
+            PerLayer::Each(values) => layer.checked_sub(1).and_then(|index| values.get(index)).copied(),
+        }
+    }
+}
+
+impl ExitPolicy for CtcConfidence {
+    fn needs(&self, layer: usize) -> Needs {
+        let acts = layer < self.layers && self.branches.contains(&layer) && self.threshold(layer).is_some();
+        if acts { Needs::Ctc } else { Needs::Nothing }
+    }
+
+    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+        match (progress.ctc, self.threshold(progress.layer)) {
+            (Some(evidence), Some(threshold)) if self.measure.passes(evidence, threshold) => Decision::Exit(Reason::Threshold),
+            _ => Decision::Continue,
+        }
+    }
+}
+
+impl fmt::Display for CtcConfidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ctc: the CTC branch's {} {}", condition(self.measure), Numbers(&self.thresholds))
     }
 }
 

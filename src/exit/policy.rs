@@ -11,7 +11,7 @@ use super::evidence::Evidence;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
-    /// The head was sure enough (`threshold`, `range`, `calibrated`).
+    /// The head was sure enough (`threshold`, `range`, `calibrated`), or the CTC branch (`ctc`).
     Threshold,
     /// The heads stopped changing their mind (`change`).
     Change,
@@ -21,7 +21,7 @@ pub enum Reason {
     Schedule,
     /// The next layer would have broken the chunk's deadline.
     Deadline,
-    /// There was no further layer.
+    /// There was no further layer, or none that could give what was asked for (phones, where no deeper layer has a CTC branch).
     LastLayer,
 }
 
@@ -60,6 +60,8 @@ pub struct Progress<'a> {
     pub layers: usize,
     /// Evidence of this chunk's evaluated heads, in order; the present layer's is the last one, if its head ran.
     pub evidence: &'a [Evidence],
+    /// Evidence of the present layer's CTC branch; `None` where the policy did not ask.
+    pub ctc: Option<&'a Evidence>,
     /// Predicted ln KL(p_L ‖ p_j), nats, for j = the present layer … L−1; empty where the policy did not ask.
     pub forecast: &'a [f32],
     /// Time since the chunk's computation began.
@@ -86,6 +88,8 @@ pub enum Needs {
     Head,
     /// Also [`Evidence::change`], which costs as much again.
     Change,
+    /// The CTC branch's entropy, probability and margin; asked for only where the layer has a branch.
+    Ctc,
 }
 
 /// Decides layer by layer where a chunk stops. A policy is a value: made from configuration, printable, sent between threads.

@@ -137,7 +137,8 @@ mod tests {
         policy.begin_chunk();
         let stop = (1..=10).find(|&layer| {
             let elapsed = Duration::from_millis(layer_ms * layer as u64);
-            let progress = Progress { layer, layers: 10, evidence: &[], forecast: &[], elapsed, backlog: Duration::ZERO };
+            let progress =
+                Progress { layer, layers: 10, evidence: &[], ctc: None, forecast: &[], elapsed, backlog: Duration::ZERO };
             policy.decide(&progress) == Decision::Exit(Reason::Deadline)
         });
         stop.unwrap_or(10)
@@ -165,6 +166,7 @@ mod tests {
             layer: 10,
             layers: 10,
             evidence: &[],
+            ctc: None,
             forecast: &[],
             elapsed: Duration::from_secs(9),
             backlog: Duration::ZERO,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Measure;
-use super::policies::{Change, Gain, Threshold};
+use super::policies::{Change, CtcConfidence, Gain, Threshold};
 use super::policy::ExitPolicy;
 use super::schedules::{Deadline, Fixed, Periodic};
 use crate::pack::{Pack, PerLayer};
@@ -24,6 +24,8 @@ pub enum PolicyName {
     Periodic,
     /// Thresholds per layer that were calibrated for an --agreement with full depth
     Calibrated,
+    /// HuBERT-EE: the first layer whose CTC branch's own entropy is at most --threshold
+    Ctc,
     /// The first layer that changed the head's mind by at most --threshold (KL to the layer before)
     Change,
     /// Where no deeper layer is predicted to bring full depth nearer by more than --threshold per layer (KL)
@@ -38,9 +40,9 @@ pub enum PolicyName {
 pub struct PolicySpec {
     /// Which one; the pack's default without.
     pub name: Option<PolicyName>,
-    /// τ of `threshold` and `range` (nats, or a probability), δ of `change` (nats), λ of `gain` (nats per layer).
+    /// τ of `threshold`, `range` and `ctc` (nats, or a probability), δ of `change` (nats), λ of `gain` (nats per layer).
     pub threshold: Option<PerLayer>,
-    /// What `threshold` and `range` compare.
+    /// What `threshold`, `range` and `ctc` compare.
     pub measure: Option<Measure>,
     /// Layer of `fixed` and `periodic`.
     pub layer: Option<usize>,
@@ -114,7 +116,8 @@ impl PolicySpec {
             let (what, hint) = (what.to_owned(), hint.to_owned());
             PolicyError::Missing { policy: label(name), pack: pack.manifest.name.clone(), what, hint }
         };
-        if pack.heads.is_empty() && !matches!(name, PolicyName::Fixed | PolicyName::Periodic | PolicyName::Never) {
+        let without_heads = [PolicyName::Fixed, PolicyName::Periodic, PolicyName::Never, PolicyName::Ctc];
+        if pack.heads.is_empty() && !without_heads.contains(&name) {
             return Err(missing("exit heads", "use `fixed`, `periodic` or `never`, or train heads (models/convert)"));
         }
         self.refuse_unused(name)?;
@@ -176,6 +179,15 @@ impl PolicySpec {
                 let label = format!("calibrated for an agreement of {wanted}");
                 Box::new(Threshold { measure: Measure::Entropy, thresholds, range: None, label, layers })
             }
+            PolicyName::Ctc => {
+                let shallowest = pack.shallowest_exit();
+                let branches: Vec<usize> = pack.ctc.iter().map(|(k, _)| *k).filter(|k| *k >= shallowest).collect();
+                if branches.is_empty() {
+                    return Err(missing("CTC branches", "use `gain` or `threshold`, or train branches (docs/asr.md)"));
+                }
+                let thresholds = threshold(&exit.ctc, "give one with --threshold, in nats (0.2, say)")?;
+                Box::new(CtcConfidence { measure, thresholds, branches, layers })
+            }
             PolicyName::Change => {
                 let thresholds = threshold(&exit.change, "give one with --threshold, in nats (0.06, say)")?;
                 Box::new(Change { thresholds, layers })
@@ -199,10 +211,10 @@ impl PolicySpec {
 
     /// A number that the policy would silently not use is a mistake of whoever gave it.
     fn refuse_unused(&self, name: PolicyName) -> Result<(), PolicyError> {
-        use PolicyName::{Calibrated, Change, Fixed, Gain, Never, Periodic, Range, Threshold};
+        use PolicyName::{Calibrated, Change, Ctc, Fixed, Gain, Never, Periodic, Range, Threshold};
         let takes: [(&str, bool, &[PolicyName]); 6] = [
-            ("a threshold", self.threshold.is_some(), &[Threshold, Range, Change, Gain]),
-            ("a measure", self.measure.is_some(), &[Threshold, Range]),
+            ("a threshold", self.threshold.is_some(), &[Threshold, Range, Ctc, Change, Gain]),
+            ("a measure", self.measure.is_some(), &[Threshold, Range, Ctc]),
             ("a layer", self.layer.is_some(), &[Fixed, Periodic]),
             ("a range", self.range.is_some(), &[Range]),
             ("a period", self.period.is_some(), &[Periodic]),

@@ -229,6 +229,8 @@ pub struct ExitSection {
     pub policy: Option<String>,
     /// Entropy threshold of `threshold`, nats.
     pub threshold: Option<PerLayer>,
+    /// Entropy threshold of `ctc`, nats.
+    pub ctc: Option<PerLayer>,
     /// KL threshold of `change`, nats.
     pub change: Option<PerLayer>,
     /// First and last layer of `range`.

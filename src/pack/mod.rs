@@ -6,8 +6,8 @@ mod identity;
 pub mod manifest;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -18,6 +18,8 @@ const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
 /// HuBERT X-Large's layers have 80 MB each; nothing honest comes near this.
 const STAGE_LIMIT_BYTES: u64 = 512 << 20;
 const MAX_LAYERS: usize = 256;
+/// A file is verified in parts of this size.
+const READ_BYTES: usize = 1 << 16;
 
 /// A checked pack: the manifest and the bytes of its stages.
 #[derive(Debug)]
@@ -41,15 +43,16 @@ pub struct Pack {
     pub gain: Vec<(usize, StageFile)>,
 }
 
-/// One stage's file, read and verified.
+/// One stage's file, read and verified once, and again when it is loaded: its bytes are not kept.
 #[derive(Debug)]
 pub struct StageFile {
     /// As in `pack.toml`: `layer.3`.
     pub name: String,
     /// Where it was read from.
     pub path: PathBuf,
-    /// The ONNX bytes; stages that list the same file share them.
-    pub bytes: Arc<[u8]>,
+    /// Its bytes on disk.
+    pub size: u64,
+    sha256: String,
     /// Declared state: (name, shape).
     pub state: Vec<(String, Vec<usize>)>,
 }
@@ -63,7 +66,7 @@ impl Pack {
         }
         let manifest: Manifest = crate::toml_file::read(&path, MANIFEST_LIMIT_BYTES)?;
         check(&manifest).map_err(|(key, problem)| PackError::Invalid { path: path.clone(), key, problem })?;
-        let mut files = Files { dir, read: Vec::new() };
+        let mut files = Files { dir, seen: Vec::new() };
         let stages = &manifest.stages;
         let count = manifest.encoder.layers;
         let numbered = |group: &str, first: usize, entries: &BTreeMap<String, StageEntry>, files: &mut Files<'_>| {
@@ -115,18 +118,10 @@ impl Pack {
 
     /// Bytes of all stages on disk.
     pub fn bytes(&self) -> u64 {
-        let mut files: Vec<_> = self.stages().map(|stage| (&stage.path, stage.bytes.len() as u64)).collect();
+        let mut files: Vec<_> = self.stages().map(|stage| (&stage.path, stage.size)).collect();
         files.sort();
         files.dedup();
         files.iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// The pack without the bytes of its stages, when an encoder has taken them: still good for making policies.
-    pub fn without_bytes(mut self) -> Self {
-        let others = self.heads.iter_mut().chain(&mut self.ctc).chain(&mut self.gain).map(|(_, stage)| stage);
-        let stages = [&mut self.frontend].into_iter().chain(&mut self.position).chain(&mut self.layers).chain(others);
-        stages.for_each(|stage| stage.bytes = Arc::from([]));
-        self
     }
 
     /// Every stage, in the order of computation.
@@ -145,48 +140,68 @@ impl Pack {
     }
 }
 
+impl StageFile {
+    /// The ONNX bytes, verified once more.
+    pub fn read(&self) -> Result<Vec<u8>, PackError> {
+        let io = |source| PackError::File { path: self.path.clone(), stage: self.name.clone(), source };
+        let bytes = std::fs::read(&self.path).map_err(io)?;
+        let found = hex(&Sha256::digest(&bytes));
+        match found.eq_ignore_ascii_case(&self.sha256) {
+            true => Ok(bytes),
+            false => Err(self.changed(found)),
+        }
+    }
+
+    fn changed(&self, found: String) -> PackError {
+        PackError::Hash { path: self.path.clone(), stage: self.name.clone(), expected: self.sha256.clone(), found }
+    }
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads files of one pack, each once.
+/// Verifies files of one pack, each once: (path, bytes, hash).
 struct Files<'a> {
     dir: &'a Path,
-    read: Vec<(PathBuf, String, Arc<[u8]>)>,
+    seen: Vec<(PathBuf, u64, String)>,
 }
 
 impl Files<'_> {
     fn stage(&mut self, name: String, entry: &StageEntry) -> Result<StageFile, PackError> {
-        let (path, bytes) = self.verified(&name, &entry.file, &entry.sha256)?;
-        let state = entry.state.iter().map(|(name, shape)| (name.clone(), shape.clone())).collect();
-        Ok(StageFile { name, path, bytes, state })
-    }
-
-    fn verified(&mut self, stage: &str, file: &str, expected: &str) -> Result<(PathBuf, Arc<[u8]>), PackError> {
-        let path = self.dir.join(file);
-        let escapes = Path::new(file).components().any(|part| !matches!(part, std::path::Component::Normal(_)));
+        let path = self.dir.join(&entry.file);
+        let escapes = Path::new(&entry.file).components().any(|part| !matches!(part, std::path::Component::Normal(_)));
         if escapes {
-            let problem = format!("`{file}` leaves the pack's folder; a stage's file stands inside of it");
-            return Err(PackError::Invalid { path: self.dir.join("pack.toml"), key: format!("[stages] {stage}"), problem });
+            let problem = format!("`{}` leaves the pack's folder; a stage's file stands inside of it", entry.file);
+            return Err(PackError::Invalid { path: self.dir.join("pack.toml"), key: format!("[stages] {name}"), problem });
         }
-        let io = |source| PackError::File { path: path.clone(), stage: stage.to_owned(), source };
-        let (found, bytes) = match self.read.iter().find(|(known, ..)| *known == path) {
-            Some((_, hash, bytes)) => (hash.clone(), bytes.clone()),
+        let io = |source| PackError::File { path: path.clone(), stage: name.clone(), source };
+        let (size, found) = match self.seen.iter().find(|(known, ..)| *known == path) {
+            Some((_, size, hash)) => (*size, hash.clone()),
             None => {
                 let size = std::fs::metadata(&path).map_err(io)?.len();
                 if size > STAGE_LIMIT_BYTES {
                     return Err(PackError::TooLarge { path, bytes: size, limit: STAGE_LIMIT_BYTES });
                 }
-                let bytes: Arc<[u8]> = std::fs::read(&path).map_err(io)?.into();
-                let hash = hex(&Sha256::digest(&bytes));
-                self.read.push((path.clone(), hash.clone(), bytes.clone()));
-                (hash, bytes)
+                let (mut file, mut hash) = (std::fs::File::open(&path).map_err(io)?, Sha256::new());
+                let mut part = vec![0; READ_BYTES];
+                loop {
+                    match file.read(&mut part).map_err(io)? {
+                        0 => break,
+                        count => hash.update(&part[..count]),
+                    }
+                }
+                let hash = hex(&hash.finalize());
+                self.seen.push((path.clone(), size, hash.clone()));
+                (size, hash)
             }
         };
-        if !found.eq_ignore_ascii_case(expected) {
-            return Err(PackError::Hash { path, stage: stage.to_owned(), expected: expected.to_owned(), found });
+        let state = entry.state.iter().map(|(name, shape)| (name.clone(), shape.clone())).collect();
+        let file = StageFile { name, path, size, sha256: entry.sha256.clone(), state };
+        match found.eq_ignore_ascii_case(&file.sha256) {
+            true => Ok(file),
+            false => Err(file.changed(found)),
         }
-        Ok((path, bytes))
     }
 }
 
@@ -261,7 +276,7 @@ fn check(m: &Manifest) -> Result<(), Problem> {
 fn check_exit(m: &Manifest) -> Result<(), Problem> {
     let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
     let layers = m.encoder.layers;
-    for (key, value) in [("threshold", &m.exit.threshold), ("change", &m.exit.change)] {
+    for (key, value) in [("threshold", &m.exit.threshold), ("ctc", &m.exit.ctc), ("change", &m.exit.change)] {
         if let Some(PerLayer::Each(values)) = value
             && values.len() + 1 != layers
             && values.len() != layers
@@ -307,6 +322,11 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     }
     if m.ctc.is_none() && !m.stages.ctc.is_empty() {
         return fail("[ctc] vocabulary", "is missing, but [stages] lists ctc branches".into());
+    }
+    if let Some(ctc) = &m.ctc
+        && !(2..=1 << 16).contains(&ctc.vocabulary.len())
+    {
+        return fail("[ctc] vocabulary", "wants the blank and at least one class more".into());
     }
     Ok(())
 }

@@ -157,9 +157,9 @@ impl Inference {
             let stopped = line.source_stopped.load(Ordering::Acquire);
             if stopped && self.give_up.is_set() {
                 let given_up = line.ring.discard();
-                if given_up > 0 {
-                    log::warn!("no time is left to compute the last {given_up} samples; they are dropped");
-                }
+                log::warn!("no time is left: {given_up} samples are dropped, and the last chunk is not computed");
+                line.entered = false;
+                break;
             }
             match line.ring.read(&mut block) {
                 Block::Samples(samples) => {
@@ -201,7 +201,9 @@ impl Inference {
 
     /// Computes every chunk that is whole, and hands it on.
     fn drain(&mut self, line: &mut Line) -> Result<(), EngineError> {
-        while let Some(mut representation) = self.session.next(self.backlog(line))? {
+        while !self.give_up.is_set()
+            && let Some(mut representation) = self.session.next(self.backlog(line))?
+        {
             self.counters.beat();
             line.out += (representation.samples + representation.lost_samples) as i64;
             if line.live {

@@ -4,10 +4,14 @@
 //! Whatever ends it (end of file, Ctrl-C, a device that fails, a consumer that fails), the source is stopped first, all that
 //! was captured is computed, and every consumer finishes its files.
 
+// Some of it serves the daemon only.
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod connection;
 mod counters;
 mod delivery;
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod inference;
+#[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod pipeline;
 pub(crate) mod realtime;
 mod summary;
@@ -16,7 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-pub(crate) use connection::{Connection, Opened, Seen};
+#[cfg(feature = "serve")]
+pub(crate) use connection::Connection;
+pub(crate) use connection::{Opened, Seen};
 pub use counters::{ConsumerCounters, Counters, Latencies};
 pub use pipeline::Labelled;
 pub(crate) use pipeline::Pipeline;
@@ -98,6 +104,9 @@ pub enum RunError {
     /// A thread did not end in the time that was left for it.
     #[error("the {0} does not end; it is left behind")]
     Stuck(String),
+    /// Too many streams are wedged in a sound server.
+    #[error("{0} streams did not close when their sound server died; a new start frees what they hold")]
+    LeftBehind(u64),
     /// A thread died: a defect of Bellis.
     #[error("the {0} thread died; this is a defect of Bellis, please report it with what the log says")]
     ThreadDied(&'static str),

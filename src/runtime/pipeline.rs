@@ -63,6 +63,8 @@ impl Pipeline {
             hop_samples: encoder.audio().hop,
             dim: encoder.dim(),
             units: encoder.units(),
+            quiet_unit: encoder.quiet_unit(),
+            vocabulary: encoder.vocabulary().to_vec(),
             layers: encoder.layers(),
             chunk_frames: options.session.chunk_frames,
             policy: policy.to_string(),
@@ -175,11 +177,11 @@ impl Pipeline {
     }
 
     /// Computes what the sources left in their rings, ends all threads, and adds how they ended to `outcome`. With `patience`, what
-    /// cannot be computed in most of that time is dropped and counted, and a thread that does not end is left behind as an error.
+    /// cannot be computed in half of that time is dropped and counted, and a thread that does not end is left behind as an error.
     pub fn finish(self, outcome: Result<(), RunError>, patience: Option<Duration>) -> RunReport {
         drop(self.control);
         let until = patience.map(|patience| Instant::now() + patience);
-        let computing = patience.map(|patience| Instant::now() + patience * 2 / 3);
+        let computing = patience.map(|patience| Instant::now() + patience / 2);
         if !ends(&self.inference, computing) {
             self.give_up.stop();
         }

@@ -11,9 +11,14 @@ pub const HIGHEST: u8 = 49;
 /// allow it, the process warns once and goes on.
 pub fn ask_for(priority: u8) {
     static WARNED: AtomicBool = AtomicBool::new(false);
+    static TOLD: AtomicBool = AtomicBool::new(false);
     let name = std::thread::current().name().unwrap_or("unnamed").to_owned();
     match set(priority.clamp(1, HIGHEST)) {
-        Ok(()) => log::info!("the {name} thread has real-time priority {priority}"),
+        // A device that is opened again and again need not say it every time.
+        Ok(()) => {
+            let level = if TOLD.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Info };
+            log::log!(level, "the {name} thread has real-time priority {priority}");
+        }
         Err(problem) if !WARNED.swap(true, Ordering::Relaxed) => log::warn!(
             "no real-time priority: {problem}; it goes on without. Give the service LimitRTPRIO, or the user a line in \
              /etc/security/limits.d (docs/daemon.md)"

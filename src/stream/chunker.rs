@@ -9,6 +9,15 @@ use std::collections::VecDeque;
 
 use crate::engine::{Encoder, WindowSpan};
 
+/// A place inside of a chunk where samples were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seam {
+    /// In front of which of the chunk's own received samples, from 1; their number, when it is behind the last one.
+    pub offset: u64,
+    /// Samples lost there.
+    pub lost_samples: u64,
+}
+
 /// One stream's chunker. Positions of frames count from the stream's (last) start.
 #[derive(Debug)]
 pub struct Chunker {
@@ -32,6 +41,8 @@ pub struct Chunker {
     /// Samples lost in front of a position (in received samples).
     gaps: VecDeque<(u64, u64)>,
     lost: u64,
+    /// Those inside of the present chunk.
+    seams: Vec<Seam>,
     /// Where the stream ended before it started again, lost samples counted.
     base: u64,
 }
@@ -51,6 +62,8 @@ pub struct Chunk<'a> {
     pub samples: u64,
     /// Samples that were lost in front of the chunk's last one, since the chunk before.
     pub lost_samples: u64,
+    /// Where inside of the chunk they were lost; those in front of its first sample are in `first_sample` already.
+    pub seams: &'a [Seam],
 }
 
 impl Chunker {
@@ -73,6 +86,7 @@ impl Chunker {
             finished: false,
             gaps: VecDeque::new(),
             lost: 0,
+            seams: Vec::new(),
             base: 0,
         };
         chunker.buffer.resize(chunker.lead, 0.0);
@@ -170,21 +184,31 @@ impl Chunker {
         let own = from_buffer(start + self.lead as u64)..from_buffer(end + self.lead as u64);
         let last = self.finished && end == self.received;
         let (mut lost_in_front, mut lost_samples) = (self.lost, 0);
+        self.seams.clear();
         while let Some(&(position, samples)) = self.gaps.front()
             && (position < end || last)
         {
             self.gaps.pop_front();
             self.lost += samples;
             lost_samples += samples;
-            if position <= start {
-                lost_in_front += samples;
+            match position.checked_sub(start).filter(|offset| *offset > 0) {
+                Some(offset) => self.seams.push(Seam { offset, lost_samples: samples }),
+                None => lost_in_front += samples,
             }
         }
         self.next_frame = chunk_end;
         self.given_frames = window_end.max(self.given_frames);
         let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
         let (audio, own) = (&self.buffer[audio], &self.buffer[own]);
-        Some(Chunk { audio, own, span, first_sample: self.base + start + lost_in_front, samples: end - start, lost_samples })
+        Some(Chunk {
+            audio,
+            own,
+            span,
+            first_sample: self.base + start + lost_in_front,
+            samples: end - start,
+            lost_samples,
+            seams: &self.seams,
+        })
     }
 
     /// Where the last sample that frame `frames − 1` sees ends, in buffer coordinates.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::chunker::Seam;
 use crate::engine::Frames;
 use crate::exit::{Evidence, Reason};
 
@@ -16,6 +17,8 @@ pub struct Representation {
     pub samples: u64,
     /// Samples lost inside of this chunk or right before it: its sound has a seam. The time without a device counts as lost.
     pub lost_samples: u64,
+    /// Where inside of the chunk they were lost; empty almost always.
+    pub seams: Vec<Seam>,
     /// Rate of the positions, Hz.
     pub sample_rate: u32,
     /// Samples between frames.
@@ -26,13 +29,15 @@ pub struct Representation {
     pub reason: Reason,
     /// What the evaluated heads said.
     pub evidence: Vec<Evidence>,
+    /// What the evaluated CTC branches said (policy `ctc`).
+    pub ctc_evidence: Vec<Evidence>,
     /// What the predictor of the exit layer expects of KL(p_L ‖ p_k), nats: how far from full depth the chunk stopped (policy `gain`).
     pub expected_kl: Option<f32>,
     /// The vectors, `[frames, dim]`.
     pub vectors: Frames,
     /// Log-posteriors of the units at the exit layer, `[frames, units]`, when the session was asked for them.
     pub log_posteriors: Option<Frames>,
-    /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, when asked for and the layer has one.
+    /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, when asked for.
     pub ctc_logits: Option<Frames>,
     /// The chunk's own sound at the pack's rate, `samples` of it, when asked for.
     pub audio: Option<Vec<f32>>,
@@ -46,6 +51,12 @@ impl Representation {
     /// Start of the chunk, seconds from the start of the stream.
     pub fn start_seconds(&self) -> f64 {
         self.first_sample as f64 / f64::from(self.sample_rate)
+    }
+
+    /// Position in the stream of the chunk's own sample number `offset`, lost samples counted.
+    pub fn position(&self, offset: u64) -> u64 {
+        let lost: u64 = self.seams.iter().filter(|seam| seam.offset <= offset).map(|seam| seam.lost_samples).sum();
+        self.first_sample + offset + lost
     }
 
     /// Length of the chunk's own sound, seconds.

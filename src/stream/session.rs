@@ -30,7 +30,8 @@ pub struct SessionOptions {
     pub vectors: Vectors,
     /// Add the exit head's log-posteriors.
     pub posteriors: bool,
-    /// Add the logits of the exit layer's CTC branch, where it has one.
+    /// Add the logits of the exit layer's CTC branch. A chunk then stops only at layers that have one, and goes no deeper than the
+    /// last of them.
     pub ctc: bool,
     /// Add the chunk's sound.
     pub audio: bool,
@@ -50,6 +51,7 @@ pub struct Session {
     state: EncoderState,
     chunker: Chunker,
     measurer: Measurer,
+    ctc_measurer: Measurer,
     policy: Box<dyn ExitPolicy>,
     options: SessionOptions,
     sequence: u64,
@@ -65,10 +67,14 @@ impl Session {
         if options.posteriors || options.all_heads {
             encoder.check_heads()?;
         }
+        if options.ctc {
+            encoder.check_ctc()?;
+        }
         Ok(Self {
             state: EncoderState::new(encoder)?,
             chunker: Chunker::new(encoder, options.chunk_frames),
             measurer: Measurer::default(),
+            ctc_measurer: Measurer::default(),
             policy,
             options,
             sequence: 0,
@@ -127,7 +133,7 @@ impl Session {
         }
     }
 
-    /// Heads so far whose logits were not all finite.
+    /// Heads and CTC branches so far whose logits were not all finite.
     pub fn not_finite(&self) -> u64 {
         self.not_finite
     }
@@ -147,6 +153,9 @@ impl Session {
         if options.posteriors || options.all_heads {
             self.state.encoder().check_heads()?;
         }
+        if options.ctc {
+            self.state.encoder().check_ctc()?;
+        }
         self.options = SessionOptions { chunk_frames: self.options.chunk_frames, ..options };
         Ok(())
     }
@@ -157,12 +166,17 @@ impl Session {
         let Some(chunk) = self.chunker.next_chunk() else { return Ok(None) };
         let encoder = self.state.encoder().clone();
         let (layers, units) = (encoder.layers(), encoder.units());
-        let mut evidence: Vec<Evidence> = Vec::with_capacity(layers);
+        let (mut evidence, mut ctc_evidence) = (Vec::<Evidence>::with_capacity(layers), Vec::<Evidence>::new());
+        // Where the chunk may stop, and where it must.
+        let may_stop = |layer: usize| !self.options.ctc || encoder.has_ctc(layer);
+        let deepest = (0..=layers).rev().find(|&layer| may_stop(layer)).unwrap_or(layers);
+        let mut phones: Option<(usize, Frames)> = None;
         self.measurer.begin_chunk();
+        self.ctc_measurer.begin_chunk();
         self.policy.begin_chunk();
         let mut pass = self.state.begin(chunk.audio, chunk.span)?;
         let mut layer = if encoder.may_stop_at_once() { 0 } else { pass.step()? };
-        let (reason, expected_kl) = loop {
+        let (reason, forecast) = loop {
             let needs = self.policy.needs(layer);
             let all = self.options.all_heads;
             if all || matches!(needs, Needs::Head | Needs::Change) {
@@ -170,19 +184,29 @@ impl Session {
                 self.not_finite += u64::from(!found.finite);
                 evidence.push(found);
             }
+            let mut ctc = None;
+            if needs == Needs::Ctc
+                && let Some(logits) = pass.ctc()?
+            {
+                let found = self.ctc_measurer.measure(layer, logits.as_slice(), encoder.vocabulary().len(), false);
+                self.not_finite += u64::from(!found.finite);
+                ctc_evidence.push(found);
+                ctc = ctc_evidence.last();
+                phones = Some((layer, logits));
+            }
             let forecast = if needs == Needs::Forecast { Some(pass.forecast()?) } else { None };
-            let forecast = forecast.as_ref().map_or(&[][..], Frames::as_slice);
-            let progress = Progress { layer, layers, evidence: &evidence, forecast, elapsed: began.elapsed(), backlog };
-            let reason = match self.policy.decide(&progress) {
-                Decision::Exit(Reason::Schedule) | Decision::Continue if layer == layers => Reason::LastLayer,
-                Decision::Exit(reason) => reason,
-                Decision::Continue => {
-                    layer = pass.step()?;
-                    continue;
-                }
-            };
-            break (reason, forecast.first().map(|log_kl| log_kl.exp()));
+            let seen = forecast.as_ref().map_or(&[][..], Frames::as_slice);
+            let elapsed = began.elapsed();
+            match self.policy.decide(&Progress { layer, layers, evidence: &evidence, ctc, forecast: seen, elapsed, backlog }) {
+                Decision::Exit(Reason::Schedule) | Decision::Continue if layer == deepest => break (Reason::LastLayer, forecast),
+                Decision::Exit(reason) => break (reason, forecast),
+                Decision::Continue => layer = pass.step()?,
+            }
         };
+        // Where it may not stop yet, it goes on without asking again.
+        while !may_stop(pass.depth()) {
+            pass.step()?;
+        }
         let exit_layer = pass.depth();
         let log_posteriors = match self.options.posteriors {
             false => None,
@@ -196,7 +220,13 @@ impl Session {
                 Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)
             }
         };
-        let ctc_logits = if self.options.ctc { pass.ctc()? } else { None };
+        // What full depth is away from the layer where the chunk stopped, which may be deeper than where that was decided.
+        let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
+        let ctc_logits = match (self.options.ctc, phones) {
+            (false, _) => None,
+            (true, Some((layer, logits))) if layer == exit_layer => Some(logits),
+            (true, _) => pass.ctc()?,
+        };
         let vectors = match &self.options.vectors {
             Vectors::Last => pass.feature(exit_layer).clone(),
             Vectors::Mixture(mixture) => mixture.mix(pass.features())?,
@@ -209,11 +239,13 @@ impl Session {
             first_sample: chunk.first_sample,
             samples: chunk.samples,
             lost_samples: chunk.lost_samples,
+            seams: chunk.seams.to_vec(),
             sample_rate: encoder.audio().sample_rate,
             hop_samples: encoder.audio().hop,
             exit_layer,
             reason,
             evidence,
+            ctc_evidence,
             expected_kl,
             vectors,
             log_posteriors,

@@ -1,0 +1,304 @@
+"""Bellis beside onnxruntime, tract as it comes, and what people run instead, on this machine, in one interleaved run:
+
+    pip install -r benches/requirements.txt
+    python benches/compare.py [--pack PACK] [--rounds N] [--cpu N] [--out FOLDER] [--docs]
+
+Everything runs on one thread, pinned to one core, contender after contender, round after round; a contender's figure is its best
+round, in milliseconds of processor time per second of sound. Bellis's figures are of its whole runtime (threads, ring, policy,
+consumer), the others' of their models' calls alone. Models of others are downloaded once into $BELLIS_DATA/peers.
+
+Writes compare.json and compare.md into the folder (default: $BELLIS_DATA/compare), and with --docs the tables into docs/performance.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import peers
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("BELLIS_DATA", REPOSITORY / "data"))
+HOP = 0.32  # seconds, of the streaming comparisons
+CONTEXT = 1.3  # seconds that an encoder without a cache is given
+
+
+def log(text):
+    print(f"compare: {text}", file=sys.stderr, flush=True)
+
+
+class Contenders:
+    """examples/contenders.rs, which holds a pack ready and runs what it is told."""
+
+    def __init__(self, program, pack, sound, seconds=None):
+        command = [program, str(pack), str(sound), *([str(seconds)] if seconds else [])]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def contender(self, name):
+        process = self.process
+
+        class One:
+            def run(self):
+                process.stdin.write(name + "\n")
+                process.stdin.flush()
+                answer = json.loads(process.stdout.readline())
+                if "error" in answer:
+                    raise SystemExit(f"{name}: {answer['error']}")
+                return answer["cpu"], answer["seconds"]
+
+        return One()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def rounds(contenders, count):
+    """{name: milliseconds of processor time per second of sound}, the best of `count` interleaved rounds; the first warms up."""
+    best, spread = {}, {}
+    for number in range(count + 1):
+        for name, contender in contenders.items():
+            cpu, seconds = contender.run()
+            if number:
+                spread.setdefault(name, []).append(1e3 * cpu / seconds)
+    for name, values in spread.items():
+        best[name] = dict(ms=min(values), median=float(np.median(values)))
+    return best
+
+
+def read_pack(folder):
+    manifest = tomllib.loads((Path(folder) / "pack.toml").read_text())
+    return dict(folder=Path(folder), **{key: manifest[key] for key in ("audio", "encoder", "stages", "exit") if key in manifest})
+
+
+def ceilings():
+    """What this core does at best in large matrix products: GFLOP/s f32 and GOP/s int8 (a multiply-add is two)."""
+    size = 1024
+    a, b = (np.random.default_rng(seed).standard_normal((size, size)).astype(np.float32) for seed in (1, 2))
+    made = lambda name, kind: onnx.helper.make_tensor_value_info(name, kind, [size, size])
+    kinds = onnx.TensorProto
+    graphs = {
+        "f32": onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["a", "b"], ["y"])], "g", [made("a", kinds.FLOAT)],
+                                      [made("y", kinds.FLOAT)], [onnx.numpy_helper.from_array(b, "b")]),
+        "int8": onnx.helper.make_graph([onnx.helper.make_node("MatMulInteger", ["a", "b"], ["y"])], "g", [made("a", kinds.UINT8)],
+                                       [made("y", kinds.INT32)], [onnx.numpy_helper.from_array((b * 30).astype(np.int8), "b")]),
+    }
+    inputs, found = {"f32": a, "int8": np.abs(a * 30).astype(np.uint8)}, {}
+    for name, graph in graphs.items():
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+        session, times = peers.session(model.SerializeToString()), []
+        for _ in range(12):
+            began = time.process_time()
+            session.run(None, {"a": inputs[name]})
+            times.append(time.process_time() - began)
+        found[name] = 2 * size**3 / min(times) / 1e9
+    return found
+
+
+def run_and_wait(command, feed):
+    """Runs `command` with `feed` (chunks of bytes) on its standard input: (processor seconds, peak resident bytes)."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    for block in feed:
+        process.stdin.write(block)
+    process.stdin.flush()
+    # Not from the usage below: a child's peak there begins with what its parent held when it was forked.
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+    process.stdin.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    if status:
+        raise SystemExit(f"{command} failed")
+    return usage.ru_utime + usage.ru_stime, peak
+
+
+def ages(bellis, pack, audio, lengths):
+    """Processor time and peak memory of streams of several lengths, the sound over and over from a pipe; the start is taken off."""
+    pcm = (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
+    command = [bellis, "run", "-", "--pack", str(pack), "--consumer", "null", "--quiet"]
+
+    def feed(seconds):
+        left = int(seconds * peers.RATE) * 2
+        while left > 0:
+            yield pcm[:left]
+            left -= min(left, len(pcm))
+
+    start = min(run_and_wait(command, feed(HOP))[0] for _ in range(5))
+    found = []
+    for seconds in lengths:
+        cpu, memory = min(run_and_wait(command, feed(seconds)) for _ in range(5 if seconds <= 10 else 2 if seconds <= 100 else 1))
+        found.append(dict(seconds=seconds, ms=1e3 * (cpu - start) / (seconds - HOP), peak_mb=memory / 1e6))
+    return dict(start_seconds=start, pack_mb=sum(path.stat().st_size for path in Path(pack).iterdir()) / 1e6, streams=found)
+
+
+def device(bellis, pack, cache):
+    path = cache / "device.json"
+    command = [bellis, "bench", "--pack", str(pack), "--snr", "clean", "--rate", str(peers.RATE), "--json", str(path)]
+    policy = read_pack(pack)["exit"].get("policy", "never")
+    found = []
+    for _ in range(3):
+        subprocess.run([*command, "--policy", policy], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        cells = {cell["condition"]: cell for cell in json.loads(path.read_text())["cells"] if cell["policy"] == policy}
+        found.append({name: cell["cpu_seconds_per_second"] * 1e3 for name, cell in cells.items()})
+    best = {name: min(one[name] for one in found) for name in found[0]}
+    adds = {name: cell["multiply_adds_per_second"] for name, cell in cells.items()}
+    return dict(policy=policy, clean_ms=best["clean"], device_ms=best["device-like"], cpu_ratio=best["device-like"] / best["clean"],
+                multiply_add_ratio=adds["device-like"] / adds["clean"], multiply_adds_clean=adds["clean"])
+
+
+def promises(result):
+    """(what, figure, at most) of every ratio that was set as a goal."""
+    policy, streams = result["policy"], result["ages"]["streams"]
+    for name, group in result["same"].items():
+        for kind in ("f32", "int8"):
+            yield f"{name}, never exiting, {kind}, of onnxruntime {kind}", group[f"Bellis {kind}, never"]["ms"] / group[f"onnxruntime {kind}"]["ms"], 0.9
+    for name, one in result["instead"].items():
+        most = 0.1 if name.startswith("the same") or "every 0.32 s" in name else 0.5 if "openWakeWord" in name else 1
+        yield f"{policy}, clean speech, of {name}", result["own"] / one["ms"], most
+    yield f"{policy}, device-like stream, of clean speech", result["device"]["cpu_ratio"], 0.5
+    yield "peak memory, of 1.5 times the pack and 12 MB", streams[-1]["peak_mb"] / (1.5 * result["ages"]["pack_mb"] + 12), 1
+    yield f"a second of a stream of {streams[-1]['seconds']:g} s, of one of {streams[0]['seconds']:g} s", streams[-1]["ms"] / streams[0]["ms"], 1.05
+
+
+def markdown(result):
+    own, lines = result["own"], []
+    row = lambda *cells: lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+
+    def table(heading, names, rows):
+        lines.extend(["", f"### {heading}", ""])
+        row(*names)
+        row(*["---"] * len(names))
+        for cells in rows:
+            row(*cells)
+
+    lines.append(f"`python benches/compare.py` on {result['machine']}, {result['date']}: best of {result['rounds']} interleaved rounds, one thread, "
+                 f"one core; milliseconds of processor time per second of sound. Pack: {result['pack']}.")
+    table("What was aimed at", ("ratio", "measured", "at most", ""),
+          [(what, f"{figure:.3f}", f"{most:g}", "met" if figure <= most else "**missed**") for what, figure, most in promises(result)])
+    for name, group in result["same"].items():
+        reference = group["onnxruntime f32"]["ms"]
+        table(f"Same pack, same windows: {name}", ("", "ms/s", "median", "of onnxruntime f32"),
+              [(who, f"{one['ms']:.2f}", f"{one['median']:.2f}", f"{one['ms'] / reference:.2f}") for who, one in group.items()])
+    table("Instead of Bellis", ("", "ms/s", "Bellis is of it"),
+          [(who, f"{one['ms']:.2f}", f"{own / one['ms']:.3f}") for who, one in result["instead"].items()])
+    found = result["device"]
+    table("A device's day", ("", "ms/s"), [("clean speech", f"{found['clean_ms']:.2f}"), ("30 % speech, 40 % silence, 30 % noise", f"{found['device_ms']:.2f}"),
+          ("ratio", f"{found['cpu_ratio']:.2f}"), ("ratio of multiply-adds", f"{found['multiply_add_ratio']:.2f}")])
+    found = result["ages"]
+    table(f"Age and memory (pack {found['pack_mb']:.1f} MB on disk; start {found['start_seconds']:.2f} s)", ("stream", "ms/s", "peak resident MB"),
+          [(f"{one['seconds']:g} s", f"{one['ms']:.2f}", f"{one['peak_mb']:.1f}") for one in found["streams"]])
+    table("Ceiling of one core, large products", ("type", "G operations per second"), [(kind, f"{value:.0f}") for kind, value in result["ceilings"].items()])
+    return "\n".join(lines) + "\n"
+
+
+def into_docs(name, text):
+    """Puts `text` between the marks of `name` in docs/performance.md."""
+    path = REPOSITORY / "docs/performance.md"
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pack", type=Path, default=REPOSITORY / "models/daisy-tiny")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="core to pin everything to (default: the last)")
+    parser.add_argument("--ages", default="10,100,1000", help="lengths of the streams, seconds (default: %(default)s)")
+    parser.add_argument("--no-hubert", action="store_true", help="leave out the HuBERT-base of random weights (380 MB, the slowest part)")
+    parser.add_argument("--no-build", action="store_true", help="take target/release as it is")
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md, too")
+    parser.add_argument("--out", type=Path, default=DATA / "compare")
+    arguments = parser.parse_args()
+    if not arguments.no_build:
+        log("building")
+        subprocess.run(["cargo", "build", "--release", "--quiet", "--bin", "bellis", "--example", "contenders"], cwd=REPOSITORY, check=True)
+    os.sched_setaffinity(0, {arguments.cpu})
+    cache, packages = DATA / "peers", DATA / "packages"
+    for folder in (cache, arguments.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    release = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / "release"
+    bellis, program = str(release / "bellis"), str(release / "examples/contenders")
+
+    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted((REPOSITORY / "models/bench/speech").glob("*.flac"))]
+    audio = np.concatenate(clips)
+    sound = cache / "clean.wav"
+    soundfile.write(sound, audio, peers.RATE, subtype="PCM_16")
+
+    log("what others make of the same pack")
+    pack = read_pack(arguments.pack)
+    policy = pack["exit"].get("policy", "never")
+    programs = Contenders(program, arguments.pack, sound)
+    stages = peers.Stages(pack, cache)
+    ours = {f"Bellis {kind}, never": programs.contender(f"{kind}:never") for kind in ("f32", "int8")}
+    ours[f"Bellis, {policy}"] = programs.contender(f"auto:{policy}")
+    same = {arguments.pack.name: rounds({
+        "onnxruntime f32": peers.CachedStream(stages, audio),
+        "onnxruntime int8": peers.CachedStream(peers.Stages(pack, cache, int8=True), audio),
+        "tract as it comes": programs.contender("tract"),
+        **ours,
+    }, arguments.rounds)}
+    own = same[arguments.pack.name][f"Bellis, {policy}"]["ms"]
+
+    log("what people run instead")
+    instead = {
+        f"the same encoder, onnxruntime f32, {pack['encoder']['left_context'] * 0.02:.2f} s of context computed anew":
+            peers.RecomputedStream(peers.Stages(pack, cache, any_context=True), audio),
+        "openWakeWord's front end, every 80 ms": peers.wake_word(cache, packages, audio),
+        f"Moonshine tiny-en's encoder, {CONTEXT} s every {HOP} s": peers.moonshine(cache, packages, audio, CONTEXT, HOP),
+        "Moonshine tiny-en's encoder, batches of 5 s": peers.moonshine(cache, packages, audio, 5, 5),
+        f"Whisper tiny.en's encoder f32, 30 s every {HOP} s": peers.whisper(cache, packages, "float32", HOP),
+        "Whisper tiny.en's encoder f32, batches of 30 s": peers.whisper(cache, packages, "float32", 30),
+        "Whisper tiny.en's encoder int8, batches of 30 s": peers.whisper(cache, packages, "int8", 30),
+    }
+    instead = {f"Bellis, {policy}": ours[f"Bellis, {policy}"], **instead}
+    instead = rounds(instead, arguments.rounds)
+    own = instead.pop(f"Bellis, {policy}")["ms"]
+    programs.close()
+
+    hubert = None if arguments.no_hubert else peers.hubert_pack(cache, REPOSITORY)
+    if hubert:
+        log("a windowed pack of HuBERT-base's shape")
+        shape = read_pack(hubert)
+        programs = Contenders(program, hubert, sound, 1.92)
+        same["HuBERT-base, random weights, windowed"] = rounds({
+            "onnxruntime f32": peers.WindowedStream(peers.Stages(shape, cache), audio),
+            "onnxruntime int8": peers.WindowedStream(peers.Stages(shape, cache, int8=True), audio),
+            "tract as it comes": programs.contender("tract"),
+            **{f"Bellis {kind}, never": programs.contender(f"{kind}:never") for kind in ("f32", "int8")},
+        }, max(2, arguments.rounds // 2))
+        programs.close()
+        instead["HuBERT-base windowed, onnxruntime f32, every 0.32 s"] = same["HuBERT-base, random weights, windowed"]["onnxruntime f32"]
+
+    log("a device's day, age, memory, ceilings")
+    result = dict(
+        machine=f"{processor()}, {platform.machine()}", date=time.strftime("%Y-%m-%d"), rounds=arguments.rounds, pack=arguments.pack.name, own=own,
+        policy=policy, same=same, instead=instead, device=device(bellis, arguments.pack, cache),
+        ages=ages(bellis, arguments.pack, audio, [float(one) for one in arguments.ages.split(",")]), ceilings=ceilings(),
+    )
+    (arguments.out / "compare.json").write_text(json.dumps(result, indent=1) + "\n")
+    text = markdown(result)
+    (arguments.out / "compare.md").write_text(text)
+    print(text)
+    if arguments.docs:
+        into_docs("compare.py", text)
+    log(f"wrote {arguments.out}/compare.json and compare.md")
+
+
+def processor():
+    names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

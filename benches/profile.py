@@ -1,0 +1,136 @@
+"""Where Bellis's processor time goes, by thread and by class of operation (Linux, perf; no hardware counters needed):
+
+    python benches/profile.py [--pack PACK] [--policy POLICY] [--seconds N] [--docs]
+    python benches/profile.py --instructions      exact counts of what is no stage, by callgrind (some minutes)
+
+Streams the bundled speech over and over through `bellis run` under `perf record` and sorts the samples by symbol. The main thread
+is left out: it loads the pack. With the multiply-adds that the run reports, the matrix products' speed is set beside what one core
+reaches in large products. Prints Markdown; --docs puts it into docs/performance.md.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import compare
+
+RATE = 16_000
+FREQUENCY = 1999
+REST = "the rest of tract and of the engine: plans, shapes, element-wise operations"
+BESIDE = "beside the maths: source, ring, resampler, chunker, evidence, policy, counters, consumer"
+# The first that fits names the class.
+CLASSES = (
+    (BESIDE, r"^bellis::(audio|stream|exit|runtime|consumer)|rubato|rustfft|realfft|hdrhistogram|crossbeam|ringbuf"),
+    ("matrix products", r"mmm_|_mmm|gemm|gemv|matvec|dot_product|multiply|product"),
+    ("packing and quantising of their inputs", r"pack|quanti[sz]e"),
+    ("GELU, softmax, norms, logarithm", r"erf|gelu|softmax|layer_?norm|rms|sigmoid|_max_f32|_sum_f32|tanh|logf"),
+    ("copies", r"memmove|memcpy|memset|stack_tensors|broadcast|axes|axis|[cC]oncat|Slice"),
+    ("allocator", r"malloc|calloc|realloc|_int_|^c?free|unlink_chunk|memalign|aligned_dt|drop_in_place"),
+    (REST, r""),
+)
+KERNEL = "system calls and interrupts"
+
+
+def samples(bellis, pack, policy, seconds, folder):
+    """Counter of (thread, class), Counter of the inference thread's symbols, and the summary of the run."""
+    clips = [soundfile.read(path, dtype="float32")[0] for path in sorted((compare.REPOSITORY / "models/bench/speech").glob("*.flac"))]
+    pcm = (np.concatenate(clips) * 32767).astype("<i2")
+    sound, data, report = folder / "sound.pcm", folder / "perf.data", folder / "report.json"
+    np.tile(pcm, int(np.ceil(seconds * RATE / len(pcm))))[: int(seconds * RATE)].tofile(sound)
+    command = ["perf", "record", "-q", "-F", str(FREQUENCY), "-e", "cpu-clock", "-o", str(data), "--", bellis, "run", "-", "--pack", str(pack),
+               "--consumer", "null", "--quiet", "--report", str(report), *(["--policy", policy] if policy else [])]
+    with open(sound) as stdin:
+        subprocess.run(command, stdin=stdin, check=True, stdout=subprocess.DEVNULL)
+    lines = subprocess.run(["perf", "script", "-i", str(data), "-F", "comm,ip,sym"], check=True, capture_output=True, text=True).stdout
+    by_class, symbols = collections.Counter(), collections.Counter()
+    for line in lines.splitlines():
+        found = re.match(r"\s*(\S+)\s+([0-9a-f]+)\s*(.*)", line)
+        if not found or found[1] == Path(bellis).name:
+            continue
+        thread, kernel, symbol = found[1], len(found[2]) == 16 and found[2].startswith("f"), found[3]
+        kind = KERNEL if kernel else next(name for name, pattern in CLASSES if re.search(pattern, symbol))
+        by_class[thread, BESIDE if thread != "inference" and not kernel else kind] += 1
+        if thread == "inference" and not kernel:
+            symbols[symbol] += 1
+    return by_class, symbols, json.loads(report.read_text())
+
+
+def instructions(bellis, pack, policy, folder):
+    """Instructions of every thread but the main one, and of the calls of stages among them, by callgrind on the bundled recording."""
+    samples, _ = soundfile.read(compare.REPOSITORY / "models/sample.wav", dtype="int16")
+    (folder / "sound.pcm").write_bytes(samples.tobytes())
+    command = ["valgrind", "--quiet", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={folder / 'counts'}", bellis, "run", "-",
+               "--pack", str(pack), "--consumer", "null", "--quiet", *(["--policy", policy] if policy else [])]
+    with open(folder / "sound.pcm") as stdin:
+        subprocess.run(command, stdin=stdin, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    everything, found = 0, collections.Counter()
+    for path in sorted(folder.glob("counts-*"))[1:]:
+        everything += int(re.search(r"^totals: (\d+)", path.read_text(), re.M)[1])
+        text = subprocess.run(["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(path)], check=True, capture_output=True, text=True).stdout
+        for name in ("stage::Runner::run", "cache::LayerCache::append", "audio::resample::Resampler::feed", "chunker::Chunker::next_chunk"):
+            counts = [int(line.split()[0].replace(",", "")) for line in text.splitlines() if re.search(name + r"(\s|$)", line)]
+            found[name] += max(counts, default=0)
+    stages, caches = found["stage::Runner::run"], found["cache::LayerCache::append"]
+    per_second = everything / (len(samples) / RATE) / 1e6
+    return (f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of sound beside loading, on the kernels that the "
+          f"processor has under valgrind.\n\n| | share |\n|---|---|\n| stages | {100 * stages / everything:.2f} % |\n"
+          f"| key and value caches | {100 * caches / everything:.2f} % |\n| everything else: source, ring, resampler, chunker, evidence, policy, counters, consumer | {100 * (everything - stages - caches) / everything:.2f} % |\n")
+
+
+def report(by_class, symbols, run, heaviest):
+    total, seconds = sum(by_class.values()), run["audio_seconds"]
+    share, threads = collections.Counter(), collections.Counter()
+    for (thread, kind), count in by_class.items():
+        share[kind] += count
+        threads[thread] += count
+    milliseconds = lambda count: 1e3 * count / FREQUENCY / seconds
+    products = 2 * run["multiply_adds_per_second"] * seconds / (share["matrix products"] / FREQUENCY) / 1e9
+    ceilings = ", ".join(f"{value:.0f} in {kind} ({100 * products / value:.0f} %)" for kind, value in compare.ceilings().items())
+    lines = [
+        f"`python benches/profile.py` on {compare.processor()}: {run['policy']}, {seconds:.0f} s of sound, {total} samples, "
+        f"{milliseconds(total):.2f} ms of processor time per second of sound.",
+        "", "| class | share | ms/s |", "|---|---|---|",
+        *(f"| {kind} | {100 * count / total:.1f} % | {milliseconds(count):.3f} |" for kind, count in share.most_common()),
+        "", f"Matrix products: {products:.0f} G operations per second; one core's ceiling in large products is {ceilings}.",
+        "", "By thread: " + ", ".join(f"{thread} {100 * count / total:.1f} %" for thread, count in threads.most_common()) + ".",
+        "", "| the inference thread's heaviest symbols | share |", "|---|---|",
+        *(f"| `{symbol[:90]}` | {100 * count / total:.1f} % |" for symbol, count in symbols.most_common(heaviest)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pack", type=Path, default=compare.REPOSITORY / "models/daisy-tiny")
+    parser.add_argument("--policy", help="(default: the pack's own)")
+    parser.add_argument("--seconds", type=float, default=300, help="of sound (default: %(default)s)")
+    parser.add_argument("--symbols", type=int, default=12, help="how many of the heaviest to list (default: %(default)s)")
+    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
+    parser.add_argument("--bellis", default=str(compare.REPOSITORY / "target/release/bellis"))
+    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md, too")
+    parser.add_argument("--instructions", action="store_true", help="count instead of sampling (valgrind)")
+    arguments = parser.parse_args()
+    if arguments.instructions:
+        with tempfile.TemporaryDirectory() as folder:
+            text = instructions(arguments.bellis, arguments.pack, arguments.policy, Path(folder))
+    else:
+        os.sched_setaffinity(0, {arguments.cpu})
+        with tempfile.TemporaryDirectory() as folder:
+            text = report(*samples(arguments.bellis, arguments.pack, arguments.policy, arguments.seconds, Path(folder)), arguments.symbols)
+    print(text)
+    if arguments.docs:
+        compare.into_docs("profile.py --instructions" if arguments.instructions else "profile.py", text)
+
+
+if __name__ == "__main__":
+    main()

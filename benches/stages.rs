@@ -1,0 +1,193 @@
+//! Each stage of the way from samples to representations by itself, on the bundled pack and recording, one chunk at a time:
+//!
+//!     cargo bench                      all; compares with the run before
+//!     cargo bench -- 'head|entropy'    some
+//!
+//! Ring and resampler are measured on one chunk's sound as a microphone delivers it: 48 kHz, callbacks of 10 ms.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bellis::audio::{Block, ChannelPick, Resampler, decode_file, ring};
+use bellis::engine::{Encoder, EncoderState, Frames, Pass, WindowSpan};
+use bellis::exit::{Measurer, PolicyName, PolicySpec};
+use bellis::pack::Pack;
+use bellis::stream::{Chunker, Session, SessionOptions};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+struct Bench {
+    pack: Pack,
+    encoder: Arc<Encoder>,
+    sound: Vec<f32>,
+    chunk_frames: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
+        let encoder = Encoder::load(&pack, None).unwrap();
+        let (sound, _) = decode_file(&repository("models/sample.wav"), ChannelPick::MixDown).unwrap();
+        let chunk_frames = pack.default_chunk_frames();
+        Self { pack, encoder, sound, chunk_frames }
+    }
+
+    /// Samples of the front end for every whole chunk of the recording, with their spans.
+    fn chunks(&self) -> Vec<(Vec<f32>, WindowSpan)> {
+        let mut chunker = Chunker::new(&self.encoder, self.chunk_frames);
+        chunker.push(&self.sound);
+        let mut chunks = Vec::new();
+        while let Some(chunk) = chunker.next_chunk() {
+            chunks.push((chunk.audio.to_vec(), chunk.span));
+        }
+        chunks
+    }
+
+    /// Streams the recording's chunks over and over; `timed` works on each pass and says how long the part took that counts.
+    fn pass(&self, chunks: &[(Vec<f32>, WindowSpan)], times: u64, mut timed: impl FnMut(&mut Pass<'_>) -> Duration) -> Duration {
+        let mut state = EncoderState::new(&self.encoder).unwrap();
+        let mut total = Duration::ZERO;
+        for (number, (audio, _)) in (0..times).zip(chunks.iter().cycle()) {
+            let first = number * self.chunk_frames as u64;
+            let span =
+                WindowSpan { audio_first: first, window_first: first, chunk_first: first, chunk_frames: self.chunk_frames };
+            let mut pass = state.begin(audio, span).unwrap();
+            total += timed(&mut pass);
+            pass.finish();
+        }
+        total
+    }
+}
+
+fn took<T>(work: impl FnOnce() -> T) -> Duration {
+    let began = Instant::now();
+    black_box(work());
+    began.elapsed()
+}
+
+fn stages(criterion: &mut Criterion) {
+    let bench = Bench::new();
+    let chunks = bench.chunks();
+    let (layers, units) = (bench.encoder.layers(), bench.encoder.units());
+    let chunk_samples = bench.chunk_frames * bench.encoder.audio().hop;
+    let mut group = criterion.benchmark_group("chunk");
+    group.throughput(Throughput::Elements(1));
+
+    let mut at = 0u64;
+    let mut state = EncoderState::new(&bench.encoder).unwrap();
+    group.bench_function("front end", |b| {
+        b.iter(|| {
+            let (audio, _) = &chunks[at as usize % chunks.len()];
+            let first = at * bench.chunk_frames as u64;
+            let span =
+                WindowSpan { audio_first: first, window_first: first, chunk_first: first, chunk_frames: bench.chunk_frames };
+            at += 1;
+            state.begin(black_box(audio), span).unwrap().finish();
+        });
+    });
+    group.bench_function("layer", |b| {
+        b.iter_custom(|times| {
+            let all = bench.pass(&chunks, times, |pass| took(|| (0..layers).for_each(|_| _ = pass.step().unwrap())));
+            all / layers as u32
+        });
+    });
+    group.bench_function("head", |b| {
+        b.iter_custom(|times| {
+            bench.pass(&chunks, times, |pass| {
+                pass.step().unwrap();
+                took(|| pass.head().unwrap())
+            })
+        });
+    });
+    if !bench.pack.gain.is_empty() {
+        group.bench_function("predictor", |b| {
+            b.iter_custom(|times| {
+                bench.pass(&chunks, times, |pass| {
+                    pass.step().unwrap();
+                    took(|| pass.forecast().unwrap())
+                })
+            });
+        });
+    }
+    let mut logits = None::<Frames>;
+    bench.pass(&chunks, 1, |pass| {
+        pass.step().unwrap();
+        logits = Some(pass.head().unwrap());
+        Duration::ZERO
+    });
+    let logits = logits.unwrap();
+    let mut measurer = Measurer::default();
+    for (name, change) in [("entropy", false), ("entropy and change", true)] {
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                measurer.begin_chunk();
+                measurer.measure(1, black_box(logits.as_slice()), units, false);
+                if change {
+                    measurer.measure(2, black_box(logits.as_slice()), units, true);
+                }
+            });
+        });
+    }
+
+    let microphone = vec![0.1f32; 3 * chunk_samples];
+    let mut resampler = Resampler::new(48_000, 16_000).unwrap();
+    let mut out = Vec::with_capacity(2 * chunk_samples);
+    group.bench_function("resampler, 48 to 16 kHz", |b| {
+        b.iter(|| {
+            out.clear();
+            resampler.push(black_box(&microphone), &mut out);
+        });
+    });
+    let (mut writer, mut reader) = ring(96_000);
+    let mut block = vec![0.0; 4096];
+    group.bench_function("ring", |b| {
+        b.iter(|| {
+            microphone.chunks(480).for_each(|callback| writer.push_live(callback));
+            while let Block::Samples(samples) = reader.read(&mut block) {
+                black_box(samples);
+            }
+        });
+    });
+    let sound = vec![0.1f32; chunk_samples];
+    let mut chunker = Chunker::new(&bench.encoder, bench.chunk_frames);
+    group.bench_function("chunker", |b| {
+        b.iter(|| {
+            chunker.push(black_box(&sound));
+            black_box(chunker.next_chunk());
+        });
+    });
+    // The keyword matcher's place.
+    group.finish();
+}
+
+/// A chunk from samples to representation, with the policies that people choose between.
+fn sessions(criterion: &mut Criterion) {
+    let bench = Bench::new();
+    let chunk_samples = bench.chunk_frames * bench.encoder.audio().hop;
+    let mut group = criterion.benchmark_group("session");
+    for name in [PolicyName::Never, PolicyName::Threshold, PolicyName::Gain] {
+        let Ok(policy) = PolicySpec::named(name).build(&bench.pack) else { continue };
+        let mut session = Session::new(&bench.encoder, policy, SessionOptions::new(bench.chunk_frames)).unwrap();
+        let mut blocks = bench.sound.chunks_exact(chunk_samples).cycle();
+        group.bench_function(format!("{name:?}").to_lowercase(), |b| {
+            b.iter(|| {
+                session.push(blocks.next().unwrap());
+                black_box(session.next(Duration::ZERO).unwrap());
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = all;
+    config = Criterion::default().sample_size(30).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    targets = stages, sessions
+}
+criterion_main!(all);

@@ -1,0 +1,44 @@
+"""Reads the binary stream of `bellis run --consumer stream:…` (or `segments:stream:…`); docs/asr.md describes it.
+
+    bellis run talk.wav --consumer stream:- | python examples/read_stream.py -
+    python examples/read_stream.py /tmp/bellis.sock &  bellis run mic --consumer stream:unix:/tmp/bellis.sock
+"""
+
+import json
+import socket
+import struct
+import sys
+
+import numpy as np
+
+
+def messages(stream):
+    """Yields (header, arrays by name) of every message."""
+    if stream.read(8) != b"BELLIS1\n":
+        raise SystemExit("this is no Bellis stream of version 1")
+    while lengths := stream.read(8):
+        header_bytes, payload_bytes = struct.unpack("<II", lengths)
+        header, payload = json.loads(stream.read(header_bytes)), stream.read(payload_bytes)
+        arrays, at = {}, 0
+        for array in header["arrays"]:
+            count = int(np.prod(array["shape"]))
+            arrays[array["name"]] = np.frombuffer(payload, array["dtype"], count, at).reshape(array["shape"])
+            at += count * np.dtype(array["dtype"]).itemsize
+        yield header, arrays
+
+
+def main():
+    if sys.argv[1] == "-":
+        stream = sys.stdin.buffer
+    else:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(sys.argv[1])
+            listener.listen()
+            stream = listener.accept()[0].makefile("rb")
+    for header, arrays in messages(stream):
+        place = f"{header['start']:8.2f} s" if "start" in header else ""
+        print(header["type"], place, {name: array.shape for name, array in arrays.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+//! Heap allocations of a chunk, for whom looks for what still allocates on the hot path: feature `count-allocations`, since a
+//! counting allocator in every build would cost everybody a little.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Encoder, EngineError};
+use crate::exit::ExitPolicy;
+
+/// What one chunk allocates, mean over a steady stream; all of it is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Allocations {
+    /// Calls of the allocator.
+    pub count: f64,
+    /// Bytes.
+    pub bytes: f64,
+}
+
+/// Counts those of a session on `sound` (at the pack's rate), after a start that fills caches; `None` without the feature, or for
+/// a sound that is too short.
+#[cfg(feature = "count-allocations")]
+pub(super) fn count(
+    encoder: &Arc<Encoder>,
+    sound: &[f32],
+    chunk_frames: usize,
+    policy: Box<dyn ExitPolicy>,
+) -> Result<Option<Allocations>, EngineError> {
+    use crate::stream::{Session, SessionOptions};
+
+    let chunk = chunk_frames * encoder.audio().hop;
+    // The left context and a few chunks more; then a minute at most.
+    let start = encoder.left_context() / chunk_frames + 4;
+    let most = start + 60 * encoder.audio().sample_rate as usize / chunk;
+    let mut session = Session::new(encoder, policy, SessionOptions::new(chunk_frames))?;
+    let (mut chunks, mut allocations, mut bytes) = (0usize, 0.0, 0.0);
+    for (index, block) in sound.chunks_exact(chunk).take(most).enumerate() {
+        let mut outcome = Ok(None);
+        let counted = allocation_counter::measure(|| {
+            session.push(block);
+            outcome = session.next(std::time::Duration::ZERO).map(|representation| representation.map(drop));
+        });
+        if outcome?.is_some() && index >= start {
+            chunks += 1;
+            allocations += counted.count_total as f64;
+            bytes += counted.bytes_total as f64;
+        }
+    }
+    let per_chunk = |sum: f64| sum / chunks as f64;
+    Ok((chunks > 0).then(|| Allocations { count: per_chunk(allocations), bytes: per_chunk(bytes) }))
+}
+
+/// Counts nothing: the feature is not in this build.
+#[cfg(not(feature = "count-allocations"))]
+pub(super) fn count(
+    _encoder: &Arc<Encoder>,
+    _sound: &[f32],
+    _chunk_frames: usize,
+    _policy: Box<dyn ExitPolicy>,
+) -> Result<Option<Allocations>, EngineError> {
+    Ok(None)
+}

@@ -1,0 +1,78 @@
+//! Colours and frames of the page's pictures.
+//!
+//! plotters writes fixed colours. The page has a light and a dark dress, so the pictures carry marker colours that stand for the
+//! style sheet's variables, and a rule for each turns it into what the reader's dress says.
+
+use std::fmt::Write;
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+pub(super) const INK: RGBColor = RGBColor(0, 0, 1);
+pub(super) const MUTED: RGBColor = RGBColor(0, 0, 2);
+pub(super) const GRID: RGBColor = RGBColor(0, 0, 3);
+pub(super) const SPEECH: RGBColor = RGBColor(0, 0, 4);
+pub(super) const SILENCE: RGBColor = RGBColor(0, 0, 5);
+pub(super) const NOISE: RGBColor = RGBColor(0, 0, 6);
+const NAMED: [(&str, RGBColor); 6] =
+    [("ink", INK), ("muted", MUTED), ("grid", GRID), ("speech", SPEECH), ("silence", SILENCE), ("noise", NOISE)];
+/// Colours of the style sheet's `--s0` and on.
+const SERIES: u8 = 8;
+const FIRST_SERIES: u8 = 16;
+
+/// The colour of the `index`-th line of a picture.
+pub(super) fn series(index: usize) -> RGBColor {
+    RGBColor(0, 0, FIRST_SERIES + (index % usize::from(SERIES)) as u8)
+}
+
+/// The same for the page around the picture.
+pub(super) fn series_variable(index: usize) -> String {
+    format!("var(--s{})", index % usize::from(SERIES))
+}
+
+/// The colour of an exit layer.
+pub(super) fn depth(layer: usize) -> RGBColor {
+    RGBColor(0, 1, layer.min(255) as u8)
+}
+
+/// Rules that give every marker colour its meaning, for a pack of `layers`.
+pub(super) fn rules(layers: usize) -> String {
+    let mut css = String::new();
+    let mut rule = |RGBColor(r, g, b): RGBColor, value: &str| {
+        let marker = format!("#{r:02X}{g:02X}{b:02X}");
+        let _ = write!(css, "[fill=\"{marker}\"]{{fill:{value}}}[stroke=\"{marker}\"]{{stroke:{value}}}");
+    };
+    NAMED.iter().for_each(|(name, colour)| rule(*colour, &format!("var(--{name})")));
+    (0..usize::from(SERIES)).for_each(|index| rule(series(index), &series_variable(index)));
+    for layer in 0..=layers {
+        let share = 100 * layer / layers.max(1);
+        rule(depth(layer), &format!("color-mix(in oklab,var(--deep) {share}%,var(--shallow))"));
+    }
+    css
+}
+
+pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+/// Two beside each other on a desk, one under the other on a telephone.
+pub(super) const SMALL: (u32, u32) = (420, 310);
+
+/// An SVG picture; nothing where there is nothing to draw.
+pub(super) fn drawn(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawn) -> Option<String> {
+    let mut text = String::new();
+    {
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        draw(&area).and_then(|()| Ok(area.present()?)).map_err(|error| log::warn!("a picture of the report: {error}")).ok()?;
+    }
+    Some(text)
+}
+
+/// Labels of axes.
+pub(super) fn label() -> TextStyle<'static> {
+    ("sans-serif", 12.5).into_font().color(&MUTED)
+}
+
+/// Words inside of a picture, beginning at their point.
+pub(super) fn words(colour: RGBColor) -> TextStyle<'static> {
+    ("sans-serif", 12.5).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Center))
+}

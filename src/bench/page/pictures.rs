@@ -1,0 +1,330 @@
+//! Pictures of one report.
+
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
+use plotters::prelude::*;
+
+use super::paint::{Area, Drawn, GRID, INK, MUTED, NOISE, SILENCE, SPEECH, depth, label, series, words};
+use crate::bench::device::SegmentKind;
+use crate::bench::report::{ConditionKind, Curve, Report};
+
+/// An axis with named places 0, 1, 2, …
+pub(super) struct Places {
+    pub names: Vec<String>,
+    /// Room before the first and after the last.
+    pub margin: f64,
+}
+
+impl Ranged for Places {
+    type ValueType = f64;
+    type FormatOption = NoDefaultFormatting;
+
+    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
+        let span = self.names.len() as f64 - 1.0 + 2.0 * self.margin;
+        limit.0 + ((value + self.margin) / span * f64::from(limit.1 - limit.0)).round() as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
+        (0..self.names.len()).map(|place| place as f64).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        -self.margin..self.names.len() as f64 - 1.0 + self.margin
+    }
+}
+
+impl ValueFormatter<f64> for Places {
+    fn format_ext(&self, value: &f64) -> String {
+        self.names.get(value.round() as usize).cloned().unwrap_or_default()
+    }
+}
+
+/// KL against multiply-adds, % of full depth: the fixed depths as a line, each policy as a point.
+pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
+    let full = report.cost_and_kl("never", device).ok_or("nothing to compare with")?.0;
+    let share = |(cost, kl): (f64, f64)| (100.0 * cost / full, kl);
+    // Full depth's KL of 0 has no place on a logarithmic axis.
+    let fixed: Vec<(f64, f64)> = report.fixed_depths(device).into_iter().map(share).filter(|(_, kl)| *kl > 0.0).collect();
+    let adaptive = report.adaptive();
+    let policies: Vec<(usize, (f64, f64))> =
+        adaptive.iter().enumerate().filter_map(|(index, name)| Some((index, share(report.cost_and_kl(name, device)?)))).collect();
+    let all = || fixed.iter().copied().chain(policies.iter().map(|(_, point)| *point));
+    let right = all().map(|(x, _)| x).fold(100.0, f64::max) * 1.03;
+    let (low, high) =
+        all().map(|(_, y)| y).filter(|y| *y > 0.0).fold((f64::MAX, 0.0), |(low, high), y| (y.min(low), y.max(high)));
+    if high == 0.0 {
+        return Err("every policy went to the end".into());
+    }
+    let floor = low * 0.7;
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .margin_right(14)
+        .x_label_area_size(38)
+        .y_label_area_size(54)
+        .build_cartesian_2d(0.0..right, (floor..high * 1.3).log_scale())?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .x_desc("multiply-adds, % of full depth")
+        .y_desc("KL to full depth, nats")
+        .x_labels(6)
+        .y_labels(5)
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| if *y >= 0.01 { format!("{y}") } else { format!("{y:.0e}") })
+        .label_style(label())
+        .draw()?;
+    chart.draw_series(LineSeries::new(fixed.iter().copied(), MUTED.stroke_width(2)))?;
+    chart.draw_series(fixed.iter().map(|point| Circle::new(*point, 3, MUTED.filled())))?;
+    for (index, (x, y)) in policies {
+        chart.draw_series([Circle::new((x, y.max(floor)), 6, series(index).filled())])?;
+    }
+    Ok(())
+}
+
+/// Kinds of noise in a report.
+pub(super) fn noises(report: &Report) -> Vec<&str> {
+    let mut found: Vec<&str> = Vec::new();
+    for noise in report.conditions.iter().filter_map(|condition| condition.noise.as_deref()) {
+        if !found.contains(&noise) {
+            found.push(noise);
+        }
+    }
+    found
+}
+
+/// Ratios in a report, the best first.
+pub(super) fn ratios(report: &Report) -> Vec<f64> {
+    let mut found: Vec<f64> = report.conditions.iter().filter_map(|condition| condition.snr).collect();
+    found.sort_by(|a, b| b.total_cmp(a));
+    found.dedup();
+    found
+}
+
+/// Mean exit layer against the ratio, a line for each noise.
+pub(super) fn depth_under_noise(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
+    let snrs = ratios(report);
+    if snrs.is_empty() {
+        return Err("there was no noise".into());
+    }
+    let names = ["clean".to_owned()].into_iter().chain(snrs.iter().map(|snr| format!("{snr:.0}"))).collect();
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .margin_right(14)
+        .x_label_area_size(38)
+        .y_label_area_size(40)
+        .build_cartesian_2d(Places { names, margin: 0.25 }, 0.0..report.layers as f64 + 0.2)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .x_desc("signal to noise, dB")
+        .y_desc("mean exit layer")
+        .y_label_formatter(&|y| format!("{y:.0}"))
+        .y_labels(6)
+        .label_style(label())
+        .draw()?;
+    let of = |name: &str| report.of(policy).find(|cell| cell.condition == name).map(|cell| cell.depth);
+    for (index, noise) in noises(report).into_iter().enumerate() {
+        let clean = report.first_of_kind(policy, ConditionKind::Clean).map(|cell| (0.0, cell.depth));
+        let noisy = report.conditions.iter().filter(|condition| condition.noise.as_deref() == Some(noise));
+        let place = |snr: f64| snrs.iter().position(|known| *known == snr).map(|place| place as f64 + 1.0);
+        let mut line: Vec<(f64, f64)> =
+            clean.into_iter().chain(noisy.filter_map(|condition| Some((place(condition.snr?)?, of(&condition.name)?)))).collect();
+        line.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let colour = series(index);
+        chart.draw_series(LineSeries::new(line.iter().copied(), colour.stroke_width(2)))?;
+        chart.draw_series(line.iter().map(|point| Circle::new(*point, 3, colour.filled())))?;
+    }
+    Ok(())
+}
+
+/// Height of a row of [`exits`].
+const ROW: u32 = 19;
+
+/// Size of [`exits`]: a row for each condition.
+pub(super) fn exits_size(report: &Report) -> (u32, u32) {
+    (420, ROW * report.conditions.len() as u32 + 54)
+}
+
+/// Share of chunks by exit layer, a bar for each condition.
+pub(super) fn exits(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
+    let cells: Vec<_> = report.of(policy).collect();
+    let names = cells.iter().rev().map(|cell| shortened(&cell.condition, 17)).collect();
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .margin_right(16)
+        .x_label_area_size(38)
+        .y_label_area_size(116)
+        .build_cartesian_2d(0.0..100.0, Places { names, margin: 0.5 })?;
+    chart
+        .configure_mesh()
+        .disable_mesh()
+        .axis_style(TRANSPARENT)
+        .x_desc("% of chunks")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_labels(6)
+        .label_style(label())
+        .draw()?;
+    for (row, cell) in cells.iter().rev().enumerate() {
+        let total = cell.exits.iter().sum::<u64>().max(1) as f64;
+        let mut left = 0.0;
+        for (layer, count) in cell.exits.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let right = left + 100.0 * *count as f64 / total;
+            let y = row as f64;
+            chart.draw_series([Rectangle::new([(left, y - 0.38), (right, y + 0.38)], depth(layer).filled())])?;
+            left = right;
+        }
+    }
+    Ok(())
+}
+
+fn shortened(text: &str, longest: usize) -> String {
+    match text.char_indices().nth(longest) {
+        Some(_) => format!("{}…", text.chars().take(longest - 1).collect::<String>()),
+        None => text.to_owned(),
+    }
+}
+
+/// Mean entropy of every head at full depth: clean, the mean over the noises at each ratio, and the device-like stream.
+pub(super) fn entropy(report: &Report, area: &Area<'_>) -> Drawn {
+    let lines = entropy_lines(report);
+    if lines.is_empty() {
+        return Err("the pack has no heads".into());
+    }
+    let top = lines.iter().flat_map(|(_, line)| line).fold(0.0f64, |top, value| top.max(*value)) * 1.05;
+    let names = report.heads.iter().map(usize::to_string).collect();
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .margin_right(14)
+        .x_label_area_size(38)
+        .y_label_area_size(40)
+        .build_cartesian_2d(Places { names, margin: 0.25 }, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .x_desc("layer")
+        .y_desc("entropy of the head, nats")
+        .y_labels(6)
+        .y_label_formatter(&|y| format!("{y:.1}"))
+        .label_style(label())
+        .draw()?;
+    for (index, (_, line)) in lines.iter().enumerate() {
+        let points = line.iter().enumerate().map(|(place, entropy)| (place as f64, *entropy));
+        chart.draw_series(LineSeries::new(points, series(index).stroke_width(2)))?;
+    }
+    Ok(())
+}
+
+/// What [`entropy`] draws: name, and the value of every head.
+pub(super) fn entropy_lines(report: &Report) -> Vec<(String, Vec<f64>)> {
+    let of_kind = |kind| report.conditions.iter().filter(move |condition| condition.kind == kind);
+    let line = |name: String, conditions: Vec<&Vec<f64>>| {
+        let mean = |head: usize| conditions.iter().map(|entropy| entropy[head]).sum::<f64>() / conditions.len() as f64;
+        (!conditions.is_empty() && !report.heads.is_empty()).then(|| (name, (0..report.heads.len()).map(mean).collect()))
+    };
+    let clean = line("clean".into(), of_kind(ConditionKind::Clean).map(|condition| &condition.entropy).collect());
+    let noisy = ratios(report).into_iter().filter_map(|snr| {
+        let conditions = of_kind(ConditionKind::Noisy).filter(|condition| condition.snr == Some(snr));
+        line(format!("{snr:.0} dB"), conditions.map(|condition| &condition.entropy).collect())
+    });
+    let device = line("device-like".into(), of_kind(ConditionKind::Device).map(|condition| &condition.entropy).collect());
+    clean.into_iter().chain(noisy).chain(device).collect()
+}
+
+/// Latency by percentile: the axis has as much room from 90 to 99 % as from 0 to 90 %.
+pub(super) fn latency(curves: &[(&Curve, RGBColor)], area: &Area<'_>) -> Drawn {
+    let place = |quantile: f64, chunks: u64| -(1.0 - quantile).max(1.0 / (chunks.max(1) as f64 * 1.3)).log10();
+    let lines: Vec<(Vec<(f64, f64)>, RGBColor)> = curves
+        .iter()
+        .map(|(curve, colour)| (curve.points.iter().map(|(q, ms)| (place(*q, curve.chunks), ms.max(1e-3))).collect(), *colour))
+        .collect();
+    let points = || lines.iter().flat_map(|(line, _)| line);
+    let right = points().map(|(x, _)| *x).fold(1.0, f64::max) * 1.02;
+    let (low, high) = points().fold((f64::MAX, 0.0f64), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
+    if high == 0.0 {
+        return Err("no chunk was timed".into());
+    }
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .margin_right(14)
+        .x_label_area_size(38)
+        .y_label_area_size(54)
+        .build_cartesian_2d(0.0..right, (low * 0.8..high * 1.25).log_scale())?;
+    let percent = |x: &f64| {
+        let digits = (x.round() as usize).saturating_sub(2);
+        if *x < 0.5 { "0 %".to_owned() } else { format!("{:.digits$} %", 100.0 * (1.0 - 10f64.powf(-x.round()))) }
+    };
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(GRID)
+        .axis_style(GRID)
+        .x_labels(right as usize + 1)
+        .x_desc("share of chunks that took at most so long")
+        .x_label_formatter(&percent)
+        .y_desc("ms")
+        .y_labels(6)
+        .y_label_formatter(&|y| if *y >= 1.0 { format!("{y:.0}") } else { format!("{y}") })
+        .label_style(label())
+        .draw()?;
+    for (line, colour) in lines {
+        chart.draw_series(LineSeries::new(line, colour.stroke_width(2)))?;
+    }
+    Ok(())
+}
+
+/// Size of [`timeline`].
+pub(super) const TIMELINE: (u32, u32) = (920, 230);
+
+/// The exit layer of every chunk of the device-like stream, over what is heard.
+pub(super) fn timeline(report: &Report, policies: &[(&str, RGBColor)], area: &Area<'_>) -> Drawn {
+    let device = report.device.as_ref().ok_or("no device-like stream was measured")?;
+    let end = device.segments.last().map_or(1.0, |segment| segment.start + segment.seconds);
+    // Room for the words above the deepest layer.
+    let top = report.layers as f64 * 1.17;
+    let mut chart = ChartBuilder::on(area)
+        .margin(8)
+        .margin_right(14)
+        .x_label_area_size(38)
+        .y_label_area_size(40)
+        .build_cartesian_2d(0.0..end, 0.0..top)?;
+    chart.draw_series(device.segments.iter().map(|segment| {
+        let colour = match segment.kind {
+            SegmentKind::Speech => SPEECH,
+            SegmentKind::Silence => SILENCE,
+            SegmentKind::Noise => NOISE,
+        };
+        Rectangle::new([(segment.start, 0.0), (segment.start + segment.seconds, top)], colour.filled())
+    }))?;
+    chart
+        .configure_mesh()
+        .disable_mesh()
+        .axis_style(GRID)
+        .x_desc("seconds")
+        .y_desc("exit layer")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y:.0}"))
+        .y_labels(6)
+        .label_style(label())
+        .draw()?;
+    for (policy, colour) in policies {
+        let Some((_, exits)) = device.exits.iter().find(|(name, _)| name == policy) else { continue };
+        let chunk = report.chunk_ms / 1e3;
+        let steps = exits.iter().enumerate().flat_map(|(index, &exit)| {
+            let (start, end) = (index as f64 * chunk, (index as f64 + 1.0) * chunk);
+            [(start, exit as f64), (end, exit as f64)]
+        });
+        chart.draw_series(LineSeries::new(steps.map(|(x, y)| (x.min(end), y)), colour.stroke_width(2)))?;
+    }
+    let wide_enough = device.segments.iter().filter(|segment| segment.seconds > end * 0.06);
+    chart.draw_series(
+        wide_enough.map(|segment| Text::new(segment.kind.name(), (segment.start + end * 0.004, top * 0.955), words(INK))),
+    )?;
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What a pack says, held against its own full depth: every layer in one pass, or a policy's exits.
+//!
+//! A layer's state does not depend on the layers behind it, so that one pass to the end tells what every fixed depth would say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::{Encoder, EncoderState, EngineError};
+use crate::exit::{ExitPolicy, Measurer, kl};
+use crate::stream::{Chunker, Session, SessionOptions};
+
+/// How near full depth something is.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Nearness {
+    /// Mean KL(p_L ‖ p), nats.
+    pub kl: f64,
+    /// Share of frames with the same likeliest unit.
+    pub agreement: f64,
+}
+
+/// Sums towards a [`Nearness`].
+#[derive(Debug, Clone, Copy, Default)]
+struct Comparison {
+    divergence: f64,
+    same: u64,
+    frames: u64,
+}
+
+impl Comparison {
+    /// Adds frames: log-posteriors `[T, units]` of full depth, and of what is compared with it.
+    fn add(&mut self, full: &[f32], found: &[f32], units: usize) {
+        let likeliest = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(unit, _)| unit);
+        for (full, found) in full.chunks_exact(units).zip(found.chunks_exact(units)) {
+            self.divergence += kl(full, found);
+            self.same += u64::from(likeliest(full) == likeliest(found));
+            self.frames += 1;
+        }
+    }
+
+    fn mean(&self) -> Nearness {
+        let frames = self.frames.max(1) as f64;
+        Nearness { kl: self.divergence / frames, agreement: self.same as f64 / frames }
+    }
+}
+
+/// A pass to the end over one sound. Empty for a pack without heads.
+#[derive(Debug, Default)]
+pub(super) struct Study {
+    /// Depths that have a head.
+    pub depths: Vec<usize>,
+    /// Mean entropy of the head at each of `depths`, nats.
+    pub entropy: Vec<f64>,
+    nearness: Vec<Nearness>,
+    /// Log-posteriors of full depth, `[frames, units]`.
+    full: Vec<f32>,
+}
+
+impl Study {
+    /// Streams `sound` (at the pack's rate) through every layer.
+    pub fn of(encoder: &Arc<Encoder>, sound: &[f32], chunk_frames: usize) -> Result<Self, EngineError> {
+        if !encoder.has_heads() {
+            return Ok(Self::default());
+        }
+        let (layers, units) = (encoder.layers(), encoder.units());
+        let depths: Vec<usize> = (usize::from(!encoder.may_stop_at_once())..=layers).collect();
+        let mut state = EncoderState::new(encoder)?;
+        let mut chunker = Chunker::new(encoder, chunk_frames);
+        let mut study = Self { depths, ..Self::default() };
+        let (mut entropies, mut comparisons) = (vec![0.0; study.depths.len()], vec![Comparison::default(); study.depths.len()]);
+        let mut chunks = 0u64;
+        let mut posteriors: Vec<Vec<f32>> = vec![Vec::new(); study.depths.len()];
+        let mut measurer = Measurer::default();
+        let mut blocks = sound.chunks(chunk_frames * encoder.audio().hop);
+        loop {
+            let block = blocks.next();
+            match block {
+                Some(block) => chunker.push(block),
+                None => chunker.finish(),
+            }
+            while let Some(chunk) = chunker.next_chunk() {
+                let mut pass = state.begin(chunk.audio, chunk.span)?;
+                measurer.begin_chunk();
+                for depth in 0..=layers {
+                    if depth > 0 {
+                        pass.step()?;
+                    }
+                    let Some(index) = study.depths.iter().position(|&has| has == depth) else { continue };
+                    let evidence = measurer.measure(depth, pass.head()?.as_slice(), units, false);
+                    entropies[index] += f64::from(evidence.entropy);
+                    posteriors[index].clear();
+                    posteriors[index].extend_from_slice(measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows));
+                }
+                pass.finish();
+                chunks += 1;
+                let Some((full, _)) = posteriors.split_last() else { continue };
+                for (comparison, rows) in comparisons.iter_mut().zip(&posteriors) {
+                    comparison.add(full, rows, units);
+                }
+                study.full.extend_from_slice(full);
+            }
+            if block.is_none() {
+                break;
+            }
+        }
+        study.entropy = entropies.into_iter().map(|sum| sum / chunks.max(1) as f64).collect();
+        study.nearness = comparisons.iter().map(Comparison::mean).collect();
+        Ok(study)
+    }
+
+    /// Whether there is anything to compare with.
+    pub fn has_heads(&self) -> bool {
+        !self.depths.is_empty()
+    }
+
+    /// How near full depth `depth` is, at every chunk; `None` where it has no head.
+    pub fn fixed(&self, depth: usize) -> Option<Nearness> {
+        self.depths.iter().position(|&has| has == depth).map(|index| self.nearness[index])
+    }
+
+    /// Streams the same sound with `policy`: how near full depth it stays (`None` without heads), and the exit layer of every chunk.
+    pub fn with_policy(
+        &self,
+        encoder: &Arc<Encoder>,
+        sound: &[f32],
+        chunk_frames: usize,
+        policy: Box<dyn ExitPolicy>,
+    ) -> Result<(Option<Nearness>, Vec<usize>), EngineError> {
+        let units = encoder.units().max(1);
+        let mut options = SessionOptions::new(chunk_frames);
+        options.posteriors = encoder.has_heads();
+        let mut session = Session::new(encoder, policy, options)?;
+        let (mut comparison, mut exits, mut at) = (Comparison::default(), Vec::new(), 0);
+        let mut take = |session: &mut Session| -> Result<(), EngineError> {
+            while let Some(representation) = session.next(Duration::ZERO)? {
+                exits.push(representation.exit_layer);
+                if let Some(rows) = &representation.log_posteriors {
+                    let rows = rows.as_slice();
+                    comparison.add(self.full.get(at..at + rows.len()).unwrap_or_default(), rows, units);
+                    at += rows.len();
+                }
+            }
+            Ok(())
+        };
+        for block in sound.chunks(chunk_frames * encoder.audio().hop) {
+            session.push(block);
+            take(&mut session)?;
+        }
+        session.finish();
+        take(&mut session)?;
+        Ok((encoder.has_heads().then(|| comparison.mean()), exits))
+    }
+}

@@ -1,0 +1,23 @@
+//! A front end for speech recognition: phones read from the CTC branches, and whole utterances cut from the stream.
+//!
+//! `timeline` places frames in the stream, to the sample; `greedy` and `beam` decode; `speech` says how surely somebody speaks in
+//! a frame; `segmenter` cuts; [`Phones`] and [`Segments`] are the consumers on top. docs/asr.md shows them at work.
+
+mod beam;
+mod decoder;
+mod greedy;
+mod phones;
+mod segmenter;
+mod segments;
+mod speech;
+#[cfg(test)]
+mod tests;
+mod timeline;
+
+pub use beam::Beam;
+pub use decoder::{Decoder, PhoneSpan};
+pub use greedy::Greedy;
+pub use phones::{Form, Phones};
+pub use segmenter::{Cut, SegmentRules, Segmenter, Span};
+pub use segments::{SEGMENTS, SegmentTarget, Segments};
+pub use speech::SpeechDetector;

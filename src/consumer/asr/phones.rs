@@ -1,0 +1,303 @@
+//! Phones as they become certain: JSON lines, or text that a person reads along.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::decoder::{BLANK, Decoder, PhoneSpan};
+use super::timeline::Timeline;
+use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants};
+use crate::exit::log_probabilities;
+use crate::stream::Representation;
+
+/// How phones are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON object per phone and line.
+    Json,
+    /// A line per stretch of speech, with its start in seconds, growing as phones come. With word boundaries in the vocabulary words
+    /// stand apart, without them phones do.
+    Text,
+}
+
+/// Without a phone for so long, the next one begins a new line of text.
+const PAUSE_SECONDS: f64 = 0.4;
+/// The class of a vocabulary that is no phone: between two words.
+const WORD_BOUNDARY: &str = "<wb>";
+
+/// Decodes the exit layer's CTC branch and writes phones to any writer.
+pub struct Phones<W> {
+    out: W,
+    place: String,
+    form: Form,
+    decoder: Decoder,
+    vocabulary: Vec<String>,
+    boundary: Option<usize>,
+    /// Whether a word boundary stands in front of the next phone.
+    word_begins: bool,
+    sample_rate: f64,
+    timeline: Timeline,
+    log_p: Vec<f32>,
+    spans: Vec<PhoneSpan>,
+    /// Where the last phone of the open line of text ended, in samples.
+    line_end: Option<u64>,
+}
+
+/// One phone.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    phone: &'a str,
+    /// Seconds from the start of the stream.
+    start: f64,
+    end: f64,
+    sample: u64,
+    samples: u64,
+    confidence: f64,
+    layer: usize,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    word_begins: bool,
+}
+
+impl<W: Write + Send> Phones<W> {
+    /// Phones to `out`, which errors call `place`.
+    pub fn new(out: W, place: impl Into<String>, form: Form, decoder: Decoder) -> Self {
+        Self {
+            out,
+            place: place.into(),
+            form,
+            decoder,
+            vocabulary: Vec::new(),
+            boundary: None,
+            word_begins: false,
+            sample_rate: 1.0,
+            timeline: Timeline::default(),
+            log_p: Vec::new(),
+            spans: Vec::new(),
+            line_end: None,
+        }
+    }
+
+    /// Writes the phones that became certain.
+    fn write(&mut self) -> Result<(), ConsumerError> {
+        let spans = std::mem::take(&mut self.spans);
+        let written = spans.iter().try_for_each(|span| self.write_one(span)).and_then(|()| self.out.flush());
+        self.spans = spans;
+        self.spans.clear();
+        written.map_err(|error| ConsumerError::write(self.place.clone(), error))
+    }
+
+    fn write_one(&mut self, span: &PhoneSpan) -> std::io::Result<()> {
+        if self.boundary == Some(span.class) {
+            self.word_begins = true;
+            return Ok(());
+        }
+        let word_begins = std::mem::take(&mut self.word_begins);
+        // A decoder gives out only frames that it was shown and that are still pending.
+        let (Some(first), Some(last)) = (self.timeline.place(span.start), self.timeline.place(span.end - 1)) else {
+            return Ok(());
+        };
+        let phone = self.vocabulary.get(span.class).map_or("?", String::as_str);
+        let (sample, end) = (first.start, last.end);
+        let seconds = |samples: u64| samples as f64 / self.sample_rate;
+        let round = |value: f64| (value * 1e4).round() / 1e4;
+        match self.form {
+            Form::Json => {
+                let (start, confidence) = (round(seconds(sample)), round(f64::from(span.confidence)));
+                let samples = end - sample;
+                let (end, layer) = (round(seconds(end)), first.layer);
+                let line = Line { phone, start, end, sample, samples, confidence, layer, word_begins };
+                serde_json::to_writer(&mut self.out, &line)?;
+                self.out.write_all(b"\n")
+            }
+            Form::Text => {
+                let same_line = self.line_end.is_some_and(|before| seconds(sample.saturating_sub(before)) < PAUSE_SECONDS);
+                let newline = if self.line_end.is_some() { "\n" } else { "" };
+                match same_line {
+                    false => write!(self.out, "{newline}{:8.2}  {phone}", seconds(sample))?,
+                    true if word_begins || self.boundary.is_none() => write!(self.out, " {phone}")?,
+                    true => write!(self.out, "{phone}")?,
+                }
+                self.line_end = Some(end);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the line of text when nothing was said for a while.
+    fn end_line(&mut self) -> std::io::Result<()> {
+        self.line_end = None;
+        self.out.write_all(b"\n").and_then(|()| self.out.flush())
+    }
+}
+
+impl<W: Write + Send> Consumer for Phones<W> {
+    fn name(&self) -> &str {
+        "phones"
+    }
+
+    fn wants(&self) -> Wants {
+        Wants { ctc: true, ..Wants::default() }
+    }
+
+    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+        self.vocabulary = stream.vocabulary.clone();
+        self.boundary = stream.vocabulary.iter().position(|class| class == WORD_BOUNDARY);
+        self.sample_rate = f64::from(stream.sample_rate.max(1));
+        Ok(())
+    }
+
+    fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+        let Some(logits) = &chunk.ctc_logits else {
+            let text = format!("chunk {} carries no CTC logits: a session gives them when it is asked for `ctc`", chunk.sequence);
+            return Err(ConsumerError::Other(text));
+        };
+        for (frame, place) in self.timeline.push(chunk).iter().enumerate() {
+            // No phone reaches over sound that is missing.
+            if place.hole_before > 0 || place.hole_inside > 0 {
+                self.decoder.finish(&mut self.spans);
+            }
+            let row = logits.row(frame);
+            self.log_p.resize(row.len(), 0.0);
+            if !log_probabilities(row, &mut self.log_p) {
+                // A broken frame says nothing.
+                self.log_p.fill(f32::NEG_INFINITY);
+                self.log_p[BLANK] = 0.0;
+            }
+            self.decoder.push(&self.log_p, &mut self.spans);
+        }
+        self.write()?;
+        let pending = self.decoder.pending_since();
+        let next = self.timeline.place(pending).map_or(self.timeline.end(), |place| place.start);
+        self.timeline.forget_before(pending);
+        match self.line_end {
+            Some(end) if next.saturating_sub(end) as f64 >= PAUSE_SECONDS * self.sample_rate => {
+                self.end_line().map_err(|error| ConsumerError::write(self.place.clone(), error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        self.decoder.finish(&mut self.spans);
+        self.write()?;
+        match self.line_end {
+            Some(_) => self.end_line().map_err(|error| ConsumerError::write(self.place.clone(), error)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::consumer::testing::{chunks, stream};
+    use crate::stream::Seam;
+
+    const CLASSES: usize = 4;
+
+    /// The lines for logits `[frames, 4]` in chunks of these sizes.
+    fn lines(
+        logits: &[f32],
+        sizes: &[usize],
+        width: Option<usize>,
+        change: impl Fn(&mut Vec<Representation>),
+    ) -> Vec<serde_json::Value> {
+        let mut chunks = chunks(logits, CLASSES, sizes);
+        change(&mut chunks);
+        let mut out = Vec::new();
+        let mut phones = Phones::new(&mut out, "test", Form::Json, Decoder::new(width));
+        phones.begin(&stream(CLASSES)).unwrap();
+        chunks.iter().for_each(|chunk| phones.consume(chunk).unwrap());
+        phones.finish().unwrap();
+        String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn sure(classes: &[usize]) -> Vec<f32> {
+        classes.iter().flat_map(|&class| (0..CLASSES).map(move |c| if c == class { 9.0 } else { 0.0 })).collect()
+    }
+
+    proptest! {
+        /// In chunks of any size come the phones of one whole chunk, at the same samples.
+        #[test]
+        fn streaming_is_offline(
+            logits in prop::collection::vec(-4.0f32..4.0, CLASSES * 60), sizes in prop::collection::vec(1usize..20, 60),
+            width in prop::option::of(1usize..7),
+        ) {
+            let mut left = 60;
+            let mut cut: Vec<usize> = sizes.iter().map(|size| { let take = (*size).min(left); left -= take; take }).collect();
+            cut.retain(|size| *size > 0);
+            prop_assert_eq!(lines(&logits, &cut, width, |_| {}), lines(&logits, &[60], width, |_| {}));
+        }
+    }
+
+    #[test]
+    fn positions_count_lost_samples_and_no_phone_reaches_over_them() {
+        let logits = sure(&[0, 1, 1, 1, 0, 2, 2, 0]);
+        let whole = lines(&logits, &[4, 4], None, |_| {});
+        let at = |lines: &[serde_json::Value]| -> Vec<(String, u64, u64)> {
+            let one = |line: &serde_json::Value| {
+                (line["phone"].as_str().unwrap().into(), line["sample"].as_u64().unwrap(), line["samples"].as_u64().unwrap())
+            };
+            lines.iter().map(one).collect()
+        };
+        assert_eq!(at(&whole), [("p1".into(), 320, 960), ("p2".into(), 1600, 640)]);
+        // 1,000 samples lost in front of the second chunk.
+        let shifted = lines(&logits, &[4, 4], None, |chunks| chunks[1].first_sample += 1000);
+        assert_eq!(at(&shifted), [("p1".into(), 320, 960), ("p2".into(), 2600, 640)]);
+        // 1,000 samples lost inside of the first chunk, between frames 1 and 2 (sample 640): the phone there is two.
+        let torn = lines(&logits, &[4, 4], None, |chunks| {
+            chunks[0].seams.push(Seam { offset: 640, lost_samples: 1000 });
+            chunks[1].first_sample += 1000;
+        });
+        assert_eq!(at(&torn), [("p1".into(), 320, 320), ("p1".into(), 1640, 640), ("p2".into(), 2600, 640)]);
+    }
+
+    #[test]
+    fn a_frame_that_is_not_finite_says_nothing() {
+        let mut logits = sure(&[1, 1, 2]);
+        logits[5] = f32::NAN;
+        let found = lines(&logits, &[3], None, |_| {});
+        assert_eq!(found.iter().map(|line| line["phone"].as_str().unwrap()).collect::<Vec<_>>(), ["p1", "p2"]);
+        assert_eq!(found[0]["samples"], 320);
+    }
+
+    #[test]
+    fn text_grows_by_phones_and_breaks_at_pauses() {
+        let mut classes = vec![1, 0, 2, 0];
+        classes.extend([0; 30]);
+        classes.extend([3, 3, 0]);
+        let mut out = Vec::new();
+        let mut phones = Phones::new(&mut out, "test", Form::Text, Decoder::new(None));
+        phones.begin(&stream(CLASSES)).unwrap();
+        chunks(&sure(&classes), CLASSES, &[8, 8, 8, 8, 5]).iter().for_each(|chunk| phones.consume(chunk).unwrap());
+        phones.finish().unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "    0.00  p1 p2\n    0.68  p3\n");
+    }
+
+    #[test]
+    fn word_boundaries_set_words_apart_and_are_no_phones() {
+        let written = |form| {
+            let mut out = Vec::new();
+            let mut phones = Phones::new(&mut out, "test", form, Decoder::new(None));
+            let mut stream = stream(CLASSES);
+            stream.vocabulary[3] = "<wb>".into();
+            phones.begin(&stream).unwrap();
+            chunks(&sure(&[1, 2, 3, 2, 0, 1]), CLASSES, &[6]).iter().for_each(|chunk| phones.consume(chunk).unwrap());
+            phones.finish().unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(Form::Text), "    0.00  p1p2 p2p1\n");
+        let begins: Vec<bool> = written(Form::Json).lines().map(|line| line.contains("\"word_begins\":true")).collect();
+        assert_eq!(begins, [false, false, true, false]);
+    }
+
+    #[test]
+    fn a_chunk_without_logits_is_an_error() {
+        let mut phones = Phones::new(Vec::new(), "test", Form::Json, Decoder::new(None));
+        let mut chunk = chunks(&sure(&[1]), CLASSES, &[1]).remove(0);
+        chunk.ctc_logits = None;
+        assert!(phones.consume(&chunk).unwrap_err().to_string().contains("no CTC logits"));
+    }
+}

@@ -1,0 +1,288 @@
+//! Whole utterances: cut by [`Segmenter`], and given out with their times, their sound and their representation.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::segmenter::{Cut, SegmentRules, Segmenter, Span};
+use super::speech::SpeechDetector;
+use super::timeline::Timeline;
+use crate::consumer::stream::{Array, Endpoint, FloatType, MessageWriter};
+use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants, npy};
+use crate::stream::Representation;
+
+/// The file of a folder of utterances that lists them.
+pub const SEGMENTS: &str = "segments.jsonl";
+
+/// Where utterances go.
+pub enum SegmentTarget {
+    /// A JSON line for each, and what errors call the place.
+    Lines(Box<dyn Write + Send>, String),
+    /// A folder: `segments.jsonl`, and for each utterance its sound as WAV (16 bit) and its vectors as NPY.
+    Folder(PathBuf),
+    /// The binary stream, a message for each with the arrays `vectors` and `audio`.
+    Stream(Endpoint, FloatType),
+}
+
+enum Sink {
+    Lines(Box<dyn Write + Send>, String),
+    Folder(PathBuf, BufWriter<File>),
+    Stream(MessageWriter),
+}
+
+/// Cuts utterances out of the stream.
+pub struct Segments {
+    target: Option<SegmentTarget>,
+    sink: Option<Sink>,
+    detector: SpeechDetector,
+    segmenter: Segmenter,
+    timeline: Timeline,
+    sample_rate: u32,
+    dim: usize,
+    /// Of the frames that may still be needed: their sound without gaps (what was lost is silence), and their vectors.
+    sound: VecDeque<f32>,
+    sound_start: u64,
+    vectors: VecDeque<f32>,
+    first_frame: u64,
+    keeps_content: bool,
+    count: u64,
+}
+
+/// One utterance.
+#[derive(Debug, Serialize)]
+struct Line {
+    segment: u64,
+    /// Seconds from the start of the stream.
+    start: f64,
+    end: f64,
+    sample: u64,
+    samples: u64,
+    frames: u64,
+    /// Mean probability that somebody speaks.
+    speech: f64,
+    /// Mean exit layer.
+    layer: f64,
+    cut: Cut,
+    /// Samples that were lost inside of it: silence in its sound, and no frames.
+    #[serde(skip_serializing_if = "is_zero")]
+    lost_samples: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wav: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    npy: Option<String>,
+}
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+#[derive(Serialize)]
+struct End {
+    segments: u64,
+}
+
+impl Segments {
+    /// Utterances by `rules` to `target`, which is opened when the stream begins.
+    pub fn new(target: SegmentTarget, detector: SpeechDetector, rules: SegmentRules) -> Self {
+        Self {
+            keeps_content: !matches!(target, SegmentTarget::Lines(..)),
+            target: Some(target),
+            sink: None,
+            detector,
+            segmenter: Segmenter::new(rules),
+            timeline: Timeline::default(),
+            sample_rate: 1,
+            dim: 0,
+            sound: VecDeque::new(),
+            sound_start: 0,
+            vectors: VecDeque::new(),
+            first_frame: 0,
+            count: 0,
+        }
+    }
+
+    fn write(&mut self, span: Option<Span>) -> Result<(), ConsumerError> {
+        let Some(span) = span else { return Ok(()) };
+        let places: Vec<_> = (span.start..span.end).filter_map(|frame| self.timeline.place(frame)).collect();
+        let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(()) };
+        let (sample, samples, frames) = (first.start, last.end - first.start, places.len() as u64);
+        let round = |value: f64| (value * 1e4).round() / 1e4;
+        let seconds = |position: u64| round(position as f64 / f64::from(self.sample_rate));
+        self.count += 1;
+        let mut line = Line {
+            segment: self.count,
+            start: seconds(sample),
+            end: seconds(sample + samples),
+            sample,
+            samples,
+            frames,
+            speech: round(f64::from(span.speech)),
+            layer: round(places.iter().map(|place| place.layer as f64).sum::<f64>() / frames as f64),
+            cut: span.cut,
+            lost_samples: places.iter().map(|place| place.hole_before + place.hole_inside).sum::<u64>() - first.hole_before,
+            wav: None,
+            npy: None,
+        };
+        let content = |buffer: &VecDeque<f32>, skipped: u64, count: u64, dim: usize| -> Vec<f32> {
+            let from = skipped as usize * dim;
+            buffer.range(from..from + count as usize * dim).copied().collect()
+        };
+        let (sound, vectors) = match self.keeps_content {
+            false => (Vec::new(), Vec::new()),
+            true => (
+                content(&self.sound, sample - self.sound_start, samples, 1),
+                content(&self.vectors, span.start - self.first_frame, frames, self.dim),
+            ),
+        };
+        match &mut self.sink {
+            None => Ok(()),
+            Some(Sink::Lines(out, place)) => write_line(out, place, &line),
+            Some(Sink::Folder(folder, out)) => {
+                let name = format!("{:05}", self.count);
+                write_wav(&folder.join(format!("{name}.wav")), &sound, self.sample_rate)?;
+                write_npy(&folder.join(format!("{name}.npy")), &vectors, self.dim)?;
+                (line.wav, line.npy) = (Some(format!("{name}.wav")), Some(format!("{name}.npy")));
+                // The line comes last: whoever follows the file finds what it names.
+                write_line(out, &folder.display().to_string(), &line)
+            }
+            Some(Sink::Stream(writer)) => {
+                let vectors = Array { name: "vectors", shape: vec![frames as usize, self.dim], values: &vectors };
+                let audio = Array { name: "audio", shape: vec![sound.len()], values: &sound };
+                writer.write("segment", &line, &[vectors, audio])
+            }
+        }
+    }
+
+    /// Frames that no utterance will need.
+    fn forget(&mut self) {
+        let keep = self.segmenter.keep_from();
+        let gone = (keep.saturating_sub(self.first_frame) as usize * self.dim).min(self.vectors.len());
+        self.vectors.drain(..gone);
+        self.first_frame = self.first_frame.max(keep);
+        let start = self.timeline.place(keep).map_or(self.sound_start + self.sound.len() as u64, |place| place.start);
+        let gone = (start.saturating_sub(self.sound_start) as usize).min(self.sound.len());
+        self.sound.drain(..gone);
+        self.sound_start = start.max(self.sound_start);
+        self.timeline.forget_before(keep);
+    }
+}
+
+fn write_line(out: &mut impl Write, place: &str, line: &Line) -> Result<(), ConsumerError> {
+    let written = serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from);
+    let written = written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    written.map_err(|error| ConsumerError::write(place, error))
+}
+
+/// 16 bits, which every recogniser takes.
+fn write_wav(path: &Path, sound: &[f32], sample_rate: u32) -> Result<(), ConsumerError> {
+    let failed = |error| match error {
+        hound::Error::IoError(error) => ConsumerError::write(path.display().to_string(), error),
+        other => ConsumerError::Other(format!("{}: {other}", path.display())),
+    };
+    let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut out = hound::WavWriter::create(path, spec).map_err(failed)?;
+    for sample in sound {
+        out.write_sample((sample * 32_768.0).round().clamp(-32_768.0, 32_767.0) as i16).map_err(failed)?;
+    }
+    out.finalize().map_err(failed)
+}
+
+fn write_npy(path: &Path, vectors: &[f32], dim: usize) -> Result<(), ConsumerError> {
+    let failed = |error| ConsumerError::write(path.display().to_string(), error);
+    let mut bytes = npy::header((vectors.len() / dim.max(1)) as u64, dim).to_vec();
+    vectors.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    std::fs::write(path, bytes).map_err(failed)
+}
+
+impl Consumer for Segments {
+    fn name(&self) -> &str {
+        "segments"
+    }
+
+    fn wants(&self) -> Wants {
+        let wants = self.detector.wants();
+        Wants { audio: wants.audio || self.keeps_content, ..wants }
+    }
+
+    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+        (self.sample_rate, self.dim) = (stream.sample_rate.max(1), stream.dim);
+        self.sink = match self.target.take() {
+            None => None,
+            Some(SegmentTarget::Lines(out, place)) => Some(Sink::Lines(out, place)),
+            Some(SegmentTarget::Stream(endpoint, float)) => Some(Sink::Stream(MessageWriter::open(endpoint, float, stream)?)),
+            Some(SegmentTarget::Folder(folder)) => {
+                let place = folder.display().to_string();
+                let failed = |error| ConsumerError::write(place.clone(), error);
+                std::fs::create_dir_all(&folder).map_err(failed)?;
+                let lines = File::create_new(folder.join(SEGMENTS)).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::AlreadyExists => {
+                        ConsumerError::Other(format!("{place} holds the segments of another run; name another folder"))
+                    }
+                    _ => failed(error),
+                })?;
+                Some(Sink::Folder(folder, BufWriter::new(lines)))
+            }
+        };
+        Ok(())
+    }
+
+    fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+        let audio = chunk.audio.as_ref().filter(|_| self.keeps_content);
+        let found = self.detector.probabilities(chunk).filter(|_| audio.is_some() || !self.keeps_content);
+        let Some(probabilities) = found else {
+            let text =
+                format!("chunk {} lacks its sound or its posteriors: a session gives what it is asked for", chunk.sequence);
+            return Err(ConsumerError::Other(text));
+        };
+        let hop = chunk.hop_samples as u64;
+        for (frame, (place, probability)) in self.timeline.push(chunk).iter().zip(probabilities).enumerate() {
+            if place.hole_before > 0 || place.hole_inside > 0 {
+                let (span, apart) = self.segmenter.lost((place.hole_before + place.hole_inside).div_ceil(hop));
+                self.write(span)?;
+                if apart {
+                    self.forget();
+                    // A frame with a long hole in it is half here and half there.
+                    if place.hole_inside > 0 {
+                        self.segmenter.skip();
+                        self.forget();
+                        self.first_frame = self.segmenter.keep_from();
+                        self.sound_start = place.end;
+                        continue;
+                    }
+                }
+            }
+            if self.sound.is_empty() {
+                self.sound_start = place.start;
+            } else {
+                self.sound.extend(std::iter::repeat_n(0.0, place.hole_before as usize));
+            }
+            if let Some(audio) = audio {
+                let mut next = place.start;
+                for offset in frame as u64 * hop..((frame as u64 + 1) * hop).min(chunk.samples) {
+                    let position = chunk.position(offset);
+                    self.sound.extend(std::iter::repeat_n(0.0, (position - next) as usize));
+                    self.sound.push_back(audio[offset as usize]);
+                    next = position + 1;
+                }
+                self.vectors.extend(chunk.vectors.row(frame));
+            }
+            let span = self.segmenter.push(probability);
+            self.write(span)?;
+            self.forget();
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        let span = self.segmenter.finish();
+        self.write(span)?;
+        let segments = self.count;
+        match &mut self.sink {
+            Some(Sink::Stream(writer)) => writer.write("end", &End { segments }, &[]),
+            _ => Ok(()),
+        }
+    }
+}

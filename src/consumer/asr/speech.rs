@@ -1,0 +1,104 @@
+//! How surely somebody speaks, frame by frame: from the unit that means that nobody does, or from the sound's level.
+
+use crate::consumer::Wants;
+use crate::stream::Representation;
+
+/// Tells speech from the rest.
+#[derive(Debug, Clone)]
+pub enum SpeechDetector {
+    /// 1 − P(quiet unit) at the exit layer: the heads of all layers predict the same units, so frames compare whatever the depth.
+    Units {
+        /// The unit that means that nobody speaks.
+        quiet_unit: usize,
+    },
+    /// The frame's level above the noise floor: for packs without such a unit.
+    Level(Level),
+}
+
+/// A noise floor that falls at once and rises slowly.
+#[derive(Debug, Clone, Default)]
+pub struct Level {
+    floor: Option<f32>,
+}
+
+/// What is this far above the floor is speech as likely as not; the probability goes from 0 to 1 over twice that.
+const ABOVE_FLOOR_DB: f32 = 10.0;
+/// How fast the floor follows a level that stays: noise that begins is taken for speech for a few seconds.
+const FLOOR_RISES_DB_PER_SECOND: f32 = 3.0;
+/// No floor is lower: below are dither and the last bits of the converter.
+const LOWEST_FLOOR_DBFS: f32 = -65.0;
+/// The floor before anything was heard is no higher: a stream may begin with speech.
+const FIRST_FLOOR_DBFS: f32 = -50.0;
+
+impl SpeechDetector {
+    /// By units where the pack says which one is nobody's, by level otherwise.
+    pub fn new(quiet_unit: Option<usize>) -> Self {
+        quiet_unit.map_or_else(|| Self::Level(Level::default()), |quiet_unit| Self::Units { quiet_unit })
+    }
+
+    /// What it reads of a representation.
+    pub fn wants(&self) -> Wants {
+        match self {
+            Self::Units { .. } => Wants { posteriors: true, ..Wants::default() },
+            Self::Level(_) => Wants { audio: true, ..Wants::default() },
+        }
+    }
+
+    /// Probability that somebody speaks in each frame of the chunk; `None` when the chunk lacks what this reads.
+    pub fn probabilities(&mut self, chunk: &Representation) -> Option<Vec<f32>> {
+        match self {
+            Self::Units { quiet_unit } => {
+                let rows = chunk.log_posteriors.as_ref()?;
+                Some((0..rows.frames()).map(|t| (1.0 - rows.row(t)[*quiet_unit].exp()).clamp(0.0, 1.0)).collect())
+            }
+            Self::Level(level) => {
+                let seconds = chunk.hop_samples as f32 / chunk.sample_rate as f32;
+                let frames = chunk.audio.as_ref()?.chunks(chunk.hop_samples.max(1));
+                Some(frames.map(|frame| level.probability(frame, seconds)).collect())
+            }
+        }
+    }
+}
+
+impl Level {
+    fn probability(&mut self, frame: &[f32], seconds: f32) -> f32 {
+        let mean = frame.iter().sum::<f32>() / frame.len().max(1) as f32;
+        let power = frame.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / frame.len().max(1) as f32;
+        let level = (10.0 * power.log10()).max(LOWEST_FLOOR_DBFS);
+        let before = self.floor.unwrap_or(FIRST_FLOOR_DBFS);
+        let floor = level.min(before + FLOOR_RISES_DB_PER_SECOND * seconds).max(LOWEST_FLOOR_DBFS);
+        self.floor = Some(floor);
+        ((level - floor) / (2.0 * ABOVE_FLOOR_DB)).clamp(0.0, 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tone(amplitude: f32) -> Vec<f32> {
+        (0..320).map(|n| amplitude * (n as f32 * 0.3).sin()).collect()
+    }
+
+    fn last(level: &mut Level, frame: &[f32], frames: usize) -> f32 {
+        (0..frames).map(|_| level.probability(frame, 0.02)).last().unwrap()
+    }
+
+    #[test]
+    fn speech_stands_out_of_the_floor_and_steady_noise_becomes_the_floor() {
+        let mut level = Level::default();
+        assert!(last(&mut level, &tone(0.1), 5) > 0.9, "a stream that begins with speech");
+        assert!(last(&mut level, &tone(0.001), 10) < 0.1);
+        assert!(last(&mut level, &tone(0.1), 20) > 0.9);
+        assert!(last(&mut level, &tone(0.03), 1000) < 0.1, "a fan that was switched on");
+        assert!(last(&mut level, &tone(0.3), 20) > 0.9, "speech over the fan");
+    }
+
+    #[test]
+    fn digital_silence_is_nobody_and_an_offset_is_no_sound() {
+        let mut level = Level::default();
+        assert_eq!(last(&mut level, &[0.0; 320], 50), 0.0);
+        assert!(last(&mut level, &[0.5; 320], 50) < 0.1);
+        assert!(last(&mut level, &tone(0.1), 3) > 0.9);
+    }
+}

@@ -1,0 +1,332 @@
+//! Representations as a length-prefixed binary stream, for any program behind a pipe or a Unix socket. docs/asr.md describes it;
+//! examples/read_stream.py reads it.
+//!
+//! ```text
+//! stream  = "BELLIS1\n" message*                 the digit is the version
+//! message = u32 header bytes, u32 payload bytes, header, payload          little endian
+//! header  = JSON: "type" is "stream" (the first one), "chunk", "segment" or "end" (the last one), and
+//!           "arrays": [{"name", "dtype", "shape"}], which stand in the payload one after the other, rows first
+//! ```
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::jsonl::{JsonOptions, Line};
+use super::{Consumer, ConsumerError, StreamInfo, Wants};
+use crate::stream::Representation;
+
+/// What every stream begins with; the digit is the version.
+pub const MAGIC: &[u8; 8] = b"BELLIS1\n";
+
+/// Numbers of the payload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FloatType {
+    /// 32 bits
+    #[default]
+    F32,
+    /// 16 bits (IEEE half precision): half the bytes, three digits
+    F16,
+}
+
+impl FloatType {
+    /// As NumPy writes it.
+    fn dtype(self) -> &'static str {
+        match self {
+            Self::F32 => "<f4",
+            Self::F16 => "<f2",
+        }
+    }
+}
+
+/// What the payload of a chunk can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArrayName {
+    /// The representation's vectors, [frames, dim]
+    Vectors,
+    /// Log-posteriors of the units at the exit layer, [frames, units]
+    Posteriors,
+    /// Logits of the exit layer's CTC branch, [frames, classes]
+    Ctc,
+    /// The chunk's sound, [samples]
+    Audio,
+}
+
+/// One array of a message.
+pub(super) struct Array<'a> {
+    pub name: &'static str,
+    pub shape: Vec<usize>,
+    pub values: &'a [f32],
+}
+
+#[derive(Serialize)]
+struct ArrayInfo<'a> {
+    name: &'static str,
+    dtype: &'static str,
+    shape: &'a [usize],
+}
+
+#[derive(Serialize)]
+struct Header<'a, T> {
+    r#type: &'static str,
+    #[serde(flatten)]
+    content: &'a T,
+    arrays: Vec<ArrayInfo<'a>>,
+}
+
+/// Where a stream goes.
+pub enum Endpoint {
+    /// Standard output.
+    Stdout,
+    /// A Unix socket at which the reader listens.
+    Unix(PathBuf),
+    /// Anything else, and what errors call it.
+    Writer(Box<dyn Write + Send>, String),
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    /// `-` or `unix:/path`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "-" => Ok(Self::Stdout),
+            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
+            _ => Err(format!("`{text}`: a stream goes to `-` (standard output) or `unix:/path/of/a/socket`")),
+        }
+    }
+}
+
+/// Writes messages to an endpoint.
+pub(super) struct MessageWriter {
+    out: Box<dyn Write + Send>,
+    place: String,
+    float: FloatType,
+    message: Vec<u8>,
+}
+
+impl MessageWriter {
+    /// Opens the endpoint, and says what stream it is.
+    pub fn open(endpoint: Endpoint, float: FloatType, stream: &StreamInfo) -> Result<Self, ConsumerError> {
+        let (out, place): (Box<dyn Write + Send>, String) = match endpoint {
+            Endpoint::Stdout => (Box::new(std::io::stdout()), "standard output".into()),
+            Endpoint::Writer(out, place) => (out, place),
+            #[cfg(unix)]
+            Endpoint::Unix(path) => match std::os::unix::net::UnixStream::connect(&path) {
+                Ok(socket) => (Box::new(socket), path.display().to_string()),
+                Err(error) => {
+                    let path = path.display();
+                    return Err(ConsumerError::Other(format!(
+                        "{path}: {error}; the reader listens at the socket, and is started first (examples/read_stream.py {path})"
+                    )));
+                }
+            },
+            #[cfg(not(unix))]
+            Endpoint::Unix(_) => return Err(ConsumerError::Other("there are no Unix sockets on this system".into())),
+        };
+        let mut writer = Self { out, place, float, message: MAGIC.to_vec() };
+        writer.append("stream", stream, &[])?;
+        writer.send()?;
+        Ok(writer)
+    }
+
+    /// Sends one message.
+    pub fn write<T: Serialize>(&mut self, kind: &'static str, content: &T, arrays: &[Array<'_>]) -> Result<(), ConsumerError> {
+        self.append(kind, content, arrays)?;
+        self.send()
+    }
+
+    fn append<T: Serialize>(&mut self, kind: &'static str, content: &T, arrays: &[Array<'_>]) -> Result<(), ConsumerError> {
+        let dtype = self.float.dtype();
+        let infos = arrays.iter().map(|array| ArrayInfo { name: array.name, dtype, shape: &array.shape }).collect();
+        let header = serde_json::to_vec(&Header { r#type: kind, content, arrays: infos })
+            .map_err(|error| ConsumerError::Other(format!("{}: {error}", self.place)))?;
+        let values = || arrays.iter().flat_map(|array| array.values);
+        let bytes = values().count() * if self.float == FloatType::F16 { 2 } else { 4 };
+        for length in [header.len(), bytes] {
+            let length = u32::try_from(length)
+                .map_err(|_| ConsumerError::Other(format!("{}: a message has at most 4 GiB", self.place)))?;
+            self.message.extend_from_slice(&length.to_le_bytes());
+        }
+        self.message.extend_from_slice(&header);
+        match self.float {
+            FloatType::F32 => values().for_each(|value| self.message.extend_from_slice(&value.to_le_bytes())),
+            FloatType::F16 => {
+                values().for_each(|value| self.message.extend_from_slice(&half::f16::from_f32(*value).to_le_bytes()));
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<(), ConsumerError> {
+        let written = self.out.write_all(&self.message).and_then(|()| self.out.flush());
+        self.message.clear();
+        written.map_err(|error| ConsumerError::write(self.place.clone(), error))
+    }
+}
+
+/// Sends a message per chunk.
+pub struct Stream {
+    endpoint: Option<Endpoint>,
+    arrays: Vec<ArrayName>,
+    float: FloatType,
+    writer: Option<MessageWriter>,
+    chunks: u64,
+}
+
+#[derive(Serialize)]
+struct End {
+    chunks: u64,
+}
+
+impl Stream {
+    /// Will send these arrays of every chunk to `endpoint`, which is opened when the stream begins.
+    pub fn new(endpoint: Endpoint, arrays: Vec<ArrayName>, float: FloatType) -> Self {
+        Self { endpoint: Some(endpoint), arrays, float, writer: None, chunks: 0 }
+    }
+}
+
+impl Consumer for Stream {
+    fn name(&self) -> &str {
+        "stream"
+    }
+
+    fn wants(&self) -> Wants {
+        let has = |name| self.arrays.contains(&name);
+        Wants { posteriors: has(ArrayName::Posteriors), ctc: has(ArrayName::Ctc), audio: has(ArrayName::Audio) }
+    }
+
+    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+        if let Some(endpoint) = self.endpoint.take() {
+            self.writer = Some(MessageWriter::open(endpoint, self.float, stream)?);
+        }
+        Ok(())
+    }
+
+    fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+        let Some(writer) = &mut self.writer else { return Ok(()) };
+        let matrix = |name, frames: &'_ crate::engine::Frames| (name, vec![frames.frames(), frames.dim()]);
+        let mut arrays = Vec::with_capacity(self.arrays.len());
+        for name in &self.arrays {
+            let rows = match name {
+                ArrayName::Vectors => Some(("vectors", &chunk.vectors)),
+                ArrayName::Posteriors => chunk.log_posteriors.as_ref().map(|rows| ("posteriors", rows)),
+                ArrayName::Ctc => chunk.ctc_logits.as_ref().map(|rows| ("ctc", rows)),
+                ArrayName::Audio => None,
+            };
+            if let Some((name, rows)) = rows {
+                let (name, shape) = matrix(name, rows);
+                arrays.push(Array { name, shape, values: rows.as_slice() });
+            } else if let (ArrayName::Audio, Some(audio)) = (name, &chunk.audio) {
+                arrays.push(Array { name: "audio", shape: vec![audio.len()], values: audio });
+            }
+        }
+        self.chunks += 1;
+        writer.write("chunk", &Line::new(chunk, JsonOptions::default()), &arrays)
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        match &mut self.writer {
+            Some(writer) => writer.write("end", &End { chunks: self.chunks }, &[]),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::consumer::testing::{chunks, stream};
+
+    /// A message's header and its payload.
+    fn message(bytes: &mut &[u8]) -> (serde_json::Value, Vec<u8>) {
+        let mut take = |count: usize| {
+            let mut part = vec![0; count];
+            bytes.read_exact(&mut part).unwrap();
+            part
+        };
+        let mut length = || u32::from_le_bytes(take(4).try_into().unwrap()) as usize;
+        let (header, payload) = (length(), length());
+        (serde_json::from_slice(&take(header)).unwrap(), take(payload))
+    }
+
+    #[cfg(unix)]
+    fn sent(arrays: Vec<ArrayName>, float: FloatType) -> Vec<u8> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            listener.accept().unwrap().0.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        let mut consumer = Stream::new(Endpoint::Unix(path), arrays, float);
+        consumer.begin(&stream(3)).unwrap();
+        chunks(&[0.5; 15], 3, &[2, 3]).iter().for_each(|chunk| consumer.consume(chunk).unwrap());
+        consumer.finish().unwrap();
+        drop(consumer);
+        reader.join().unwrap()
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn messages_carry_the_stream_then_every_chunk_then_the_end() {
+        let bytes = sent(vec![ArrayName::Vectors, ArrayName::Ctc, ArrayName::Audio], FloatType::F32);
+        let (magic, mut rest) = bytes.split_at(8);
+        assert_eq!(magic, MAGIC);
+        let (header, payload) = message(&mut rest);
+        assert_eq!((&header["type"], &header["dim"], payload.len()), (&"stream".into(), &2.into(), 0));
+        assert_eq!(header["vocabulary"].as_array().unwrap().len(), 3);
+        let mut frame = 0.0f32;
+        for (number, frames) in [(0, 2), (1, 3)] {
+            let (header, payload) = message(&mut rest);
+            assert_eq!(
+                (&header["type"], &header["chunk"], &header["samples"]),
+                (&"chunk".into(), &number.into(), &(frames * 320).into())
+            );
+            let shapes: Vec<_> = header["arrays"].as_array().unwrap().iter().map(|array| array["shape"].to_string()).collect();
+            assert_eq!(shapes, [format!("[{frames},2]"), format!("[{frames},3]"), format!("[{}]", frames * 320)]);
+            let values: Vec<f32> = payload.chunks(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect();
+            assert_eq!(values.len(), frames * (2 + 3 + 320));
+            for pair in values[..frames * 2].chunks(2) {
+                assert_eq!(pair, [frame, 0.0]);
+                frame += 1.0;
+            }
+            assert!(values[frames * 2..frames * 5].iter().all(|value| *value == 0.5));
+        }
+        let (header, payload) = message(&mut rest);
+        assert_eq!((&header["type"], &header["chunks"], payload.len()), (&"end".into(), &2.into(), 0));
+        assert!(rest.is_empty());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn half_precision_has_half_the_bytes() {
+        let bytes = sent(vec![ArrayName::Vectors], FloatType::F16);
+        let mut rest = &bytes[8..];
+        message(&mut rest);
+        let (header, payload) = message(&mut rest);
+        assert_eq!((&header["arrays"][0]["dtype"], payload), (&"<f2".into(), vec![0, 0, 0, 0, 0, 0x3c, 0, 0]));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_socket_without_a_reader_is_told_with_the_way_out() {
+        let mut consumer = Stream::new(Endpoint::Unix("/nowhere/socket".into()), vec![], FloatType::F32);
+        let error = consumer.begin(&stream(1)).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/socket") && error.contains("started first"), "{error}");
+    }
+
+    #[test]
+    fn endpoints_are_read() {
+        assert!(matches!("-".parse(), Ok(Endpoint::Stdout)));
+        assert!(matches!("unix:/a/b".parse(), Ok(Endpoint::Unix(path)) if path == std::path::Path::new("/a/b")));
+        assert!("tcp:1".parse::<Endpoint>().is_err_and(|error| error.contains("unix:/path")));
+    }
+}

@@ -1,0 +1,54 @@
+//! Parts of a graph as one operation each: products with constant weights, layer norm, attention, GELU. [`fuse`] finds them in
+//! a stage as ONNX spells them out and puts in the operations of this folder, which call the kernels; what it does not know, it
+//! leaves to tract.
+
+mod find;
+mod linear;
+mod ops;
+mod quantised;
+mod rules;
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::*;
+
+pub(super) use linear::Sharing;
+pub(super) use quantised::is_fast as int8_is_fast;
+
+/// How the products with constant weights are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Products {
+    #[default]
+    F32,
+    /// Weights and rows in 8 bits, sums in 32.
+    Int8,
+}
+
+/// Replaces what the rules find in `model`, a graph as translated from ONNX. Equal weights that `sharing` has seen are not kept
+/// twice.
+pub(super) fn fuse(model: &mut TypedModel, products: Products, sharing: &mut Sharing) -> TractResult<()> {
+    model.prop_consts()?;
+    for rule in [rules::layer_norm, rules::gelu, rules::attention, rules::by_heads] {
+        rewrite(model, rule)?;
+    }
+    rewrite(model, |model, node| linear::linear(model, node, products, sharing))
+}
+
+/// Applies `rule` to every node until nothing changes.
+fn rewrite(
+    model: &mut TypedModel,
+    mut rule: impl FnMut(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>,
+) -> TractResult<()> {
+    loop {
+        let mut changed = false;
+        for id in model.eval_order()? {
+            if let Some(patch) = rule(model, model.node(id))? {
+                patch.apply(model)?;
+                changed = true;
+            }
+        }
+        if !changed {
+            return Ok(());
+        }
+        model.compact()?;
+    }
+}

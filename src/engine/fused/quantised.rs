@@ -1,0 +1,137 @@
+//! A product with constant weights in 8 bits, as three operations: rows to steps, tract's own product of i8 with packed
+//! weights, and sums back to f32 with all that follows.
+
+use rten_simd::SimdOp;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::ops::einsum::EinSum;
+use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
+
+use super::super::kernels::int8::{Quantise, QuantisedWeights, Widen};
+use super::super::kernels::{Activation, Rows};
+use super::linear::Found;
+use super::ops::Attention;
+
+/// Smaller products lose more by turning rows into steps than they win.
+const WORTH_FROM: usize = 4096;
+
+/// Whether a product is computed in 8 bits: those of attention's outcome lose most by it, and are a twelfth of a layer.
+pub fn is_worth_it(model: &TypedModel, found: &Found) -> bool {
+    found.weights.len() >= WORTH_FROM && !model.node(found.x.node).op_is::<Attention>()
+}
+
+/// Whether this processor has instructions for products of 8 bits: VNNI on x86, the dot product on Arm.
+pub fn is_fast() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni")
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        std::arch::is_aarch64_feature_detected!("dotprod")
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        false
+    }
+}
+
+/// `x` through the product that was found, in 8 bits.
+pub fn wire(
+    patch: &mut TypedModelPatch,
+    name: &str,
+    x: OutletId,
+    residual: Option<OutletId>,
+    found: &Found,
+) -> TractResult<OutletId> {
+    let (steps, weights) = QuantisedWeights::new(&found.weights, found.outputs, found.bias.as_deref());
+    let steps = Tensor::from_shape(&[found.inputs, found.outputs], &steps)?;
+    let steps = patch.add_const(format!("{name}.steps"), steps)?;
+    let rows = patch.wire_node(format!("{name}.quantise"), QuantiseRows, &[x])?;
+    let product = EinSum::new("amk,kn->amn".parse()?, i32::datum_type());
+    let sums = patch.wire_node(format!("{name}.int8"), product, &[rows[0], steps])?[0];
+    let inputs: TVec<OutletId> = [sums, rows[1]].into_iter().chain(residual).collect();
+    let op = WidenSums { weights: Arc::new(weights), activation: found.activation };
+    Ok(patch.wire_node(format!("{name}.widen"), op, &inputs)?[0])
+}
+
+/// `[1, T, K]` f32 → steps `[1, T, K]` i8, and `[1, T, 2]` f32: scale and zero point of each row.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct QuantiseRows;
+
+impl Op for QuantiseRows {
+    fn name(&self) -> StaticName {
+        "QuantiseRows".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for QuantiseRows {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let (count, width) = (inputs[0].shape()[1], inputs[0].shape()[2]);
+        let view = inputs[0].try_as_plain_ram()?;
+        let (mut steps, mut ranges) = (Tensor::zero::<i8>(&[1, count, width])?, Tensor::zero::<f32>(&[1, count, 2])?);
+        let (mut to_steps, mut to_ranges) = (steps.try_as_plain_ram_mut()?, ranges.try_as_plain_ram_mut()?);
+        let rows = Rows::new(view.as_slice()?, count, width);
+        Quantise { rows, steps: to_steps.as_slice_mut()?, ranges: to_ranges.as_slice_mut()? }.dispatch();
+        Ok(tvec!(steps.into(), ranges.into()))
+    }
+}
+
+impl TypedOp for QuantiseRows {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let shape = &inputs[0].shape;
+        Ok(tvec!(i8::fact(shape.clone()), f32::fact([shape[0].clone(), shape[1].clone(), 2.to_dim()])))
+    }
+
+    as_op!();
+}
+
+/// Sums `[1, T, N]` i32, the rows' ranges, and a residual if there is one → `[1, T, N]` f32.
+#[derive(Clone, Debug)]
+struct WidenSums {
+    weights: Arc<QuantisedWeights>,
+    activation: Activation,
+}
+
+impl PartialEq for WidenSums {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.weights, &other.weights) && self.activation == other.activation
+    }
+}
+
+impl Eq for WidenSums {}
+
+impl Op for WidenSums {
+    fn name(&self) -> StaticName {
+        "WidenSums".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for WidenSums {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let views = inputs.iter().map(|input| input.try_as_plain_ram()).collect::<TractResult<TVec<_>>>()?;
+        let residual = views.get(2).map(|view| view.as_slice::<f32>()).transpose()?;
+        let mut out = Tensor::zero::<f32>(inputs[0].shape())?;
+        let mut numbers = out.try_as_plain_ram_mut()?;
+        let (sums, ranges, out_numbers) = (views[0].as_slice()?, views[1].as_slice()?, numbers.as_slice_mut()?);
+        let (weights, activation) = (&*self.weights, self.activation);
+        Widen { sums, ranges, weights, activation, residual, out: out_numbers }.dispatch();
+        Ok(tvec!(out.into()))
+    }
+}
+
+impl TypedOp for WidenSums {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(f32::fact(inputs[0].shape.clone())))
+    }
+
+    as_op!();
+}

@@ -1,0 +1,279 @@
+//! Attention of a few queries over keys and values that lie where they lie: softmax(q · kᵀ · scale + bias) · v, head by head.
+//!
+//! Scores stand keys × queries, so that a vector holds one key's scores for several queries: the softmax runs down the vectors,
+//! and neither keys nor values are turned or joined.
+
+use rten_simd::ops::{FloatOps, NumOps};
+use rten_simd::{Isa, SimdOp, SimdUnaryOp};
+use rten_vecmath::Exp;
+
+/// Queries that are computed together; a multiple of every vector's lanes.
+pub const QUERIES: usize = 16;
+/// Vectors of a value row that are summed up together.
+const VALUE_VECTORS: usize = 3;
+
+/// Vectors by head and frame: that of head h and frame r is `data[h * head_stride + r * frame_stride ..][.. width]`.
+#[derive(Clone, Copy)]
+pub struct ByHead<'a> {
+    pub data: &'a [f32],
+    pub frames: usize,
+    pub head_stride: usize,
+    pub frame_stride: usize,
+}
+
+impl<'a> ByHead<'a> {
+    #[inline(always)]
+    fn row(&self, head: usize, frame: usize, width: usize) -> &'a [f32] {
+        &self.data[head * self.head_stride + frame * self.frame_stride..][..width]
+    }
+}
+
+/// One call. `out` is `[queries, heads * width]`.
+pub struct Attention<'a> {
+    pub heads: usize,
+    pub width: usize,
+    pub queries: ByHead<'a>,
+    /// Segments of keys and of values, one after the other along the frames.
+    pub keys: &'a [ByHead<'a>],
+    pub values: &'a [ByHead<'a>],
+    pub scale: f32,
+    /// As [`turned_bias`] makes it.
+    pub bias: Option<&'a [f32]>,
+    pub scratch: &'a mut Vec<f32>,
+    pub out: &'a mut [f32],
+}
+
+/// Queries, filled up to whole groups.
+fn padded(queries: usize) -> usize {
+    queries.next_multiple_of(QUERIES)
+}
+
+/// A bias `[heads, queries, keys]` as the kernel reads it: `[heads, keys, queries]`, the queries filled up to whole groups.
+pub fn turned_bias(bias: &[f32], queries: usize, keys: usize, turned: &mut Vec<f32>) {
+    let (from, to) = (queries * keys, keys * padded(queries));
+    turned.clear();
+    turned.resize(bias.len() / from.max(1) * to, 0.0);
+    for (bias, turned) in bias.chunks_exact(from.max(1)).zip(turned.chunks_exact_mut(to.max(1))) {
+        for (query, bias) in bias.chunks_exact(keys).enumerate() {
+            for (&bias, turned) in bias.iter().zip(turned[query..].iter_mut().step_by(padded(queries))) {
+                *turned = bias;
+            }
+        }
+    }
+}
+
+impl SimdOp for Attention<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(mut self, isa: I) {
+        match isa.f32().len() {
+            16 => self.all::<I, 1, 8>(isa),
+            8 => self.all::<I, 2, 4>(isa),
+            _ => self.all::<I, 4, 4>(isa),
+        }
+    }
+}
+
+impl Attention<'_> {
+    /// `N` vectors hold a group of queries, `R` keys are computed together.
+    #[inline(always)]
+    fn all<I: Isa, const N: usize, const R: usize>(&mut self, isa: I) {
+        let keys: usize = self.keys.iter().map(|keys| keys.frames).sum();
+        let mut scratch = std::mem::take(self.scratch);
+        scratch.resize(QUERIES * (self.width + keys + 1), 0.0);
+        let (turned, rest) = scratch.split_at_mut(QUERIES * self.width);
+        let (scores, factors) = rest.split_at_mut(QUERIES * keys);
+        for head in 0..self.heads {
+            for first in (0..self.queries.frames).step_by(QUERIES) {
+                let count = (self.queries.frames - first).min(QUERIES);
+                for query in 0..QUERIES {
+                    // What is filled up repeats a query: its numbers are ordinary, and nobody reads them.
+                    let row = self.queries.row(head, first + query.min(count - 1), self.width);
+                    for (x, turned) in row.iter().zip(turned[query..].iter_mut().step_by(QUERIES)) {
+                        *turned = x * self.scale;
+                    }
+                }
+                let bias = self.bias.map(|bias| {
+                    let wide = padded(self.queries.frames);
+                    (&bias[head * keys * wide + first..], wide)
+                });
+                let mut key = 0;
+                for segment in self.keys {
+                    let mut frame = 0;
+                    while frame < segment.frames {
+                        let scores = &mut scores[(key + frame) * QUERIES..];
+                        let bias = bias.map(|(bias, wide)| (&bias[(key + frame) * wide..], wide));
+                        if segment.frames - frame >= R {
+                            self.scores::<I, N, R>(isa, segment, head, frame, turned, bias, scores);
+                            frame += R;
+                        } else {
+                            self.scores::<I, N, 1>(isa, segment, head, frame, turned, bias, scores);
+                            frame += 1;
+                        }
+                    }
+                    key += segment.frames;
+                }
+                softmax::<I, N>(isa, scores, factors);
+                self.mix(isa, head, first, count, scores, factors);
+            }
+        }
+        *self.scratch = scratch;
+    }
+
+    /// Scores of `R` keys for a group of queries.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn scores<I: Isa, const N: usize, const R: usize>(
+        &self,
+        isa: I,
+        segment: &ByHead<'_>,
+        head: usize,
+        frame: usize,
+        queries: &[f32],
+        bias: Option<(&[f32], usize)>,
+        out: &mut [f32],
+    ) {
+        let ops = isa.f32();
+        let lanes = ops.len();
+        let rows: [&[f32]; R] = std::array::from_fn(|r| segment.row(head, frame + r, self.width));
+        let mut sums = [[ops.zero(); N]; R];
+        if let Some((bias, wide)) = bias {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = ops.load(&bias[r * wide + n * lanes..]);
+                }
+            }
+        }
+        for (k, query) in queries.chunks_exact(QUERIES).enumerate() {
+            let query: [I::F32; N] = std::array::from_fn(|n| ops.load(&query[n * lanes..]));
+            for r in 0..R {
+                let x = ops.splat(rows[r][k]);
+                for n in 0..N {
+                    sums[r][n] = ops.mul_add(x, query[n], sums[r][n]);
+                }
+            }
+        }
+        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(QUERIES)) {
+            for (&sum, out) in sums.iter().zip(out.chunks_exact_mut(lanes)) {
+                ops.store(sum, out);
+            }
+        }
+    }
+
+    /// The values' mean under the weights, written to `out`.
+    #[inline(always)]
+    fn mix<I: Isa>(&mut self, isa: I, head: usize, first: usize, count: usize, weights: &[f32], factors: &[f32]) {
+        let lanes = isa.f32().len();
+        let at_once = if lanes == 8 { 4 } else { 8 };
+        let mut query = 0;
+        while query < count {
+            let many = count - query >= at_once;
+            let mut column = 0;
+            while column < self.width {
+                let vectors = (self.width - column) / lanes;
+                macro_rules! rows {
+                    ($vectors:literal) => {
+                        match (many, at_once) {
+                            (true, 8) => self.mix_tile::<I, 8, $vectors>(isa, head, first, query, column, weights, factors),
+                            (true, _) => self.mix_tile::<I, 4, $vectors>(isa, head, first, query, column, weights, factors),
+                            _ => self.mix_tile::<I, 1, $vectors>(isa, head, first, query, column, weights, factors),
+                        }
+                    };
+                }
+                match vectors {
+                    0 => rows!(0),
+                    1 => rows!(1),
+                    2 => rows!(2),
+                    _ => rows!(3),
+                }
+                column += vectors.clamp(1, VALUE_VECTORS) * lanes;
+            }
+            query += if many { at_once } else { 1 };
+        }
+    }
+
+    /// `R` queries × `V` vectors of the values; with `V` = 0 the numbers that fill no vector.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments)]
+    fn mix_tile<I: Isa, const R: usize, const V: usize>(
+        &mut self,
+        isa: I,
+        head: usize,
+        first: usize,
+        query: usize,
+        column: usize,
+        weights: &[f32],
+        factors: &[f32],
+    ) {
+        let ops = isa.f32();
+        let lanes = ops.len();
+        let row_width = self.heads * self.width;
+        let at = |r: usize| (first + query + r) * row_width + head * self.width + column;
+        if V == 0 {
+            let rest = self.width - column;
+            let mut sums = [ops.zero(); R];
+            let mut weights = weights.chunks_exact(QUERIES);
+            for segment in self.values {
+                for (frame, weights) in (0..segment.frames).zip(weights.by_ref()) {
+                    let value = ops.load_pad(&segment.row(head, frame, self.width)[column..]).0;
+                    for r in 0..R {
+                        sums[r] = ops.mul_add(ops.splat(weights[query + r]), value, sums[r]);
+                    }
+                }
+            }
+            for (r, &sum) in sums.iter().enumerate() {
+                let numbers = rten_simd::Simd::to_array(ops.mul(sum, ops.splat(factors[query + r])));
+                self.out[at(r)..at(r) + rest].copy_from_slice(&numbers.as_ref()[..rest]);
+            }
+            return;
+        }
+        let mut sums = [[ops.zero(); V]; R];
+        let mut weights = weights.chunks_exact(QUERIES);
+        for segment in self.values {
+            for (frame, weights) in (0..segment.frames).zip(weights.by_ref()) {
+                let value = &segment.row(head, frame, self.width)[column..][..V * lanes];
+                let value: [I::F32; V] = std::array::from_fn(|v| ops.load(&value[v * lanes..]));
+                let weights = &weights[query..][..R];
+                for r in 0..R {
+                    let weight = ops.splat(weights[r]);
+                    for v in 0..V {
+                        sums[r][v] = ops.mul_add(weight, value[v], sums[r][v]);
+                    }
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let factor = ops.splat(factors[query + r]);
+            let out = &mut self.out[at(r)..][..V * lanes];
+            for (v, &sum) in sums.iter().enumerate() {
+                ops.store(ops.mul(sum, factor), &mut out[v * lanes..]);
+            }
+        }
+    }
+}
+
+/// Turns the scores, keys × queries, into weights that sum up to 1 / `factors`.
+#[inline(always)]
+fn softmax<I: Isa, const N: usize>(isa: I, scores: &mut [f32], factors: &mut [f32]) {
+    let ops = isa.f32();
+    let lanes = ops.len();
+    let mut most = [ops.splat(f32::NEG_INFINITY); N];
+    for scores in scores.chunks_exact(QUERIES) {
+        for n in 0..N {
+            most[n] = ops.max(most[n], ops.load(&scores[n * lanes..]));
+        }
+    }
+    let mut sums = [ops.zero(); N];
+    for scores in scores.chunks_exact_mut(QUERIES) {
+        for n in 0..N {
+            let scores = &mut scores[n * lanes..];
+            let weight = Exp {}.eval(isa, ops.sub(ops.load(scores), most[n]));
+            sums[n] = ops.add(sums[n], weight);
+            ops.store(weight, scores);
+        }
+    }
+    for n in 0..N {
+        ops.store(ops.div(ops.one(), sums[n]), &mut factors[n * lanes..]);
+    }
+}

@@ -1,0 +1,143 @@
+//! Numbers to 8 bits and back: every row by its own range when it comes, every column of constant weights by its own when
+//! they are loaded. The product between, i8 · i8 summed in i32, is tract's.
+
+use rten_simd::ops::{FloatOps, NarrowSaturate, NumOps, ToFloat};
+use rten_simd::{Isa, Simd, SimdOp};
+
+use super::{Activation, Rows};
+
+/// Constant weights `[inputs, outputs]` in steps of their columns' scales.
+#[derive(Debug, PartialEq)]
+pub struct QuantisedWeights {
+    /// By output: what one step is worth.
+    pub scale: Vec<f32>,
+    /// By output: the sum of its weights in steps, which takes a row's zero point out.
+    pub sums: Vec<i32>,
+    pub bias: Vec<f32>,
+}
+
+/// Largest magnitude of a quantised weight.
+const MOST: f32 = 127.0;
+
+impl QuantisedWeights {
+    /// Quantises `weights [inputs, outputs]`: the steps, and what turns them back. No bias is a bias of zeros.
+    pub fn new(weights: &[f32], outputs: usize, bias: Option<&[f32]>) -> (Vec<i8>, Self) {
+        let mut scale = vec![f32::MIN_POSITIVE; outputs];
+        for row in weights.chunks_exact(outputs.max(1)) {
+            scale.iter_mut().zip(row).for_each(|(scale, weight)| *scale = scale.max(weight.abs() / MOST));
+        }
+        let mut sums = vec![0; outputs];
+        let mut steps = Vec::with_capacity(weights.len());
+        for row in weights.chunks_exact(outputs.max(1)) {
+            for ((weight, scale), sum) in row.iter().zip(&scale).zip(&mut sums) {
+                let step = (weight / scale).round().clamp(-MOST, MOST) as i8;
+                *sum += i32::from(step);
+                steps.push(step);
+            }
+        }
+        (steps, Self { scale, sums, bias: bias.map_or_else(|| vec![0.0; outputs], <[f32]>::to_vec) })
+    }
+}
+
+/// Every row to i8 over its own range, zero being exact: x ≈ (step − zero point) · scale.
+pub struct Quantise<'a> {
+    pub rows: Rows<'a>,
+    /// `[count, width]`
+    pub steps: &'a mut [i8],
+    /// `[count, 2]`: scale and zero point of each row.
+    pub ranges: &'a mut [f32],
+}
+
+impl SimdOp for Quantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let (ops, lanes) = (isa.f32(), isa.f32().len());
+        for r in 0..self.rows.count {
+            let row = self.rows.row(r);
+            let (mut low, mut high) = (ops.zero(), ops.zero());
+            let parts = row.chunks_exact(lanes);
+            let rest = parts.remainder();
+            for part in parts {
+                let x = ops.load(part);
+                low = ops.min(low, x);
+                high = ops.max(high, x);
+            }
+            let low = low.to_array().as_ref().iter().chain(rest).copied().fold(0.0, f32::min);
+            let high = high.to_array().as_ref().iter().chain(rest).copied().fold(0.0, f32::max);
+            let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
+            let zero = (-low / scale).round_ties_even();
+            self.ranges[2 * r..2 * r + 2].copy_from_slice(&[scale, zero - 128.0]);
+            quantise(isa, row, scale.recip(), zero as i32, &mut self.steps[r * row.len()..][..row.len()]);
+        }
+    }
+}
+
+#[inline(always)]
+fn quantise<I: Isa>(isa: I, row: &[f32], factor: f32, zero: i32, steps: &mut [i8]) {
+    let (ops, ints, shorts, bytes) = (isa.f32(), isa.i32(), isa.i16(), isa.u8());
+    let lanes = ops.len();
+    let (factors, zeros, middle) = (ops.splat(factor), ints.splat(zero), bytes.splat(128));
+    let parts = row.chunks_exact(lanes * 4);
+    let rest = parts.remainder();
+    let whole = row.len() - rest.len();
+    for (part, steps) in parts.zip(steps.chunks_exact_mut(lanes * 4)) {
+        let four = ops.load_many::<4>(part).map(|x| ints.add(ops.to_int_round(ops.mul(x, factors)), zeros));
+        let (low, high) = (ints.narrow_saturate(four[0], four[1]), ints.narrow_saturate(four[2], four[3]));
+        // u8 less 128 is i8 with the same low bits and the highest one turned.
+        let turned = bytes.xor(shorts.narrow_saturate(low, high), middle);
+        isa.i8().store(turned.reinterpret_cast::<I::I8>(), steps);
+    }
+    for (&x, step) in rest.iter().zip(&mut steps[whole..]) {
+        *step = (((x * factor).round_ties_even() as i32 + zero).clamp(0, 255) - 128) as i8;
+    }
+}
+
+/// Sums of products of steps back to f32, with the bias, the activation and the residual.
+pub struct Widen<'a> {
+    /// `[rows, outputs]`
+    pub sums: &'a [i32],
+    /// As [`Quantise`] made them.
+    pub ranges: &'a [f32],
+    pub weights: &'a QuantisedWeights,
+    pub activation: Activation,
+    pub residual: Option<&'a [f32]>,
+    pub out: &'a mut [f32],
+}
+
+impl SimdOp for Widen<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let (ops, ints, weights) = (isa.f32(), isa.i32(), self.weights);
+        let (lanes, outputs) = (ops.len(), weights.scale.len());
+        let whole = outputs - outputs % lanes;
+        for (r, out) in self.out.chunks_exact_mut(outputs.max(1)).enumerate() {
+            let sums = &self.sums[r * outputs..][..outputs];
+            let residual = self.residual.map(|residual| &residual[r * outputs..][..outputs]);
+            let (scale, zero) = (self.ranges[2 * r], self.ranges[2 * r + 1] as i32);
+            let (scales, zeros) = (ops.splat(scale), ints.splat(zero));
+            for at in (0..whole).step_by(lanes) {
+                let shift = ints.mul(zeros, ints.load(&weights.sums[at..]));
+                let sum = ints.to_float(ints.sub(ints.load(&sums[at..]), shift));
+                let factor = ops.mul(scales, ops.load(&weights.scale[at..]));
+                let y = ops.mul_add(sum, factor, ops.load(&weights.bias[at..]));
+                let mut y = self.activation.apply(isa, y);
+                if let Some(residual) = residual {
+                    y = ops.add(y, ops.load(&residual[at..]));
+                }
+                ops.store(y, &mut out[at..]);
+            }
+            for at in whole..outputs {
+                let sum = sums[at] - zero * weights.sums[at];
+                out[at] = sum as f32 * (scale * weights.scale[at]) + weights.bias[at];
+            }
+            self.activation.map(&mut out[whole..]);
+            if let Some(residual) = residual {
+                out[whole..].iter_mut().zip(&residual[whole..]).for_each(|(out, residual)| *out += residual);
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Every kernel against the plainest code that computes the same.
+#![allow(clippy::unwrap_used)]
+
+use proptest::prelude::*;
+use rten_simd::SimdOp;
+
+use super::attention::{Attention, ByHead, turned_bias};
+use super::int8::{Quantise, QuantisedWeights, Widen};
+use super::norm::LayerNorm;
+use super::product::PackedWeights;
+use super::{Activation, Rows};
+
+/// Numbers that look random, the same each time.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let next = move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state as f32 / u32::MAX as f32 - 0.5) * 2.0
+    };
+    std::iter::repeat_with(next).take(count).collect()
+}
+
+/// Abramowitz and Stegun 7.1.26 in f64 is off by 1.5e-7; good enough against f32.
+fn gelu(x: f64) -> f64 {
+    let z = x.abs() / 2f64.sqrt();
+    let t = 1.0 / (1.0 + 0.3275911 * z);
+    let series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+    let erf = (1.0 - series * (-z * z).exp()).copysign(x);
+    x * (1.0 + erf) / 2.0
+}
+
+struct Case {
+    rows: Vec<f32>,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    residual: Vec<f32>,
+}
+
+/// rows · weights + bias, activation, residual, in f64.
+fn naive(case: &Case, [count, inputs, outputs, stride]: [usize; 4], activation: Activation) -> Vec<f64> {
+    let mut out = Vec::new();
+    for r in 0..count {
+        for n in 0..outputs {
+            let products = (0..inputs).map(|k| f64::from(case.rows[r * stride + k]) * f64::from(case.weights[k * outputs + n]));
+            let y = products.sum::<f64>() + f64::from(case.bias[n]);
+            let y = if activation == Activation::Gelu { gelu(y) } else { y };
+            out.push(y + f64::from(case.residual[r * outputs + n]));
+        }
+    }
+    out
+}
+
+fn worst(found: &[f32], wanted: &[f64]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    assert!(found.iter().all(|x| x.is_finite()));
+    found.iter().zip(wanted).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn products_equal_naive_ones(
+        count in 0usize..40, inputs in 1usize..200, outputs in 1usize..200, overlap in 0usize..3, gelu in any::<bool>(), seed in 1u32..1000,
+    ) {
+        let stride = (inputs / (overlap + 1)).max(1);
+        let activation = if gelu { Activation::Gelu } else { Activation::None };
+        let case = Case {
+            rows: numbers(count.saturating_sub(1) * stride + inputs, seed),
+            weights: numbers(inputs * outputs, seed + 1),
+            bias: numbers(outputs, seed + 2),
+            residual: numbers(count * outputs, seed + 3),
+        };
+        let wanted = naive(&case, [count, inputs, outputs, stride], activation);
+        let weight = |k: usize, n: usize| case.weights[k * outputs + n];
+        let rows = Rows { data: &case.rows, count, width: inputs, stride };
+
+        let mut found = vec![f32::NAN; count * outputs];
+        PackedWeights::new(inputs, outputs, weight, Some(&case.bias)).apply(rows, activation, Some(&case.residual), &mut found);
+        let off = worst(&found, &wanted);
+        prop_assert!(off < 2e-5, "f32 is off by {off}");
+
+        let (steps, quantised) = QuantisedWeights::new(&case.weights, outputs, Some(&case.bias));
+        let (mut row_steps, mut ranges) = (vec![0i8; count * inputs], vec![0.0; count * 2]);
+        Quantise { rows, steps: &mut row_steps, ranges: &mut ranges }.dispatch();
+        let product = |r: usize, n: usize| -> i32 {
+            (0..inputs).map(|k| i32::from(row_steps[r * inputs + k]) * i32::from(steps[k * outputs + n])).sum()
+        };
+        let sums: Vec<i32> = (0..count).flat_map(|r| (0..outputs).map(move |n| (r, n))).map(|(r, n)| product(r, n)).collect();
+        let residual = Some(&case.residual[..]);
+        Widen { sums: &sums, ranges: &ranges, weights: &quantised, activation, residual, out: &mut found }.dispatch();
+        let off = worst(&found, &wanted);
+        // A step is off by at most a half: of 127 for a weight of at most 1, of 255 for a row from -1 to 1.
+        let bound = inputs as f64 * (1.0 / 254.0 + 1.0 / 255.0 + 1e-4) * 1.2 + 1e-3;
+        prop_assert!(off < bound, "int8 is off by {off}, more than {bound}");
+    }
+
+    #[test]
+    fn attention_equals_a_naive_one(
+        queries in 1usize..40, cached in 0usize..70, heads in 1usize..5, width in 1usize..70, with_bias in any::<bool>(), seed in 1u32..1000,
+    ) {
+        let keys = cached + queries;
+        let row = heads * width;
+        let (q, new_k, new_v) = (numbers(queries * row, seed), numbers(queries * row, seed + 1), numbers(queries * row, seed + 2));
+        let (old_k, old_v) = (numbers(cached * row, seed + 3), numbers(cached * row, seed + 4));
+        let bias: Vec<f32> = numbers(heads * queries * keys, seed + 5).iter().map(|x| x * 3.0).collect();
+        // New frames lie by frame, cached ones by head.
+        let by_frame = |data| ByHead { data, frames: queries, head_stride: width, frame_stride: row };
+        let by_head = |data| ByHead { data, frames: cached, head_stride: cached * width, frame_stride: width };
+        let mut turned = Vec::new();
+        turned_bias(&bias, queries, keys, &mut turned);
+        let mut found = vec![f32::NAN; queries * row];
+        Attention {
+            heads, width, queries: by_frame(&q), keys: &[by_head(&old_k), by_frame(&new_k)],
+            values: &[by_head(&old_v), by_frame(&new_v)], scale: 0.5, bias: with_bias.then_some(&turned[..]),
+            scratch: &mut Vec::new(), out: &mut found,
+        }.dispatch();
+
+        let mut wanted = vec![0.0f64; queries * row];
+        for h in 0..heads {
+            let at = |old: &[f32], new: &[f32], key: usize, i: usize| f64::from(match key < cached {
+                true => old[(h * cached + key) * width + i],
+                false => new[(key - cached) * row + h * width + i],
+            });
+            for t in 0..queries {
+                let scores: Vec<f64> = (0..keys).map(|key| {
+                    let products = (0..width).map(|i| f64::from(q[t * row + h * width + i]) * at(&old_k, &new_k, key, i));
+                    products.sum::<f64>() * 0.5 + if with_bias { f64::from(bias[(h * queries + t) * keys + key]) } else { 0.0 }
+                }).collect();
+                let most = scores.iter().copied().fold(f64::MIN, f64::max);
+                let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for i in 0..width {
+                    let mix: f64 = (0..keys).map(|key| weights[key] * at(&old_v, &new_v, key, i)).sum();
+                    wanted[t * row + h * width + i] = mix / sum;
+                }
+            }
+        }
+        let off = worst(&found, &wanted);
+        prop_assert!(off < 1e-5, "off by {off}");
+    }
+
+    #[test]
+    fn layer_norm_equals_a_naive_one(rows in 0usize..20, dim in 1usize..300, seed in 1u32..1000) {
+        let (x, scale, shift) = (numbers(rows * dim, seed), numbers(dim, seed + 1), numbers(dim, seed + 2));
+        let mut found = vec![f32::NAN; rows * dim];
+        LayerNorm { x: &x, scale: &scale, shift: &shift, epsilon: 1e-5, out: &mut found }.dispatch();
+        let mut wanted = Vec::new();
+        for row in x.chunks_exact(dim) {
+            let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / dim as f64;
+            let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / dim as f64;
+            let y = |(i, &x): (usize, &f32)| {
+                (f64::from(x) - mean) / (variance + 1e-5).sqrt() * f64::from(scale[i]) + f64::from(shift[i])
+            };
+            wanted.extend(row.iter().enumerate().map(y));
+        }
+        prop_assert!(worst(&found, &wanted) < 1e-4);
+    }
+}

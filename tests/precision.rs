@@ -1,0 +1,46 @@
+//! What products in 8 bits change: the last head's units agree with those of f32, depths and counts stay what they are.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use bellis::engine::{Encoder, LoadOptions, Precision};
+use bellis::pack::Pack;
+use common::{deviation, never_exit, repository, speech};
+
+/// DESIGN of the precisions: units that an 8-bit encoder may change, by the last head.
+const AGREEMENT: f64 = 0.98;
+
+fn units(logits: &[f32], classes: usize) -> Vec<usize> {
+    let likeliest = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+    logits.chunks_exact(classes).map(likeliest).collect()
+}
+
+#[test]
+fn int8_agrees_with_f32_on_the_units() {
+    let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
+    let load = |precision| Encoder::load_with(&pack, LoadOptions { precision, ..LoadOptions::default() }).unwrap();
+    let (exact, int8) = (load(Precision::F32), load(Precision::Int8));
+    assert_eq!(exact.precision(), Precision::F32);
+    let audio = speech();
+    let (wanted, found) = (never_exit(&exact, &audio, 16), never_exit(&int8, &audio, 16));
+    let (mut same, mut frames, mut off) = (0usize, 0usize, 0.0f32);
+    for (wanted, found) in wanted.iter().zip(&found) {
+        let (a, b) = (wanted.logits.last().unwrap(), found.logits.last().unwrap());
+        off = off.max(deviation(a.as_slice(), b.as_slice()));
+        let (a, b) = (units(a.as_slice(), exact.units()), units(b.as_slice(), exact.units()));
+        same += a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        frames += a.len();
+    }
+    let agreement = same as f64 / frames as f64;
+    println!(
+        "{}: {:.2} % of {frames} frames have f32's unit, logits differ by at most {off:.3}",
+        int8.precision(),
+        agreement * 100.0
+    );
+    assert!(agreement >= AGREEMENT, "only {agreement}");
+    match int8.precision() {
+        // A processor without the instructions computes in f32: the same numbers.
+        Precision::F32 => assert_eq!(off, 0.0),
+        _ => assert!(off > 0.0, "nothing was computed in 8 bits"),
+    }
+}

@@ -1,0 +1,56 @@
+//! A chunk costs the same however old the stream is: multiply-adds, heap allocations and their bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use bellis::audio::{ChannelPick, decode_file};
+use bellis::engine::Encoder;
+use bellis::exit::{PolicyName, PolicySpec};
+use bellis::pack::Pack;
+use bellis::stream::{Session, SessionOptions};
+
+const MANIFEST: &str = env!("CARGO_MANIFEST_DIR");
+
+/// What a stretch of the stream took.
+#[derive(Debug, PartialEq)]
+struct Cost {
+    multiply_adds: u64,
+    allocations: u64,
+    bytes: u64,
+}
+
+#[test]
+fn an_old_stream_costs_what_a_young_one_does() {
+    let pack = Pack::open(&std::path::Path::new(MANIFEST).join("models/daisy-tiny")).unwrap();
+    let encoder = Encoder::load(&pack, None).unwrap();
+    let (sound, _) = decode_file(&std::path::Path::new(MANIFEST).join("models/sample.wav"), ChannelPick::MixDown).unwrap();
+    let chunk_frames = pack.default_chunk_frames();
+    let chunk = chunk_frames * encoder.audio().hop;
+    // With exits, which leave gaps and fill them: each stretch is the same recording, whole chunks of it, again.
+    let chunks = sound.len() / chunk;
+    let policy = PolicySpec::named(PolicyName::Periodic).build(&pack).unwrap();
+    let mut session = Session::new(&encoder, policy, SessionOptions::new(chunk_frames)).unwrap();
+    let stretch = |session: &mut Session| {
+        let before = session.work().multiply_adds;
+        let counted = allocation_counter::measure(|| {
+            // Whole periods of the policy's eight chunks.
+            for block in sound.chunks_exact(chunk).take(chunks / 8 * 8) {
+                session.push(block);
+                while session.next(Duration::ZERO).unwrap().is_some() {}
+            }
+        });
+        Cost {
+            multiply_adds: session.work().multiply_adds - before,
+            allocations: counted.count_total,
+            bytes: counted.bytes_total,
+        }
+    };
+    // The first stretch fills caches.
+    stretch(&mut session);
+    let young = stretch(&mut session);
+    for _ in 0..20 {
+        stretch(&mut session);
+    }
+    assert_eq!(stretch(&mut session), young);
+    assert!(young.multiply_adds > 0 && young.allocations > 0, "{young:?}: nothing was counted");
+}
