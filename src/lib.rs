@@ -9,6 +9,7 @@ pub mod consumer;
 pub mod daemon;
 pub mod engine;
 pub mod exit;
+pub mod keyword;
 pub mod pack;
 pub mod runtime;
 pub mod stream;

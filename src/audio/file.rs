@@ -14,7 +14,9 @@ use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
 use symphonia::core::io::MediaSourceStream;
 use symphonia::core::meta::MetadataOptions;
 
-use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
+use super::{
+    AudioError, AudioErrorKind, ChannelPick, EventSender, Resampler, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec,
+};
 
 /// A file that is read by a thread of its own, as fast as it is taken or at its own pace.
 pub struct FileSource {
@@ -105,6 +107,16 @@ pub fn decode_file(path: &Path, pick: ChannelPick) -> Result<(Vec<f32>, u32), Au
     let mut samples = Vec::new();
     while decoder.next_block(&mut samples)? {}
     Ok((samples, decoder.sample_rate))
+}
+
+/// Decodes a whole file to mono at `rate`.
+pub fn decode_file_at(path: &Path, pick: ChannelPick, rate: u32) -> Result<Vec<f32>, AudioError> {
+    let (samples, own) = decode_file(path, pick)?;
+    let mut resampler = Resampler::new(own, rate)?;
+    let mut out = Vec::with_capacity((samples.len() as f64 * f64::from(rate) / f64::from(own)) as usize + 1);
+    resampler.push(&samples, &mut out);
+    resampler.finish(&mut out);
+    Ok(out)
 }
 
 /// An open file.

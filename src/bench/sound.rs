@@ -1,13 +1,13 @@
 //! Speech and noise for a benchmark, mixed at exact signal-to-noise ratios.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 
 use super::BenchError;
-use crate::audio::{AudioError, ChannelPick, Resampler, decode_file};
+use crate::audio::{ChannelPick, decode_file_at};
 
 /// Pause between two recordings, seconds.
 const PAUSE_SECONDS: f64 = 0.4;
@@ -68,16 +68,6 @@ impl std::str::FromStr for NoiseKind {
     }
 }
 
-/// A file as mono samples at `rate`.
-fn read(path: &Path, rate: u32) -> Result<Vec<f32>, AudioError> {
-    let (samples, own) = decode_file(path, ChannelPick::MixDown)?;
-    let mut resampler = Resampler::new(own, rate)?;
-    let mut out = Vec::with_capacity((samples.len() as f64 * f64::from(rate) / f64::from(own)) as usize + 1);
-    resampler.push(&samples, &mut out);
-    resampler.finish(&mut out);
-    Ok(out)
-}
-
 /// Sound files of `paths`; a folder stands for the sound files in it.
 pub fn sound_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, BenchError> {
     const SUFFIXES: [&str; 7] = ["wav", "flac", "ogg", "oga", "mp3", "aiff", "aif"];
@@ -110,7 +100,7 @@ impl Speech {
             if speech.samples.len() as f64 >= seconds * f64::from(rate) {
                 break;
             }
-            let clip = read(file, rate)?;
+            let clip = decode_file_at(file, ChannelPick::MixDown, rate)?;
             let start = speech.samples.len();
             speech.clips.push(start..start + clip.len());
             speech.samples.extend(clip);
@@ -170,7 +160,7 @@ impl Speech {
                 (0..count).map(|n| starts.iter().map(|start| voices[(start + n) % voices.len()]).sum()).collect()
             }
             NoiseKind::File(path) => {
-                let recording = read(path, rate)?;
+                let recording = decode_file_at(path, ChannelPick::MixDown, rate)?;
                 if power(&recording) == 0.0 {
                     return Err(BenchError::SilentNoise(path.clone()));
                 }

@@ -11,10 +11,11 @@ use bellis::consumer::stream::{ArrayName, Endpoint, Stream};
 use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
 use bellis::pack::Pack;
 
+use super::keywords::consumer as keywords;
 use super::settings::Settings;
 
 /// Their names.
-const KNOWN: [&str; 7] = ["jsonl", "npy", "wav", "phones", "segments", "stream", "null"];
+const KNOWN: [&str; 8] = ["jsonl", "npy", "wav", "phones", "segments", "stream", "keyword", "null"];
 /// More hypotheses than this are a mistake: the best ones are always among the first few.
 const WIDEST_BEAM: usize = 1000;
 
@@ -39,7 +40,7 @@ pub fn asked(settings: &Settings) -> Vec<String> {
 }
 
 fn to_stdout(text: &str) -> bool {
-    matches!(text, "jsonl" | "phones" | "segments") || text.ends_with(":-")
+    matches!(text, "jsonl" | "phones" | "segments" | "keyword") || text.starts_with("keyword:") || text.ends_with(":-")
 }
 
 /// Makes one consumer.
@@ -54,6 +55,7 @@ pub fn one(text: &str, settings: &Settings, pack: &Pack) -> anyhow::Result<Box<d
         }
         ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
         ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
+        ("keyword", path) => Box::new(keywords(path.map(Path::new), settings, pack)?),
         ("phones", path) => {
             let decoder = match settings.beam {
                 Some(width) if !(1..=WIDEST_BEAM).contains(&width) => bail!("--beam {width}: a beam is 1 to {WIDEST_BEAM} wide"),

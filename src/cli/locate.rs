@@ -54,6 +54,21 @@ pub fn bench_sound(kind: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// The bundled speech that keywords are calibrated on.
+pub fn keyword_background() -> Option<PathBuf> {
+    model_folders().into_iter().map(|folder| folder.join("keywords/background")).find(|path| path.is_dir())
+}
+
+/// Where keywords are kept when no folder is named.
+pub fn keyword_folder() -> anyhow::Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    match set("BELLIS_KEYWORDS").or_else(|| data.map(|data| data.join("bellis/keywords"))) {
+        Some(folder) => Ok(folder),
+        None => bail!("name a folder for keywords with --folder, or set BELLIS_KEYWORDS"),
+    }
+}
+
 /// The bundled recording.
 pub fn sample() -> anyhow::Result<PathBuf> {
     match model_folders().into_iter().map(|folder| folder.join(SAMPLE)).find(|path| path.is_file()) {

@@ -3,11 +3,14 @@
 mod bench;
 mod consumers;
 mod devices;
+mod enroll;
 #[cfg(all(unix, feature = "serve"))]
 mod files;
 mod inspect;
+mod keywords;
 mod locate;
 mod manual;
+mod record;
 mod run;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
@@ -36,6 +39,10 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Measure depth, quality and cost under noise
     Bench(Box<bench::Bench>),
+    /// Make a keyword of a few recordings of a word
+    Enroll(enroll::Enroll),
+    /// List, test and remove keywords
+    Keywords(keywords::Keywords),
     /// List the microphones
     Devices(devices::Devices),
     /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
@@ -63,6 +70,8 @@ impl Cli {
             #[cfg(all(unix, feature = "serve"))]
             Command::Serve(command) => command.run(),
             Command::Bench(command) => command.run(),
+            Command::Enroll(command) => command.run(),
+            Command::Keywords(command) => command.run(),
             Command::Devices(command) => command.run(),
             Command::Inspect(command) => command.run(),
             Command::Manual(command) => command.run(Self::command()),

@@ -28,6 +28,7 @@ use super::source::{run_options, source};
   bellis run mic --deadline 200                     live; sheds layers rather than be late
   bellis run talk.wav --consumer npy:talk.npy       all frames as a NumPy array
   bellis run mic --consumer wav:heard.wav           write what was heard
+  bellis run mic --consumer keyword                 a line for each enrolled keyword that is heard (`bellis enroll --help`)
   bellis run talk.wav --consumer phones             read phones along; phones:FILE writes JSON lines
   bellis run mic --consumer segments:talk/          whole utterances, each as WAV and NPY
   bellis run mic --consumer stream:- | python examples/read_stream.py -

@@ -85,6 +85,7 @@ pub struct Settings {
     /// segments:FOLDER             the same, and each utterance as WAV and NPY
     /// segments:stream:ENDPOINT    utterances with sound and vectors as a binary stream
     /// stream:ENDPOINT             chunks as a binary stream; an ENDPOINT is `-` or `unix:/path/of/a/socket`
+    /// keyword                     detections of enrolled keywords; keyword:FILE-or-FOLDER: of those
     /// null                        nowhere
     #[arg(long, value_name = "CONSUMER", verbatim_doc_comment, help_heading = "Output")]
     #[serde(default)]
@@ -97,6 +98,15 @@ pub struct Settings {
     #[arg(long, help_heading = "Output")]
     #[serde(default)]
     pub with_units: bool,
+    /// Expect so many false accepts an hour of each keyword, instead of the rate that it was enrolled for
+    #[arg(long, value_name = "PER-HOUR", help_heading = "Keywords")]
+    pub false_accepts: Option<f64>,
+    /// Tell near misses, too: what scores at least this (0 to 1) but not enough to fire
+    #[arg(long, value_name = "SCORE", help_heading = "Keywords")]
+    pub near_misses: Option<f32>,
+    /// Seconds after a detection in which the same keyword does not fire again
+    #[arg(long, value_name = "SECONDS", help_heading = "Keywords")]
+    pub refractory: Option<f64>,
     /// Read phones by a prefix beam of this width; each frame's likeliest without it
     #[arg(long, value_name = "WIDTH", help_heading = "Phones, utterances, streams")]
     pub beam: Option<usize>,
@@ -183,6 +193,9 @@ impl Settings {
             consumer: if self.consumer.is_empty() { file.consumer } else { self.consumer },
             with_vectors: self.with_vectors || file.with_vectors,
             with_units: self.with_units || file.with_units,
+            false_accepts: self.false_accepts.or(file.false_accepts),
+            near_misses: self.near_misses.or(file.near_misses),
+            refractory: self.refractory.or(file.refractory),
             beam: self.beam.or(file.beam),
             least_speech: self.least_speech.or(file.least_speech),
             hangover: self.hangover.or(file.hangover),

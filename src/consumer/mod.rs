@@ -5,6 +5,7 @@
 
 pub mod asr;
 mod jsonl;
+mod keyword;
 mod npy;
 mod null;
 pub mod stream;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use jsonl::{JsonLines, JsonOptions};
+pub use keyword::{KeywordLines, Watched};
 pub use npy::Npy;
 pub use null::Null;
 pub use wav::Wav;

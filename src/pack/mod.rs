@@ -2,6 +2,7 @@
 //! keys, numbers against each other, every file's presence, size and SHA-256. docs/pack.md is the format.
 
 mod error;
+mod identity;
 pub mod manifest;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,263 @@
+//! `bellis enroll`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use bellis::audio::{ChannelPick, decode_file_at};
+use bellis::bench::sound_files;
+use bellis::engine::Encoder;
+use bellis::exit::PolicySpec;
+use bellis::keyword::{Background, Enrolment, Keyword, PackRef, Posteriors, Tail, Take, TakeProblem, check_name, enroll};
+use bellis::pack::Pack;
+use bellis::runtime::StopFlag;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::record::record;
+use super::signals::stop_on_signals;
+use super::{locate, table};
+
+/// Make a keyword of a few recordings of a word
+///
+/// Nothing is trained: the recordings themselves are what streams are searched for. The threshold is set on speech without the word,
+/// for a chosen rate of false accepts. Three recordings by whoever will say it, a word of two or more syllables: that works best.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bellis enroll lamp --from lamp-1.wav lamp-2.wav lamp-3.wav
+  bellis enroll lamp --record 3                     say it three times into the microphone
+  bellis enroll lamp --from takes/ --false-accepts 0.1 --background tv.flac radio/
+  bellis run mic --consumer keyword                 then listen for it")]
+pub struct Enroll {
+    /// The keyword's name
+    name: String,
+    /// Recordings of the word: files or folders, one to sixteen
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "record", conflicts_with = "record")]
+    from: Vec<PathBuf>,
+    /// Record so many takes from the microphone; bad ones do not count
+    #[arg(long, value_name = "TAKES", value_parser = clap::value_parser!(u8).range(1..=16))]
+    record: Option<u8>,
+    /// The microphone, by its id or part of its name
+    #[arg(long, value_name = "DEVICE", requires = "record")]
+    device: Option<String>,
+    /// The pack: its folder, or the name of a bundled one
+    #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
+    pack: PathBuf,
+    /// False accepts an hour of speech that the threshold is set for
+    #[arg(long, value_name = "PER-HOUR", default_value_t = 0.5)]
+    false_accepts: f64,
+    /// Speech without the word, to set the threshold on: files or folders; bundled recordings without
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    background: Vec<PathBuf>,
+    /// Take this score (0 to 1) as the threshold, and listen to no background
+    #[arg(long, value_name = "SCORE", conflicts_with_all = ["false_accepts", "background"])]
+    threshold: Option<f32>,
+    /// Where keywords are kept; $BELLIS_KEYWORDS, or ~/.local/share/bellis/keywords without
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Keep examples that are unlike the others, too (of several speakers, say)
+    #[arg(long)]
+    keep_unlike: bool,
+    /// Replace a keyword of the same name
+    #[arg(long)]
+    replace: bool,
+}
+
+/// What enrolment computes with.
+struct Model {
+    pack: Pack,
+    encoder: Arc<Encoder>,
+}
+
+impl Enroll {
+    pub fn run(self) -> anyhow::Result<()> {
+        check_name(&self.name)?;
+        if !(self.false_accepts.is_finite() && self.false_accepts > 0.0) {
+            bail!("--false-accepts {}: a rate is above 0", self.false_accepts);
+        }
+        if self.threshold.is_some_and(|score| !(0.0..=1.0).contains(&score)) {
+            bail!("--threshold: scores are 0 to 1");
+        }
+        let folder = self.folder.clone().map_or_else(locate::keyword_folder, Ok)?;
+        let pack = Pack::open(&locate::pack(&self.pack)?)?;
+        let encoder = Encoder::load(&pack, None)?;
+        encoder.check_heads()?;
+        let model = Model { pack, encoder };
+        let mut keyword = Keyword::new(&self.name, PackRef::to(&model.pack), Vec::new())?;
+        let path = keyword.path_in(&folder);
+        if path.exists() && !self.replace {
+            bail!("{}: there is a keyword `{}`; --replace replaces it", path.display(), self.name);
+        }
+        let stop = stop_on_signals()?;
+        let takes = match self.record {
+            Some(count) => self.recorded(usize::from(count), &model, &stop)?,
+            None => self.read(&model)?,
+        };
+        keyword.example = takes.iter().map(|take| take.example.clone()).collect();
+        match self.threshold {
+            Some(threshold) => keyword.threshold = threshold,
+            None => {
+                let tail = self.listen(&takes, &model, &stop)?;
+                let Some(threshold) = tail.threshold(self.false_accepts) else {
+                    bail!(
+                        "the background is too short to set a threshold on ({:.1} minutes); name more with --background",
+                        tail.hours * 60.0
+                    )
+                };
+                keyword.threshold = threshold;
+                keyword.false_accepts_per_hour = Some(self.false_accepts);
+                keyword.background = Some(tail);
+            }
+        }
+        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        keyword.save(&path)?;
+        tell(&keyword, &takes, &path);
+        Ok(())
+    }
+
+    /// Every file must be fit: which one is not, and why, is the user's to know.
+    fn read(&self, model: &Model) -> anyhow::Result<Vec<Enrolment>> {
+        let files = sound_files(&self.from)?;
+        if files.len() > 16 {
+            bail!("{} recordings; 1 to 16 make a keyword, and three are plenty", files.len());
+        }
+        let mut takes = Vec::new();
+        for file in &files {
+            let audio = decode_file_at(file, ChannelPick::MixDown, model.encoder.audio().sample_rate)?;
+            let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
+            takes.push(
+                model
+                    .enroll(Take { source: name, audio })?
+                    .map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?,
+            );
+        }
+        for (index, take) in takes.iter().enumerate() {
+            let others = takes.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, take)| take);
+            if !self.keep_unlike
+                && let Some(Err(problem)) = take.likeness(others)
+            {
+                bail!("{}: {problem}", files[index].display());
+            }
+        }
+        Ok(takes)
+    }
+
+    fn recorded(&self, count: usize, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
+        let mut takes: Vec<Enrolment> = Vec::new();
+        eprintln!("say `{}`, {count} times, with a pause after each", self.name);
+        record(self.device.clone(), model.encoder.audio().sample_rate, stop, |audio| {
+            let number = takes.len() + 1;
+            let outcome = model.enroll(Take { source: format!("take {number}"), audio })?;
+            let alike =
+                |take: &Enrolment| if self.keep_unlike { Ok(1.0) } else { take.likeness(takes.iter()).unwrap_or(Ok(1.0)) };
+            match outcome.and_then(|take| alike(&take).map(|_| take)) {
+                Ok(take) => {
+                    eprintln!("take {number} of {count}: {:.2} s of speech", take.example.seconds);
+                    takes.push(take);
+                }
+                Err(problem) => {
+                    eprintln!("refused: {problem}");
+                    // Whether the first take or this one is the odd one out, nobody knows yet.
+                    if takes.len() == 1 && matches!(problem, TakeProblem::TooUnlike { .. }) {
+                        eprintln!("take 1 is forgotten, too: say it again");
+                        takes.clear();
+                    }
+                }
+            }
+            Ok(takes.len() == count)
+        })?;
+        Ok(takes)
+    }
+
+    /// The keyword's scores in speech that does not hold it.
+    fn listen(&self, takes: &[Enrolment], model: &Model, stop: &StopFlag) -> anyhow::Result<Tail> {
+        let paths = match (self.background.is_empty(), locate::keyword_background()) {
+            (false, _) => self.background.clone(),
+            (true, Some(bundled)) => vec![bundled],
+            (true, None) => bail!(
+                "name speech without the keyword with --background, or a score with --threshold: the bundled background is found from the \
+                 project's folder"
+            ),
+        };
+        let files = sound_files(&paths)?;
+        let audio = model.encoder.audio();
+        let mut background = Background::new(
+            takes.iter().map(|take| take.template.clone()).collect(),
+            audio.hop as f64 / f64::from(audio.sample_rate),
+        );
+        let bar = bar(files.len());
+        for file in &files {
+            if stop.is_set() {
+                bail!("given up; nothing was written");
+            }
+            let sound = decode_file_at(file, ChannelPick::MixDown, audio.sample_rate)?;
+            let policy = PolicySpec::default().build(&model.pack)?;
+            background.listen(&Posteriors::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(background.tail())
+    }
+}
+
+impl Model {
+    fn enroll(&self, take: Take) -> anyhow::Result<Result<Enrolment, TakeProblem>> {
+        Ok(enroll(&take, &self.encoder, self.pack.manifest.encoder.quiet_unit, self.pack.default_chunk_frames())?)
+    }
+}
+
+fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
+    let mut rows = Vec::new();
+    let mut lowest = f32::INFINITY;
+    for (index, take) in takes.iter().enumerate() {
+        let others = takes.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, take)| take);
+        let alike = match take.likeness(others) {
+            Some(Ok(score)) => {
+                lowest = lowest.min(score);
+                format!(", score with the others {score:.2}")
+            }
+            _ => String::new(),
+        };
+        let example = &take.example;
+        rows.push((
+            "example",
+            format!("{}: speech from {:.2} s on, {:.2} s{alike}", example.source, example.start, example.seconds),
+        ));
+    }
+    rows.push(("threshold", threshold(keyword)));
+    rows.push(("file", path.display().to_string()));
+    table::print(&format!("keyword `{}`", keyword.name), &rows);
+    if lowest < keyword.threshold {
+        println!(
+            "\nAn example scores below the threshold with the others ({lowest:.2}): expect misses. A longer word, more examples, or more false \
+             accepts an hour (--false-accepts) help."
+        );
+    }
+}
+
+/// A keyword's threshold, and where it is from.
+pub fn threshold(keyword: &Keyword) -> String {
+    let from = match (&keyword.background, keyword.false_accepts_per_hour) {
+        (Some(tail), Some(rate)) => {
+            let highest = tail.peaks.first().copied().unwrap_or(0.0);
+            format!(
+                " for {rate} false accepts an hour: {:.0} minutes of other speech score {highest:.2} at most",
+                tail.hours * 60.0
+            )
+        }
+        _ => " as given".to_owned(),
+    };
+    format!("{:.3}{from}", keyword.threshold)
+}
+
+fn bar(files: usize) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(files as u64), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("listening to other speech {wide_bar} {pos} of {len} files  {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style);
+    bar
+}

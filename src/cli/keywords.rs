@@ -1,0 +1,194 @@
+//! `bellis keywords`, and the consumer that `bellis run --consumer keyword` makes of them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bellis::audio::{ChannelPick, decode_file_at};
+use bellis::bench::sound_files;
+use bellis::consumer::{KeywordLines, Watched};
+use bellis::engine::Encoder;
+use bellis::exit::PolicySpec;
+use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Posteriors, Scratch, Spotter, SpotterOptions, check_name, find, load};
+use bellis::pack::Pack;
+use clap::{Args, Subcommand};
+
+use super::enroll::threshold;
+use super::settings::Settings;
+use super::{locate, table};
+
+/// List, test and remove keywords
+#[derive(Debug, Args)]
+pub struct Keywords {
+    #[command(subcommand)]
+    command: Command,
+    /// Where keywords are kept; $BELLIS_KEYWORDS, or ~/.local/share/bellis/keywords without
+    #[arg(long, value_name = "FOLDER", global = true)]
+    folder: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the keywords, their thresholds and the packs that made them
+    List,
+    /// Tell how recordings score with a keyword, and whether they fire it
+    Test {
+        /// A keyword's name, or its file
+        keyword: PathBuf,
+        /// Recordings: files or folders
+        #[arg(required = true, value_name = "PATH")]
+        sound: Vec<PathBuf>,
+        /// The pack: its folder, or the name of a bundled one
+        #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
+        pack: PathBuf,
+    },
+    /// Remove keywords
+    Remove {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+impl Keywords {
+    pub fn run(self) -> anyhow::Result<()> {
+        let folder = self.folder.map_or_else(locate::keyword_folder, Ok)?;
+        match self.command {
+            Command::List => list(&folder),
+            Command::Test { keyword, sound, pack } => test(&folder, &keyword, &sound, &pack),
+            Command::Remove { names } => remove(&folder, &names),
+        }
+    }
+}
+
+fn list(folder: &Path) -> anyhow::Result<()> {
+    if !folder.is_dir() {
+        println!("no keywords in {}; `bellis enroll NAME --from a.wav b.wav c.wav` makes one", folder.display());
+        return Ok(());
+    }
+    for path in find(folder)? {
+        match load(&path, None) {
+            Ok(keyword) => {
+                let lengths: Vec<String> =
+                    keyword.example.iter().map(|example| format!("{} ({:.2} s)", example.source, example.seconds)).collect();
+                let identity: String = keyword.pack.identity.chars().take(12).collect();
+                let rows = [
+                    ("examples", lengths.join(", ")),
+                    ("threshold", threshold(&keyword)),
+                    ("pack", format!("{} ({identity})", keyword.pack.name)),
+                    ("file", path.display().to_string()),
+                ];
+                table::print(&keyword.name, &rows);
+            }
+            // One broken file hides no other one.
+            Err(error) => table::print("cannot be used", &[("", error.to_string())]),
+        }
+    }
+    Ok(())
+}
+
+fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow::Result<()> {
+    let pack = Pack::open(&locate::pack(pack)?)?;
+    let keyword = load(&file_of(folder, keyword)?, Some(&PackRef::to(&pack)))?;
+    let encoder = Encoder::load(&pack, None)?;
+    let audio = encoder.audio();
+    let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
+    println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
+    for file in sound_files(sound)? {
+        let samples = decode_file_at(&file, ChannelPick::MixDown, audio.sample_rate)?;
+        let posteriors = Posteriors::of(&samples, &encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
+        let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
+        let mut spotter = Spotter::new(templates(&keyword)?, options);
+        let mut scratch = Scratch::default();
+        let mut hits = Vec::new();
+        for (frame, row) in posteriors.rows().enumerate() {
+            scratch.set(row);
+            hits.extend(spotter.step(&scratch, frame as u64));
+        }
+        hits.extend(spotter.reset());
+        let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
+        println!("{}", file.display());
+        for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
+            let (start, end) = (hit.start as f64 * hop_seconds, hit.end as f64 * hop_seconds);
+            let fires = if hit.score >= keyword.threshold { "fires" } else { "does not fire" };
+            println!("  {fires}: score {:.3} from {start:.2} to {end:.2} s, example {}", hit.score, hit.example + 1);
+        }
+        if hits.is_empty() {
+            println!("  does not fire: nothing in it is like the keyword");
+        }
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path, names: &[String]) -> anyhow::Result<()> {
+    for name in names {
+        check_name(name)?;
+        let path = file_of(folder, Path::new(name))?;
+        std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        println!("removed {}", path.display());
+    }
+    Ok(())
+}
+
+/// A keyword's file by its name, or by its path.
+fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
+    let named = folder.join(format!("{}{KEYWORD_SUFFIX}", keyword.display()));
+    if named.is_file() {
+        return Ok(named);
+    }
+    if keyword.is_file() {
+        return Ok(keyword.to_owned());
+    }
+    let known: Vec<String> = find(folder)
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str()?.strip_suffix(KEYWORD_SUFFIX).map(str::to_owned))
+        .collect();
+    let name = keyword.to_string_lossy();
+    let hint = match bellis::toml_file::nearest(&name, known.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.is_empty() => "there is none yet".to_owned(),
+        None => format!("there are: {}", known.join(", ")),
+    };
+    bail!("there is no keyword `{name}` in {}; {hint}", folder.display())
+}
+
+fn templates(keyword: &Keyword) -> anyhow::Result<Vec<bellis::keyword::Template>> {
+    keyword.templates().map_err(|problem| anyhow::anyhow!("keyword `{}`: {problem}", keyword.name))
+}
+
+/// The consumer of the keywords in `path`, a file or a folder; of all enrolled ones without.
+pub fn consumer(path: Option<&Path>, settings: &Settings, pack: &Pack) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
+    let path = path.map_or_else(locate::keyword_folder, |path| Ok(path.to_owned()))?;
+    if !path.exists() {
+        bail!("{}: there are no keywords; `bellis enroll NAME --from a.wav b.wav c.wav` makes one", path.display());
+    }
+    let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
+    let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
+    let mut watched = Vec::new();
+    for file in find(&path)? {
+        let keyword = load(&file, Some(&reference))?;
+        let threshold = match settings.false_accepts {
+            None => keyword.threshold,
+            Some(rate) if !(rate.is_finite() && rate > 0.0) => bail!("--false-accepts {rate}: a rate is above 0"),
+            Some(rate) => keyword.background.as_ref().and_then(|tail| tail.threshold(rate)).with_context(|| {
+                format!("{}: was enrolled without a background, so --false-accepts cannot move its threshold", file.display())
+            })?,
+        };
+        let mut options = SpotterOptions::new(threshold, hop_seconds);
+        if let Some(seconds) = settings.refractory {
+            if !(0.0..=3600.0).contains(&seconds) {
+                bail!("--refractory {seconds}: 0 to 3600 seconds are possible");
+            }
+            options = options.with_refractory(Duration::from_secs_f64(seconds), hop_seconds);
+        }
+        if let Some(score) = settings.near_misses {
+            if !(0.0..=1.0).contains(&score) {
+                bail!("--near-misses {score}: scores are 0 to 1");
+            }
+            options.near_miss = score;
+        }
+        watched.push(Watched { spotter: Spotter::new(templates(&keyword)?, options), name: keyword.name, threshold });
+    }
+    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched))
+}

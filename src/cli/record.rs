@@ -1,0 +1,104 @@
+//! Takes from the microphone, with a level meter.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::bail;
+use bellis::audio::{Block, MicrophoneOptions, MicrophoneSource, Resampler, RingReader, Source, SourceEvent, events, ring};
+use bellis::keyword::{Heard, Recorder};
+use bellis::runtime::StopFlag;
+
+/// Sound that may wait while a take is being judged, seconds.
+const RING_SECONDS: usize = 30;
+const NAP: Duration = Duration::from_millis(20);
+/// A microphone that delivers nothing for so many naps is given up.
+const PATIENCE: u32 = 250;
+const METER_WIDTH: usize = 30;
+const METER_FLOOR_DBFS: f32 = -60.0;
+
+/// Listens to the microphone and hands each take to `judge`, until it says that it has enough.
+pub fn record(
+    device: Option<String>,
+    sample_rate: u32,
+    stop: &StopFlag,
+    mut judge: impl FnMut(Vec<f32>) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let mut source = MicrophoneSource::open(MicrophoneOptions { device, ..Default::default() })?;
+    let spec = source.spec().clone();
+    eprintln!("listening to {} at {} Hz; Ctrl-C gives up", spec.name, spec.sample_rate);
+    let mut resampler = Resampler::new(spec.sample_rate, sample_rate)?;
+    let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize);
+    let (sender, receiver) = events();
+    source.start(writer, sender)?;
+    let meter = Meter { shown: std::io::stderr().is_terminal() };
+    let outcome = (|| -> anyhow::Result<()> {
+        let mut recorder = Recorder::new(sample_rate);
+        let mut silent = 0;
+        while !stop.is_set() {
+            if let Ok(SourceEvent::Error(error)) = receiver.receiver().try_recv() {
+                return Err(error.into());
+            }
+            let Some(samples) = read(&mut reader, &mut resampler) else {
+                silent += 1;
+                if silent > PATIENCE {
+                    bail!("{}: no sound; check it with `bellis devices`", spec.name);
+                }
+                std::thread::sleep(NAP);
+                continue;
+            };
+            silent = 0;
+            let heard = recorder.push(&samples);
+            meter.show(recorder.level_dbfs(), heard == Heard::Speaking);
+            if let Heard::Take(take) = heard {
+                meter.clear();
+                if judge(take)? {
+                    return Ok(());
+                }
+                // What was said while the take was judged is no word of the next one.
+                while read(&mut reader, &mut resampler).is_some() {}
+                recorder = Recorder::new(sample_rate);
+            }
+        }
+        bail!("given up before enough takes were recorded")
+    })();
+    source.stop();
+    outcome
+}
+
+/// What the ring holds now, at the pack's rate; `None` where that is nothing.
+fn read(reader: &mut RingReader, resampler: &mut Resampler) -> Option<Vec<f32>> {
+    let mut block = vec![0.0; 4096];
+    match reader.read(&mut block) {
+        Block::Samples(samples) => {
+            let mut out = Vec::new();
+            resampler.push(samples, &mut out);
+            Some(out)
+        }
+        Block::Gap(_) => Some(Vec::new()),
+        Block::Empty | Block::Closed => None,
+    }
+}
+
+/// A bar that follows the level, on a line of its own, where a person looks.
+struct Meter {
+    shown: bool,
+}
+
+impl Meter {
+    fn show(&self, dbfs: f32, speaking: bool) {
+        if self.shown {
+            let share = (1.0 - dbfs / METER_FLOOR_DBFS).clamp(0.0, 1.0);
+            let filled = (share * METER_WIDTH as f32).round() as usize;
+            let bar = "█".repeat(filled) + &"░".repeat(METER_WIDTH - filled);
+            let word = if speaking { "speech " } else { "waiting" };
+            eprint!("\r  {bar} {dbfs:>4.0} dBFS  {word}");
+            let _ = std::io::stderr().flush();
+        }
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            eprint!("\r{:60}\r", "");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Detections of keywords, one JSON object a line.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use super::{Consumer, ConsumerError, StreamInfo, Wants};
+use crate::keyword::{Event, Hit, Scratch, Spotter};
+use crate::stream::Representation;
+
+/// A keyword to look for.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// Its name.
+    pub name: String,
+    /// Its threshold, for the lines.
+    pub threshold: f32,
+    /// Finds it.
+    pub spotter: Spotter,
+}
+
+/// Looks for keywords in the posteriors, and writes a line for each detection and, where a spotter is asked for them, near miss.
+pub struct KeywordLines<W> {
+    out: W,
+    place: String,
+    keywords: Vec<Watched>,
+    scratch: Scratch,
+    /// Frames so far, and where number 0 would lie if the stream had had no hole.
+    frames: u64,
+    origin: u64,
+    /// Where the sound ends that was heard so far.
+    heard: u64,
+    sample_rate: u32,
+    hop_samples: u64,
+}
+
+/// One line.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    event: &'static str,
+    keyword: &'a str,
+    /// Seconds from the start of the stream.
+    start: f64,
+    end: f64,
+    score: f64,
+    threshold: f64,
+    sample: u64,
+    samples: u64,
+    /// Which example matched, from 1.
+    example: usize,
+    /// Seconds of sound after the word's end that had been heard when it was told.
+    delay: f64,
+}
+
+impl<W: Write + Send> KeywordLines<W> {
+    /// Lines to `out`, which errors call `place`.
+    pub fn new(out: W, place: impl Into<String>, keywords: Vec<Watched>) -> Self {
+        Self {
+            out,
+            place: place.into(),
+            keywords,
+            scratch: Scratch::default(),
+            frames: 0,
+            origin: 0,
+            heard: 0,
+            sample_rate: 1,
+            hop_samples: 1,
+        }
+    }
+
+    fn tell(&mut self, index: usize, hit: Hit) -> Result<(), ConsumerError> {
+        let round = |value: f64| (value * 1e4).round() / 1e4;
+        let seconds = |samples: u64| round(samples as f64 / f64::from(self.sample_rate));
+        let at = |frame: u64| self.origin + frame * self.hop_samples;
+        // The last frame of a stream may hold fewer samples than a hop.
+        let (start, end) = (at(hit.start), at(hit.end).min(self.heard));
+        let keyword = &self.keywords[index];
+        let line = Line {
+            event: match hit.event {
+                Event::Detection => "keyword",
+                Event::NearMiss => "near-miss",
+            },
+            keyword: &keyword.name,
+            start: seconds(start),
+            end: seconds(end),
+            score: round(f64::from(hit.score)),
+            threshold: round(f64::from(keyword.threshold)),
+            sample: start,
+            samples: end - start,
+            example: hit.example + 1,
+            delay: seconds(self.heard - end),
+        };
+        let failed = |error| ConsumerError::write(self.place.clone(), error);
+        let mut text = serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
+        text.push('\n');
+        // In one piece, so that lines of several consumers do not mix.
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(failed)
+    }
+
+    fn each(&mut self, step: impl Fn(&mut Spotter, &Scratch, u64) -> Option<Hit>) -> Result<(), ConsumerError> {
+        for index in 0..self.keywords.len() {
+            if let Some(hit) = step(&mut self.keywords[index].spotter, &self.scratch, self.frames) {
+                self.tell(index, hit)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write + Send> Consumer for KeywordLines<W> {
+    fn name(&self) -> &str {
+        "keyword"
+    }
+
+    fn wants(&self) -> Wants {
+        Wants { posteriors: true, ..Wants::default() }
+    }
+
+    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+        (self.sample_rate, self.hop_samples) = (stream.sample_rate, stream.hop_samples as u64);
+        Ok(())
+    }
+
+    fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+        // Sound that was lost, or a chunk that was dropped before it came here: no word reaches across.
+        if chunk.lost_samples > 0 || chunk.first_sample != self.heard {
+            self.each(|spotter, _, _| spotter.reset())?;
+            self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
+        }
+        self.heard = chunk.first_sample + chunk.samples;
+        let Some(posteriors) = &chunk.log_posteriors else { return Ok(()) };
+        for t in 0..posteriors.frames() {
+            self.scratch.set(posteriors.row(t));
+            self.each(|spotter, frame, number| spotter.step(frame, number))?;
+            self.frames += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        self.each(|spotter, _, _| spotter.reset())?;
+        self.out.flush().map_err(|error| ConsumerError::write(self.place.clone(), error))
+    }
+}

@@ -1,0 +1,113 @@
+//! From recordings of a word to a keyword's examples.
+//!
+//! Where a chunk is cut changes a little what the encoder makes of a frame: the last frames of a chunk have not heard what comes
+//! next. An example is therefore streamed several times, each time cut elsewhere, and its rows are the mean: nearer to whatever
+//! cut an utterance will meet. Examples are computed at full depth, since enrolment happens once.
+
+use std::sync::Arc;
+
+use super::file::Example;
+use super::posteriors::Posteriors;
+use super::score;
+use super::speech::{TakeProblem, find_speech};
+use super::template::{Scratch, Template};
+use super::warp::Warp;
+use crate::engine::{Encoder, EngineError};
+use crate::exit::Fixed;
+
+/// In how many ways an example's chunks are cut.
+const CUTS: usize = 4;
+/// Frames where the model hears nobody speak to this probability are cut off at both ends.
+const QUIET_PROBABILITY: f32 = 0.5;
+/// Fewer frames of speech than these are none.
+const LEAST_FRAMES: usize = 8;
+/// Frames before the speech that the encoder hears as silence: a stream starts somewhere, an utterance seldom with it.
+const LEAD_SECONDS: f64 = 0.3;
+/// An example that scores less than this with every other one is taken for another word. Examples of one word by one speaker score 0.76 to
+/// 0.93 with each other, other words 0.57 to 0.77 (docs/keywords.md).
+const LEAST_ALIKE: f32 = 0.72;
+
+/// One recording of a word.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Take {
+    /// Where it comes from.
+    pub source: String,
+    /// Its sound at the pack's rate.
+    pub audio: Vec<f32>,
+}
+
+/// A take that became an example.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Enrolment {
+    /// What the file keeps.
+    pub example: Example,
+    /// The rows of its speech.
+    pub template: Template,
+    /// All of its sound, to be matched with other examples.
+    posteriors: Posteriors,
+}
+
+/// Makes an example of a take: `Ok(Err(problem))` where the take is unfit.
+pub fn enroll(
+    take: &Take,
+    encoder: &Arc<Encoder>,
+    quiet_unit: Option<usize>,
+    chunk_frames: usize,
+) -> Result<Result<Enrolment, TakeProblem>, EngineError> {
+    let (rate, hop) = (encoder.audio().sample_rate, encoder.audio().hop);
+    let span = match find_speech(&take.audio, rate) {
+        Ok(span) => span,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let lead = (LEAD_SECONDS * f64::from(rate) / hop as f64) as usize;
+    let posteriors = mean_over_cuts(&take.audio, encoder, chunk_frames, lead)?;
+    let last = span.end.div_ceil(hop).min(posteriors.frames());
+    let quiet = |t: usize| quiet_unit.is_some_and(|unit| posteriors.row(t)[unit] > QUIET_PROBABILITY.ln());
+    let speech: Vec<usize> = (span.start / hop..last).filter(|&t| !quiet(t)).collect();
+    let (Some(&first), Some(&end)) = (speech.first(), speech.last()) else { return Ok(Err(TakeProblem::NoSpeech)) };
+    if speech.len() < LEAST_FRAMES {
+        return Ok(Err(TakeProblem::NoSpeech));
+    }
+    let rows: Vec<f32> = (first..=end).flat_map(|t| posteriors.row(t)).map(|log_p| log_p.exp()).collect();
+    let seconds = |frames: usize| (frames * hop) as f64 / f64::from(rate);
+    let example = Example::new(take.source.clone(), seconds(first), seconds(end + 1 - first), &rows, posteriors.units());
+    // What is matched is what the file says, rounded as it is.
+    let Ok(template) = example.template(posteriors.units()) else { return Ok(Err(TakeProblem::NoSpeech)) };
+    Ok(Ok(Enrolment { example, template, posteriors }))
+}
+
+impl Enrolment {
+    /// The score of `example` in this take.
+    pub fn score_of(&self, example: &Template) -> f32 {
+        let mut warp = Warp::new(example.clone(), f32::MAX);
+        let mut scratch = Scratch::default();
+        let mut best = 0.0f32;
+        for (frame, row) in self.posteriors.rows().enumerate() {
+            scratch.set(row);
+            best = best.max(warp.step(&scratch, frame as u64).map_or(0.0, |found| score(found.distance)));
+        }
+        best
+    }
+
+    /// How much this take is like the most alike of `others`; refused when that is not enough. Nothing to say without others.
+    pub fn likeness<'a>(&self, others: impl Iterator<Item = &'a Self>) -> Option<Result<f32, TakeProblem>> {
+        let best = others.map(|other| self.score_of(&other.template)).reduce(f32::max)?;
+        Some(if best >= LEAST_ALIKE { Ok(best) } else { Err(TakeProblem::TooUnlike { score: best, least: LEAST_ALIKE }) })
+    }
+}
+
+/// The mean of the posteriors over several ways to cut the chunks.
+fn mean_over_cuts(audio: &[f32], encoder: &Arc<Encoder>, chunk_frames: usize, lead: usize) -> Result<Posteriors, EngineError> {
+    let hop = encoder.audio().hop;
+    let mut mean: Vec<f32> = Vec::new();
+    for cut in 0..CUTS {
+        let skipped = lead + cut * chunk_frames / CUTS;
+        let padded = [&vec![0.0; skipped * hop], audio].concat();
+        let full = Box::new(Fixed { layer: encoder.layers() });
+        let posteriors = Posteriors::of(&padded, encoder, full, chunk_frames)?;
+        let own: Vec<f32> = posteriors.rows().skip(skipped).flatten().map(|log_p| log_p.exp()).collect();
+        mean.resize(own.len(), 0.0);
+        mean.iter_mut().zip(&own).for_each(|(mean, p)| *mean += p / CUTS as f32);
+    }
+    Ok(Posteriors::from_probabilities(mean, encoder.units()))
+}

@@ -1,0 +1,292 @@
+//! Keyword files: TOML, a few tens of kilobytes, readable.
+//!
+//! ```toml
+//! format = 1
+//! name = "hello"
+//! threshold = 0.55                # least score of a detection
+//! false_accepts_per_hour = 0.5    # what the threshold was chosen for
+//!
+//! [pack]                          # what made it: another pack's units mean something else
+//! name = "daisy-tiny"
+//! identity = "5d1f…"
+//! units = 256
+//!
+//! [background]                    # the highest scores in speech without the keyword
+//! hours = 0.33
+//! peaks = [0.51, 0.5]
+//!
+//! [[example]]
+//! source = "hello-1.wav"
+//! start = 0.41                    # seconds
+//! seconds = 0.62
+//! rows = ["17:812 40:77"]         # of each frame the likeliest units, in thousandths
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::calibrate::Tail;
+use super::template::{Template, likeliest};
+use crate::pack::Pack;
+use crate::toml_file::TomlFileError;
+
+/// What a keyword file's name ends with.
+pub const KEYWORD_SUFFIX: &str = ".keyword.toml";
+const FORMAT: u32 = 1;
+const LIMIT_BYTES: u64 = 1 << 20;
+const MOST_EXAMPLES: usize = 16;
+const LEAST_ROWS: usize = 4;
+const MOST_ROWS: usize = 1000;
+
+/// A keyword as its file says it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keyword {
+    /// Version of this format.
+    pub format: u32,
+    /// The word, for people and for detections.
+    pub name: String,
+    /// Least score of a detection.
+    pub threshold: f32,
+    /// The rate that the threshold was chosen for; absent when it was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub false_accepts_per_hour: Option<f64>,
+    /// The pack that made it.
+    pub pack: PackRef,
+    /// Scores of other speech.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<Tail>,
+    /// The examples.
+    pub example: Vec<Example>,
+}
+
+/// The pack that a keyword was made with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackRef {
+    /// Its name.
+    pub name: String,
+    /// [`Pack::identity`].
+    pub identity: String,
+    /// Units of its heads.
+    pub units: usize,
+}
+
+impl PackRef {
+    /// Names `pack`.
+    pub fn to(pack: &Pack) -> Self {
+        Self { name: pack.manifest.name.clone(), identity: pack.identity(), units: pack.manifest.encoder.units }
+    }
+}
+
+/// One example.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Example {
+    /// The recording.
+    pub source: String,
+    /// Where its speech starts, seconds.
+    pub start: f64,
+    /// How long its speech is, seconds.
+    pub seconds: f64,
+    /// Of each frame the likeliest units with their probabilities in thousandths: `unit:thousandths`.
+    pub rows: Vec<String>,
+}
+
+/// Why a keyword was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum KeywordError {
+    /// No TOML, or not of the form.
+    #[error("{0}; `bellis enroll` makes keyword files")]
+    Toml(#[from] TomlFileError),
+    /// A value makes no sense.
+    #[error("{}: {problem}; enroll the keyword anew", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Made with another pack.
+    #[error(
+        "{}: `{keyword}` was enrolled with the pack `{made}` ({made_identity}), and this is `{running}` ({running_identity}): their units \
+         mean different things — run with that pack, or enroll the keyword anew with this one", path.display()
+    )]
+    OtherPack {
+        /// The file.
+        path: PathBuf,
+        /// The keyword.
+        keyword: String,
+        /// The pack that made it.
+        made: String,
+        /// The first digits of its identity.
+        made_identity: String,
+        /// The present pack.
+        running: String,
+        /// The first digits of its identity.
+        running_identity: String,
+    },
+    /// Cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A folder without keywords.
+    #[error("{}: holds no keyword (*{KEYWORD_SUFFIX}); `bellis enroll NAME --from a.wav b.wav c.wav` makes one", path.display())]
+    NoKeywords {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// No name for a file.
+    #[error("`{name}` is no name for a keyword: 1 to 64 characters, no slash, no control character, no dot in front")]
+    Name {
+        /// The name.
+        name: String,
+    },
+}
+
+/// Refuses what cannot be a file's name.
+pub fn check_name(name: &str) -> Result<(), KeywordError> {
+    let fits = (1..=64).contains(&name.chars().count());
+    let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
+    match fits && !name.starts_with('.') && name.trim() == name && !name.contains(bad) {
+        true => Ok(()),
+        false => Err(KeywordError::Name { name: name.to_owned() }),
+    }
+}
+
+/// Keyword files of `path`: itself, or those of a folder, by name.
+pub fn find(path: &Path) -> Result<Vec<PathBuf>, KeywordError> {
+    let io = |source| KeywordError::File { path: path.to_owned(), source };
+    if !std::fs::metadata(path).map_err(io)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
+    let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().ends_with(KEYWORD_SUFFIX)));
+    files.sort();
+    if files.is_empty() { Err(KeywordError::NoKeywords { path: path.to_owned() }) } else { Ok(files) }
+}
+
+/// Reads and checks one keyword file. With `pack`, refuses one that another pack made.
+pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError> {
+    let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
+    let invalid = |problem: String| KeywordError::Invalid { path: path.to_owned(), problem };
+    if keyword.format != FORMAT {
+        return Err(invalid(format!("has format {}, and this version of Bellis reads {FORMAT}", keyword.format)));
+    }
+    check_name(&keyword.name)?;
+    if let Some(running) = pack.filter(|pack| pack.identity != keyword.pack.identity) {
+        let short = |identity: &str| identity.chars().take(12).collect();
+        return Err(KeywordError::OtherPack {
+            path: path.to_owned(),
+            made_identity: short(&keyword.pack.identity),
+            running_identity: short(&running.identity),
+            keyword: keyword.name,
+            made: keyword.pack.name,
+            running: running.name.clone(),
+        });
+    }
+    if !(0.0..=1.0).contains(&keyword.threshold) {
+        return Err(invalid(format!("threshold = {} is no score; scores are 0 to 1", keyword.threshold)));
+    }
+    if keyword.false_accepts_per_hour.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        return Err(invalid("false_accepts_per_hour is no rate".into()));
+    }
+    if let Some(tail) = &keyword.background
+        && !(tail.hours.is_finite() && tail.hours >= 0.0 && tail.peaks.iter().all(|peak| (0.0..=1.0).contains(peak)))
+    {
+        return Err(invalid("[background] holds what is no length or no score".into()));
+    }
+    if keyword.example.is_empty() || keyword.example.len() > MOST_EXAMPLES {
+        return Err(invalid(format!("has {} examples; 1 to {MOST_EXAMPLES} make a keyword", keyword.example.len())));
+    }
+    keyword.templates().map_err(invalid)?;
+    Ok(keyword)
+}
+
+impl Keyword {
+    /// A keyword of these examples with the threshold 1, which nothing passes.
+    pub fn new(name: &str, pack: PackRef, example: Vec<Example>) -> Result<Self, KeywordError> {
+        check_name(name)?;
+        Ok(Self {
+            format: FORMAT,
+            name: name.to_owned(),
+            threshold: 1.0,
+            false_accepts_per_hour: None,
+            pack,
+            background: None,
+            example,
+        })
+    }
+
+    /// Its file in `folder`.
+    pub fn path_in(&self, folder: &Path) -> PathBuf {
+        folder.join(format!("{}{KEYWORD_SUFFIX}", self.name))
+    }
+
+    /// Writes the file whole or not at all.
+    pub fn save(&self, path: &Path) -> Result<(), KeywordError> {
+        let io = |source| KeywordError::File { path: path.to_owned(), source };
+        let text = toml::to_string(self).map_err(|error| io(std::io::Error::other(error)))?;
+        let unfinished = path.with_extension("unfinished");
+        std::fs::write(&unfinished, text).map_err(io)?;
+        std::fs::rename(&unfinished, path).map_err(io)
+    }
+
+    /// The examples, ready to be matched; otherwise what is wrong with which.
+    pub fn templates(&self) -> Result<Vec<Template>, String> {
+        let one = |(number, example): (usize, &Example)| {
+            example.template(self.pack.units).map_err(|problem| format!("example {}: {problem}", number + 1))
+        };
+        self.example.iter().enumerate().map(one).collect()
+    }
+}
+
+impl Example {
+    /// As it is written: of rows of probabilities `[frames, units]` the likeliest units.
+    pub fn new(source: String, start: f64, seconds: f64, probabilities: &[f32], units: usize) -> Self {
+        let row = |row: &[f32]| -> String {
+            let thousandths = |(unit, p): (u32, f32)| (unit, (p * 1000.0).round() as u32);
+            let entries = likeliest(row).into_iter().map(thousandths).filter(|(_, share)| *share > 0);
+            entries.map(|(unit, share)| format!("{unit}:{share}")).collect::<Vec<_>>().join(" ")
+        };
+        Self { source, start, seconds, rows: probabilities.chunks_exact(units.max(1)).map(row).collect() }
+    }
+
+    /// As it is matched.
+    pub fn template(&self, units: usize) -> Result<Template, String> {
+        if !(LEAST_ROWS..=MOST_ROWS).contains(&self.rows.len()) {
+            return Err(format!("{} rows; {LEAST_ROWS} to {MOST_ROWS} are possible", self.rows.len()));
+        }
+        let mut template = Template::default();
+        for (index, text) in self.rows.iter().enumerate() {
+            let mut row = Vec::new();
+            for entry in text.split_whitespace() {
+                let parsed =
+                    entry.split_once(':').and_then(|(unit, share)| Some((unit.parse::<u32>().ok()?, share.parse::<u32>().ok()?)));
+                match parsed {
+                    Some((unit, share)) if (unit as usize) < units && (1..=1000).contains(&share) => {
+                        row.push((unit, share as f32 / 1000.0))
+                    }
+                    _ => {
+                        return Err(format!(
+                            "row {}: `{entry}` is no unit of 0 to {} with its thousandths",
+                            index + 1,
+                            units.saturating_sub(1)
+                        ));
+                    }
+                }
+            }
+            if row.is_empty() {
+                return Err(format!("row {} is empty", index + 1));
+            }
+            template.push(&row, units);
+        }
+        Ok(template)
+    }
+}

@@ -1,0 +1,145 @@
+//! From scores to detections: one utterance, one detection.
+//!
+//! The score of a keyword at a frame is that of its best example. It rises towards the end of an utterance and falls after it;
+//! a peak stands when nothing higher ended within [`SpotterOptions::hold`] frames. A peak at or above the threshold is a detection, and after it
+//! the keyword rests for the refractory time and does not fire again on sound that the detection holds. A lower peak is a near
+//! miss, told to whoever asks.
+
+use std::time::Duration;
+
+use super::template::{Scratch, Template};
+use super::warp::Warp;
+use super::{distance, score};
+
+/// When a keyword fires.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpotterOptions {
+    /// Least score of a detection.
+    pub threshold: f32,
+    /// Least score of a near miss; at or above the threshold there are none.
+    pub near_miss: f32,
+    /// Frames that a peak must outlast.
+    pub hold: u32,
+    /// Frames after a detection in which no other one ends.
+    pub refractory: u32,
+}
+
+impl SpotterOptions {
+    /// Time after a detection without another one, when nothing else is said.
+    pub const REFRACTORY: Duration = Duration::from_millis(1000);
+    /// How long a peak must stand, when nothing else is said.
+    pub const HOLD: Duration = Duration::from_millis(120);
+
+    /// The usual times at frames of `hop_seconds`, and no near misses.
+    pub fn new(threshold: f32, hop_seconds: f64) -> Self {
+        Self { threshold, near_miss: f32::INFINITY, hold: 0, refractory: 0 }
+            .with_hold(Self::HOLD, hop_seconds)
+            .with_refractory(Self::REFRACTORY, hop_seconds)
+    }
+
+    /// With this refractory time.
+    pub fn with_refractory(self, time: Duration, hop_seconds: f64) -> Self {
+        Self { refractory: (time.as_secs_f64() / hop_seconds).round() as u32, ..self }
+    }
+
+    fn with_hold(self, time: Duration, hop_seconds: f64) -> Self {
+        Self { hold: (time.as_secs_f64() / hop_seconds).round() as u32, ..self }
+    }
+}
+
+/// What a peak is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// At or above the threshold.
+    Detection,
+    /// Below it.
+    NearMiss,
+}
+
+/// One peak.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// Detection or near miss.
+    pub event: Event,
+    /// Its score, 0 to 1.
+    pub score: f32,
+    /// First frame.
+    pub start: u64,
+    /// The frame after the last one.
+    pub end: u64,
+    /// Which example matched, from 0.
+    pub example: usize,
+}
+
+/// One keyword in one stream.
+#[derive(Debug, Clone)]
+pub struct Spotter {
+    warps: Vec<Warp>,
+    options: SpotterOptions,
+    peak: Option<Hit>,
+    /// Frames since the peak ended.
+    age: u32,
+    /// End of the last detection.
+    fired: Option<u64>,
+    /// End of the last near miss.
+    missed: u64,
+}
+
+impl Spotter {
+    /// Searches for any of `examples`.
+    pub fn new(examples: Vec<Template>, options: SpotterOptions) -> Self {
+        // A little above the least score that is told: what is rounded down there must not be lost here.
+        let limit = distance(options.threshold.min(options.near_miss)) + 1e-5;
+        let warps = examples.into_iter().map(|template| Warp::new(template, limit)).collect();
+        Self { warps, options, peak: None, age: 0, fired: None, missed: 0 }
+    }
+
+    /// Takes frame number `frame`; numbers grow by one at each call but after a [`Spotter::reset`].
+    pub fn step(&mut self, x: &Scratch, frame: u64) -> Option<Hit> {
+        let mut best: Option<(f32, u64, usize)> = None;
+        for (example, warp) in self.warps.iter_mut().enumerate() {
+            if let Some(found) = warp.step(x, frame)
+                && best.is_none_or(|(distance, ..)| found.distance < distance)
+            {
+                best = Some((found.distance, found.start, example));
+            }
+        }
+        self.age = self.age.saturating_add(1);
+        if let Some((distance, start, example)) = best {
+            let score = score(distance);
+            let event = if score >= self.options.threshold { Event::Detection } else { Event::NearMiss };
+            let hit = Hit { event, score, start, end: frame + 1, example };
+            if self.may_peak(&hit) && self.peak.is_none_or(|peak| score > peak.score) {
+                self.peak = Some(hit);
+                self.age = 0;
+            }
+        }
+        if self.age >= self.options.hold { self.settle() } else { None }
+    }
+
+    /// The stream ends or has a hole here: what stands is told, and nothing matches across.
+    pub fn reset(&mut self) -> Option<Hit> {
+        self.warps.iter_mut().for_each(Warp::reset);
+        self.settle()
+    }
+
+    fn may_peak(&self, hit: &Hit) -> bool {
+        let told = match hit.event {
+            Event::Detection => true,
+            // One near miss per stretch of sound.
+            Event::NearMiss => hit.score >= self.options.near_miss && hit.start >= self.missed,
+        };
+        let rested =
+            self.fired.is_none_or(|end| hit.start >= end && hit.end > end.saturating_add(u64::from(self.options.refractory)));
+        told && rested
+    }
+
+    fn settle(&mut self) -> Option<Hit> {
+        let hit = self.peak.take()?;
+        match hit.event {
+            Event::Detection => self.fired = Some(hit.end),
+            Event::NearMiss => self.missed = hit.end,
+        }
+        Some(hit)
+    }
+}

@@ -1,0 +1,27 @@
+//! Whether two packs mean the same by a unit.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::manifest::StageEntry;
+use super::{Pack, hex};
+
+impl Pack {
+    /// What its units mean, as a hash: the SHA-256 over the hashes of front end, layers and heads. Packs with the same identity give
+    /// the same units for the same sound; their policies, CTC branches and predictors may differ.
+    pub fn identity(&self) -> String {
+        let stages = &self.manifest.stages;
+        let line = |name: &str, entry: &StageEntry| format!("{name} {}\n", entry.sha256.to_lowercase());
+        let numbered = |group: &str, entries: &BTreeMap<String, StageEntry>| {
+            let mut entries: Vec<(usize, &StageEntry)> =
+                entries.iter().filter_map(|(key, entry)| Some((key.parse().ok()?, entry))).collect();
+            entries.sort_unstable_by_key(|(layer, _)| *layer);
+            entries.iter().map(|(layer, entry)| line(&format!("{group}.{layer}"), entry)).collect::<String>()
+        };
+        let position = stages.position.as_ref().map_or_else(String::new, |entry| line("position", entry));
+        let text =
+            line("frontend", &stages.frontend) + &position + &numbered("layer", &stages.layer) + &numbered("head", &stages.head);
+        hex(&Sha256::digest(text))
+    }
+}

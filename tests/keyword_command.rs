@@ -1,0 +1,201 @@
+//! Keywords as a user has them: enrolled from the bundled recordings, found in the bundled long one, and refused with the reason.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::repository;
+
+/// A folder for keywords, and the command with it as the default one.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn bellis(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+        command.args(arguments).current_dir(repository("")).stdin(Stdio::null()).env_remove("RUST_LOG");
+        command.env("BELLIS_KEYWORDS", self.path("keywords")).output().unwrap()
+    }
+
+    #[track_caller]
+    fn works(&self, arguments: &[&str]) -> String {
+        let output = self.bellis(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(&self, arguments: &[&str], says: &[&str]) {
+        let output = self.bellis(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && !text.contains("panicked"), "{arguments:?}: {text}");
+        for part in says {
+            assert!(text.contains(part), "{arguments:?} does not say `{part}`: {text}");
+        }
+    }
+
+    fn enrolled(&self) -> PathBuf {
+        self.works(&["enroll", "several", "--threshold", "0.8", "--from", DEMO[0], DEMO[1], DEMO[2]]);
+        self.path("keywords/several.keyword.toml")
+    }
+
+    fn sound(&self, name: &str, samples: &[f32]) -> String {
+        let path = self.path(name);
+        let spec =
+            hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 32, sample_format: hound::SampleFormat::Float };
+        let mut out = hound::WavWriter::create(&path, spec).unwrap();
+        samples.iter().for_each(|&sample| out.write_sample(sample).unwrap());
+        out.finalize().unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+const DEMO: [&str; 3] = ["models/keywords/demo/take-1.wav", "models/keywords/demo/take-2.wav", "models/keywords/demo/take-3.wav"];
+const LONG: &str = "models/keywords/demo/long.flac";
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from}: {text}");
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+fn noise(seconds: f64) -> Vec<f32> {
+    let mut state = 7u32;
+    (0..(seconds * 16_000.0) as usize)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            0.1 * (state as f32 / u32::MAX as f32 * 2.0 - 1.0)
+        })
+        .collect()
+}
+
+#[test]
+fn a_word_of_three_recordings_is_found_in_a_long_one_once_an_utterance() {
+    let home = Home::new();
+    let told = home.works(&[
+        "enroll",
+        "several",
+        "--background",
+        "models/keywords/background/ru.ogg",
+        "--from",
+        DEMO[0],
+        DEMO[1],
+        DEMO[2],
+    ]);
+    for part in ["keyword `several`", "take-2.wav", "threshold", "0.5 false accepts an hour", "several.keyword.toml"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let truth: Vec<(f64, f64)> =
+        serde_json::from_str(&std::fs::read_to_string(repository("models/keywords/demo/long.json")).unwrap()).unwrap();
+    let lines = home.works(&["run", LONG, "--consumer", "keyword", "--quiet"]);
+    let found: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let middle = |line: &serde_json::Value| (line["start"].as_f64().unwrap() + line["end"].as_f64().unwrap()) / 2.0;
+    assert!(!found.is_empty() && found.iter().all(|line| line["keyword"] == "several" && line["event"] == "keyword"), "{lines}");
+    // One detection for an utterance at most, and none where the word is not.
+    for line in &found {
+        assert!(truth.iter().any(|(start, end)| (start - 0.1..=end + 0.1).contains(&middle(line))), "{line} {truth:?}");
+    }
+    let of = |(start, end): &(f64, f64)| found.iter().filter(|line| (start - 0.1..=end + 0.1).contains(&middle(line))).count();
+    assert!(truth.iter().all(|utterance| of(utterance) <= 1), "{lines}");
+    // A lower rate fires no more often; near misses come on request only.
+    let fewer = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--false-accepts", "0.001"]);
+    assert!(fewer.lines().count() <= found.len());
+    let near = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--near-misses", "0.6"]);
+    assert!(near.lines().any(|line| line.contains("near-miss")) && !lines.contains("near-miss"), "{near}");
+}
+
+#[test]
+fn keywords_are_listed_tested_and_removed() {
+    let home = Home::new();
+    assert!(home.works(&["keywords", "list"]).contains("no keywords"));
+    let file = home.enrolled();
+    let list = home.works(&["keywords", "list"]);
+    for part in ["several", "take-3.wav", "0.800 as given", "daisy-tiny"] {
+        assert!(list.contains(part), "{part}: {list}");
+    }
+    let test = home.works(&["keywords", "test", "several", DEMO[0], "models/bench/speech"]);
+    assert!(test.contains("fires: score") && test.contains("does not fire"), "{test}");
+    home.refused(&["keywords", "test", "severel", DEMO[0]], &["did you mean `several`?"]);
+    home.refused(&["enroll", "several", "--from", DEMO[0]], &["--replace"]);
+    home.refused(&["run", DEMO[0], "--consumer", "keyword", "--false-accepts", "1"], &["enrolled without a background"]);
+    assert!(std::fs::metadata(&file).unwrap().len() < 100_000);
+    home.works(&["keywords", "remove", "several"]);
+    assert!(!file.exists());
+    home.refused(&["keywords", "remove", "several"], &["there is no keyword `several`"]);
+}
+
+#[test]
+fn unfit_recordings_are_refused_with_the_reason() {
+    let home = Home::new();
+    let enroll = |sound: &str, says: &[&str]| home.refused(&["enroll", "word", "--threshold", "0.8", "--from", sound], says);
+    enroll(&home.sound("silence.wav", &vec![0.0; 32_000]), &["silence.wav", "too quiet"]);
+    enroll(&home.sound("noise.wav", &noise(2.0)), &["noise.wav", "no word stands out"]);
+    let take: Vec<f32> =
+        hound::WavReader::open(repository(DEMO[0])).unwrap().samples::<i16>().map(|x| f32::from(x.unwrap()) / 32768.0).collect();
+    let pause = vec![0.0; 8_000];
+    enroll(&home.sound("two.wav", &[&take[..], &pause, &take].concat()), &["two.wav", "2 words", "a pause"]);
+    let loud: Vec<f32> = take.iter().map(|x| (x * 50.0).clamp(-1.0, 1.0)).collect();
+    enroll(&home.sound("loud.wav", &loud), &["loud.wav", "clipped"]);
+    enroll(&home.sound("click.wav", &[&pause[..], &noise(0.12), &pause].concat()), &["click.wav", "too short"]);
+    enroll("models/sample.wav", &["sample.wav", "record the word"]);
+    enroll("no.wav", &["no.wav"]);
+    home.refused(&["enroll", "a/b", "--from", DEMO[0]], &["`a/b` is no name"]);
+    home.refused(&["enroll", "word", "--false-accepts", "0", "--from", DEMO[0]], &["a rate is above 0"]);
+    home.refused(&["enroll", "word"], &["--from"]);
+    assert!(!home.path("keywords").exists(), "nothing is written of what was refused");
+}
+
+#[test]
+fn broken_keyword_files_are_refused_with_the_place() {
+    let home = Home::new();
+    let file = home.enrolled();
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let path = file.to_str().unwrap();
+    let consumer = format!("keyword:{path}");
+    let check = |text: &str, says: &[&str]| {
+        std::fs::write(&file, text).unwrap();
+        home.refused(&["run", DEMO[0], "--consumer", &consumer], &[&[path], says].concat());
+    };
+    check("", &["missing field", "bellis enroll"]);
+    check("no toml at all", &[":1:"]);
+    check(&whole.replacen("threshold", "treshold", 1), &["did you mean `threshold`?"]);
+    check(&whole.replacen("format = 1", "format = 9", 1), &["format 9"]);
+    let line = whole.lines().find(|line| line.starts_with("threshold")).unwrap();
+    check(&whole.replacen(line, "threshold = nan", 1), &["is no score"]);
+    check(&whole.replacen("units = ", "units = 0 # ", 1), &["is no unit"]);
+    let from = whole.find("rows = [").unwrap();
+    let (head, rows) = whole.split_at(from);
+    let first = rows.find('"').unwrap();
+    check(&format!("{head}{}9999:1 {}", &rows[..=first], &rows[first + 1..]), &["example 1", "row 1", "`9999:1` is no unit"]);
+    check(&format!("{head}{}x {}", &rows[..=first], &rows[first + 1..]), &["`x` is no unit"]);
+    check(&format!("{head}rows = []\n"), &["0 rows"]);
+    std::fs::write(&file, [0xff, 0xfe, 0x00]).unwrap();
+    home.refused(&["run", DEMO[0], "--consumer", &consumer], &[path]);
+    assert!(home.works(&["keywords", "list"]).contains("cannot be used"));
+    std::fs::remove_file(&file).unwrap();
+    home.refused(&["run", DEMO[0], "--consumer", "keyword"], &["holds no keyword"]);
+    home.refused(&["run", DEMO[0], "--consumer", "keyword:nowhere"], &["nowhere", "bellis enroll"]);
+}
+
+#[test]
+fn a_keyword_of_another_pack_is_refused_naming_both() {
+    let home = Home::new();
+    let file = home.enrolled();
+    edit(&file, "identity = \"", "identity = \"00");
+    edit(&file, "name = \"daisy-tiny\"", "name = \"daisy-other\"");
+    home.refused(
+        &["run", DEMO[0], "--consumer", "keyword"],
+        &["`several` was enrolled with the pack `daisy-other`", "daisy-tiny", "enroll the keyword anew"],
+    );
+    home.refused(&["keywords", "test", "several", DEMO[0]], &["daisy-other"]);
+    home.works(&["keywords", "list"]);
+}

@@ -1,0 +1,182 @@
+//! Takes and thresholds: what is found in a recording, what a live stream is cut into, and what a background's tail says.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use bellis::keyword::{Heard, Recorder, Scratch, Tail, TakeProblem, Template, distance, find_speech, score};
+
+const RATE: u32 = 16_000;
+
+/// A buzz whose level goes up and down as syllables do.
+fn word(seconds: f64, level: f32) -> Vec<f32> {
+    let count = (seconds * f64::from(RATE)) as usize;
+    (0..count)
+        .map(|n| {
+            let t = n as f32 / RATE as f32;
+            let syllables = 0.55 - 0.45 * (t * std::f32::consts::TAU * 5.0).cos();
+            level * syllables * (t * std::f32::consts::TAU * 140.0).sin()
+        })
+        .collect()
+}
+
+fn silence(seconds: f64) -> Vec<f32> {
+    vec![0.0; (seconds * f64::from(RATE)) as usize]
+}
+
+fn noise(seconds: f64, level: f32) -> Vec<f32> {
+    let mut state = 1u32;
+    let count = (seconds * f64::from(RATE)) as usize;
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            level * (state as f32 / u32::MAX as f32 * 2.0 - 1.0)
+        })
+        .collect()
+}
+
+fn mixed(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+#[test]
+fn a_word_is_found_in_silence_and_in_noise() {
+    let clean = [silence(0.7), word(0.6, 0.3), silence(0.5)].concat();
+    let noisy = mixed(&clean, &noise(1.8, 0.01));
+    for audio in [&clean, &noisy] {
+        let span = find_speech(audio, RATE).unwrap();
+        assert!((0.62..0.78).contains(&(span.start as f64 / f64::from(RATE))), "{span:?}");
+        assert!((1.22..1.38).contains(&(span.end as f64 / f64::from(RATE))), "{span:?}");
+    }
+}
+
+#[test]
+fn silence_noise_and_too_little_are_refused_with_the_reason() {
+    assert!(matches!(find_speech(&[], RATE), Err(TakeProblem::TooQuiet { .. })));
+    assert!(matches!(find_speech(&silence(2.0), RATE), Err(TakeProblem::TooQuiet { .. })));
+    assert!(matches!(find_speech(&[f32::NAN; 9000], RATE), Err(TakeProblem::TooQuiet { .. })));
+    assert!(matches!(find_speech(&noise(2.0, 0.1), RATE), Err(TakeProblem::NothingStandsOut { .. })));
+    let short = [silence(0.5), word(0.15, 0.3), silence(0.5)].concat();
+    assert!(matches!(find_speech(&short, RATE), Err(TakeProblem::TooShort { .. })), "{:?}", find_speech(&short, RATE));
+    let long = [silence(0.5), word(3.5, 0.3), silence(0.5)].concat();
+    assert!(matches!(find_speech(&long, RATE), Err(TakeProblem::TooLong { .. })));
+}
+
+#[test]
+fn two_words_are_refused_with_both_places() {
+    let two = [silence(0.4), word(0.5, 0.3), silence(0.6), word(0.4, 0.2), silence(0.4)].concat();
+    match find_speech(&two, RATE) {
+        Err(TakeProblem::SeveralWords { words: 2, first, second }) => {
+            assert!((first - 0.4).abs() < 0.1 && (second - 1.5).abs() < 0.1, "{first} {second}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn clipping_is_refused() {
+    let loud: Vec<f32> = word(0.6, 4.0).iter().map(|x| x.clamp(-1.0, 1.0)).collect();
+    let audio = [silence(0.4), loud, silence(0.4)].concat();
+    assert!(matches!(find_speech(&audio, RATE), Err(TakeProblem::Clipped { .. })));
+}
+
+#[test]
+fn a_click_beside_the_word_does_not_count() {
+    let audio = [silence(0.2), noise(0.03, 0.3), silence(0.6), word(0.5, 0.3), silence(0.4)].concat();
+    let span = find_speech(&audio, RATE).unwrap();
+    assert!(span.start as f64 / f64::from(RATE) > 0.7, "{span:?}");
+}
+
+fn tone(seconds: f64, level: f32) -> Vec<f32> {
+    (0..(seconds * f64::from(RATE)) as usize).map(|n| level * (n as f32 * 0.3).sin()).collect()
+}
+
+fn takes(audio: &[f32], callback: usize) -> Vec<Vec<f32>> {
+    let mut recorder = Recorder::new(RATE);
+    audio
+        .chunks(callback)
+        .filter_map(|samples| if let Heard::Take(take) = recorder.push(samples) { Some(take) } else { None })
+        .collect()
+}
+
+#[test]
+fn each_word_becomes_one_take_whatever_the_callbacks() {
+    let word = || tone(0.6, 0.3);
+    let audio = [tone(1.0, 0.002), word(), tone(1.5, 0.002), word(), tone(1.5, 0.002)].concat();
+    let found = takes(&audio, 320);
+    assert_eq!(found.len(), 2);
+    for take in &found {
+        let seconds = take.len() as f64 / f64::from(RATE);
+        assert!((1.8..2.1).contains(&seconds), "{seconds}");
+    }
+    assert_eq!(found, takes(&audio, 77));
+}
+
+#[test]
+fn a_click_is_no_word_and_a_roar_ends() {
+    let click = [tone(1.0, 0.002), tone(0.02, 0.5), tone(2.0, 0.002)].concat();
+    assert!(takes(&click, 320).is_empty());
+    let roar = [tone(1.0, 0.002), tone(10.0, 0.5)].concat();
+    assert_eq!(takes(&roar, 320).len(), 1);
+}
+
+/// An exponential tail of distances: the k-th smallest of n peaks an hour lies at u + scale · ln(k / n).
+fn tail_of(scale: f64, hours: f64) -> Tail {
+    let peaks = (1..=24).map(|k| score((1.0 + scale * (f64::from(k) / 24.0).ln()) as f32)).collect();
+    Tail { hours, peaks }
+}
+
+#[test]
+fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
+    let tail = tail_of(0.1, 2.0);
+    let at = |rate| distance(tail.threshold(rate).unwrap());
+    assert!((at(12.0) - 1.0).abs() < 1e-3, "{}", at(12.0));
+    assert!((at(0.5) - (1.0 + 0.1 * (0.5f32 / 12.0).ln())).abs() < 0.05, "{}", at(0.5));
+    assert!(at(0.1) < at(0.5) && at(0.5) < at(5.0));
+}
+
+#[test]
+fn too_little_background_gives_no_threshold() {
+    assert_eq!(Tail { hours: 1.0, peaks: vec![0.3; 3] }.threshold(0.5), None);
+    assert_eq!(Tail { hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);
+}
+
+fn frame(probabilities: &[f32]) -> Scratch {
+    let mut scratch = Scratch::default();
+    scratch.set(&probabilities.iter().map(|p| p.ln()).collect::<Vec<_>>());
+    scratch
+}
+
+#[test]
+fn the_distance_is_that_of_bhattacharyya_made_softer() {
+    let (p, q) = ([0.5f32, 0.25, 0.15, 0.1], [0.1f32, 0.2, 0.1, 0.6]);
+    let soft = |row: &[f32]| {
+        let sum: f32 = row.iter().map(|p| p.sqrt()).sum();
+        row.iter().map(|p| p.sqrt() / sum).collect::<Vec<_>>()
+    };
+    let wanted = -soft(&p).iter().zip(soft(&q)).map(|(p, q)| (p * q).sqrt()).sum::<f32>().ln();
+    let mut template = Template::default();
+    // Units 0 and 2 are alike: left out, they have what is left.
+    template.push(&[(1, 0.2), (3, 0.6)], 4);
+    assert!((template.distance(0, &frame(&p)) - wanted).abs() < 1e-5);
+    assert!(template.distance(0, &frame(&q)) < 1e-5);
+}
+
+#[test]
+fn what_is_no_number_is_as_far_as_it_gets() {
+    let template = Template::from_probabilities(&[1.0, 0.0], 2);
+    let mut scratch = Scratch::default();
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        scratch.set(&[bad, bad]);
+        assert_eq!(template.distance(0, &scratch), 5.0);
+    }
+    scratch.set(&[f32::NAN, 0.0]);
+    assert!(template.distance(0, &scratch).is_finite());
+}
+
+#[test]
+fn the_likeliest_units_are_kept_and_the_rest_is_spread_evenly() {
+    let mut row = vec![0.4 / 398.0f32; 400];
+    row[7] = 0.5;
+    row[399] = 0.1;
+    let template = Template::from_probabilities(&row, 400);
+    // All others are alike, so nothing is lost by keeping 22 of them.
+    assert!(template.distance(0, &frame(&row)) < 1e-4);
+}

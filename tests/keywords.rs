@@ -1,0 +1,383 @@
+//! What matching promises: streamed in any way it finds the same, and what the recursion says is what is computed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use bellis::audio::ScriptedSource;
+use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
+use bellis::exit::PolicySpec;
+use bellis::keyword::{
+    Event, Hit, Posteriors, Scratch, Spotter, SpotterOptions, Take, TakeProblem, Template, Warp, distance, enroll, score,
+};
+use bellis::runtime::{RunOptions, StopFlag, run};
+use bellis::stream::{Representation, SessionOptions};
+use proptest::prelude::*;
+
+const UNITS: usize = 12;
+
+/// Rows of log-posteriors, peaky as a head's are.
+fn rows(frames: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<f32>>> {
+    prop::collection::vec(prop::collection::vec(-6.0f32..6.0, UNITS).prop_map(log_softmax), frames)
+}
+
+fn log_softmax(row: Vec<f32>) -> Vec<f32> {
+    let sum = row.iter().map(|x| x.exp()).sum::<f32>().ln();
+    row.into_iter().map(|x| x - sum).collect()
+}
+
+fn template(rows: &[Vec<f32>]) -> Template {
+    let probabilities: Vec<f32> = rows.iter().flatten().map(|x| x.exp()).collect();
+    Template::from_probabilities(&probabilities, UNITS)
+}
+
+/// The recursion of `Warp` as it is written down, over the whole matrix: the mean distance of the best match that ends at each frame.
+fn offline(template: &Template, stream: &[Vec<f32>]) -> Vec<f32> {
+    const WARP_COST: f32 = 0.1;
+    let rows = template.frames();
+    let d: Vec<Vec<f32>> = stream
+        .iter()
+        .map(|row| {
+            let mut frame = Scratch::default();
+            frame.set(row);
+            (0..rows).map(|i| template.distance(i, &frame)).collect()
+        })
+        .collect();
+    let mut cost = vec![vec![f32::INFINITY; rows]; stream.len()];
+    for j in 0..stream.len() {
+        cost[j][0] = d[j][0];
+        for i in 1..rows {
+            let mut best = f32::INFINITY;
+            if j >= 1 {
+                best = best.min(cost[j - 1][i - 1] + d[j][i]);
+            }
+            if j >= 2 {
+                best = best.min(cost[j - 2][i - 1] + (0.5 * (d[j - 1][i] + d[j][i]) + WARP_COST));
+            }
+            if j >= 1 && i >= 2 {
+                best = best.min(cost[j - 1][i - 2] + (d[j][i - 1] + d[j][i] + WARP_COST));
+            }
+            cost[j][i] = best;
+        }
+    }
+    cost.iter().map(|column| column[rows - 1] / rows as f32).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn streaming_is_the_recursion_to_the_bit(example in rows(1..9), stream in rows(1..60), limit in 0.1f32..3.0) {
+        let template = template(&example);
+        let wanted = offline(&template, &stream);
+        let mut warp = Warp::new(template, limit);
+        let mut frame = Scratch::default();
+        for (j, row) in stream.iter().enumerate() {
+            frame.set(row);
+            let found = warp.step(&frame, j as u64);
+            match found {
+                Some(found) => prop_assert!(found.distance.to_bits() == wanted[j].to_bits() && found.start <= j as u64, "{} {:?} {}", j, found, wanted[j]),
+                // What is not told is above the limit, but for what rounds there.
+                None => prop_assert!(wanted[j] > limit * 0.99999, "{} {}", j, wanted[j]),
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_changes_nothing_within_it(example in rows(2..9), stream in rows(1..80)) {
+        let (mut all, mut few) = (Warp::new(template(&example), 5.0), Warp::new(template(&example), 0.8));
+        let mut frame = Scratch::default();
+        for (j, row) in stream.iter().enumerate() {
+            frame.set(row);
+            let (all, few) = (all.step(&frame, j as u64), few.step(&frame, j as u64));
+            let within = all.filter(|found| found.distance <= 0.79999);
+            if within.is_some() {
+                prop_assert_eq!(within, few);
+            }
+        }
+    }
+
+    #[test]
+    fn any_chunking_finds_the_same(example in rows(3..8), before in rows(0..20), after in rows(0..40), sizes in prop::collection::vec(1usize..17, 1..6)) {
+        let stream = [before, example.clone(), after].concat();
+        let whole = lines(&example, &stream, &[stream.len()]);
+        prop_assert!(whole.contains("\"event\":\"keyword\""), "the example itself is found: {}", whole);
+        let without_delay = |text: &str| text.lines().map(|line| line.split(",\"delay\"").next().unwrap().to_owned()).collect::<Vec<_>>();
+        prop_assert_eq!(without_delay(&whole), without_delay(&lines(&example, &stream, &sizes)));
+    }
+
+    #[test]
+    fn what_is_not_a_number_never_fires(example in rows(3..8), mut stream in rows(10..40), bad in prop::collection::vec((0usize..40, 0usize..UNITS, prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)]), 1..30)) {
+        for (j, unit, value) in bad {
+            let frames = stream.len();
+            stream[j % frames][unit] = value;
+        }
+        let mut spotter = Spotter::new(vec![template(&example)], SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(0.5, 0.02) });
+        let mut frame = Scratch::default();
+        for (j, row) in stream.iter().enumerate() {
+            frame.set(row);
+            let hit = spotter.step(&frame, j as u64);
+            prop_assert!(hit.is_none_or(|hit| (0.0..=1.0).contains(&hit.score)), "{:?}", hit);
+        }
+        let nothing = vec![f32::NAN; UNITS];
+        frame.set(&nothing);
+        let hit = spotter.reset();
+        prop_assert!(hit.is_none_or(|hit| (0.0..=1.0).contains(&hit.score)));
+        for j in 100..160 {
+            let hit = spotter.step(&frame, j);
+            prop_assert!(hit.is_none_or(|hit| hit.score < 0.01), "{:?}", hit);
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Page {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+const HOP: usize = 320;
+
+/// A chunk of these rows; `lost` samples in front of it were lost.
+fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Representation {
+    let frames = |units: usize, values: &[f32]| {
+        bellis::engine::Frames::build(values.len() / units, units, |out| out.copy_from_slice(values)).unwrap()
+    };
+    Representation {
+        sequence,
+        first_sample,
+        samples: (rows.len() * HOP) as u64,
+        lost_samples: lost,
+        seams: Vec::new(),
+        ctc_evidence: Vec::new(),
+        sample_rate: 16_000,
+        hop_samples: HOP,
+        exit_layer: 1,
+        reason: bellis::exit::Reason::Gain,
+        evidence: Vec::new(),
+        expected_kl: None,
+        vectors: frames(1, &vec![0.0; rows.len()]),
+        log_posteriors: Some(frames(UNITS, &rows.concat())),
+        ctc_logits: None,
+        audio: None,
+        compute: std::time::Duration::ZERO,
+        captured_at: None,
+    }
+}
+
+fn stream_info() -> StreamInfo {
+    StreamInfo {
+        source: "test".into(),
+        pack: "test".into(),
+        sample_rate: 16_000,
+        hop_samples: HOP,
+        dim: 1,
+        units: UNITS,
+        quiet_unit: None,
+        vocabulary: Vec::new(),
+        layers: 1,
+        chunk_frames: 16,
+        policy: "none".into(),
+        live: false,
+    }
+}
+
+fn watched(example: &[Vec<f32>]) -> Vec<Watched> {
+    let options = SpotterOptions::new(0.9, 0.02);
+    vec![Watched { name: "word".into(), threshold: 0.9, spotter: Spotter::new(vec![template(example)], options) }]
+}
+
+/// What the consumer writes of a stream in chunks of these sizes, over and over.
+fn lines(example: &[Vec<f32>], stream: &[Vec<f32>], sizes: &[usize]) -> String {
+    let page = Page::default();
+    let mut consumer = KeywordLines::new(page.clone(), "page", watched(example));
+    consumer.begin(&stream_info()).unwrap();
+    let (mut at, mut sequence) = (0, 0);
+    for size in sizes.iter().cycle() {
+        if at == stream.len() {
+            break;
+        }
+        let end = (at + size).min(stream.len());
+        consumer.consume(&chunk(sequence, (at * HOP) as u64, &stream[at..end], 0)).unwrap();
+        (at, sequence) = (end, sequence + 1);
+    }
+    consumer.finish().unwrap();
+    page.text()
+}
+
+/// One-hot rows, sure of unit `u` for each of `units`.
+fn sure(units: &[usize]) -> Vec<Vec<f32>> {
+    units.iter().map(|&u| log_softmax((0..UNITS).map(|unit| if unit == u { 9.0 } else { 0.0 }).collect())).collect()
+}
+
+#[test]
+fn one_utterance_is_one_detection_with_its_place() {
+    let word = sure(&[1, 1, 2, 3, 3, 4]);
+    let pause = sure(&[0; 60]);
+    let stream = [pause.clone(), word.clone(), pause.clone(), word.clone(), pause].concat();
+    let found: Vec<serde_json::Value> =
+        lines(&word, &stream, &[16]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let places: Vec<(u64, u64)> =
+        found.iter().map(|line| (line["sample"].as_u64().unwrap(), line["samples"].as_u64().unwrap())).collect();
+    assert_eq!(places, [(60 * HOP as u64, 6 * HOP as u64), (126 * HOP as u64, 6 * HOP as u64)]);
+    assert!(found.iter().all(|line| line["score"].as_f64().unwrap() > 0.99), "{found:?}");
+    // A peak is told when it has stood for 6 frames, at the end of a chunk of 16.
+    assert!(found.iter().all(|line| line["delay"].as_f64().unwrap() <= 0.02 * (6 + 16) as f64), "{found:?}");
+}
+
+#[test]
+fn in_the_refractory_time_nothing_fires() {
+    let word = sure(&[1, 1, 2, 3, 3, 4]);
+    let stream = [sure(&[0; 10]), word.clone(), sure(&[0; 20]), word.clone(), sure(&[0; 60])].concat();
+    let count = |seconds: u64| {
+        let options = SpotterOptions::new(0.9, 0.02).with_refractory(std::time::Duration::from_secs(seconds), 0.02);
+        let mut spotter = Spotter::new(vec![template(&word)], options);
+        let mut frame = Scratch::default();
+        let hits: Vec<Hit> = stream
+            .iter()
+            .enumerate()
+            .filter_map(|(j, row)| {
+                frame.set(row);
+                spotter.step(&frame, j as u64)
+            })
+            .collect();
+        assert!(hits.iter().all(|hit| hit.event == Event::Detection));
+        hits.len()
+    };
+    assert_eq!((count(0), count(1)), (2, 1));
+}
+
+#[test]
+fn near_misses_are_told_on_request_only() {
+    let word = sure(&[1, 1, 2, 3, 3, 4]);
+    let alike = sure(&[1, 1, 2, 7, 3, 4]);
+    let stream = [sure(&[0; 10]), alike, sure(&[0; 30])].concat();
+    let hits = |near_miss: f32| {
+        let mut spotter = Spotter::new(vec![template(&word)], SpotterOptions { near_miss, ..SpotterOptions::new(0.9, 0.02) });
+        let mut frame = Scratch::default();
+        let mut hits = Vec::new();
+        for (j, row) in stream.iter().enumerate() {
+            frame.set(row);
+            hits.extend(spotter.step(&frame, j as u64));
+        }
+        hits.extend(spotter.reset());
+        hits
+    };
+    assert!(hits(f32::INFINITY).is_empty());
+    let near = hits(0.5);
+    assert!(near.len() == 1 && near[0].event == Event::NearMiss && near[0].score < 0.9, "{near:?}");
+}
+
+#[test]
+fn no_word_reaches_across_lost_sound() {
+    let word = sure(&[1, 1, 2, 3, 3, 4]);
+    let run = |lost: u64| {
+        let page = Page::default();
+        let mut consumer = KeywordLines::new(page.clone(), "page", watched(&word));
+        consumer.begin(&stream_info()).unwrap();
+        let first = [sure(&[0; 5]), word[..3].to_vec()].concat();
+        let second = [word[3..].to_vec(), sure(&[0; 40])].concat();
+        let third = [word.clone(), sure(&[0; 40])].concat();
+        let mut at = 0;
+        for (sequence, (rows, lost)) in [(first, 0), (second, lost), (third, 0)].iter().enumerate() {
+            at += lost;
+            consumer.consume(&chunk(sequence as u64, at, rows, *lost)).unwrap();
+            at += (rows.len() * HOP) as u64;
+        }
+        consumer.finish().unwrap();
+        page.text()
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["sample"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(run(0), [5 * 320]);
+    // The third chunk's word lies behind 8 + 43 frames and what was lost; whole, it is found there.
+    assert_eq!(run(4000), [51 * 320 + 4000]);
+}
+
+#[test]
+fn scores_and_distances_are_each_other_s_inverse() {
+    for value in [0.0f32, 0.01, 0.3, 1.0, 4.0] {
+        assert!((distance(score(value)) - value).abs() < 1e-5);
+    }
+    assert!(distance(0.0).is_finite() && distance(-1.0).is_finite());
+}
+
+/// A stretch of the bundled recording as a word: every peak of its score is the same, live as over the file.
+#[test]
+fn live_and_file_give_the_same_lines() {
+    let (pack, encoder) = common::default_pack();
+    let speech = common::speech();
+    let silence = vec![0.0; 6_400];
+    let audio = [&silence[..], &speech[20_000..30_000], &silence[..]].concat();
+    let take = Take { source: "a stretch".into(), audio };
+    let enrolment = enroll(&take, encoder, pack.manifest.encoder.quiet_unit, 16).unwrap().unwrap();
+    let template = enrolment.example.template(pack.manifest.encoder.units).unwrap();
+    let options = SpotterOptions { near_miss: 0.5, ..SpotterOptions::new(0.999, 0.02) };
+    let keywords =
+        || vec![Watched { name: "stretch".into(), threshold: 0.999, spotter: Spotter::new(vec![template.clone()], options) }];
+    let run_over = |source: ScriptedSource| {
+        let page = Page::default();
+        let consumer: Box<dyn Consumer> = Box::new(KeywordLines::new(page.clone(), "page", keywords()));
+        let options =
+            RunOptions { ring: std::time::Duration::from_secs(60), queue_chunks: 64, ..RunOptions::new(SessionOptions::new(16)) };
+        let policy = PolicySpec::default().build(pack).unwrap();
+        let report = run(Box::new(source), encoder, policy, vec![consumer], &options, &StopFlag::default(), |_| {}).unwrap();
+        report.outcome.unwrap();
+        page.text()
+    };
+    let file = run_over(ScriptedSource::in_callbacks(16_000, false, &speech, &[4096]));
+    let live = run_over(ScriptedSource::in_callbacks(16_000, true, &speech, &[160, 477, 33]));
+    assert_eq!(file, live);
+    assert!(!file.is_empty());
+}
+
+#[test]
+fn an_unfit_take_says_why() {
+    let (pack, encoder) = common::default_pack();
+    let fit =
+        |audio: Vec<f32>| enroll(&Take { source: "x".into(), audio }, encoder, pack.manifest.encoder.quiet_unit, 16).unwrap();
+    assert!(matches!(fit(vec![0.0; 32_000]), Err(TakeProblem::TooQuiet { .. })));
+    assert!(matches!(fit(Vec::new()), Err(TakeProblem::TooQuiet { .. })));
+    let speech = common::speech();
+    let silence = vec![0.0; 16_000];
+    let two = [&silence[..], &speech[20_000..30_000], &silence[..], &speech[40_000..50_000], &silence[..]].concat();
+    assert!(matches!(fit(two), Err(TakeProblem::SeveralWords { words: 2, .. })));
+    assert!(matches!(fit(speech.clone()), Err(TakeProblem::TooLong { .. } | TakeProblem::SeveralWords { .. })));
+    let word = |from: usize| [&silence[..], &speech[from..from + 10_000], &silence[..]].concat();
+    let (a, b) = (fit(word(20_000)).unwrap(), fit(word(60_000)).unwrap());
+    let again = fit(word(20_000)).unwrap();
+    assert!(a.likeness([&again].into_iter()).unwrap().is_ok());
+    let (own, other) = (a.score_of(&again.template), a.score_of(&b.template));
+    assert!(own > 0.95 && own > other + 0.1, "{own} {other}");
+    assert!(a.likeness([].into_iter()).is_none());
+}
+
+/// Posteriors of an exit are those of the head at that layer, at whatever layer it is.
+#[test]
+fn posteriors_come_from_every_exit() {
+    let (_, encoder) = common::default_pack();
+    let first = usize::from(!encoder.may_stop_at_once());
+    for layer in first..=encoder.layers() {
+        let policy = Box::new(bellis::exit::Fixed { layer });
+        let posteriors = Posteriors::of(&common::speech()[..16_000], encoder, policy, 16).unwrap();
+        assert_eq!((posteriors.frames(), posteriors.units()), (50, encoder.units()));
+        assert!(posteriors.rows().all(|row| (row.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3));
+    }
+}
