@@ -52,7 +52,7 @@ pub enum ArrayName {
     Posteriors,
     /// Logits of the exit layer's CTC branch, [frames, classes]
     Ctc,
-    /// The chunk's sound, [samples]
+    /// The chunk's sound, `[samples]`
     Audio,
 }
 

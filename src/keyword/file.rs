@@ -73,6 +73,13 @@ pub struct PackRef {
     pub units: usize,
 }
 
+impl std::fmt::Display for PackRef {
+    /// Its name, and the first digits of its identity.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` ({:.12})", self.name, self.identity)
+    }
+}
+
 impl PackRef {
     /// Names `pack`.
     pub fn to(pack: &Pack) -> Self {
@@ -110,7 +117,7 @@ pub enum KeywordError {
     },
     /// Made with another pack.
     #[error(
-        "{}: `{keyword}` was enrolled with the pack `{made}` ({made_identity}), and this is `{running}` ({running_identity}): their units \
+        "{}: `{keyword}` was enrolled with the pack {made}, and this is {running}: their units \
          mean different things — run with that pack, or enroll the keyword anew with this one", path.display()
     )]
     OtherPack {
@@ -119,13 +126,9 @@ pub enum KeywordError {
         /// The keyword.
         keyword: String,
         /// The pack that made it.
-        made: String,
-        /// The first digits of its identity.
-        made_identity: String,
+        made: Box<PackRef>,
         /// The present pack.
-        running: String,
-        /// The first digits of its identity.
-        running_identity: String,
+        running: Box<PackRef>,
     },
     /// Cannot be read or written.
     #[error("{}: {source}", path.display())]
@@ -181,15 +184,8 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     }
     check_name(&keyword.name)?;
     if let Some(running) = pack.filter(|pack| pack.identity != keyword.pack.identity) {
-        let short = |identity: &str| identity.chars().take(12).collect();
-        return Err(KeywordError::OtherPack {
-            path: path.to_owned(),
-            made_identity: short(&keyword.pack.identity),
-            running_identity: short(&running.identity),
-            keyword: keyword.name,
-            made: keyword.pack.name,
-            running: running.name.clone(),
-        });
+        let (made, running) = (Box::new(keyword.pack), Box::new(running.clone()));
+        return Err(KeywordError::OtherPack { path: path.to_owned(), keyword: keyword.name, made, running });
     }
     if !(0.0..=1.0).contains(&keyword.threshold) {
         return Err(invalid(format!("threshold = {} is no score; scores are 0 to 1", keyword.threshold)));
