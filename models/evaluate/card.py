@@ -25,6 +25,10 @@ def percent(value, digits=1):
     return f"{100 * value:.{digits}f} %"
 
 
+def sentence(text):
+    return text[0].upper() + text[1:] + "."
+
+
 def number(value, digits=3):
     return f"{value:.{digits}f}"
 
@@ -177,10 +181,10 @@ def main():
         more += "## Phones read by the CTC branches\n\n" + recogniser(found) + "\n"
     encoder, provenance = manifest["encoder"], manifest["provenance"]
     page = PAGE.format(
-        name=name, description=manifest["description"].capitalize(), layers=encoder["layers"], dim=encoder["dim"], heads=encoder["heads"], units=encoder["units"],
+        name=name, description=sentence(manifest["description"])[:-1], layers=encoder["layers"], dim=encoder["dim"], heads=encoder["heads"], units=encoder["units"],
         millions=f["parameters"] / 1e6, megabytes=sum(path.stat().st_size for path in arguments.pack.iterdir()) / 1e6,
         context=encoder["left_context"] * manifest["audio"]["hop"] / manifest["audio"]["sample_rate"],
-        macs=f["multiply-adds per second at full depth"] / 1e6, provenance=provenance["weights"].capitalize() + ".", tau=f["tau"],
+        macs=f["multiply-adds per second at full depth"] / 1e6, provenance=sentence(provenance["weights"]), tau=f["tau"],
         depth=depth(f), gain=gain(f), others=others(f), alone=alone(f), phones=phones(f), letters=letters(f), promises=promises(f),
         kl=f["gap filling"]["kl"], worst=f["gap filling"]["worst percent"], projections=f["gap filling"]["projections"], more=more,
         data=provenance["data"], held_out=provenance["held_out"], licence=provenance["licence"],

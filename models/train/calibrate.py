@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from .mixing import Crops
+from .mixing import QUIET, Crops
 from .model import Forecast, load
 from .train import CHUNKS, FRAMES
 
@@ -30,8 +30,8 @@ LEAST = 50  # chunks that a threshold must rest on
 
 @torch.no_grad()
 def measure(model, sounds, chunk):
-    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy (and that of the CTC branches), change, KL to full depth, agreement; and the states [L + 1, chunks, chunk, D]."""
-    found = {"entropy": [], "ctc": [], "change": [], "kl": [], "agreement": [], "states": []}
+    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy (and that of the CTC branches), change, KL to full depth, agreement, share of frames where nobody seems to speak; and the states [L + 1, chunks, chunk, D]."""
+    found = {"entropy": [], "ctc": [], "change": [], "kl": [], "agreement": [], "quiet": [], "states": []}
     for audio in sounds:
         states = model(torch.from_numpy(audio)[None], chunk)
         log_p = model.logits(states).log_softmax(-1)[:, 0]
@@ -44,6 +44,7 @@ def measure(model, sounds, chunk):
         found["change"].append(mean(torch.cat([torch.full_like(change[:1], torch.inf), change])))
         found["kl"].append(mean((p[-1] * (log_p[-1] - log_p)).sum(-1)))
         found["agreement"].append(mean((log_p.argmax(-1) == log_p[-1].argmax(-1)).float()))
+        found["quiet"].append(mean((log_p.argmax(-1) == QUIET).float()))
         found["states"].append(torch.stack(states)[:, 0].unflatten(1, (-1, chunk)).half())
     return {name: torch.cat(values, 1) for name, values in found.items()}
 
@@ -148,6 +149,8 @@ def thresholds(model, gain, crops, count, chunk=16):
     threshold = bisect(0.0, 6.0, deep(speech["entropy"]))
     change, ctc = bisect(0.0, 2.0, deep(speech["change"])), bisect(0.0, 4.0, deep(speech["ctc"]))
     depth = int(first_at_most(speech["entropy"], threshold).float().mean())
+    # A promise is about speech: silence agrees with itself, and would keep it alone.
+    spoken = {name: speech[name][:, speech["quiet"][-1] < 0.5] for name in ("entropy", "agreement")}
     print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, CTC {ctc:.3f} nats, on {speech['kl'].shape[1]} chunks", flush=True)
     heard = measure(model, [crops.device() for _ in range(count)], chunk)
     nets = [Forecast(model.shape, k) for k in range(layers)]
@@ -160,7 +163,7 @@ def thresholds(model, gain, crops, count, chunk=16):
     return {
         "threshold": threshold, "change": change, "ctc": ctc, "lambda": price, "fixed": (layers + 1) // 2,
         "range": [depth, min(layers, depth + 1)],
-        "calibrated": {target: promise(speech, target) for target in TARGETS},
+        "calibrated": {target: promise(spoken, target) for target in TARGETS},
         "data": f"{count} crops of {FRAMES / 50:.1f} s of speech.calibrate in noise (models/train/mixing.py)",
         "gain": gain,
     }
