@@ -282,11 +282,17 @@ class LocalWake:
 
 def measure(system, name, words, quiet, noise, snrs, calibrate, folder, random):
     system.enroll(words, calibrate)
-    path = folder / "sound.flac"
-    soundfile.write(path, quiet, RATE)
-    hits, seconds = system.spot(path)
-    hours = len(quiet) / RATE / 3600
-    other = {word: sorted((hit[1] for hit in hits if hit[0] == word), reverse=True) for word in words}
+    path, hours = folder / "sound.flac", len(quiet) / RATE / 3600
+
+    def spot(audio):
+        soundfile.write(path, audio / max(1.0, np.abs(audio).max() / 0.99), RATE)
+        return system.spot(path)
+
+    def scores_of(hits):
+        return {word: sorted((hit[1] for hit in hits if hit[0] == word), reverse=True) for word in words}
+
+    hits, seconds = spot(quiet)
+    other = scores_of(hits)
     figures = {"system": system.name, "set": name, "words": len(words), "background_hours": round(hours, 2), "recall": {}}
     figures["utterances"] = sum(len(tests) for _, tests in words.values())
     figures["cpu_ms_per_second"] = round(1e3 * seconds / (hours * 3600), 2)
@@ -300,9 +306,10 @@ def measure(system, name, words, quiet, noise, snrs, calibrate, folder, random):
                 parts += [noise_at(audio, snr, noise, random), np.zeros(int(PAUSE * RATE), np.float32)]
                 truth.append((word, at + start, at + end))
                 at += len(audio) / RATE + PAUSE
-        mixed = np.concatenate(parts)
-        soundfile.write(path, mixed / max(1.0, np.abs(mixed).max() / 0.99), RATE)
-        hits, _ = system.spot(path)
+        hits, _ = spot(np.concatenate(parts))
+        # False accepts are counted in the same noise: it raises all scores.
+        if snr != "clean":
+            other = scores_of(spot(noise_at(quiet, snr, noise, random))[0])
         score = defaultdict(list)
         for word, start, end in truth:
             middle = (start + end) / 2
