@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use plotters::prelude::*;
 
-use super::paint::{Area, Drawn, GRID, SMALL, drawn, label, series, series_variable};
-use super::pictures::{Places, latency, ratios};
+use super::axes::{depth_against_noise, kl_against_compute};
+use super::paint::{Area, Drawn, SMALL, drawn, series, series_variable};
+use super::pictures::{latency, ratios};
 use super::{Page, escaped};
 use crate::bench::compared::Compared;
 use crate::bench::report::{ConditionKind, Curve, Report};
@@ -61,25 +62,7 @@ fn quality(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
         return Err("nothing to compare".into());
     }
     let floor = low * 0.7;
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .margin_right(14)
-        .x_label_area_size(38)
-        .y_label_area_size(54)
-        .build_cartesian_2d(0.0..right, (floor..high * 1.3).log_scale())?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(GRID)
-        .x_desc("million multiply-adds per second of sound")
-        .y_desc("KL to full depth, nats")
-        .x_labels(6)
-        .y_labels(5)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| if *y >= 0.01 { format!("{y}") } else { format!("{y:.0e}") })
-        .label_style(label())
-        .draw()?;
+    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "million multiply-adds per second of sound")?;
     for (index, report) in reports.into_iter().enumerate() {
         chart.draw_series(LineSeries::new(line(report), series(index).stroke_width(2)))?;
         chart.draw_series(points(report).into_iter().map(|(x, y)| Circle::new((x, y.max(floor)), 5, series(index).filled())))?;
@@ -94,25 +77,8 @@ fn depth(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
     if shared.is_empty() {
         return Err("no ratio is in both".into());
     }
-    let names = ["clean".to_owned()].into_iter().chain(shared.iter().map(|snr| format!("{snr:.0}"))).collect();
-    let top = reports.iter().map(|report| report.layers).max().unwrap_or(1) as f64 + 0.2;
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .margin_right(14)
-        .x_label_area_size(38)
-        .y_label_area_size(40)
-        .build_cartesian_2d(Places { names, margin: 0.25 }, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(GRID)
-        .x_desc("signal to noise, dB")
-        .y_desc("mean exit layer")
-        .y_label_formatter(&|y| format!("{y:.0}"))
-        .label_style(label())
-        .draw()?;
+    let layers = reports.iter().map(|report| report.layers).max().unwrap_or(1);
+    let mut chart = depth_against_noise(area, &shared, layers)?;
     for (index, report) in reports.into_iter().enumerate() {
         let policy = report.focus();
         let of = |names: &[&str]| {

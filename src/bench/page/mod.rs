@@ -1,5 +1,6 @@
 //! The report as one self-contained HTML page with pictures: nothing is loaded, and it follows the reader's light or dark dress.
 
+mod axes;
 mod compared;
 mod paint;
 mod pictures;

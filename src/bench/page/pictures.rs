@@ -1,42 +1,11 @@
 //! Pictures of one report.
 
-use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::prelude::*;
 
+use super::axes::{Places, depth_against_noise, kl_against_compute};
 use super::paint::{Area, Drawn, GRID, INK, MUTED, NOISE, SILENCE, SPEECH, depth, label, series, words};
 use crate::bench::device::SegmentKind;
 use crate::bench::report::{ConditionKind, Curve, Report};
-
-/// An axis with named places 0, 1, 2, …
-pub(super) struct Places {
-    pub names: Vec<String>,
-    /// Room before the first and after the last.
-    pub margin: f64,
-}
-
-impl Ranged for Places {
-    type ValueType = f64;
-    type FormatOption = NoDefaultFormatting;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let span = self.names.len() as f64 - 1.0 + 2.0 * self.margin;
-        limit.0 + ((value + self.margin) / span * f64::from(limit.1 - limit.0)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _hint: Hint) -> Vec<f64> {
-        (0..self.names.len()).map(|place| place as f64).collect()
-    }
-
-    fn range(&self) -> std::ops::Range<f64> {
-        -self.margin..self.names.len() as f64 - 1.0 + self.margin
-    }
-}
-
-impl ValueFormatter<f64> for Places {
-    fn format_ext(&self, value: &f64) -> String {
-        self.names.get(value.round() as usize).cloned().unwrap_or_default()
-    }
-}
 
 /// KL against multiply-adds, % of full depth: the fixed depths as a line, each policy as a point.
 pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
@@ -55,25 +24,7 @@ pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
         return Err("every policy went to the end".into());
     }
     let floor = low * 0.7;
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .margin_right(14)
-        .x_label_area_size(38)
-        .y_label_area_size(54)
-        .build_cartesian_2d(0.0..right, (floor..high * 1.3).log_scale())?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(GRID)
-        .x_desc("multiply-adds, % of full depth")
-        .y_desc("KL to full depth, nats")
-        .x_labels(6)
-        .y_labels(5)
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| if *y >= 0.01 { format!("{y}") } else { format!("{y:.0e}") })
-        .label_style(label())
-        .draw()?;
+    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "multiply-adds, % of full depth")?;
     chart.draw_series(LineSeries::new(fixed.iter().copied(), MUTED.stroke_width(2)))?;
     chart.draw_series(fixed.iter().map(|point| Circle::new(*point, 3, MUTED.filled())))?;
     for (index, (x, y)) in policies {
@@ -107,25 +58,7 @@ pub(super) fn depth_under_noise(report: &Report, policy: &str, area: &Area<'_>) 
     if snrs.is_empty() {
         return Err("there was no noise".into());
     }
-    let names = ["clean".to_owned()].into_iter().chain(snrs.iter().map(|snr| format!("{snr:.0}"))).collect();
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .margin_right(14)
-        .x_label_area_size(38)
-        .y_label_area_size(40)
-        .build_cartesian_2d(Places { names, margin: 0.25 }, 0.0..report.layers as f64 + 0.2)?;
-    chart
-        .configure_mesh()
-        .disable_x_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(GRID)
-        .axis_style(GRID)
-        .x_desc("signal to noise, dB")
-        .y_desc("mean exit layer")
-        .y_label_formatter(&|y| format!("{y:.0}"))
-        .y_labels(6)
-        .label_style(label())
-        .draw()?;
+    let mut chart = depth_against_noise(area, &snrs, report.layers)?;
     let of = |name: &str| report.of(policy).find(|cell| cell.condition == name).map(|cell| cell.depth);
     for (index, noise) in noises(report).into_iter().enumerate() {
         let clean = report.first_of_kind(policy, ConditionKind::Clean).map(|cell| (0.0, cell.depth));
