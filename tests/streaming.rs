@@ -50,7 +50,8 @@ fn options() -> RunOptions {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    // Fewer where PROPTEST_CASES says so: under emulation.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(40), ..ProptestConfig::default() })]
 
     #[test]
     fn streamed_equals_offline_for_any_callbacks_and_device_rate(
