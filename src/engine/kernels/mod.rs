@@ -1,11 +1,12 @@
 //! The numbers' own work: products, attention, norms on plain slices. Vector instructions are chosen while running, through
-//! `rten-simd` and `rten-gemm`; nothing here knows graphs or tract.
+//! `rten-simd`; nothing here knows graphs or tract.
 
 pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod int8;
 pub(super) mod norm;
 pub(super) mod product;
+mod short;
 #[cfg(test)]
 mod tests;
 
