@@ -77,9 +77,6 @@ impl TypedOp for Linear {
     as_op!();
 }
 
-/// More weights than this, and tract's kernels are ahead: ours read a panel once per tile of rows, which wants it near.
-const MOST_WEIGHTS: usize = 1 << 19;
-
 /// Packed weights by what is in them: a layer and its cut at the keys and values hold the same ones.
 #[derive(Default)]
 pub struct Sharing {
@@ -128,7 +125,6 @@ pub fn linear(
     let residual = found.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
     let out = match products {
         Products::Int8 if quantised::is_worth_it(model, &found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
-        _ if found.weights.len() > MOST_WEIGHTS => return Ok(None),
         _ => {
             let weights = sharing.pack(&found);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();

@@ -7,6 +7,8 @@ use rten_simd::ops::{FloatOps, NumOps};
 use rten_simd::{Isa, SimdOp, SimdUnaryOp};
 use rten_vecmath::Exp;
 
+use super::in_registers;
+
 /// Queries that are computed together; a multiple of every vector's lanes.
 pub const QUERIES: usize = 16;
 /// Vectors of a value row that are summed up together.
@@ -154,7 +156,7 @@ impl Attention<'_> {
                 }
             }
         }
-        for (sums, out) in sums.iter().zip(out.chunks_exact_mut(QUERIES)) {
+        for (sums, out) in in_registers(sums).iter().zip(out.chunks_exact_mut(QUERIES)) {
             for (&sum, out) in sums.iter().zip(out.chunks_exact_mut(lanes)) {
                 ops.store(sum, out);
             }
@@ -222,7 +224,7 @@ impl Attention<'_> {
                     }
                 }
             }
-            for (r, &sum) in sums.iter().enumerate() {
+            for (r, &sum) in in_registers(sums).iter().enumerate() {
                 let numbers = rten_simd::Simd::to_array(ops.mul(sum, ops.splat(factors[query + r])));
                 self.out[at(r)..at(r) + rest].copy_from_slice(&numbers.as_ref()[..rest]);
             }
@@ -243,7 +245,7 @@ impl Attention<'_> {
                 }
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
+        for (r, sums) in in_registers(sums).iter().enumerate() {
             let factor = ops.splat(factors[query + r]);
             let out = &mut self.out[at(r)..][..V * lanes];
             for (v, &sum) in sums.iter().enumerate() {

@@ -1,5 +1,5 @@
 //! The numbers' own work: products, attention, norms on plain slices. Vector instructions are chosen while running, through
-//! `rten-simd` and `rten-gemm`; nothing here knows graphs or tract.
+//! `rten-simd`; nothing here knows graphs or tract.
 
 pub(super) mod activation;
 pub(super) mod attention;
@@ -10,6 +10,13 @@ pub(super) mod product;
 mod tests;
 
 pub(super) use activation::Activation;
+
+/// The sums of a tile after its loop. A loop that then indexes an array of them would have the compiler keep all of them in memory, and write each
+/// one there at every step of the loop before: twice the time. Here the array ends, and what goes on is a copy.
+#[inline(always)]
+fn in_registers<T>(sums: T) -> T {
+    std::hint::black_box(sums)
+}
 
 /// Rows to read: row `r` is `data[r * stride ..][.. width]`. Rows may overlap, as the windows of a convolution do.
 #[derive(Clone, Copy)]

@@ -1,25 +1,35 @@
-//! Products of a few rows with constant f32 weights, packed once: rows · weights + bias, an activation, a residual.
+//! Products of a few rows with constant weights, packed once: rows · weights + bias, an activation, a residual.
 //!
 //! The weights lie in panels as wide as a tile of the result, so that a panel is read from front to back while a tile of
-//! rows × columns stays in registers. At 8 to 32 rows this reaches the processor's ceiling (docs/kernels.md).
+//! rows × columns stays in registers. A stream reads all weights once a chunk, far more than a cache next to the core holds: the
+//! next panel is fetched while this one is computed (docs/kernels.md).
+
+use std::cell::RefCell;
 
 use rten_simd::ops::NumOps;
-use rten_simd::{Isa, SimdOp};
+use rten_simd::{Isa, Simd, SimdOp};
 
-use super::{Activation, Rows};
+use super::{Activation, Rows, in_registers};
 
+/// Rows of a tile at the most.
+const MOST_ROWS: usize = 8;
 /// Vectors in a panel's width.
 const PANEL_VECTORS: usize = 2;
 
 /// Constant weights `[inputs, outputs]` in panels, and the bias of the outputs.
 #[derive(Debug, PartialEq)]
 pub struct PackedWeights {
-    /// Panel after panel, `inputs × panel width` each; the last one is filled with zeros.
+    /// Panel after panel, `inputs × panel width` numbers each; the last one is filled with zeros.
     panels: Vec<f32>,
     /// As wide as all panels.
     bias: Vec<f32>,
     pub inputs: usize,
     pub outputs: usize,
+}
+
+thread_local! {
+    /// A tile of the result.
+    static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lanes of an f32 vector on this processor.
@@ -59,7 +69,7 @@ impl PackedWeights {
         assert_eq!(rows.width, self.inputs);
         assert_eq!(out.len(), rows.count * self.outputs);
         assert!(residual.is_none_or(|residual| residual.len() == out.len()));
-        Product { weights: self, rows, activation, residual, out }.dispatch();
+        TILE.with_borrow_mut(|tile| Product { weights: self, rows, activation, residual, tile, out }.dispatch());
     }
 }
 
@@ -68,6 +78,7 @@ struct Product<'a> {
     rows: Rows<'a>,
     activation: Activation,
     residual: Option<&'a [f32]>,
+    tile: &'a mut Vec<f32>,
     out: &'a mut [f32],
 }
 
@@ -77,74 +88,104 @@ impl SimdOp for Product<'_> {
     #[inline(always)]
     fn eval<I: Isa>(mut self, isa: I) {
         let width = isa.f32().len() * PANEL_VECTORS;
-        // As many rows as the registers hold: 16 of them on x86 without AVX-512, 32 elsewhere.
-        let most = if cfg!(target_arch = "x86_64") && isa.f32().len() < 16 { 6 } else { 8 };
-        for (index, panel) in self.weights.panels.chunks_exact(width * self.weights.inputs.max(1)).enumerate() {
-            let column = index * width;
-            let mut row = 0;
-            while row < self.rows.count {
-                let rows = (self.rows.count - row).min(most);
-                match rows {
-                    8 => self.tile::<I, 8>(isa, panel, row, column),
-                    7 => self.tile::<I, 7>(isa, panel, row, column),
-                    6 => self.tile::<I, 6>(isa, panel, row, column),
-                    5 => self.tile::<I, 5>(isa, panel, row, column),
-                    4 => self.tile::<I, 4>(isa, panel, row, column),
-                    3 => self.tile::<I, 3>(isa, panel, row, column),
-                    2 => self.tile::<I, 2>(isa, panel, row, column),
-                    _ => self.tile::<I, 1>(isa, panel, row, column),
-                }
-                row += rows;
-            }
+        let size = width * self.weights.inputs.max(1);
+        self.tile.resize(MOST_ROWS * width, 0.0);
+        let panels = &self.weights.panels;
+        for (index, panel) in panels.chunks_exact(size).enumerate() {
+            let next = &panels[(index + 1) * size..];
+            self.panel(isa, panel, index * width, next.as_ptr());
         }
     }
 }
 
 impl Product<'_> {
-    /// `R` rows × one panel of the result.
+    /// All rows × one panel. What lies at `next` is wanted after it.
     #[inline(always)]
-    fn tile<I: Isa, const R: usize>(&mut self, isa: I, panel: &[f32], row: usize, column: usize) {
-        let ops = isa.f32();
-        let lanes = ops.len();
-        let width = lanes * PANEL_VECTORS;
-        let rows: [&[f32]; R] = std::array::from_fn(|r| self.rows.row(row + r));
-        let bias: [I::F32; PANEL_VECTORS] = std::array::from_fn(|v| ops.load(&self.weights.bias[column + v * lanes..]));
-        let mut sums = [bias; R];
-        for (k, weights) in panel.chunks_exact(width).enumerate() {
-            let weights: [I::F32; PANEL_VECTORS] = std::array::from_fn(|v| ops.load(&weights[v * lanes..]));
-            for r in 0..R {
-                let x = ops.splat(rows[r][k]);
-                for v in 0..PANEL_VECTORS {
-                    sums[r][v] = ops.mul_add(x, weights[v], sums[r][v]);
-                }
+    fn panel<I: Isa>(&mut self, isa: I, panel: &[f32], column: usize, next: *const f32) {
+        // As many rows as the registers hold: 16 of them on x86 without AVX-512, 32 elsewhere.
+        let most = if cfg!(target_arch = "x86_64") && isa.f32().len() < 16 { 6 } else { MOST_ROWS };
+        let (width, outputs) = (isa.f32().len() * PANEL_VECTORS, self.weights.outputs);
+        let columns = (outputs - column).min(width);
+        let mut row = 0;
+        while row < self.rows.count {
+            let rows = (self.rows.count - row).min(most);
+            // The first tile of rows fetches the next panel; the others ask for what is there.
+            let next = if row == 0 { next } else { panel.as_ptr() };
+            let bias = &self.weights.bias[column..][..width];
+            let tile = &mut self.tile[..rows * width];
+            match rows {
+                8 => self::tile::<I, 8>(isa, self.rows, row, panel, bias, next, tile),
+                7 => self::tile::<I, 7>(isa, self.rows, row, panel, bias, next, tile),
+                6 => self::tile::<I, 6>(isa, self.rows, row, panel, bias, next, tile),
+                5 => self::tile::<I, 5>(isa, self.rows, row, panel, bias, next, tile),
+                4 => self::tile::<I, 4>(isa, self.rows, row, panel, bias, next, tile),
+                3 => self::tile::<I, 3>(isa, self.rows, row, panel, bias, next, tile),
+                2 => self::tile::<I, 2>(isa, self.rows, row, panel, bias, next, tile),
+                _ => self::tile::<I, 1>(isa, self.rows, row, panel, bias, next, tile),
+            }
+            for (r, sums) in tile.chunks_exact(width).enumerate() {
+                let at = (row + r) * outputs + column;
+                let residual = self.residual.map(|residual| &residual[at..][..columns]);
+                finish(isa, self.activation, &sums[..columns], residual, &mut self.out[at..][..columns]);
+            }
+            row += rows;
+        }
+    }
+}
+
+/// `R` rows × one panel: `tile [R, panel width]` = bias + rows · panel. The panel at `next` is fetched meanwhile.
+#[inline(always)]
+fn tile<I: Isa, const R: usize>(
+    isa: I,
+    rows: Rows<'_>,
+    first: usize,
+    panel: &[f32],
+    bias: &[f32],
+    mut next: *const f32,
+    tile: &mut [f32],
+) {
+    let ops = isa.f32();
+    let lanes = ops.len();
+    let width = lanes * PANEL_VECTORS;
+    // All as long as the loop below is: so much is checked here, and not number by number there.
+    let inputs = rows.width;
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &rows.row(first + r)[..inputs]);
+    let mut sums = [[ops.load(bias), ops.load(&bias[lanes..])]; R];
+    for (k, weights) in (0..inputs).zip(panel.chunks_exact(width)) {
+        ops.prefetch(next);
+        ops.prefetch(next.wrapping_add(lanes));
+        next = next.wrapping_add(width);
+        let weights = [ops.load(weights), ops.load(&weights[lanes..])];
+        for r in 0..R {
+            let x = ops.splat(rows[r][k]);
+            for v in 0..PANEL_VECTORS {
+                sums[r][v] = ops.mul_add(x, weights[v], sums[r][v]);
             }
         }
-        let outputs = self.weights.outputs;
-        if self.activation != Activation::None {
-            for sum in sums.iter_mut().flatten() {
-                *sum = self.activation.apply(isa, *sum);
-            }
+    }
+    for (sums, tile) in in_registers(sums).into_iter().zip(tile.chunks_exact_mut(width)) {
+        for (sum, tile) in sums.into_iter().zip(tile.chunks_exact_mut(lanes)) {
+            ops.store(sum, tile);
         }
-        for (r, sums) in sums.iter().enumerate() {
-            let at = (row + r) * outputs + column;
-            for (v, &sum) in sums.iter().enumerate() {
-                let left = outputs.saturating_sub(column + v * lanes).min(lanes);
-                let at = at + v * lanes;
-                if left == lanes {
-                    let sum = match self.residual {
-                        Some(residual) => ops.add(sum, ops.load(&residual[at..])),
-                        None => sum,
-                    };
-                    ops.store(sum, &mut self.out[at..]);
-                } else if left > 0 {
-                    let sum = match self.residual {
-                        Some(residual) => ops.add(sum, ops.load_pad(&residual[at..at + left]).0),
-                        None => sum,
-                    };
-                    let numbers = rten_simd::Simd::to_array(sum);
-                    self.out[at..at + left].copy_from_slice(&numbers.as_ref()[..left]);
-                }
+    }
+}
+
+/// `out` = activation(`sums`) + residual.
+#[inline(always)]
+fn finish<I: Isa>(isa: I, activation: Activation, sums: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+    let ops = isa.f32();
+    let lanes = ops.len();
+    for at in (0..sums.len()).step_by(lanes) {
+        let left = (sums.len() - at).min(lanes);
+        let mut y = activation.apply(isa, ops.load_pad(&sums[at..at + left]).0);
+        if let Some(residual) = residual {
+            y = ops.add(y, ops.load_pad(&residual[at..at + left]).0);
+        }
+        match left == lanes {
+            true => {
+                ops.store(y, &mut out[at..]);
             }
+            false => out[at..].copy_from_slice(&y.to_array().as_ref()[..left]),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every kernel against the plainest code that computes the same.
 #![allow(clippy::unwrap_used)]
 
+use half::f16;
 use proptest::prelude::*;
 use rten_simd::SimdOp;
 
@@ -63,13 +64,14 @@ proptest! {
 
     #[test]
     fn products_equal_naive_ones(
-        count in 0usize..40, inputs in 1usize..200, outputs in 1usize..200, overlap in 0usize..3, gelu in any::<bool>(), seed in 1u32..1000,
+        count in 0usize..40, inputs in 1usize..200, outputs in 1usize..200, overlap in 0usize..3, gelu in any::<bool>(),
+        halves in any::<bool>(), seed in 1u32..1000,
     ) {
         let stride = (inputs / (overlap + 1)).max(1);
         let activation = if gelu { Activation::Gelu } else { Activation::None };
         let case = Case {
             rows: numbers(count.saturating_sub(1) * stride + inputs, seed),
-            weights: numbers(inputs * outputs, seed + 1),
+            weights: numbers(inputs * outputs, seed + 1).into_iter().map(|x| if halves { f16::from_f32(x).to_f32() } else { x }).collect(),
             bias: numbers(outputs, seed + 2),
             residual: numbers(count * outputs, seed + 3),
         };
