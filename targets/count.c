@@ -19,11 +19,30 @@ void qemu_plugin_outs(const char *);
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 enum kind { SCALAR, LOAD, STORE, VECTOR_LOAD, VECTOR_STORE, VECTOR, MULTIPLY_ADD, KINDS };
-static const char *const NAMES[] = {"scalar", "load", "store", "vector_load", "vector_store", "vector", "multiply_add"};
+/* Beside the kinds, of which every instruction has one: vector registers that were loaded and stored, loads of one number into
+ * all lanes (they take a vector pipe as well), and products of 8 bits. */
+enum extra { LOADED = KINDS, STORED, TO_ALL_LANES, DOT, COUNTERS };
+static const char *const NAMES[] = {
+  "scalar", "load", "store", "vector_load", "vector_store", "vector", "multiply_add", "loaded", "stored", "to_all_lanes", "dot",
+};
 
 /* Each thread counts for itself: an addition shared by threads would lose some. */
 #define THREADS 64
-static struct { uint64_t of[KINDS]; char own_line[72]; } counts[THREADS];
+static struct { uint64_t of[COUNTERS]; char own_line[40]; } counts[THREADS];
+
+static int is_dot(uint32_t code) { return (code & 0x9fe0fc00) == 0x0e809400 || (code & 0x9fc0f400) == 0x0f80e000; } /* sdot, udot */
+
+/* Registers that a load or store of vectors moves. */
+static int registers(uint32_t code) {
+  if ((code >> 27 & 7) == 5) return 2;                /* ldp, stp */
+  if ((code & 0xbf200000) != 0x0c000000) return 1;    /* all but ld1 to ld4 of whole registers */
+  switch (code >> 12 & 15) {
+    case 7: return 1;
+    case 8: case 10: return 2;
+    case 4: case 6: return 3;
+    default: return 4;
+  }
+}
 
 /* Arm ARM, C4.1: bits 28:25 say the group; bit 26 that of SIMD and floating point. */
 static enum kind kind_of(uint32_t code) {
@@ -36,24 +55,32 @@ static enum kind kind_of(uint32_t code) {
   if ((code >> 25 & 7) == 7) {
     int by_vector = (code & 0xbfa0fc00) == 0x0e20cc00;                                 /* fmla v, v, v */
     int by_element = (code & 0xbf80f400) == 0x0f801000;                                /* fmla v, v, v[i] */
-    int dot = (code & 0x9fe0fc00) == 0x0e809400 || (code & 0x9fc0f400) == 0x0f80e000;  /* sdot, udot */
     int widening = (code & 0x9f20fc00) == 0x0e208000 || (code & 0x9f00f400) == 0x0f002000; /* smlal, umlal */
-    return by_vector || by_element || dot || widening ? MULTIPLY_ADD : VECTOR;
+    return by_vector || by_element || is_dot(code) || widening ? MULTIPLY_ADD : VECTOR;
   }
   return SCALAR;
 }
 
+static void add(uint16_t *to, uint32_t code) {
+  enum kind kind = kind_of(code);
+  to[kind]++;
+  if (kind == VECTOR_LOAD) to[LOADED] += registers(code);
+  if (kind == VECTOR_STORE) to[STORED] += registers(code);
+  if (kind == VECTOR_LOAD && (code & 0xbf60f000) == 0x0d40c000) to[TO_ALL_LANES]++; /* ld1r */
+  if (kind == MULTIPLY_ADD && is_dot(code)) to[DOT]++;
+}
+
 static void executed(unsigned thread, void *of_block) {
   const uint16_t *added = of_block;
-  for (int kind = 0; kind < KINDS; kind++) counts[thread % THREADS].of[kind] += added[kind];
+  for (int counter = 0; counter < COUNTERS; counter++) counts[thread % THREADS].of[counter] += added[counter];
 }
 
 static void translated(plugin_id id, struct block *block) {
   (void)id;
-  uint16_t *added = calloc(KINDS, sizeof *added);  /* as long as the translation, which qemu keeps */
+  uint16_t *added = calloc(COUNTERS, sizeof *added);  /* as long as the translation, which qemu keeps */
   if (!added) abort();
   for (size_t i = 0; i < qemu_plugin_tb_n_insns(block); i++)
-    added[kind_of(*(const uint32_t *)qemu_plugin_insn_data(qemu_plugin_tb_get_insn(block, i)))]++;
+    add(added, *(const uint32_t *)qemu_plugin_insn_data(qemu_plugin_tb_get_insn(block, i)));
   qemu_plugin_register_vcpu_tb_exec_cb(block, executed, 0, added);
 }
 
@@ -61,10 +88,10 @@ static void at_exit(plugin_id id, void *none) {
   (void)id, (void)none;
   char line[64];
   qemu_plugin_outs("counted");
-  for (int kind = 0; kind < KINDS; kind++) {
+  for (int counter = 0; counter < COUNTERS; counter++) {
     uint64_t sum = 0;
-    for (int thread = 0; thread < THREADS; thread++) sum += counts[thread].of[kind];
-    snprintf(line, sizeof line, " %s=%llu", NAMES[kind], (unsigned long long)sum);
+    for (int thread = 0; thread < THREADS; thread++) sum += counts[thread].of[counter];
+    snprintf(line, sizeof line, " %s=%llu", NAMES[counter], (unsigned long long)sum);
     qemu_plugin_outs(line);
   }
   qemu_plugin_outs("\n");
