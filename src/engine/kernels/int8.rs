@@ -1,5 +1,7 @@
 //! Numbers to 8 bits and back: every row by its own range when it comes, every column of constant weights by its own when
-//! they are loaded. The product between, i8 · i8 summed in i32, is tract's.
+//! they are loaded. The product between is that of [`super::vnni`], or tract's.
+
+use std::ops::Range;
 
 use rten_simd::ops::{FloatOps, NarrowSaturate, NumOps, ToFloat};
 use rten_simd::{Isa, Simd, SimdOp};
@@ -39,11 +41,30 @@ impl QuantisedWeights {
     }
 }
 
-/// Every row to i8 over its own range, zero being exact: x ≈ (step − zero point) · scale.
+/// How a row's 256 steps are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// 0 to 255, as VNNI takes them.
+    U8,
+    /// −128 to 127, the same less 128: a u8 with its highest bit turned.
+    I8,
+}
+
+impl Steps {
+    fn middle(self) -> u8 {
+        match self {
+            Self::U8 => 0,
+            Self::I8 => 128,
+        }
+    }
+}
+
+/// Every row to 8 bits over its own range, zero being exact: x ≈ (step − zero point) · scale.
 pub struct Quantise<'a> {
     pub rows: Rows<'a>,
+    pub written: Steps,
     /// `[count, width]`
-    pub steps: &'a mut [i8],
+    pub steps: &'a mut [u8],
     /// `[count, 2]`: scale and zero point of each row.
     pub ranges: &'a mut [f32],
 }
@@ -68,40 +89,42 @@ impl SimdOp for Quantise<'_> {
             let high = high.to_array().as_ref().iter().chain(rest).copied().fold(0.0, f32::max);
             let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
             let zero = (-low / scale).round_ties_even();
-            self.ranges[2 * r..2 * r + 2].copy_from_slice(&[scale, zero - 128.0]);
-            quantise(isa, row, scale.recip(), zero as i32, &mut self.steps[r * row.len()..][..row.len()]);
+            self.ranges[2 * r..2 * r + 2].copy_from_slice(&[scale, zero - f32::from(self.written.middle())]);
+            quantise(isa, row, scale.recip(), zero as i32, self.written.middle(), &mut self.steps[r * row.len()..][..row.len()]);
         }
     }
 }
 
 #[inline(always)]
-fn quantise<I: Isa>(isa: I, row: &[f32], factor: f32, zero: i32, steps: &mut [i8]) {
+fn quantise<I: Isa>(isa: I, row: &[f32], factor: f32, zero: i32, middle: u8, steps: &mut [u8]) {
     let (ops, ints, shorts, bytes) = (isa.f32(), isa.i32(), isa.i16(), isa.u8());
     let lanes = ops.len();
-    let (factors, zeros, middle) = (ops.splat(factor), ints.splat(zero), bytes.splat(128));
+    let (factors, zeros, middles) = (ops.splat(factor), ints.splat(zero), bytes.splat(middle));
     let parts = row.chunks_exact(lanes * 4);
     let rest = parts.remainder();
     let whole = row.len() - rest.len();
     for (part, steps) in parts.zip(steps.chunks_exact_mut(lanes * 4)) {
         let four = ops.load_many::<4>(part).map(|x| ints.add(ops.to_int_round(ops.mul(x, factors)), zeros));
         let (low, high) = (ints.narrow_saturate(four[0], four[1]), ints.narrow_saturate(four[2], four[3]));
-        // u8 less 128 is i8 with the same low bits and the highest one turned.
-        let turned = bytes.xor(shorts.narrow_saturate(low, high), middle);
-        isa.i8().store(turned.reinterpret_cast::<I::I8>(), steps);
+        bytes.store(bytes.xor(shorts.narrow_saturate(low, high), middles), steps);
     }
     for (&x, step) in rest.iter().zip(&mut steps[whole..]) {
-        *step = (((x * factor).round_ties_even() as i32 + zero).clamp(0, 255) - 128) as i8;
+        *step = ((x * factor).round_ties_even() as i32 + zero).clamp(0, 255) as u8 ^ middle;
     }
 }
 
 /// Sums of products of steps back to f32, with the bias, the activation and the residual.
 pub struct Widen<'a> {
-    /// `[rows, outputs]`
+    /// `[rows, stride]`, of which the first are those of `columns`.
     pub sums: &'a [i32],
+    pub stride: usize,
+    /// The outputs that are widened here.
+    pub columns: Range<usize>,
     /// As [`Quantise`] made them.
     pub ranges: &'a [f32],
     pub weights: &'a QuantisedWeights,
     pub activation: Activation,
+    /// `[rows, outputs]`, as `out`.
     pub residual: Option<&'a [f32]>,
     pub out: &'a mut [f32],
 }
@@ -111,28 +134,32 @@ impl SimdOp for Widen<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let (ops, ints, weights) = (isa.f32(), isa.i32(), self.weights);
-        let (lanes, outputs) = (ops.len(), weights.scale.len());
-        let whole = outputs - outputs % lanes;
+        let (ops, ints, outputs) = (isa.f32(), isa.i32(), self.weights.scale.len());
+        let (lanes, columns) = (ops.len(), self.columns);
+        let scale_of = &self.weights.scale[columns.clone()];
+        let sum_of = &self.weights.sums[columns.clone()];
+        let bias_of = &self.weights.bias[columns.clone()];
+        let whole = columns.len() - columns.len() % lanes;
         for (r, out) in self.out.chunks_exact_mut(outputs.max(1)).enumerate() {
-            let sums = &self.sums[r * outputs..][..outputs];
-            let residual = self.residual.map(|residual| &residual[r * outputs..][..outputs]);
+            let out = &mut out[columns.clone()];
+            let sums = &self.sums[r * self.stride..][..columns.len()];
+            let residual = self.residual.map(|residual| &residual[r * outputs..][columns.clone()]);
             let (scale, zero) = (self.ranges[2 * r], self.ranges[2 * r + 1] as i32);
             let (scales, zeros) = (ops.splat(scale), ints.splat(zero));
             for at in (0..whole).step_by(lanes) {
-                let shift = ints.mul(zeros, ints.load(&weights.sums[at..]));
+                let shift = ints.mul(zeros, ints.load(&sum_of[at..]));
                 let sum = ints.to_float(ints.sub(ints.load(&sums[at..]), shift));
-                let factor = ops.mul(scales, ops.load(&weights.scale[at..]));
-                let y = ops.mul_add(sum, factor, ops.load(&weights.bias[at..]));
+                let factor = ops.mul(scales, ops.load(&scale_of[at..]));
+                let y = ops.mul_add(sum, factor, ops.load(&bias_of[at..]));
                 let mut y = self.activation.apply(isa, y);
                 if let Some(residual) = residual {
                     y = ops.add(y, ops.load(&residual[at..]));
                 }
                 ops.store(y, &mut out[at..]);
             }
-            for at in whole..outputs {
-                let sum = sums[at] - zero * weights.sums[at];
-                out[at] = sum as f32 * (scale * weights.scale[at]) + weights.bias[at];
+            for at in whole..columns.len() {
+                let sum = sums[at] - zero * sum_of[at];
+                out[at] = sum as f32 * (scale * scale_of[at]) + bias_of[at];
             }
             self.activation.map(&mut out[whole..]);
             if let Some(residual) = residual {

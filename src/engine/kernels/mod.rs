@@ -8,6 +8,8 @@ pub(super) mod norm;
 pub(super) mod product;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod vnni;
 
 pub(super) use activation::Activation;
 

@@ -1,12 +1,11 @@
 //! Every kernel against the plainest code that computes the same.
 #![allow(clippy::unwrap_used)]
 
-use half::f16;
 use proptest::prelude::*;
 use rten_simd::SimdOp;
 
 use super::attention::{Attention, ByHead, turned_bias};
-use super::int8::{Quantise, QuantisedWeights, Widen};
+use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::norm::LayerNorm;
 use super::product::PackedWeights;
 use super::{Activation, Rows};
@@ -64,14 +63,13 @@ proptest! {
 
     #[test]
     fn products_equal_naive_ones(
-        count in 0usize..40, inputs in 1usize..200, outputs in 1usize..200, overlap in 0usize..3, gelu in any::<bool>(),
-        halves in any::<bool>(), seed in 1u32..1000,
+        count in 0usize..40, inputs in 1usize..200, outputs in 1usize..200, overlap in 0usize..3, gelu in any::<bool>(), seed in 1u32..1000,
     ) {
         let stride = (inputs / (overlap + 1)).max(1);
         let activation = if gelu { Activation::Gelu } else { Activation::None };
         let case = Case {
             rows: numbers(count.saturating_sub(1) * stride + inputs, seed),
-            weights: numbers(inputs * outputs, seed + 1).into_iter().map(|x| if halves { f16::from_f32(x).to_f32() } else { x }).collect(),
+            weights: numbers(inputs * outputs, seed + 1),
             bias: numbers(outputs, seed + 2),
             residual: numbers(count * outputs, seed + 3),
         };
@@ -85,18 +83,54 @@ proptest! {
         prop_assert!(off < 2e-5, "f32 is off by {off}");
 
         let (steps, quantised) = QuantisedWeights::new(&case.weights, outputs, Some(&case.bias));
-        let (mut row_steps, mut ranges) = (vec![0i8; count * inputs], vec![0.0; count * 2]);
-        Quantise { rows, steps: &mut row_steps, ranges: &mut ranges }.dispatch();
-        let product = |r: usize, n: usize| -> i32 {
-            (0..inputs).map(|k| i32::from(row_steps[r * inputs + k]) * i32::from(steps[k * outputs + n])).sum()
-        };
-        let sums: Vec<i32> = (0..count).flat_map(|r| (0..outputs).map(move |n| (r, n))).map(|(r, n)| product(r, n)).collect();
-        let residual = Some(&case.residual[..]);
-        Widen { sums: &sums, ranges: &ranges, weights: &quantised, activation, residual, out: &mut found }.dispatch();
+        for written in [Steps::I8, Steps::U8] {
+            let (mut row_steps, mut ranges) = (vec![0u8; count * inputs], vec![0.0; count * 2]);
+            Quantise { rows, written, steps: &mut row_steps, ranges: &mut ranges }.dispatch();
+            let number = |step: u8| if written == Steps::U8 { i32::from(step) } else { i32::from(step as i8) };
+            let product = |r: usize, n: usize| -> i32 {
+                (0..inputs).map(|k| number(row_steps[r * inputs + k]) * i32::from(steps[k * outputs + n])).sum()
+            };
+            let sums: Vec<i32> = (0..count).flat_map(|r| (0..outputs).map(move |n| (r, n))).map(|(r, n)| product(r, n)).collect();
+            let residual = Some(&case.residual[..]);
+            // In two parts, as panels come.
+            for columns in [0..outputs / 3, outputs / 3..outputs] {
+                let sums = &sums[columns.start.min(sums.len())..];
+                let (stride, ranges, weights, out) = (outputs, &ranges[..], &quantised, &mut found[..]);
+                Widen { sums, stride, columns, ranges, weights, activation, residual, out }.dispatch();
+            }
         let off = worst(&found, &wanted);
-        // A step is off by at most a half: of 127 for a weight of at most 1, of 255 for a row from -1 to 1.
-        let bound = inputs as f64 * (1.0 / 254.0 + 1.0 / 255.0 + 1e-4) * 1.2 + 1e-3;
-        prop_assert!(off < bound, "int8 is off by {off}, more than {bound}");
+            // A step is off by at most a half: of 127 for a weight of at most 1, of 255 for a row from -1 to 1.
+            let bound = inputs as f64 * (1.0 / 254.0 + 1.0 / 255.0 + 1e-4) * 1.2 + 1e-3;
+            prop_assert!(off < bound, "int8 is off by {off}, more than {bound}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn sums_of_steps_are_exact(count in 0usize..20, groups in 1usize..60, outputs in 1usize..100, seed in 1u32..1000) {
+        use super::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
+        let Some(vnni) = Vnni::detect() else { return Ok(()) };
+        let inputs = groups * GROUP;
+        let steps: Vec<i8> = numbers(inputs * outputs, seed).into_iter().map(|x| (x * 127.0).round() as i8).collect();
+        let rows: Vec<u8> = numbers(count * inputs, seed + 1).into_iter().map(|x| (x * 127.5 + 127.5).round() as u8).collect();
+        let grouped: Vec<&[[u8; GROUP]]> = rows.as_chunks().0.chunks_exact(groups).collect();
+        let packed = PackedSteps::new(&steps, inputs, outputs).unwrap();
+        let mut panels = 0;
+        for (panel, next) in packed.panels() {
+            let mut sums = vec![[i32::MIN; COLUMNS]; count];
+            vnni.sums(&grouped, panel, next, &mut sums);
+            for (r, sums) in sums.iter().enumerate() {
+                for (column, &found) in sums.iter().enumerate() {
+                    let output = panels * COLUMNS + column;
+                    let weight = |k: usize| if output < outputs { i32::from(steps[k * outputs + output]) } else { 0 };
+                    let wanted: i32 = (0..inputs).map(|k| i32::from(rows[r * inputs + k]) * weight(k)).sum();
+                    prop_assert_eq!(found, wanted, "row {}, output {}", r, output);
+                }
+            }
+            panels += 1;
+        }
+        prop_assert_eq!(panels, outputs.div_ceil(COLUMNS));
+        prop_assert!(PackedSteps::new(&steps[1..], inputs, outputs).is_none());
     }
 
     #[test]
