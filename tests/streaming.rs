@@ -127,19 +127,39 @@ fn a_consumer_that_sleeps_holds_a_file_up_and_loses_nothing() {
     assert_eq!((summary.consumers[0].delivered, summary.consumers[0].dropped), (summary.chunks, 0));
 }
 
+/// A consumer that keeps its first chunk until another one has got five: on a machine of any speed it is behind.
+struct Behind(WhenBehind, Collect);
+
+impl Consumer for Behind {
+    fn name(&self) -> &str {
+        "behind"
+    }
+
+    fn consume(&mut self, _representation: &Representation) -> Result<(), ConsumerError> {
+        while self.1.0.lock().unwrap().len() < 5 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn when_behind(&self, _live: bool) -> WhenBehind {
+        self.0
+    }
+}
+
 #[test]
-fn a_consumer_that_sleeps_drops_its_own_chunks_and_no_sound_when_it_says_so() {
+fn a_consumer_that_is_behind_drops_its_own_chunks_and_no_sound_when_it_says_so() {
     for when_behind in [WhenBehind::DropNewest, WhenBehind::Coalesce] {
         let sound = device_sound(16_000, 6.0);
         let mut options = options();
         options.queue_chunks = 1;
         let collect = Collect::default();
-        let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(Sleeper(when_behind, 0)), Box::new(collect.clone())];
+        let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(Behind(when_behind, collect.clone())), Box::new(collect.clone())];
         let report =
             stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]), &options, consumers, &StopFlag::default());
-        let [sleeper, other] = &report.summary.consumers[..] else { panic!() };
-        assert!(sleeper.dropped > 0, "{when_behind:?}: nothing was dropped, so nothing was shown");
-        assert_eq!(sleeper.delivered + sleeper.dropped, report.summary.chunks);
+        let [behind, other] = &report.summary.consumers[..] else { panic!() };
+        assert!(behind.dropped > 0, "{when_behind:?}: nothing was dropped, so nothing was shown");
+        assert_eq!(behind.delivered + behind.dropped, report.summary.chunks);
         assert_eq!((other.delivered, other.dropped), (report.summary.chunks, 0));
         assert_eq!(report.summary.samples.dropped, 0);
     }
@@ -265,13 +285,14 @@ fn a_deadline_sheds_nothing_of_a_file() {
     let depths = |deadline_ms| {
         let (pack, encoder) = default_pack();
         let policy = PolicySpec { deadline_ms, ..PolicySpec::named(PolicyName::Never) }.build(pack).unwrap();
-        let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[48_000]);
-        run(Box::new(source), encoder, policy, vec![], &options(), &StopFlag::default(), |_| {}).unwrap().summary.exits
+        let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[96_000]);
+        let options = RunOptions { ring: Duration::from_secs(8), ..options() };
+        run(Box::new(source), encoder, policy, vec![], &options, &StopFlag::default(), |_| {}).unwrap().summary.exits
     };
     assert_eq!(depths(Some(60_000)), depths(None));
-    // The ring holds two seconds of the file: were that lateness, a deadline of one second would shed.
+    // The ring holds the six seconds of the file: were that lateness, a deadline of five would shed. Under emulation a chunk takes one.
     let all_deep = |exits: &[u64]| exits[..exits.len() - 1].iter().all(|count| *count == 0);
-    assert!(all_deep(&depths(Some(1_000))));
+    assert!(all_deep(&depths(Some(5_000))));
 }
 
 #[test]
