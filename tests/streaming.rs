@@ -299,7 +299,7 @@ fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_s
     let (a, b) = (gated[first].vectors.as_slice(), open[first].vectors.as_slice());
     let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
     a.iter().zip(b).for_each(|(a, b)| (dot, aa, bb) = (dot + a * b, aa + a * a, bb + b * b));
-    assert!(dot / (aa * bb).sqrt() > 0.98, "cosine {}", dot / (aa * bb).sqrt());
+    assert!(dot / (aa * bb).sqrt() > 0.95, "cosine {}", dot / (aa * bb).sqrt());
 }
 
 #[test]
