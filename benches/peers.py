@@ -236,20 +236,26 @@ def whisper(cache, packages, compute_type, hop):
     return Repeated(lambda: np.array(model.encode(ctranslate2.StorageView.from_array(mel), to_cpu=True)), hop)
 
 
-def hubert_pack(cache, repository):
-    """A windowed pack of HuBERT-base's shape with random weights: what it computes means nothing, what it costs does."""
-    out = cache / "hubert-base-random"
-    if (out / "pack.toml").is_file():
-        return out
+def hubert_packs(cache, repository):
+    """Windowed packs of HuBERT-base's shape with random weights: what they compute means nothing, what they cost does. The second one has fixed
+    statistics in place of the GroupNorm over the window, so that front-end frames are kept from window to window. None where one cannot be made."""
+    window, folded = cache / "hubert-base-random", cache / "hubert-base-folded"
+    if all((out / "pack.toml").is_file() for out in (window, folded)):
+        return window, folded
     make = (
         "from pathlib import Path; from models.convert import tiny; import sys\n"
         "tiny.save('hubert-base', Path(sys.argv[1]), hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,\n"
         "          conv_dim=[512] * 7, num_conv_pos_embeddings=128, num_conv_pos_embedding_groups=16)\n"
     )
     checkpoint = cache / "hubert-base-checkpoint"
-    for command in ([sys.executable, "-c", make, str(checkpoint)], [sys.executable, "-m", "models.convert", str(checkpoint), str(out)]):
+    convert = [sys.executable, "-m", "models.convert", str(checkpoint)]
+    commands = (
+        [sys.executable, "-c", make, str(checkpoint)], [*convert, str(window)],
+        [*convert, str(folded), "--norm", "folded", "--norm-audio", "models/bench/speech"],
+    )
+    for command in commands:
         if subprocess.run(command, cwd=repository, stdout=subprocess.DEVNULL).returncode:
             return None
     for file in checkpoint.iterdir():
         file.unlink()
-    return out
+    return window, folded

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bellis::audio::{AudioError, AudioErrorKind, Resampler, ScriptedSource, Step};
 use bellis::consumer::{Consumer, ConsumerError, WhenBehind};
-use bellis::exit::{PolicyName, PolicySpec};
+use bellis::exit::{PolicyName, PolicySpec, Reason};
 use bellis::runtime::{RunError, RunOptions, RunReport, StopFlag, run};
 use bellis::stream::{Representation, Session, SessionOptions};
 use common::{Collect, default_pack, deviation, speech};
@@ -293,6 +293,35 @@ fn a_deadline_sheds_nothing_of_a_file() {
     // The ring holds the six seconds of the file: were that lateness, a deadline of five would shed. Under emulation a chunk takes one.
     let all_deep = |exits: &[u64]| exits[..exits.len() - 1].iter().all(|count| *count == 0);
     assert!(all_deep(&depths(Some(5_000))));
+}
+
+#[test]
+fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_stopped_itself() {
+    let (pack, encoder) = default_pack();
+    let chunk = 16 * 320;
+    let mut sound = vec![0.0; 6 * chunk];
+    sound.extend(device_sound(16_000, 6.0));
+    let chunks = |spec: PolicySpec| {
+        let collect = Collect::default();
+        let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[480]);
+        let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(collect.clone())];
+        run(Box::new(source), encoder, spec.build(pack).unwrap(), consumers, &options(), &StopFlag::default(), |_| {}).unwrap();
+        collect.take()
+    };
+    let never = PolicySpec::named(PolicyName::Never);
+    let gated = chunks(PolicySpec { gate: Some(0.7), gate_hangover: Some(1), ..never.clone() });
+    let open = chunks(PolicySpec { gate: Some(1.0), ..never.clone() });
+    assert_eq!(gated.len(), open.len());
+    assert!(gated[..6].iter().all(|chunk| chunk.exit_layer == 0 && chunk.reason == Reason::Gate));
+    assert!(open.iter().all(|chunk| chunk.exit_layer == encoder.layers()), "a gate at 1 never closes");
+    let spoken = gated[6..].iter().filter(|chunk| chunk.reason != Reason::Gate).count();
+    assert!(spoken * 2 > gated.len() - 6, "{spoken} of {} chunks of speech passed", gated.len() - 6);
+    // What a gated chunk left out is filled in: the speech after it differs from full depth only by what projection leaves.
+    let first = 6 + gated[6..].iter().position(|chunk| chunk.exit_layer > 0).unwrap();
+    let (a, b) = (gated[first].vectors.as_slice(), open[first].vectors.as_slice());
+    let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    a.iter().zip(b).for_each(|(a, b)| (dot, aa, bb) = (dot + a * b, aa + a * a, bb + b * b));
+    assert!(dot / (aa * bb).sqrt() > 0.95, "cosine {}", dot / (aa * bb).sqrt());
 }
 
 #[test]

@@ -4,8 +4,13 @@ use super::BenchError;
 use crate::exit::{PolicyName, PolicySpec};
 use crate::pack::{Pack, PerLayer};
 
-/// `NAME` or `NAME:NUMBER`: a policy and the one number that people turn.
+/// `NAME` or `NAME:NUMBER`: a policy and the one number that people turn; behind a gate with `+gate:PROBABILITY` after it.
 pub fn policy(text: &str) -> Result<PolicySpec, BenchError> {
+    if let Some((inner, gate)) = text.split_once("+gate:") {
+        let problem =
+            || BenchError::PolicyText { text: text.to_owned(), problem: "after `+gate:` stands a probability".to_owned() };
+        return Ok(PolicySpec { gate: Some(gate.parse().map_err(|_| problem())?), ..policy(inner)? });
+    }
     let (name, number) = text.split_once(':').map_or((text, None), |(name, number)| (name, Some(number)));
     let wrong = |problem: &str| BenchError::PolicyText { text: text.to_owned(), problem: problem.to_owned() };
     let name = <PolicyName as clap::ValueEnum>::from_str(name, false)

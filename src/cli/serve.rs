@@ -203,6 +203,8 @@ impl Settings {
             range: None,
             period: None,
             agreement: None,
+            gate: None,
+            gate_hangover: None,
             deadline: None,
             consumer: Vec::new(),
             ..self.clone()

@@ -70,6 +70,12 @@ pub struct Settings {
     /// Agreement with full depth that `calibrated` promises
     #[arg(long, value_name = "0..1", help_heading = "Exit policy")]
     pub agreement: Option<f32>,
+    /// Stop before the first layer where h⁰ says with this probability that nobody speaks (0.7, say), with any policy
+    #[arg(long, value_name = "0..1", help_heading = "Exit policy")]
+    pub gate: Option<f32>,
+    /// Chunks after speech that the gate lets through [default: 2]
+    #[arg(long, value_name = "CHUNKS", help_heading = "Exit policy")]
+    pub gate_hangover: Option<usize>,
     /// Stop a chunk rather than be later than this after its last sample, with any policy
     #[arg(long, value_name = "MS", help_heading = "Exit policy")]
     pub deadline: Option<u64>,
@@ -189,6 +195,8 @@ impl Settings {
             period: self.period.or(if self.policy.is_some() { None } else { file.period }),
             agreement: self.agreement.or(if self.policy.is_some() { None } else { file.agreement }),
             policy: self.policy.or(file.policy),
+            gate: self.gate.or(file.gate),
+            gate_hangover: self.gate_hangover.or(file.gate_hangover),
             deadline: self.deadline.or(file.deadline),
             consumer: if self.consumer.is_empty() { file.consumer } else { self.consumer },
             with_vectors: self.with_vectors || file.with_vectors,
@@ -238,6 +246,8 @@ impl Settings {
             range: self.range,
             period: self.period,
             agreement: self.agreement,
+            gate: self.gate,
+            gate_hangover: self.gate_hangover,
             deadline_ms: self.deadline,
         }
     }

@@ -113,9 +113,7 @@ impl Encoder {
         let signature = Signature { inputs: vec![hidden("x")], outputs: vec![hidden("y")] };
         let position = pack.position.as_ref().map(|file| exact(file, &signature)).transpose()?;
 
-        let layer = |(index, file): (usize, &StageFile)| -> Result<LayerStages, EngineError> {
-            // What the first layer gets wrong, all others build on.
-            let products = if index == 0 { Products::F32 } else { products };
+        let layer = |file: &StageFile| -> Result<LayerStages, EngineError> {
             let feature = (spec.feature == Feature::BeforeNorm).then(|| hidden("f"));
             let outputs: Vec<Port> = [hidden("y")].into_iter().chain(feature).collect();
             if spec.mode == Mode::Windowed {
@@ -138,7 +136,7 @@ impl Encoder {
             let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, products)).transpose()?;
             Ok(LayerStages { full, project, states: file.state.clone() })
         };
-        let layers = pack.layers.iter().enumerate().map(layer).collect::<Result<_, _>>()?;
+        let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
         let branches = |files: &[(usize, StageFile)], output: &dyn Fn(usize) -> Port| {
             let load = |(k, file): &(usize, StageFile)| {
                 Ok((*k, exact(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))

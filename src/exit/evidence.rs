@@ -15,6 +15,9 @@ pub struct Evidence {
     pub margin: f32,
     /// KL(p_k ‖ p_{k−1}), nats; `None` where nobody asked for it or the head of the layer before was not evaluated.
     pub change: Option<f32>,
+    /// Mean probability of the unit that means that nobody speaks, of the head on h⁰ in packs with such a unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quiet: Option<f32>,
     /// False when a logit was not finite: such a layer never exits, and its numbers mean nothing.
     pub finite: bool,
 }
@@ -51,9 +54,15 @@ pub struct Measurer {
     previous: Vec<f32>,
     current_layer: Option<usize>,
     previous_layer: Option<usize>,
+    quiet_unit: Option<usize>,
 }
 
 impl Measurer {
+    /// For heads of which one unit may mean that nobody speaks.
+    pub fn for_units(quiet_unit: Option<usize>) -> Self {
+        Self { quiet_unit, ..Self::default() }
+    }
+
     /// Forgets the last chunk.
     pub fn begin_chunk(&mut self) {
         self.current_layer = None;
@@ -87,6 +96,10 @@ impl Measurer {
             max_prob: (max_prob / frames) as f32,
             margin: (margin / frames) as f32,
             change: comparable.then_some((divergence / frames).max(0.0) as f32),
+            quiet: self.quiet_unit.filter(|_| layer == 0).map(|unit| {
+                let rows = self.current.chunks_exact(units.max(1));
+                (rows.filter_map(|row| row.get(unit)).map(|&log_p| f64::from(log_p).exp()).sum::<f64>() / frames) as f32
+            }),
             finite,
         }
     }

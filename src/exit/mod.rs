@@ -1,6 +1,7 @@
 //! When a chunk has been computed deep enough: evidence from the heads, and policies that judge it.
 
 mod evidence;
+mod gate;
 mod policies;
 mod policy;
 mod schedules;
@@ -8,6 +9,7 @@ mod spec;
 
 pub(crate) use evidence::log_probabilities;
 pub use evidence::{Evidence, Measure, Measurer, kl};
+pub use gate::{DEFAULT_HANGOVER, Gate};
 pub use policies::{Change, CtcConfidence, Gain, Threshold};
 pub use policy::{Decision, ExitPolicy, Needs, Progress, Reason};
 pub use schedules::{Deadline, Fixed, Periodic};

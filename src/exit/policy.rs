@@ -19,6 +19,8 @@ pub enum Reason {
     Gain,
     /// The layer was fixed beforehand (`fixed`, `periodic`, the end of a `range`).
     Schedule,
+    /// Nobody speaks: the gate in front of the first layer is closed.
+    Gate,
     /// The next layer would have broken the chunk's deadline.
     Deadline,
     /// There was no further layer, or none that could give what was asked for (phones, where no deeper layer has a CTC branch).
@@ -27,7 +29,8 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [Self::Threshold, Self::Change, Self::Gain, Self::Schedule, Self::Deadline, Self::LastLayer];
+    pub const ALL: [Self; 7] =
+        [Self::Threshold, Self::Change, Self::Gain, Self::Schedule, Self::Gate, Self::Deadline, Self::LastLayer];
 
     /// Its name in every output.
     pub fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Reason {
             Self::Change => "change",
             Self::Gain => "gain",
             Self::Schedule => "schedule",
+            Self::Gate => "gate",
             Self::Deadline => "deadline",
             Self::LastLayer => "last-layer",
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Measure;
+use super::gate::{DEFAULT_HANGOVER, Gate};
 use super::policies::{Change, CtcConfidence, Gain, Threshold};
 use super::policy::ExitPolicy;
 use super::schedules::{Deadline, Fixed, Periodic};
@@ -52,6 +53,10 @@ pub struct PolicySpec {
     pub period: Option<usize>,
     /// Agreement promised by `calibrated`, 0 to 1.
     pub agreement: Option<f32>,
+    /// Least probability of quiet at h⁰ that stops a chunk there, 0 to 1; wraps any policy.
+    pub gate: Option<f32>,
+    /// Chunks after speech that the gate lets through.
+    pub gate_hangover: Option<usize>,
     /// Deadline of each chunk, milliseconds; wraps any policy.
     pub deadline_ms: Option<u64>,
 }
@@ -101,12 +106,33 @@ impl PolicySpec {
             }
             (None, None) => PolicyName::Never,
         };
-        let policy = self.make(name, pack)?;
+        let policy = self.gated(name, self.make(name, pack)?, pack)?;
         Ok(match self.deadline_ms {
             None => policy,
             Some(0) => return Err(self.invalid(name, "a deadline has at least 1 millisecond".into())),
             Some(milliseconds) => Box::new(Deadline::new(policy, Duration::from_millis(milliseconds))),
         })
+    }
+
+    fn gated(&self, name: PolicyName, policy: Box<dyn ExitPolicy>, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
+        let Some(least) = self.gate else {
+            return match self.gate_hangover {
+                Some(_) => Err(self.invalid(name, "a hangover wants a gate: `--gate 0.7`, say".into())),
+                None => Ok(policy),
+            };
+        };
+        if !(0.0..=1.0).contains(&least) {
+            return Err(self.invalid(name, format!("a gate stands at a probability, 0 to 1, and not at {least}")));
+        }
+        if pack.manifest.encoder.quiet_unit.is_none() || !pack.heads.iter().any(|(layer, _)| *layer == 0) {
+            return Err(PolicyError::Missing {
+                policy: label(name),
+                pack: pack.manifest.name.clone(),
+                what: "head on h⁰ with a unit for quiet, which the gate asks".into(),
+                hint: "leave the gate out, or take a pack that has both, such as daisy-tiny".into(),
+            });
+        }
+        Ok(Box::new(Gate::new(policy, least, self.gate_hangover.unwrap_or(DEFAULT_HANGOVER))))
     }
 
     fn make(&self, name: PolicyName, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {

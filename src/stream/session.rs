@@ -73,7 +73,7 @@ impl Session {
         Ok(Self {
             state: EncoderState::new(encoder)?,
             chunker: Chunker::new(encoder, options.chunk_frames),
-            measurer: Measurer::default(),
+            measurer: Measurer::for_units(encoder.quiet_unit()),
             ctc_measurer: Measurer::default(),
             policy,
             options,

@@ -124,7 +124,7 @@ pub fn linear(
     let x = patch.tap_model(model, found.x)?;
     let residual = found.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
     let out = match products {
-        Products::Int8 if quantised::is_worth_it(model, &found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
+        Products::Int8 if quantised::is_worth_it(&found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
         _ => {
             let weights = sharing.pack(&found);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();

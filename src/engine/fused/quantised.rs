@@ -15,14 +15,13 @@ use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::super::kernels::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
 use super::super::kernels::{Activation, Rows};
 use super::linear::Found;
-use super::ops::Attention;
 
 /// Smaller products lose more by turning rows into steps than they win.
 const WORTH_FROM: usize = 4096;
 
-/// Whether a product is computed in 8 bits: those of attention's outcome lose most by it, and are a twelfth of a layer.
-pub fn is_worth_it(model: &TypedModel, found: &Found) -> bool {
-    found.weights.len() >= WORTH_FROM && !model.node(found.x.node).op_is::<Attention>()
+/// Whether a product is computed in 8 bits.
+pub fn is_worth_it(found: &Found) -> bool {
+    found.weights.len() >= WORTH_FROM
 }
 
 /// Whether this processor has instructions for products of 8 bits: VNNI on x86, the dot product on Arm.

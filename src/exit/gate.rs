@@ -1,0 +1,106 @@
+//! The gate in front of the first layer: chunks in which nobody speaks stop at h⁰.
+
+use std::fmt;
+
+use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
+
+/// Chunks after speech that the gate lets through all the same: the ends of words are soft.
+pub const DEFAULT_HANGOVER: usize = 2;
+
+/// Wraps a policy: where the head on h⁰ takes a chunk for silence, it stops before the first layer. What it asks of h⁰ is the mean
+/// probability of the unit that means that nobody speaks; where the gate opens, the wrapped policy decides from layer 1 on, and the keys and
+/// values of the chunks that stopped here are filled in as after any early exit.
+#[derive(Debug)]
+pub struct Gate {
+    inner: Box<dyn ExitPolicy>,
+    /// Least probability of quiet that closes the gate.
+    least: f32,
+    /// Chunks after speech that pass.
+    hangover: usize,
+    /// How many of them are left.
+    passing: usize,
+}
+
+impl Gate {
+    /// Puts a gate in front of `inner`.
+    pub fn new(inner: Box<dyn ExitPolicy>, least: f32, hangover: usize) -> Self {
+        Self { inner, least, hangover, passing: 0 }
+    }
+}
+
+impl ExitPolicy for Gate {
+    fn begin_chunk(&mut self) {
+        self.inner.begin_chunk();
+    }
+
+    fn needs(&self, layer: usize) -> Needs {
+        if layer == 0 { Needs::Head } else { self.inner.needs(layer) }
+    }
+
+    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+        if progress.layer > 0 {
+            return self.inner.decide(progress);
+        }
+        let quiet = progress.present().filter(|evidence| evidence.finite).and_then(|evidence| evidence.quiet);
+        if quiet.is_none_or(|quiet| quiet < self.least) {
+            self.passing = self.hangover;
+            return Decision::Continue;
+        }
+        match self.passing.checked_sub(1) {
+            Some(left) => {
+                self.passing = left;
+                Decision::Continue
+            }
+            None => Decision::Exit(Reason::Gate),
+        }
+    }
+}
+
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; gate at {} quiet, {} chunks of hangover", self.inner, self.least, self.hangover)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Fixed;
+    use super::super::evidence::Evidence;
+    use super::*;
+
+    fn decide(gate: &mut Gate, layer: usize, quiet: Option<f32>, finite: bool) -> Decision {
+        let evidence = [Evidence { layer, entropy: 1.0, max_prob: 0.5, margin: 0.1, change: None, quiet, finite }];
+        let (elapsed, backlog) = (Duration::ZERO, Duration::ZERO);
+        gate.decide(&Progress { layer, layers: 10, evidence: &evidence, ctc: None, forecast: &[], elapsed, backlog })
+    }
+
+    #[test]
+    fn it_closes_after_the_hangover_and_opens_at_once() {
+        let mut gate = Gate::new(Box::new(Fixed { layer: 3 }), 0.7, 2);
+        let closed = Decision::Exit(Reason::Gate);
+        assert_eq!(decide(&mut gate, 0, Some(0.8), true), closed, "a stream begins closed");
+        assert_eq!(decide(&mut gate, 0, Some(0.1), true), Decision::Continue);
+        assert_eq!(decide(&mut gate, 0, Some(0.8), true), Decision::Continue);
+        assert_eq!(decide(&mut gate, 0, Some(0.8), true), Decision::Continue);
+        assert_eq!(decide(&mut gate, 0, Some(0.8), true), closed);
+        assert_eq!(decide(&mut gate, 0, Some(0.7), true), closed);
+        assert_eq!(decide(&mut gate, 0, Some(0.69), true), Decision::Continue);
+    }
+
+    #[test]
+    fn behind_it_the_wrapped_policy_decides() {
+        let mut gate = Gate::new(Box::new(Fixed { layer: 3 }), 0.7, 0);
+        assert_eq!((gate.needs(0), gate.needs(1)), (Needs::Head, Needs::Nothing));
+        assert_eq!(decide(&mut gate, 2, Some(0.9), true), Decision::Continue);
+        assert_eq!(decide(&mut gate, 3, Some(0.1), true), Decision::Exit(Reason::Schedule));
+    }
+
+    #[test]
+    fn what_it_cannot_tell_passes() {
+        let mut gate = Gate::new(Box::new(Fixed { layer: 3 }), 0.7, 0);
+        assert_eq!(decide(&mut gate, 0, None, true), Decision::Continue);
+        assert_eq!(decide(&mut gate, 0, Some(0.9), false), Decision::Continue);
+    }
+}
