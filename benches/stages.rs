@@ -185,9 +185,35 @@ fn sessions(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Streams side by side over one encoder's weights, chunk by chunk in turn; time per chunk.
+fn streams(criterion: &mut Criterion) {
+    let bench = Bench::new();
+    let chunk_samples = bench.chunk_frames * bench.encoder.audio().hop;
+    let mut group = criterion.benchmark_group("streams");
+    for count in [1, 2, 4, 8] {
+        let session = || {
+            let policy = PolicySpec::named(PolicyName::Never).build(&bench.pack).unwrap();
+            Session::new(&bench.encoder, policy, SessionOptions::new(bench.chunk_frames)).unwrap()
+        };
+        let mut sessions: Vec<Session> = std::iter::repeat_with(session).take(count).collect();
+        let mut blocks = bench.sound.chunks_exact(chunk_samples).cycle();
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(count.to_string(), |b| {
+            b.iter(|| {
+                let block = blocks.next().unwrap();
+                for session in &mut sessions {
+                    session.push(block);
+                    black_box(session.next(Duration::ZERO).unwrap());
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = all;
     config = Criterion::default().sample_size(30).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = stages, sessions
+    targets = stages, sessions, streams
 }
 criterion_main!(all);

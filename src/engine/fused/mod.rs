@@ -7,6 +7,8 @@ mod linear;
 mod ops;
 mod quantised;
 mod rules;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;

@@ -1,9 +1,6 @@
 //! A product with constant weights in 8 bits: one operation where there is a kernel of our own, else three, rows to steps, tract's
 //! product of i8 with packed weights, and sums back to f32 with all that follows.
 
-#[cfg(target_arch = "x86_64")]
-use std::cell::RefCell;
-
 use rten_simd::SimdOp;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
@@ -11,8 +8,6 @@ use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
 use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
-#[cfg(target_arch = "x86_64")]
-use super::super::kernels::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
 use super::super::kernels::{Activation, Rows};
 use super::linear::Found;
 
@@ -49,12 +44,10 @@ pub fn wire(
     found: &Found,
 ) -> TractResult<OutletId> {
     let (steps, weights) = QuantisedWeights::new(&found.weights, found.outputs, found.bias.as_deref());
+    let weights = Arc::new(weights);
     #[cfg(target_arch = "x86_64")]
-    if let Some(vnni) = Vnni::detect()
-        && let Some(steps) = PackedSteps::new(&steps, found.inputs, found.outputs)
-    {
+    if let Some(op) = super::vnni::Int8Linear::new(&steps, &weights, found) {
         let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
-        let op = Int8Linear { vnni, steps: Arc::new(steps), weights: Arc::new(weights), activation: found.activation };
         return Ok(patch.wire_node(format!("{name}.int8"), op, &inputs)?[0]);
     }
     let steps = Tensor::from_shape(&[found.inputs, found.outputs], &steps)?;
@@ -63,91 +56,8 @@ pub fn wire(
     let product = EinSum::new("amk,kn->amn".parse()?, i32::datum_type());
     let sums = patch.wire_node(format!("{name}.int8"), product, &[rows[0], steps])?[0];
     let inputs: TVec<OutletId> = [sums, rows[1]].into_iter().chain(residual).collect();
-    let op = WidenSums { weights: Arc::new(weights), activation: found.activation };
+    let op = WidenSums { weights, activation: found.activation };
     Ok(patch.wire_node(format!("{name}.widen"), op, &inputs)?[0])
-}
-
-/// `x [1, T, K]` · weights `[K, N]` + bias, the activation, and the second input added, if there is one: `[1, T, N]`.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Debug)]
-struct Int8Linear {
-    vnni: Vnni,
-    steps: Arc<PackedSteps>,
-    weights: Arc<QuantisedWeights>,
-    activation: Activation,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl PartialEq for Int8Linear {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.steps, &other.steps) && self.activation == other.activation
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Eq for Int8Linear {}
-
-#[cfg(target_arch = "x86_64")]
-impl Op for Int8Linear {
-    fn name(&self) -> StaticName {
-        "Int8Linear".into()
-    }
-
-    op_as_typed_op!();
-}
-
-#[cfg(target_arch = "x86_64")]
-thread_local! {
-    /// Rows in steps, their ranges, and the sums of a panel.
-    static SCRATCH: RefCell<(Vec<[u8; GROUP]>, Vec<f32>, Vec<[i32; COLUMNS]>)> = RefCell::default();
-}
-
-#[cfg(target_arch = "x86_64")]
-impl EvalOp for Int8Linear {
-    op_out_of_plan!();
-
-    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let views = inputs.iter().map(|input| input.try_as_plain_ram()).collect::<TractResult<TVec<_>>>()?;
-        let residual = views.get(1).map(|view| view.as_slice::<f32>()).transpose()?;
-        let (count, width, outputs) = (inputs[0].shape()[1], inputs[0].shape()[2], self.weights.scale.len());
-        let mut out = Tensor::zero::<f32>(&[1, count, outputs])?;
-        let mut numbers = out.try_as_plain_ram_mut()?;
-        let out_numbers = numbers.as_slice_mut::<f32>()?;
-        let rows = Rows::new(views[0].as_slice()?, count, width);
-        SCRATCH.with_borrow_mut(|(steps, ranges, sums)| {
-            steps.resize(count * self.steps.groups, [0; GROUP]);
-            ranges.resize(2 * count, 0.0);
-            sums.resize(count, [0; COLUMNS]);
-            Quantise { rows, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
-            let rows: TVec<&[[u8; GROUP]]> = steps.chunks_exact(self.steps.groups.max(1)).collect();
-            for (index, (panel, next)) in self.steps.panels().enumerate() {
-                self.vnni.sums(&rows, panel, next, sums);
-                let first = index * COLUMNS;
-                Widen {
-                    sums: sums.as_flattened(),
-                    stride: COLUMNS,
-                    columns: first..(first + COLUMNS).min(outputs),
-                    ranges,
-                    weights: &self.weights,
-                    activation: self.activation,
-                    residual,
-                    out: out_numbers,
-                }
-                .dispatch();
-            }
-        });
-        Ok(tvec!(out.into()))
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl TypedOp for Int8Linear {
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let shape = &inputs[0].shape;
-        Ok(tvec!(f32::fact([shape[0].clone(), shape[1].clone(), self.weights.scale.len().to_dim()])))
-    }
-
-    as_op!();
 }
 
 /// `[1, T, K]` f32 → steps `[1, T, K]` i8, and `[1, T, 2]` f32: scale and zero point of each row.

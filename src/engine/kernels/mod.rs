@@ -7,6 +7,8 @@ pub(super) mod int8;
 pub(super) mod norm;
 pub(super) mod product;
 #[cfg(test)]
+mod speed;
+#[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod vnni;

@@ -1,0 +1,104 @@
+//! A product with constant weights in 8 bits as one operation, on x86 with AVX-512 VNNI.
+
+use std::cell::RefCell;
+
+use rten_simd::SimdOp;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::*;
+use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
+
+use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
+use super::super::kernels::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
+use super::super::kernels::{Activation, Rows};
+use super::linear::Found;
+
+/// `x [1, T, K]` · weights `[K, N]` + bias, the activation, and the second input added, if there is one: `[1, T, N]`.
+#[derive(Clone, Debug)]
+pub struct Int8Linear {
+    vnni: Vnni,
+    steps: Arc<PackedSteps>,
+    weights: Arc<QuantisedWeights>,
+    activation: Activation,
+}
+
+impl PartialEq for Int8Linear {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.steps, &other.steps) && self.activation == other.activation
+    }
+}
+
+impl Eq for Int8Linear {}
+
+impl Op for Int8Linear {
+    fn name(&self) -> StaticName {
+        "Int8Linear".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl Int8Linear {
+    /// The product that was found; `None` where the processor or the shape does not fit the kernel.
+    pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, found: &Found) -> Option<Self> {
+        let (vnni, steps) = (Vnni::detect()?, PackedSteps::new(steps, found.inputs, found.outputs)?);
+        Some(Self { vnni, steps: Arc::new(steps), weights: weights.clone(), activation: found.activation })
+    }
+}
+
+#[derive(Default)]
+struct Scratch {
+    /// The rows' steps, their scales and zero points, and the sums of a panel.
+    steps: Vec<[u8; GROUP]>,
+    ranges: Vec<f32>,
+    sums: Vec<[i32; COLUMNS]>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl EvalOp for Int8Linear {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let views = inputs.iter().map(|input| input.try_as_plain_ram()).collect::<TractResult<TVec<_>>>()?;
+        let residual = views.get(1).map(|view| view.as_slice::<f32>()).transpose()?;
+        let (count, width, outputs) = (inputs[0].shape()[1], inputs[0].shape()[2], self.weights.scale.len());
+        let mut out = Tensor::zero::<f32>(&[1, count, outputs])?;
+        let mut numbers = out.try_as_plain_ram_mut()?;
+        let out_numbers = numbers.as_slice_mut::<f32>()?;
+        let rows = Rows::new(views[0].as_slice()?, count, width);
+        SCRATCH.with_borrow_mut(|Scratch { steps, ranges, sums }| {
+            steps.resize(count * self.steps.groups, [0; GROUP]);
+            ranges.resize(2 * count, 0.0);
+            sums.resize(count, [0; COLUMNS]);
+            Quantise { rows, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
+            let rows: TVec<&[[u8; GROUP]]> = steps.chunks_exact(self.steps.groups.max(1)).collect();
+            for (index, (panel, next)) in self.steps.panels().enumerate() {
+                self.vnni.sums(&rows, panel, next, sums);
+                let first = index * COLUMNS;
+                Widen {
+                    sums: sums.as_flattened(),
+                    stride: COLUMNS,
+                    columns: first..(first + COLUMNS).min(outputs),
+                    ranges,
+                    weights: &self.weights,
+                    activation: self.activation,
+                    residual,
+                    out: out_numbers,
+                }
+                .dispatch();
+            }
+        });
+        Ok(tvec!(out.into()))
+    }
+}
+
+impl TypedOp for Int8Linear {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let shape = &inputs[0].shape;
+        Ok(tvec!(f32::fact([shape[0].clone(), shape[1].clone(), self.weights.scale.len().to_dim()])))
+    }
+
+    as_op!();
+}

@@ -1,0 +1,132 @@
+//! How near the kernels come to the processor's ceiling at a stream's sizes; prints the table of docs/kernels.md:
+//!
+//!     cargo test --release --lib kernels::speed -- --ignored --nocapture
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rten_simd::ops::NumOps;
+use rten_simd::{Isa, SimdOp};
+
+use super::attention::{Attention, ByHead};
+use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
+use super::norm::LayerNorm;
+use super::product::PackedWeights;
+use super::{Activation, Rows, in_registers};
+
+// daisy-tiny: frames of a chunk, hidden size, heads, left context, layers whose weights go through the caches in turn.
+const FRAMES: usize = 16;
+const DIM: usize = 192;
+const HEADS: usize = 4;
+const CONTEXT: usize = 64;
+const LAYERS: usize = 10;
+const ROUNDS: usize = 300;
+
+/// Sixteen independent sums that never leave the registers.
+struct Ceiling;
+
+impl SimdOp for Ceiling {
+    type Output = f64;
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) -> f64 {
+        let ops = isa.f32();
+        let (steps, x, w) = (1 << 16, ops.splat(black_box(1e-9)), ops.splat(black_box(1e-9)));
+        let began = Instant::now();
+        let mut sums = [ops.zero(); 16];
+        for _ in 0..steps {
+            for sum in &mut sums {
+                *sum = ops.mul_add(x, w, *sum);
+            }
+        }
+        black_box(in_registers(sums));
+        (steps * 16 * ops.len()) as f64 / began.elapsed().as_secs_f64() / 1e9
+    }
+}
+
+/// Seconds of the best round.
+fn best(mut work: impl FnMut()) -> f64 {
+    let mut time = || {
+        let began = Instant::now();
+        work();
+        began.elapsed().as_secs_f64()
+    };
+    (0..ROUNDS).map(|_| time()).fold(f64::INFINITY, f64::min)
+}
+
+fn numbers(count: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 7919 % 1013) as f32 / 506.5 - 1.0) * 0.1).collect()
+}
+
+#[test]
+#[ignore = "prints a table"]
+fn of_every_class_of_operation() {
+    let ceiling = (0..20).map(|_| Ceiling.dispatch()).fold(0.0, f64::max);
+    println!("ceiling of f32: {ceiling:.0} G multiply-adds per second");
+    println!("| operation | µs | G multiply-adds per second | of the ceiling |\n|---|---|---|---|");
+    let row = |name: &str, seconds: f64, adds: usize| {
+        let rate = adds as f64 / seconds / 1e9;
+        // An instruction for 8 bits does four times as much as one for f32, and as many of them begin at a time.
+        let ceiling = if name.contains("int8") { 4.0 * ceiling } else { ceiling };
+        match adds {
+            0 => println!("| {name} | {:.2} | | |", seconds * 1e6),
+            _ => println!("| {name} | {:.1} | {rate:.0} | {:.0} % |", seconds * 1e6, 100.0 * rate / ceiling),
+        }
+    };
+    for (inputs, outputs) in [(DIM, DIM), (DIM, 3 * DIM), (DIM, 4 * DIM), (4 * DIM, DIM), (4 * DIM, 4 * DIM), (4 * DIM, 16 * DIM)]
+    {
+        let (x, weights) = (numbers(FRAMES * inputs), numbers(inputs * outputs));
+        let rows = Rows::new(&x, FRAMES, inputs);
+        let mut out = vec![0.0; FRAMES * outputs];
+        let (name, adds) = (format!("{FRAMES} × {inputs} × {outputs}"), FRAMES * inputs * outputs);
+        let pack = |_| PackedWeights::new(inputs, outputs, |k, n| weights[k * outputs + n], None);
+        let many: Vec<_> = (0..LAYERS).map(pack).collect();
+        let hot = best(|| many[0].apply(rows, Activation::None, None, &mut out));
+        row(&format!("product f32 {name}, weights in cache"), hot, adds);
+        let cold = best(|| many.iter().for_each(|one| one.apply(rows, Activation::None, None, &mut out))) / LAYERS as f64;
+        row(&format!("product f32 {name}, {LAYERS} layers in turn"), cold, adds);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(vnni) = super::vnni::Vnni::detect() {
+            use super::vnni::{COLUMNS, GROUP, PackedSteps};
+            let steps = QuantisedWeights::new(&weights, outputs, None).0;
+            let Some(packed) = PackedSteps::new(&steps, inputs, outputs) else { continue };
+            let bytes = vec![[7u8; GROUP]; FRAMES * inputs / GROUP];
+            let grouped: Vec<_> = bytes.chunks_exact(inputs / GROUP).collect();
+            let mut sums = vec![[0; COLUMNS]; FRAMES];
+            let seconds = best(|| packed.panels().for_each(|(panel, next)| vnni.sums(&grouped, panel, next, &mut sums)));
+            row(&format!("product int8 {name}, weights in cache"), seconds, adds);
+        }
+    }
+
+    let x = numbers(FRAMES * 4 * DIM);
+    let (mut steps, mut ranges) = (vec![0; x.len()], vec![0.0; 2 * FRAMES]);
+    let rows = Rows::new(&x, FRAMES, 4 * DIM);
+    row(
+        "rows to 8 bits, 16 × 768",
+        best(|| Quantise { rows, written: Steps::U8, steps: &mut steps, ranges: &mut ranges }.dispatch()),
+        0,
+    );
+    let (weights, sums) = (QuantisedWeights::new(&numbers(DIM * 4 * DIM), 4 * DIM, None).1, vec![1000; x.len()]);
+    let mut out = vec![0.0; x.len()];
+    let mut widen = |activation| {
+        best(|| {
+            let (sums, ranges, weights, out) = (&sums[..], &ranges[..], &weights, &mut out[..]);
+            Widen { sums, stride: 4 * DIM, columns: 0..4 * DIM, ranges, weights, activation, residual: None, out }.dispatch();
+        })
+    };
+    row("sums to f32, 16 × 768", widen(Activation::None), 0);
+    row("sums to f32 and GELU, 16 × 768", widen(Activation::Gelu), 0);
+    let (scale, shift) = (vec![1.0; DIM], vec![0.0; DIM]);
+    let (x, mut out) = (numbers(FRAMES * DIM), vec![0.0; FRAMES * DIM]);
+    let norm = best(|| LayerNorm { x: &x, scale: &scale, shift: &shift, epsilon: 1e-5, out: &mut out }.dispatch());
+    row("layer norm, 16 × 192", norm, 0);
+    let (width, qkv, cache) = (DIM / HEADS, numbers(FRAMES * DIM), numbers(CONTEXT * DIM));
+    let new = ByHead { data: &qkv, frames: FRAMES, head_stride: width, frame_stride: DIM };
+    let old = ByHead { data: &cache, frames: CONTEXT, head_stride: CONTEXT * width, frame_stride: width };
+    let (mut scratch, bias) = (Vec::new(), vec![0.0; HEADS * (CONTEXT + FRAMES) * FRAMES]);
+    let attention = best(|| {
+        let (keys, values, bias, scratch, out) = (&[old, new], &[old, new], Some(&bias[..]), &mut scratch, &mut out[..]);
+        Attention { heads: HEADS, width, queries: new, keys, values, scale: 1.0, bias, scratch, out }.dispatch();
+    });
+    row("attention, 16 frames on 80, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM);
+}
