@@ -45,6 +45,7 @@ impl QuantisedWeights {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steps {
     /// 0 to 255, as VNNI takes them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     U8,
     /// −128 to 127, the same less 128: a u8 with its highest bit turned.
     I8,
