@@ -3,12 +3,14 @@
 
 mod common;
 
+use bellis::audio::{ChannelPick, decode_file};
 use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::pack::Pack;
 use common::{deviation, never_exit, repository, speech};
 
-/// DESIGN of the precisions: units that an 8-bit encoder may change, by the last head.
-const AGREEMENT: f64 = 0.98;
+/// Frames that keep their unit, by the last head. Over ten minutes of each kind of sound it is 98.2 to 99.5 % (benches/agreement.py); half a
+/// percent, six of these frames, is left to chance and to other processors' rounding.
+const AGREEMENT: f64 = 0.975;
 
 fn units(logits: &[f32], classes: usize) -> Vec<usize> {
     let likeliest = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
@@ -21,7 +23,13 @@ fn int8_agrees_with_f32_on_the_units() {
     let load = |precision| Encoder::load_with(&pack, LoadOptions { precision, ..LoadOptions::default() }).unwrap();
     let (exact, int8) = (load(Precision::F32), load(Precision::Int8));
     assert_eq!(exact.precision(), Precision::F32);
-    let audio = speech();
+    // All speech that is bundled: on 25 seconds a frame is less than a tenth of a percent.
+    let mut audio = speech();
+    let mut files: Vec<_> = std::fs::read_dir(repository("models/bench/speech")).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        audio.extend(decode_file(&file, ChannelPick::MixDown).unwrap().0);
+    }
     let (wanted, found) = (never_exit(&exact, &audio, 16), never_exit(&int8, &audio, 16));
     let (mut same, mut frames, mut off) = (0usize, 0usize, 0.0f32);
     for (wanted, found) in wanted.iter().zip(&found) {
