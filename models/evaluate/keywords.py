@@ -339,13 +339,15 @@ def plot(figures, path):
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "bellis"
-    figure, axes = pyplot.subplots(2, 3, figsize=(13, 8), sharex=True, sharey=True)
+    snrs = [snr for snr in ("clean", "10", "0") if any(snr in f["parts"].get("all", {}).get("same", {"recall": {}})["recall"] for f in figures)]
+    _, axes = pyplot.subplots(2, len(snrs), figsize=(1.5 + 4 * len(snrs), 8), sharex=True, sharey=True, squeeze=False)
     for row, name in zip(axes, ("same", "unseen")):
-        for axis, snr in zip(row, ("clean", "10", "0")):
+        for axis, snr in zip(row, snrs):
             for system in figures:
-                part = system["parts"].get("all") or next(iter(system["parts"].values()))
-                rates, recall = zip(*part[name]["recall"][snr].items())
-                axis.plot([float(r) for r in rates], [1 - r for r in recall], label=f"{system['system']} ({part['hours']:g} h)", marker=".")
+                part = system["parts"].get("all", {"same": {"recall": {}}, "unseen": {"recall": {}}})
+                if snr in part[name]["recall"]:
+                    rates, recall = zip(*part[name]["recall"][snr].items())
+                    axis.plot([float(r) for r in rates], [1 - r for r in recall], label=f"{system['system']} ({part['hours']:g} h)", marker=".")
             axis.set(xscale="log", ylim=(0, 1), title=f"{TITLES[name]}, {snr if snr == 'clean' else snr + ' dB'}")
             axis.grid(alpha=0.3)
     for axis in axes[-1]:
@@ -430,7 +432,7 @@ def main():
     out = REPOSITORY / "docs/keywords" if arguments.write else arguments.out
     systems = [lambda folder, p=policy: Bellis(arguments.program, arguments.pack, p, folder) for policy in arguments.policy]
     figures = []
-    if systems or arguments.peer:
+    if systems or arguments.peer:  # otherwise the page is made anew from figures.json
         quiet, noise = background(hours), babble()
         parts = {"all": (count, len(quiet) / RATE / 3600), "slow": (arguments.slow_words, min(hours, arguments.slow_hours))}
         made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
