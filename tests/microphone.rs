@@ -223,3 +223,77 @@ fn captured_exactly(pulse: &Pulse) -> Result<(), String> {
         Some(at) => Err(format!("sample {at} is not the one that was played")),
     }
 }
+
+/// A recording of the demo's word at the microphone's rate, `gain` times as loud and cut off at full scale, to play.
+fn write_take(name: &str, gain: f32, path: &Path) {
+    let (take, rate) = decode_file(&common::repository("models/keywords/demo").join(name), ChannelPick::MixDown).unwrap();
+    let mut resampler = Resampler::new(rate, RATE).unwrap();
+    let mut sound = Vec::new();
+    resampler.push(&take, &mut sound);
+    resampler.finish(&mut sound);
+    // A second of silence ends the take.
+    sound.resize(sound.len() + RATE as usize, 0.0);
+    let spec = hound::WavSpec { channels: 1, sample_rate: RATE, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    sound.iter().for_each(|sample| writer.write_sample(((gain * sample).clamp(-1.0, 1.0) * 32_767.0) as i16).unwrap());
+    writer.finalize().unwrap();
+}
+
+#[test]
+fn words_spoken_into_the_microphone_become_a_keyword_and_a_bad_take_is_refused_with_its_reason() {
+    let Some(pulse) = Pulse::start() else { return };
+    at_one_attempt(|| enrolled_by_voice(&pulse));
+}
+
+fn enrolled_by_voice(pulse: &Pulse) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let keywords = folder.path().join("keywords");
+    let mut child = pulse
+        .command(env!("CARGO_BIN_EXE_bellis"))
+        .args(["enroll", "several", "--record", "3", "--threshold", "0.8", "--folder"])
+        .arg(&keywords)
+        .current_dir(common::repository(""))
+        .env_remove("RUST_LOG")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    std::thread::spawn(move || std::io::BufRead::lines(stderr).map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let mut said = Vec::new();
+    let mut next = |what: &str| {
+        let line =
+            lines.recv_timeout(Duration::from_secs(60)).map_err(|_| format!("nothing after {what}; before it {said:?}"))?;
+        said.push(line.clone());
+        Ok::<_, String>(line)
+    };
+    let outcome = (|| {
+        while !next("its start")?.contains("listening to") {}
+        let takes = [("take-1.wav", 1.0, "take 1 of 3: "), ("take-2.wav", 40.0, "refused: clipped: ")];
+        let takes = takes.into_iter().chain([("take-2.wav", 1.0, "take 2 of 3: "), ("take-3.wav", 1.0, "take 3 of 3: ")]);
+        for (name, gain, answer) in takes {
+            // The level of the silence is learnt first.
+            std::thread::sleep(Duration::from_millis(700));
+            let path = folder.path().join("take.wav");
+            write_take(name, gain, &path);
+            pulse.play(&path);
+            let line = next(name)?;
+            if !line.starts_with(answer) {
+                return Err(format!("{name} at {gain}: `{line}` instead of `{answer}…`"));
+            }
+        }
+        Ok(())
+    })();
+    if outcome.is_err() {
+        let _ = child.kill();
+    }
+    let output = end(child);
+    outcome?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let keyword = bellis::keyword::load(&keywords.join("several.keyword.toml"), None).unwrap();
+    let sources: Vec<&str> = keyword.example.iter().map(|example| example.source.as_str()).collect();
+    assert_eq!(sources, ["take 1", "take 2", "take 3"]);
+    assert!(keyword.example.iter().all(|example| (0.4..1.0).contains(&example.seconds)), "{keyword:?}");
+    Ok(())
+}

