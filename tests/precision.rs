@@ -25,7 +25,8 @@ fn int8_agrees_with_f32_on_the_units() {
     assert_eq!(exact.precision(), Precision::F32);
     // All speech that is bundled: on 25 seconds a frame is less than a tenth of a percent.
     let mut audio = speech();
-    let mut files: Vec<_> = std::fs::read_dir(repository("models/bench/speech")).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(repository("models/bench/speech")).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     for file in files {
         audio.extend(decode_file(&file, ChannelPick::MixDown).unwrap().0);
