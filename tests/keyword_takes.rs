@@ -1,7 +1,10 @@
 //! Takes and thresholds: what is found in a recording, what a live stream is cut into, and what a background's tail says.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use bellis::keyword::{Heard, Recorder, Scratch, Tail, TakeProblem, Template, distance, find_speech, score};
+use bellis::keyword::{
+    Condition, FrameBlock, Heard, Recorder, Tail, TakeProblem, Template, babble, distance, find_speech, score, threshold,
+};
+use proptest::prelude::*;
 
 const RATE: u32 = 16_000;
 
@@ -120,7 +123,7 @@ fn a_click_is_no_word_and_a_roar_ends() {
 /// An exponential tail of distances: the k-th smallest of n peaks an hour lies at u + scale · ln(k / n).
 fn tail_of(scale: f64, hours: f64) -> Tail {
     let peaks = (1..=24).map(|k| score((1.0 + scale * (f64::from(k) / 24.0).ln()) as f32)).collect();
-    Tail { hours, peaks }
+    Tail { condition: Condition::Plain, hours, peaks }
 }
 
 #[test]
@@ -134,41 +137,81 @@ fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
 
 #[test]
 fn too_little_background_gives_no_threshold() {
-    assert_eq!(Tail { hours: 1.0, peaks: vec![0.3; 3] }.threshold(0.5), None);
-    assert_eq!(Tail { hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);
+    assert_eq!(Tail { condition: Condition::Plain, hours: 1.0, peaks: vec![0.3; 3] }.threshold(0.5), None);
+    assert_eq!(Tail { condition: Condition::Plain, hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);
 }
 
-fn frame(probabilities: &[f32]) -> Scratch {
-    let mut scratch = Scratch::default();
-    scratch.set(&probabilities.iter().map(|p| p.ln()).collect::<Vec<_>>());
-    scratch
+fn frame(probabilities: &[f32]) -> FrameBlock {
+    let mut block = FrameBlock::default();
+    block.push(&probabilities.iter().map(|p| p.ln()).collect::<Vec<_>>());
+    block
+}
+
+/// −ln Σ √(P Q) + ¼ ln(N(P) / N(Q)) as it is written down, in f64, for p of the stream and q of the example.
+fn by_the_formula(p: &[f32], q: &[f32]) -> f64 {
+    let soft = |row: &[f32]| {
+        let roots: Vec<f64> = row.iter().map(|p| f64::from(*p).sqrt()).collect();
+        let sum: f64 = roots.iter().sum();
+        roots.into_iter().map(|root| root / sum).collect::<Vec<_>>()
+    };
+    let (p, q) = (soft(p), soft(q));
+    let spread = |row: &[f64]| row.iter().map(|p| p.sqrt()).sum::<f64>().powi(2);
+    let overlap: f64 = p.iter().zip(&q).map(|(p, q)| (p * q).sqrt()).sum();
+    (-overlap.ln() + 0.25 * (spread(&p) / spread(&q)).ln()).clamp(0.0, 5.0)
+}
+
+proptest! {
+    #[test]
+    fn the_distance_is_its_formula(p in probabilities(), q in probabilities()) {
+        let template = Template::from_probabilities(&q, q.len());
+        let wanted = by_the_formula(&p, &q);
+        let found = template.distances(0, &frame(&p))[0];
+        prop_assert!((f64::from(found) - wanted).abs() < 1e-4, "{} {}", found, wanted);
+    }
+}
+
+/// 24 units, as many as a row keeps.
+fn probabilities() -> impl Strategy<Value = Vec<f32>> {
+    prop::collection::vec(-6.0f32..6.0, 24).prop_map(|row| {
+        let sum: f32 = row.iter().map(|x| x.exp()).sum();
+        // What is kept is a thousandth or more of everything; the rest has that, too.
+        let floored: Vec<f32> = row.iter().map(|x| (x.exp() / sum).max(0.0006)).collect();
+        let sum: f32 = floored.iter().sum::<f32>() / 0.999;
+        floored.into_iter().map(|p| p / sum).collect()
+    })
 }
 
 #[test]
-fn the_distance_is_that_of_bhattacharyya_made_softer() {
-    let (p, q) = ([0.5f32, 0.25, 0.15, 0.1], [0.1f32, 0.2, 0.1, 0.6]);
-    let soft = |row: &[f32]| {
-        let sum: f32 = row.iter().map(|p| p.sqrt()).sum();
-        row.iter().map(|p| p.sqrt() / sum).collect::<Vec<_>>()
-    };
-    let wanted = -soft(&p).iter().zip(soft(&q)).map(|(p, q)| (p * q).sqrt()).sum::<f32>().ln();
+fn what_a_row_leaves_out_is_spread_evenly() {
     let mut template = Template::default();
     // Units 0 and 2 are alike: left out, they have what is left.
     template.push(&[(1, 0.2), (3, 0.6)], 4);
-    assert!((template.distance(0, &frame(&p)) - wanted).abs() < 1e-5);
-    assert!(template.distance(0, &frame(&q)) < 1e-5);
+    let (p, q) = ([0.5f32, 0.25, 0.15, 0.1], [0.1f32, 0.2, 0.1, 0.6]);
+    assert!((f64::from(template.distances(0, &frame(&p))[0]) - by_the_formula(&p, &q)).abs() < 1e-5);
+    assert!(template.distances(0, &frame(&q))[0] < 1e-5);
+}
+
+#[test]
+fn a_frame_that_is_unsure_of_everything_is_near_to_nothing() {
+    let (sure, hazy, even) = ([0.97f32, 0.01, 0.01, 0.01], [0.55f32, 0.15, 0.15, 0.15], [0.25f32; 4]);
+    let template = |row: &[f32]| Template::from_probabilities(row, 4);
+    // What is sure of a hazy row's unit is no farther from it than what is hazier than the row.
+    assert!(template(&hazy).distances(0, &frame(&sure))[0] < template(&hazy).distances(0, &frame(&even))[0]);
+    assert!(template(&sure).distances(0, &frame(&hazy))[0] > template(&hazy).distances(0, &frame(&sure))[0]);
 }
 
 #[test]
 fn what_is_no_number_is_as_far_as_it_gets() {
     let template = Template::from_probabilities(&[1.0, 0.0], 2);
-    let mut scratch = Scratch::default();
+    let distance = |row: &[f32]| {
+        let mut block = FrameBlock::default();
+        block.push(row);
+        template.distances(0, &block)[0]
+    };
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        scratch.set(&[bad, bad]);
-        assert_eq!(template.distance(0, &scratch), 5.0);
+        assert_eq!(distance(&[bad, bad]), 5.0);
     }
-    scratch.set(&[f32::NAN, 0.0]);
-    assert!(template.distance(0, &scratch).is_finite());
+    assert!(distance(&[f32::NAN, 0.0]).is_finite());
 }
 
 #[test]
@@ -178,5 +221,30 @@ fn the_likeliest_units_are_kept_and_the_rest_is_spread_evenly() {
     row[399] = 0.1;
     let template = Template::from_probabilities(&row, 400);
     // All others are alike, so nothing is lost by keeping 22 of them.
-    assert!(template.distance(0, &frame(&row)) < 1e-4);
+    assert!(template.distances(0, &frame(&row))[0] < 1e-4);
+}
+
+#[test]
+fn a_threshold_holds_in_quiet_and_in_babble() {
+    let tail = |condition, nearest: f32| Tail {
+        condition,
+        hours: 1.0,
+        peaks: (1..=24).map(|k| score(nearest + 0.01 * k as f32)).collect(),
+    };
+    let (quiet, loud) = (tail(Condition::Plain, 0.4), tail(Condition::Babble, 0.2));
+    assert_eq!(threshold(&[quiet.clone(), loud.clone()], 0.5), loud.threshold(0.5));
+    assert_eq!(threshold(&[loud.clone(), quiet.clone()], 0.5), loud.threshold(0.5));
+    assert!(loud.threshold(0.5) > quiet.threshold(0.5));
+    let nothing = Tail { condition: Condition::Babble, hours: 0.0, peaks: Vec::new() };
+    assert_eq!((threshold(&[quiet, nothing], 0.5), threshold(&[], 0.5)), (None, None));
+}
+
+#[test]
+fn babble_is_as_loud_as_the_recording_and_not_the_recording() {
+    let audio = word(2.0, 0.3);
+    let voices = babble(&audio);
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    assert!((dot(&voices, &voices) / dot(&audio, &audio) - 1.0).abs() < 1e-3);
+    assert!(dot(&audio, &voices).abs() < 0.9 * dot(&audio, &audio));
+    assert_eq!((babble(&[]), babble(&[0.0; 9])), (Vec::new(), vec![0.0; 9]));
 }

@@ -9,7 +9,9 @@ use bellis::audio::{ChannelPick, decode_file_at};
 use bellis::bench::sound_files;
 use bellis::engine::Encoder;
 use bellis::exit::PolicySpec;
-use bellis::keyword::{Background, Enrolment, Keyword, PackRef, Posteriors, Tail, Take, TakeProblem, check_name, enroll};
+use bellis::keyword::{
+    Background, Condition, Enrolment, Keyword, PackRef, Posteriors, Tail, Take, TakeProblem, babble, check_name, enroll,
+};
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
 use clap::Args;
@@ -98,16 +100,14 @@ impl Enroll {
         match self.threshold {
             Some(threshold) => keyword.threshold = threshold,
             None => {
-                let tail = self.listen(&takes, &model, &stop)?;
-                let Some(threshold) = tail.threshold(self.false_accepts) else {
-                    bail!(
-                        "the background is too short to set a threshold on ({:.1} minutes); name more with --background",
-                        tail.hours * 60.0
+                keyword.background = self.listen(&takes, &model, &stop)?;
+                let minutes = minutes(&keyword);
+                keyword.threshold = bellis::keyword::threshold(&keyword.background, self.false_accepts).with_context(|| {
+                    format!(
+                        "the background is too short to set a threshold on ({minutes:.1} minutes); name more with --background"
                     )
-                };
-                keyword.threshold = threshold;
+                })?;
                 keyword.false_accepts_per_hour = Some(self.false_accepts);
-                keyword.background = Some(tail);
             }
         }
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -170,8 +170,8 @@ impl Enroll {
         Ok(takes)
     }
 
-    /// The keyword's scores in speech that does not hold it.
-    fn listen(&self, takes: &[Enrolment], model: &Model, stop: &StopFlag) -> anyhow::Result<Tail> {
+    /// The keyword's scores in speech that does not hold it, as it is and in babble.
+    fn listen(&self, takes: &[Enrolment], model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Tail>> {
         let paths = match (self.background.is_empty(), locate::keyword_background()) {
             (false, _) => self.background.clone(),
             (true, Some(bundled)) => vec![bundled],
@@ -182,22 +182,27 @@ impl Enroll {
         };
         let files = sound_files(&paths)?;
         let audio = model.encoder.audio();
-        let mut background = Background::new(
-            takes.iter().map(|take| take.template.clone()).collect(),
-            audio.hop as f64 / f64::from(audio.sample_rate),
-        );
+        let templates = || takes.iter().map(|take| take.template.clone()).collect();
+        let mut heard = [Condition::Plain, Condition::Babble]
+            .map(|condition| (condition, Background::new(templates(), audio.hop as f64 / f64::from(audio.sample_rate))));
         let bar = bar(files.len());
         for file in &files {
-            if stop.is_set() {
-                bail!("given up; nothing was written");
+            let mut sound = decode_file_at(file, ChannelPick::MixDown, audio.sample_rate)?;
+            for (condition, background) in &mut heard {
+                if stop.is_set() {
+                    bail!("given up; nothing was written");
+                }
+                if *condition == Condition::Babble {
+                    let voices = babble(&sound);
+                    sound.iter_mut().zip(voices).for_each(|(x, voice)| *x += voice);
+                }
+                let policy = PolicySpec::default().build(&model.pack)?;
+                background.listen(&Posteriors::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?);
             }
-            let sound = decode_file_at(file, ChannelPick::MixDown, audio.sample_rate)?;
-            let policy = PolicySpec::default().build(&model.pack)?;
-            background.listen(&Posteriors::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?);
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok(background.tail())
+        Ok(heard.into_iter().map(|(condition, background)| background.tail(condition)).collect())
     }
 }
 
@@ -238,17 +243,23 @@ fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
 
 /// A keyword's threshold, and where it is from.
 pub fn threshold(keyword: &Keyword) -> String {
-    let from = match (&keyword.background, keyword.false_accepts_per_hour) {
-        (Some(tail), Some(rate)) => {
-            let highest = tail.peaks.first().copied().unwrap_or(0.0);
-            format!(
-                " for {rate} false accepts an hour: {:.0} minutes of other speech score {highest:.2} at most",
-                tail.hours * 60.0
-            )
-        }
+    let highest = |condition: Condition| {
+        let tail = keyword.background.iter().find(|tail| tail.condition == condition)?;
+        tail.peaks.first().map(|peak| format!("{peak:.2}"))
+    };
+    let from = match (highest(Condition::Plain), highest(Condition::Babble), keyword.false_accepts_per_hour) {
+        (Some(plain), Some(babble), Some(rate)) => format!(
+            " for {rate} false accepts an hour: {:.0} minutes of other speech score {plain} at most, {babble} in babble",
+            minutes(keyword)
+        ),
         _ => " as given".to_owned(),
     };
     format!("{:.3}{from}", keyword.threshold)
+}
+
+/// Minutes of background speech.
+fn minutes(keyword: &Keyword) -> f64 {
+    keyword.background.first().map_or(0.0, |tail| tail.hours * 60.0)
 }
 
 fn bar(files: usize) -> ProgressBar {

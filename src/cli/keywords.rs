@@ -9,7 +9,7 @@ use bellis::bench::sound_files;
 use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::Encoder;
 use bellis::exit::PolicySpec;
-use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Posteriors, Scratch, Spotter, SpotterOptions, check_name, find, load};
+use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Posteriors, Spotter, SpotterOptions, check_name, find, load};
 use bellis::pack::Pack;
 use clap::{Args, Subcommand};
 
@@ -99,12 +99,11 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         let posteriors = Posteriors::of(&samples, &encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let mut spotter = Spotter::new(templates(&keyword)?, options);
-        let mut scratch = Scratch::default();
-        let mut hits = Vec::new();
-        for (frame, row) in posteriors.rows().enumerate() {
-            scratch.set(row);
-            hits.extend(spotter.step(&scratch, frame as u64));
-        }
+        let (mut hits, mut frames) = (Vec::new(), 0);
+        posteriors.blocks(|block| {
+            spotter.step(block, frames, |_, hit| hits.push(hit));
+            frames += block.frames() as u64;
+        });
         hits.extend(spotter.reset());
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
         println!("{}", file.display());
@@ -171,7 +170,7 @@ pub fn consumer(path: Option<&Path>, settings: &Settings, pack: &Pack) -> anyhow
         let threshold = match settings.false_accepts {
             None => keyword.threshold,
             Some(rate) if !(rate.is_finite() && rate > 0.0) => bail!("--false-accepts {rate}: a rate is above 0"),
-            Some(rate) => keyword.background.as_ref().and_then(|tail| tail.threshold(rate)).with_context(|| {
+            Some(rate) => bellis::keyword::threshold(&keyword.background, rate).with_context(|| {
                 format!("{}: was enrolled without a background, so --false-accepts cannot move its threshold", file.display())
             })?,
         };

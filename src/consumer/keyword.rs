@@ -5,7 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::{Consumer, ConsumerError, StreamInfo, Wants};
-use crate::keyword::{Event, Hit, Scratch, Spotter};
+use crate::keyword::{Event, FrameBlock, Hit, Spotter};
 use crate::stream::Representation;
 
 /// A keyword to look for.
@@ -24,7 +24,9 @@ pub struct KeywordLines<W> {
     out: W,
     place: String,
     keywords: Vec<Watched>,
-    scratch: Scratch,
+    block: FrameBlock,
+    /// What the block tells: when, which keyword, what.
+    hits: Vec<(u64, usize, Hit)>,
     /// Frames so far, and where number 0 would lie if the stream had had no hole.
     frames: u64,
     origin: u64,
@@ -59,7 +61,8 @@ impl<W: Write + Send> KeywordLines<W> {
             out,
             place: place.into(),
             keywords,
-            scratch: Scratch::default(),
+            block: FrameBlock::default(),
+            hits: Vec::new(),
             frames: 0,
             origin: 0,
             heard: 0,
@@ -97,9 +100,28 @@ impl<W: Write + Send> KeywordLines<W> {
         self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(failed)
     }
 
-    fn each(&mut self, step: impl Fn(&mut Spotter, &Scratch, u64) -> Option<Hit>) -> Result<(), ConsumerError> {
+    /// The block's frames are all there are for now.
+    fn search(&mut self) -> Result<(), ConsumerError> {
+        if self.block.frames() == 0 {
+            return Ok(());
+        }
+        for (index, keyword) in self.keywords.iter_mut().enumerate() {
+            keyword.spotter.step(&self.block, self.frames, |frame, hit| self.hits.push((frame, index, hit)));
+        }
+        self.frames += self.block.frames() as u64;
+        self.block.clear();
+        // As they came in time, however the stream is cut.
+        self.hits.sort_by_key(|(frame, index, _)| (*frame, *index));
+        let mut hits = std::mem::take(&mut self.hits);
+        let told = hits.drain(..).try_for_each(|(_, index, hit)| self.tell(index, hit));
+        self.hits = hits;
+        told
+    }
+
+    /// Nothing matches from here on what was before.
+    fn reset(&mut self) -> Result<(), ConsumerError> {
         for index in 0..self.keywords.len() {
-            if let Some(hit) = step(&mut self.keywords[index].spotter, &self.scratch, self.frames) {
+            if let Some(hit) = self.keywords[index].spotter.reset() {
                 self.tell(index, hit)?;
             }
         }
@@ -124,21 +146,22 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
         // Sound that was lost, or a chunk that was dropped before it came here: no word reaches across.
         if chunk.lost_samples > 0 || chunk.first_sample != self.heard {
-            self.each(|spotter, _, _| spotter.reset())?;
+            self.reset()?;
             self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
         }
         self.heard = chunk.first_sample + chunk.samples;
         let Some(posteriors) = &chunk.log_posteriors else { return Ok(()) };
         for t in 0..posteriors.frames() {
-            self.scratch.set(posteriors.row(t));
-            self.each(|spotter, frame, number| spotter.step(frame, number))?;
-            self.frames += 1;
+            self.block.push(posteriors.row(t));
+            if self.block.is_full() {
+                self.search()?;
+            }
         }
-        Ok(())
+        self.search()
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        self.each(|spotter, _, _| spotter.reset())?;
+        self.reset()?;
         self.out.flush().map_err(|error| ConsumerError::write(self.place.clone(), error))
     }
 }

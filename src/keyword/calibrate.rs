@@ -1,4 +1,7 @@
-//! Which score makes so many false accepts an hour: measured on speech that does not hold the keyword.
+//! Which score makes so many false accepts an hour: measured on speech that does not hold the keyword, as it is and in babble.
+//!
+//! Some examples are like nothing in clear speech and like much in a crowd: a drawn out vowel, an echo. So the background is heard a second time
+//! in babble of its own, as loud as itself, and the threshold is one that holds both times.
 //!
 //! Every peak of the background is a false accept that a low enough threshold would make. Rates that are seldom seen in the
 //! background's length come from its tail: the distances below the u-th smallest one are taken as exponential (peaks over
@@ -7,24 +10,57 @@
 use serde::{Deserialize, Serialize};
 
 use super::spotter::{Spotter, SpotterOptions};
-use super::template::{Scratch, Template};
+use super::template::Template;
 use super::{Posteriors, distance, score};
 
 /// Peaks that the tail is fitted on, at most.
 const TAIL_PEAKS: usize = 24;
 /// Below so many peaks nothing is extrapolated.
 const LEAST_PEAKS: usize = 4;
+/// Voices of [`babble`].
+const VOICES: usize = 6;
 /// Peaks below this score are not looked for: any speech has higher ones.
 const FLOOR: f32 = 0.5;
+
+/// How the background was heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// As it is.
+    Plain,
+    /// With [`babble`] added.
+    Babble,
+}
 
 /// The highest peaks of one keyword in background speech.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tail {
+    /// How it was heard.
+    pub condition: Condition,
     /// How much was heard.
     pub hours: f64,
     /// The highest scores, best first.
     pub peaks: Vec<f32>,
+}
+
+/// The score that holds in all of `tails` (see [`Tail::threshold`]); `None` where one of them says too little, or there is none.
+pub fn threshold(tails: &[Tail], per_hour: f64) -> Option<f32> {
+    let each: Option<Vec<f32>> = tails.iter().map(|tail| tail.threshold(per_hour)).collect();
+    each?.into_iter().reduce(f32::max)
+}
+
+/// Six voices made of one recording: the sum of itself begun at each seventh, as loud (RMS) as the recording.
+pub fn babble(audio: &[f32]) -> Vec<f32> {
+    let mut sum = vec![0.0f32; audio.len()];
+    for voice in 1..=VOICES {
+        let (before, after) = audio.split_at(voice * audio.len() / (VOICES + 1));
+        sum.iter_mut().zip(after.iter().chain(before)).for_each(|(sum, x)| *sum += x);
+    }
+    let power = |samples: &[f32]| samples.iter().map(|x| f64::from(x * x)).sum::<f64>();
+    let gain = (power(audio) / power(&sum).max(1e-12)).sqrt() as f32;
+    sum.iter_mut().for_each(|x| *x *= gain);
+    sum
 }
 
 impl Tail {
@@ -47,7 +83,6 @@ impl Tail {
 #[derive(Debug)]
 pub struct Background {
     spotter: Spotter,
-    scratch: Scratch,
     frames: u64,
     hop_seconds: f64,
     peaks: Vec<f32>,
@@ -57,25 +92,23 @@ impl Background {
     /// For a keyword of these examples at frames of `hop_seconds`.
     pub fn new(examples: Vec<Template>, hop_seconds: f64) -> Self {
         let options = SpotterOptions::new(FLOOR, hop_seconds);
-        Self { spotter: Spotter::new(examples, options), scratch: Scratch::default(), frames: 0, hop_seconds, peaks: Vec::new() }
+        Self { spotter: Spotter::new(examples, options), frames: 0, hop_seconds, peaks: Vec::new() }
     }
 
     /// One recording, from its start to its end.
     pub fn listen(&mut self, posteriors: &Posteriors) {
-        for row in posteriors.rows() {
-            self.scratch.set(row);
-            let hit = self.spotter.step(&self.scratch, self.frames);
-            self.peaks.extend(hit.map(|hit| hit.score));
-            self.frames += 1;
-        }
+        posteriors.blocks(|block| {
+            self.spotter.step(block, self.frames, |_, hit| self.peaks.push(hit.score));
+            self.frames += block.frames() as u64;
+        });
         let hit = self.spotter.reset();
         self.peaks.extend(hit.map(|hit| hit.score));
     }
 
     /// What was found.
-    pub fn tail(mut self) -> Tail {
+    pub fn tail(mut self, condition: Condition) -> Tail {
         self.peaks.sort_by(|a, b| b.total_cmp(a));
         self.peaks.truncate(TAIL_PEAKS);
-        Tail { hours: self.frames as f64 * self.hop_seconds / 3600.0, peaks: self.peaks }
+        Tail { condition, hours: self.frames as f64 * self.hop_seconds / 3600.0, peaks: self.peaks }
     }
 }

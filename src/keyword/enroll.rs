@@ -10,7 +10,7 @@ use super::file::Example;
 use super::posteriors::Posteriors;
 use super::score;
 use super::speech::{TakeProblem, find_speech};
-use super::template::{Scratch, Template};
+use super::template::Template;
 use super::warp::Warp;
 use crate::engine::{Encoder, EngineError};
 use crate::exit::Fixed;
@@ -23,9 +23,9 @@ const QUIET_PROBABILITY: f32 = 0.5;
 const LEAST_FRAMES: usize = 8;
 /// Frames before the speech that the encoder hears as silence: a stream starts somewhere, an utterance seldom with it.
 const LEAD_SECONDS: f64 = 0.3;
-/// An example that scores less than this with every other one is taken for another word. Examples of one word by one speaker score 0.76 to
-/// 0.93 with each other, other words 0.57 to 0.77 (docs/keywords.md).
-const LEAST_ALIKE: f32 = 0.72;
+/// An example that scores less than this with every other one is taken for another word. Examples of one word by one speaker score 0.86 to
+/// 0.99 with each other, other words 0.7 to 0.91 (docs/keywords.md).
+const LEAST_ALIKE: f32 = 0.82;
 
 /// One recording of a word.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,14 +79,13 @@ pub fn enroll(
 impl Enrolment {
     /// The score of `example` in this take.
     pub fn score_of(&self, example: &Template) -> f32 {
-        let mut warp = Warp::new(example.clone(), f32::MAX);
-        let mut scratch = Scratch::default();
-        let mut best = 0.0f32;
-        for (frame, row) in self.posteriors.rows().enumerate() {
-            scratch.set(row);
-            best = best.max(warp.step(&scratch, frame as u64).map_or(0.0, |found| score(found.distance)));
-        }
-        best
+        let mut warp = Warp::new(example.clone());
+        let mut nearest = f32::INFINITY;
+        self.posteriors.blocks(|block| {
+            let found = &warp.step(block)[..block.frames()];
+            nearest = found.iter().map(|found| found.distance).fold(nearest, f32::min);
+        });
+        score(nearest)
     }
 
     /// How much this take is like the most alike of `others`; refused when that is not enough. Nothing to say without others.

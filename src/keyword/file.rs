@@ -1,7 +1,7 @@
 //! Keyword files: TOML, a few tens of kilobytes, readable.
 //!
 //! ```toml
-//! format = 1
+//! format = 2
 //! name = "hello"
 //! threshold = 0.55                # least score of a detection
 //! false_accepts_per_hour = 0.5    # what the threshold was chosen for
@@ -11,7 +11,8 @@
 //! identity = "5d1f…"
 //! units = 256
 //!
-//! [background]                    # the highest scores in speech without the keyword
+//! [[background]]                  # the highest scores in speech without the keyword, as it is ("plain") and in babble
+//! condition = "plain"
 //! hours = 0.33
 //! peaks = [0.51, 0.5]
 //!
@@ -33,7 +34,7 @@ use crate::toml_file::TomlFileError;
 
 /// What a keyword file's name ends with.
 pub const KEYWORD_SUFFIX: &str = ".keyword.toml";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const LIMIT_BYTES: u64 = 1 << 20;
 const MOST_EXAMPLES: usize = 16;
 const LEAST_ROWS: usize = 4;
@@ -55,8 +56,8 @@ pub struct Keyword {
     /// The pack that made it.
     pub pack: PackRef,
     /// Scores of other speech.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub background: Option<Tail>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub background: Vec<Tail>,
     /// The examples.
     pub example: Vec<Example>,
 }
@@ -177,11 +178,17 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, KeywordError> {
 
 /// Reads and checks one keyword file. With `pack`, refuses one that another pack made.
 pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError> {
-    let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
-    let invalid = |problem: String| KeywordError::Invalid { path: path.to_owned(), problem };
-    if keyword.format != FORMAT {
-        return Err(invalid(format!("has format {}, and this version of Bellis reads {FORMAT}", keyword.format)));
+    /// What every version has, whatever else it says.
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
     }
+    let invalid = |problem: String| KeywordError::Invalid { path: path.to_owned(), problem };
+    let Version { format } = crate::toml_file::read(path, LIMIT_BYTES)?;
+    if format != FORMAT {
+        return Err(invalid(format!("has format {format}, and this version of Bellis reads {FORMAT}")));
+    }
+    let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
     check_name(&keyword.name)?;
     if let Some(running) = pack.filter(|pack| pack.identity != keyword.pack.identity) {
         let (made, running) = (Box::new(keyword.pack), Box::new(running.clone()));
@@ -193,10 +200,10 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     if keyword.false_accepts_per_hour.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
         return Err(invalid("false_accepts_per_hour is no rate".into()));
     }
-    if let Some(tail) = &keyword.background
-        && !(tail.hours.is_finite() && tail.hours >= 0.0 && tail.peaks.iter().all(|peak| (0.0..=1.0).contains(peak)))
-    {
-        return Err(invalid("[background] holds what is no length or no score".into()));
+    let sane =
+        |tail: &Tail| tail.hours.is_finite() && tail.hours >= 0.0 && tail.peaks.iter().all(|peak| (0.0..=1.0).contains(peak));
+    if !keyword.background.iter().all(sane) {
+        return Err(invalid("[[background]] holds what is no length or no score".into()));
     }
     if keyword.example.is_empty() || keyword.example.len() > MOST_EXAMPLES {
         return Err(invalid(format!("has {} examples; 1 to {MOST_EXAMPLES} make a keyword", keyword.example.len())));
@@ -215,7 +222,7 @@ impl Keyword {
             threshold: 1.0,
             false_accepts_per_hour: None,
             pack,
-            background: None,
+            background: Vec::new(),
             example,
         })
     }

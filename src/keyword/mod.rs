@@ -18,14 +18,14 @@ mod spotter;
 mod template;
 mod warp;
 
-pub use calibrate::{Background, Tail};
+pub use calibrate::{Background, Condition, Tail, babble, threshold};
 pub use enroll::{Enrolment, Take, enroll};
 pub use file::{Example, KEYWORD_SUFFIX, Keyword, KeywordError, PackRef, check_name, find, load};
 pub use posteriors::Posteriors;
 pub use record::{Heard, Recorder};
 pub use speech::{Span, TakeProblem, find_speech};
 pub use spotter::{Event, Hit, Spotter, SpotterOptions};
-pub use template::{Scratch, Template};
+pub use template::{FrameBlock, LANES, Template};
 pub use warp::{Match, Warp};
 
 /// The score of a mean distance.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::template::{FrameBlock, LANES};
 use crate::engine::{Encoder, EngineError};
 use crate::exit::ExitPolicy;
 use crate::stream::{Session, SessionOptions};
@@ -57,5 +58,15 @@ impl Posteriors {
     /// Frame after frame.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.rows.chunks_exact(self.units.max(1))
+    }
+
+    /// All frames, as templates read them, as many at a time as go together.
+    pub fn blocks(&self, mut each: impl FnMut(&FrameBlock)) {
+        let mut block = FrameBlock::default();
+        for rows in self.rows.chunks(LANES * self.units.max(1)) {
+            block.clear();
+            rows.chunks_exact(self.units.max(1)).for_each(|row| block.push(row));
+            each(&block);
+        }
     }
 }

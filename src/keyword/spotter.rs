@@ -1,16 +1,18 @@
 //! From scores to detections: one utterance, one detection.
 //!
-//! The score of a keyword at a frame is that of its best example. It rises towards the end of an utterance and falls after it;
-//! a peak stands when nothing higher ended within [`SpotterOptions::hold`] frames. A peak at or above the threshold is a detection, and after it
+//! The score of a keyword at a frame is the power mean of its examples' scores, (Σ sᵏ / n)^(1/k) with k = 6: near the best one's, and the
+//! higher the more of them agree. It rises towards the end of an utterance and falls after it; a peak stands when nothing higher ended within [`SpotterOptions::hold`] frames. A peak at or above the threshold is a detection, and after it
 //! the keyword rests for the refractory time and does not fire again on sound that the detection holds. A lower peak is a near
 //! miss, told to whoever asks.
 
 use std::time::Duration;
 
-use super::template::{Scratch, Template};
+use super::score;
+use super::template::{FrameBlock, LANES, Template};
 use super::warp::Warp;
-use super::{distance, score};
 
+/// k of the power mean of the examples' scores.
+const AGREEMENT: i32 = 6;
 /// When a keyword fires.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpotterOptions {
@@ -88,33 +90,43 @@ pub struct Spotter {
 impl Spotter {
     /// Searches for any of `examples`.
     pub fn new(examples: Vec<Template>, options: SpotterOptions) -> Self {
-        // A little above the least score that is told: what is rounded down there must not be lost here.
-        let limit = distance(options.threshold.min(options.near_miss)) + 1e-5;
-        let warps = examples.into_iter().map(|template| Warp::new(template, limit)).collect();
+        let warps = examples.into_iter().map(Warp::new).collect();
         Self { warps, options, peak: None, age: 0, fired: None, missed: 0 }
     }
 
-    /// Takes frame number `frame`; numbers grow by one at each call but after a [`Spotter::reset`].
-    pub fn step(&mut self, x: &Scratch, frame: u64) -> Option<Hit> {
-        let mut best: Option<(f32, u64, usize)> = None;
+    /// Takes the frames of `block`, the first of which has number `first`: one more than the last one's before, but after a
+    /// [`Spotter::reset`]. `told` hears each peak with the number of the frame that settled it.
+    pub fn step(&mut self, block: &FrameBlock, first: u64, mut told: impl FnMut(u64, Hit)) {
+        let mut powers = [0.0f32; LANES];
+        let mut best = [(f32::INFINITY, 0, 0); LANES];
         for (example, warp) in self.warps.iter_mut().enumerate() {
-            if let Some(found) = warp.step(x, frame)
-                && best.is_none_or(|(distance, ..)| found.distance < distance)
+            for ((found, powers), best) in warp.step(block).into_iter().zip(&mut powers).zip(&mut best) {
+                *powers += score(found.distance).powi(AGREEMENT);
+                if found.distance < best.0 {
+                    *best = (found.distance, found.frames, example);
+                }
+            }
+        }
+        let mean = |powers: f32| (powers / self.warps.len() as f32).powf(1.0 / AGREEMENT as f32).min(1.0);
+        let scores = powers.map(mean);
+        for (lane, (score, (distance, frames, example))) in scores.into_iter().zip(best).enumerate().take(block.frames()) {
+            let frame = first + lane as u64;
+            self.age = self.age.saturating_add(1);
+            if distance.is_finite() {
+                let event = if score >= self.options.threshold { Event::Detection } else { Event::NearMiss };
+                let start = (frame + 1).saturating_sub(u64::from(frames));
+                let hit = Hit { event, score, start, end: frame + 1, example };
+                if self.may_peak(&hit) && self.peak.is_none_or(|peak| score > peak.score) {
+                    self.peak = Some(hit);
+                    self.age = 0;
+                }
+            }
+            if self.age >= self.options.hold
+                && let Some(hit) = self.settle()
             {
-                best = Some((found.distance, found.start, example));
+                told(frame, hit);
             }
         }
-        self.age = self.age.saturating_add(1);
-        if let Some((distance, start, example)) = best {
-            let score = score(distance);
-            let event = if score >= self.options.threshold { Event::Detection } else { Event::NearMiss };
-            let hit = Hit { event, score, start, end: frame + 1, example };
-            if self.may_peak(&hit) && self.peak.is_none_or(|peak| score > peak.score) {
-                self.peak = Some(hit);
-                self.age = 0;
-            }
-        }
-        if self.age >= self.options.hold { self.settle() } else { None }
     }
 
     /// The stream ends or has a hole here: what stands is told, and nothing matches across.

@@ -1,4 +1,4 @@
-//! Subsequence dynamic time warping of a stream with one template, a frame at a time, in memory that does not grow.
+//! Subsequence dynamic time warping of a stream with one template, a block of frames at a time, in memory that does not grow.
 //!
 //! With d(i, j) the distance of the template's row i from the stream's frame j, the cost of the best path that ends there is
 //!
@@ -13,119 +13,122 @@
 //! their own, half to twice the example's pace everywhere, and C(M−1, j) / M is a mean that compares across examples. `w` makes
 //! an uneven pace cost a little.
 //!
-//! A path whose cost exceeds `limit` · M can only cost more: it is dead, and rows that only dead paths could reach are not looked
-//! at. Most of the work falls away, and no match within the limit changes by a bit.
+//! No step stays at a row, so C(i, ·) needs rows above it only: the recursion goes row by row, and all frames of a block at once. It does
+//! the same work for every frame, whatever is said.
 
-use super::template::{Scratch, Template};
+use rten_simd::{Isa, SimdOp};
+
+use super::template::{FrameBlock, LANES, Template};
 
 /// What a step off the diagonal costs.
 const WARP_COST: f32 = 0.1;
+/// Frames before a block that a step may come from.
+const BEFORE: usize = 2;
 
 /// The best match that ends at a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Match {
-    /// Mean distance per row of the template.
+    /// Mean distance per row of the template; infinite where none can end.
     pub distance: f32,
-    /// First frame of the match.
-    pub start: u64,
+    /// Its length, frames.
+    pub frames: u32,
 }
 
-/// One column of the recursion.
-#[derive(Debug, Clone, Default)]
-struct Column {
-    cost: Vec<f32>,
-    start: Vec<u64>,
+/// What a block needs to know of a row in the frames before it.
+#[derive(Debug, Clone, Copy)]
+struct Behind {
+    cost: [f32; BEFORE],
+    frames: [u32; BEFORE],
+    /// d(i, j) of the last frame.
+    distance: f32,
+}
+
+impl Behind {
+    const NOTHING: Self = Self { cost: [f32::INFINITY; BEFORE], frames: [0; BEFORE], distance: f32::INFINITY };
+}
+
+/// One row of the recursion over a block, and the frames before it.
+#[derive(Clone, Copy)]
+struct Row {
+    cost: [f32; BEFORE + LANES],
+    /// How many frames the path has.
+    frames: [u32; BEFORE + LANES],
+    distance: [f32; LANES],
+}
+
+impl Row {
+    const NONE: Self = Self { cost: [f32::INFINITY; BEFORE + LANES], frames: [0; BEFORE + LANES], distance: [0.0; LANES] };
 }
 
 /// One stream against one template.
 #[derive(Debug, Clone)]
 pub struct Warp {
     template: Template,
-    limit: f32,
-    now: Column,
-    /// The columns one and two frames before.
-    one: Column,
-    two: Column,
-    /// d(i, j) of this frame and of the one before, of the rows that were looked at.
-    distances: Vec<f32>,
-    before: Vec<f32>,
-    /// Rows below this one may be reached by a living path.
-    reach: usize,
+    behind: Vec<Behind>,
 }
 
 impl Warp {
-    /// Matches whose mean distance is above `limit` are not told.
-    pub fn new(template: Template, limit: f32) -> Self {
-        let rows = template.frames();
-        let column = || Column { cost: vec![f32::INFINITY; rows], start: vec![0; rows] };
-        let distances = vec![f32::INFINITY; rows];
-        Self { template, limit, now: column(), one: column(), two: column(), before: distances.clone(), distances, reach: 0 }
-    }
-
-    /// The template.
-    pub fn template(&self) -> &Template {
-        &self.template
+    /// Looks for `template` from the start of a stream.
+    pub fn new(template: Template) -> Self {
+        let behind = vec![Behind::NOTHING; template.frames()];
+        Self { template, behind }
     }
 
     /// Forgets the stream so far.
     pub fn reset(&mut self) {
-        self.one.cost.fill(f32::INFINITY);
-        self.two.cost.fill(f32::INFINITY);
-        self.now.cost.fill(f32::INFINITY);
-        self.reach = 0;
+        self.behind.fill(Behind::NOTHING);
     }
 
-    /// Takes frame number `frame` and gives the best match that ends with it, if one is within the limit.
-    pub fn step(&mut self, x: &Scratch, frame: u64) -> Option<Match> {
-        let rows = self.template.frames();
-        let most = self.limit * rows as f32;
-        // Paths of the last two columns are below `reach`; a step climbs two rows at most.
-        let top = (self.reach + 2).min(rows);
-        let mut reach = 0;
-        for i in 0..top {
-            let (mut cost, mut start) = (f32::INFINITY, frame);
-            let mut distance = f32::INFINITY;
-            let alive = match i {
-                0 => true,
-                1 => self.one.cost[0].min(self.two.cost[0]) <= most,
-                _ => self.one.cost[i - 1].min(self.two.cost[i - 1]).min(self.one.cost[i - 2]) <= most,
-            };
-            if alive {
-                distance = self.template.distance(i, x);
-                if i == 0 {
-                    cost = distance;
-                } else {
-                    let mut take = |from: f32, with: f32, began: u64| {
-                        if from + with < cost {
-                            (cost, start) = (from + with, began);
-                        }
-                    };
-                    take(self.one.cost[i - 1], distance, self.one.start[i - 1]);
-                    take(self.two.cost[i - 1], 0.5 * (self.before[i] + distance) + WARP_COST, self.two.start[i - 1]);
-                    if i >= 2 {
-                        take(self.one.cost[i - 2], self.distances[i - 1] + distance + WARP_COST, self.one.start[i - 2]);
-                    }
+    /// Takes the next frames of the stream: the best matches that end with each of them.
+    pub fn step(&mut self, block: &FrameBlock) -> [Match; LANES] {
+        Step { warp: self, block }.dispatch()
+    }
+}
+
+struct Step<'a> {
+    warp: &'a mut Warp,
+    block: &'a FrameBlock,
+}
+
+impl SimdOp for Step<'_> {
+    type Output = [Match; LANES];
+
+    // Plain loops over the lanes: here they become the widest instructions that the processor has.
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) -> [Match; LANES] {
+        let Self { warp: Warp { template, behind }, block } = self;
+        let (mut above, mut over) = (Row::NONE, Row::NONE);
+        for (i, behind) in behind.iter_mut().enumerate() {
+            let mut row = Row::NONE;
+            row.distance = template.distances(i, block);
+            row.cost[..BEFORE].copy_from_slice(&behind.cost);
+            row.frames[..BEFORE].copy_from_slice(&behind.frames);
+            if i == 0 {
+                row.cost[BEFORE..].copy_from_slice(&row.distance);
+                row.frames[BEFORE..].fill(1);
+            } else {
+                let mut earlier = [behind.distance; LANES];
+                earlier[1..].copy_from_slice(&row.distance[..LANES - 1]);
+                for j in 0..LANES {
+                    let d = row.distance[j];
+                    let even = above.cost[j + 1] + d;
+                    let slow = above.cost[j] + (0.5 * (earlier[j] + d) + WARP_COST);
+                    let fast = over.cost[j + 1] + (above.distance[j] + d + WARP_COST);
+                    let (cost, frames) = if slow < even { (slow, above.frames[j] + 2) } else { (even, above.frames[j + 1] + 1) };
+                    let (cost, frames) = if fast < cost { (fast, over.frames[j + 1] + 1) } else { (cost, frames) };
+                    row.cost[BEFORE + j] = cost;
+                    row.frames[BEFORE + j] = frames;
                 }
             }
-            if cost <= most {
-                reach = i + 1;
-            } else {
-                cost = f32::INFINITY;
+            let ended = block.frames();
+            behind.cost.copy_from_slice(&row.cost[ended..ended + BEFORE]);
+            behind.frames.copy_from_slice(&row.frames[ended..ended + BEFORE]);
+            if let Some(last) = ended.checked_sub(1) {
+                behind.distance = row.distance[last];
             }
-            self.distances[i] = distance;
-            self.now.cost[i] = cost;
-            self.now.start[i] = start;
+            (over, above) = (above, row);
         }
-        // What the columns before left above is dead now.
-        self.now.cost[top..].fill(f32::INFINITY);
-        let last = rows.checked_sub(1)?;
-        let found = (self.now.cost[last] <= most)
-            .then(|| Match { distance: self.now.cost[last] / rows as f32, start: self.now.start[last] });
-        std::mem::swap(&mut self.two, &mut self.one);
-        std::mem::swap(&mut self.one, &mut self.now);
-        std::mem::swap(&mut self.before, &mut self.distances);
-        // The column before stays reachable for the step that takes two frames.
-        self.reach = reach.max(self.two.cost.iter().take(top).rposition(|cost| *cost <= most).map_or(0, |i| i + 1));
-        found
+        let rows = behind.len() as f32;
+        std::array::from_fn(|j| Match { distance: above.cost[BEFORE + j] / rows, frames: above.frames[BEFORE + j] })
     }
 }
