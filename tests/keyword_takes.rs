@@ -170,14 +170,13 @@ proptest! {
     }
 }
 
-/// 24 units, as many as a row keeps.
+/// 64 units: 24, as many as a row keeps, with probabilities that are kept, and 40 that share a hundredth evenly.
 fn probabilities() -> impl Strategy<Value = Vec<f32>> {
-    prop::collection::vec(-6.0f32..6.0, 24).prop_map(|row| {
+    prop::collection::vec(0.0f32..8.0, 24).prop_map(|row| {
         let sum: f32 = row.iter().map(|x| x.exp()).sum();
-        // What is kept is a thousandth or more of everything; the rest has that, too.
-        let floored: Vec<f32> = row.iter().map(|x| (x.exp() / sum).max(0.0006)).collect();
-        let sum: f32 = floored.iter().sum::<f32>() / 0.999;
-        floored.into_iter().map(|p| p / sum).collect()
+        let kept: Vec<f32> = row.iter().map(|x| 0.001 + 0.966 * x.exp() / sum).collect();
+        let rest = 1.0 - kept.iter().sum::<f32>();
+        [kept, vec![rest / 40.0; 40]].concat()
     })
 }
 
@@ -193,11 +192,13 @@ fn what_a_row_leaves_out_is_spread_evenly() {
 
 #[test]
 fn a_frame_that_is_unsure_of_everything_is_near_to_nothing() {
-    let (sure, hazy, even) = ([0.97f32, 0.01, 0.01, 0.01], [0.55f32, 0.15, 0.15, 0.15], [0.25f32; 4]);
-    let template = |row: &[f32]| Template::from_probabilities(row, 4);
-    // What is sure of a hazy row's unit is no farther from it than what is hazier than the row.
-    assert!(template(&hazy).distances(0, &frame(&sure))[0] < template(&hazy).distances(0, &frame(&even))[0]);
-    assert!(template(&sure).distances(0, &frame(&hazy))[0] > template(&hazy).distances(0, &frame(&sure))[0]);
+    let peak = |p: f32| [vec![p], vec![(1.0 - p) / 63.0; 63]].concat();
+    let distance = |p: f32, q: f32| Template::from_probabilities(&peak(q), 64).distances(0, &frame(&peak(p)))[0];
+    // How far two frames are apart depends on which is the stream's: what says less than the row is farther.
+    let (sure, hazy, even) = (0.9, 0.4, 1.0 / 64.0);
+    for (more, less) in [(sure, hazy), (hazy, even), (sure, even)] {
+        assert!(distance(less, more) > distance(more, less) + 0.01, "{more} {less}");
+    }
 }
 
 #[test]
