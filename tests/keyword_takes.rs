@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bellis::keyword::{
-    Condition, FrameBlock, Heard, Recorder, Tail, TakeProblem, Template, babble, distance, find_speech, score, threshold,
+    Condition, FrameBlock, Heard, Recorder, Tail, TakeProblem, Template, babble, find_speech, score, threshold,
 };
 use proptest::prelude::*;
 
@@ -120,19 +120,23 @@ fn a_click_is_no_word_and_a_roar_ends() {
     assert_eq!(takes(&roar, 320).len(), 1);
 }
 
-/// An exponential tail of distances: the k-th smallest of n peaks an hour lies at u + scale · ln(k / n).
+/// An exponential tail of log odds: the k-th highest of n peaks an hour lies at u − scale · ln(k / n).
 fn tail_of(scale: f64, hours: f64) -> Tail {
-    let peaks = (1..=24).map(|k| score((1.0 + scale * (f64::from(k) / 24.0).ln()) as f32)).collect();
+    let score = |odds: f64| (1.0 + (-odds).exp()).recip() as f32;
+    let peaks = (1..=24).map(|k| score(1.0 - scale * (f64::from(k) / 24.0).ln())).collect();
     Tail { condition: Condition::Plain, hours, peaks }
 }
 
 #[test]
 fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
     let tail = tail_of(0.1, 2.0);
-    let at = |rate| distance(tail.threshold(rate).unwrap());
+    let at = |rate| {
+        let score = f64::from(tail.threshold(rate).unwrap());
+        (score / (1.0 - score)).ln()
+    };
     assert!((at(12.0) - 1.0).abs() < 1e-3, "{}", at(12.0));
-    assert!((at(0.5) - (1.0 + 0.1 * (0.5f32 / 12.0).ln())).abs() < 0.05, "{}", at(0.5));
-    assert!(at(0.1) < at(0.5) && at(0.5) < at(5.0));
+    assert!((at(0.5) - (1.0 - 0.1 * (0.5f64 / 12.0).ln())).abs() < 0.05, "{}", at(0.5));
+    assert!(at(0.1) > at(0.5) && at(0.5) > at(5.0));
 }
 
 #[test]

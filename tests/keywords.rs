@@ -59,7 +59,7 @@ fn blocks(stream: &[Vec<f32>], sizes: &[usize], mut each: impl FnMut(&FrameBlock
 /// What a spotter tells of a stream, its end included.
 fn hits(spotter: &mut Spotter, stream: &[Vec<f32>]) -> Vec<Hit> {
     let mut hits = Vec::new();
-    blocks(stream, &[LANES], |block, first| spotter.step(block, first, |_, hit| hits.push(hit)));
+    blocks(stream, &[LANES], |block, first| spotter.step(block, first, |_, hit| hits.push(hit)).unwrap());
     hits.extend(spotter.reset());
     hits
 }

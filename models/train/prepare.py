@@ -25,14 +25,14 @@ LONGEST_SECONDS = 60  # music and long takes are cut there
 SPEECH_OF_OTHERS = ("voices",)  # folders of speech inside of noise packages
 
 
-def decode(path):
-    """mono f32 at 16 kHz, or None for what is no sound."""
+def decode(path, longest=LONGEST_SECONDS):
+    """mono f32 at 16 kHz, so many seconds of it at most, or None for what is no sound."""
     try:
         if path.suffix == ".g722":
             command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", path, "-f", "wav", "-"]
             audio, rate = soundfile.read(io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout), dtype="float32")
         else:
-            audio, rate = soundfile.read(path, frames=int(LONGEST_SECONDS * 48_000), dtype="float32")
+            audio, rate = soundfile.read(path, frames=int(longest * 48_000), dtype="float32")
     except (soundfile.LibsndfileError, subprocess.CalledProcessError):
         return None
     if audio.ndim > 1:
@@ -40,7 +40,7 @@ def decode(path):
     if rate != RATE:
         divisor = np.gcd(rate, RATE)
         audio = resample_poly(audio, RATE // divisor, rate // divisor).astype(np.float32)
-    return audio[: LONGEST_SECONDS * RATE]
+    return audio[: longest * RATE]
 
 
 def speaker(package, relative):

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, decode_file_at};
 use bellis::bench::sound_files;
-use bellis::engine::Encoder;
+use bellis::engine::{Encoder, EngineError, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Background, Condition, Enrolment, Keyword, PackRef, Posteriors, Tail, Take, TakeProblem, babble, check_name, enroll,
+    Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Posteriors, Search, Tail, Take, TakeProblem,
+    babble, check_name, enroll,
 };
-use bellis::pack::Pack;
+use bellis::pack::{Pack, StageFile};
 use bellis::runtime::StopFlag;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -35,11 +36,14 @@ pub struct Enroll {
     /// The keyword's name
     name: String,
     /// Recordings of the word: files or folders, one to sixteen
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "record", conflicts_with = "record")]
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["record", "detector"], conflicts_with = "record")]
     from: Vec<PathBuf>,
     /// Record so many takes from the microphone; bad ones do not count
     #[arg(long, value_name = "TAKES", value_parser = clap::value_parser!(u8).range(1..=16))]
     record: Option<u8>,
+    /// A trained detector's ONNX graph in place of recordings; models/keywords/train.py makes one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "record"])]
+    detector: Option<PathBuf>,
     /// The microphone, by its id or part of its name
     #[arg(long, value_name = "DEVICE", requires = "record")]
     device: Option<String>,
@@ -92,15 +96,21 @@ impl Enroll {
             bail!("{}: there is a keyword `{}`; --replace replaces it", path.display(), self.name);
         }
         let stop = stop_on_signals()?;
-        let takes = match self.record {
-            Some(count) => self.recorded(usize::from(count), &model, &stop)?,
-            None => self.read(&model)?,
+        let takes = match (&self.detector, self.record) {
+            (Some(_), _) => Vec::new(),
+            (None, Some(count)) => self.recorded(usize::from(count), &model, &stop)?,
+            (None, None) => self.read(&model)?,
         };
         keyword.example = takes.iter().map(|take| take.example.clone()).collect();
+        let scorer = self.detector.as_deref().map(|file| detector(file, &model)).transpose()?;
+        let search = || match &scorer {
+            Some((_, scorer)) => Ok(Search::Detector(Box::new(Detector::new(scorer)?))),
+            None => Ok(Search::from(takes.iter().map(|take| take.template.clone()).collect::<Vec<_>>())),
+        };
         match self.threshold {
             Some(threshold) => keyword.threshold = threshold,
             None => {
-                keyword.background = self.listen(&takes, &model, &stop)?;
+                keyword.background = self.listen(search, &model, &stop)?;
                 let minutes = minutes(&keyword);
                 keyword.threshold = bellis::keyword::threshold(&keyword.background, self.false_accepts).with_context(|| {
                     format!(
@@ -111,6 +121,11 @@ impl Enroll {
             }
         }
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        if let Some((file, _)) = &scorer {
+            let name = format!("{}.onnx", self.name);
+            std::fs::write(folder.join(&name), file.read()?).with_context(|| folder.join(&name).display().to_string())?;
+            keyword.detector = Some(DetectorFile { file: name, sha256: file.sha256().to_owned() });
+        }
         keyword.save(&path)?;
         tell(&keyword, &takes, &path);
         Ok(())
@@ -171,7 +186,12 @@ impl Enroll {
     }
 
     /// The keyword's scores in speech that does not hold it, as it is and in babble.
-    fn listen(&self, takes: &[Enrolment], model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Tail>> {
+    fn listen(
+        &self,
+        search: impl Fn() -> Result<Search, EngineError>,
+        model: &Model,
+        stop: &StopFlag,
+    ) -> anyhow::Result<Vec<Tail>> {
         let paths = match (self.background.is_empty(), locate::keyword_background()) {
             (false, _) => self.background.clone(),
             (true, Some(bundled)) => vec![bundled],
@@ -182,9 +202,11 @@ impl Enroll {
         };
         let files = sound_files(&paths)?;
         let audio = model.encoder.audio();
-        let templates = || takes.iter().map(|take| take.template.clone()).collect();
-        let mut heard = [Condition::Plain, Condition::Babble]
-            .map(|condition| (condition, Background::new(templates(), audio.hop as f64 / f64::from(audio.sample_rate))));
+        let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
+        let mut heard = Vec::new();
+        for condition in [Condition::Plain, Condition::Babble] {
+            heard.push((condition, Background::new(search()?, hop_seconds)));
+        }
         let bar = bar(files.len());
         for file in &files {
             let mut sound = decode_file_at(file, ChannelPick::MixDown, audio.sample_rate)?;
@@ -197,7 +219,7 @@ impl Enroll {
                     sound.iter_mut().zip(voices).for_each(|(x, voice)| *x += voice);
                 }
                 let policy = PolicySpec::default().build(&model.pack)?;
-                background.listen(&Posteriors::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?);
+                background.listen(&Posteriors::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?)?;
             }
             bar.inc(1);
         }
@@ -210,6 +232,13 @@ impl Model {
     fn enroll(&self, take: Take) -> anyhow::Result<Result<Enrolment, TakeProblem>> {
         Ok(enroll(&take, &self.encoder, self.pack.manifest.encoder.quiet_unit, self.pack.default_chunk_frames())?)
     }
+}
+
+/// A trained detector's file and graph.
+fn detector(path: &Path, model: &Model) -> anyhow::Result<(StageFile, Scorer)> {
+    let file = StageFile::open("detector", path, None)?;
+    let scorer = Scorer::load(&file, model.encoder.units())?;
+    Ok((file, scorer))
 }
 
 fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {

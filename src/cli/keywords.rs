@@ -7,9 +7,9 @@ use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, decode_file_at};
 use bellis::bench::sound_files;
 use bellis::consumer::{KeywordLines, Watched};
-use bellis::engine::Encoder;
+use bellis::engine::{Encoder, EngineError};
 use bellis::exit::PolicySpec;
-use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Posteriors, Spotter, SpotterOptions, check_name, find, load};
+use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Posteriors, Search, Spotter, SpotterOptions, check_name, find, load};
 use bellis::pack::Pack;
 use clap::{Args, Subcommand};
 
@@ -71,9 +71,13 @@ fn list(folder: &Path) -> anyhow::Result<()> {
             Ok(keyword) => {
                 let lengths: Vec<String> =
                     keyword.example.iter().map(|example| format!("{} ({:.2} s)", example.source, example.seconds)).collect();
+                let made_of = match &keyword.detector {
+                    Some(detector) => ("detector", detector.file.clone()),
+                    None => ("examples", lengths.join(", ")),
+                };
                 let identity: String = keyword.pack.identity.chars().take(12).collect();
                 let rows = [
-                    ("examples", lengths.join(", ")),
+                    made_of,
                     ("threshold", threshold(&keyword)),
                     ("pack", format!("{} ({identity})", keyword.pack.name)),
                     ("file", path.display().to_string()),
@@ -89,7 +93,8 @@ fn list(folder: &Path) -> anyhow::Result<()> {
 
 fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow::Result<()> {
     let pack = Pack::open(&locate::pack(pack)?)?;
-    let keyword = load(&file_of(folder, keyword)?, Some(&PackRef::to(&pack)))?;
+    let path = file_of(folder, keyword)?;
+    let keyword = load(&path, Some(&PackRef::to(&pack)))?;
     let encoder = Encoder::load(&pack, None)?;
     let audio = encoder.audio();
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
@@ -98,19 +103,21 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         let samples = decode_file_at(&file, ChannelPick::MixDown, audio.sample_rate)?;
         let posteriors = Posteriors::of(&samples, &encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
-        let mut spotter = Spotter::new(templates(&keyword)?, options);
+        let mut spotter = Spotter::new(search(&keyword, &path)?, options);
         let (mut hits, mut frames) = (Vec::new(), 0);
         posteriors.blocks(|block| {
-            spotter.step(block, frames, |_, hit| hits.push(hit));
+            spotter.step(block, frames, |_, hit| hits.push(hit))?;
             frames += block.frames() as u64;
-        });
+            Ok::<_, EngineError>(())
+        })?;
         hits.extend(spotter.reset());
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
         println!("{}", file.display());
         for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
             let (start, end) = (hit.start as f64 * hop_seconds, hit.end as f64 * hop_seconds);
             let fires = if hit.score >= keyword.threshold { "fires" } else { "does not fire" };
-            println!("  {fires}: score {:.3} from {start:.2} to {end:.2} s, example {}", hit.score, hit.example + 1);
+            let example = hit.example.map_or_else(String::new, |example| format!(", example {}", example + 1));
+            println!("  {fires}: score {:.3} from {start:.2} to {end:.2} s{example}", hit.score);
         }
         if hits.is_empty() {
             println!("  does not fire: nothing in it is like the keyword");
@@ -123,6 +130,10 @@ fn remove(folder: &Path, names: &[String]) -> anyhow::Result<()> {
     for name in names {
         check_name(name)?;
         let path = file_of(folder, Path::new(name))?;
+        if let Ok(Keyword { detector: Some(detector), .. }) = load(&path, None) {
+            let graph = path.with_file_name(&detector.file);
+            std::fs::remove_file(&graph).with_context(|| graph.display().to_string())?;
+        }
         std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
         println!("removed {}", path.display());
     }
@@ -152,8 +163,10 @@ fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
     bail!("there is no keyword `{name}` in {}; {hint}", folder.display())
 }
 
-fn templates(keyword: &Keyword) -> anyhow::Result<Vec<bellis::keyword::Template>> {
-    keyword.templates().map_err(|problem| anyhow::anyhow!("keyword `{}`: {problem}", keyword.name))
+/// What finds the keyword of `file`.
+fn search(keyword: &Keyword, file: &Path) -> anyhow::Result<Search> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    keyword.search(folder).map_err(|problem| anyhow::anyhow!("keyword `{}`: {problem}", keyword.name))
 }
 
 /// The consumer of the keywords in `path`, a file or a folder; of all enrolled ones without.
@@ -187,7 +200,7 @@ pub fn consumer(path: Option<&Path>, settings: &Settings, pack: &Pack) -> anyhow
             }
             options.near_miss = score;
         }
-        watched.push(Watched { spotter: Spotter::new(templates(&keyword)?, options), name: keyword.name, threshold });
+        watched.push(Watched { spotter: Spotter::new(search(&keyword, &file)?, options), name: keyword.name, threshold });
     }
     Ok(KeywordLines::new(std::io::stdout(), "standard output", watched))
 }

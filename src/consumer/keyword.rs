@@ -9,7 +9,7 @@ use crate::keyword::{Event, FrameBlock, Hit, Spotter};
 use crate::stream::Representation;
 
 /// A keyword to look for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Watched {
     /// Its name.
     pub name: String,
@@ -48,8 +48,9 @@ struct Line<'a> {
     threshold: f64,
     sample: u64,
     samples: u64,
-    /// Which example matched, from 1.
-    example: usize,
+    /// Which example matched best, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    example: Option<usize>,
     /// Seconds of sound after the word's end that had been heard when it was told.
     delay: f64,
 }
@@ -90,7 +91,7 @@ impl<W: Write + Send> KeywordLines<W> {
             threshold: round(f64::from(keyword.threshold)),
             sample: start,
             samples: end - start,
-            example: hit.example + 1,
+            example: hit.example.map(|example| example + 1),
             delay: seconds(self.heard - end),
         };
         let failed = |error| ConsumerError::write(self.place.clone(), error);
@@ -106,7 +107,8 @@ impl<W: Write + Send> KeywordLines<W> {
             return Ok(());
         }
         for (index, keyword) in self.keywords.iter_mut().enumerate() {
-            keyword.spotter.step(&self.block, self.frames, |frame, hit| self.hits.push((frame, index, hit)));
+            let told = keyword.spotter.step(&self.block, self.frames, |frame, hit| self.hits.push((frame, index, hit)));
+            told.map_err(|error| ConsumerError::Other(format!("keyword `{}`: {error}", keyword.name)))?;
         }
         self.frames += self.block.frames() as u64;
         self.block.clear();

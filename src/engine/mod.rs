@@ -11,6 +11,7 @@ mod frames;
 mod fused;
 mod kernels;
 mod precision;
+mod scorer;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use error::EngineError;
 pub use frames::Frames;
 use fused::Products;
 pub use precision::{LoadOptions, Precision};
+pub use scorer::{Scorer, ScorerState};
 use stage::{Loader, Port, Runner, Signature, Size, Stage};
 pub use stage::{is_loading, parameters};
 use windowed::WindowedState;

@@ -5,6 +5,8 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
+use tract_onnx::pb::type_proto::Value;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
 
@@ -305,6 +307,19 @@ impl Runner {
             .and_then(super::Frames::from_output)
             .ok_or_else(|| EngineError::Run { stage: self.name.clone(), problem: "an output is not [1, frames, dim] f32".into() })
     }
+}
+
+/// The shape that a graph announces for its input `name`; `None` if that is not fixed, or it has none, or is no ONNX.
+pub(super) fn input_shape(file: &StageFile, name: &str) -> Option<Vec<usize>> {
+    let bytes = file.read().ok()?;
+    let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&bytes[..]))).ok()?;
+    let input = proto.graph?.input.into_iter().find(|input| input.name == name)?;
+    let Value::TensorType(tensor) = input.r#type?.value?;
+    let fixed = |dim: &Dimension| match dim.value {
+        Some(DimValue::DimValue(size)) => usize::try_from(size).ok(),
+        _ => None,
+    };
+    tensor.shape?.dim.iter().map(fixed).collect()
 }
 
 /// Trainable numbers in a stage's file, counted from its initialisers; `None` if it is no ONNX.

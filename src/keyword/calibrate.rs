@@ -4,14 +4,14 @@
 //! in babble of its own, as loud as itself, and the threshold is one that holds both times.
 //!
 //! Every peak of the background is a false accept that a low enough threshold would make. Rates that are seldom seen in the
-//! background's length come from its tail: the distances below the u-th smallest one are taken as exponential (peaks over
-//! threshold), so that rate(d) = rate(u) · exp(−(u − d) / scale), scale being their mean excess.
+//! background's length come from its tail: the log odds x = ln(s / (1 − s)) of scores above the lowest kept one, u, are taken as exponential
+//! (peaks over threshold), so that rate(x) = rate(u) · exp(−(x − u) / scale), scale being their mean excess.
 
 use serde::{Deserialize, Serialize};
 
-use super::spotter::{Spotter, SpotterOptions};
-use super::template::Template;
-use super::{Posteriors, distance, score};
+use super::Posteriors;
+use super::spotter::{Search, Spotter, SpotterOptions};
+use crate::engine::EngineError;
 
 /// Peaks that the tail is fitted on, at most.
 const TAIL_PEAKS: usize = 24;
@@ -19,8 +19,10 @@ const TAIL_PEAKS: usize = 24;
 const LEAST_PEAKS: usize = 4;
 /// Voices of [`babble`].
 const VOICES: usize = 6;
-/// Peaks below this score are not looked for: any speech has higher ones.
+/// Peaks of examples below this score are not looked for: any speech has higher ones.
 const FLOOR: f32 = 0.5;
+/// The same of trained detectors, which are surer of what is another word.
+const DETECTOR_FLOOR: f32 = 0.01;
 
 /// How the background was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,13 +71,13 @@ impl Tail {
         if self.peaks.len() < LEAST_PEAKS || self.hours <= 0.0 || per_hour <= 0.0 {
             return None;
         }
-        let mut distances: Vec<f64> = self.peaks.iter().map(|&peak| f64::from(distance(peak))).collect();
-        distances.sort_by(f64::total_cmp);
-        let last = *distances.last()?;
-        let excess = distances.iter().map(|d| last - d).sum::<f64>() / (distances.len() - 1) as f64;
-        let rate = distances.len() as f64 / self.hours;
-        let at = last + excess * (per_hour / rate).ln();
-        Some(score(at.max(0.0) as f32).clamp(0.0, 1.0))
+        let odds: Vec<f64> =
+            self.peaks.iter().map(|&peak| f64::from(peak).clamp(1e-6, 1.0 - 1e-6)).map(|s| (s / (1.0 - s)).ln()).collect();
+        let lowest = odds.iter().copied().fold(f64::INFINITY, f64::min);
+        let excess = odds.iter().map(|x| x - lowest).sum::<f64>() / (odds.len() - 1) as f64;
+        let rate = odds.len() as f64 / self.hours;
+        let x = lowest - excess * (per_hour / rate).ln();
+        Some((1.0 + (-x).exp()).recip() as f32)
     }
 }
 
@@ -89,20 +91,22 @@ pub struct Background {
 }
 
 impl Background {
-    /// For a keyword of these examples at frames of `hop_seconds`.
-    pub fn new(examples: Vec<Template>, hop_seconds: f64) -> Self {
-        let options = SpotterOptions::new(FLOOR, hop_seconds);
-        Self { spotter: Spotter::new(examples, options), frames: 0, hop_seconds, peaks: Vec::new() }
+    /// For a keyword at frames of `hop_seconds`.
+    pub fn new(search: Search, hop_seconds: f64) -> Self {
+        let floor = if matches!(search, Search::Detector(_)) { DETECTOR_FLOOR } else { FLOOR };
+        Self { spotter: Spotter::new(search, SpotterOptions::new(floor, hop_seconds)), frames: 0, hop_seconds, peaks: Vec::new() }
     }
 
     /// One recording, from its start to its end.
-    pub fn listen(&mut self, posteriors: &Posteriors) {
+    pub fn listen(&mut self, posteriors: &Posteriors) -> Result<(), EngineError> {
         posteriors.blocks(|block| {
-            self.spotter.step(block, self.frames, |_, hit| self.peaks.push(hit.score));
+            self.spotter.step(block, self.frames, |_, hit| self.peaks.push(hit.score))?;
             self.frames += block.frames() as u64;
-        });
+            Ok(())
+        })?;
         let hit = self.spotter.reset();
         self.peaks.extend(hit.map(|hit| hit.score));
+        Ok(())
     }
 
     /// What was found.

@@ -81,9 +81,10 @@ impl Enrolment {
     pub fn score_of(&self, example: &Template) -> f32 {
         let mut warp = Warp::new(example.clone());
         let mut nearest = f32::INFINITY;
-        self.posteriors.blocks(|block| {
+        let Ok(()) = self.posteriors.blocks(|block| {
             let found = &warp.step(block)[..block.frames()];
             nearest = found.iter().map(|found| found.distance).fold(nearest, f32::min);
+            Ok::<(), std::convert::Infallible>(())
         });
         score(nearest)
     }

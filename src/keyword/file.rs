@@ -16,7 +16,7 @@
 //! hours = 0.33
 //! peaks = [0.51, 0.5]
 //!
-//! [[example]]
+//! [[example]]                     # or [detector] with `file` and `sha256`
 //! source = "hello-1.wav"
 //! start = 0.41                    # seconds
 //! seconds = 0.62
@@ -28,8 +28,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::calibrate::Tail;
+use super::detector::Detector;
+use super::spotter::Search;
 use super::template::{Template, likeliest};
-use crate::pack::Pack;
+use crate::engine::{EngineError, Scorer};
+use crate::pack::{Pack, StageFile};
 use crate::toml_file::TomlFileError;
 
 /// What a keyword file's name ends with.
@@ -58,8 +61,35 @@ pub struct Keyword {
     /// Scores of other speech.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub background: Vec<Tail>,
-    /// The examples.
+    /// The examples; none with a detector.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub example: Vec<Example>,
+    /// A trained detector in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detector: Option<DetectorFile>,
+}
+
+/// A trained detector's graph, in the keyword file's folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetectorFile {
+    /// Its name.
+    pub file: String,
+    /// SHA-256 of its bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+impl DetectorFile {
+    /// Its graph, for frames of so many `units`.
+    pub fn load(&self, folder: &Path, units: usize) -> Result<Scorer, EngineError> {
+        let path = folder.join(&self.file);
+        let file = StageFile::open("detector", &path, Some(&self.sha256)).map_err(|error| EngineError::Load {
+            path,
+            stage: "detector".into(),
+            problem: error.to_string(),
+        })?;
+        Scorer::load(&file, units)
+    }
 }
 
 /// The pack that a keyword was made with.
@@ -205,8 +235,16 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     if !keyword.background.iter().all(sane) {
         return Err(invalid("[[background]] holds what is no length or no score".into()));
     }
-    if keyword.example.is_empty() || keyword.example.len() > MOST_EXAMPLES {
-        return Err(invalid(format!("has {} examples; 1 to {MOST_EXAMPLES} make a keyword", keyword.example.len())));
+    let one = |name: &str| Path::new(name).components().count() == 1 && Path::new(name).file_name().is_some();
+    match &keyword.detector {
+        Some(_) if !keyword.example.is_empty() => return Err(invalid("has examples and a detector; one of them is used".into())),
+        Some(detector) if !one(&detector.file) => {
+            return Err(invalid(format!("detector `{}` is no file of the keyword's own folder", detector.file)));
+        }
+        None if keyword.example.is_empty() || keyword.example.len() > MOST_EXAMPLES => {
+            return Err(invalid(format!("has {} examples; 1 to {MOST_EXAMPLES} make a keyword", keyword.example.len())));
+        }
+        _ => {}
     }
     keyword.templates().map_err(invalid)?;
     Ok(keyword)
@@ -224,6 +262,7 @@ impl Keyword {
             pack,
             background: Vec::new(),
             example,
+            detector: None,
         })
     }
 
@@ -241,8 +280,15 @@ impl Keyword {
         std::fs::rename(&unfinished, path).map_err(io)
     }
 
+    /// What finds it; a detector's graph lies in `folder`. Otherwise what is wrong.
+    pub fn search(&self, folder: &Path) -> Result<Search, String> {
+        let Some(detector) = &self.detector else { return Ok(self.templates()?.into()) };
+        let detector = detector.load(folder, self.pack.units).and_then(|scorer| Detector::new(&scorer));
+        Ok(Search::Detector(Box::new(detector.map_err(|error| error.to_string())?)))
+    }
+
     /// The examples, ready to be matched; otherwise what is wrong with which.
-    pub fn templates(&self) -> Result<Vec<Template>, String> {
+    fn templates(&self) -> Result<Vec<Template>, String> {
         let one = |(number, example): (usize, &Example)| {
             example.template(self.pack.units).map_err(|problem| format!("example {}: {problem}", number + 1))
         };

@@ -9,6 +9,7 @@
 //! the example itself, near 0 for what shares no unit with it.
 
 mod calibrate;
+mod detector;
 mod enroll;
 mod file;
 mod posteriors;
@@ -19,12 +20,13 @@ mod template;
 mod warp;
 
 pub use calibrate::{Background, Condition, Tail, babble, threshold};
+pub use detector::Detector;
 pub use enroll::{Enrolment, Take, enroll};
-pub use file::{Example, KEYWORD_SUFFIX, Keyword, KeywordError, PackRef, check_name, find, load};
+pub use file::{DetectorFile, Example, KEYWORD_SUFFIX, Keyword, KeywordError, PackRef, check_name, find, load};
 pub use posteriors::Posteriors;
 pub use record::{Heard, Recorder};
 pub use speech::{Span, TakeProblem, find_speech};
-pub use spotter::{Event, Hit, Spotter, SpotterOptions};
+pub use spotter::{Event, Hit, Search, Spotter, SpotterOptions};
 pub use template::{FrameBlock, LANES, Template};
 pub use warp::{Match, Warp};
 

@@ -61,12 +61,13 @@ impl Posteriors {
     }
 
     /// All frames, as templates read them, as many at a time as go together.
-    pub fn blocks(&self, mut each: impl FnMut(&FrameBlock)) {
+    pub fn blocks<E>(&self, mut each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
         let mut block = FrameBlock::default();
         for rows in self.rows.chunks(LANES * self.units.max(1)) {
             block.clear();
             rows.chunks_exact(self.units.max(1)).for_each(|row| block.push(row));
-            each(&block);
+            each(&block)?;
         }
+        Ok(())
     }
 }

@@ -7,9 +7,11 @@
 
 use std::time::Duration;
 
+use super::detector::Detector;
 use super::score;
 use super::template::{FrameBlock, LANES, Template};
 use super::warp::Warp;
+use crate::engine::EngineError;
 
 /// k of the power mean of the examples' scores.
 const AGREEMENT: i32 = 6;
@@ -69,14 +71,73 @@ pub struct Hit {
     pub start: u64,
     /// The frame after the last one.
     pub end: u64,
-    /// Which example matched, from 0.
-    pub example: usize,
+    /// Which example matched best, from 0; a trained detector has none, and its span is all that it looks at.
+    pub example: Option<usize>,
+}
+
+/// What tells how much the end of a stream is like a keyword.
+#[derive(Debug)]
+pub enum Search {
+    /// Recordings of it.
+    Examples(Vec<Warp>),
+    /// A trained detector.
+    Detector(Box<Detector>),
+}
+
+impl From<Vec<Template>> for Search {
+    fn from(examples: Vec<Template>) -> Self {
+        Self::Examples(examples.into_iter().map(Warp::new).collect())
+    }
+}
+
+/// What may end at a frame.
+#[derive(Clone, Copy, Default)]
+struct Candidate {
+    score: f32,
+    frames: u64,
+    example: Option<usize>,
+}
+
+impl Search {
+    fn reset(&mut self) {
+        match self {
+            Self::Examples(warps) => warps.iter_mut().for_each(Warp::reset),
+            Self::Detector(detector) => detector.reset(),
+        }
+    }
+
+    fn step(&mut self, block: &FrameBlock, first: u64) -> Result<[Candidate; LANES], EngineError> {
+        Ok(match self {
+            Self::Examples(warps) => by_examples(warps, block),
+            Self::Detector(detector) => {
+                let frames = detector.window() as u64;
+                detector.step(block, first)?.map(|score| Candidate { score, frames, example: None })
+            }
+        })
+    }
+}
+
+fn by_examples(warps: &mut [Warp], block: &FrameBlock) -> [Candidate; LANES] {
+    let mut powers = [0.0f32; LANES];
+    let mut best = [(f32::INFINITY, Candidate::default()); LANES];
+    for (example, warp) in warps.iter_mut().enumerate() {
+        for ((found, powers), (nearest, best)) in warp.step(block).into_iter().zip(&mut powers).zip(&mut best) {
+            *powers += score(found.distance).powi(AGREEMENT);
+            if found.distance < *nearest {
+                *nearest = found.distance;
+                *best = Candidate { score: 0.0, frames: u64::from(found.frames), example: Some(example) };
+            }
+        }
+    }
+    let count = warps.len() as f32;
+    let mean = |powers: f32| (powers / count).powf(1.0 / AGREEMENT as f32).min(1.0);
+    std::array::from_fn(|lane| Candidate { score: mean(powers[lane]), ..best[lane].1 })
 }
 
 /// One keyword in one stream.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Spotter {
-    warps: Vec<Warp>,
+    search: Search,
     options: SpotterOptions,
     peak: Option<Hit>,
     /// Frames since the peak ended.
@@ -88,34 +149,24 @@ pub struct Spotter {
 }
 
 impl Spotter {
-    /// Searches for any of `examples`.
-    pub fn new(examples: Vec<Template>, options: SpotterOptions) -> Self {
-        let warps = examples.into_iter().map(Warp::new).collect();
-        Self { warps, options, peak: None, age: 0, fired: None, missed: 0 }
+    /// Looks for what `search` tells.
+    pub fn new(search: impl Into<Search>, options: SpotterOptions) -> Self {
+        Self { search: search.into(), options, peak: None, age: 0, fired: None, missed: 0 }
     }
 
     /// Takes the frames of `block`, the first of which has number `first`: one more than the last one's before, but after a
     /// [`Spotter::reset`]. `told` hears each peak with the number of the frame that settled it.
-    pub fn step(&mut self, block: &FrameBlock, first: u64, mut told: impl FnMut(u64, Hit)) {
-        let mut powers = [0.0f32; LANES];
-        let mut best = [(f32::INFINITY, 0, 0); LANES];
-        for (example, warp) in self.warps.iter_mut().enumerate() {
-            for ((found, powers), best) in warp.step(block).into_iter().zip(&mut powers).zip(&mut best) {
-                *powers += score(found.distance).powi(AGREEMENT);
-                if found.distance < best.0 {
-                    *best = (found.distance, found.frames, example);
-                }
-            }
-        }
-        let mean = |powers: f32| (powers / self.warps.len() as f32).powf(1.0 / AGREEMENT as f32).min(1.0);
-        let scores = powers.map(mean);
-        for (lane, (score, (distance, frames, example))) in scores.into_iter().zip(best).enumerate().take(block.frames()) {
-            let frame = first + lane as u64;
+    ///
+    /// # Errors
+    ///
+    /// A detector's graph that cannot be run.
+    pub fn step(&mut self, block: &FrameBlock, first: u64, mut told: impl FnMut(u64, Hit)) -> Result<(), EngineError> {
+        let candidates = self.search.step(block, first)?;
+        for (frame, Candidate { score, frames, example }) in (first..).zip(candidates).take(block.frames()) {
             self.age = self.age.saturating_add(1);
-            if distance.is_finite() {
+            if score > 0.0 {
                 let event = if score >= self.options.threshold { Event::Detection } else { Event::NearMiss };
-                let start = (frame + 1).saturating_sub(u64::from(frames));
-                let hit = Hit { event, score, start, end: frame + 1, example };
+                let hit = Hit { event, score, start: (frame + 1).saturating_sub(frames), end: frame + 1, example };
                 if self.may_peak(&hit) && self.peak.is_none_or(|peak| score > peak.score) {
                     self.peak = Some(hit);
                     self.age = 0;
@@ -127,11 +178,12 @@ impl Spotter {
                 told(frame, hit);
             }
         }
+        Ok(())
     }
 
     /// The stream ends or has a hole here: what stands is told, and nothing matches across.
     pub fn reset(&mut self) -> Option<Hit> {
-        self.warps.iter_mut().for_each(Warp::reset);
+        self.search.reset();
         self.settle()
     }
 

@@ -91,6 +91,11 @@ impl FrameBlock {
         self.frames
     }
 
+    /// √P / N(P)^¼ of every unit in frame `lane`.
+    pub fn frame(&self, lane: usize) -> impl Iterator<Item = f32> {
+        self.roots.iter().map(move |lanes| lanes[lane])
+    }
+
     /// Whether no other frame fits in.
     pub fn is_full(&self) -> bool {
         self.frames == LANES

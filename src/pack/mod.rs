@@ -141,6 +141,24 @@ impl Pack {
 }
 
 impl StageFile {
+    /// A graph that stands outside of a pack, of which `sha256` is known, or taken as it is now.
+    pub fn open(name: &str, path: &Path, sha256: Option<&str>) -> Result<Self, PackError> {
+        let io = |source| PackError::File { path: path.to_owned(), stage: name.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(io)?.len();
+        if size > STAGE_LIMIT_BYTES {
+            return Err(PackError::TooLarge { path: path.to_owned(), bytes: size, limit: STAGE_LIMIT_BYTES });
+        }
+        let found = hex(&Sha256::digest(std::fs::read(path).map_err(io)?));
+        let sha256 = sha256.unwrap_or(&found).to_owned();
+        let file = Self { name: name.to_owned(), path: path.to_owned(), size, sha256, state: Vec::new() };
+        if file.sha256.eq_ignore_ascii_case(&found) { Ok(file) } else { Err(file.changed(found)) }
+    }
+
+    /// The SHA-256 that its bytes have, in hexadecimal.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
     /// The ONNX bytes, verified once more.
     pub fn read(&self) -> Result<Vec<u8>, PackError> {
         let io = |source| PackError::File { path: self.path.clone(), stage: self.name.clone(), source };
