@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bellis::audio::{Block, ChannelPick, Resampler, decode_file, ring};
 use bellis::engine::{Encoder, EncoderState, Frames, Pass, WindowSpan};
 use bellis::exit::{Measurer, PolicyName, PolicySpec};
+use bellis::keyword::{FrameBlock, Posteriors, Spotter, SpotterOptions, Template};
 use bellis::pack::Pack;
 use bellis::stream::{Chunker, Session, SessionOptions};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -162,7 +163,6 @@ fn stages(criterion: &mut Criterion) {
             black_box(chunker.next_chunk());
         });
     });
-    // The keyword matcher's place.
     group.finish();
 }
 
@@ -179,6 +179,38 @@ fn sessions(criterion: &mut Criterion) {
             b.iter(|| {
                 session.push(blocks.next().unwrap());
                 black_box(session.next(Duration::ZERO).unwrap());
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A chunk of the recording against keywords of three examples of 0.6 seconds, stretches of the recording themselves.
+fn keywords(criterion: &mut Criterion) {
+    let bench = Bench::new();
+    let policy = PolicySpec::default().build(&bench.pack).unwrap();
+    let posteriors = Posteriors::of(&bench.sound, &bench.encoder, policy, bench.chunk_frames).unwrap();
+    let template = |first: usize| {
+        let rows: Vec<f32> = (first..first + 30).flat_map(|t| posteriors.row(t)).map(|log_p| log_p.exp()).collect();
+        Template::from_probabilities(&rows, posteriors.units())
+    };
+    let starts = posteriors.frames() - 30;
+    let options = SpotterOptions::new(0.8, 0.02);
+    let spotter = |n: usize| Spotter::new((0..3).map(|k| template((97 * n + 31 * k) % starts)).collect::<Vec<_>>(), options);
+    let chunks: Vec<&[f32]> = posteriors.as_slice().chunks_exact(bench.chunk_frames * posteriors.units()).collect();
+    let mut group = criterion.benchmark_group("keywords");
+    for count in [1, 10, 100, 1000] {
+        let mut spotters: Vec<Spotter> = (0..count).map(spotter).collect();
+        let (mut rows, mut block, mut frames) = (chunks.iter().cycle(), FrameBlock::default(), 0);
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(count.to_string(), |b| {
+            b.iter(|| {
+                block.clear();
+                rows.next().unwrap().chunks_exact(posteriors.units()).for_each(|row| block.push(row));
+                for spotter in &mut spotters {
+                    spotter.step(&block, frames, |_, hit| drop(black_box(hit))).unwrap();
+                }
+                frames += block.frames() as u64;
             });
         });
     }
@@ -214,6 +246,6 @@ fn streams(criterion: &mut Criterion) {
 criterion_group! {
     name = all;
     config = Criterion::default().sample_size(30).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = stages, sessions, streams
+    targets = stages, sessions, keywords, streams
 }
 criterion_main!(all);

@@ -94,8 +94,7 @@ fn a_word_of_three_recordings_is_found_in_a_long_one_once_an_utterance() {
     for part in ["keyword `several`", "take-2.wav", "threshold", "0.5 false accepts an hour", "several.keyword.toml"] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    let truth: Vec<(f64, f64)> =
-        serde_json::from_str(&std::fs::read_to_string(repository("models/keywords/demo/long.json")).unwrap()).unwrap();
+    let truth = truth();
     let lines = home.works(&["run", LONG, "--consumer", "keyword", "--quiet"]);
     let found: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let middle = |line: &serde_json::Value| (line["start"].as_f64().unwrap() + line["end"].as_f64().unwrap()) / 2.0;
@@ -111,6 +110,59 @@ fn a_word_of_three_recordings_is_found_in_a_long_one_once_an_utterance() {
     assert!(fewer.lines().count() <= found.len());
     let near = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--near-misses", "0.6"]);
     assert!(near.lines().any(|line| line.contains("near-miss")) && !lines.contains("near-miss"), "{near}");
+}
+
+/// Where the word is in the long recording, seconds.
+fn truth() -> Vec<(f64, f64)> {
+    serde_json::from_str(&std::fs::read_to_string(repository("models/keywords/demo/long.json")).unwrap()).unwrap()
+}
+
+const DETECTOR: &str = "models/keywords/demo/detector.onnx";
+
+#[test]
+fn a_trained_detector_is_a_keyword_like_any_other() {
+    let home = Home::new();
+    let background = "models/keywords/background/ru.ogg";
+    let told = home.works(&["enroll", "several", "--detector", DETECTOR, "--background", background]);
+    assert!(told.contains("0.5 false accepts an hour") && told.contains("in babble"), "{told}");
+    assert!(home.works(&["keywords", "list"]).contains("several.onnx"));
+    let lines = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--near-misses", "0.3"]);
+    let found: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(found.iter().all(|line| line.get("example").is_none()), "{lines}");
+    // The word's five places are five of its six best.
+    let mut best: Vec<&serde_json::Value> = found.iter().collect();
+    best.sort_by(|a, b| b["score"].as_f64().unwrap().total_cmp(&a["score"].as_f64().unwrap()));
+    let ends = |line: &serde_json::Value| line["end"].as_f64().unwrap();
+    for (_, end) in truth() {
+        assert!(best.iter().take(6).any(|line| (end - 0.2..end + 0.3).contains(&ends(line))), "{end}: {lines}");
+    }
+    // A graph that was changed, and one that is gone.
+    let graph = home.path("keywords/several.onnx");
+    let bytes = std::fs::read(&graph).unwrap();
+    std::fs::write(&graph, &bytes[..bytes.len() - 1]).unwrap();
+    home.refused(&["run", DEMO[0], "--consumer", "keyword"], &["keyword `several`", "several.onnx"]);
+    std::fs::write(&graph, bytes).unwrap();
+    home.works(&["keywords", "remove", "several"]);
+    assert!(!graph.exists());
+}
+
+#[test]
+fn a_graph_that_is_no_detector_is_refused_with_what_it_lacks() {
+    let home = Home::new();
+    let enroll = |graph: &str, says: &[&str]| home.refused(&["enroll", "x", "--threshold", "0.5", "--detector", graph], says);
+    enroll("no-such.onnx", &["no-such.onnx"]);
+    enroll(DEMO[0], &["take-1.wav", "frames"]);
+    enroll("models/daisy-tiny/head_10.onnx", &["head_10.onnx", "no input `frames`"]);
+    home.refused(&["enroll", "x", "--detector", DETECTOR, "--from", DEMO[0]], &["cannot be used with"]);
+    // A file that names both, or a graph elsewhere.
+    let file = home.enrolled();
+    let whole = std::fs::read_to_string(&file).unwrap();
+    let detector = |name: &str| format!("\n[detector]\nfile = \"{name}\"\nsha256 = \"00\"\n");
+    std::fs::write(&file, format!("{whole}{}", detector("several.onnx"))).unwrap();
+    home.refused(&["run", DEMO[0], "--consumer", "keyword"], &["examples and a detector"]);
+    let alone = whole.split("[[example]]").next().unwrap();
+    std::fs::write(&file, format!("{alone}{}", detector("../several.onnx"))).unwrap();
+    home.refused(&["run", DEMO[0], "--consumer", "keyword"], &["no file of the keyword's own folder"]);
 }
 
 #[test]

@@ -140,6 +140,15 @@ fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
 }
 
 #[test]
+fn no_more_of_the_background_fires_than_the_rate_allows() {
+    // One peak far above an even tail: a keyword that the background does hold, say.
+    let peaks: Vec<f32> = [vec![0.9], (0..23).map(|k| 0.5 + 0.001 * k as f32).collect()].concat();
+    let tail = Tail { condition: Condition::Plain, hours: 1.0, peaks };
+    assert!(tail.threshold(0.5).unwrap() > 0.9);
+    assert!((0.52..0.9).contains(&tail.threshold(1.0).unwrap()));
+}
+
+#[test]
 fn too_little_background_gives_no_threshold() {
     assert_eq!(Tail { condition: Condition::Plain, hours: 1.0, peaks: vec![0.3; 3] }.threshold(0.5), None);
     assert_eq!(Tail { condition: Condition::Plain, hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);

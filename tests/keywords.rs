@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex};
 
 use bellis::audio::ScriptedSource;
 use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
+use bellis::engine::Scorer;
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Event, FrameBlock, Hit, LANES, Posteriors, Spotter, SpotterOptions, Take, TakeProblem, Template, Warp, distance, enroll,
-    score,
+    Detector, Event, FrameBlock, Hit, LANES, Posteriors, Spotter, SpotterOptions, Take, TakeProblem, Template, Warp, distance,
+    enroll, score,
 };
+use bellis::pack::StageFile;
 use bellis::runtime::{RunOptions, StopFlag, run};
 use bellis::stream::{Representation, SessionOptions};
 use proptest::prelude::*;
@@ -108,6 +110,26 @@ proptest! {
         let (mut one, mut single) = (Warp::new(template), Vec::new());
         blocks(&stream, &[1], |block, _| single.push(one.step(block)[0]));
         prop_assert_eq!(found, single);
+    }
+
+    #[test]
+    fn a_detector_says_the_same_however_the_stream_is_cut(seed in 0u32.., sizes in prop::collection::vec(1..=LANES, 1..6)) {
+        let file = StageFile::open("detector", &common::repository("models/keywords/demo/detector.onnx"), None).unwrap();
+        let scorer = Scorer::load(&file, 256).unwrap();
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            8.0 * (state >> 8) as f32 / (1 << 24) as f32
+        };
+        let stream: Vec<Vec<f32>> = (0..70).map(|_| log_softmax((0..256).map(|_| next()).collect())).collect();
+        let probabilities = |sizes: &[usize]| {
+            let (mut detector, mut all) = (Detector::new(&scorer).unwrap(), Vec::new());
+            blocks(&stream, sizes, |block, first| all.extend_from_slice(&detector.step(block, first).unwrap()[..block.frames()]));
+            all
+        };
+        let whole = probabilities(&[LANES]);
+        prop_assert!(whole.iter().enumerate().all(|(j, p)| (*p > 0.0) == ((j + 1) % 4 == 0)), "{:?}", whole);
+        prop_assert_eq!(whole, probabilities(&sizes));
     }
 
     #[test]

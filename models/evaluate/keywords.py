@@ -334,7 +334,7 @@ def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep):
                 told = "  ".join(f"{rate}/h {value:.3f}" for rate, value in recall.items())
                 print(f"{system.name:32} {part:5} {name:7} {str(snr):>5}  {told}", flush=True)
         keep(figures)
-    print(f"{system.name:32} {figures['cost']} ms of processor a second of sound  {figures.get('calibrated', '')}", flush=True)
+    print(f"{system.name:32} {figures.get('cost', '')} ms of processor a second of sound  {figures.get('calibrated', '')}", flush=True)
     return figures
 
 
@@ -417,6 +417,7 @@ def main():
     parser.add_argument("--peer", action="append", default=[], choices=list(PEERS), help="measured on the same files")
     parser.add_argument("--hours", type=float, help="background; 5.5 without --quick")
     parser.add_argument("--words", type=int, help="of each set; 25 without --quick")
+    parser.add_argument("--snr", nargs="+", help="these ratios only; what is known of others stays")
     parser.add_argument("--slow-hours", type=float, default=1.0)
     parser.add_argument("--slow-words", type=int, default=4)
     parser.add_argument("--slow", nargs="*", default=["rustpotter"], help="peers that get the slow part only")
@@ -438,6 +439,8 @@ def main():
     count, hours = arguments.words or (8 if quick else 25), arguments.hours or (1 / 3 if quick else 5.5)
     calibrate = arguments.calibrate if arguments.calibrate is not None else (1 if quick else 5)
     snrs, tests = (["clean", 10, 0], 5) if quick else (SNRS, 12)
+    if arguments.snr:
+        snrs = [snr for snr in SNRS if str(snr) in arguments.snr]
     slow_snrs = [snr for snr in snrs if snr in ("clean", 10, 0)]
     out = REPOSITORY / "docs/keywords" if arguments.write else arguments.out
     systems = [lambda folder, p=policy: Bellis(arguments.program, arguments.pack, p, folder) for policy in arguments.policy]
@@ -457,13 +460,17 @@ def main():
                 own = few if slow else words
                 sound = quiet[: int(parts["slow"][1] * 3600 * RATE)] if slow else quiet
                 asked = {"slow": parts["slow"]} if slow else parts
-                own_snrs, ready = slow_snrs if slow else snrs, (lambda own: keep([own], out) if out else None)
+                own_snrs, ready = slow_snrs if slow else snrs, (lambda own: keep([own], out, bool(arguments.snr)) if out else None)
                 figures.append(measure(system, own, sound, noise, own_snrs, calibrated, folder, asked, ready))
     if out:
-        figures = keep(figures, out)
+        figures = keep(figures, out, bool(arguments.snr))
         plot(figures, out / "det.svg")
         if arguments.write:
             write("keywords.py", page(figures))
+
+
+def at(snr):
+    return snr if snr == "clean" else f"{snr} dB"
 
 
 class Trained(Bellis):
@@ -496,7 +503,7 @@ def trained(program, pack, hours, least=20, tests=8):
     ]
     quiet, noise = background(hours), babble()
     lines = [f"{len(every)} words with {sum(len(t) for _, t in every.values())} utterances, {len(quiet) / RATE / 3600:.2f} hours of other speech:", ""]
-    lines += ["| | " + " | ".join(snr if snr == "clean" else f"{snr} dB" for snr in TRAINED_SNRS) + " | processor time of matching, ms a second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
+    lines += ["| | " + " | ".join(map(at, TRAINED_SNRS)) + " | processor time of matching, ms a second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
     for name, make, some in systems:
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
@@ -509,7 +516,8 @@ def trained(program, pack, hours, least=20, tests=8):
         lines.append(f"| {name} | " + " | ".join(f"{recall[str(snr)]['0.5']:.2f}" for snr in TRAINED_SNRS) + f" | {whole - without:.1f} |")
         told = figures.get("calibrated", {"found": {}})["found"]
         if told:
-            lines += ["", f"At the thresholds set for 0.5 the detectors made {', '.join(f'{v:g} ({k if k == 'clean' else k + ' dB'})' for k, v in told.items())} false accepts an hour."]
+            rates = ", ".join(f"{rate:g} ({at(snr)})" for snr, rate in told.items())
+            lines += ["", f"At the thresholds set for 0.5 the detectors made {rates} false accepts an hour."]
     return "\n".join(lines)
 
 
@@ -537,13 +545,21 @@ def many(program, pack, counts=(1, 10, 100, 1000)):
     return "\n".join(lines)
 
 
-def keep(figures, out):
-    """Writes figures.json, with the older figures of other systems: all of them."""
+def keep(figures, out, add=False):
+    """Writes figures.json, with the older figures of other systems, and where some were added those of the same system at other ratios: all."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "figures.json"
-    known = json.loads(path.read_text()) if path.exists() else []
-    merged = {f["system"]: f for f in [*known, *figures]}
-    ordered = sorted(merged.values(), key=lambda f: (f["system"] in PEERS, f["system"]))
+    known = {f["system"]: f for f in (json.loads(path.read_text()) if path.exists() else [])}
+    for own in figures:
+        for part, sets in (known.get(own["system"], {}).get("parts", {}) if add else {}).items():
+            for name in ("same", "unseen"):
+                recall = own["parts"].get(part, {}).get(name, {}).get("recall")
+                if recall is not None:
+                    own["parts"][part][name]["recall"] = {**sets[name]["recall"], **recall}
+        if add and "cost" not in own:
+            own["cost"] = known.get(own["system"], {}).get("cost", [])
+        known[own["system"]] = own
+    ordered = sorted(known.values(), key=lambda f: (f["system"] in PEERS, f["system"]))
     path.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered
 

@@ -6,6 +6,7 @@ models/keywords/background/*.ogg   speech that thresholds are set on: asterisk p
 models/keywords/demo/take-*.wav    one word, three times
 models/keywords/demo/long.flac     sentences with the word in them and others without, a party behind them
 models/keywords/demo/long.json     where the word is in them, seconds
+models/keywords/demo/detector.onnx a detector of the word, learnt from all of its utterances that are not in long.flac
 """
 
 import io
@@ -16,6 +17,8 @@ import numpy as np
 import soundfile
 
 from ..train.paths import PREPARED, RATE, REPOSITORY
+from ..train.prepare import decode
+from .train import BUNDLED, LONGEST, Program, sounds, split, train
 
 OUT = REPOSITORY / "models/keywords"
 LANGUAGES = {"en": 240, "es": 240, "it": 240, "ru": 240}  # seconds of each
@@ -53,11 +56,18 @@ def background():
                 out.write(audio[at : at + RATE])
 
 
+def to_be_found(places):
+    """The utterances of the word that long.flac has."""
+    enrolled = {utterance for utterance, _, _ in places[:ENROLLED]}
+    return [place for place in places[ENROLLED:] if place[0] not in enrolled][:5]
+
+
 def demo(words):
     """words: {word: [(utterance, start, end)]} of models.evaluate.keywords.spoken_words"""
     index, sound = group("speech.probe")
     clips = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in index}
     places = sorted(words[WORD])
+    having = to_be_found(places)
     (OUT / "demo").mkdir(parents=True, exist_ok=True)
     silence = np.zeros(int(0.25 * RATE), np.float32)
     for number, (utterance, start, end) in enumerate(places[:ENROLLED], 1):
@@ -66,8 +76,6 @@ def demo(words):
         word[: len(ramp)] *= ramp
         word[-len(ramp) :] *= ramp[::-1]
         soundfile.write(OUT / f"demo/take-{number}.wav", np.concatenate([silence, word, silence]), RATE, subtype="PCM_16")
-    enrolled = {utterance for utterance, _, _ in places[:ENROLLED]}
-    having = [place for place in places[ENROLLED:] if place[0] not in enrolled][:5]
     without = [u for u in sorted(clips) if u not in {p[0] for p in places} and 3 < clips[u]["frames"] / 50 < 8][100:107]
     order = [u for pair in zip([p[0] for p in having], without) for u in pair] + without[len(having) :]
     parts, at, truth = [], 0.0, []
@@ -87,8 +95,19 @@ def demo(words):
     (OUT / "demo/long.json").write_text(json.dumps(truth) + "\n")
 
 
+def detector(words):
+    index, sound = group("speech.probe")
+    clips = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in index}
+    places = sorted(words[WORD])
+    found = {utterance for utterance, _, _ in to_be_found(places)}
+    takes = [cut(clips[u], sound)[int(start * RATE) : int(end * RATE)] for u, start, end in places if u not in found]
+    learnt, _ = split([decode(file, LONGEST) for file in sounds([BUNDLED])])
+    train(Program(REPOSITORY / "target/release/bellis", "daisy-tiny"), takes, learnt, OUT / "demo/detector.onnx")
+
+
 if __name__ == "__main__":
     from ..evaluate.keywords import spoken_words
 
     background()
     demo(spoken_words())
+    detector(spoken_words())

@@ -145,7 +145,7 @@ class Detector(torch.nn.Module):
         return self.out(torch.nn.functional.dropout(self.features(x), 0.3, self.training))[:, 0]
 
     def write(self, path, window):
-        graph = Graph(half=False)
+        graph = Graph(half=True)
         x = graph.op("Relu", graph.linear("frames", self.embed))
         x = graph.op("Transpose", x, perm=[0, 2, 1])
         for conv in (self.first, self.second):

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, decode_file_at};
 use bellis::bench::sound_files;
-use bellis::engine::{Encoder, EngineError, Scorer};
+use bellis::engine::{Encoder, EngineError, LoadOptions, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
     Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Posteriors, Search, Tail, Take, TakeProblem,
@@ -87,7 +87,7 @@ impl Enroll {
         }
         let folder = self.folder.clone().map_or_else(locate::keyword_folder, Ok)?;
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
-        let encoder = Encoder::load(&pack, None)?;
+        let encoder = Encoder::load_with(&pack, LoadOptions::default())?;
         encoder.check_heads()?;
         let model = Model { pack, encoder };
         let mut keyword = Keyword::new(&self.name, PackRef::to(&model.pack), Vec::new())?;

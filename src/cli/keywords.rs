@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, decode_file_at};
 use bellis::bench::sound_files;
 use bellis::consumer::{KeywordLines, Watched};
-use bellis::engine::{Encoder, EngineError};
+use bellis::engine::{Encoder, EngineError, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Posteriors, Search, Spotter, SpotterOptions, check_name, find, load};
 use bellis::pack::Pack;
@@ -95,7 +95,7 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     let pack = Pack::open(&locate::pack(pack)?)?;
     let path = file_of(folder, keyword)?;
     let keyword = load(&path, Some(&PackRef::to(&pack)))?;
-    let encoder = Encoder::load(&pack, None)?;
+    let encoder = Encoder::load_with(&pack, LoadOptions::default())?;
     let audio = encoder.audio();
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
     println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));

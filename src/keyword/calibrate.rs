@@ -5,7 +5,8 @@
 //!
 //! Every peak of the background is a false accept that a low enough threshold would make. Rates that are seldom seen in the
 //! background's length come from its tail: the log odds x = ln(s / (1 − s)) of scores above the lowest kept one, u, are taken as exponential
-//! (peaks over threshold), so that rate(x) = rate(u) · exp(−(x − u) / scale), scale being their mean excess.
+//! (peaks over threshold), so that rate(x) = rate(u) · exp(−(x − u) / scale), scale being their mean excess. A threshold is never so low that more
+//! of what was heard would fire than the rate allows.
 
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +78,12 @@ impl Tail {
         let excess = odds.iter().map(|x| x - lowest).sum::<f64>() / (odds.len() - 1) as f64;
         let rate = odds.len() as f64 / self.hours;
         let x = lowest - excess * (per_hour / rate).ln();
-        Some((1.0 + (-x).exp()).recip() as f32)
+        let fitted = (1.0 + (-x).exp()).recip() as f32;
+        // What was heard counts, too: no more of it may fire than the rate allows.
+        let mut sorted = self.peaks.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let heard = sorted.get((per_hour * self.hours) as usize).map_or(0.0, |peak| peak.next_up());
+        Some(fitted.max(heard).min(1.0))
     }
 }
 

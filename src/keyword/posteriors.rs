@@ -45,6 +45,11 @@ impl Posteriors {
         &self.rows[t * self.units..(t + 1) * self.units]
     }
 
+    /// All rows.
+    pub fn as_slice(&self) -> &[f32] {
+        &self.rows
+    }
+
     /// Number of units.
     pub fn units(&self) -> usize {
         self.units
