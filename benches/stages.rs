@@ -208,7 +208,11 @@ fn keywords(criterion: &mut Criterion) {
                 block.clear();
                 rows.next().unwrap().chunks_exact(posteriors.units()).for_each(|row| block.push(row));
                 for spotter in &mut spotters {
-                    spotter.step(&block, frames, |_, hit| drop(black_box(hit))).unwrap();
+                    spotter
+                        .step(&block, frames, |_, hit| {
+                            black_box(hit);
+                        })
+                        .unwrap();
                 }
                 frames += block.frames() as u64;
             });

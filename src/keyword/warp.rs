@@ -109,10 +109,9 @@ impl SimdOp for Step<'_> {
             } else {
                 let mut earlier = [behind.distance; LANES];
                 earlier[1..].copy_from_slice(&row.distance[..LANES - 1]);
-                for j in 0..LANES {
-                    let d = row.distance[j];
+                for (j, (&d, &before)) in row.distance.iter().zip(&earlier).enumerate() {
                     let even = above.cost[j + 1] + d;
-                    let slow = above.cost[j] + (0.5 * (earlier[j] + d) + WARP_COST);
+                    let slow = above.cost[j] + (0.5 * (before + d) + WARP_COST);
                     let fast = over.cost[j + 1] + (above.distance[j] + d + WARP_COST);
                     let (cost, frames) = if slow < even { (slow, above.frames[j] + 2) } else { (even, above.frames[j + 1] + 1) };
                     let (cost, frames) = if fast < cost { (fast, over.frames[j + 1] + 1) } else { (cost, frames) };
