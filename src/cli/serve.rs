@@ -178,6 +178,7 @@ impl Settings {
             ("pack", self.pack != other.pack),
             ("chunk", self.chunk != other.chunk),
             ("gap-fill", self.gap_fill != other.gap_fill),
+            ("precision", self.precision != other.precision),
             ("device", self.device != other.device),
             ("rate", self.rate != other.rate),
             ("channels", self.channels != other.channels),

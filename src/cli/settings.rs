@@ -46,6 +46,8 @@ pub struct Settings {
     #[arg(long, value_enum, help_heading = "Model")]
     pub gap_fill: Option<GapFill>,
     /// In how many bits products with the layers' weights are computed; `auto` where not said
+    ///
+    /// There is no f16: processors that compute in it have products of 8 bits as well, which are faster.
     #[arg(long, value_enum, help_heading = "Model")]
     pub precision: Option<Precision>,
 

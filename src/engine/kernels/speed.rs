@@ -1,6 +1,7 @@
 //! How near the kernels come to the processor's ceiling at a stream's sizes; prints the table of docs/kernels.md:
 //!
 //!     cargo test --release --lib kernels::speed -- --ignored --nocapture
+//!     cargo test --release --lib kernels::speed::of_streams -- --ignored --nocapture      (the second table alone)
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -129,4 +130,70 @@ fn of_every_class_of_operation() {
         Attention { heads: HEADS, width, queries: new, keys, values, scale: 1.0, bias, scratch, out }.dispatch();
     });
     row("attention, 16 frames on 80, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM);
+}
+
+/// What streams at the same layer would gain by being computed together: their rows through the products of a layer at once.
+#[test]
+#[ignore = "prints a table"]
+fn of_streams_together() {
+    const MOST: usize = 4 * FRAMES;
+    println!("| products of a layer | one stream, µs | two, of it | four, of it |\n|---|---|---|---|");
+    let sizes = [(DIM, 3 * DIM), (DIM, DIM), (DIM, 4 * DIM), (4 * DIM, DIM)];
+    let x = numbers(MOST * 4 * DIM);
+    let mut out = vec![0.0; MOST * 4 * DIM];
+    let row = |name: &str, layers: usize, run: &mut dyn FnMut(usize)| {
+        let mut times = [const { Vec::new() }; 3];
+        for _ in 0..ROUNDS {
+            for (streams, times) in [1, 2, 4].into_iter().zip(&mut times) {
+                let began = Instant::now();
+                run(streams * FRAMES);
+                times.push(began.elapsed().as_secs_f64() / streams as f64);
+            }
+        }
+        let [one, two, four] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        });
+        println!("| {name} | {:.1} | {:.3} | {:.3} |", one * 1e6 / layers as f64, two / one, four / one);
+    };
+    let pack = |(inputs, outputs)| {
+        let weights = numbers(inputs * outputs);
+        PackedWeights::new(inputs, outputs, |k, n| weights[k * outputs + n], None)
+    };
+    let layers: Vec<PackedWeights> = (0..LAYERS).flat_map(|_| sizes.map(pack)).collect();
+    for (name, count) in [("f32, weights in cache", 1), ("f32, ten layers in turn", LAYERS)] {
+        row(name, count, &mut |rows| {
+            for weights in &layers[..count * sizes.len()] {
+                let (of, out) = (Rows::new(&x, rows, weights.inputs), &mut out[..rows * weights.outputs]);
+                weights.apply(of, Activation::None, None, out);
+            }
+        });
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(vnni) = super::vnni::Vnni::detect() {
+        use super::vnni::{COLUMNS, GROUP, PackedSteps};
+        let pack = |(inputs, outputs)| {
+            let (steps, weights) = QuantisedWeights::new(&numbers(inputs * outputs), outputs, None);
+            PackedSteps::new(&steps, inputs, outputs).map(|packed| (inputs, outputs, packed, weights))
+        };
+        let layers: Vec<_> = (0..LAYERS).flat_map(|_| sizes.map(pack)).flatten().collect();
+        let mut steps = vec![[0u8; GROUP]; MOST * 4 * DIM / GROUP];
+        let (mut ranges, mut sums) = (vec![0.0; 2 * MOST], vec![[0; COLUMNS]; MOST]);
+        for (name, count) in [("int8, weights in cache", 1), ("int8, ten layers in turn", LAYERS)] {
+            row(name, count, &mut |rows| {
+                for (inputs, outputs, packed, weights) in &layers[..count * sizes.len()] {
+                    let (steps, ranges) = (&mut steps[..rows * inputs / GROUP], &mut ranges[..2 * rows]);
+                    let of = Rows::new(&x, rows, *inputs);
+                    Quantise { rows: of, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
+                    let grouped: Vec<&[[u8; GROUP]]> = steps.chunks_exact(packed.groups).collect();
+                    for (index, (panel, next)) in packed.panels().enumerate() {
+                        vnni.sums(&grouped, panel, next, &mut sums);
+                        let columns = index * COLUMNS..((index + 1) * COLUMNS).min(*outputs);
+                        let (sums, out, activation) = (sums.as_flattened(), &mut out[..rows * outputs], Activation::None);
+                        Widen { sums, stride: COLUMNS, columns, ranges, weights, activation, residual: None, out }.dispatch();
+                    }
+                }
+            });
+        }
+    }
 }
