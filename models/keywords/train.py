@@ -1,7 +1,8 @@
 """Trains a detector of one word, for words with many examples, and enrolls it:
 
-    python -m models.keywords.train lamp --from takes/                          ten recordings of the word or more
-    python -m models.keywords.train lamp --from takes/ --background radio/      speech without it, two thirds to learn from
+    python -m models.keywords.train lamp --from takes/ --background radio/      ten recordings of the word or more; hours of speech without it
+
+Without hours of other speech in many voices, `bellis enroll` with the recordings themselves is better (docs/keywords.md has the figures).
 
 Each recording is heard in a dozen ways: faster and slower, louder and softer, between other speech and in silence, in babble of 0 to 20 dB. A
 stream through the program gives what it makes of them, so that the detector learns from what it will read: √P / N(P)^¼ of each frame
@@ -236,6 +237,8 @@ def main():
     parser.add_argument("--folder", type=Path, help="where keywords are kept; the program's own without")
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     arguments = parser.parse_args()
+    if arguments.background == [BUNDLED]:
+        print("the bundled background is short: name hours of speech in many voices with --background, or enroll recordings (docs/keywords.md has the figures)")
     program = Program(arguments.program, arguments.pack)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
