@@ -1,7 +1,5 @@
 //! An ONNX graph that scores a window of frames with one number: read, checked and run with the same care as a pack's stages.
 
-use std::sync::Arc;
-
 use tract_onnx::prelude::*;
 
 use super::error::EngineError;
@@ -15,7 +13,7 @@ const MOST_FRAMES: usize = 1000;
 /// A graph with the input `frames` `[1, window, width]` and the output `logit` `[1]`, f32. A cheap handle.
 #[derive(Debug, Clone)]
 pub struct Scorer {
-    stage: Arc<Stage>,
+    stage: Stage,
     window: usize,
     width: usize,
 }
@@ -35,7 +33,7 @@ impl Scorer {
             inputs: vec![Port::new("frames", [Size::Fixed(1), Size::Fixed(window), Size::Fixed(width)])],
             outputs: vec![Port::new("logit", [Size::Fixed(1)])],
         };
-        let stage = Arc::new(Loader::default().stage(file, &signature, Products::F32)?);
+        let stage = Loader::default().stage(file, &signature, Products::F32)?;
         Ok(Self { stage, window, width })
     }
 
