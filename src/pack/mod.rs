@@ -143,12 +143,7 @@ impl Pack {
 impl StageFile {
     /// A graph that stands outside of a pack, of which `sha256` is known, or taken as it is now.
     pub fn open(name: &str, path: &Path, sha256: Option<&str>) -> Result<Self, PackError> {
-        let io = |source| PackError::File { path: path.to_owned(), stage: name.to_owned(), source };
-        let size = std::fs::metadata(path).map_err(io)?.len();
-        if size > STAGE_LIMIT_BYTES {
-            return Err(PackError::TooLarge { path: path.to_owned(), bytes: size, limit: STAGE_LIMIT_BYTES });
-        }
-        let found = hex(&Sha256::digest(std::fs::read(path).map_err(io)?));
+        let (size, found) = measure(name, path)?;
         let sha256 = sha256.unwrap_or(&found).to_owned();
         let file = Self { name: name.to_owned(), path: path.to_owned(), size, sha256, state: Vec::new() };
         if file.sha256.eq_ignore_ascii_case(&found) { Ok(file) } else { Err(file.changed(found)) }
@@ -179,6 +174,24 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// How many bytes the file of a graph has, and their SHA-256 in hexadecimal.
+fn measure(name: &str, path: &Path) -> Result<(u64, String), PackError> {
+    let io = |source| PackError::File { path: path.to_owned(), stage: name.to_owned(), source };
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size > STAGE_LIMIT_BYTES {
+        return Err(PackError::TooLarge { path: path.to_owned(), bytes: size, limit: STAGE_LIMIT_BYTES });
+    }
+    let (mut file, mut hash) = (std::fs::File::open(path).map_err(io)?, Sha256::new());
+    let mut part = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut part).map_err(io)? {
+            0 => break,
+            count => hash.update(&part[..count]),
+        }
+    }
+    Ok((size, hex(&hash.finalize())))
+}
+
 /// Verifies files of one pack, each once: (path, bytes, hash).
 struct Files<'a> {
     dir: &'a Path,
@@ -193,23 +206,10 @@ impl Files<'_> {
             let problem = format!("`{}` leaves the pack's folder; a stage's file stands inside of it", entry.file);
             return Err(PackError::Invalid { path: self.dir.join("pack.toml"), key: format!("[stages] {name}"), problem });
         }
-        let io = |source| PackError::File { path: path.clone(), stage: name.clone(), source };
         let (size, found) = match self.seen.iter().find(|(known, ..)| *known == path) {
             Some((_, size, hash)) => (*size, hash.clone()),
             None => {
-                let size = std::fs::metadata(&path).map_err(io)?.len();
-                if size > STAGE_LIMIT_BYTES {
-                    return Err(PackError::TooLarge { path, bytes: size, limit: STAGE_LIMIT_BYTES });
-                }
-                let (mut file, mut hash) = (std::fs::File::open(&path).map_err(io)?, Sha256::new());
-                let mut part = vec![0; READ_BYTES];
-                loop {
-                    match file.read(&mut part).map_err(io)? {
-                        0 => break,
-                        count => hash.update(&part[..count]),
-                    }
-                }
-                let hash = hex(&hash.finalize());
+                let (size, hash) = measure(&name, &path)?;
                 self.seen.push((path.clone(), size, hash.clone()));
                 (size, hash)
             }
