@@ -62,15 +62,18 @@ class Program:
     def enroll(self, name, folder, *arguments):
         return subprocess.run([self.path, "enroll", name, "--folder", folder, "--replace", *self.pack, *arguments], capture_output=True, text=True)
 
-    def features(self, audio):
-        """[frames, units]: √P / N(P)^¼, as src/keyword/template.rs makes them, in half precision."""
+    def log_posteriors(self, audio, *arguments):
+        """[frames, units], with the pack's policy where `arguments` say none."""
         pcm = (np.clip(audio / max(1.0, np.abs(audio).max()), -1, 1) * 32767).astype("<i2").tobytes()
-        command = [self.path, "run", "-", "--rate", str(RATE), "--format", "s16le", "--quiet", *self.pack]
+        command = [self.path, "run", "-", "--rate", str(RATE), "--format", "s16le", "--quiet", *self.pack, *arguments]
         done = subprocess.run([*command, "--consumer", "stream:-", "--arrays", "posteriors"], input=pcm, capture_output=True)
         if done.returncode:
             raise SystemExit(done.stderr.decode())
-        rows = [arrays["posteriors"] for _, arrays in messages(io.BytesIO(done.stdout)) if "posteriors" in arrays]
-        roots = np.minimum(np.exp(0.25 * np.concatenate(rows)), 1)
+        return np.concatenate([arrays["posteriors"] for _, arrays in messages(io.BytesIO(done.stdout)) if "posteriors" in arrays])
+
+    def features(self, audio):
+        """[frames, units]: √P / N(P)^¼, as src/keyword/template.rs makes them, in half precision."""
+        roots = np.minimum(np.exp(0.25 * self.log_posteriors(audio)), 1)
         spread = np.sqrt(np.square(roots).sum(1)) * roots.sum(1)
         return (roots / np.sqrt(spread)[:, None]).astype(np.float16)
 

@@ -10,8 +10,8 @@ use bellis::bench::sound_files;
 use bellis::engine::{Encoder, EngineError, LoadOptions, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Posteriors, Search, Tail, Take, TakeProblem,
-    babble, check_name, enroll,
+    Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Search, Tail, Take, TakeProblem, Track, babble,
+    check_name, enroll,
 };
 use bellis::pack::{Pack, StageFile};
 use bellis::runtime::StopFlag;
@@ -219,7 +219,7 @@ impl Enroll {
                     sound.iter_mut().zip(voices).for_each(|(x, voice)| *x += voice);
                 }
                 let policy = PolicySpec::default().build(&model.pack)?;
-                background.listen(&Posteriors::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?)?;
+                background.listen(&Track::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?)?;
             }
             bar.inc(1);
         }
@@ -230,7 +230,7 @@ impl Enroll {
 
 impl Model {
     fn enroll(&self, take: Take) -> anyhow::Result<Result<Enrolment, TakeProblem>> {
-        Ok(enroll(&take, &self.encoder, self.pack.manifest.encoder.quiet_unit, self.pack.default_chunk_frames())?)
+        Ok(enroll(&take, &self.encoder, self.pack.default_chunk_frames())?)
     }
 }
 

@@ -9,7 +9,7 @@ use bellis::bench::sound_files;
 use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::{Encoder, EngineError, LoadOptions};
 use bellis::exit::PolicySpec;
-use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Posteriors, Search, Spotter, SpotterOptions, check_name, find, load};
+use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Search, Spotter, SpotterOptions, Track, check_name, find, load};
 use bellis::pack::Pack;
 use clap::{Args, Subcommand};
 
@@ -101,11 +101,11 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
     for file in sound_files(sound)? {
         let samples = decode_file_at(&file, ChannelPick::MixDown, audio.sample_rate)?;
-        let posteriors = Posteriors::of(&samples, &encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
+        let track = Track::of(&samples, &encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let mut spotter = Spotter::new(search(&keyword, &path)?, options);
         let (mut hits, mut frames) = (Vec::new(), 0);
-        posteriors.blocks(|block| {
+        track.blocks(|block| {
             spotter.step(block, frames, |_, hit| hits.push(hit))?;
             frames += block.frames() as u64;
             Ok::<_, EngineError>(())

@@ -19,7 +19,7 @@ pub struct Watched {
     pub spotter: Spotter,
 }
 
-/// Looks for keywords in the posteriors, and writes a line for each detection and, where a spotter is asked for them, near miss.
+/// Looks for keywords in the matching vectors, and writes a line for each detection and, where a spotter is asked for them, near miss.
 pub struct KeywordLines<W> {
     out: W,
     place: String,
@@ -137,7 +137,7 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     }
 
     fn wants(&self) -> Wants {
-        Wants { posteriors: true, ..Wants::default() }
+        Wants { matching: true, ..Wants::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
@@ -152,9 +152,9 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
             self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
         }
         self.heard = chunk.first_sample + chunk.samples;
-        let Some(posteriors) = &chunk.log_posteriors else { return Ok(()) };
-        for t in 0..posteriors.frames() {
-            self.block.push(posteriors.row(t));
+        let Some(vectors) = &chunk.matching else { return Ok(()) };
+        for t in 0..vectors.frames() {
+            self.block.push(vectors.row(t));
             if self.block.is_full() {
                 self.search()?;
             }

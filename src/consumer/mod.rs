@@ -102,6 +102,8 @@ impl ConsumerError {
 pub struct Wants {
     /// Log-posteriors of the units at the exit layer.
     pub posteriors: bool,
+    /// What keywords are matched in.
+    pub matching: bool,
     /// Logits of the exit layer's CTC branch.
     pub ctc: bool,
     /// The chunk's sound.

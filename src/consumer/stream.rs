@@ -50,6 +50,8 @@ pub enum ArrayName {
     Vectors,
     /// Log-posteriors of the units at the exit layer, [frames, units]
     Posteriors,
+    /// What keywords are matched in, [frames, units]: cosines tell how alike two frames are
+    Matching,
     /// Logits of the exit layer's CTC branch, [frames, classes]
     Ctc,
     /// The chunk's sound, `[samples]`
@@ -197,7 +199,12 @@ impl Consumer for Stream {
 
     fn wants(&self) -> Wants {
         let has = |name| self.arrays.contains(&name);
-        Wants { posteriors: has(ArrayName::Posteriors), ctc: has(ArrayName::Ctc), audio: has(ArrayName::Audio) }
+        Wants {
+            posteriors: has(ArrayName::Posteriors),
+            matching: has(ArrayName::Matching),
+            ctc: has(ArrayName::Ctc),
+            audio: has(ArrayName::Audio),
+        }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
@@ -215,6 +222,7 @@ impl Consumer for Stream {
             let rows = match name {
                 ArrayName::Vectors => Some(("vectors", &chunk.vectors)),
                 ArrayName::Posteriors => chunk.log_posteriors.as_ref().map(|rows| ("posteriors", rows)),
+                ArrayName::Matching => chunk.matching.as_ref().map(|rows| ("matching", rows)),
                 ArrayName::Ctc => chunk.ctc_logits.as_ref().map(|rows| ("ctc", rows)),
                 ArrayName::Audio => None,
             };

@@ -39,6 +39,8 @@ const NO_CTC: &str = "phones are read from CTC branches; take a pack that has th
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
                         trains heads on your own audio";
 
+const NO_MATCHING: &str = "keywords are matched in it; `python -m models.keywords.matching PACK` fits it (docs/keywords.md)";
+
 /// A pack's weights, ready to run; shared by all streams.
 #[derive(Debug)]
 pub struct Encoder {
@@ -52,6 +54,7 @@ pub struct Encoder {
     ctc: Branches<Stage>,
     vocabulary: Vec<String>,
     gain: Branches<Stage>,
+    matching: Option<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
     precision: Precision,
@@ -150,6 +153,8 @@ impl Encoder {
             Position::Alibi => spec.alibi_slopes.clone(),
             Position::None => vec![0.0; spec.heads],
         };
+        let row = |name: &str, numbers| Port::new(name, [one, Size::T, Size::Fixed(numbers)]);
+        let matching = Signature { inputs: vec![row("log_posteriors", spec.units)], outputs: vec![row("vectors", spec.units)] };
         Ok(Arc::new(Self {
             name: pack.manifest.name.clone(),
             frontend,
@@ -159,6 +164,7 @@ impl Encoder {
             ctc: branches(&pack.ctc, &|_| logits(vocabulary.len()))?,
             vocabulary,
             gain: branches(&pack.gain, &|k| Port::new("log_kl", [one, one, Size::Fixed(spec.layers - k)]))?,
+            matching: pack.matching.as_ref().map(|file| exact(file, &matching)).transpose()?,
             slopes,
             gap_fill,
             precision,
@@ -262,6 +268,14 @@ impl Encoder {
         }
     }
 
+    /// Refuses a pack that says nothing of what keywords are matched in.
+    pub fn check_matching(&self) -> Result<(), EngineError> {
+        match self.matching.is_some() {
+            true => Ok(()),
+            false => Err(EngineError::NoStage { pack: self.name.clone(), stage: "matching".into(), hint: NO_MATCHING.into() }),
+        }
+    }
+
     fn has_feature(&self) -> bool {
         self.spec.feature == Feature::BeforeNorm
     }
@@ -275,6 +289,7 @@ pub struct EncoderState {
     heads: Branches<Runner>,
     ctc: Branches<Runner>,
     gain: Branches<Runner>,
+    matching: Option<Runner>,
 }
 
 enum ModeState {
@@ -308,6 +323,7 @@ impl EncoderState {
             heads: runners(&encoder.heads)?,
             ctc: runners(&encoder.ctc)?,
             gain: runners(&encoder.gain)?,
+            matching: encoder.matching.as_ref().map(Stage::runner).transpose()?,
             encoder: encoder.clone(),
         })
     }
@@ -323,7 +339,7 @@ impl EncoderState {
             ModeState::Cached(state) => (state.layer_frames, state.projected_frames, state.multiply_adds()),
             ModeState::Windowed(state) => (state.layer_frames, 0, state.multiply_adds()),
         };
-        let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).map(|(_, branch)| branch);
+        let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).map(|(_, branch)| branch).chain(&self.matching);
         let others: u64 = branches.map(Runner::multiply_adds).sum();
         Work { layer_frames, projected_frames, multiply_adds: self.frontend.multiply_adds() + layers + others }
     }
@@ -411,6 +427,14 @@ impl Pass<'_> {
     pub fn ctc(&mut self) -> Result<Option<Frames>, EngineError> {
         let k = self.depth();
         branch(&mut self.state.ctc, k).map(|branch| branch.frames(self.features[k].value())).transpose()
+    }
+
+    /// What keywords are matched in, `[T, U]`, of the log-posteriors `[T, U]` of any head.
+    pub fn matching(&mut self, log_posteriors: &Frames) -> Result<Frames, EngineError> {
+        match &mut self.state.matching {
+            Some(matching) => matching.frames(log_posteriors.value()),
+            None => Err(self.state.no_stage("matching".into(), NO_MATCHING.into())),
+        }
     }
 
     /// What the present layer's predictor expects of this chunk: ln KL(p_L ‖ p_j) for j = k … L−1, nats, one row.

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Posteriors;
+use super::Track;
 use super::spotter::{Search, Spotter, SpotterOptions};
 use crate::engine::EngineError;
 
@@ -21,7 +21,7 @@ const LEAST_PEAKS: usize = 4;
 /// Voices of [`babble`].
 const VOICES: usize = 6;
 /// Peaks of examples below this score are not looked for: any speech has higher ones.
-const FLOOR: f32 = 0.5;
+const FLOOR: f32 = 0.4;
 /// The same of trained detectors, which are surer of what is another word.
 const DETECTOR_FLOOR: f32 = 0.01;
 
@@ -104,8 +104,8 @@ impl Background {
     }
 
     /// One recording, from its start to its end.
-    pub fn listen(&mut self, posteriors: &Posteriors) -> Result<(), EngineError> {
-        posteriors.blocks(|block| {
+    pub fn listen(&mut self, track: &Track) -> Result<(), EngineError> {
+        track.blocks(|block| {
             self.spotter.step(block, self.frames, |_, hit| self.peaks.push(hit.score))?;
             self.frames += block.frames() as u64;
             Ok(())

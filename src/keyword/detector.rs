@@ -1,6 +1,6 @@
 //! A trained detector: a small graph that scores the last frames of a stream, for words with many examples.
 //!
-//! It reads what the matcher reads, √P / N(P)^¼ of each frame (see [`super::template`]), so that it takes chunks from every exit as well.
+//! It reads what the matcher reads, a vector of length 1 of each frame (see [`super::template`]), so that it takes chunks from every exit as well.
 //! `models/keywords/train.py` makes one.
 
 use super::template::{FrameBlock, LANES};

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use super::file::Example;
-use super::posteriors::Posteriors;
 use super::score;
 use super::speech::{TakeProblem, find_speech};
 use super::template::Template;
+use super::track::Track;
 use super::warp::Warp;
 use crate::engine::{Encoder, EngineError};
 use crate::exit::Fixed;
@@ -44,36 +44,30 @@ pub struct Enrolment {
     /// The rows of its speech.
     pub template: Template,
     /// All of its sound, to be matched with other examples.
-    posteriors: Posteriors,
+    track: Track,
 }
 
 /// Makes an example of a take: `Ok(Err(problem))` where the take is unfit.
-pub fn enroll(
-    take: &Take,
-    encoder: &Arc<Encoder>,
-    quiet_unit: Option<usize>,
-    chunk_frames: usize,
-) -> Result<Result<Enrolment, TakeProblem>, EngineError> {
+pub fn enroll(take: &Take, encoder: &Arc<Encoder>, chunk_frames: usize) -> Result<Result<Enrolment, TakeProblem>, EngineError> {
     let (rate, hop) = (encoder.audio().sample_rate, encoder.audio().hop);
     let span = match find_speech(&take.audio, rate) {
         Ok(span) => span,
         Err(problem) => return Ok(Err(problem)),
     };
     let lead = (LEAD_SECONDS * f64::from(rate) / hop as f64) as usize;
-    let posteriors = mean_over_cuts(&take.audio, encoder, chunk_frames, lead)?;
-    let last = span.end.div_ceil(hop).min(posteriors.frames());
-    let quiet = |t: usize| quiet_unit.is_some_and(|unit| posteriors.row(t)[unit] > QUIET_PROBABILITY.ln());
-    let speech: Vec<usize> = (span.start / hop..last).filter(|&t| !quiet(t)).collect();
+    let track = mean_over_cuts(&take.audio, encoder, chunk_frames, lead)?;
+    let last = span.end.div_ceil(hop).min(track.frames());
+    let speech: Vec<usize> = (span.start / hop..last).filter(|&t| track.quiet(t) <= QUIET_PROBABILITY).collect();
     let (Some(&first), Some(&end)) = (speech.first(), speech.last()) else { return Ok(Err(TakeProblem::NoSpeech)) };
     if speech.len() < LEAST_FRAMES {
         return Ok(Err(TakeProblem::NoSpeech));
     }
-    let rows: Vec<f32> = (first..=end).flat_map(|t| posteriors.row(t)).map(|log_p| log_p.exp()).collect();
     let seconds = |frames: usize| (frames * hop) as f64 / f64::from(rate);
-    let example = Example::new(take.source.clone(), seconds(first), seconds(end + 1 - first), &rows, posteriors.units());
+    let example =
+        Example::new(take.source.clone(), seconds(first), seconds(end + 1 - first), track.rows(first..end + 1), track.width());
     // What is matched is what the file says, rounded as it is.
-    let Ok(template) = example.template(posteriors.units()) else { return Ok(Err(TakeProblem::NoSpeech)) };
-    Ok(Ok(Enrolment { example, template, posteriors }))
+    let Ok(template) = example.template(track.width()) else { return Ok(Err(TakeProblem::NoSpeech)) };
+    Ok(Ok(Enrolment { example, template, track }))
 }
 
 impl Enrolment {
@@ -81,7 +75,7 @@ impl Enrolment {
     pub fn score_of(&self, example: &Template) -> f32 {
         let mut warp = Warp::new(example.clone());
         let mut nearest = f32::INFINITY;
-        let Ok(()) = self.posteriors.blocks(|block| {
+        let Ok(()) = self.track.blocks(|block| {
             let found = &warp.step(block)[..block.frames()];
             nearest = found.iter().map(|found| found.distance).fold(nearest, f32::min);
             Ok::<(), std::convert::Infallible>(())
@@ -96,18 +90,14 @@ impl Enrolment {
     }
 }
 
-/// The mean of the posteriors over several ways to cut the chunks.
-fn mean_over_cuts(audio: &[f32], encoder: &Arc<Encoder>, chunk_frames: usize, lead: usize) -> Result<Posteriors, EngineError> {
+/// The mean over several ways to cut the chunks.
+fn mean_over_cuts(audio: &[f32], encoder: &Arc<Encoder>, chunk_frames: usize, lead: usize) -> Result<Track, EngineError> {
     let hop = encoder.audio().hop;
-    let mut mean: Vec<f32> = Vec::new();
-    for cut in 0..CUTS {
-        let skipped = lead + cut * chunk_frames / CUTS;
+    let cut = |number: usize| {
+        let skipped = lead + number * chunk_frames / CUTS;
         let padded = [&vec![0.0; skipped * hop], audio].concat();
         let full = Box::new(Fixed { layer: encoder.layers() });
-        let posteriors = Posteriors::of(&padded, encoder, full, chunk_frames)?;
-        let own: Vec<f32> = posteriors.rows().skip(skipped).flatten().map(|log_p| log_p.exp()).collect();
-        mean.resize(own.len(), 0.0);
-        mean.iter_mut().zip(&own).for_each(|(mean, p)| *mean += p / CUTS as f32);
-    }
-    Ok(Posteriors::from_probabilities(mean, encoder.units()))
+        Ok((skipped, Track::of(&padded, encoder, full, chunk_frames)?))
+    };
+    Ok(Track::mean(&(0..CUTS).map(cut).collect::<Result<Vec<_>, EngineError>>()?))
 }

@@ -1,7 +1,7 @@
 //! Keyword files: TOML, a few tens of kilobytes, readable.
 //!
 //! ```toml
-//! format = 2
+//! format = 3
 //! name = "hello"
 //! threshold = 0.55                # least score of a detection
 //! false_accepts_per_hour = 0.5    # what the threshold was chosen for
@@ -9,7 +9,7 @@
 //! [pack]                          # what made it: another pack's units mean something else
 //! name = "daisy-tiny"
 //! identity = "5d1f…"
-//! units = 256
+//! width = 192                     # numbers of a row
 //!
 //! [[background]]                  # the highest scores in speech without the keyword, as it is ("plain") and in babble
 //! condition = "plain"
@@ -20,7 +20,7 @@
 //! source = "hello-1.wav"
 //! start = 0.41                    # seconds
 //! seconds = 0.62
-//! rows = ["17:812 40:77"]         # of each frame the likeliest units, in thousandths
+//! rows = ["12 -7 0 99 …"]         # of each frame its vector, the largest number 99
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -30,16 +30,18 @@ use serde::{Deserialize, Serialize};
 use super::calibrate::Tail;
 use super::detector::Detector;
 use super::spotter::Search;
-use super::template::{Template, likeliest};
+use super::template::Template;
 use crate::engine::{EngineError, Scorer};
 use crate::pack::{Pack, StageFile};
 use crate::toml_file::TomlFileError;
 
 /// What a keyword file's name ends with.
 pub const KEYWORD_SUFFIX: &str = ".keyword.toml";
-const FORMAT: u32 = 2;
-const LIMIT_BYTES: u64 = 1 << 20;
+const FORMAT: u32 = 3;
+const LIMIT_BYTES: u64 = 4 << 20;
 const MOST_EXAMPLES: usize = 16;
+/// Of a written row.
+const LARGEST: f32 = 99.0;
 const LEAST_ROWS: usize = 4;
 const MOST_ROWS: usize = 1000;
 
@@ -80,15 +82,15 @@ pub struct DetectorFile {
 }
 
 impl DetectorFile {
-    /// Its graph, for frames of so many `units`.
-    pub fn load(&self, folder: &Path, units: usize) -> Result<Scorer, EngineError> {
+    /// Its graph, for frames of so many numbers.
+    pub fn load(&self, folder: &Path, width: usize) -> Result<Scorer, EngineError> {
         let path = folder.join(&self.file);
         let file = StageFile::open("detector", &path, Some(&self.sha256)).map_err(|error| EngineError::Load {
             path,
             stage: "detector".into(),
             problem: error.to_string(),
         })?;
-        Scorer::load(&file, units)
+        Scorer::load(&file, width)
     }
 }
 
@@ -100,8 +102,8 @@ pub struct PackRef {
     pub name: String,
     /// [`Pack::identity`].
     pub identity: String,
-    /// Units of its heads.
-    pub units: usize,
+    /// Numbers of a matching vector.
+    pub width: usize,
 }
 
 impl std::fmt::Display for PackRef {
@@ -114,7 +116,7 @@ impl std::fmt::Display for PackRef {
 impl PackRef {
     /// Names `pack`.
     pub fn to(pack: &Pack) -> Self {
-        Self { name: pack.manifest.name.clone(), identity: pack.identity(), units: pack.manifest.encoder.units }
+        Self { name: pack.manifest.name.clone(), identity: pack.identity(), width: pack.manifest.encoder.units }
     }
 }
 
@@ -128,7 +130,7 @@ pub struct Example {
     pub start: f64,
     /// How long its speech is, seconds.
     pub seconds: f64,
-    /// Of each frame the likeliest units with their probabilities in thousandths: `unit:thousandths`.
+    /// Of each frame its matching vector: whole numbers, the largest of which is 99.
     pub rows: Vec<String>,
 }
 
@@ -148,7 +150,7 @@ pub enum KeywordError {
     },
     /// Made with another pack.
     #[error(
-        "{}: `{keyword}` was enrolled with the pack {made}, and this is {running}: their units \
+        "{}: `{keyword}` was enrolled with the pack {made}, and this is {running}: their frames \
          mean different things — run with that pack, or enroll the keyword anew with this one", path.display()
     )]
     OtherPack {
@@ -283,59 +285,48 @@ impl Keyword {
     /// What finds it; a detector's graph lies in `folder`. Otherwise what is wrong.
     pub fn search(&self, folder: &Path) -> Result<Search, String> {
         let Some(detector) = &self.detector else { return Ok(self.templates()?.into()) };
-        let detector = detector.load(folder, self.pack.units).and_then(|scorer| Detector::new(&scorer));
+        let detector = detector.load(folder, self.pack.width).and_then(|scorer| Detector::new(&scorer));
         Ok(Search::Detector(Box::new(detector.map_err(|error| error.to_string())?)))
     }
 
     /// The examples, ready to be matched; otherwise what is wrong with which.
     fn templates(&self) -> Result<Vec<Template>, String> {
         let one = |(number, example): (usize, &Example)| {
-            example.template(self.pack.units).map_err(|problem| format!("example {}: {problem}", number + 1))
+            example.template(self.pack.width).map_err(|problem| format!("example {}: {problem}", number + 1))
         };
         self.example.iter().enumerate().map(one).collect()
     }
 }
 
 impl Example {
-    /// As it is written: of rows of probabilities `[frames, units]` the likeliest units.
-    pub fn new(source: String, start: f64, seconds: f64, probabilities: &[f32], units: usize) -> Self {
+    /// As it is written, of vectors `[frames, width]`.
+    pub fn new(source: String, start: f64, seconds: f64, vectors: &[f32], width: usize) -> Self {
         let row = |row: &[f32]| -> String {
-            let thousandths = |(unit, p): (u32, f32)| (unit, (p * 1000.0).round() as u32);
-            let entries = likeliest(row).into_iter().map(thousandths).filter(|(_, share)| *share > 0);
-            entries.map(|(unit, share)| format!("{unit}:{share}")).collect::<Vec<_>>().join(" ")
+            let largest = row.iter().fold(f32::MIN_POSITIVE, |largest, x| largest.max(x.abs()));
+            row.iter().map(|x| ((x / largest * LARGEST).round() as i32).to_string()).collect::<Vec<_>>().join(" ")
         };
-        Self { source, start, seconds, rows: probabilities.chunks_exact(units.max(1)).map(row).collect() }
+        Self { source, start, seconds, rows: vectors.chunks_exact(width.max(1)).map(row).collect() }
     }
 
     /// As it is matched.
-    pub fn template(&self, units: usize) -> Result<Template, String> {
+    pub fn template(&self, width: usize) -> Result<Template, String> {
         if !(LEAST_ROWS..=MOST_ROWS).contains(&self.rows.len()) {
             return Err(format!("{} rows; {LEAST_ROWS} to {MOST_ROWS} are possible", self.rows.len()));
         }
-        let mut template = Template::default();
+        let mut vectors = Vec::with_capacity(self.rows.len() * width);
         for (index, text) in self.rows.iter().enumerate() {
-            let mut row = Vec::new();
+            let before = vectors.len();
             for entry in text.split_whitespace() {
-                let parsed =
-                    entry.split_once(':').and_then(|(unit, share)| Some((unit.parse::<u32>().ok()?, share.parse::<u32>().ok()?)));
-                match parsed {
-                    Some((unit, share)) if (unit as usize) < units && (1..=1000).contains(&share) => {
-                        row.push((unit, share as f32 / 1000.0))
-                    }
-                    _ => {
-                        return Err(format!(
-                            "row {}: `{entry}` is no unit of 0 to {} with its thousandths",
-                            index + 1,
-                            units.saturating_sub(1)
-                        ));
-                    }
+                match entry.parse::<i8>() {
+                    Ok(number) if f32::from(number).abs() <= LARGEST => vectors.push(f32::from(number)),
+                    _ => return Err(format!("row {}: `{entry}` is no whole number of -{LARGEST} to {LARGEST}", index + 1)),
                 }
             }
-            if row.is_empty() {
-                return Err(format!("row {} is empty", index + 1));
+            let row = &vectors[before..];
+            if row.len() != width || row.iter().all(|&number| number == 0.0) {
+                return Err(format!("row {}: {} numbers, and {width} are wanted, not all of them 0", index + 1, row.len()));
             }
-            template.push(&row, units);
         }
-        Ok(template)
+        Ok(Template::new(&vectors, width))
     }
 }

@@ -1,33 +1,33 @@
 //! Keywords by example: a few recordings of a word become a keyword file, and streams are searched for it.
 //!
-//! The heads of all layers predict the same units, so the posteriors of a chunk compare with those of an example whatever the
-//! layer where either stopped. An example is the rows of posteriors of its speech ([`Template`]); a stream is aligned with it frame by
+//! The heads of all layers predict the same units, so what a chunk's head says compares with what an example's said, whatever the
+//! layer where either stopped. An example is the vectors of its speech that the pack's stage `matching` makes of it ([`Template`]); a stream is aligned with it frame by
 //! frame by subsequence dynamic time warping ([`Warp`]) in memory that does not grow; peaks of the score become detections
 //! ([`Spotter`]) where they pass a threshold that speech without the keyword was asked for ([`Tail`]).
 //!
 //! The score of a span is exp(−d), d being the mean over the example's frames of the local distance along the best path: 1 for
-//! the example itself, near 0 for what shares no unit with it.
+//! the example itself, 1/e for what has nothing in common with it.
 
 mod calibrate;
 mod detector;
 mod enroll;
 mod file;
-mod posteriors;
 mod record;
 mod speech;
 mod spotter;
 mod template;
+mod track;
 mod warp;
 
 pub use calibrate::{Background, Condition, Tail, babble, threshold};
 pub use detector::Detector;
 pub use enroll::{Enrolment, Take, enroll};
 pub use file::{DetectorFile, Example, KEYWORD_SUFFIX, Keyword, KeywordError, PackRef, check_name, find, load};
-pub use posteriors::Posteriors;
 pub use record::{Heard, Recorder};
 pub use speech::{Span, TakeProblem, find_speech};
 pub use spotter::{Event, Hit, Search, Spotter, SpotterOptions};
 pub use template::{FrameBlock, LANES, Template};
+pub use track::Track;
 pub use warp::{Match, Warp};
 
 /// The score of a mean distance.

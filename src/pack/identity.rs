@@ -8,7 +8,7 @@ use super::manifest::StageEntry;
 use super::{Pack, hex};
 
 impl Pack {
-    /// What its units mean, as a hash: the SHA-256 over the hashes of front end, layers and heads. Packs with the same identity give
+    /// What its units mean, as a hash: the SHA-256 over the hashes of front end, layers, heads and what keywords are matched in. Packs with the same identity give
     /// the same units for the same sound; their policies, CTC branches and predictors may differ.
     pub fn identity(&self) -> String {
         let stages = &self.manifest.stages;
@@ -19,9 +19,13 @@ impl Pack {
             entries.sort_unstable_by_key(|(layer, _)| *layer);
             entries.iter().map(|(layer, entry)| line(&format!("{group}.{layer}"), entry)).collect::<String>()
         };
-        let position = stages.position.as_ref().map_or_else(String::new, |entry| line("position", entry));
-        let text =
-            line("frontend", &stages.frontend) + &position + &numbered("layer", &stages.layer) + &numbered("head", &stages.head);
+        let optional =
+            |name: &str, entry: &Option<StageEntry>| entry.as_ref().map_or_else(String::new, |entry| line(name, entry));
+        let text = line("frontend", &stages.frontend)
+            + &optional("position", &stages.position)
+            + &numbered("layer", &stages.layer)
+            + &numbered("head", &stages.head)
+            + &optional("matching", &stages.matching);
         hex(&Sha256::digest(text))
     }
 }

@@ -330,7 +330,7 @@ pub struct Provenance {
     pub date: String,
 }
 
-/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`.
+/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `matching`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagesSection {
@@ -349,6 +349,8 @@ pub struct StagesSection {
     /// Predictors of `gain` by layer; 0 reads h⁰.
     #[serde(default)]
     pub gain: BTreeMap<String, StageEntry>,
+    /// Log-posteriors of any head to what keywords are matched in.
+    pub matching: Option<StageEntry>,
 }
 
 /// One ONNX file.

@@ -41,6 +41,8 @@ pub struct Pack {
     pub ctc: Vec<(usize, StageFile)>,
     /// Predictors of `gain`: (layer, stage) of layers 1 … L−1, and 0 where h⁰ has a head; empty for a pack without them.
     pub gain: Vec<(usize, StageFile)>,
+    /// Log-posteriors to what keywords are matched in.
+    pub matching: Option<StageFile>,
 }
 
 /// One stage's file, read and verified once, and again when it is loaded: its bytes are not kept.
@@ -108,7 +110,8 @@ impl Pack {
         let heads = every("head", count, numbered("head", 0, &stages.head, &mut files)?)?;
         let ctc = numbered("ctc", 0, &stages.ctc, &mut files)?;
         let gain = every("gain", count - 1, numbered("gain", 0, &stages.gain, &mut files)?)?;
-        Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, manifest })
+        let matching = stages.matching.as_ref().map(|entry| files.stage("matching".into(), entry)).transpose()?;
+        Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, matching, manifest })
     }
 
     /// The shallowest depth at which a chunk may stop: 0, before the first layer, where h⁰ has a head.
@@ -131,6 +134,7 @@ impl Pack {
             .chain(&self.position)
             .chain(&self.layers)
             .chain(self.heads.iter().chain(&self.ctc).chain(&self.gain).map(|(_, stage)| stage))
+            .chain(&self.matching)
     }
 
     /// The chunk size taken when none is asked for, frames.

@@ -30,6 +30,8 @@ pub struct SessionOptions {
     pub vectors: Vectors,
     /// Add the exit head's log-posteriors.
     pub posteriors: bool,
+    /// Add what keywords are matched in.
+    pub matching: bool,
     /// Add the logits of the exit layer's CTC branch. A chunk then stops only at layers that have one, and goes no deeper than the
     /// last of them.
     pub ctc: bool,
@@ -42,7 +44,31 @@ pub struct SessionOptions {
 impl SessionOptions {
     /// Chunks of `chunk_frames` frames, the exit layer's state, nothing else.
     pub fn new(chunk_frames: usize) -> Self {
-        Self { chunk_frames, vectors: Vectors::Last, posteriors: false, ctc: false, audio: false, all_heads: false }
+        Self {
+            chunk_frames,
+            vectors: Vectors::Last,
+            posteriors: false,
+            matching: false,
+            ctc: false,
+            audio: false,
+            all_heads: false,
+        }
+    }
+}
+
+impl SessionOptions {
+    /// Refuses an encoder that lacks what is asked for.
+    fn check(&self, encoder: &Encoder) -> Result<(), EngineError> {
+        if self.posteriors || self.matching || self.all_heads {
+            encoder.check_heads()?;
+        }
+        if self.matching {
+            encoder.check_matching()?;
+        }
+        if self.ctc {
+            encoder.check_ctc()?;
+        }
+        Ok(())
     }
 }
 
@@ -64,12 +90,7 @@ impl Session {
     /// A fresh stream on `encoder`.
     pub fn new(encoder: &Arc<Encoder>, policy: Box<dyn ExitPolicy>, options: SessionOptions) -> Result<Self, EngineError> {
         encoder.check_chunk(options.chunk_frames)?;
-        if options.posteriors || options.all_heads {
-            encoder.check_heads()?;
-        }
-        if options.ctc {
-            encoder.check_ctc()?;
-        }
+        options.check(encoder)?;
         Ok(Self {
             state: EncoderState::new(encoder)?,
             chunker: Chunker::new(encoder, options.chunk_frames),
@@ -150,12 +171,7 @@ impl Session {
 
     /// What the representations carry from the next chunk on; the size of chunks stays.
     pub fn set_options(&mut self, options: SessionOptions) -> Result<(), EngineError> {
-        if options.posteriors || options.all_heads {
-            self.state.encoder().check_heads()?;
-        }
-        if options.ctc {
-            self.state.encoder().check_ctc()?;
-        }
+        options.check(self.state.encoder())?;
         self.options = SessionOptions { chunk_frames: self.options.chunk_frames, ..options };
         Ok(())
     }
@@ -208,7 +224,7 @@ impl Session {
             pass.step()?;
         }
         let exit_layer = pass.depth();
-        let log_posteriors = match self.options.posteriors {
+        let log_posteriors = match self.options.posteriors || self.options.matching {
             false => None,
             true => {
                 if self.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
@@ -219,6 +235,10 @@ impl Session {
                 let rows = self.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
                 Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)
             }
+        };
+        let matching = match (&log_posteriors, self.options.matching) {
+            (Some(log_posteriors), true) => Some(pass.matching(log_posteriors)?),
+            _ => None,
         };
         // What full depth is away from the layer where the chunk stopped, which may be deeper than where that was decided.
         let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
@@ -249,6 +269,7 @@ impl Session {
             expected_kl,
             vectors,
             log_posteriors,
+            matching,
             ctc_logits,
             audio: self.options.audio.then(|| chunk.own.to_vec()),
             compute: began.elapsed(),

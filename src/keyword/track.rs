@@ -1,0 +1,92 @@
+//! Sound through a session to what keywords are matched in, all of it at once: for examples and for background speech.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::template::{FrameBlock, LANES};
+use crate::engine::{Encoder, EngineError};
+use crate::exit::ExitPolicy;
+use crate::stream::{Session, SessionOptions};
+
+/// The matching vectors of a recording, `[frames, width]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Track {
+    vectors: Vec<f32>,
+    width: usize,
+    /// How likely it is that nobody speaks, of each frame; empty for a pack without such a unit.
+    quiet: Vec<f32>,
+}
+
+impl Track {
+    /// Streams `audio`, at the pack's rate, through `encoder` in chunks of `chunk_frames` frames.
+    pub fn of(
+        audio: &[f32],
+        encoder: &Arc<Encoder>,
+        policy: Box<dyn ExitPolicy>,
+        chunk_frames: usize,
+    ) -> Result<Self, EngineError> {
+        let options = SessionOptions { matching: true, ..SessionOptions::new(chunk_frames) };
+        let mut session = Session::new(encoder, policy, options)?;
+        session.push(audio);
+        session.finish();
+        let mut track = Self::default();
+        while let Some(chunk) = session.next(Duration::ZERO)? {
+            let (Some(vectors), Some(log_posteriors)) = (&chunk.matching, &chunk.log_posteriors) else { continue };
+            track.width = vectors.dim();
+            track.vectors.extend_from_slice(vectors.as_slice());
+            if let Some(unit) = encoder.quiet_unit() {
+                track.quiet.extend((0..log_posteriors.frames()).map(|t| log_posteriors.row(t)[unit].exp()));
+            }
+        }
+        Ok(track)
+    }
+
+    /// The mean of the frames from `firsts` on, of tracks of the same sound.
+    pub(super) fn mean(tracks: &[(usize, Self)]) -> Self {
+        let Some(width) = tracks.first().map(|(_, track)| track.width) else { return Self::default() };
+        let mean = |of: &dyn Fn(&(usize, Self)) -> &[f32]| {
+            let count = tracks.iter().map(|track| of(track).len()).max().unwrap_or(0);
+            let mut mean = vec![0.0; count];
+            for track in tracks {
+                mean.iter_mut().zip(of(track)).for_each(|(mean, x)| *mean += x / tracks.len() as f32);
+            }
+            mean
+        };
+        Self {
+            vectors: mean(&|(first, track)| &track.vectors[(first * width).min(track.vectors.len())..]),
+            width,
+            quiet: mean(&|(first, track)| &track.quiet[(*first).min(track.quiet.len())..]),
+        }
+    }
+
+    /// The vectors of `frames`.
+    pub fn rows(&self, frames: std::ops::Range<usize>) -> &[f32] {
+        &self.vectors[frames.start * self.width..frames.end * self.width]
+    }
+
+    /// Numbers of a vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Number of frames.
+    pub fn frames(&self) -> usize {
+        self.vectors.len() / self.width.max(1)
+    }
+
+    /// How likely it is that nobody speaks in frame `t`; 0 for a pack that does not say.
+    pub(super) fn quiet(&self, t: usize) -> f32 {
+        self.quiet.get(t).copied().unwrap_or(0.0)
+    }
+
+    /// All frames, as templates read them, as many at a time as go together.
+    pub fn blocks<E>(&self, mut each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
+        let mut block = FrameBlock::default();
+        for rows in self.vectors.chunks(LANES * self.width.max(1)) {
+            block.clear();
+            rows.chunks_exact(self.width.max(1)).for_each(|row| block.push(row));
+            each(&block)?;
+        }
+        Ok(())
+    }
+}
