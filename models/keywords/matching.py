@@ -25,7 +25,7 @@ from .train import Mixer, Program
 MINUTES, PIECE = 40, 20  # of training speech; seconds of a piece
 SNR_DB = (0, 20)
 POLICIES = ((), ("--policy", "never"))
-WIDTH = 192
+WIDTH = 160
 
 
 def mixed(random):
@@ -61,11 +61,11 @@ def write(path, mean, projection):
     graph.write(path, [("log_posteriors", [1, "T", len(matrix)])], [("vectors", [1, "T", matrix.shape[1]])])
 
 
-def enter(manifest, path):
+def enter(manifest, path, width):
     """Names the graph in the pack's manifest."""
     entry = f'matching = {{ file = "{path.name}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}\n'
-    text = re.sub(r"^matching = .*\n", "", manifest.read_text(), flags=re.M)
-    manifest.write_text(text.replace("[stages]\n", f"[stages]\n{entry}", 1))
+    text = re.sub(r"^matching = .*\n|^\[matching\]\n.*\n\n", "", manifest.read_text(), flags=re.M)
+    manifest.write_text(text.replace("[provenance]\n", f"[matching]\nwidth = {width}\n\n[provenance]\n", 1).rstrip() + "\n" + entry)
 
 
 def main():
@@ -74,10 +74,11 @@ def main():
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     arguments = parser.parse_args()
     program, sound = Program(arguments.program, arguments.pack), mixed(np.random.default_rng(0))
-    rows = np.concatenate([program.log_posteriors(sound, *policy) for policy in POLICIES])
+    rows = np.concatenate([program.array("posteriors", sound, *policy) for policy in POLICIES])
     path = arguments.pack / "matching.onnx"
-    write(path, *whitening(rows, min(WIDTH, rows.shape[1] - 1)))
-    enter(arguments.pack / "pack.toml", path)
+    width = min(WIDTH, rows.shape[1] - 1)
+    write(path, *whitening(rows, width))
+    enter(arguments.pack / "pack.toml", path, width)
     print(f"{path}: of {len(rows) / 50 / 60:.0f} minutes of frames")
 
 

@@ -5,8 +5,8 @@
 Without hours of other speech in many voices, `bellis enroll` with the recordings themselves is better (docs/keywords.md has the figures).
 
 Each recording is heard in a dozen ways: faster and slower, louder and softer, between other speech and in silence, in babble of 0 to 20 dB. A
-stream through the program gives what it makes of them, so that the detector learns from what it will read: √P / N(P)^¼ of each frame
-(src/keyword/template.rs), whatever the exit. It is two convolutions over a window a little longer than the word. What it takes for the word in speech
+stream through the program gives what it makes of them, so that the detector learns from what it will read: the matching
+vector of each frame (src/keyword/template.rs), whatever the exit. It is two convolutions over a window a little longer than the word. What it takes for the word in speech
 without it is what it learns most from. The last third of that speech is not learnt from: the threshold is set on it.
 """
 
@@ -62,20 +62,19 @@ class Program:
     def enroll(self, name, folder, *arguments):
         return subprocess.run([self.path, "enroll", name, "--folder", folder, "--replace", *self.pack, *arguments], capture_output=True, text=True)
 
-    def log_posteriors(self, audio, *arguments):
-        """[frames, units], with the pack's policy where `arguments` say none."""
+    def array(self, name, audio, *arguments):
+        """One of the stream's arrays, [frames, numbers], with the pack's policy where `arguments` say none."""
         pcm = (np.clip(audio / max(1.0, np.abs(audio).max()), -1, 1) * 32767).astype("<i2").tobytes()
         command = [self.path, "run", "-", "--rate", str(RATE), "--format", "s16le", "--quiet", *self.pack, *arguments]
-        done = subprocess.run([*command, "--consumer", "stream:-", "--arrays", "posteriors"], input=pcm, capture_output=True)
+        done = subprocess.run([*command, "--consumer", "stream:-", "--arrays", name], input=pcm, capture_output=True)
         if done.returncode:
             raise SystemExit(done.stderr.decode())
-        return np.concatenate([arrays["posteriors"] for _, arrays in messages(io.BytesIO(done.stdout)) if "posteriors" in arrays])
+        return np.concatenate([arrays[name] for _, arrays in messages(io.BytesIO(done.stdout)) if name in arrays])
 
     def features(self, audio):
-        """[frames, units]: √P / N(P)^¼, as src/keyword/template.rs makes them, in half precision."""
-        roots = np.minimum(np.exp(0.25 * self.log_posteriors(audio)), 1)
-        spread = np.sqrt(np.square(roots).sum(1)) * roots.sum(1)
-        return (roots / np.sqrt(spread)[:, None]).astype(np.float16)
+        """[frames, width]: what keywords are matched in, of length 1 (src/keyword/template.rs), in half precision."""
+        vectors = self.array("matching", audio)
+        return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float16)
 
 
 def words(program, files, folder):

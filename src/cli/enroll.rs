@@ -230,14 +230,15 @@ impl Enroll {
 
 impl Model {
     fn enroll(&self, take: Take) -> anyhow::Result<Result<Enrolment, TakeProblem>> {
-        Ok(enroll(&take, &self.encoder, self.pack.default_chunk_frames())?)
+        let policy = || Ok(PolicySpec::default().build(&self.pack)?);
+        enroll(&take, &self.encoder, policy, self.pack.default_chunk_frames())
     }
 }
 
 /// A trained detector's file and graph.
 fn detector(path: &Path, model: &Model) -> anyhow::Result<(StageFile, Scorer)> {
     let file = StageFile::open("detector", path, None)?;
-    let scorer = Scorer::load(&file, model.encoder.units())?;
+    let scorer = Scorer::load(&file, PackRef::to(&model.pack).width)?;
     Ok((file, scorer))
 }
 

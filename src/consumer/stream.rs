@@ -50,7 +50,7 @@ pub enum ArrayName {
     Vectors,
     /// Log-posteriors of the units at the exit layer, [frames, units]
     Posteriors,
-    /// What keywords are matched in, [frames, units]: cosines tell how alike two frames are
+    /// What keywords are matched in, [frames, width]: cosines tell how alike two frames are
     Matching,
     /// Logits of the exit layer's CTC branch, [frames, classes]
     Ctc,

@@ -153,8 +153,9 @@ impl Encoder {
             Position::Alibi => spec.alibi_slopes.clone(),
             Position::None => vec![0.0; spec.heads],
         };
+        let width = pack.manifest.matching.as_ref().map_or(0, |matching| matching.width);
         let row = |name: &str, numbers| Port::new(name, [one, Size::T, Size::Fixed(numbers)]);
-        let matching = Signature { inputs: vec![row("log_posteriors", spec.units)], outputs: vec![row("vectors", spec.units)] };
+        let matching = Signature { inputs: vec![row("log_posteriors", spec.units)], outputs: vec![row("vectors", width)] };
         Ok(Arc::new(Self {
             name: pack.manifest.name.clone(),
             frontend,
@@ -429,7 +430,7 @@ impl Pass<'_> {
         branch(&mut self.state.ctc, k).map(|branch| branch.frames(self.features[k].value())).transpose()
     }
 
-    /// What keywords are matched in, `[T, U]`, of the log-posteriors `[T, U]` of any head.
+    /// What keywords are matched in, `[T, width]`, of the log-posteriors `[T, U]` of any head.
     pub fn matching(&mut self, log_posteriors: &Frames) -> Result<Frames, EngineError> {
         match &mut self.state.matching {
             Some(matching) => matching.frames(log_posteriors.value()),

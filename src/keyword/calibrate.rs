@@ -21,7 +21,7 @@ const LEAST_PEAKS: usize = 4;
 /// Voices of [`babble`].
 const VOICES: usize = 6;
 /// Peaks of examples below this score are not looked for: any speech has higher ones.
-const FLOOR: f32 = 0.4;
+const FLOOR: f32 = 0.1;
 /// The same of trained detectors, which are surer of what is another word.
 const DETECTOR_FLOOR: f32 = 0.01;
 

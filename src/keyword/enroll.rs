@@ -2,7 +2,7 @@
 //!
 //! Where a chunk is cut changes a little what the encoder makes of a frame: the last frames of a chunk have not heard what comes
 //! next. An example is therefore streamed several times, each time cut elsewhere, and its rows are the mean: nearer to whatever
-//! cut an utterance will meet. Examples are computed at full depth, since enrolment happens once.
+//! cut an utterance will meet. Its chunks stop where the stream's will: what a shallow head says is nearest to what shallow heads say.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::template::Template;
 use super::track::Track;
 use super::warp::Warp;
 use crate::engine::{Encoder, EngineError};
-use crate::exit::Fixed;
+use crate::exit::ExitPolicy;
 
 /// In how many ways an example's chunks are cut.
 const CUTS: usize = 4;
@@ -23,9 +23,8 @@ const QUIET_PROBABILITY: f32 = 0.5;
 const LEAST_FRAMES: usize = 8;
 /// Frames before the speech that the encoder hears as silence: a stream starts somewhere, an utterance seldom with it.
 const LEAD_SECONDS: f64 = 0.3;
-/// An example that scores less than this with every other one is taken for another word. Examples of one word by one speaker score 0.86 to
-/// 0.99 with each other, other words 0.7 to 0.91 (docs/keywords.md).
-const LEAST_ALIKE: f32 = 0.82;
+/// An example that scores less than this with every other one is taken for another word.
+const LEAST_ALIKE: f32 = 0.25;
 
 /// One recording of a word.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,15 +46,20 @@ pub struct Enrolment {
     track: Track,
 }
 
-/// Makes an example of a take: `Ok(Err(problem))` where the take is unfit.
-pub fn enroll(take: &Take, encoder: &Arc<Encoder>, chunk_frames: usize) -> Result<Result<Enrolment, TakeProblem>, EngineError> {
+/// Makes an example of a take, whose chunks stop where `policy` says: `Ok(Err(problem))` where the take is unfit.
+pub fn enroll<E: From<EngineError>>(
+    take: &Take,
+    encoder: &Arc<Encoder>,
+    policy: impl Fn() -> Result<Box<dyn ExitPolicy>, E>,
+    chunk_frames: usize,
+) -> Result<Result<Enrolment, TakeProblem>, E> {
     let (rate, hop) = (encoder.audio().sample_rate, encoder.audio().hop);
     let span = match find_speech(&take.audio, rate) {
         Ok(span) => span,
         Err(problem) => return Ok(Err(problem)),
     };
     let lead = (LEAD_SECONDS * f64::from(rate) / hop as f64) as usize;
-    let track = mean_over_cuts(&take.audio, encoder, chunk_frames, lead)?;
+    let track = mean_over_cuts(&take.audio, encoder, policy, chunk_frames, lead)?;
     let last = span.end.div_ceil(hop).min(track.frames());
     let speech: Vec<usize> = (span.start / hop..last).filter(|&t| track.quiet(t) <= QUIET_PROBABILITY).collect();
     let (Some(&first), Some(&end)) = (speech.first(), speech.last()) else { return Ok(Err(TakeProblem::NoSpeech)) };
@@ -91,13 +95,18 @@ impl Enrolment {
 }
 
 /// The mean over several ways to cut the chunks.
-fn mean_over_cuts(audio: &[f32], encoder: &Arc<Encoder>, chunk_frames: usize, lead: usize) -> Result<Track, EngineError> {
+fn mean_over_cuts<E: From<EngineError>>(
+    audio: &[f32],
+    encoder: &Arc<Encoder>,
+    policy: impl Fn() -> Result<Box<dyn ExitPolicy>, E>,
+    chunk_frames: usize,
+    lead: usize,
+) -> Result<Track, E> {
     let hop = encoder.audio().hop;
     let cut = |number: usize| {
         let skipped = lead + number * chunk_frames / CUTS;
         let padded = [&vec![0.0; skipped * hop], audio].concat();
-        let full = Box::new(Fixed { layer: encoder.layers() });
-        Ok((skipped, Track::of(&padded, encoder, full, chunk_frames)?))
+        Ok((skipped, Track::of(&padded, encoder, policy()?, chunk_frames)?))
     };
-    Ok(Track::mean(&(0..CUTS).map(cut).collect::<Result<Vec<_>, EngineError>>()?))
+    Ok(Track::mean(&(0..CUTS).map(cut).collect::<Result<Vec<_>, E>>()?))
 }

@@ -116,7 +116,11 @@ impl std::fmt::Display for PackRef {
 impl PackRef {
     /// Names `pack`.
     pub fn to(pack: &Pack) -> Self {
-        Self { name: pack.manifest.name.clone(), identity: pack.identity(), width: pack.manifest.encoder.units }
+        Self {
+            name: pack.manifest.name.clone(),
+            identity: pack.identity(),
+            width: pack.manifest.matching.as_ref().map_or(0, |matching| matching.width),
+        }
     }
 }
 

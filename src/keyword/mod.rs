@@ -5,8 +5,8 @@
 //! frame by subsequence dynamic time warping ([`Warp`]) in memory that does not grow; peaks of the score become detections
 //! ([`Spotter`]) where they pass a threshold that speech without the keyword was asked for ([`Tail`]).
 //!
-//! The score of a span is exp(−d), d being the mean over the example's frames of the local distance along the best path: 1 for
-//! the example itself, 1/e for what has nothing in common with it.
+//! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean cosine, 1 for
+//! the example itself, 0 for what has nothing in common with it. Two utterances of a word have 0.3 to 0.6.
 
 mod calibrate;
 mod detector;
@@ -32,10 +32,5 @@ pub use warp::{Match, Warp};
 
 /// The score of a mean distance.
 pub fn score(distance: f32) -> f32 {
-    (-distance).exp()
-}
-
-/// The mean distance of a score.
-pub fn distance(score: f32) -> f32 {
-    -score.max(f32::MIN_POSITIVE).ln()
+    (1.0 - distance).max(0.0)
 }

@@ -1,7 +1,7 @@
 //! From scores to detections: one utterance, one detection.
 //!
-//! The score of a keyword at a frame is the power mean of its examples' scores, (Σ sᵏ / n)^(1/k) with k = 6: near the best one's, and the
-//! higher the more of them agree. It rises towards the end of an utterance and falls after it; a peak stands when nothing higher ended within [`SpotterOptions::hold`] frames. A peak at or above the threshold is a detection, and after it
+//! The score of a keyword at a frame is the power mean of its examples' scores, (Σ sᵏ / n)^(1/k) with k = 2: the higher the more of
+//! them agree. It rises towards the end of an utterance and falls after it; a peak stands when nothing higher ended within [`SpotterOptions::hold`] frames. A peak at or above the threshold is a detection, and after it
 //! the keyword rests for the refractory time and does not fire again on sound that the detection holds. A lower peak is a near
 //! miss, told to whoever asks.
 
@@ -14,7 +14,8 @@ use super::warp::Warp;
 use crate::engine::EngineError;
 
 /// k of the power mean of the examples' scores.
-const AGREEMENT: i32 = 6;
+const AGREEMENT: i32 = 2;
+
 /// When a keyword fires.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpotterOptions {

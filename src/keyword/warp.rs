@@ -21,7 +21,7 @@ use rten_simd::{Isa, SimdOp};
 use super::template::{FrameBlock, LANES, Template};
 
 /// What a step off the diagonal costs.
-const WARP_COST: f32 = 0.1;
+const WARP_COST: f32 = 0.05;
 /// Frames before a block that a step may come from.
 const BEFORE: usize = 2;
 

@@ -26,6 +26,8 @@ pub struct Manifest {
     pub mixture: Option<MixtureSection>,
     /// What the `ctc.k` stages predict.
     pub ctc: Option<CtcSection>,
+    /// `[matching]`; absent for packs without the stage.
+    pub matching: Option<MatchingSection>,
     /// Where it comes from.
     pub provenance: Provenance,
     /// The files.
@@ -328,6 +330,14 @@ pub struct Provenance {
     pub command: String,
     /// Date of the training.
     pub date: String,
+}
+
+/// `[matching]`: what keywords are matched in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatchingSection {
+    /// Numbers of a vector.
+    pub width: usize,
 }
 
 /// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `matching`.

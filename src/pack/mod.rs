@@ -14,6 +14,8 @@ use sha2::{Digest, Sha256};
 pub use error::PackError;
 pub use manifest::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Manifest, Mode, PerLayer, Position, StageEntry};
 
+/// Numbers of a matching vector at most.
+const MOST_MATCHING: usize = 4096;
 const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
 /// HuBERT X-Large's layers have 80 MB each; nothing honest comes near this.
 const STAGE_LIMIT_BYTES: u64 = 512 << 20;
@@ -341,6 +343,14 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
         && mixture.weights.len() != layers + 1
     {
         return fail("[mixture] weights", format!("{} numbers; layers + 1 = {} are needed", mixture.weights.len(), layers + 1));
+    }
+    if m.matching.is_some() != m.stages.matching.is_some() {
+        return fail("[matching] width", "and `matching` of [stages] go together: one of them is missing".into());
+    }
+    if let Some(matching) = &m.matching
+        && !(1..=MOST_MATCHING).contains(&matching.width)
+    {
+        return fail("[matching] width", format!("wants 1 to {MOST_MATCHING}"));
     }
     if m.ctc.is_none() && !m.stages.ctc.is_empty() {
         return fail("[ctc] vocabulary", "is missing, but [stages] lists ctc branches".into());

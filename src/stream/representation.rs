@@ -37,7 +37,7 @@ pub struct Representation {
     pub vectors: Frames,
     /// Log-posteriors of the units at the exit layer, `[frames, units]`, when the session was asked for them or for what is made of them.
     pub log_posteriors: Option<Frames>,
-    /// What keywords are matched in, `[frames, units]`, when asked for: the cosine of two frames tells how alike they are, whatever the
+    /// What keywords are matched in, `[frames, width]`, when asked for: the cosine of two frames tells how alike they are, whatever the
     /// layers where they stopped.
     pub matching: Option<Frames>,
     /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, when asked for.
