@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bellis::audio::{Block, ChannelPick, Resampler, decode_file, ring};
 use bellis::engine::{Encoder, EncoderState, Frames, Pass, WindowSpan};
 use bellis::exit::{Measurer, PolicyName, PolicySpec};
-use bellis::keyword::{FrameBlock, Posteriors, Spotter, SpotterOptions, Template};
+use bellis::keyword::{FrameBlock, Spotter, SpotterOptions, Template, Track};
 use bellis::pack::Pack;
 use bellis::stream::{Chunker, Session, SessionOptions};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -189,15 +189,12 @@ fn sessions(criterion: &mut Criterion) {
 fn keywords(criterion: &mut Criterion) {
     let bench = Bench::new();
     let policy = PolicySpec::default().build(&bench.pack).unwrap();
-    let posteriors = Posteriors::of(&bench.sound, &bench.encoder, policy, bench.chunk_frames).unwrap();
-    let template = |first: usize| {
-        let rows: Vec<f32> = (first..first + 30).flat_map(|t| posteriors.row(t)).map(|log_p| log_p.exp()).collect();
-        Template::from_probabilities(&rows, posteriors.units())
-    };
-    let starts = posteriors.frames() - 30;
+    let track = Track::of(&bench.sound, &bench.encoder, policy, bench.chunk_frames).unwrap();
+    let template = |first: usize| Template::new(track.rows(first..first + 30), track.width());
+    let starts = track.frames() - 30;
     let options = SpotterOptions::new(0.8, 0.02);
     let spotter = |n: usize| Spotter::new((0..3).map(|k| template((97 * n + 31 * k) % starts)).collect::<Vec<_>>(), options);
-    let chunks: Vec<&[f32]> = posteriors.as_slice().chunks_exact(bench.chunk_frames * posteriors.units()).collect();
+    let chunks: Vec<&[f32]> = track.rows(0..track.frames()).chunks_exact(bench.chunk_frames * track.width()).collect();
     let mut group = criterion.benchmark_group("keywords");
     for count in [1, 10, 100, 1000] {
         let mut spotters: Vec<Spotter> = (0..count).map(spotter).collect();
@@ -206,7 +203,7 @@ fn keywords(criterion: &mut Criterion) {
         group.bench_function(count.to_string(), |b| {
             b.iter(|| {
                 block.clear();
-                rows.next().unwrap().chunks_exact(posteriors.units()).for_each(|row| block.push(row));
+                rows.next().unwrap().chunks_exact(track.width()).for_each(|row| block.push(row));
                 for spotter in &mut spotters {
                     spotter
                         .step(&block, frames, |_, hit| {

@@ -154,88 +154,33 @@ fn too_little_background_gives_no_threshold() {
     assert_eq!(Tail { condition: Condition::Plain, hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);
 }
 
-fn frame(probabilities: &[f32]) -> FrameBlock {
+fn distance(p: &[f32], q: &[f32]) -> f32 {
     let mut block = FrameBlock::default();
-    block.push(&probabilities.iter().map(|p| p.ln()).collect::<Vec<_>>());
-    block
-}
-
-/// −ln Σ √(P Q) + ¼ ln(N(P) / N(Q)) as it is written down, in f64, for p of the stream and q of the example.
-fn by_the_formula(p: &[f32], q: &[f32]) -> f64 {
-    let soft = |row: &[f32]| {
-        let roots: Vec<f64> = row.iter().map(|p| f64::from(*p).sqrt()).collect();
-        let sum: f64 = roots.iter().sum();
-        roots.into_iter().map(|root| root / sum).collect::<Vec<_>>()
-    };
-    let (p, q) = (soft(p), soft(q));
-    let spread = |row: &[f64]| row.iter().map(|p| p.sqrt()).sum::<f64>().powi(2);
-    let overlap: f64 = p.iter().zip(&q).map(|(p, q)| (p * q).sqrt()).sum();
-    (-overlap.ln() + 0.25 * (spread(&p) / spread(&q)).ln()).clamp(0.0, 5.0)
+    block.push(p);
+    Template::new(q, q.len()).distances(0, &block)[0]
 }
 
 proptest! {
     #[test]
-    fn the_distance_is_its_formula(p in probabilities(), q in probabilities()) {
-        let template = Template::from_probabilities(&q, q.len());
-        let wanted = by_the_formula(&p, &q);
-        let found = template.distances(0, &frame(&p))[0];
-        prop_assert!((f64::from(found) - wanted).abs() < 1e-4, "{} {}", found, wanted);
-    }
-}
-
-/// 64 units: 24, as many as a row keeps, with probabilities that are kept, and 40 that share a hundredth evenly.
-fn probabilities() -> impl Strategy<Value = Vec<f32>> {
-    prop::collection::vec(0.0f32..8.0, 24).prop_map(|row| {
-        let sum: f32 = row.iter().map(|x| x.exp()).sum();
-        let kept: Vec<f32> = row.iter().map(|x| 0.001 + 0.966 * x.exp() / sum).collect();
-        let rest = 1.0 - kept.iter().sum::<f32>();
-        [kept, vec![rest / 40.0; 40]].concat()
-    })
-}
-
-#[test]
-fn what_a_row_leaves_out_is_spread_evenly() {
-    let mut template = Template::default();
-    // Units 0 and 2 are alike: left out, they have what is left.
-    template.push(&[(1, 0.2), (3, 0.6)], 4);
-    let (p, q) = ([0.5f32, 0.25, 0.15, 0.1], [0.1f32, 0.2, 0.1, 0.6]);
-    assert!((f64::from(template.distances(0, &frame(&p))[0]) - by_the_formula(&p, &q)).abs() < 1e-5);
-    assert!(template.distances(0, &frame(&q))[0] < 1e-5);
-}
-
-#[test]
-fn a_frame_that_is_unsure_of_everything_is_near_to_nothing() {
-    let peak = |p: f32| [vec![p], vec![(1.0 - p) / 63.0; 63]].concat();
-    let distance = |p: f32, q: f32| Template::from_probabilities(&peak(q), 64).distances(0, &frame(&peak(p)))[0];
-    // How far two frames are apart depends on which is the stream's: what says less than the row is farther.
-    let (sure, hazy, even) = (0.9, 0.4, 1.0 / 64.0);
-    for (more, less) in [(sure, hazy), (hazy, even), (sure, even)] {
-        assert!(distance(less, more) > distance(more, less) + 0.01, "{more} {less}");
+    fn the_distance_is_one_less_the_cosine(p in prop::collection::vec(-5.0f32..5.0, 20), q in prop::collection::vec(-5.0f32..5.0, 20), gain in 0.001f32..1000.0) {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        prop_assume!(dot(&p, &p) > 0.01 && dot(&q, &q) > 0.01);
+        let wanted = 1.0 - dot(&p, &q) / (dot(&p, &p) * dot(&q, &q)).sqrt();
+        prop_assert!((f64::from(distance(&p, &q)) - wanted).abs() < 1e-5);
+        // How long the vectors are does not matter.
+        let louder: Vec<f32> = p.iter().map(|x| x * gain).collect();
+        prop_assert!((distance(&louder, &q) - distance(&p, &q)).abs() < 1e-5);
     }
 }
 
 #[test]
-fn what_is_no_number_is_as_far_as_it_gets() {
-    let template = Template::from_probabilities(&[1.0, 0.0], 2);
-    let distance = |row: &[f32]| {
-        let mut block = FrameBlock::default();
-        block.push(row);
-        template.distances(0, &block)[0]
-    };
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        assert_eq!(distance(&[bad, bad]), 5.0);
+fn what_is_no_number_has_nothing_in_common_with_anything() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0] {
+        assert_eq!(distance(&[bad, bad], &[1.0, 0.0]), 1.0);
+        assert_eq!(distance(&[1.0, 0.0], &[bad, bad]), 1.0);
     }
-    assert!(distance(&[f32::NAN, 0.0]).is_finite());
-}
-
-#[test]
-fn the_likeliest_units_are_kept_and_the_rest_is_spread_evenly() {
-    let mut row = vec![0.4 / 398.0f32; 400];
-    row[7] = 0.5;
-    row[399] = 0.1;
-    let template = Template::from_probabilities(&row, 400);
-    // All others are alike, so nothing is lost by keeping 22 of them.
-    assert!(template.distances(0, &frame(&row))[0] < 1e-4);
+    assert_eq!(distance(&[f32::NAN, 1.0], &[0.0, 1.0]), 1.0);
+    assert_eq!((score(0.0), score(1.0), score(2.0), score(f32::INFINITY), score(f32::NAN)), (1.0, 0.0, 0.0, 0.0, 0.0));
 }
 
 #[test]
