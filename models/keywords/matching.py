@@ -1,6 +1,6 @@
 """Fits what keywords are matched in, and puts it into a pack:
 
-    python -m models.keywords.matching models/daisy-tiny
+    python -m models.keywords.matching models/daisy-tiny      minutes; the last step of models.train
 
 The log-posteriors of a frame tell more than its likeliest units: they are a linear picture of the state that the head read. Centred and
 whitened (their covariance made the identity over the directions that have one), what all speech shares stops to count, and the cosine of two frames
@@ -22,20 +22,20 @@ from ..train.mixing import scale_to
 from ..train.paths import PREPARED, RATE, REPOSITORY
 from .train import Mixer, Program
 
-MINUTES, PIECE = 40, 20  # of training speech; seconds of a piece
+MINUTES, PIECE = 40, 20  # seconds of a piece
 SNR_DB = (0, 20)
 POLICIES = ((), ("--policy", "never"))
 WIDTH = 160
 
 
-def mixed(random):
+def mixed(minutes, random):
     """Pieces of training speech: a third as they are, a third in recorded noise, a third in babble."""
     speech, noise = (np.load(PREPARED / f"{group}.npy", mmap_mode="r") for group in ("speech.train", "noise.train"))
     length = PIECE * RATE
     piece = lambda sound: np.asarray(sound[(at := random.integers(0, len(sound) - length)) : at + length], np.float32) / 32768
     mixer = Mixer(speech, random)
     out = []
-    for number in range(MINUTES * 60 // PIECE):
+    for number in range(int(minutes * 60 / PIECE)):
         audio = piece(speech)
         if number % 3:
             other = piece(noise) if number % 3 == 1 else mixer.babble(length).astype(np.float32) / 32768
@@ -71,9 +71,10 @@ def enter(manifest, path, width):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training speech; it is heard once with the pack's policy and once at full depth")
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     arguments = parser.parse_args()
-    program, sound = Program(arguments.program, arguments.pack), mixed(np.random.default_rng(0))
+    program, sound = Program(arguments.program, arguments.pack), mixed(arguments.minutes, np.random.default_rng(0))
     rows = np.concatenate([program.array("posteriors", sound, *policy) for policy in POLICIES])
     path = arguments.pack / "matching.onnx"
     width = min(WIDTH, rows.shape[1] - 1)

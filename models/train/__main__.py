@@ -1,4 +1,5 @@
-"""The whole pipeline, from nothing to a pack: fetch, prepare, voice, teach, phones, train, heads, calibrate, export.
+"""The whole pipeline, from nothing to a pack: fetch, prepare, voice, teach, phones, train, heads, calibrate, export, and what keywords
+are matched in (models/keywords/matching.py; `cargo build --release` first).
 
     python -m models.train full daisy-tiny [--minutes M] [--pack FOLDER]   hours: what ships
     python -m models.train quick [--pack FOLDER]                           minutes: shows that the chain works
@@ -39,10 +40,11 @@ def main():
         ["heads", run / "final.pt", *(["--steps", "5", "--crops", "3"] if quick else [])],
         ["calibrate", run / "final.pt", *(["--crops", "24", "--steps", "50"] if quick else [])],
         ["export", run / "final.pt", pack, "--name", name],
+        ["keywords.matching", pack, *(["--minutes", "1"] if quick else [])],
     ]
     for step, *flags in steps:
         print(f"train: {step} {' '.join(map(str, flags))}", flush=True)
-        command = [sys.executable, "-m", f"models.train.{step}", *map(str, flags)]
+        command = [sys.executable, "-m", f"models.{step}" if "." in step else f"models.train.{step}", *map(str, flags)]
         if subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "BELLIS_DATA": str(data)}).returncode:
             raise SystemExit(f"train: {step} failed; the same command goes on there")
     print(f"train: the pack is {pack}; `bellis inspect {pack}` shows it", flush=True)

@@ -109,6 +109,9 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
         ("heads", heads_on.into()),
         ("policies", policies(m)),
     ]);
+    if let Some(matching) = &m.matching {
+        rows.push(("keywords", format!("matched in {} numbers of every frame", matching.width)));
+    }
     if let Some(ctc) = &m.ctc {
         let layers: Vec<String> = pack.ctc.iter().map(|(layer, _)| layer.to_string()).collect();
         rows.push(("ctc", format!("layers {}: {} classes", layers.join(", "), ctc.vocabulary.len())));
