@@ -224,7 +224,7 @@ fn broken_keyword_files_are_refused_with_the_place() {
     check("format = 1\n[background]\nhours = 1.0\n", &["format 1", "enroll the keyword anew"]);
     let line = whole.lines().find(|line| line.starts_with("threshold")).unwrap();
     check(&whole.replacen(line, "threshold = nan", 1), &["is no score"]);
-    check(&whole.replacen("width = 160", "width = 159", 1), &["example 1", "row 1", "160 numbers, and 159 are wanted"]);
+    check(&whole.replacen("width = 160", "width = 159", 1), &["frames mean different things"]);
     let from = whole.find("rows = [").unwrap();
     let (head, rows) = whole.split_at(from);
     let first = rows.find('"').unwrap();
@@ -253,4 +253,30 @@ fn a_keyword_of_another_pack_is_refused_naming_both() {
     );
     home.refused(&["keywords", "test", "several", DEMO[0]], &["daisy-other"]);
     home.works(&["keywords", "list"]);
+}
+
+#[test]
+fn a_pack_that_cannot_match_says_how_it_learns_to() {
+    let home = Home::new();
+    let pack = home.path("pack");
+    std::fs::create_dir(&pack).unwrap();
+    for file in std::fs::read_dir(repository("models/daisy-tiny")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), pack.join(file.file_name())).unwrap();
+    }
+    let manifest = pack.join("pack.toml");
+    let whole = std::fs::read_to_string(&manifest).unwrap();
+    let enroll = |says: &[&str]| {
+        home.refused(&["enroll", "x", "--threshold", "0.5", "--pack", pack.to_str().unwrap(), "--from", DEMO[0]], says);
+    };
+    let stage = whole.lines().find(|line| line.starts_with("matching = ")).unwrap();
+    let without = whole.replacen(stage, "", 1);
+    std::fs::write(&manifest, &without).unwrap();
+    enroll(&["[matching] width", "one of them is missing"]);
+    std::fs::write(&manifest, without.replacen("[matching]\nwidth = 160\n", "", 1)).unwrap();
+    enroll(&["matching", "models.keywords.matching", "docs/keywords.md"]);
+    std::fs::write(&manifest, whole.replacen("width = 160", "width = 0", 1)).unwrap();
+    enroll(&["[matching] width", "1 to 4096"]);
+    std::fs::write(&manifest, whole.replacen("width = 160", "width = 161", 1)).unwrap();
+    enroll(&["matching.onnx", "161"]);
 }

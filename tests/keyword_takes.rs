@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bellis::keyword::{
-    Condition, FrameBlock, Heard, Recorder, Tail, TakeProblem, Template, babble, find_speech, score, threshold,
+    Condition, FrameBlock, Heard, Recorder, Tail, TakeProblem, Template, Warp, babble, find_speech, score, threshold,
 };
 use proptest::prelude::*;
 
@@ -157,7 +157,7 @@ fn too_little_background_gives_no_threshold() {
 fn distance(p: &[f32], q: &[f32]) -> f32 {
     let mut block = FrameBlock::default();
     block.push(p);
-    Template::new(q, q.len()).distances(0, &block)[0]
+    Warp::new(&Template::new(q, q.len())).step(&block)[0].distance
 }
 
 proptest! {

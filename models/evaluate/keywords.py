@@ -366,15 +366,14 @@ def plot(figures, path):
 
 
 def table(figures, part, rate="0.5"):
-    """Recall at a rate, a row per system and set, at the ratios that all of them have."""
+    """Recall at a rate, a row per system and set; nothing where a system was not asked."""
     having = [f for f in figures if part in f["parts"]]
-    snrs = min((list(f["parts"][part]["same"]["recall"]) for f in having), key=len)
-    snrs.sort(key=lambda snr: -1e9 if snr == "clean" else -float(snr))
+    snrs = sorted({snr for f in having for snr in f["parts"][part]["same"]["recall"]}, key=lambda snr: -1e9 if snr == "clean" else -float(snr))
     lines = ["| | " + " | ".join(snr if snr == "clean" else f"{snr} dB" for snr in snrs) + " |", "|---" * (len(snrs) + 1) + "|"]
     for name in ("same", "unseen"):
         for system in having:
             recall = system["parts"][part][name]["recall"]
-            lines.append(f"| {TITLES[name]}: {system['system']} | " + " | ".join(f"{recall[snr][rate]:.2f}" for snr in snrs) + " |")
+            lines.append(f"| {TITLES[name]}: {system['system']} | " + " | ".join(f"{recall[snr][rate]:.2f}" if snr in recall else "" for snr in snrs) + " |")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@
 
 mod cache;
 mod cached;
+mod dots;
 mod error;
 mod frames;
 mod fused;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use tract_onnx::prelude::*;
 
 use cached::CachedState;
+pub use dots::Dots;
 pub use error::EngineError;
 pub use frames::Frames;
 use fused::Products;

@@ -40,9 +40,9 @@ impl Detector {
     pub fn step(&mut self, block: &FrameBlock, first: u64) -> Result<[f32; LANES], EngineError> {
         let mut probabilities = [0.0; LANES];
         let (width, kept) = (self.scorer.width(), self.frames.len() - self.scorer.width());
-        for (number, (lane, probability)) in (first + 1..).zip(probabilities.iter_mut().enumerate().take(block.frames())) {
+        for (number, (vector, probability)) in (first + 1..).zip(block.vectors().chunks_exact(width).zip(&mut probabilities)) {
             self.frames.copy_within(width.., 0);
-            self.frames[kept..].iter_mut().zip(block.frame(lane)).for_each(|(to, from)| *to = from);
+            self.frames[kept..].copy_from_slice(vector);
             if number.is_multiple_of(HOP) {
                 let logit = self.state.logit(&self.frames)?;
                 // What is no number is no detection.

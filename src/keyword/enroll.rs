@@ -77,7 +77,7 @@ pub fn enroll<E: From<EngineError>>(
 impl Enrolment {
     /// The score of `example` in this take.
     pub fn score_of(&self, example: &Template) -> f32 {
-        let mut warp = Warp::new(example.clone());
+        let mut warp = Warp::new(example);
         let mut nearest = f32::INFINITY;
         let Ok(()) = self.track.blocks(|block| {
             let found = &warp.step(block)[..block.frames()];

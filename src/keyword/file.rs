@@ -226,7 +226,8 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     }
     let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
     check_name(&keyword.name)?;
-    if let Some(running) = pack.filter(|pack| pack.identity != keyword.pack.identity) {
+    let other = |pack: &&PackRef| (&pack.identity, pack.width) != (&keyword.pack.identity, keyword.pack.width);
+    if let Some(running) = pack.filter(other) {
         let (made, running) = (Box::new(keyword.pack), Box::new(running.clone()));
         return Err(KeywordError::OtherPack { path: path.to_owned(), keyword: keyword.name, made, running });
     }

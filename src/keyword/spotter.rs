@@ -87,7 +87,7 @@ pub enum Search {
 
 impl From<Vec<Template>> for Search {
     fn from(examples: Vec<Template>) -> Self {
-        Self::Examples(examples.into_iter().map(Warp::new).collect())
+        Self::Examples(examples.iter().map(Warp::new).collect())
     }
 }
 

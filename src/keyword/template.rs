@@ -11,6 +11,8 @@
 //! probabilities themselves are not: what is unlikely vanishes in them, and with it most of what tells sounds of different voices
 //! apart from different sounds (docs/keywords.md has the figures).
 
+use crate::engine::Dots;
+
 /// The rows of one example, `[frames, width]`, each of length 1.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Template {
@@ -21,24 +23,24 @@ pub struct Template {
 /// Frames that are looked at together.
 pub const LANES: usize = 16;
 
-/// Up to [`LANES`] frames of a stream that follow each other, as templates read them.
+/// Up to [`LANES`] frames of a stream that follow each other: `[frames, width]`, each of length 1.
 #[derive(Debug, Clone, Default)]
 pub struct FrameBlock {
-    /// Number k of every frame's vector of length 1.
-    numbers: Vec<[f32; LANES]>,
+    vectors: Vec<f32>,
     frames: usize,
 }
 
-/// What a vector is multiplied with to have length 1; 0 where it has no direction.
-fn scale(row: &[f32]) -> f32 {
-    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-    if length.is_normal() { length.recip() } else { 0.0 }
+/// Appends `vector` with the length 1; zeros, which have nothing in common with any row, where it has no direction.
+fn push_unit(vectors: &mut Vec<f32>, vector: &[f32]) {
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let scale = if length.is_normal() { length.recip() } else { 0.0 };
+    vectors.extend(vector.iter().map(|x| if scale > 0.0 { x * scale } else { 0.0 }));
 }
 
 impl FrameBlock {
     /// Forgets its frames.
     pub fn clear(&mut self) {
-        self.numbers.iter_mut().for_each(|lanes| *lanes = [0.0; LANES]);
+        self.vectors.clear();
         self.frames = 0;
     }
 
@@ -49,11 +51,7 @@ impl FrameBlock {
     /// With [`LANES`] frames it is full.
     pub fn push(&mut self, vector: &[f32]) {
         assert!(self.frames < LANES, "a block has room for {LANES} frames");
-        self.numbers.resize(vector.len().max(self.numbers.len()), [0.0; LANES]);
-        let scale = scale(vector);
-        if scale > 0.0 {
-            self.numbers.iter_mut().zip(vector).for_each(|(lanes, x)| lanes[self.frames] = x * scale);
-        }
+        push_unit(&mut self.vectors, vector);
         self.frames += 1;
     }
 
@@ -62,9 +60,9 @@ impl FrameBlock {
         self.frames
     }
 
-    /// The vector of length 1 in frame `lane`.
-    pub fn frame(&self, lane: usize) -> impl Iterator<Item = f32> {
-        self.numbers.iter().map(move |lanes| lanes[lane])
+    /// Its vectors, frame after frame.
+    pub fn vectors(&self) -> &[f32] {
+        &self.vectors
     }
 
     /// Whether no other frame fits in.
@@ -74,13 +72,11 @@ impl FrameBlock {
 }
 
 impl Template {
-    /// Of vectors `[frames, width]`.
+    /// Of vectors `[frames, width]` of any lengths.
     pub fn new(vectors: &[f32], width: usize) -> Self {
-        let unit = |row: &[f32]| {
-            let scale = scale(row);
-            row.iter().map(|x| if scale > 0.0 { x * scale } else { 0.0 }).collect::<Vec<f32>>()
-        };
-        Self { rows: vectors.chunks_exact(width.max(1)).flat_map(unit).collect(), width: width.max(1) }
+        let mut rows = Vec::with_capacity(vectors.len());
+        vectors.chunks_exact(width.max(1)).for_each(|row| push_unit(&mut rows, row));
+        Self { rows, width: width.max(1) }
     }
 
     /// Number of frames.
@@ -88,13 +84,14 @@ impl Template {
         self.rows.len() / self.width.max(1)
     }
 
-    /// The distances of row `i` from a block's frames, 0 to 2; meaningless where the block has none.
-    #[inline(always)]
-    pub fn distances(&self, i: usize, block: &FrameBlock) -> [f32; LANES] {
-        let mut alike = [0.0f32; LANES];
-        for (x, lanes) in self.rows[i * self.width..][..self.width].iter().zip(&block.numbers) {
-            alike.iter_mut().zip(lanes).for_each(|(alike, y)| *alike += x * y);
-        }
-        alike.map(|alike| if alike < 1.0 { 1.0 - alike } else { 0.0 })
+    /// Its products with vectors that come.
+    pub(super) fn dots(&self) -> Dots {
+        Dots::new(&self.rows, self.width)
     }
+}
+
+/// The distance of two vectors of length 1 with this product, 0 to 2.
+#[inline(always)]
+pub(super) fn distance(product: f32) -> f32 {
+    if product < 1.0 { 1.0 - product } else { 0.0 }
 }

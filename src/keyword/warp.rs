@@ -18,7 +18,8 @@
 
 use rten_simd::{Isa, SimdOp};
 
-use super::template::{FrameBlock, LANES, Template};
+use super::template::{FrameBlock, LANES, Template, distance};
+use crate::engine::Dots;
 
 /// What a step off the diagonal costs.
 const WARP_COST: f32 = 0.05;
@@ -63,15 +64,17 @@ impl Row {
 /// One stream against one template.
 #[derive(Debug, Clone)]
 pub struct Warp {
-    template: Template,
+    dots: Dots,
     behind: Vec<Behind>,
+    /// Of the present block's frames with the template's rows.
+    products: Vec<f32>,
 }
 
 impl Warp {
     /// Looks for `template` from the start of a stream.
-    pub fn new(template: Template) -> Self {
+    pub fn new(template: &Template) -> Self {
         let behind = vec![Behind::NOTHING; template.frames()];
-        Self { template, behind }
+        Self { dots: template.dots(), behind, products: Vec::new() }
     }
 
     /// Forgets the stream so far.
@@ -81,13 +84,16 @@ impl Warp {
 
     /// Takes the next frames of the stream: the best matches that end with each of them.
     pub fn step(&mut self, block: &FrameBlock) -> [Match; LANES] {
-        Step { warp: self, block }.dispatch()
+        self.dots.with(block.vectors(), &mut self.products);
+        Step { behind: &mut self.behind, products: &self.products, ended: block.frames() }.dispatch()
     }
 }
 
 struct Step<'a> {
-    warp: &'a mut Warp,
-    block: &'a FrameBlock,
+    behind: &'a mut [Behind],
+    products: &'a [f32],
+    /// Frames of the block.
+    ended: usize,
 }
 
 impl SimdOp for Step<'_> {
@@ -96,11 +102,14 @@ impl SimdOp for Step<'_> {
     // Plain loops over the lanes: here they become the widest instructions that the processor has.
     #[inline(always)]
     fn eval<I: Isa>(self, _: I) -> [Match; LANES] {
-        let Self { warp: Warp { template, behind }, block } = self;
+        let Self { behind, products, ended } = self;
+        let rows = behind.len();
         let (mut above, mut over) = (Row::NONE, Row::NONE);
         for (i, behind) in behind.iter_mut().enumerate() {
             let mut row = Row::NONE;
-            row.distance = template.distances(i, block);
+            for (distance, products) in row.distance.iter_mut().zip(products.chunks_exact(rows)) {
+                *distance = self::distance(products[i]);
+            }
             row.cost[..BEFORE].copy_from_slice(&behind.cost);
             row.frames[..BEFORE].copy_from_slice(&behind.frames);
             if i == 0 {
@@ -119,7 +128,6 @@ impl SimdOp for Step<'_> {
                     row.frames[BEFORE + j] = frames;
                 }
             }
-            let ended = block.frames();
             behind.cost.copy_from_slice(&row.cost[ended..ended + BEFORE]);
             behind.frames.copy_from_slice(&row.frames[ended..ended + BEFORE]);
             if let Some(last) = ended.checked_sub(1) {
@@ -127,7 +135,6 @@ impl SimdOp for Step<'_> {
             }
             (over, above) = (above, row);
         }
-        let rows = behind.len() as f32;
-        std::array::from_fn(|j| Match { distance: above.cost[BEFORE + j] / rows, frames: above.frames[BEFORE + j] })
+        std::array::from_fn(|j| Match { distance: above.cost[BEFORE + j] / rows as f32, frames: above.frames[BEFORE + j] })
     }
 }

@@ -54,9 +54,7 @@ impl SessionOptions {
             all_heads: false,
         }
     }
-}
 
-impl SessionOptions {
     /// Refuses an encoder that lacks what is asked for.
     fn check(&self, encoder: &Encoder) -> Result<(), EngineError> {
         if self.posteriors || self.matching || self.all_heads {

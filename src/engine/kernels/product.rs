@@ -17,7 +17,7 @@ const MOST_ROWS: usize = 8;
 const PANEL_VECTORS: usize = 2;
 
 /// Constant weights `[inputs, outputs]` in panels, and the bias of the outputs.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PackedWeights {
     /// Panel after panel, `inputs × panel width` numbers each; the last one is filled with zeros.
     panels: Vec<f32>,
