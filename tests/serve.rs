@@ -217,6 +217,37 @@ fn a_reload_begins_the_consumers_that_are_new_or_whose_file_was_moved_away() {
     assert!(both.len() < a.len());
 }
 
+#[test]
+fn a_reload_says_what_takes_a_restart_and_takes_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    long_recording(&at("talk.wav"));
+    let configure = |more: &str| {
+        let text = format!(
+            "input = \"talk.wav\"\nrealtime = true\nring = 30\nmetrics = \"127.0.0.1:0\"\nconsumer = [\"null\"]\n\
+             policy = \"fixed\"\n{more}"
+        );
+        std::fs::write(at("bellis.toml"), text).unwrap();
+    };
+    configure("layer = 3\nprecision = \"f32\"\n");
+    let served = Served::start_in(folder.path(), &[], &["--config", "bellis.toml"]);
+    within("chunks", || served.metric("bellis_exits_total{layer=\"3\"}") >= 1.0);
+    for (reloads, keys, said) in [
+        (1.0, "precision = \"int8\"", "precision: changed only by a restart"),
+        (2.0, "precision = \"int8\"\nthreads = 2", "threads: changed only by a restart"),
+        (3.0, "precision = \"f32\"", "precision, threads: changed only by a restart"),
+    ] {
+        configure(&format!("layer = 5\n{keys}\n"));
+        served.signal("HUP");
+        within("a reload", || served.metric("bellis_reloads_total") == reloads);
+        within(said, || served.log().lines().any(|line| line.contains(&format!(" {said}"))));
+    }
+    within("chunks of the new layer", || served.metric("bellis_exits_total{layer=\"5\"}") >= 1.0);
+    served.signal("TERM");
+    let (success, log) = served.end();
+    assert!(success && !log.contains("panicked"), "{log}");
+}
+
 /// The same with the real path: a sound server takes its microphone away, and brings it back.
 #[test]
 #[ignore = "takes minutes; `cargo test --release --test serve -- --ignored a_hundred_real_losses`"]

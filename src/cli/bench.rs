@@ -45,6 +45,9 @@ pub struct Bench {
     /// In how many bits products with the layers' weights are computed
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
+    /// Threads that compute wide products in f32 (packs of 768, as HuBERT-base), 1 to 64
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    threads: usize,
     /// New sound per chunk, milliseconds
     #[arg(long, value_name = "MS")]
     chunk: Option<f64>,
@@ -113,7 +116,10 @@ impl Bench {
         let audio = &pack.manifest.audio;
         let hop_ms = audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
         let chunk_frames = self.chunk.map_or(pack.default_chunk_frames(), |ms| (ms / hop_ms).round() as usize);
-        let encoder = Encoder::load_with(&pack, LoadOptions { precision: self.precision, ..LoadOptions::default() })?;
+        let encoder = Encoder::load_with(
+            &pack,
+            LoadOptions { precision: self.precision, threads: self.threads, ..LoadOptions::default() },
+        )?;
         encoder.check_chunk(chunk_frames)?;
         let speech = match self.speech.is_empty() {
             true => sound_files(&[locate::bench_sound("speech")?])?,

@@ -179,6 +179,7 @@ impl Settings {
             ("chunk", self.chunk != other.chunk),
             ("gap-fill", self.gap_fill != other.gap_fill),
             ("precision", self.precision != other.precision),
+            ("threads", self.threads != other.threads),
             ("device", self.device != other.device),
             ("rate", self.rate != other.rate),
             ("channels", self.channels != other.channels),

@@ -50,6 +50,11 @@ pub struct Settings {
     /// There is no f16: processors that compute in it have products of 8 bits as well, which are faster.
     #[arg(long, value_enum, help_heading = "Model")]
     pub precision: Option<Precision>,
+    /// Threads that compute wide products in f32 (packs of 768, as HuBERT-base), 1 to 64 [default: 1]
+    ///
+    /// All but the first help only while a core has nothing else to do. What comes out is the same to the bit.
+    #[arg(long, value_name = "COUNT", help_heading = "Model")]
+    pub threads: Option<usize>,
 
     /// When a chunk has been computed deep enough
     #[arg(long, value_enum, help_heading = "Exit policy")]
@@ -189,6 +194,7 @@ impl Settings {
             vectors: self.vectors.or(file.vectors),
             gap_fill: self.gap_fill.or(file.gap_fill),
             precision: self.precision.or(file.precision),
+            threads: self.threads.or(file.threads),
             // Another policy makes the file's numbers meaningless: they go with the policy that they were given for.
             threshold: self.threshold.or(if self.policy.is_some() { None } else { file.threshold }),
             measure: self.measure.or(if self.policy.is_some() { None } else { file.measure }),
@@ -235,7 +241,12 @@ impl Settings {
 
     /// How the pack is loaded.
     pub fn load_options(&self) -> LoadOptions {
-        LoadOptions { gap_fill: self.gap_fill, precision: self.precision.unwrap_or_default() }
+        let default = LoadOptions::default();
+        LoadOptions {
+            gap_fill: self.gap_fill,
+            precision: self.precision.unwrap_or(default.precision),
+            threads: self.threads.unwrap_or(default.threads),
+        }
     }
 
     /// The policy asked for.

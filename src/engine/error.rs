@@ -43,6 +43,17 @@ pub enum EngineError {
         /// What tract said.
         problem: String,
     },
+    /// No encoder is computed by so many threads.
+    #[error("threads = {asked}: one thread computes, or up to {most} do")]
+    Threads {
+        /// What was asked for.
+        asked: usize,
+        /// What is allowed at the most.
+        most: usize,
+    },
+    /// The system gives no more threads.
+    #[error("a thread that helps with products does not start: {0}; ask for fewer threads")]
+    NoThread(#[source] std::io::Error),
     /// The chunk size is not one that the pack was trained for.
     #[error("pack `{pack}` takes chunks of {allowed} frames, not {asked}")]
     ChunkFrames {

@@ -27,7 +27,8 @@ pub use dots::Dots;
 pub use error::EngineError;
 pub use frames::Frames;
 use fused::Products;
-pub use precision::{LoadOptions, Precision};
+use kernels::helpers::{self, Helpers};
+pub use precision::{LoadOptions, MOST_THREADS, Precision};
 pub use scorer::{Scorer, ScorerState};
 use stage::{Loader, Port, Runner, Signature, Size, Stage};
 pub use stage::{is_loading, parameters};
@@ -93,15 +94,27 @@ pub struct WindowSpan {
 impl Encoder {
     /// Reads, checks and optimises every stage of `pack`, for products in f32. `gap_fill` is the pack's own without one (cached mode).
     pub fn load(pack: &Pack, gap_fill: Option<GapFill>) -> Result<Arc<Self>, EngineError> {
-        Self::load_with(pack, LoadOptions { gap_fill, precision: Precision::F32 })
+        Self::load_with(pack, LoadOptions { gap_fill, precision: Precision::F32, ..LoadOptions::default() })
     }
 
     /// As [`Encoder::load`], with every choice there is.
     pub fn load_with(pack: &Pack, options: LoadOptions) -> Result<Arc<Self>, EngineError> {
+        let helpers = match options.threads {
+            1 => None,
+            2..=MOST_THREADS => Some(Helpers::start(options.threads - 1, helpers::WORTH_FROM).map_err(EngineError::NoThread)?),
+            asked => return Err(EngineError::Threads { asked, most: MOST_THREADS }),
+        };
+        Self::load_with_helpers(pack, options, helpers)
+    }
+
+    fn load_with_helpers(pack: &Pack, options: LoadOptions, helpers: Option<Helpers>) -> Result<Arc<Self>, EngineError> {
         let (spec, audio) = (pack.manifest.encoder.clone(), pack.manifest.audio.clone());
         let gap_fill = options.gap_fill.unwrap_or(spec.gap_fill);
         let precision = options.precision.resolve(fused::int8_is_fast());
-        let loader = Loader::default();
+        if helpers.is_some() && precision == Precision::Int8 {
+            log::warn!("products in 8 bits are computed on one thread: more `threads` are for `precision = \"f32\"`");
+        }
+        let loader = Loader::new(helpers);
         // The front end, the heads and the small stages stay in f32: they cost little, and heads are what agreement is measured by.
         let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, Products::F32);
         let products = match precision {

@@ -47,12 +47,24 @@ impl std::fmt::Display for Precision {
 }
 
 /// How [`crate::engine::Encoder::load_with`] loads a pack.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
     /// How gaps in deeper layers' caches are filled; the pack's own way without one (cached packs).
     pub gap_fill: Option<GapFill>,
     /// How products are computed.
     pub precision: Precision,
+    /// Threads that compute wide products in f32, 1 to [`MOST_THREADS`]. All but one help only where a core is idle; no number
+    /// depends on them.
+    pub threads: usize,
+}
+
+/// Threads of an encoder at the most.
+pub const MOST_THREADS: usize = 64;
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { gap_fill: None, precision: Precision::default(), threads: 1 }
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tract_onnx::tract_core::ops::Cost;
 
 use super::error::EngineError;
 use super::fused::{Products, Sharing, fuse};
+use super::kernels::helpers::Helpers;
 use crate::pack::StageFile;
 
 /// One size in the shape of an input or output.
@@ -167,6 +168,11 @@ pub(super) struct Loader {
 }
 
 impl Loader {
+    /// With `helpers` for wide products.
+    pub fn new(helpers: Option<Helpers>) -> Self {
+        Self { sharing: RefCell::new(Sharing::with(helpers.map(Arc::new))) }
+    }
+
     /// Reads `file`, cuts the graph at the signature's outputs, checks all shapes, optimises, and tries it on zeros.
     pub fn stage(&self, file: &StageFile, signature: &Signature, products: Products) -> Result<Stage, EngineError> {
         let shape_error = |problem| EngineError::Shape { path: file.path.clone(), stage: file.name.clone(), problem };

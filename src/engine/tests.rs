@@ -152,6 +152,22 @@ proptest! {
     }
 }
 
+/// With a helper for every product, however small: the same to the bit, in both modes.
+#[test]
+fn helpers_change_no_bit() {
+    for folder in ["models/daisy-tiny", "tests/data/windowed-base/pack", "tests/data/windowed-large/pack"] {
+        let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let options = LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
+        let load = |helpers| Encoder::load_with_helpers(&pack, options, helpers).unwrap();
+        let (alone, helped) = (load(None), load(Some(Helpers::start(2, 0).unwrap())));
+        let bits = |encoder: &Arc<Encoder>| -> Vec<u32> {
+            let chunks = stream(encoder, &speech(32_000), pack.default_chunk_frames(), &[encoder.layers()]).0;
+            chunks.iter().flatten().flat_map(|frames| frames.as_slice()).map(|number| number.to_bits()).collect()
+        };
+        assert_eq!(bits(&alone), bits(&helped), "{folder}");
+    }
+}
+
 /// The graph that is cut at the keys and values computes the same ones as the whole layer.
 #[test]
 fn projected_keys_and_values_are_those_of_the_layer() {

@@ -10,6 +10,7 @@ use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::ops::math::Add;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
+use super::super::kernels::helpers::{Helpers, worth};
 use super::super::kernels::product::PackedWeights;
 use super::super::kernels::{Activation, Rows};
 use super::find::{constant, is_binary, numbers, only_reader, other, with_constant};
@@ -21,6 +22,7 @@ use super::{Products, quantised};
 pub struct Linear {
     pub weights: Arc<PackedWeights>,
     pub activation: Activation,
+    pub helpers: Option<Arc<Helpers>>,
 }
 
 impl PartialEq for Linear {
@@ -55,7 +57,11 @@ impl EvalOp for Linear {
         let mut out = Tensor::zero::<f32>(&shape)?;
         let mut numbers = out.try_as_plain_ram_mut()?;
         let rows = Rows::new(x, count, self.weights.inputs);
-        self.weights.apply(rows, self.activation, residual, numbers.as_slice_mut::<f32>()?);
+        let (weights, activation, out_numbers) = (&self.weights, self.activation, numbers.as_slice_mut::<f32>()?);
+        match worth(self.helpers.as_ref(), x.len() * weights.outputs) {
+            Some(helpers) => weights.apply_with(helpers, rows, activation, residual, out_numbers),
+            None => weights.apply(rows, activation, residual, out_numbers),
+        }
         Ok(tvec!(out.into()))
     }
 }
@@ -77,13 +83,19 @@ impl TypedOp for Linear {
     as_op!();
 }
 
-/// Packed weights by what is in them: a layer and its cut at the keys and values hold the same ones.
+/// What the stages of an encoder share.
 #[derive(Default)]
 pub struct Sharing {
+    /// Packed weights by what is in them: a layer and its cut at the keys and values hold the same ones.
     packed: HashMap<[u8; 32], Arc<PackedWeights>>,
+    helpers: Option<Arc<Helpers>>,
 }
 
 impl Sharing {
+    pub fn with(helpers: Option<Arc<Helpers>>) -> Self {
+        Self { helpers, ..Self::default() }
+    }
+
     fn pack(&mut self, found: &Found) -> Arc<PackedWeights> {
         let (inputs, outputs, bias) = (found.inputs, found.outputs, found.bias.as_deref());
         let mut hash = Sha256::new();
@@ -128,7 +140,7 @@ pub fn linear(
         _ => {
             let weights = sharing.pack(&found);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
-            let op = Linear { weights, activation: found.activation };
+            let op = Linear { weights, activation: found.activation, helpers: sharing.helpers.clone() };
             patch.wire_node(format!("{}.linear", node.name), op, &inputs)?[0]
         }
     };

@@ -3,6 +3,7 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+pub(super) mod helpers;
 pub(super) mod int8;
 pub(super) mod norm;
 pub(super) mod product;
@@ -40,5 +41,37 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     fn row(&self, r: usize) -> &'a [f32] {
         &self.data[r * self.stride..][..self.width]
+    }
+}
+
+/// Columns of a result to write: those of row `r` begin at `numbers[r * stride + first]`.
+pub(super) struct Block<'a> {
+    pub numbers: &'a mut [f32],
+    pub stride: usize,
+    pub first: usize,
+    /// What is added; it lies as `numbers` does.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl Block<'_> {
+    /// `columns` numbers of row `r` from its column `from` on: what is added, and where they go.
+    #[inline(always)]
+    fn row(&mut self, r: usize, from: usize, columns: usize) -> (Option<&[f32]>, &mut [f32]) {
+        let at = r * self.stride + self.first + from;
+        (self.residual.map(|residual| &residual[at..][..columns]), &mut self.numbers[at..][..columns])
+    }
+
+    /// Puts `computed`, `rows` rows that lack what is added.
+    fn put(mut self, computed: &[f32], rows: usize) {
+        let columns = computed.len() / rows.max(1);
+        for (r, computed) in computed.chunks_exact(columns.max(1)).enumerate() {
+            match self.row(r, 0, columns) {
+                (Some(residual), out) => {
+                    let sums = computed.iter().zip(residual).map(|(computed, residual)| computed + residual);
+                    out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
+                }
+                (None, out) => out.copy_from_slice(computed),
+            }
+        }
     }
 }

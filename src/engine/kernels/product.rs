@@ -5,11 +5,14 @@
 //! next panel is fetched while this one is computed (docs/kernels.md).
 
 use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::Arc;
 
 use rten_simd::ops::NumOps;
 use rten_simd::{Isa, Simd, SimdOp};
 
-use super::{Activation, Rows, in_registers};
+use super::helpers::{Helpers, Panels};
+use super::{Activation, Block, Rows, in_registers};
 
 /// Rows of a tile at the most.
 const MOST_ROWS: usize = 8;
@@ -46,7 +49,7 @@ impl SimdOp for Lanes {
 impl PackedWeights {
     /// Packs `weight(input, output)`; no bias is a bias of zeros.
     pub fn new(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32, bias: Option<&[f32]>) -> Self {
-        let width = Lanes.dispatch() * PANEL_VECTORS;
+        let width = panel_width();
         let padded = outputs.next_multiple_of(width);
         let mut panels = Vec::with_capacity(padded * inputs);
         for first in (0..padded).step_by(width) {
@@ -66,20 +69,90 @@ impl PackedWeights {
     /// # Panics
     /// If a shape does not fit.
     pub fn apply(&self, rows: Rows<'_>, activation: Activation, residual: Option<&[f32]>, out: &mut [f32]) {
-        assert_eq!(rows.width, self.inputs);
-        assert_eq!(out.len(), rows.count * self.outputs);
-        assert!(residual.is_none_or(|residual| residual.len() == out.len()));
-        TILE.with_borrow_mut(|tile| Product { weights: self, rows, activation, residual, tile, out }.dispatch());
+        let out = Block { numbers: out, stride: self.outputs, first: 0, residual };
+        self.compute(0..self.panel_count(), rows, activation, out);
     }
+
+    /// The same to the bit, with `helpers` for some of the panels.
+    ///
+    /// # Panics
+    /// If a shape does not fit.
+    pub fn apply_with(
+        self: &Arc<Self>,
+        helpers: &Helpers,
+        rows: Rows<'_>,
+        activation: Activation,
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (stride, width) = (self.outputs, panel_width());
+        helpers.share(
+            self.panel_count(),
+            || self.offered(rows, activation),
+            |panel, block| {
+                let out = Block { numbers: &mut *out, stride, first: panel * width, residual };
+                match block {
+                    Some(block) => out.put(block, rows.count),
+                    None => self.compute(panel..panel + 1, rows, activation, out),
+                }
+            },
+        );
+    }
+
+    /// What helpers compute of it.
+    pub(super) fn offered(self: &Arc<Self>, rows: Rows<'_>, activation: Activation) -> Offered {
+        Offered { weights: self.clone(), rows: rows.data.to_vec(), count: rows.count, stride: rows.stride, activation }
+    }
+
+    pub(super) fn panel_count(&self) -> usize {
+        self.panels.len() / (panel_width() * self.inputs.max(1))
+    }
+
+    /// How many outputs panel `panel` has.
+    fn columns(&self, panel: usize) -> usize {
+        (self.outputs - panel * panel_width()).min(panel_width())
+    }
+
+    fn compute(&self, panels: Range<usize>, rows: Rows<'_>, activation: Activation, out: Block<'_>) {
+        assert_eq!(rows.width, self.inputs);
+        assert!(out.numbers.len() >= rows.count * out.stride);
+        TILE.with_borrow_mut(|tile| Product { weights: self, panels, rows, activation, tile, out }.dispatch());
+    }
+}
+
+/// A product's rows and weights as helpers hold them.
+pub struct Offered {
+    weights: Arc<PackedWeights>,
+    rows: Vec<f32>,
+    count: usize,
+    stride: usize,
+    activation: Activation,
+}
+
+impl Panels for Offered {
+    fn compute(&self, panel: usize) -> Vec<f32> {
+        let columns = self.weights.columns(panel);
+        let mut numbers = vec![0.0; self.count * columns];
+        let rows = Rows { data: &self.rows, count: self.count, width: self.weights.inputs, stride: self.stride };
+        let out = Block { numbers: &mut numbers, stride: columns, first: 0, residual: None };
+        self.weights.compute(panel..panel + 1, rows, self.activation, out);
+        numbers
+    }
+}
+
+/// Outputs of a panel, but for the last one.
+pub(super) fn panel_width() -> usize {
+    Lanes.dispatch() * PANEL_VECTORS
 }
 
 struct Product<'a> {
     weights: &'a PackedWeights,
+    panels: Range<usize>,
     rows: Rows<'a>,
     activation: Activation,
-    residual: Option<&'a [f32]>,
     tile: &'a mut Vec<f32>,
-    out: &'a mut [f32],
+    /// Where the first of `panels` begins.
+    out: Block<'a>,
 }
 
 impl SimdOp for Product<'_> {
@@ -91,8 +164,8 @@ impl SimdOp for Product<'_> {
         let size = width * self.weights.inputs.max(1);
         self.tile.resize(MOST_ROWS * width, 0.0);
         let panels = &self.weights.panels;
-        for (index, panel) in panels.chunks_exact(size).enumerate() {
-            let next = &panels[(index + 1) * size..];
+        for index in self.panels.clone() {
+            let (panel, next) = panels[index * size..].split_at(size);
             self.panel(isa, panel, index * width, next.as_ptr());
         }
     }
@@ -104,8 +177,9 @@ impl Product<'_> {
     fn panel<I: Isa>(&mut self, isa: I, panel: &[f32], column: usize, next: *const f32) {
         // As many rows as the registers hold: 16 of them on x86 without AVX-512, 32 elsewhere.
         let most = if cfg!(target_arch = "x86_64") && isa.f32().len() < 16 { 6 } else { MOST_ROWS };
-        let (width, outputs) = (isa.f32().len() * PANEL_VECTORS, self.weights.outputs);
-        let columns = (outputs - column).min(width);
+        let width = isa.f32().len() * PANEL_VECTORS;
+        let columns = (self.weights.outputs - column).min(width);
+        let first = column - self.panels.start * width;
         let mut row = 0;
         while row < self.rows.count {
             let rows = (self.rows.count - row).min(most);
@@ -124,9 +198,8 @@ impl Product<'_> {
                 _ => self::tile::<I, 1>(isa, self.rows, row, panel, bias, next, tile),
             }
             for (r, sums) in tile.chunks_exact(width).enumerate() {
-                let at = (row + r) * outputs + column;
-                let residual = self.residual.map(|residual| &residual[at..][..columns]);
-                finish(isa, self.activation, &sums[..columns], residual, &mut self.out[at..][..columns]);
+                let (residual, out) = self.out.row(row + r, first, columns);
+                finish(isa, self.activation, &sums[..columns], residual, out);
             }
             row += rows;
         }

@@ -1,14 +1,18 @@
 //! Every kernel against the plainest code that computes the same.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
 use proptest::prelude::*;
 use rten_simd::SimdOp;
 
 use super::attention::{Attention, ByHead, turned_bias};
+use super::helpers::{Helpers, Panels, worth};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::norm::LayerNorm;
-use super::product::PackedWeights;
-use super::{Activation, Rows};
+use super::product::{PackedWeights, panel_width};
+use super::{Activation, Block, Rows};
 
 /// Numbers that look random, the same each time.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -52,6 +56,64 @@ fn naive(case: &Case, [count, inputs, outputs, stride]: [usize; 4], activation: 
     out
 }
 
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+/// A helper's panels: each is told when it begins, and waits until it may end.
+struct Told {
+    begun: Sender<usize>,
+    may_end: Mutex<Receiver<()>>,
+}
+
+impl Panels for Told {
+    fn compute(&self, panel: usize) -> Vec<f32> {
+        self.begun.send(panel).unwrap();
+        self.may_end.lock().unwrap().recv().unwrap();
+        vec![panel as f32]
+    }
+}
+
+/// One panel that a helper ends is taken from it; one that it is stopped in is the caller's own, who does not wait.
+#[test]
+fn a_caller_takes_what_helpers_have_ended_and_waits_for_nothing() {
+    let helpers = Helpers::start(1, 0).unwrap();
+    let ((begun, begins), (end, may_end)) = (channel(), channel());
+    let mut put = Vec::new();
+    helpers.share(
+        4,
+        || Told { begun, may_end: Mutex::new(may_end) },
+        |panel, block| {
+            if panel == 0 {
+                assert_eq!(begins.recv().unwrap(), 3);
+                end.send(()).unwrap();
+                assert_eq!(begins.recv().unwrap(), 2);
+            }
+            put.push((panel, block.map(<[f32]>::to_vec)));
+        },
+    );
+    assert_eq!(put, [(0, None), (1, None), (3, Some(vec![3.0])), (2, None)]);
+    end.send(()).unwrap();
+}
+
+/// Helpers take products of a size, and none while nobody has come for the last one.
+#[test]
+fn helpers_are_asked_where_they_are_worth_it() {
+    let helpers = Arc::new(Helpers::start(1, 1000).unwrap());
+    assert!(worth(Some(&helpers), 1000).is_some() && worth(Some(&helpers), 999).is_none() && worth(None, 1000).is_none());
+    let ((begun, begins), (end, may_end)) = (channel(), channel());
+    let told = || Told { begun: begun.clone(), may_end: Mutex::new(may_end) };
+    // The helper is held in the first product, so that the offer of the second one stays.
+    helpers.share(2, told, |panel, _| {
+        if panel == 0 {
+            assert_eq!(begins.recv().unwrap(), 1)
+        }
+    });
+    helpers.share(1, || Told { begun: begun.clone(), may_end: Mutex::new(channel().1) }, |_, block| assert!(block.is_none()));
+    assert!(worth(Some(&helpers), 1000).is_none());
+    end.send(()).unwrap();
+}
+
 fn worst(found: &[f32], wanted: &[f64]) -> f64 {
     assert_eq!(found.len(), wanted.len());
     assert!(found.iter().all(|x| x.is_finite()));
@@ -81,6 +143,16 @@ proptest! {
         PackedWeights::new(inputs, outputs, weight, Some(&case.bias)).apply(rows, activation, Some(&case.residual), &mut found);
         let off = worst(&found, &wanted);
         prop_assert!(off < 2e-5, "f32 is off by {off}");
+
+        // All of it from a helper: the same to the bit.
+        let packed = Arc::new(PackedWeights::new(inputs, outputs, weight, Some(&case.bias)));
+        let (offered, mut helped) = (packed.offered(rows, activation), vec![f32::NAN; count * outputs]);
+        for panel in 0..packed.panel_count() {
+            let first = panel * panel_width();
+            let block = Block { numbers: &mut helped, stride: outputs, first, residual: Some(&case.residual) };
+            block.put(&offered.compute(panel), count);
+        }
+        prop_assert_eq!(bits(&helped), bits(&found));
 
         let (steps, quantised) = QuantisedWeights::new(&case.weights, outputs, Some(&case.bias));
         for written in [Steps::I8, Steps::U8] {
