@@ -1,12 +1,12 @@
 //! Keywords by example: a few recordings of a word become a keyword file, and streams are searched for it.
 //!
 //! The heads of all layers predict the same units, so what a chunk's head says compares with what an example's said, whatever the
-//! layer where either stopped. An example is the vectors of its speech that the pack's stage `matching` makes of it ([`Template`]); a stream is aligned with it frame by
-//! frame by subsequence dynamic time warping ([`Warp`]) in memory that does not grow; peaks of the score become detections
-//! ([`Spotter`]) where they pass a threshold that speech without the keyword was asked for ([`Tail`]).
+//! layer where either stopped. An example is the vectors that the pack's stage `matching` makes of its speech ([`Template`]); a stream
+//! is aligned with it frame by frame by subsequence dynamic time warping ([`Warp`]) in memory that does not grow; peaks of the score
+//! become detections ([`Spotter`]) where they pass a threshold that speech without the keyword was asked for ([`Tail`]).
 //!
-//! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean cosine, 1 for
-//! the example itself, 0 for what has nothing in common with it. Two utterances of a word have 0.3 to 0.6.
+//! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean
+//! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word have 0.3 to 0.6.
 
 mod calibrate;
 mod detector;
