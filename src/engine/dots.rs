@@ -5,17 +5,12 @@ use super::kernels::{Activation, Rows};
 
 /// Fixed rows, all of one width.
 #[derive(Debug, Clone)]
-pub struct Dots {
-    rows: PackedWeights,
-    count: usize,
-    width: usize,
-}
+pub struct Dots(PackedWeights);
 
 impl Dots {
     /// Of rows `[rows, width]`.
     pub fn new(rows: &[f32], width: usize) -> Self {
-        let count = rows.len() / width.max(1);
-        Self { rows: PackedWeights::new(width, count, |number, row| rows[row * width + number], None), count, width }
+        Self(PackedWeights::new(width, rows.len() / width.max(1), |number, row| rows[row * width + number], None))
     }
 
     /// The products of vectors `[vectors, width]` with every row, `[vectors, rows]`. What comes out of one vector does not depend on the
@@ -25,9 +20,10 @@ impl Dots {
     ///
     /// With vectors of another width.
     pub fn with(&self, vectors: &[f32], products: &mut Vec<f32>) {
-        let count = vectors.len() / self.width.max(1);
+        let (width, rows) = (self.0.inputs, self.0.outputs);
+        let count = vectors.len() / width.max(1);
         products.clear();
-        products.resize(count * self.count, 0.0);
-        self.rows.apply(Rows::new(vectors, count, self.width), Activation::None, None, products);
+        products.resize(count * rows, 0.0);
+        self.0.apply(Rows::new(vectors, count, width), Activation::None, None, products);
     }
 }

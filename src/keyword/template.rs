@@ -14,7 +14,7 @@
 use crate::engine::Dots;
 
 /// The rows of one example, `[frames, width]`, each of length 1.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Template {
     rows: Vec<f32>,
     width: usize,
@@ -81,7 +81,7 @@ impl Template {
 
     /// Number of frames.
     pub fn frames(&self) -> usize {
-        self.rows.len() / self.width.max(1)
+        self.rows.len() / self.width
     }
 
     /// Its products with vectors that come.
