@@ -368,7 +368,7 @@ fn an_unfit_take_says_why() {
     assert!(a.likeness([].into_iter()).is_none());
 }
 
-/// Whatever the layer where chunks stop, their vectors are of one kind: a recording is more like itself than like another one, across layers.
+/// Every exit has vectors, and those of layer 4 and deeper are of one kind: a recording is more like itself than like another one.
 #[test]
 fn vectors_of_all_exits_compare() {
     let (_, encoder) = common::default_pack();
@@ -386,10 +386,10 @@ fn vectors_of_all_exits_compare() {
         nearest
     };
     let (own, other) = (track(20_000, encoder.layers()), track(60_000, encoder.layers()));
-    for layer in 4..=encoder.layers() {
+    for layer in usize::from(!encoder.may_stop_at_once())..=encoder.layers() {
         let shallow = track(20_000, layer);
         assert_eq!((shallow.frames(), shallow.width()), (50, own.width()));
         let template = Template::new(shallow.rows(10..40), shallow.width());
-        assert!(nearest(&template, &own) + 0.2 < nearest(&template, &other), "layer {layer}");
+        assert!(layer < 4 || nearest(&template, &own) + 0.2 < nearest(&template, &other), "layer {layer}");
     }
 }
