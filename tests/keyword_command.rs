@@ -224,7 +224,7 @@ fn broken_keyword_files_are_refused_with_the_place() {
     check("format = 1\n[background]\nhours = 1.0\n", &["format 1", "enroll the keyword anew"]);
     let line = whole.lines().find(|line| line.starts_with("threshold")).unwrap();
     check(&whole.replacen(line, "threshold = nan", 1), &["is no score"]);
-    check(&whole.replacen("width = 160", "width = 159", 1), &["frames mean different things"]);
+    check(&whole.replacen("width = 190", "width = 189", 1), &["frames mean different things"]);
     let from = whole.find("rows = [").unwrap();
     let (head, rows) = whole.split_at(from);
     let first = rows.find('"').unwrap();
@@ -269,14 +269,18 @@ fn a_pack_that_cannot_match_says_how_it_learns_to() {
     let enroll = |says: &[&str]| {
         home.refused(&["enroll", "x", "--threshold", "0.5", "--pack", pack.to_str().unwrap(), "--from", DEMO[0]], says);
     };
-    let stage = whole.lines().find(|line| line.starts_with("matching = ")).unwrap();
-    let without = whole.replacen(stage, "", 1);
+    let lines = |keep: &dyn Fn(&str) -> bool| whole.lines().filter(|line| keep(line)).collect::<Vec<_>>().join("\n");
+    std::fs::write(&manifest, lines(&|line| !line.starts_with("matching.6 "))).unwrap();
+    enroll(&["matching.6", "is missing", "layers 0 to 10"]);
+    std::fs::write(&manifest, lines(&|line| !line.starts_with("matching.0 "))).unwrap();
+    enroll(&["matching.0", "is missing"]);
+    let without = lines(&|line| !line.starts_with("matching."));
     std::fs::write(&manifest, &without).unwrap();
     enroll(&["[matching] width", "one of them is missing"]);
-    std::fs::write(&manifest, without.replacen("[matching]\nwidth = 160\n", "", 1)).unwrap();
+    std::fs::write(&manifest, without.replacen("[matching]\nwidth = 190\n", "", 1)).unwrap();
     enroll(&["matching", "models.keywords.matching", "docs/keywords.md"]);
-    std::fs::write(&manifest, whole.replacen("width = 160", "width = 0", 1)).unwrap();
+    std::fs::write(&manifest, whole.replacen("width = 190", "width = 0", 1)).unwrap();
     enroll(&["[matching] width", "1 to 4096"]);
-    std::fs::write(&manifest, whole.replacen("width = 160", "width = 161", 1)).unwrap();
-    enroll(&["matching.onnx", "161"]);
+    std::fs::write(&manifest, whole.replacen("width = 190", "width = 191", 1)).unwrap();
+    enroll(&["matching_00.onnx", "191"]);
 }

@@ -7,7 +7,7 @@ Without hours of other speech in many voices, `bellis enroll` with the recording
 Each recording is heard in a dozen ways: faster and slower, louder and softer, between other speech and in silence, in babble of 0 to 20 dB. A
 stream through the program gives what it makes of them, so that the detector learns from what it will read: the matching
 vector of each frame (src/keyword/template.rs), whatever the exit. It is two convolutions over a window a little longer than the word. What it takes for the word in speech
-without it is what it learns most from. The last third of that speech is not learnt from: the threshold is set on it.
+without it is what it learns most from; it hears that speech in noise, and higher and lower, too. The last third of that speech is not learnt from: the threshold is set on it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from scipy.signal import resample
+from scipy.signal import resample, resample_poly
 
 from ..train.export import Graph, numpy
 from ..train.paths import RATE, REPOSITORY
@@ -36,6 +36,7 @@ HOP = 320
 VARIANTS = 12
 TEMPO = 0.12
 AROUND = 0.8  # seconds of something else before and after a word
+VOICES = (6, 5), (5, 6)  # what other speech is resampled by: a sixth lower and a fifth higher, other voices
 LATE = 6  # frames after the word's end in which the detector says so
 EVERY = 4  # frames from one window of other speech to the next
 CHANNELS, KERNEL, STRIDE = 32, 5, 2
@@ -62,18 +63,18 @@ class Program:
     def enroll(self, name, folder, *arguments):
         return subprocess.run([self.path, "enroll", name, "--folder", folder, "--replace", *self.pack, *arguments], capture_output=True, text=True)
 
-    def array(self, name, audio, *arguments):
-        """One of the stream's arrays, [frames, numbers], with the pack's policy where `arguments` say none."""
+    def chunks(self, names, audio, *arguments):
+        """Each chunk's layer and its arrays `names`, [frames, numbers], with the pack's policy where `arguments` say none."""
         pcm = (np.clip(audio / max(1.0, np.abs(audio).max()), -1, 1) * 32767).astype("<i2").tobytes()
         command = [self.path, "run", "-", "--rate", str(RATE), "--format", "s16le", "--quiet", *self.pack, *arguments]
-        done = subprocess.run([*command, "--consumer", "stream:-", "--arrays", name], input=pcm, capture_output=True)
+        done = subprocess.run([*command, "--consumer", "stream:-", "--arrays", ",".join(names)], input=pcm, capture_output=True)
         if done.returncode:
             raise SystemExit(done.stderr.decode())
-        return np.concatenate([arrays[name] for _, arrays in messages(io.BytesIO(done.stdout)) if name in arrays])
+        return [(header["layer"], [arrays[name] for name in names]) for header, arrays in messages(io.BytesIO(done.stdout)) if header["type"] == "chunk"]
 
     def features(self, audio):
         """[frames, width]: what keywords are matched in, of length 1 (src/keyword/template.rs), in half precision."""
-        vectors = self.array("matching", audio)
+        vectors = np.concatenate([vectors for _, (vectors,) in self.chunks(["matching"], audio)])
         return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float16)
 
 
@@ -224,7 +225,8 @@ def train(program, takes, background, path, tell=print, seed=0):
     tell(f"{len(ends)} scenes of {len(takes)} recordings, {len(background) / RATE / 60:.0f} minutes of other speech, window {window / 50:.2f} s")
     minute = 60 * RATE
     loud = np.concatenate([mixer.noisy(background[start : start + minute]) for start in range(0, len(background), minute)])
-    other = np.concatenate([program.features(background), program.features(loud)])
+    voices = [resample_poly(background, *ratio).astype(np.float32) for ratio in VOICES]
+    other = np.concatenate([program.features(audio) for audio in (background, loud, *voices)])
     model = learn(scenes, ends, other, window, random, tell)
     model.write(path, window)
     return window

@@ -57,7 +57,7 @@ pub struct Encoder {
     ctc: Branches<Stage>,
     vocabulary: Vec<String>,
     gain: Branches<Stage>,
-    matching: Option<Stage>,
+    matching: Branches<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
     precision: Precision,
@@ -169,8 +169,6 @@ impl Encoder {
             Position::None => vec![0.0; spec.heads],
         };
         let width = pack.manifest.matching.as_ref().map_or(0, |matching| matching.width);
-        let row = |name: &str, numbers| Port::new(name, [one, Size::T, Size::Fixed(numbers)]);
-        let matching = Signature { inputs: vec![row("log_posteriors", spec.units)], outputs: vec![row("vectors", width)] };
         Ok(Arc::new(Self {
             name: pack.manifest.name.clone(),
             frontend,
@@ -180,7 +178,7 @@ impl Encoder {
             ctc: branches(&pack.ctc, &|_| logits(vocabulary.len()))?,
             vocabulary,
             gain: branches(&pack.gain, &|k| Port::new("log_kl", [one, one, Size::Fixed(spec.layers - k)]))?,
-            matching: pack.matching.as_ref().map(|file| exact(file, &matching)).transpose()?,
+            matching: branches(&pack.matching, &|_| Port::new("vectors", [one, Size::T, Size::Fixed(width)]))?,
             slopes,
             gap_fill,
             precision,
@@ -286,9 +284,9 @@ impl Encoder {
 
     /// Refuses a pack that says nothing of what keywords are matched in.
     pub fn check_matching(&self) -> Result<(), EngineError> {
-        match self.matching.is_some() {
-            true => Ok(()),
-            false => Err(EngineError::NoStage { pack: self.name.clone(), stage: "matching".into(), hint: NO_MATCHING.into() }),
+        match self.matching.is_empty() {
+            false => Ok(()),
+            true => Err(EngineError::NoStage { pack: self.name.clone(), stage: "matching.1".into(), hint: NO_MATCHING.into() }),
         }
     }
 
@@ -305,7 +303,7 @@ pub struct EncoderState {
     heads: Branches<Runner>,
     ctc: Branches<Runner>,
     gain: Branches<Runner>,
-    matching: Option<Runner>,
+    matching: Branches<Runner>,
 }
 
 enum ModeState {
@@ -339,7 +337,7 @@ impl EncoderState {
             heads: runners(&encoder.heads)?,
             ctc: runners(&encoder.ctc)?,
             gain: runners(&encoder.gain)?,
-            matching: encoder.matching.as_ref().map(Stage::runner).transpose()?,
+            matching: runners(&encoder.matching)?,
             encoder: encoder.clone(),
         })
     }
@@ -355,8 +353,8 @@ impl EncoderState {
             ModeState::Cached(state) => (state.layer_frames, state.projected_frames, state.multiply_adds()),
             ModeState::Windowed(state) => (state.layer_frames, 0, state.multiply_adds()),
         };
-        let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).map(|(_, branch)| branch).chain(&self.matching);
-        let others: u64 = branches.map(Runner::multiply_adds).sum();
+        let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.matching);
+        let others: u64 = branches.map(|(_, branch)| branch.multiply_adds()).sum();
         Work { layer_frames, projected_frames, multiply_adds: self.frontend.multiply_adds() + layers + others }
     }
 
@@ -445,11 +443,12 @@ impl Pass<'_> {
         branch(&mut self.state.ctc, k).map(|branch| branch.frames(self.features[k].value())).transpose()
     }
 
-    /// What keywords are matched in, `[T, width]`, of the log-posteriors `[T, U]` of any head.
-    pub fn matching(&mut self, log_posteriors: &Frames) -> Result<Frames, EngineError> {
-        match &mut self.state.matching {
-            Some(matching) => matching.frames(log_posteriors.value()),
-            None => Err(self.state.no_stage("matching".into(), NO_MATCHING.into())),
+    /// What keywords are matched in, `[T, width]`, from the present layer's branch.
+    pub fn matching(&mut self) -> Result<Frames, EngineError> {
+        let k = self.depth();
+        match branch(&mut self.state.matching, k) {
+            Some(matching) => matching.frames(self.features[k].value()),
+            None => Err(self.state.no_stage(format!("matching.{k}"), NO_MATCHING.into())),
         }
     }
 

@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Track;
-use super::spotter::{Search, Spotter, SpotterOptions};
+use super::spotter::{Hit, Search, Spotter, SpotterOptions};
 use crate::engine::EngineError;
 
 /// Peaks that the tail is fitted on, at most.
@@ -21,7 +21,7 @@ const LEAST_PEAKS: usize = 4;
 /// Voices of [`babble`].
 const VOICES: usize = 6;
 /// Peaks of examples below this score are not looked for: any speech has higher ones.
-const FLOOR: f32 = 0.1;
+const FLOOR: f32 = 0.05;
 /// The same of trained detectors, which are surer of what is another word.
 const DETECTOR_FLOOR: f32 = 0.01;
 
@@ -93,32 +93,44 @@ pub struct Background {
     spotter: Spotter,
     frames: u64,
     hop_seconds: f64,
-    peaks: Vec<f32>,
+    peaks: Vec<Hit>,
 }
 
 impl Background {
     /// For a keyword at frames of `hop_seconds`.
     pub fn new(search: Search, hop_seconds: f64) -> Self {
         let floor = if matches!(search, Search::Detector(_)) { DETECTOR_FLOOR } else { FLOOR };
-        Self { spotter: Spotter::new(search, SpotterOptions::new(floor, hop_seconds)), frames: 0, hop_seconds, peaks: Vec::new() }
+        // As near misses, since a detection at the floor would let the keyword rest, and hide what is higher.
+        let options = SpotterOptions { near_miss: floor, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
+        Self { spotter: Spotter::new(search, options), frames: 0, hop_seconds, peaks: Vec::new() }
     }
 
     /// One recording, from its start to its end.
     pub fn listen(&mut self, track: &Track) -> Result<(), EngineError> {
         track.blocks(|block| {
-            self.spotter.step(block, self.frames, |_, hit| self.peaks.push(hit.score))?;
+            self.spotter.step(block, self.frames, |_, hit| add(&mut self.peaks, hit))?;
             self.frames += block.frames() as u64;
             Ok(())
         })?;
-        let hit = self.spotter.reset();
-        self.peaks.extend(hit.map(|hit| hit.score));
+        if let Some(hit) = self.spotter.reset() {
+            add(&mut self.peaks, hit);
+        }
         Ok(())
     }
 
     /// What was found.
     pub fn tail(mut self, condition: Condition) -> Tail {
-        self.peaks.sort_by(|a, b| b.total_cmp(a));
+        self.peaks.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.peaks.truncate(TAIL_PEAKS);
-        Tail { condition, hours: self.frames as f64 * self.hop_seconds / 3600.0, peaks: self.peaks }
+        let peaks = self.peaks.iter().map(|hit| hit.score).collect();
+        Tail { condition, hours: self.frames as f64 * self.hop_seconds / 3600.0, peaks }
+    }
+}
+
+/// Adds a peak; of the same sound it replaces the one before it, which was lower: one false accept.
+fn add(peaks: &mut Vec<Hit>, hit: Hit) {
+    match peaks.last_mut() {
+        Some(last) if hit.start < last.end => *last = hit,
+        _ => peaks.push(hit),
     }
 }

@@ -24,7 +24,7 @@ const LEAST_FRAMES: usize = 8;
 /// Frames before the speech that the encoder hears as silence: a stream starts somewhere, an utterance seldom with it.
 const LEAD_SECONDS: f64 = 0.3;
 /// An example that scores less than this with every other one is taken for another word.
-const LEAST_ALIKE: f32 = 0.25;
+const LEAST_ALIKE: f32 = 0.3;
 
 /// One recording of a word.
 #[derive(Debug, Clone, PartialEq)]

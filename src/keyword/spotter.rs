@@ -145,14 +145,14 @@ pub struct Spotter {
     age: u32,
     /// End of the last detection.
     fired: Option<u64>,
-    /// End of the last near miss.
-    missed: u64,
+    /// End and score of the last near miss.
+    missed: (u64, f32),
 }
 
 impl Spotter {
     /// Looks for what `search` tells.
     pub fn new(search: impl Into<Search>, options: SpotterOptions) -> Self {
-        Self { search: search.into(), options, peak: None, age: 0, fired: None, missed: 0 }
+        Self { search: search.into(), options, peak: None, age: 0, fired: None, missed: (0, 0.0) }
     }
 
     /// Takes the frames of `block`, the first of which has number `first`: one more than the last one's before, but after a
@@ -191,8 +191,11 @@ impl Spotter {
     fn may_peak(&self, hit: &Hit) -> bool {
         let told = match hit.event {
             Event::Detection => true,
-            // One near miss per stretch of sound.
-            Event::NearMiss => hit.score >= self.options.near_miss && hit.start >= self.missed,
+            // One near miss per stretch of sound, and another only if it is nearer.
+            Event::NearMiss => {
+                let (end, score) = self.missed;
+                hit.score >= self.options.near_miss && (hit.start >= end || hit.score > score)
+            }
         };
         let rested =
             self.fired.is_none_or(|end| hit.start >= end && hit.end > end.saturating_add(u64::from(self.options.refractory)));
@@ -203,7 +206,7 @@ impl Spotter {
         let hit = self.peak.take()?;
         match hit.event {
             Event::Detection => self.fired = Some(hit.end),
-            Event::NearMiss => self.missed = hit.end,
+            Event::NearMiss => self.missed = (hit.end, hit.score),
         }
         Some(hit)
     }

@@ -1,15 +1,15 @@
 //! How far two frames are from each other: the rows of examples, and the frames of a stream.
 //!
-//! Both are what the pack's stage `matching` makes of log-posteriors: centred and whitened over speech, so that what all frames share does not
+//! Both are what the pack's stages `matching.k` make of a state: centred and whitened over speech, so that what all frames share does not
 //! count, and scaled to length 1 here. With P and Q such vectors,
 //!
 //! ```text
 //! d(P, Q) = 1 − P · Q          0 where they point the same way, 1 where they have nothing in common, 2 at the most
 //! ```
 //!
-//! Log-posteriors are a linear picture of the state that a head read, and whitened they are near to it, whichever head it was. The
-//! probabilities themselves are not: what is unlikely vanishes in them, and with it most of what tells sounds of different voices
-//! apart from different sounds (docs/keywords.md has the figures).
+//! They stand for the last head's log-posteriors, which are a linear picture of the state that it reads. The probabilities themselves are
+//! none: what is unlikely vanishes in them, and with it most of what tells sounds of different voices apart from different sounds
+//! (docs/keywords.md has the figures).
 
 use crate::engine::Dots;
 

@@ -25,16 +25,17 @@ impl Track {
         policy: Box<dyn ExitPolicy>,
         chunk_frames: usize,
     ) -> Result<Self, EngineError> {
-        let options = SessionOptions { matching: true, ..SessionOptions::new(chunk_frames) };
+        let quiet_unit = encoder.quiet_unit();
+        let options = SessionOptions { matching: true, posteriors: quiet_unit.is_some(), ..SessionOptions::new(chunk_frames) };
         let mut session = Session::new(encoder, policy, options)?;
         session.push(audio);
         session.finish();
         let mut track = Self::default();
         while let Some(chunk) = session.next(Duration::ZERO)? {
-            let (Some(vectors), Some(log_posteriors)) = (&chunk.matching, &chunk.log_posteriors) else { continue };
+            let Some(vectors) = &chunk.matching else { continue };
             track.width = vectors.dim();
             track.vectors.extend_from_slice(vectors.as_slice());
-            if let Some(unit) = encoder.quiet_unit() {
+            if let (Some(unit), Some(log_posteriors)) = (quiet_unit, &chunk.log_posteriors) {
                 track.quiet.extend((0..log_posteriors.frames()).map(|t| log_posteriors.row(t)[unit].exp()));
             }
         }

@@ -25,7 +25,7 @@ impl Pack {
             + &optional("position", &stages.position)
             + &numbered("layer", &stages.layer)
             + &numbered("head", &stages.head)
-            + &optional("matching", &stages.matching);
+            + &numbered("matching", &stages.matching);
         hex(&Sha256::digest(text))
     }
 }

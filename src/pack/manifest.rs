@@ -340,7 +340,7 @@ pub struct MatchingSection {
     pub width: usize,
 }
 
-/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `matching`.
+/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `matching.k`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagesSection {
@@ -359,8 +359,9 @@ pub struct StagesSection {
     /// Predictors of `gain` by layer; 0 reads h⁰.
     #[serde(default)]
     pub gain: BTreeMap<String, StageEntry>,
-    /// Log-posteriors of any head to what keywords are matched in.
-    pub matching: Option<StageEntry>,
+    /// What keywords are matched in by layer; 0 reads h⁰.
+    #[serde(default)]
+    pub matching: BTreeMap<String, StageEntry>,
 }
 
 /// One ONNX file.

@@ -7,6 +7,7 @@ pub mod manifest;
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -43,8 +44,8 @@ pub struct Pack {
     pub ctc: Vec<(usize, StageFile)>,
     /// Predictors of `gain`: (layer, stage) of layers 1 … L−1, and 0 where h⁰ has a head; empty for a pack without them.
     pub gain: Vec<(usize, StageFile)>,
-    /// Log-posteriors to what keywords are matched in.
-    pub matching: Option<StageFile>,
+    /// What keywords are matched in: (layer, stage) of every depth where a chunk may stop; empty for a pack without it.
+    pub matching: Vec<(usize, StageFile)>,
 }
 
 /// One stage's file, read and verified once, and again when it is loaded: its bytes are not kept.
@@ -94,25 +95,26 @@ impl Pack {
                 }),
             }
         };
-        let every = |group: &str, last: usize, found: Vec<(usize, StageFile)>| {
-            let missing = (1..=last).find(|k| !found.iter().any(|(layer, _)| layer == k));
+        let every = |group: &str, depths: RangeInclusive<usize>, found: Vec<(usize, StageFile)>| {
+            let missing = depths.clone().find(|k| !found.iter().any(|(layer, _)| layer == k));
             match missing.filter(|_| !found.is_empty()) {
                 None => Ok(found),
                 Some(layer) => Err(PackError::Invalid {
                     path: path.clone(),
                     key: format!("[stages] {group}.{layer}"),
-                    problem: format!("is missing; layers 1 to {last} need one each"),
+                    problem: format!("is missing; layers {} to {} need one each", depths.start(), depths.end()),
                 }),
             }
         };
         let frontend = files.stage("frontend".into(), &stages.frontend)?;
         let position = stages.position.as_ref().map(|entry| files.stage("position".into(), entry)).transpose()?;
-        let layers = every("layer", count, numbered("layer", 1, &stages.layer, &mut files)?)?;
+        let layers = every("layer", 1..=count, numbered("layer", 1, &stages.layer, &mut files)?)?;
         let layers = layers.into_iter().map(|(_, stage)| stage).collect();
-        let heads = every("head", count, numbered("head", 0, &stages.head, &mut files)?)?;
+        let heads = every("head", 1..=count, numbered("head", 0, &stages.head, &mut files)?)?;
         let ctc = numbered("ctc", 0, &stages.ctc, &mut files)?;
-        let gain = every("gain", count - 1, numbered("gain", 0, &stages.gain, &mut files)?)?;
-        let matching = stages.matching.as_ref().map(|entry| files.stage("matching".into(), entry)).transpose()?;
+        let gain = every("gain", 1..=count - 1, numbered("gain", 0, &stages.gain, &mut files)?)?;
+        let shallowest = usize::from(!heads.iter().any(|(layer, _)| *layer == 0));
+        let matching = every("matching", shallowest..=count, numbered("matching", 0, &stages.matching, &mut files)?)?;
         Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, matching, manifest })
     }
 
@@ -135,8 +137,7 @@ impl Pack {
             .into_iter()
             .chain(&self.position)
             .chain(&self.layers)
-            .chain(self.heads.iter().chain(&self.ctc).chain(&self.gain).map(|(_, stage)| stage))
-            .chain(&self.matching)
+            .chain(self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.matching).map(|(_, stage)| stage))
     }
 
     /// The chunk size taken when none is asked for, frames.
@@ -344,8 +345,8 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     {
         return fail("[mixture] weights", format!("{} numbers; layers + 1 = {} are needed", mixture.weights.len(), layers + 1));
     }
-    if m.matching.is_some() != m.stages.matching.is_some() {
-        return fail("[matching] width", "and `matching` of [stages] go together: one of them is missing".into());
+    if m.matching.is_none() != m.stages.matching.is_empty() {
+        return fail("[matching] width", "and `matching.k` of [stages] go together: one of them is missing".into());
     }
     if let Some(matching) = &m.matching
         && !(1..=MOST_MATCHING).contains(&matching.width)

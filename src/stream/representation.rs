@@ -35,7 +35,7 @@ pub struct Representation {
     pub expected_kl: Option<f32>,
     /// The vectors, `[frames, dim]`.
     pub vectors: Frames,
-    /// Log-posteriors of the units at the exit layer, `[frames, units]`, when the session was asked for them or for what is made of them.
+    /// Log-posteriors of the units at the exit layer, `[frames, units]`, when asked for.
     pub log_posteriors: Option<Frames>,
     /// What keywords are matched in, `[frames, width]`, when asked for: the cosine of two frames tells how alike they are, whatever the
     /// layers where they stopped.

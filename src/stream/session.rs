@@ -57,7 +57,7 @@ impl SessionOptions {
 
     /// Refuses an encoder that lacks what is asked for.
     fn check(&self, encoder: &Encoder) -> Result<(), EngineError> {
-        if self.posteriors || self.matching || self.all_heads {
+        if self.posteriors || self.all_heads {
             encoder.check_heads()?;
         }
         if self.matching {
@@ -222,7 +222,7 @@ impl Session {
             pass.step()?;
         }
         let exit_layer = pass.depth();
-        let log_posteriors = match self.options.posteriors || self.options.matching {
+        let log_posteriors = match self.options.posteriors {
             false => None,
             true => {
                 if self.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
@@ -234,10 +234,7 @@ impl Session {
                 Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)
             }
         };
-        let matching = match (&log_posteriors, self.options.matching) {
-            (Some(log_posteriors), true) => Some(pass.matching(log_posteriors)?),
-            _ => None,
-        };
+        let matching = self.options.matching.then(|| pass.matching()).transpose()?;
         // What full depth is away from the layer where the chunk stopped, which may be deeper than where that was decided.
         let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
         let ctc_logits = match (self.options.ctc, phones) {
