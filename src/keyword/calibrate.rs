@@ -23,7 +23,7 @@ const VOICES: usize = 6;
 /// Peaks of examples below this score are not looked for: any speech has higher ones.
 const FLOOR: f32 = 0.05;
 /// The same of trained detectors, which are surer of what is another word.
-const DETECTOR_FLOOR: f32 = 0.01;
+const DETECTOR_FLOOR: f32 = 1e-5;
 
 /// How the background was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
