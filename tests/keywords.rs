@@ -11,8 +11,8 @@ use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
 use bellis::engine::{EngineError, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Detector, Enrolment, Event, FrameBlock, Hit, LANES, PackRef, Spotter, SpotterOptions, Take, TakeProblem, Template, Track,
-    Warp, enroll,
+    Background, Condition, Detector, Enrolment, Event, FrameBlock, Hit, LANES, PackRef, Spotter, SpotterOptions, Take,
+    TakeProblem, Template, Track, Warp, enroll,
 };
 use bellis::pack::StageFile;
 use bellis::runtime::{RunOptions, StopFlag, run};
@@ -132,6 +132,18 @@ proptest! {
         prop_assert!(whole.contains("\"event\":\"keyword\""), "the example itself is found: {}", whole);
         let without_delay = |text: &str| text.lines().map(|line| line.split(",\"delay\"").next().unwrap().to_owned()).collect::<Vec<_>>();
         prop_assert_eq!(without_delay(&whole), without_delay(&lines(&example, &stream, &sizes)));
+    }
+
+    #[test]
+    fn a_lower_peak_hides_no_higher_one(example in rows(8..12), parts in prop::collection::vec((rows(0..6), 0usize..8), 1..5), floor in 0.01f32..0.5) {
+        // Parts of the word, each longer, and other sound between them.
+        let stream: Vec<Vec<f32>> = parts.iter().flat_map(|(other, count)| [other.clone(), example[..*count].to_vec()]).chain([example.clone()]).flatten().collect();
+        let found = |options| hits(&mut Spotter::new(vec![template(&example)], options), &stream);
+        let near = found(SpotterOptions { near_miss: floor, ..SpotterOptions::new(f32::INFINITY, 0.02) });
+        for detection in found(SpotterOptions::new(0.5, 0.02)) {
+            let seen = near.iter().any(|hit| hit.score >= detection.score && hit.end > detection.start && hit.start < detection.end);
+            prop_assert!(seen, "{:?} of {:?}", detection, near);
+        }
     }
 
     #[test]
@@ -393,4 +405,16 @@ fn vectors_of_all_exits_compare() {
         let template = Template::new(shallow.rows(10..40), shallow.width());
         assert!(layer < 1 || nearest(&template, &own) + 0.2 < nearest(&template, &other), "layer {layer}");
     }
+}
+
+#[test]
+fn the_background_tells_of_its_highest_peak() {
+    let (_, encoder) = common::default_pack();
+    let sound = &common::speech()[20_000..36_000];
+    let track = Track::of(sound, encoder, Box::new(bellis::exit::Fixed { layer: encoder.layers() }), 16).unwrap();
+    let template = Template::new(track.rows(15..40), track.width());
+    let mut background = Background::new(vec![template].into(), 0.02);
+    background.listen(&track).unwrap();
+    let tail = background.tail(Condition::Plain);
+    assert!(tail.peaks[0] > 0.99, "{tail:?}");
 }

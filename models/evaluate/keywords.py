@@ -400,7 +400,7 @@ def page(figures):
         text.append(f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | {f['cost'][1]:.1f} |" if len(f["cost"]) > 1 else f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | |")
     told = [f for f in figures if "calibrated" in f]
     if told:
-        text += ["", "False accepts an hour that were found at the thresholds which `bellis enroll` set for 0.5, on its own 18 minutes, as they are and in babble:", ""]
+        text += ["", "False accepts an hour that were found at the thresholds which `bellis enroll` set for 0.5, on its own 18 minutes, heard in four ways:", ""]
         text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{v:g} ({k if k == 'clean' else k + ' dB'})" for k, v in f["calibrated"]["found"].items()) for f in told]
     text += ["", "![missed utterances against false accepts an hour](keywords/det.svg)"]
     return "\n".join(text)

@@ -185,10 +185,10 @@ impl Enroll {
         Ok(takes)
     }
 
-    /// The keyword's scores in speech that does not hold it, as it is and in babble.
+    /// The keyword's scores in speech that does not hold it, heard in every way.
     fn listen(
         &self,
-        search: impl Fn() -> Result<Search, EngineError>,
+        search: impl Fn() -> Result<Search, EngineError> + Sync,
         model: &Model,
         stop: &StopFlag,
     ) -> anyhow::Result<Vec<Tail>> {
@@ -203,28 +203,31 @@ impl Enroll {
         let files = sound_files(&paths)?;
         let audio = model.encoder.audio();
         let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
-        let mut heard = Vec::new();
-        for condition in [Condition::Plain, Condition::Babble] {
-            heard.push((condition, Background::new(search()?, hop_seconds)));
-        }
-        let bar = bar(files.len());
-        for file in &files {
-            let mut sound = decode_file_at(file, ChannelPick::MixDown, audio.sample_rate)?;
-            for (condition, background) in &mut heard {
+        let bar = bar(files.len() * Condition::ALL.len());
+        let hear = |condition: Condition| -> anyhow::Result<Tail> {
+            let mut background = Background::new(search()?, hop_seconds);
+            for file in &files {
                 if stop.is_set() {
                     bail!("given up; nothing was written");
                 }
-                if *condition == Condition::Babble {
+                let mut sound = decode_file_at(file, ChannelPick::MixDown, condition.read_at(audio.sample_rate))?;
+                if condition == Condition::Babble {
                     let voices = babble(&sound);
                     sound.iter_mut().zip(voices).for_each(|(x, voice)| *x += voice);
                 }
                 let policy = PolicySpec::default().build(&model.pack)?;
                 background.listen(&Track::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?)?;
+                bar.inc(1);
             }
-            bar.inc(1);
-        }
+            Ok(background.tail(condition))
+        };
+        let tails = std::thread::scope(|scope| {
+            let hear = &hear;
+            let threads = Condition::ALL.map(|condition| scope.spawn(move || hear(condition)));
+            threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
         bar.finish_and_clear();
-        Ok(heard.into_iter().map(|(condition, background)| background.tail(condition)).collect())
+        tails.into_iter().collect()
     }
 }
 
@@ -277,9 +280,10 @@ pub fn threshold(keyword: &Keyword) -> String {
         let tail = keyword.background.iter().find(|tail| tail.condition == condition)?;
         tail.peaks.first().map(|peak| format!("{peak:.2}"))
     };
-    let from = match (highest(Condition::Plain), highest(Condition::Babble), keyword.false_accepts_per_hour) {
-        (Some(plain), Some(babble), Some(rate)) => format!(
-            " for {rate} false accepts an hour: {:.0} minutes of other speech score {plain} at most, {babble} in babble",
+    let from = match (Condition::ALL.map(highest), keyword.false_accepts_per_hour) {
+        ([Some(plain), Some(babble), Some(lower), Some(higher)], Some(rate)) => format!(
+            " for {rate} false accepts an hour: {:.0} minutes of other speech score {plain} at most, {babble} in babble, {lower} in \
+             lower and {higher} in higher voices",
             minutes(keyword)
         ),
         _ => " as given".to_owned(),
@@ -292,12 +296,12 @@ fn minutes(keyword: &Keyword) -> f64 {
     keyword.background.first().map_or(0.0, |tail| tail.hours * 60.0)
 }
 
-fn bar(files: usize) -> ProgressBar {
+fn bar(passes: usize) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::with_draw_target(Some(files as u64), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("listening to other speech {wide_bar} {pos} of {len} files  {eta} left")
+    let bar = ProgressBar::with_draw_target(Some(passes as u64), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("listening to other speech {wide_bar} {percent} %  {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     bar

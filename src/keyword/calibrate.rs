@@ -1,7 +1,9 @@
-//! Which score makes so many false accepts an hour: measured on speech that does not hold the keyword, as it is and in babble.
+//! Which score makes so many false accepts an hour: measured on speech that does not hold the keyword, heard in several ways
+//! ([`Condition`]). The threshold is one that holds in all of them.
 //!
-//! Some examples are like nothing in clear speech and like much in a crowd: a drawn out vowel, an echo. So the background is heard a second time
-//! in babble of its own, as loud as itself, and the threshold is one that holds both times.
+//! Some examples are like nothing in clear speech and like much in a crowd, a drawn out vowel or an echo: so the background is also heard in
+//! babble of its own, as loud as itself. And few voices speak in it, while some examples are like much of what another voice says: so it is
+//! also played slower and faster, which makes lower and higher voices of them.
 //!
 //! Every peak of the background is a false accept that a low enough threshold would make. Rates that are seldom seen in the
 //! background's length come from its tail: the log odds x = ln(s / (1 − s)) of scores above the lowest kept one, u, are taken as exponential
@@ -33,6 +35,24 @@ pub enum Condition {
     Plain,
     /// With [`babble`] added.
     Babble,
+    /// Played slower, 6 : 5.
+    Lower,
+    /// Played faster, 5 : 6.
+    Higher,
+}
+
+impl Condition {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Babble, Self::Lower, Self::Higher];
+
+    /// The rate to read a recording at that is then heard as one of `rate` samples a second.
+    pub fn read_at(self, rate: u32) -> u32 {
+        match self {
+            Self::Plain | Self::Babble => rate,
+            Self::Lower => rate * 6 / 5,
+            Self::Higher => rate * 5 / 6,
+        }
+    }
 }
 
 /// The highest peaks of one keyword in background speech.
