@@ -17,8 +17,9 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from ..train.export import EPSILON, Graph
+from ..train.export import Graph
 from ..train.mixing import scale_to
 from ..train.paths import PREPARED, RATE, REPOSITORY
 from .train import Mixer, Program
@@ -47,7 +48,7 @@ def mixed(minutes, random):
     return np.concatenate(out)
 
 
-def whitening(rows):
+def decorrelation(rows):
     """Mean [units] and projection [units, width] of log-posteriors [frames, units] whose rows have mean 0; the mean variance of a vector's numbers is 1."""
     mean, covariance = rows.mean(0), np.cov(rows.T)
     values, directions = np.linalg.eigh(covariance)
@@ -58,22 +59,20 @@ def whitening(rows):
 
 
 def normalised(states):
-    """As the branch's LayerNormalization, without weights."""
-    states = states - states.mean(1, keepdims=True)
-    return states / np.sqrt((states**2).mean(1, keepdims=True) + EPSILON)
+    """As the branch's layer norm makes them."""
+    return torch.nn.functional.layer_norm(torch.from_numpy(states), states.shape[1:]).numpy()
 
 
 class Fit:
     """Least squares of vectors from states, as they come."""
 
     def __init__(self, dim, width):
-        self.square, self.product, self.frames = np.zeros((dim + 1, dim + 1)), np.zeros((dim + 1, width)), 0
+        self.square, self.product = np.zeros((dim + 1, dim + 1)), np.zeros((dim + 1, width))
 
     def add(self, states, vectors):
         x = np.c_[normalised(states), np.ones(len(states), np.float32)]
         self.square += x.T @ x
         self.product += x.T @ vectors
-        self.frames += len(x)
 
     def solve(self):
         """Weights [dim, width], bias [width]."""
@@ -86,8 +85,7 @@ class Fit:
 def write(path, weights, bias):
     dim, width = weights.shape
     graph = Graph(half=True)
-    unit = graph.weight(np.ones(dim, np.float32), True), graph.weight(np.zeros(dim, np.float32), True)
-    normed = graph.op("LayerNormalization", "f", *unit, axis=-1, epsilon=EPSILON)
+    normed = graph.norm("f", torch.nn.LayerNorm(dim))
     graph.op("Add", graph.op("MatMul", normed, graph.weight(weights)), graph.weight(bias), out="vectors")
     graph.write(path, [("f", [1, "T", dim])], [("vectors", [1, "T", width])])
 
@@ -106,7 +104,7 @@ def fit(program, sound, manifest):
     last, shallowest = manifest["encoder"]["layers"], 0 if "0" in manifest["stages"]["head"] else 1
     whole = [arrays for _, arrays in program.chunks(["vectors", "posteriors"], sound, "--policy", "never")]
     rows = np.concatenate([log_posteriors - log_posteriors.mean(1, keepdims=True) for _, log_posteriors in whole])
-    mean, projection = whitening(rows)
+    mean, projection = decorrelation(rows)
     targets = (rows - mean) @ projection
     fits = {layer: Fit(manifest["encoder"]["dim"], targets.shape[1]) for layer in range(shallowest, last + 1)}
     fits[last].add(np.concatenate([states for states, _ in whole]), targets)

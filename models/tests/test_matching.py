@@ -1,4 +1,4 @@
-"""What keywords are matched in: whitened vectors, and branches that make of every layer's state what they can of them."""
+"""What keywords are matched in: decorrelated vectors, and branches that make of every layer's state what they can of them."""
 
 import hashlib
 import tomllib
@@ -19,7 +19,7 @@ def test_vectors_are_independent_along_every_direction_that_has_any_variance_and
     # 20 units of a state of 7 numbers: 13 directions are flat, and one of the seven is lost to the rows' mean.
     rows = random.standard_normal((5000, 7)) * [9, 5, 3, 1, 1, 0.5, 0.1] @ random.standard_normal((7, 20)) + 3
     rows -= rows.mean(1, keepdims=True)
-    mean, projection = matching.whitening(rows)
+    mean, projection = matching.decorrelation(rows)
     vectors = (rows - mean) @ projection
     assert vectors.shape[1] == 7
     covariance = np.cov(vectors.T)

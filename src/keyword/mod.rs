@@ -6,7 +6,7 @@
 //! become detections ([`Spotter`]) where they pass a threshold that speech without the keyword was asked for ([`Tail`]).
 //!
 //! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean
-//! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word have 0.3 to 0.6.
+//! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word by one speaker have 0.3 to 0.7.
 
 mod calibrate;
 mod detector;

@@ -113,14 +113,14 @@ impl Pack {
         let heads = every("head", 1..=count, numbered("head", 0, &stages.head, &mut files)?)?;
         let ctc = numbered("ctc", 0, &stages.ctc, &mut files)?;
         let gain = every("gain", 1..=count - 1, numbered("gain", 0, &stages.gain, &mut files)?)?;
-        let shallowest = usize::from(!heads.iter().any(|(layer, _)| *layer == 0));
-        let matching = every("matching", shallowest..=count, numbered("matching", 0, &stages.matching, &mut files)?)?;
+        let matching =
+            every("matching", shallowest_exit(&heads)..=count, numbered("matching", 0, &stages.matching, &mut files)?)?;
         Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, matching, manifest })
     }
 
     /// The shallowest depth at which a chunk may stop: 0, before the first layer, where h⁰ has a head.
     pub fn shallowest_exit(&self) -> usize {
-        usize::from(self.heads.first().is_none_or(|(layer, _)| *layer != 0))
+        shallowest_exit(&self.heads)
     }
 
     /// Bytes of all stages on disk.
@@ -145,6 +145,11 @@ impl Pack {
         let encoder = &self.manifest.encoder;
         encoder.default_chunk_frames.or_else(|| encoder.chunk_frames.middle()).unwrap_or(1)
     }
+}
+
+/// The shallowest depth at which a chunk may stop in a pack with `heads`, by rising layer.
+fn shallowest_exit(heads: &[(usize, StageFile)]) -> usize {
+    usize::from(heads.first().is_none_or(|(layer, _)| *layer != 0))
 }
 
 impl StageFile {
