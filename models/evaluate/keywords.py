@@ -351,6 +351,8 @@ def plot(figures, path):
 
     matplotlib.rcParams["svg.hashsalt"] = "bellis"
     snrs = [snr for snr in ("clean", "10", "0") if any(snr in f["parts"].get("all", {}).get("same", {"recall": {}})["recall"] for f in figures)]
+    if not snrs:
+        return
     _, axes = pyplot.subplots(2, len(snrs), figsize=(1.5 + 4 * len(snrs), 8), sharex=True, sharey=True, squeeze=False)
     for row, name in zip(axes, ("same", "unseen")):
         for axis, snr in zip(row, snrs):
@@ -445,7 +447,7 @@ def main():
     snrs, tests = (["clean", 10, 0], 5) if quick else (SNRS, 12)
     if arguments.snr:
         snrs = [snr for snr in SNRS if str(snr) in arguments.snr]
-    slow_snrs = [snr for snr in snrs if snr in ("clean", 10, 0)]
+    slow_snrs = snrs if arguments.snr else [snr for snr in snrs if snr in ("clean", 10, 0)]
     out = REPOSITORY / "docs/keywords" if arguments.write else arguments.out
     systems = [lambda folder, p=policy: Bellis(arguments.program, arguments.pack, p, folder) for policy in arguments.policy]
     figures = []
