@@ -12,7 +12,7 @@ use bellis::engine::{EngineError, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
     Background, Condition, Detector, Enrolment, Event, FrameBlock, Hit, LANES, PackRef, Spotter, SpotterOptions, Take,
-    TakeProblem, Template, Track, Warp, enroll,
+    TakeProblem, Template, Track, Warp, enroll, examples,
 };
 use bellis::pack::StageFile;
 use bellis::runtime::{RunOptions, StopFlag, run};
@@ -423,4 +423,32 @@ fn the_background_tells_of_its_highest_peak() {
         let tail = background.tail(Condition::Plain);
         assert!(tail.peaks[0] > 0.99, "{first}: {tail:?}");
     }
+}
+
+/// The three bundled takes: each becomes more like the others, and keeps its place and length.
+#[test]
+fn examples_take_after_each_other() {
+    let (pack, _) = common::default_pack();
+    let takes: Vec<Enrolment> = (1..=3)
+        .map(|number| {
+            let path = common::repository(&format!("models/keywords/demo/take-{number}.wav"));
+            let audio = bellis::audio::decode_file_at(&path, bellis::audio::ChannelPick::MixDown, 16_000).unwrap();
+            enrolled(Take { source: path.display().to_string(), audio }).unwrap()
+        })
+        .collect();
+    let drawn = examples(&takes);
+    for (index, (take, drawn)) in takes.iter().zip(&drawn).enumerate() {
+        assert_eq!(
+            (&drawn.source, drawn.start, drawn.rows.len()),
+            (&take.example.source, take.example.start, take.example.rows.len())
+        );
+        let drawn = drawn.template(PackRef::to(pack).width).unwrap();
+        for other in takes.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, other)| other) {
+            let (before, after) = (other.score_of(&take.template), other.score_of(&drawn));
+            assert!(after > before + 0.05, "{before} {after}");
+        }
+        assert!(take.score_of(&drawn) > 0.7);
+    }
+    let alone = examples(&takes[..1]);
+    assert_eq!(alone[0].rows, takes[0].example.rows);
 }

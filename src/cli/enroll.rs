@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, decode_file_at};
 use bellis::bench::sound_files;
-use bellis::engine::{Encoder, EngineError, LoadOptions, Scorer};
+use bellis::engine::{Encoder, LoadOptions, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
     Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Search, Tail, Take, TakeProblem, Track, babble,
@@ -101,11 +101,11 @@ impl Enroll {
             (None, Some(count)) => self.recorded(usize::from(count), &model, &stop)?,
             (None, None) => self.read(&model)?,
         };
-        keyword.example = takes.iter().map(|take| take.example.clone()).collect();
+        keyword.example = bellis::keyword::examples(&takes);
         let scorer = self.detector.as_deref().map(|file| detector(file, &model)).transpose()?;
         let search = || match &scorer {
             Some((_, scorer)) => Ok(Search::Detector(Box::new(Detector::new(scorer)?))),
-            None => Ok(Search::from(takes.iter().map(|take| take.template.clone()).collect::<Vec<_>>())),
+            None => keyword.search(&folder).map_err(anyhow::Error::msg),
         };
         match self.threshold {
             Some(threshold) => keyword.threshold = threshold,
@@ -188,7 +188,7 @@ impl Enroll {
     /// The keyword's scores in speech that does not hold it, heard in every way.
     fn listen(
         &self,
-        search: impl Fn() -> Result<Search, EngineError> + Sync,
+        search: impl Fn() -> anyhow::Result<Search> + Sync,
         model: &Model,
         stop: &StopFlag,
     ) -> anyhow::Result<Vec<Tail>> {

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::barycenter::towards_each_other;
 use super::file::Example;
 use super::score;
 use super::speech::{TakeProblem, find_speech};
@@ -38,7 +39,7 @@ pub struct Take {
 /// A take that became an example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Enrolment {
-    /// What the file keeps.
+    /// As it is alone.
     pub example: Example,
     /// The rows of its speech.
     pub template: Template,
@@ -92,6 +93,13 @@ impl Enrolment {
         let best = others.map(|other| self.score_of(&other.template)).reduce(f32::max)?;
         Some(if best >= LEAST_ALIKE { Ok(best) } else { Err(TakeProblem::TooUnlike { score: best, least: LEAST_ALIKE }) })
     }
+}
+
+/// What a keyword of these takes is matched by: each take, drawn half of the way to the others.
+pub fn examples(takes: &[Enrolment]) -> Vec<Example> {
+    let templates: Vec<Template> = takes.iter().map(|take| take.template.clone()).collect();
+    let drawn = takes.iter().zip(towards_each_other(&templates));
+    drawn.map(|(take, rows)| take.example.with_rows(&rows, take.template.width())).collect()
 }
 
 /// The mean over several ways to cut the chunks.

@@ -11,6 +11,8 @@
 //! none: what is unlikely vanishes in them, and with it most of what tells sounds of different voices apart from different sounds
 //! (docs/keywords.md has the figures).
 
+use std::ops::Range;
+
 use crate::engine::Dots;
 
 /// The rows of one example, `[frames, width]`, each of length 1.
@@ -82,6 +84,21 @@ impl Template {
     /// Number of frames.
     pub fn frames(&self) -> usize {
         self.rows.len() / self.width
+    }
+
+    /// Its rows `range`, one after the other.
+    pub(super) fn rows(&self, range: Range<usize>) -> &[f32] {
+        &self.rows[range.start * self.width..range.end * self.width]
+    }
+
+    /// Numbers of a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The distance of row `i` from row `j` of `other`.
+    pub(super) fn distance_to(&self, i: usize, other: &Self, j: usize) -> f32 {
+        distance(self.rows(i..i + 1).iter().zip(other.rows(j..j + 1)).map(|(a, b)| a * b).sum())
     }
 
     /// Its products with vectors that come.
