@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::template::Template;
+use super::template::{Template, push_unit};
 
 /// The rows of each example, `[frames, width]`, drawn half of the way to the others; of one example its own.
 pub(super) fn towards_each_other(examples: &[Template]) -> Vec<Vec<f32>> {
@@ -21,12 +21,13 @@ fn towards(own: usize, examples: &[Template]) -> Vec<f32> {
     for other in others() {
         let width = other.width();
         for (row, frames) in rows.chunks_exact_mut(width).zip(aligned(example, other)) {
-            let mut there = vec![0.0; width];
+            let mut sum = vec![0.0; width];
             for frame in other.rows(frames).chunks_exact(width) {
-                there.iter_mut().zip(frame).for_each(|(sum, x)| *sum += x);
+                sum.iter_mut().zip(frame).for_each(|(sum, x)| *sum += x);
             }
-            let length = there.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-            row.iter_mut().zip(there).for_each(|(x, there)| *x += there / length);
+            let mut there = Vec::with_capacity(width);
+            push_unit(&mut there, &sum);
+            row.iter_mut().zip(there).for_each(|(x, there)| *x += there);
         }
     }
     rows
@@ -57,8 +58,6 @@ fn aligned(a: &Template, b: &Template) -> Vec<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     /// A row per letter: `a` along the first axis, `b` along the second, …; capitals lean a little towards an axis of their own.

@@ -70,7 +70,7 @@ pub fn enroll<E: From<EngineError>>(
     let seconds = |frames: usize| (frames * hop) as f64 / f64::from(rate);
     let example =
         Example::new(take.source.clone(), seconds(first), seconds(end + 1 - first), track.rows(first..end + 1), track.width());
-    // What is matched is what the file says, rounded as it is.
+    // Rounded as in a file.
     let Ok(template) = example.template(track.width()) else { return Ok(Err(TakeProblem::NoSpeech)) };
     Ok(Ok(Enrolment { example, template, track }))
 }
@@ -98,8 +98,11 @@ impl Enrolment {
 /// What a keyword of these takes is matched by: each take, drawn half of the way to the others.
 pub fn examples(takes: &[Enrolment]) -> Vec<Example> {
     let templates: Vec<Template> = takes.iter().map(|take| take.template.clone()).collect();
-    let drawn = takes.iter().zip(towards_each_other(&templates));
-    drawn.map(|(take, rows)| take.example.with_rows(&rows, take.template.width())).collect()
+    let drawn = |(take, rows): (&Enrolment, Vec<f32>)| {
+        let Example { source, start, seconds, .. } = &take.example;
+        Example::new(source.clone(), *start, *seconds, &rows, take.template.width())
+    };
+    takes.iter().zip(towards_each_other(&templates)).map(drawn).collect()
 }
 
 /// The mean over several ways to cut the chunks.

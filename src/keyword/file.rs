@@ -306,16 +306,11 @@ impl Keyword {
 impl Example {
     /// As it is written, of vectors `[frames, width]`.
     pub fn new(source: String, start: f64, seconds: f64, vectors: &[f32], width: usize) -> Self {
-        Self { source, start, seconds, rows: Vec::new() }.with_rows(vectors, width)
-    }
-
-    /// The same recording with these vectors, `[frames, width]`.
-    pub(super) fn with_rows(&self, vectors: &[f32], width: usize) -> Self {
         let row = |row: &[f32]| -> String {
             let largest = row.iter().fold(f32::MIN_POSITIVE, |largest, x| largest.max(x.abs()));
             row.iter().map(|x| ((x / largest * LARGEST).round() as i32).to_string()).collect::<Vec<_>>().join(" ")
         };
-        Self { rows: vectors.chunks_exact(width.max(1)).map(row).collect(), ..self.clone() }
+        Self { source, start, seconds, rows: vectors.chunks_exact(width.max(1)).map(row).collect() }
     }
 
     /// As it is matched.

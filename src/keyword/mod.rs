@@ -2,8 +2,9 @@
 //!
 //! Every layer has a branch that makes of its state what it can of one and the same vector, so a chunk compares with an example
 //! wherever either stopped. An example is the vectors that those stages, `matching.k`, make of its speech ([`Template`]), drawn
-//! towards those of the other examples ([`examples`]); a stream is aligned with it frame by frame by subsequence dynamic time warping ([`Warp`]) in memory that does not grow; peaks of the score
-//! become detections ([`Spotter`]) where they pass a threshold that speech without the keyword was asked for ([`Tail`]).
+//! towards those of the other examples ([`examples`]); a stream is aligned with it frame by frame by subsequence dynamic time
+//! warping ([`Warp`]) in memory that does not grow; peaks of the score become detections ([`Spotter`]) where they pass a threshold
+//! that speech without the keyword was asked for ([`Tail`]).
 //!
 //! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean
 //! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word by one speaker have 0.3 to 0.7.

@@ -33,7 +33,7 @@ pub struct FrameBlock {
 }
 
 /// Appends `vector` with the length 1; zeros, which have nothing in common with any row, where it has no direction.
-fn push_unit(vectors: &mut Vec<f32>, vector: &[f32]) {
+pub(super) fn push_unit(vectors: &mut Vec<f32>, vector: &[f32]) {
     let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
     let scale = if length.is_normal() { length.recip() } else { 0.0 };
     vectors.extend(vector.iter().map(|x| if scale > 0.0 { x * scale } else { 0.0 }));
