@@ -201,9 +201,10 @@ fn a_threshold_holds_in_quiet_and_in_babble() {
 #[test]
 fn babble_is_as_loud_as_the_recording_and_not_the_recording() {
     let audio = word(2.0, 0.3);
-    let voices = babble(&audio);
+    let voices: Vec<f32> = babble(&audio).collect();
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
     assert!((dot(&voices, &voices) / dot(&audio, &audio) - 1.0).abs() < 1e-3);
     assert!(dot(&audio, &voices).abs() < 0.9 * dot(&audio, &audio));
-    assert_eq!((babble(&[]), babble(&[0.0; 9])), (Vec::new(), vec![0.0; 9]));
+    assert_eq!(babble(&[]).count(), 0);
+    assert!(babble(&[0.0; 9]).eq([0.0; 9]));
 }

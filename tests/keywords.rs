@@ -419,7 +419,8 @@ fn the_background_tells_of_its_highest_peak() {
     for first in (0..170).step_by(10) {
         let template = Template::new(track.rows(first..first + 25), track.width());
         let mut background = Background::new(vec![template].into(), 0.02);
-        background.listen(&track).unwrap();
+        track.blocks(|block| background.listen(block)).unwrap();
+        background.end_recording();
         let tail = background.tail(Condition::Plain);
         assert!(tail.peaks[0] > 0.99, "{first}: {tail:?}");
     }

@@ -111,12 +111,32 @@ pub fn decode_file(path: &Path, pick: ChannelPick) -> Result<(Vec<f32>, u32), Au
 
 /// Decodes a whole file to mono at `rate`.
 pub fn decode_file_at(path: &Path, pick: ChannelPick, rate: u32) -> Result<Vec<f32>, AudioError> {
-    let (samples, own) = decode_file(path, pick)?;
-    let mut resampler = Resampler::new(own, rate)?;
-    let mut out = Vec::with_capacity((samples.len() as f64 * f64::from(rate) / f64::from(own)) as usize + 1);
-    resampler.push(&samples, &mut out);
+    let mut samples = Vec::new();
+    read_file_at(path, pick, rate, |block| {
+        samples.extend_from_slice(block);
+        Ok::<_, AudioError>(())
+    })?;
+    Ok(samples)
+}
+
+/// Decodes a file to mono at `rate`, block by block, until `each` fails.
+pub fn read_file_at<E: From<AudioError>>(
+    path: &Path,
+    pick: ChannelPick,
+    rate: u32,
+    mut each: impl FnMut(&[f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut decoder = Decoder::open(path, pick)?;
+    let mut resampler = Resampler::new(decoder.sample_rate, rate)?;
+    let (mut block, mut out) = (Vec::new(), Vec::new());
+    while decoder.next_block(&mut block)? {
+        resampler.push(&block, &mut out);
+        each(&out)?;
+        block.clear();
+        out.clear();
+    }
     resampler.finish(&mut out);
-    Ok(out)
+    each(&out)
 }
 
 /// An open file.

@@ -12,7 +12,7 @@ mod scripted;
 
 pub use error::{AudioError, AudioErrorKind};
 pub use events::{EventReceiver, EventSender, SourceEvent, events};
-pub use file::{FileSource, decode_file, decode_file_at};
+pub use file::{FileSource, decode_file, decode_file_at, read_file_at};
 pub use microphone::{DeviceInfo, Intake, MicrophoneOptions, MicrophoneSource, devices, left_behind};
 pub use pcm::{PcmFormat, PcmSource};
 pub use resample::Resampler;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use bellis::audio::{ChannelPick, decode_file_at};
+use bellis::audio::{ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
 use bellis::bench::sound_files;
 use bellis::engine::{Encoder, LoadOptions, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Search, Tail, Take, TakeProblem, Track, babble,
-    check_name, enroll,
+    Background, Condition, Detector, DetectorFile, Enrolment, FrameStream, Keyword, PackRef, Search, Tail, Take, TakeProblem,
+    babble, check_name, enroll,
 };
 use bellis::pack::{Pack, StageFile};
 use bellis::runtime::StopFlag;
@@ -114,7 +114,8 @@ impl Enroll {
                 let minutes = minutes(&keyword);
                 keyword.threshold = bellis::keyword::threshold(&keyword.background, self.false_accepts).with_context(|| {
                     format!(
-                        "the background is too short to set a threshold on ({minutes:.1} minutes); name more with --background"
+                        "nothing in {minutes:.1} minutes of background says where to set the threshold; name more speech with \
+                         --background, or a score with --threshold"
                     )
                 })?;
                 keyword.false_accepts_per_hour = Some(self.false_accepts);
@@ -203,21 +204,31 @@ impl Enroll {
         let files = sound_files(&paths)?;
         let audio = model.encoder.audio();
         let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
-        let bar = bar(files.len() * Condition::ALL.len());
+        let bar = bar(&files)?;
         let hear = |condition: Condition| -> anyhow::Result<Tail> {
             let mut background = Background::new(search()?, hop_seconds);
+            let rate = condition.read_at(audio.sample_rate);
             for file in &files {
-                if stop.is_set() {
-                    bail!("given up; nothing was written");
-                }
-                let mut sound = decode_file_at(file, ChannelPick::MixDown, condition.read_at(audio.sample_rate))?;
-                if condition == Condition::Babble {
-                    let voices = babble(&sound);
-                    sound.iter_mut().zip(voices).for_each(|(x, voice)| *x += voice);
-                }
                 let policy = PolicySpec::default().build(&model.pack)?;
-                background.listen(&Track::of(&sound, &model.encoder, policy, model.pack.default_chunk_frames())?)?;
-                bar.inc(1);
+                let mut stream = FrameStream::new(&model.encoder, policy, model.pack.default_chunk_frames())?;
+                let mut hear = |sound: &[f32]| -> anyhow::Result<()> {
+                    if stop.is_set() {
+                        bail!("given up; nothing was written");
+                    }
+                    bar.inc((1e3 * sound.len() as f64 / f64::from(rate)) as u64);
+                    stream.push(sound, |block| Ok(background.listen(block)?))
+                };
+                if condition == Condition::Babble {
+                    let sound = decode_file_at(file, ChannelPick::MixDown, rate)?;
+                    let mut voices = babble(&sound);
+                    for second in sound.chunks(rate as usize) {
+                        hear(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
+                    }
+                } else {
+                    read_file_at(file, ChannelPick::MixDown, rate, hear)?;
+                }
+                stream.finish(|block| background.listen(block))?;
+                background.end_recording();
             }
             Ok(background.tail(condition))
         };
@@ -296,13 +307,21 @@ fn minutes(keyword: &Keyword) -> f64 {
     keyword.background.first().map_or(0.0, |tail| tail.hours * 60.0)
 }
 
-fn bar(passes: usize) -> ProgressBar {
+/// For sound in milliseconds, of all files in every way.
+fn bar(files: &[PathBuf]) -> anyhow::Result<ProgressBar> {
     if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+        return Ok(ProgressBar::hidden());
     }
-    let bar = ProgressBar::with_draw_target(Some(passes as u64), ProgressDrawTarget::stderr());
+    let mut seconds = 0.0;
+    for file in files {
+        let source = FileSource::open(file, ChannelPick::MixDown, false)?;
+        let SourceSpec { total_samples, sample_rate, .. } = source.spec();
+        seconds += total_samples.unwrap_or(0) as f64 / f64::from(*sample_rate);
+    }
+    let length = 1e3 * seconds * Condition::ALL.len() as f64;
+    let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("listening to other speech {wide_bar} {percent} %  {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
-    bar
+    Ok(bar)
 }

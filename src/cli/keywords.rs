@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use bellis::audio::{ChannelPick, decode_file_at};
+use bellis::audio::{ChannelPick, read_file_at};
 use bellis::bench::sound_files;
 use bellis::consumer::{KeywordLines, Watched};
-use bellis::engine::{Encoder, EngineError, LoadOptions};
+use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
-use bellis::keyword::{KEYWORD_SUFFIX, Keyword, PackRef, Search, Spotter, SpotterOptions, Track, check_name, find, load};
+use bellis::keyword::{
+    FrameBlock, FrameStream, KEYWORD_SUFFIX, Keyword, PackRef, Search, Spotter, SpotterOptions, check_name, find, load,
+};
 use bellis::pack::Pack;
 use clap::{Args, Subcommand};
 
@@ -100,16 +102,17 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
     println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
     for file in sound_files(sound)? {
-        let samples = decode_file_at(&file, ChannelPick::MixDown, audio.sample_rate)?;
-        let track = Track::of(&samples, &encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let mut spotter = Spotter::new(search(&keyword, &path)?, options);
         let (mut hits, mut frames) = (Vec::new(), 0);
-        track.blocks(|block| {
+        let mut spot = |block: &FrameBlock| -> anyhow::Result<()> {
             spotter.step(block, frames, |_, hit| hits.push(hit))?;
             frames += block.frames() as u64;
-            Ok::<_, EngineError>(())
-        })?;
+            Ok(())
+        };
+        let mut stream = FrameStream::new(&encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
+        read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| stream.push(sound, &mut spot))?;
+        stream.finish(&mut spot)?;
         hits.extend(spotter.reset());
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
         println!("{}", file.display());

@@ -12,8 +12,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Track;
 use super::spotter::{Hit, Search, Spotter, SpotterOptions};
+use super::template::FrameBlock;
 use crate::engine::EngineError;
 
 /// Peaks that the tail is fitted on, at most.
@@ -74,16 +74,17 @@ pub fn threshold(tails: &[Tail], per_hour: f64) -> Option<f32> {
 }
 
 /// Six voices made of one recording: the sum of itself begun at each seventh, as loud (RMS) as the recording.
-pub fn babble(audio: &[f32]) -> Vec<f32> {
-    let mut sum = vec![0.0f32; audio.len()];
-    for voice in 1..=VOICES {
-        let (before, after) = audio.split_at(voice * audio.len() / (VOICES + 1));
-        sum.iter_mut().zip(after.iter().chain(before)).for_each(|(sum, x)| *sum += x);
-    }
-    let power = |samples: &[f32]| samples.iter().map(|x| f64::from(x * x)).sum::<f64>();
-    let gain = (power(audio) / power(&sum).max(1e-12)).sqrt() as f32;
-    sum.iter_mut().for_each(|x| *x *= gain);
-    sum
+pub fn babble(audio: &[f32]) -> impl Iterator<Item = f32> {
+    let starts: [usize; VOICES] = std::array::from_fn(|voice| (voice + 1) * audio.len() / (VOICES + 1));
+    let voices = move || {
+        (0..audio.len()).map(move |at| {
+            let wrapped = |start: usize| if start + at < audio.len() { start + at } else { start + at - audio.len() };
+            starts.iter().map(|&start| audio[wrapped(start)]).sum::<f32>()
+        })
+    };
+    let power = |samples: &mut dyn Iterator<Item = f32>| samples.map(|x| f64::from(x * x)).sum::<f64>();
+    let gain = (power(&mut audio.iter().copied()) / power(&mut voices()).max(1e-12)).sqrt() as f32;
+    voices().map(move |sum| sum * gain)
 }
 
 impl Tail {
@@ -125,17 +126,18 @@ impl Background {
         Self { spotter: Spotter::new(search, options), frames: 0, hop_seconds, peaks: Vec::new() }
     }
 
-    /// One recording, from its start to its end.
-    pub fn listen(&mut self, track: &Track) -> Result<(), EngineError> {
-        track.blocks(|block| {
-            self.spotter.step(block, self.frames, |_, hit| add(&mut self.peaks, hit))?;
-            self.frames += block.frames() as u64;
-            Ok(())
-        })?;
+    /// Frames of a recording, each block after the one before.
+    pub fn listen(&mut self, block: &FrameBlock) -> Result<(), EngineError> {
+        self.spotter.step(block, self.frames, |_, hit| add(&mut self.peaks, hit))?;
+        self.frames += block.frames() as u64;
+        Ok(())
+    }
+
+    /// A recording ends here: nothing matches across.
+    pub fn end_recording(&mut self) {
         if let Some(hit) = self.spotter.reset() {
             add(&mut self.peaks, hit);
         }
-        Ok(())
     }
 
     /// What was found.
