@@ -11,8 +11,8 @@ use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
 use bellis::engine::{EngineError, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Background, Condition, Detector, Enrolment, Event, FrameBlock, Hit, LANES, PackRef, Spotter, SpotterOptions, Take,
-    TakeProblem, Template, Track, Warp, enroll, examples,
+    Background, Condition, Detector, Enrolment, Event, FrameBlock, FrameStream, Hit, LANES, PackRef, Spotter, SpotterOptions,
+    Take, TakeProblem, Template, Track, Warp, enroll, examples,
 };
 use bellis::pack::StageFile;
 use bellis::runtime::{RunOptions, StopFlag, run};
@@ -409,6 +409,24 @@ fn vectors_of_all_exits_compare() {
         let template = Template::new(shallow.rows(10..40), shallow.width());
         assert!(layer < 1 || nearest(&template, &own) + 0.2 < nearest(&template, &other), "layer {layer}");
     }
+}
+
+/// However the sound comes, every frame of it, as of the whole recording.
+#[test]
+fn a_recording_in_pieces_has_the_frames_of_the_whole() {
+    let (pack, encoder) = common::default_pack();
+    let policy = || PolicySpec::default().build(pack).unwrap();
+    let sound = &common::speech()[20_000..47_777];
+    let mut whole = Vec::new();
+    let collect = |frames: &mut Vec<f32>, block: &FrameBlock| {
+        frames.extend_from_slice(block.vectors());
+        Ok::<_, EngineError>(())
+    };
+    Track::of(sound, encoder, policy(), 16).unwrap().blocks(|block| collect(&mut whole, block)).unwrap();
+    let (mut stream, mut pieces) = (FrameStream::new(encoder, policy(), 16).unwrap(), Vec::new());
+    sound.chunks(4_321).for_each(|piece| stream.push(piece, |block| collect(&mut pieces, block)).unwrap());
+    stream.finish(|block| collect(&mut pieces, block)).unwrap();
+    assert!(whole.len() == sound.len().div_ceil(320) * PackRef::to(pack).width && pieces == whole);
 }
 
 #[test]
