@@ -206,7 +206,7 @@ fn keywords(criterion: &mut Criterion) {
                 rows.next().unwrap().chunks_exact(track.width()).for_each(|row| block.push(row));
                 for spotter in &mut spotters {
                     spotter
-                        .step(&block, frames, |_, hit| {
+                        .step(&block, frames, None, |_, hit| {
                             black_box(hit);
                         })
                         .unwrap();

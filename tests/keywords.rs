@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use bellis::audio::ScriptedSource;
 use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
 use bellis::engine::{EngineError, Scorer};
-use bellis::exit::PolicySpec;
+use bellis::exit::{Fixed, PolicySpec};
 use bellis::keyword::{
-    Background, Condition, Detector, Enrolment, Event, FrameBlock, Hit, LANES, PackRef, Spotter, SpotterOptions, Take,
-    TakeProblem, Template, Track, Warp, enroll, examples,
+    Background, Condition, Detector, Enrolment, Event, FrameBlock, FrameStream, Hit, LANES, PackRef, SecondLook, Spotter,
+    SpotterOptions, Take, TakeProblem, Template, Track, Warp, enroll, examples,
 };
 use bellis::pack::StageFile;
 use bellis::runtime::{RunOptions, StopFlag, run};
@@ -59,8 +59,8 @@ fn blocks(stream: &[Vec<f32>], sizes: &[usize], mut each: impl FnMut(&FrameBlock
 /// What a spotter tells of a stream, its end included.
 fn hits(spotter: &mut Spotter, stream: &[Vec<f32>]) -> Vec<Hit> {
     let mut hits = Vec::new();
-    blocks(stream, &[LANES], |block, first| spotter.step(block, first, |_, hit| hits.push(hit)).unwrap());
-    hits.extend(spotter.reset());
+    blocks(stream, &[LANES], |block, first| spotter.step(block, first, None, |_, hit| hits.push(hit)).unwrap());
+    hits.extend(spotter.reset(None).unwrap());
     hits
 }
 
@@ -241,7 +241,7 @@ fn watched(example: &[Vec<f32>]) -> Vec<Watched> {
 /// What the consumer writes of a stream in chunks of these sizes, over and over.
 fn lines(example: &[Vec<f32>], stream: &[Vec<f32>], sizes: &[usize]) -> String {
     let page = Page::default();
-    let mut consumer = KeywordLines::new(page.clone(), "page", watched(example));
+    let mut consumer = KeywordLines::new(page.clone(), "page", watched(example), None);
     consumer.begin(&stream_info()).unwrap();
     let (mut at, mut sequence) = (0, 0);
     for size in sizes.iter().cycle() {
@@ -309,7 +309,7 @@ fn no_word_reaches_across_lost_sound() {
     let word = along(&[1, 1, 2, 3, 3, 4]);
     let run = |lost: u64| {
         let page = Page::default();
-        let mut consumer = KeywordLines::new(page.clone(), "page", watched(&word));
+        let mut consumer = KeywordLines::new(page.clone(), "page", watched(&word), None);
         consumer.begin(&stream_info()).unwrap();
         let first = [along(&[0; 5]), word[..3].to_vec()].concat();
         let second = [word[3..].to_vec(), along(&[0; 40])].concat();
@@ -352,7 +352,8 @@ fn live_and_file_give_the_same_lines() {
         || vec![Watched { name: "stretch".into(), threshold: 0.999, spotter: Spotter::new(vec![template.clone()], options) }];
     let run_over = |source: ScriptedSource| {
         let page = Page::default();
-        let consumer: Box<dyn Consumer> = Box::new(KeywordLines::new(page.clone(), "page", keywords()));
+        let consumer: Box<dyn Consumer> =
+            Box::new(KeywordLines::new(page.clone(), "page", keywords(), Some(SecondLook::new(encoder, 16).unwrap())));
         let options =
             RunOptions { ring: std::time::Duration::from_secs(60), queue_chunks: 64, ..RunOptions::new(SessionOptions::new(16)) };
         let policy = PolicySpec::default().build(pack).unwrap();
@@ -390,9 +391,8 @@ fn an_unfit_take_says_why() {
 fn vectors_of_all_exits_compare() {
     let (_, encoder) = common::default_pack();
     let speech = common::speech();
-    let track = |from: usize, layer: usize| {
-        Track::of(&speech[from..from + 16_000], encoder, Box::new(bellis::exit::Fixed { layer }), 16).unwrap()
-    };
+    let track =
+        |from: usize, layer: usize| Track::of(&speech[from..from + 16_000], encoder, Box::new(Fixed { layer }), 16).unwrap();
     let nearest = |template: &Template, track: &Track| {
         let (mut warp, mut nearest) = (Warp::new(template), f32::INFINITY);
         let all = track.blocks(|block| {
@@ -411,19 +411,57 @@ fn vectors_of_all_exits_compare() {
     }
 }
 
+/// A stretch of the recording as a keyword, found by its own rows: of any other stretch 24 peaks are kept, and none is higher.
 #[test]
 fn the_background_tells_of_its_highest_peak() {
     let (_, encoder) = common::default_pack();
     let sound = &common::speech()[20_000..84_000];
-    let track = Track::of(sound, encoder, Box::new(bellis::exit::Fixed { layer: encoder.layers() }), 16).unwrap();
-    for first in (0..170).step_by(10) {
+    let full = || Box::new(Fixed { layer: encoder.layers() });
+    let track = Track::of(sound, encoder, full(), 16).unwrap();
+    for first in (0..170).step_by(40) {
         let template = Template::new(track.rows(first..first + 25), track.width());
-        let mut background = Background::new(vec![template].into(), 0.02);
-        track.blocks(|block| background.listen(block)).unwrap();
-        background.end_recording();
+        let mut background = Background::new(vec![template].into(), SecondLook::new(encoder, 16).unwrap(), 0.02);
+        let mut stream = FrameStream::new(encoder, full(), 16).unwrap();
+        stream.push(sound, |block, sound| background.listen(block, sound)).unwrap();
+        stream.finish(|block, sound| background.listen(block, sound)).unwrap();
+        background.end_recording().unwrap();
         let tail = background.tail(Condition::Plain);
-        assert!(tail.peaks[0] > 0.99, "{first}: {tail:?}");
+        // The second look has its chunks cut elsewhere, and has heard less before.
+        assert!(tail.peaks[0] > 0.9 && tail.peaks.len() <= 24, "{first}: {tail:?}");
     }
+}
+
+/// What a shallow stream lets through is heard again at full depth, and the lower score counts.
+#[test]
+fn the_lower_score_of_two_looks_counts() {
+    let (_, encoder) = common::default_pack();
+    let sound = &common::speech()[20_000..84_000];
+    let track = |layer: usize| Track::of(sound, encoder, Box::new(Fixed { layer }), 16).unwrap();
+    let best = |rows: &Track, layer: usize, looks: bool| {
+        let template = Template::new(rows.rows(60..85), rows.width());
+        let options = SpotterOptions { near_miss: 0.05, ..SpotterOptions::new(f32::INFINITY, 0.02) };
+        let (mut spotter, mut hits, mut frames) = (Spotter::new(vec![template], options), Vec::new(), 0);
+        let mut second = SecondLook::new(encoder, 16).unwrap();
+        let mut spot = |block: &FrameBlock, sound: &[f32]| {
+            second.hear(block.frames(), sound);
+            spotter.step(block, frames, looks.then_some(&second), |_, hit| hits.push(hit))?;
+            frames += block.frames() as u64;
+            Ok::<_, EngineError>(())
+        };
+        let mut stream = FrameStream::new(encoder, Box::new(Fixed { layer }), 16).unwrap();
+        stream.push(sound, &mut spot).unwrap();
+        stream.finish(&mut spot).unwrap();
+        hits.extend(spotter.reset(looks.then_some(&second)).unwrap());
+        hits.iter().map(|hit| hit.score).fold(0.0, f32::max)
+    };
+    let (shallow, full) = (track(2), track(encoder.layers()));
+    // An example of shallow rows is itself to a shallow stream, and less to full depth.
+    let (once, twice) = (best(&shallow, 2, false), best(&shallow, 2, true));
+    let at_depth = best(&shallow, encoder.layers(), false);
+    assert!(once > 0.99 && twice < once - 0.05 && (twice - at_depth).abs() < 0.1, "{once} {twice} {at_depth}");
+    // And one of full depth is no more to a shallow stream for being itself at the second look.
+    let (once, twice) = (best(&full, 2, false), best(&full, 2, true));
+    assert!((once - twice).abs() < 1e-6 && once < 0.9, "{once} {twice}");
 }
 
 /// The three bundled takes: each becomes more like the others, and keeps its place and length.

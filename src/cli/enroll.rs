@@ -10,8 +10,8 @@ use bellis::bench::sound_files;
 use bellis::engine::{Encoder, LoadOptions, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Background, Condition, Detector, DetectorFile, Enrolment, FrameStream, Keyword, PackRef, Search, Tail, Take, TakeProblem,
-    babble, check_name, enroll,
+    Background, Condition, Detector, DetectorFile, Enrolment, FrameStream, Keyword, PackRef, Search, SecondLook, Tail, Take,
+    TakeProblem, babble, check_name, enroll,
 };
 use bellis::pack::{Pack, StageFile};
 use bellis::runtime::StopFlag;
@@ -206,17 +206,18 @@ impl Enroll {
         let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
         let bar = bar(&files)?;
         let hear = |condition: Condition| -> anyhow::Result<Tail> {
-            let mut background = Background::new(search()?, hop_seconds);
+            let chunk_frames = model.pack.default_chunk_frames();
+            let mut background = Background::new(search()?, SecondLook::new(&model.encoder, chunk_frames)?, hop_seconds);
             let rate = condition.read_at(audio.sample_rate);
             for file in &files {
                 let policy = PolicySpec::default().build(&model.pack)?;
-                let mut stream = FrameStream::new(&model.encoder, policy, model.pack.default_chunk_frames())?;
+                let mut stream = FrameStream::new(&model.encoder, policy, chunk_frames)?;
                 let mut hear = |sound: &[f32]| -> anyhow::Result<()> {
                     if stop.is_set() {
                         bail!("given up; nothing was written");
                     }
                     bar.inc((1e3 * sound.len() as f64 / f64::from(rate)) as u64);
-                    stream.push(sound, |block| Ok(background.listen(block)?))
+                    stream.push(sound, |block, sound| Ok(background.listen(block, sound)?))
                 };
                 if condition == Condition::Babble {
                     let sound = decode_file_at(file, ChannelPick::MixDown, rate)?;
@@ -227,8 +228,8 @@ impl Enroll {
                 } else {
                     read_file_at(file, ChannelPick::MixDown, rate, hear)?;
                 }
-                stream.finish(|block| background.listen(block))?;
-                background.end_recording();
+                stream.finish(|block, sound| background.listen(block, sound))?;
+                background.end_recording()?;
             }
             Ok(background.tail(condition))
         };

@@ -1,6 +1,7 @@
 //! `bellis keywords`, and the consumer that `bellis run --consumer keyword` makes of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,7 +11,8 @@ use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    FrameBlock, FrameStream, KEYWORD_SUFFIX, Keyword, PackRef, Search, Spotter, SpotterOptions, check_name, find, load,
+    FrameBlock, FrameStream, KEYWORD_SUFFIX, Keyword, PackRef, Search, SecondLook, Spotter, SpotterOptions, check_name, find,
+    load,
 };
 use bellis::pack::Pack;
 use clap::{Args, Subcommand};
@@ -105,15 +107,17 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let mut spotter = Spotter::new(search(&keyword, &path)?, options);
         let (mut hits, mut frames) = (Vec::new(), 0);
-        let mut spot = |block: &FrameBlock| -> anyhow::Result<()> {
-            spotter.step(block, frames, |_, hit| hits.push(hit))?;
+        let mut second = SecondLook::new(&encoder, pack.default_chunk_frames())?;
+        let mut spot = |block: &FrameBlock, sound: &[f32]| -> anyhow::Result<()> {
+            second.hear(block.frames(), sound);
+            spotter.step(block, frames, Some(&second), |_, hit| hits.push(hit))?;
             frames += block.frames() as u64;
             Ok(())
         };
         let mut stream = FrameStream::new(&encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
         read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| stream.push(sound, &mut spot))?;
         stream.finish(&mut spot)?;
-        hits.extend(spotter.reset());
+        hits.extend(spotter.reset(Some(&second))?);
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
         println!("{}", file.display());
         for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
@@ -173,7 +177,12 @@ fn search(keyword: &Keyword, file: &Path) -> anyhow::Result<Search> {
 }
 
 /// The consumer of the keywords in `path`, a file or a folder; of all enrolled ones without.
-pub fn consumer(path: Option<&Path>, settings: &Settings, pack: &Pack) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
+pub fn consumer(
+    path: Option<&Path>,
+    settings: &Settings,
+    pack: &Pack,
+    encoder: &Arc<Encoder>,
+) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
     let path = path.map_or_else(locate::keyword_folder, |path| Ok(path.to_owned()))?;
     if !path.exists() {
         bail!("{}: there are no keywords; `bellis enroll NAME --from a.wav b.wav c.wav` makes one", path.display());
@@ -205,5 +214,6 @@ pub fn consumer(path: Option<&Path>, settings: &Settings, pack: &Pack) -> anyhow
         }
         watched.push(Watched { spotter: Spotter::new(search(&keyword, &file)?, options), name: keyword.name, threshold });
     }
-    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched))
+    let second = SecondLook::new(encoder, pack.default_chunk_frames())?;
+    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(second)))
 }

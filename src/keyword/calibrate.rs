@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::second_look::SecondLook;
 use super::spotter::{Hit, Search, Spotter, SpotterOptions};
 use super::template::FrameBlock;
 use crate::engine::EngineError;
@@ -109,34 +110,49 @@ impl Tail {
 }
 
 /// Listens to background speech for one keyword.
-#[derive(Debug)]
 pub struct Background {
     spotter: Spotter,
-    frames: u64,
+    second: SecondLook,
     hop_seconds: f64,
+    frames: u64,
     peaks: Vec<Hit>,
+    floor: f32,
 }
 
 impl Background {
     /// For a keyword at frames of `hop_seconds`.
-    pub fn new(search: Search, hop_seconds: f64) -> Self {
+    pub fn new(search: Search, second: SecondLook, hop_seconds: f64) -> Self {
         let floor = if matches!(search, Search::Detector(_)) { DETECTOR_FLOOR } else { FLOOR };
         // As near misses, since a detection at the floor would let the keyword rest, and hide what is higher.
         let options = SpotterOptions { near_miss: floor, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
-        Self { spotter: Spotter::new(search, options), frames: 0, hop_seconds, peaks: Vec::new() }
+        Self { spotter: Spotter::new(search, options), second, hop_seconds, frames: 0, peaks: Vec::new(), floor }
     }
 
-    /// Frames of a recording, each block after the one before.
-    pub fn listen(&mut self, block: &FrameBlock) -> Result<(), EngineError> {
-        self.spotter.step(block, self.frames, |_, hit| add(&mut self.peaks, hit))?;
+    /// Frames of a recording and their sound, each block after the one before.
+    pub fn listen(&mut self, block: &FrameBlock, sound: &[f32]) -> Result<(), EngineError> {
+        self.second.hear(block.frames(), sound);
+        self.spotter.step(block, self.frames, Some(&self.second), |_, hit| add(&mut self.peaks, hit))?;
         self.frames += block.frames() as u64;
+        self.raise_floor();
         Ok(())
     }
 
     /// A recording ends here: nothing matches across.
-    pub fn end_recording(&mut self) {
-        if let Some(hit) = self.spotter.reset() {
+    pub fn end_recording(&mut self) -> Result<(), EngineError> {
+        if let Some(hit) = self.spotter.reset(Some(&self.second))? {
             add(&mut self.peaks, hit);
+        }
+        self.second.reset();
+        Ok(())
+    }
+
+    /// No second look makes a score higher: what is below the lowest peak that will be kept need not be looked at.
+    fn raise_floor(&mut self) {
+        let mut scores: Vec<f32> = self.peaks.iter().map(|hit| hit.score).collect();
+        if scores.len() > TAIL_PEAKS {
+            let (_, lowest, _) = scores.select_nth_unstable_by(TAIL_PEAKS - 1, |a, b| b.total_cmp(a));
+            self.floor = self.floor.max(*lowest);
+            self.spotter.set_near_miss(self.floor);
         }
     }
 
@@ -149,10 +165,10 @@ impl Background {
     }
 }
 
-/// Adds a peak; of the same sound it replaces the one before it, which was lower: one false accept.
+/// Adds a peak; of the same sound the higher one counts: one false accept.
 fn add(peaks: &mut Vec<Hit>, hit: Hit) {
     match peaks.last_mut() {
-        Some(last) if hit.start < last.end => *last = hit,
+        Some(last) if hit.start < last.end => *last = Hit { score: hit.score.max(last.score), ..hit },
         _ => peaks.push(hit),
     }
 }

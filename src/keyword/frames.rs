@@ -8,7 +8,7 @@ use crate::engine::{Encoder, EngineError};
 use crate::exit::ExitPolicy;
 use crate::stream::{Session, SessionOptions};
 
-/// One recording that is streamed: sound goes in, blocks of frames come out.
+/// One recording that is streamed: sound goes in, blocks of frames come out, each with its sound.
 pub struct FrameStream {
     session: Session,
     block: FrameBlock,
@@ -17,30 +17,38 @@ pub struct FrameStream {
 impl FrameStream {
     /// In chunks of `chunk_frames` frames, which stop where `policy` says.
     pub fn new(encoder: &Arc<Encoder>, policy: Box<dyn ExitPolicy>, chunk_frames: usize) -> Result<Self, EngineError> {
-        let options = SessionOptions { matching: true, ..SessionOptions::new(chunk_frames) };
+        let options = SessionOptions { matching: true, audio: true, ..SessionOptions::new(chunk_frames) };
         Ok(Self { session: Session::new(encoder, policy, options)?, block: FrameBlock::default() })
     }
 
     /// Takes sound at the pack's rate; `each` gets the frames that it completes.
-    pub fn push<E: From<EngineError>>(&mut self, audio: &[f32], each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
+    pub fn push<E: From<EngineError>>(
+        &mut self,
+        audio: &[f32],
+        each: impl FnMut(&FrameBlock, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.session.push(audio);
         self.take(each)
     }
 
     /// The recording ends here: the last frames.
-    pub fn finish<E: From<EngineError>>(mut self, each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
+    pub fn finish<E: From<EngineError>>(mut self, each: impl FnMut(&FrameBlock, &[f32]) -> Result<(), E>) -> Result<(), E> {
         self.session.finish();
         self.take(each)
     }
 
-    fn take<E: From<EngineError>>(&mut self, mut each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
+    fn take<E: From<EngineError>>(&mut self, mut each: impl FnMut(&FrameBlock, &[f32]) -> Result<(), E>) -> Result<(), E> {
         while let Some(chunk) = self.session.next(Duration::ZERO)? {
             let Some(vectors) = &chunk.matching else { continue };
+            let mut sound = chunk.audio.as_deref().unwrap_or_default();
             for t in 0..vectors.frames() {
                 self.block.push(vectors.row(t));
                 if self.block.is_full() || t + 1 == vectors.frames() {
-                    each(&self.block)?;
+                    // The last frame of a recording may have less than a hop.
+                    let (own, rest) = sound.split_at((self.block.frames() * chunk.hop_samples).min(sound.len()));
+                    each(&self.block, own)?;
                     self.block.clear();
+                    sound = rest;
                 }
             }
         }
