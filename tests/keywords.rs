@@ -427,7 +427,7 @@ fn the_background_tells_of_its_highest_peak() {
         background.end_recording().unwrap();
         let tail = background.tail(Condition::Plain);
         // The second look has its chunks cut elsewhere, and has heard less before.
-        assert!(tail.peaks[0] > 0.9 && tail.peaks.len() <= 24, "{first}: {tail:?}");
+        assert!(tail.peaks[0] > 0.7 && tail.peaks.len() <= 24, "{first}: {tail:?}");
     }
 }
 
