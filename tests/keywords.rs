@@ -11,7 +11,7 @@ use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
 use bellis::engine::{EngineError, Scorer};
 use bellis::exit::{Fixed, PolicySpec};
 use bellis::keyword::{
-    Background, Condition, Detector, Enrolment, Event, FrameBlock, FrameStream, Hit, LANES, PackRef, SecondLook, Spotter,
+    Background, Condition, Detector, Enrolment, Event, FrameBlock, FrameStream, Hit, LANES, PackRef, Piece, SecondLook, Spotter,
     SpotterOptions, Take, TakeProblem, Template, Track, Warp, enroll, examples,
 };
 use bellis::pack::StageFile;
@@ -211,6 +211,7 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
         matching: Some(frames(WIDTH, &rows.concat())),
         ctc_logits: None,
         audio: None,
+        ahead: None,
         compute: std::time::Duration::ZERO,
         captured_at: None,
     }
@@ -422,8 +423,8 @@ fn the_background_tells_of_its_highest_peak() {
         let template = Template::new(track.rows(first..first + 25), track.width());
         let mut background = Background::new(vec![template].into(), SecondLook::new(encoder, 16).unwrap(), 0.02);
         let mut stream = FrameStream::new(encoder, full(), 16).unwrap();
-        stream.push(sound, |block, sound| background.listen(block, sound)).unwrap();
-        stream.finish(|block, sound| background.listen(block, sound)).unwrap();
+        stream.push(sound, |block, piece| background.listen(block, piece)).unwrap();
+        stream.finish(|block, piece| background.listen(block, piece)).unwrap();
         background.end_recording().unwrap();
         let tail = background.tail(Condition::Plain);
         // The second look has its chunks cut elsewhere, and has heard less before.
@@ -442,16 +443,16 @@ fn the_lower_score_of_two_looks_counts() {
         let options = SpotterOptions { near_miss: 0.05, ..SpotterOptions::new(f32::INFINITY, 0.02) };
         let (mut spotter, mut hits, mut frames) = (Spotter::new(vec![template], options), Vec::new(), 0);
         let mut second = SecondLook::new(encoder, 16).unwrap();
-        let mut spot = |block: &FrameBlock, sound: &[f32]| {
-            second.hear(block.frames(), sound);
-            spotter.step(block, frames, looks.then_some(&second), |_, hit| hits.push(hit))?;
+        let mut spot = |block: &FrameBlock, piece: Piece<'_>| {
+            second.hear(piece);
+            spotter.step(block, frames, looks.then_some(&mut second), |_, hit| hits.push(hit))?;
             frames += block.frames() as u64;
             Ok::<_, EngineError>(())
         };
         let mut stream = FrameStream::new(encoder, Box::new(Fixed { layer }), 16).unwrap();
         stream.push(sound, &mut spot).unwrap();
         stream.finish(&mut spot).unwrap();
-        hits.extend(spotter.reset(looks.then_some(&second)).unwrap());
+        hits.extend(spotter.reset(looks.then_some(&mut second)).unwrap());
         hits.iter().map(|hit| hit.score).fold(0.0, f32::max)
     };
     let (shallow, full) = (track(2), track(encoder.layers()));

@@ -217,7 +217,7 @@ impl Enroll {
                         bail!("given up; nothing was written");
                     }
                     bar.inc((1e3 * sound.len() as f64 / f64::from(rate)) as u64);
-                    stream.push(sound, |block, sound| Ok(background.listen(block, sound)?))
+                    stream.push(sound, |block, piece| Ok(background.listen(block, piece)?))
                 };
                 if condition == Condition::Babble {
                     let sound = decode_file_at(file, ChannelPick::MixDown, rate)?;
@@ -228,7 +228,7 @@ impl Enroll {
                 } else {
                     read_file_at(file, ChannelPick::MixDown, rate, hear)?;
                 }
-                stream.finish(|block, sound| background.listen(block, sound))?;
+                stream.finish(|block, piece| background.listen(block, piece))?;
                 background.end_recording()?;
             }
             Ok(background.tail(condition))

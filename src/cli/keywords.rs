@@ -11,8 +11,8 @@ use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    FrameBlock, FrameStream, KEYWORD_SUFFIX, Keyword, PackRef, Search, SecondLook, Spotter, SpotterOptions, check_name, find,
-    load,
+    FrameBlock, FrameStream, KEYWORD_SUFFIX, Keyword, PackRef, Piece, Search, SecondLook, Spotter, SpotterOptions, check_name,
+    find, load,
 };
 use bellis::pack::Pack;
 use clap::{Args, Subcommand};
@@ -108,16 +108,16 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         let mut spotter = Spotter::new(search(&keyword, &path)?, options);
         let (mut hits, mut frames) = (Vec::new(), 0);
         let mut second = SecondLook::new(&encoder, pack.default_chunk_frames())?;
-        let mut spot = |block: &FrameBlock, sound: &[f32]| -> anyhow::Result<()> {
-            second.hear(block.frames(), sound);
-            spotter.step(block, frames, Some(&second), |_, hit| hits.push(hit))?;
+        let mut spot = |block: &FrameBlock, piece: Piece<'_>| -> anyhow::Result<()> {
+            second.hear(piece);
+            spotter.step(block, frames, Some(&mut second), |_, hit| hits.push(hit))?;
             frames += block.frames() as u64;
             Ok(())
         };
         let mut stream = FrameStream::new(&encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
         read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| stream.push(sound, &mut spot))?;
         stream.finish(&mut spot)?;
-        hits.extend(spotter.reset(Some(&second))?);
+        hits.extend(spotter.reset(Some(&mut second))?);
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
         println!("{}", file.display());
         for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {

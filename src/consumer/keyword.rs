@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Consumer, ConsumerError, StreamInfo, Wants};
 use crate::engine::EngineError;
-use crate::keyword::{Event, FrameBlock, Hit, SecondLook, Spotter};
+use crate::keyword::{Event, FrameBlock, Hit, Piece, SecondLook, Spotter};
 use crate::stream::Representation;
 
 /// A keyword to look for.
@@ -110,7 +110,7 @@ impl<W: Write + Send> KeywordLines<W> {
             return Ok(());
         }
         for (index, keyword) in self.keywords.iter_mut().enumerate() {
-            let second = self.second.as_ref();
+            let second = self.second.as_mut();
             let told = keyword.spotter.step(&self.block, self.frames, second, |frame, hit| self.hits.push((frame, index, hit)));
             told.map_err(|error| failed(&keyword.name, &error))?;
         }
@@ -128,7 +128,7 @@ impl<W: Write + Send> KeywordLines<W> {
     fn reset(&mut self) -> Result<(), ConsumerError> {
         for index in 0..self.keywords.len() {
             let keyword = &mut self.keywords[index];
-            let told = keyword.spotter.reset(self.second.as_ref()).map_err(|error| failed(&keyword.name, &error))?;
+            let told = keyword.spotter.reset(self.second.as_mut()).map_err(|error| failed(&keyword.name, &error))?;
             if let Some(hit) = told {
                 self.tell(index, hit)?;
             }
@@ -155,6 +155,9 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         (self.sample_rate, self.hop_samples) = (stream.sample_rate, stream.hop_samples as u64);
+        if let Some(second) = &mut self.second {
+            second.begin(stream.chunk_frames);
+        }
         Ok(())
     }
 
@@ -167,7 +170,8 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
         self.heard = chunk.first_sample + chunk.samples;
         let Some(vectors) = &chunk.matching else { return Ok(()) };
         if let Some(second) = &mut self.second {
-            second.hear(vectors.frames(), chunk.audio.as_deref().unwrap_or_default());
+            let (sound, ahead) = (chunk.audio.as_deref().unwrap_or_default(), chunk.ahead.as_deref().unwrap_or_default());
+            second.hear(Piece { frames: vectors.frames(), sound, ahead });
         }
         for t in 0..vectors.frames() {
             self.block.push(vectors.row(t));

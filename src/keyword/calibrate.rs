@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::second_look::SecondLook;
+use super::second_look::{Piece, SecondLook};
 use super::spotter::{Hit, Search, Spotter, SpotterOptions};
 use super::template::FrameBlock;
 use crate::engine::EngineError;
@@ -128,10 +128,10 @@ impl Background {
         Self { spotter: Spotter::new(search, options), second, hop_seconds, frames: 0, peaks: Vec::new(), floor }
     }
 
-    /// Frames of a recording and their sound, each block after the one before.
-    pub fn listen(&mut self, block: &FrameBlock, sound: &[f32]) -> Result<(), EngineError> {
-        self.second.hear(block.frames(), sound);
-        self.spotter.step(block, self.frames, Some(&self.second), |_, hit| add(&mut self.peaks, hit))?;
+    /// Frames of a recording, each block after the one before.
+    pub fn listen(&mut self, block: &FrameBlock, piece: Piece<'_>) -> Result<(), EngineError> {
+        self.second.hear(piece);
+        self.spotter.step(block, self.frames, Some(&mut self.second), |_, hit| add(&mut self.peaks, hit))?;
         self.frames += block.frames() as u64;
         self.raise_floor();
         Ok(())
@@ -139,7 +139,7 @@ impl Background {
 
     /// A recording ends here: nothing matches across.
     pub fn end_recording(&mut self) -> Result<(), EngineError> {
-        if let Some(hit) = self.spotter.reset(Some(&self.second))? {
+        if let Some(hit) = self.spotter.reset(Some(&mut self.second))? {
             add(&mut self.peaks, hit);
         }
         self.second.reset();

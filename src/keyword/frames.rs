@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::second_look::Piece;
 use super::template::FrameBlock;
 use crate::engine::{Encoder, EngineError};
 use crate::exit::ExitPolicy;
@@ -25,28 +26,29 @@ impl FrameStream {
     pub fn push<E: From<EngineError>>(
         &mut self,
         audio: &[f32],
-        each: impl FnMut(&FrameBlock, &[f32]) -> Result<(), E>,
+        each: impl FnMut(&FrameBlock, Piece<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.session.push(audio);
         self.take(each)
     }
 
     /// The recording ends here: the last frames.
-    pub fn finish<E: From<EngineError>>(mut self, each: impl FnMut(&FrameBlock, &[f32]) -> Result<(), E>) -> Result<(), E> {
+    pub fn finish<E: From<EngineError>>(&mut self, each: impl FnMut(&FrameBlock, Piece<'_>) -> Result<(), E>) -> Result<(), E> {
         self.session.finish();
         self.take(each)
     }
 
-    fn take<E: From<EngineError>>(&mut self, mut each: impl FnMut(&FrameBlock, &[f32]) -> Result<(), E>) -> Result<(), E> {
+    fn take<E: From<EngineError>>(&mut self, mut each: impl FnMut(&FrameBlock, Piece<'_>) -> Result<(), E>) -> Result<(), E> {
         while let Some(chunk) = self.session.next(Duration::ZERO)? {
             let Some(vectors) = &chunk.matching else { continue };
-            let mut sound = chunk.audio.as_deref().unwrap_or_default();
+            let (mut sound, ahead) = (chunk.audio.as_deref().unwrap_or_default(), chunk.ahead.as_deref().unwrap_or_default());
             for t in 0..vectors.frames() {
                 self.block.push(vectors.row(t));
                 if self.block.is_full() || t + 1 == vectors.frames() {
+                    let frames = self.block.frames();
                     // The last frame of a recording may have less than a hop.
-                    let (own, rest) = sound.split_at((self.block.frames() * chunk.hop_samples).min(sound.len()));
-                    each(&self.block, own)?;
+                    let (own, rest) = sound.split_at((frames * chunk.hop_samples).min(sound.len()));
+                    each(&self.block, Piece { frames, sound: own, ahead: if rest.is_empty() { ahead } else { rest } })?;
                     self.block.clear();
                     sound = rest;
                 }

@@ -29,7 +29,7 @@ pub use enroll::{Enrolment, Take, enroll, examples};
 pub use file::{DetectorFile, Example, KEYWORD_SUFFIX, Keyword, KeywordError, PackRef, check_name, find, load};
 pub use frames::FrameStream;
 pub use record::{Heard, Recorder};
-pub use second_look::SecondLook;
+pub use second_look::{Piece, SecondLook};
 pub use speech::{Span, TakeProblem, find_speech};
 pub use spotter::{Event, Hit, Search, Spotter, SpotterOptions};
 pub use template::{FrameBlock, LANES, Template};

@@ -121,7 +121,7 @@ impl Search {
 
 impl Search {
     /// The highest score at full depth of what overlaps `hit` and ends no more than `hold` frames later; its own for a detector.
-    fn again(&self, hit: &Hit, hold: u32, second: &SecondLook) -> Result<f32, EngineError> {
+    fn again(&self, hit: &Hit, hold: u32, second: &mut SecondLook) -> Result<f32, EngineError> {
         let Self::Examples(warps) = self else { return Ok(hit.score) };
         let mut warps = warps.clone();
         warps.iter_mut().for_each(Warp::reset);
@@ -182,7 +182,7 @@ impl Spotter {
         &mut self,
         block: &FrameBlock,
         first: u64,
-        second: Option<&SecondLook>,
+        mut second: Option<&mut SecondLook>,
         mut told: impl FnMut(u64, Hit),
     ) -> Result<(), EngineError> {
         let candidates = self.search.step(block, first)?;
@@ -197,7 +197,7 @@ impl Spotter {
                 }
             }
             if self.age >= self.options.hold
-                && let Some(hit) = self.settle(second)?
+                && let Some(hit) = self.settle(second.as_deref_mut())?
             {
                 told(frame, hit);
             }
@@ -210,7 +210,7 @@ impl Spotter {
     /// # Errors
     ///
     /// A layer that cannot be run.
-    pub fn reset(&mut self, second: Option<&SecondLook>) -> Result<Option<Hit>, EngineError> {
+    pub fn reset(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, EngineError> {
         let told = self.settle(second);
         self.search.reset();
         told
@@ -234,7 +234,7 @@ impl Spotter {
         told && rested
     }
 
-    fn settle(&mut self, second: Option<&SecondLook>) -> Result<Option<Hit>, EngineError> {
+    fn settle(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, EngineError> {
         let Some(first) = self.peak.take() else { return Ok(None) };
         let score = match second {
             Some(second) => first.score.min(self.search.again(&first, self.options.hold, second)?),

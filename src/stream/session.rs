@@ -267,6 +267,7 @@ impl Session {
             matching,
             ctc_logits,
             audio: self.options.audio.then(|| chunk.own.to_vec()),
+            ahead: self.options.audio.then(|| chunk.ahead.to_vec()),
             compute: began.elapsed(),
             captured_at: None,
         }))
