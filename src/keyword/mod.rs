@@ -4,7 +4,7 @@
 //! wherever either stopped. An example is the vectors that those stages, `matching.k`, make of its speech ([`Template`]), drawn
 //! towards those of the other examples ([`examples`]); a stream is aligned with it frame by frame by subsequence dynamic time
 //! warping ([`Warp`]) in memory that does not grow; peaks of the score become detections ([`Spotter`]) where they pass a threshold
-//! that speech without the keyword was asked for ([`Tail`]).
+//! that speech without the keyword was asked for ([`Tail`]), and pass it again when their sound is computed at full depth ([`SecondLook`]).
 //!
 //! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean
 //! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word by one speaker have 0.3 to 0.7.

@@ -3,7 +3,7 @@
 //! The score of a keyword at a frame is the power mean of its examples' scores, (Σ sᵏ / n)^(1/k) with k = 2: the higher the more of
 //! them agree. It rises towards the end of an utterance and falls after it; a peak stands when nothing higher ended within [`SpotterOptions::hold`] frames. A peak at or above the threshold is a detection, and after it
 //! the keyword rests for the refractory time and does not fire again on sound that the detection holds. A lower peak is a near
-//! miss, told to whoever asks.
+//! miss, told to whoever asks. Before any of this a peak of examples is looked at again at full depth ([`SecondLook`]), and the lower score counts.
 
 use std::time::Duration;
 
