@@ -6,7 +6,8 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use bellis::audio::{
-    AudioErrorKind, Block, ChannelPick, FileSource, PcmFormat, PcmSource, Source, SourceEvent, decode_file, events, ring,
+    AudioErrorKind, Block, ChannelPick, FileSource, PcmFormat, PcmSource, Resampler, Source, SourceEvent, decode_file,
+    decode_file_at, events, ring,
 };
 use common::repository;
 
@@ -53,6 +54,20 @@ fn wav_of_every_kind_at_any_rate_mixed_down_or_picked() {
                 assert!(worst <= tolerance, "{bits} bits, float {float}, {rate} Hz, {pick:?}: {worst}");
             }
         }
+    }
+}
+
+/// A file that is read block by block at another rate is its samples, resampled in one go.
+#[test]
+fn a_file_at_another_rate_is_whole() {
+    let path = repository("tests/data/audio/speech.flac");
+    let (samples, own) = decode_file(&path, ChannelPick::MixDown).unwrap();
+    for rate in [19_200, 16_000, 13_333] {
+        let (mut resampler, mut wanted) = (Resampler::new(own, rate).unwrap(), Vec::new());
+        resampler.push(&samples, &mut wanted);
+        resampler.finish(&mut wanted);
+        let found = decode_file_at(&path, ChannelPick::MixDown, rate).unwrap();
+        assert!(found == wanted, "{rate} Hz: {} samples, and {} were wanted", found.len(), wanted.len());
     }
 }
 

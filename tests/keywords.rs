@@ -412,6 +412,24 @@ fn vectors_of_all_exits_compare() {
     }
 }
 
+/// However the sound comes, every frame of it, as of the whole recording.
+#[test]
+fn a_recording_in_pieces_has_the_frames_of_the_whole() {
+    let (pack, encoder) = common::default_pack();
+    let policy = || PolicySpec::default().build(pack).unwrap();
+    let sound = &common::speech()[20_000..47_777];
+    let mut whole = Vec::new();
+    let collect = |frames: &mut Vec<f32>, block: &FrameBlock| {
+        frames.extend_from_slice(block.vectors());
+        Ok::<_, EngineError>(())
+    };
+    Track::of(sound, encoder, policy(), 16).unwrap().blocks(|block| collect(&mut whole, block)).unwrap();
+    let (mut stream, mut pieces) = (FrameStream::new(encoder, policy(), 16).unwrap(), Vec::new());
+    sound.chunks(4_321).for_each(|piece| stream.push(piece, |block, _| collect(&mut pieces, block)).unwrap());
+    stream.finish(|block, _| collect(&mut pieces, block)).unwrap();
+    assert!(whole.len() == sound.len().div_ceil(320) * PackRef::to(pack).width && pieces == whole);
+}
+
 /// A stretch of the recording as a keyword, found by its own rows: of any other stretch 24 peaks are kept, and none is higher.
 #[test]
 fn the_background_tells_of_its_highest_peak() {

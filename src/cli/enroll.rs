@@ -212,7 +212,7 @@ impl Enroll {
             for file in &files {
                 let policy = PolicySpec::default().build(&model.pack)?;
                 let mut stream = FrameStream::new(&model.encoder, policy, chunk_frames)?;
-                let mut hear = |sound: &[f32]| -> anyhow::Result<()> {
+                let mut listen = |sound: &[f32]| -> anyhow::Result<()> {
                     if stop.is_set() {
                         bail!("given up; nothing was written");
                     }
@@ -223,10 +223,10 @@ impl Enroll {
                     let sound = decode_file_at(file, ChannelPick::MixDown, rate)?;
                     let mut voices = babble(&sound);
                     for second in sound.chunks(rate as usize) {
-                        hear(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
+                        listen(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
                     }
                 } else {
-                    read_file_at(file, ChannelPick::MixDown, rate, hear)?;
+                    read_file_at(file, ChannelPick::MixDown, rate, listen)?;
                 }
                 stream.finish(|block, piece| background.listen(block, piece))?;
                 background.end_recording()?;
