@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use bellis::audio::ScriptedSource;
 use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
 use bellis::engine::{EngineError, Scorer};
-use bellis::exit::PolicySpec;
+use bellis::exit::{ExitPolicy, Fixed, PolicySpec};
 use bellis::keyword::{
-    Background, Condition, Detector, Enrolment, Event, FrameBlock, FrameStream, Hit, LANES, PackRef, Spotter, SpotterOptions,
-    Take, TakeProblem, Template, Track, Warp, enroll, examples,
+    Background, Condition, Detector, Enrolment, Event, FrameBlock, Hit, LANES, Listener, PackRef, SecondLook, Spotter,
+    SpotterOptions, Take, TakeProblem, Template, Track, Warp, enroll, examples,
 };
 use bellis::pack::StageFile;
 use bellis::runtime::{RunOptions, StopFlag, run};
-use bellis::stream::{Representation, SessionOptions};
+use bellis::stream::{Representation, Session, SessionOptions};
 use proptest::prelude::*;
 
 const WIDTH: usize = 12;
@@ -59,8 +59,8 @@ fn blocks(stream: &[Vec<f32>], sizes: &[usize], mut each: impl FnMut(&FrameBlock
 /// What a spotter tells of a stream, its end included.
 fn hits(spotter: &mut Spotter, stream: &[Vec<f32>]) -> Vec<Hit> {
     let mut hits = Vec::new();
-    blocks(stream, &[LANES], |block, first| spotter.step(block, first, |_, hit| hits.push(hit)).unwrap());
-    hits.extend(spotter.reset());
+    blocks(stream, &[LANES], |block, _| spotter.step(block, None, |_, hit| hits.push(hit)).unwrap());
+    hits.extend(spotter.reset(None).unwrap());
     hits
 }
 
@@ -211,6 +211,7 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
         matching: Some(frames(WIDTH, &rows.concat())),
         ctc_logits: None,
         audio: None,
+        ahead: None,
         compute: std::time::Duration::ZERO,
         captured_at: None,
     }
@@ -241,7 +242,7 @@ fn watched(example: &[Vec<f32>]) -> Vec<Watched> {
 /// What the consumer writes of a stream in chunks of these sizes, over and over.
 fn lines(example: &[Vec<f32>], stream: &[Vec<f32>], sizes: &[usize]) -> String {
     let page = Page::default();
-    let mut consumer = KeywordLines::new(page.clone(), "page", watched(example));
+    let mut consumer = KeywordLines::new(page.clone(), "page", watched(example), None);
     consumer.begin(&stream_info()).unwrap();
     let (mut at, mut sequence) = (0, 0);
     for size in sizes.iter().cycle() {
@@ -309,7 +310,7 @@ fn no_word_reaches_across_lost_sound() {
     let word = along(&[1, 1, 2, 3, 3, 4]);
     let run = |lost: u64| {
         let page = Page::default();
-        let mut consumer = KeywordLines::new(page.clone(), "page", watched(&word));
+        let mut consumer = KeywordLines::new(page.clone(), "page", watched(&word), None);
         consumer.begin(&stream_info()).unwrap();
         let first = [along(&[0; 5]), word[..3].to_vec()].concat();
         let second = [word[3..].to_vec(), along(&[0; 40])].concat();
@@ -352,7 +353,8 @@ fn live_and_file_give_the_same_lines() {
         || vec![Watched { name: "stretch".into(), threshold: 0.999, spotter: Spotter::new(vec![template.clone()], options) }];
     let run_over = |source: ScriptedSource| {
         let page = Page::default();
-        let consumer: Box<dyn Consumer> = Box::new(KeywordLines::new(page.clone(), "page", keywords()));
+        let consumer: Box<dyn Consumer> =
+            Box::new(KeywordLines::new(page.clone(), "page", keywords(), Some(SecondLook::new(encoder, 16).unwrap())));
         let options =
             RunOptions { ring: std::time::Duration::from_secs(60), queue_chunks: 64, ..RunOptions::new(SessionOptions::new(16)) };
         let policy = PolicySpec::default().build(pack).unwrap();
@@ -390,9 +392,8 @@ fn an_unfit_take_says_why() {
 fn vectors_of_all_exits_compare() {
     let (_, encoder) = common::default_pack();
     let speech = common::speech();
-    let track = |from: usize, layer: usize| {
-        Track::of(&speech[from..from + 16_000], encoder, Box::new(bellis::exit::Fixed { layer }), 16).unwrap()
-    };
+    let track =
+        |from: usize, layer: usize| Track::of(&speech[from..from + 16_000], encoder, Box::new(Fixed { layer }), 16).unwrap();
     let nearest = |template: &Template, track: &Track| {
         let (mut warp, mut nearest) = (Warp::new(template), f32::INFINITY);
         let all = track.blocks(|block| {
@@ -417,31 +418,78 @@ fn a_recording_in_pieces_has_the_frames_of_the_whole() {
     let (pack, encoder) = common::default_pack();
     let policy = || PolicySpec::default().build(pack).unwrap();
     let sound = &common::speech()[20_000..47_777];
-    let mut whole = Vec::new();
-    let collect = |frames: &mut Vec<f32>, block: &FrameBlock| {
-        frames.extend_from_slice(block.vectors());
-        Ok::<_, EngineError>(())
-    };
-    Track::of(sound, encoder, policy(), 16).unwrap().blocks(|block| collect(&mut whole, block)).unwrap();
-    let (mut stream, mut pieces) = (FrameStream::new(encoder, policy(), 16).unwrap(), Vec::new());
-    sound.chunks(4_321).for_each(|piece| stream.push(piece, |block| collect(&mut pieces, block)).unwrap());
-    stream.finish(|block| collect(&mut pieces, block)).unwrap();
-    assert!(whole.len() == sound.len().div_ceil(320) * PackRef::to(pack).width && pieces == whole);
+    let whole = Track::of(sound, encoder, policy(), 16).unwrap();
+    let mut pieces = Vec::new();
+    stream(sound, policy(), |chunk| {
+        pieces.extend_from_slice(chunk.matching.as_ref().unwrap().as_slice());
+        Ok(())
+    });
+    assert!(whole.frames() == sound.len().div_ceil(320) && pieces == whole.rows(0..whole.frames()));
 }
 
+/// A recording that is streamed in pieces, chunk by chunk.
+fn stream(sound: &[f32], policy: Box<dyn ExitPolicy>, mut each: impl FnMut(&Representation) -> Result<(), EngineError>) {
+    let (_, encoder) = common::default_pack();
+    let options = SessionOptions { matching: true, audio: true, ..SessionOptions::new(16) };
+    let mut session = Session::new(encoder, policy, options).unwrap();
+    for piece in sound.chunks(4_321) {
+        session.push(piece);
+        session.each(&mut each).unwrap();
+    }
+    session.finish();
+    session.each(each).unwrap();
+}
+
+/// A stretch of the recording as a keyword, found by its own rows: of any other stretch 24 peaks are kept, and none is higher.
 #[test]
 fn the_background_tells_of_its_highest_peak() {
     let (_, encoder) = common::default_pack();
     let sound = &common::speech()[20_000..84_000];
-    let track = Track::of(sound, encoder, Box::new(bellis::exit::Fixed { layer: encoder.layers() }), 16).unwrap();
-    for first in (0..170).step_by(10) {
+    let full = || Box::new(Fixed { layer: encoder.layers() });
+    let track = Track::of(sound, encoder, full(), 16).unwrap();
+    for first in (0..170).step_by(40) {
         let template = Template::new(track.rows(first..first + 25), track.width());
-        let mut background = Background::new(vec![template].into(), 0.02);
-        track.blocks(|block| background.listen(block)).unwrap();
-        background.end_recording();
+        let mut background = Background::new(vec![template].into(), SecondLook::new(encoder, 16).unwrap(), 0.02);
+        stream(sound, full(), |chunk| background.listen(chunk));
+        background.end_recording().unwrap();
         let tail = background.tail(Condition::Plain);
-        assert!(tail.peaks[0] > 0.99, "{first}: {tail:?}");
+        // The second look has its chunks cut elsewhere, and has heard less before.
+        assert!(tail.peaks[0] > 0.7 && tail.peaks.len() <= 24, "{first}: {tail:?}");
     }
+}
+
+/// What a shallow stream lets through is heard again at full depth, and the lower score counts.
+#[test]
+fn the_lower_score_of_two_looks_counts() {
+    let (_, encoder) = common::default_pack();
+    let sound = &common::speech()[20_000..84_000];
+    let track = |layer: usize| Track::of(sound, encoder, Box::new(Fixed { layer }), 16).unwrap();
+    let best = |rows: &Track, layer: usize, looks: bool| {
+        let template = Template::new(rows.rows(60..85), rows.width());
+        let options = SpotterOptions { near_miss: 0.05, ..SpotterOptions::new(f32::INFINITY, 0.02) };
+        let mut hits = Vec::new();
+        if looks {
+            let mut listener = Listener::new(vec![template], options, SecondLook::new(encoder, 16).unwrap());
+            stream(sound, Box::new(Fixed { layer }), |chunk| listener.hear(chunk, |hit| hits.push(hit)));
+            hits.extend(listener.end().unwrap());
+        } else {
+            let mut spotter = Spotter::new(vec![template], options);
+            track(layer).blocks(|block| spotter.step(block, None, |_, hit| hits.push(hit))).unwrap();
+            hits.extend(spotter.reset(None).unwrap());
+        }
+        hits.iter().map(|hit| hit.score).fold(0.0, f32::max)
+    };
+    let (shallow, full) = (track(2), track(encoder.layers()));
+    // An example of shallow rows is itself to a shallow stream, and less to full depth.
+    let (once, twice) = (best(&shallow, 2, false), best(&shallow, 2, true));
+    let at_depth = best(&shallow, encoder.layers(), false);
+    assert!(once > 0.99 && twice < once - 0.05 && (twice - at_depth).abs() < 0.1, "{once} {twice} {at_depth}");
+    // To a stream of full depth both looks are one, but for what the second has not heard before.
+    let (once, twice) = (best(&full, encoder.layers(), false), best(&full, encoder.layers(), true));
+    assert!(once > 0.99 && twice > 0.95, "{once} {twice}");
+    // And an example of full depth is no more to a shallow stream for being itself at the second look.
+    let (once, twice) = (best(&full, 2, false), best(&full, 2, true));
+    assert!((once - twice).abs() < 1e-6 && once < 0.9, "{once} {twice}");
 }
 
 /// The three bundled takes: each becomes more like the others, and keeps its place and length.

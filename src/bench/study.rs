@@ -3,7 +3,6 @@
 //! A layer's state does not depend on the layers behind it, so that one pass to the end tells what every fixed depth would say.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::engine::{Encoder, EncoderState, EngineError};
 use crate::exit::{ExitPolicy, Measurer, kl};
@@ -131,15 +130,15 @@ impl Study {
         let mut session = Session::new(encoder, policy, options)?;
         let (mut comparison, mut exits, mut at) = (Comparison::default(), Vec::new(), 0);
         let mut take = |session: &mut Session| -> Result<(), EngineError> {
-            while let Some(representation) = session.next(Duration::ZERO)? {
+            session.each(|representation| {
                 exits.push(representation.exit_layer);
                 if let Some(rows) = &representation.log_posteriors {
                     let rows = rows.as_slice();
                     comparison.add(self.full.get(at..at + rows.len()).unwrap_or_default(), rows, units);
                     at += rows.len();
                 }
-            }
-            Ok(())
+                Ok(())
+            })
         };
         for block in sound.chunks(chunk_frames * encoder.audio().hop) {
             session.push(block);

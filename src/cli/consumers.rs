@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bellis::consumer::asr::{Decoder, Form, Phones, SegmentRules, SegmentTarget, Segments, SpeechDetector};
 use bellis::consumer::stream::{ArrayName, Endpoint, Stream};
 use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
+use bellis::engine::Encoder;
 use bellis::pack::Pack;
 
 use super::keywords::consumer as keywords;
@@ -20,13 +22,13 @@ const KNOWN: [&str; 8] = ["jsonl", "npy", "wav", "phones", "segments", "stream",
 const WIDEST_BEAM: usize = 1000;
 
 /// Makes every consumer that was asked for.
-pub fn consumers(settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
+pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let asked = asked(settings);
     let on_stdout: Vec<&String> = asked.iter().filter(|text| to_stdout(text)).collect();
     if let [first, second, ..] = on_stdout[..] {
         bail!("`{first}` and `{second}` both write to standard output; give one of them a file");
     }
-    asked.iter().map(|text| one(text, settings, pack)).collect()
+    asked.iter().map(|text| one(text, settings, pack, encoder)).collect()
 }
 
 /// Whether one of them writes to standard output.
@@ -44,7 +46,7 @@ fn to_stdout(text: &str) -> bool {
 }
 
 /// Makes one consumer.
-pub fn one(text: &str, settings: &Settings, pack: &Pack) -> anyhow::Result<Box<dyn Consumer>> {
+pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let float = settings.float.unwrap_or_default();
     Ok(match text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest))) {
@@ -55,7 +57,7 @@ pub fn one(text: &str, settings: &Settings, pack: &Pack) -> anyhow::Result<Box<d
         }
         ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
         ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
-        ("keyword", path) => Box::new(keywords(path.map(Path::new), settings, pack)?),
+        ("keyword", path) => Box::new(keywords(path.map(Path::new), settings, pack, encoder)?),
         ("phones", path) => {
             let decoder = match settings.beam {
                 Some(width) if !(1..=WIDEST_BEAM).contains(&width) => bail!("--beam {width}: a beam is 1 to {WIDEST_BEAM} wide"),

@@ -10,11 +10,12 @@ use bellis::bench::sound_files;
 use bellis::engine::{Encoder, LoadOptions, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    Background, Condition, Detector, DetectorFile, Enrolment, FrameStream, Keyword, PackRef, Search, Tail, Take, TakeProblem,
+    Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Search, SecondLook, Tail, Take, TakeProblem,
     babble, check_name, enroll,
 };
 use bellis::pack::{Pack, StageFile};
 use bellis::runtime::StopFlag;
+use bellis::stream::{Session, SessionOptions};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -206,17 +207,20 @@ impl Enroll {
         let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
         let bar = bar(&files)?;
         let hear = |condition: Condition| -> anyhow::Result<Tail> {
-            let mut background = Background::new(search()?, hop_seconds);
+            let chunk_frames = model.pack.default_chunk_frames();
+            let mut background = Background::new(search()?, SecondLook::new(&model.encoder, chunk_frames)?, hop_seconds);
             let rate = condition.read_at(audio.sample_rate);
+            let options = SessionOptions { matching: true, audio: true, ..SessionOptions::new(chunk_frames) };
             for file in &files {
                 let policy = PolicySpec::default().build(&model.pack)?;
-                let mut stream = FrameStream::new(&model.encoder, policy, model.pack.default_chunk_frames())?;
+                let mut session = Session::new(&model.encoder, policy, options.clone())?;
                 let mut listen = |sound: &[f32]| -> anyhow::Result<()> {
                     if stop.is_set() {
                         bail!("given up; nothing was written");
                     }
                     bar.inc((1e3 * sound.len() as f64 / f64::from(rate)) as u64);
-                    stream.push(sound, |block| Ok(background.listen(block)?))
+                    session.push(sound);
+                    Ok(session.each(|chunk| background.listen(chunk))?)
                 };
                 if condition == Condition::Babble {
                     let sound = decode_file_at(file, ChannelPick::MixDown, rate)?;
@@ -227,8 +231,9 @@ impl Enroll {
                 } else {
                     read_file_at(file, ChannelPick::MixDown, rate, listen)?;
                 }
-                stream.finish(|block| background.listen(block))?;
-                background.end_recording();
+                session.finish();
+                session.each(|chunk| background.listen(chunk))?;
+                background.end_recording()?;
             }
             Ok(background.tail(condition))
         };

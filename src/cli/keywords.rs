@@ -1,6 +1,7 @@
 //! `bellis keywords`, and the consumer that `bellis run --consumer keyword` makes of them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,9 +11,10 @@ use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
-    FrameBlock, FrameStream, KEYWORD_SUFFIX, Keyword, PackRef, Search, Spotter, SpotterOptions, check_name, find, load,
+    KEYWORD_SUFFIX, Keyword, Listener, PackRef, Search, SecondLook, Spotter, SpotterOptions, check_name, find, load,
 };
 use bellis::pack::Pack;
+use bellis::stream::{Representation, Session, SessionOptions};
 use clap::{Args, Subcommand};
 
 use super::enroll::threshold;
@@ -103,17 +105,18 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
     for file in sound_files(sound)? {
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
-        let mut spotter = Spotter::new(search(&keyword, &path)?, options);
-        let (mut hits, mut frames) = (Vec::new(), 0);
-        let mut spot = |block: &FrameBlock| -> anyhow::Result<()> {
-            spotter.step(block, frames, |_, hit| hits.push(hit))?;
-            frames += block.frames() as u64;
-            Ok(())
-        };
-        let mut stream = FrameStream::new(&encoder, PolicySpec::default().build(&pack)?, pack.default_chunk_frames())?;
-        read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| stream.push(sound, &mut spot))?;
-        stream.finish(&mut spot)?;
-        hits.extend(spotter.reset());
+        let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
+        let mut listener = Listener::new(search(&keyword, &path)?, options, SecondLook::new(&encoder, chunk_frames)?);
+        let options = SessionOptions { matching: true, audio: true, ..SessionOptions::new(chunk_frames) };
+        let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
+        let mut hear = |chunk: &Representation| listener.hear(chunk, |hit| hits.push(hit));
+        read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| {
+            session.push(sound);
+            Ok::<_, anyhow::Error>(session.each(&mut hear)?)
+        })?;
+        session.finish();
+        session.each(&mut hear)?;
+        hits.extend(listener.end()?);
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
         println!("{}", file.display());
         for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
@@ -173,7 +176,12 @@ fn search(keyword: &Keyword, file: &Path) -> anyhow::Result<Search> {
 }
 
 /// The consumer of the keywords in `path`, a file or a folder; of all enrolled ones without.
-pub fn consumer(path: Option<&Path>, settings: &Settings, pack: &Pack) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
+pub fn consumer(
+    path: Option<&Path>,
+    settings: &Settings,
+    pack: &Pack,
+    encoder: &Arc<Encoder>,
+) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
     let path = path.map_or_else(locate::keyword_folder, |path| Ok(path.to_owned()))?;
     if !path.exists() {
         bail!("{}: there are no keywords; `bellis enroll NAME --from a.wav b.wav c.wav` makes one", path.display());
@@ -205,5 +213,6 @@ pub fn consumer(path: Option<&Path>, settings: &Settings, pack: &Pack) -> anyhow
         }
         watched.push(Watched { spotter: Spotter::new(search(&keyword, &file)?, options), name: keyword.name, threshold });
     }
-    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched))
+    let second = SecondLook::new(encoder, pack.default_chunk_frames())?;
+    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(second)))
 }

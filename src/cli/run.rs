@@ -62,8 +62,8 @@ impl Run {
         let policy = settings.policy_spec().build(&pack)?;
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
-        let consumers = consumers(&settings, &pack)?;
         let encoder = Encoder::load_with(&pack, settings.load_options())?;
+        let consumers = consumers(&settings, &pack, &encoder)?;
         let stop = stop_on_signals()?;
         if settings.input.as_deref() == Some("mic") && !settings.quiet {
             let spec = source.spec();

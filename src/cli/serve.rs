@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bellis::audio::{AudioError, AudioErrorKind, Source};
@@ -68,7 +69,7 @@ impl Serve {
         options.reopen = settings.input.as_deref() == Some("mic");
         let address = address(&settings)?;
         let encoder = Encoder::load_with(&pack, settings.load_options())?;
-        let consumers = join(&asked(&settings), &settings, &pack)?;
+        let consumers = join(&asked(&settings), &settings, &pack, &encoder)?;
         let daemon = Daemon::start(&encoder, policy, consumers, options, name, live)?;
         let _server = match address {
             None => None,
@@ -82,7 +83,7 @@ impl Serve {
         let mut current = settings.clone();
         let mut reload = |live: &[String]| {
             let wanted = self.read()?;
-            let changes = again(&wanted, &current, live, &pack)?;
+            let changes = again(&wanted, &current, live, &pack, &encoder)?;
             current = wanted;
             Ok(changes)
         };
@@ -147,17 +148,17 @@ fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
 }
 
 /// Makes consumers; what their files held before is kept.
-fn join(texts: &[String], settings: &Settings, pack: &Pack) -> anyhow::Result<Vec<Labelled>> {
+fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Labelled>> {
     let labelled = |text: &String| {
         set_aside(text)?;
-        Ok(Labelled { label: text.clone(), consumer: one(text, settings, pack)? })
+        Ok(Labelled { label: text.clone(), consumer: one(text, settings, pack, encoder)? })
     };
     texts.iter().map(labelled).collect()
 }
 
 /// What a configuration that was read again changes. A consumer goes on when nothing that it may depend on has changed, and its
 /// file is where it was: one that was moved away (logrotate) is begun anew.
-fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack) -> anyhow::Result<Reload> {
+fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Reload> {
     let kept = wanted.fixed_changes(current);
     if !kept.is_empty() {
         log::warn!("{}: changed only by a restart; the rest is taken over", kept.join(", "));
@@ -167,7 +168,7 @@ fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack) ->
     let same = wanted.beside_policy() == current.beside_policy();
     let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(Path::exists);
     let (keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
-    Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack)? })
+    Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack, encoder)? })
 }
 
 impl Settings {

@@ -5,7 +5,8 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::{Consumer, ConsumerError, StreamInfo, Wants};
-use crate::keyword::{Event, FrameBlock, Hit, Spotter};
+use crate::engine::EngineError;
+use crate::keyword::{Event, FrameBlock, Hit, LANES, SecondLook, Spotter};
 use crate::stream::Representation;
 
 /// A keyword to look for.
@@ -24,6 +25,7 @@ pub struct KeywordLines<W> {
     out: W,
     place: String,
     keywords: Vec<Watched>,
+    second: Option<SecondLook>,
     block: FrameBlock,
     /// What the block tells: when, which keyword, what.
     hits: Vec<(u64, usize, Hit)>,
@@ -56,12 +58,13 @@ struct Line<'a> {
 }
 
 impl<W: Write + Send> KeywordLines<W> {
-    /// Lines to `out`, which errors call `place`.
-    pub fn new(out: W, place: impl Into<String>, keywords: Vec<Watched>) -> Self {
+    /// Lines to `out`, which errors call `place`; with `second`, what may be a keyword is looked at again.
+    pub fn new(out: W, place: impl Into<String>, keywords: Vec<Watched>, second: Option<SecondLook>) -> Self {
         Self {
             out,
             place: place.into(),
             keywords,
+            second,
             block: FrameBlock::default(),
             hits: Vec::new(),
             frames: 0,
@@ -101,17 +104,14 @@ impl<W: Write + Send> KeywordLines<W> {
         self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(failed)
     }
 
-    /// The block's frames are all there are for now.
+    /// Looks for each keyword in the block.
     fn search(&mut self) -> Result<(), ConsumerError> {
-        if self.block.frames() == 0 {
-            return Ok(());
-        }
         for (index, keyword) in self.keywords.iter_mut().enumerate() {
-            let told = keyword.spotter.step(&self.block, self.frames, |frame, hit| self.hits.push((frame, index, hit)));
-            told.map_err(|error| ConsumerError::Other(format!("keyword `{}`: {error}", keyword.name)))?;
+            let second = self.second.as_mut();
+            let told = keyword.spotter.step(&self.block, second, |frame, hit| self.hits.push((frame, index, hit)));
+            told.map_err(|error| failed(&keyword.name, &error))?;
         }
         self.frames += self.block.frames() as u64;
-        self.block.clear();
         // As they came in time, however the stream is cut.
         self.hits.sort_by_key(|(frame, index, _)| (*frame, *index));
         let mut hits = std::mem::take(&mut self.hits);
@@ -123,12 +123,21 @@ impl<W: Write + Send> KeywordLines<W> {
     /// Nothing matches from here on what was before.
     fn reset(&mut self) -> Result<(), ConsumerError> {
         for index in 0..self.keywords.len() {
-            if let Some(hit) = self.keywords[index].spotter.reset() {
+            let keyword = &mut self.keywords[index];
+            let told = keyword.spotter.reset(self.second.as_mut()).map_err(|error| failed(&keyword.name, &error))?;
+            if let Some(hit) = told {
                 self.tell(index, hit)?;
             }
         }
+        if let Some(second) = &mut self.second {
+            second.reset();
+        }
         Ok(())
     }
+}
+
+fn failed(keyword: &str, error: &EngineError) -> ConsumerError {
+    ConsumerError::Other(format!("keyword `{keyword}`: {error}"))
 }
 
 impl<W: Write + Send> Consumer for KeywordLines<W> {
@@ -137,11 +146,14 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     }
 
     fn wants(&self) -> Wants {
-        Wants { matching: true, ..Wants::default() }
+        Wants { matching: true, audio: self.second.is_some(), ..Wants::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         (self.sample_rate, self.hop_samples) = (stream.sample_rate, stream.hop_samples as u64);
+        if let Some(second) = &mut self.second {
+            second.begin(stream.chunk_frames);
+        }
         Ok(())
     }
 
@@ -153,13 +165,14 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
         }
         self.heard = chunk.first_sample + chunk.samples;
         let Some(vectors) = &chunk.matching else { return Ok(()) };
-        for t in 0..vectors.frames() {
-            self.block.push(vectors.row(t));
-            if self.block.is_full() {
-                self.search()?;
-            }
+        if let Some(second) = &mut self.second {
+            second.hear(chunk);
         }
-        self.search()
+        for rows in vectors.as_slice().chunks(LANES * vectors.dim()) {
+            self.block.fill(rows, vectors.dim());
+            self.search()?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {

@@ -51,6 +51,7 @@ pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representa
             matching: None,
             ctc_logits: Some(rows(classes, logits[from * classes..(from + frames) * classes].to_vec())),
             audio: Some((from * HOP..(from + frames) * HOP).map(|sample| (sample % 30_000) as f32 / 32_768.0).collect()),
+            ahead: None,
             compute: Duration::ZERO,
             captured_at: None,
         }

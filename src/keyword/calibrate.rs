@@ -12,9 +12,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::spotter::{Hit, Search, Spotter, SpotterOptions};
-use super::template::FrameBlock;
+use super::listener::Listener;
+use super::second_look::SecondLook;
+use super::spotter::{Hit, Search, SpotterOptions};
 use crate::engine::EngineError;
+use crate::stream::Representation;
 
 /// Peaks that the tail is fitted on, at most.
 const TAIL_PEAKS: usize = 24;
@@ -109,34 +111,51 @@ impl Tail {
 }
 
 /// Listens to background speech for one keyword.
-#[derive(Debug)]
 pub struct Background {
-    spotter: Spotter,
-    frames: u64,
-    hop_seconds: f64,
+    listener: Listener,
+    seconds: f64,
     peaks: Vec<Hit>,
+    floor: f32,
 }
 
 impl Background {
     /// For a keyword at frames of `hop_seconds`.
-    pub fn new(search: Search, hop_seconds: f64) -> Self {
+    pub fn new(search: Search, second: SecondLook, hop_seconds: f64) -> Self {
         let floor = if matches!(search, Search::Detector(_)) { DETECTOR_FLOOR } else { FLOOR };
         // As near misses, since a detection at the floor would let the keyword rest, and hide what is higher.
         let options = SpotterOptions { near_miss: floor, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
-        Self { spotter: Spotter::new(search, options), frames: 0, hop_seconds, peaks: Vec::new() }
+        Self { listener: Listener::new(search, options, second), seconds: 0.0, peaks: Vec::new(), floor }
     }
 
-    /// Frames of a recording, each block after the one before.
-    pub fn listen(&mut self, block: &FrameBlock) -> Result<(), EngineError> {
-        self.spotter.step(block, self.frames, |_, hit| add(&mut self.peaks, hit))?;
-        self.frames += block.frames() as u64;
+    /// The next chunk of a recording, with its sound and what keywords are matched in.
+    pub fn listen(&mut self, chunk: &Representation) -> Result<(), EngineError> {
+        let mut found = false;
+        self.listener.hear(chunk, |hit| {
+            add(&mut self.peaks, hit);
+            found = true;
+        })?;
+        self.seconds += chunk.seconds();
+        if found {
+            self.raise_floor();
+        }
         Ok(())
     }
 
     /// A recording ends here: nothing matches across.
-    pub fn end_recording(&mut self) {
-        if let Some(hit) = self.spotter.reset() {
+    pub fn end_recording(&mut self) -> Result<(), EngineError> {
+        if let Some(hit) = self.listener.end()? {
             add(&mut self.peaks, hit);
+        }
+        Ok(())
+    }
+
+    /// No second look makes a score higher: below the lowest peak that would be kept there is nothing to look at.
+    fn raise_floor(&mut self) {
+        let mut scores: Vec<f32> = self.peaks.iter().map(|hit| hit.score).collect();
+        if scores.len() > TAIL_PEAKS {
+            let (_, lowest, _) = scores.select_nth_unstable_by(TAIL_PEAKS - 1, |a, b| b.total_cmp(a));
+            self.floor = self.floor.max(*lowest);
+            self.listener.set_near_miss(self.floor);
         }
     }
 
@@ -145,14 +164,14 @@ impl Background {
         self.peaks.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.peaks.truncate(TAIL_PEAKS);
         let peaks = self.peaks.iter().map(|hit| hit.score).collect();
-        Tail { condition, hours: self.frames as f64 * self.hop_seconds / 3600.0, peaks }
+        Tail { condition, hours: self.seconds / 3600.0, peaks }
     }
 }
 
-/// Adds a peak; of the same sound it replaces the one before it, which was lower: one false accept.
+/// Adds a peak; of the same sound the higher one counts: one false accept.
 fn add(peaks: &mut Vec<Hit>, hit: Hit) {
     match peaks.last_mut() {
-        Some(last) if hit.start < last.end => *last = hit,
+        Some(last) if hit.start < last.end => *last = Hit { score: hit.score.max(last.score), ..hit },
         _ => peaks.push(hit),
     }
 }

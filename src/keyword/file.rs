@@ -1,7 +1,7 @@
 //! Keyword files: TOML, a few tens of kilobytes, readable.
 //!
 //! ```toml
-//! format = 3
+//! format = 4
 //! name = "hello"
 //! threshold = 0.55                # least score of a detection
 //! false_accepts_per_hour = 0.5    # what the threshold was chosen for
@@ -37,7 +37,7 @@ use crate::toml_file::TomlFileError;
 
 /// What a keyword file's name ends with.
 pub const KEYWORD_SUFFIX: &str = ".keyword.toml";
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const LIMIT_BYTES: u64 = 4 << 20;
 const MOST_EXAMPLES: usize = 16;
 /// Of a written row.

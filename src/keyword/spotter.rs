@@ -1,14 +1,16 @@
 //! From scores to detections: one utterance, one detection.
 //!
 //! The score of a keyword at a frame is the power mean of its examples' scores, (Σ sᵏ / n)^(1/k) with k = 2: the higher the more of
-//! them agree. It rises towards the end of an utterance and falls after it; a peak stands when nothing higher ended within [`SpotterOptions::hold`] frames. A peak at or above the threshold is a detection, and after it
-//! the keyword rests for the refractory time and does not fire again on sound that the detection holds. A lower peak is a near
-//! miss, told to whoever asks.
+//! them agree. It rises towards the end of an utterance and falls after it; a peak stands when nothing higher ended within
+//! [`SpotterOptions::hold`] frames. Then it is looked at again at full depth, if it is one of examples, and the lower score counts
+//! ([`SecondLook`]). A peak at or above the threshold is a detection, and after it the keyword rests for the refractory time and does
+//! not fire again on sound that the detection holds. A lower peak is a near miss, told to whoever asks.
 
 use std::time::Duration;
 
 use super::detector::Detector;
 use super::score;
+use super::second_look::SecondLook;
 use super::template::{FrameBlock, LANES, Template};
 use super::warp::Warp;
 use crate::engine::EngineError;
@@ -116,6 +118,19 @@ impl Search {
             }
         })
     }
+
+    /// The highest score at full depth of what overlaps `hit` and ends no more than `hold` frames later; its own for a detector.
+    fn again(&self, hit: &Hit, hold: u32, second: &mut SecondLook) -> Result<f32, EngineError> {
+        let Self::Examples(warps) = self else { return Ok(hit.score) };
+        let mut warps = warps.clone();
+        warps.iter_mut().for_each(Warp::reset);
+        let mut highest = 0.0f32;
+        second.again(hit.start, hit.end + u64::from(hold), |first, block| {
+            let candidates = (first + 1..).zip(by_examples(&mut warps, block)).take(block.frames());
+            highest = candidates.filter(|(end, _)| *end > hit.start).fold(highest, |highest, (_, own)| highest.max(own.score));
+        })?;
+        Ok(highest)
+    }
 }
 
 fn by_examples(warps: &mut [Warp], block: &FrameBlock) -> [Candidate; LANES] {
@@ -140,6 +155,8 @@ fn by_examples(warps: &mut [Warp], block: &FrameBlock) -> [Candidate; LANES] {
 pub struct Spotter {
     search: Search,
     options: SpotterOptions,
+    /// Frames so far.
+    frames: u64,
     peak: Option<Hit>,
     /// Frames since the peak ended.
     age: u32,
@@ -152,29 +169,36 @@ pub struct Spotter {
 impl Spotter {
     /// Looks for what `search` tells.
     pub fn new(search: impl Into<Search>, options: SpotterOptions) -> Self {
-        Self { search: search.into(), options, peak: None, age: 0, fired: None, missed: (0, 0.0) }
+        Self { search: search.into(), options, frames: 0, peak: None, age: 0, fired: None, missed: (0, 0.0) }
     }
 
-    /// Takes the frames of `block`, the first of which has number `first`: one more than the last one's before, but after a
-    /// [`Spotter::reset`]. `told` hears each peak with the number of the frame that settled it.
+    /// Takes the next frames. `told` hears each peak with the number of the frame that settled it; with `second`, which has heard those
+    /// frames, peaks of examples are looked at again.
     ///
     /// # Errors
     ///
-    /// A detector's graph that cannot be run.
-    pub fn step(&mut self, block: &FrameBlock, first: u64, mut told: impl FnMut(u64, Hit)) -> Result<(), EngineError> {
+    /// A detector's graph or a layer that cannot be run.
+    pub fn step(
+        &mut self,
+        block: &FrameBlock,
+        mut second: Option<&mut SecondLook>,
+        mut told: impl FnMut(u64, Hit),
+    ) -> Result<(), EngineError> {
+        let first = self.frames;
+        self.frames += block.frames() as u64;
         let candidates = self.search.step(block, first)?;
         for (frame, Candidate { score, frames, example }) in (first..).zip(candidates).take(block.frames()) {
             self.age = self.age.saturating_add(1);
             if score > 0.0 {
-                let event = if score >= self.options.threshold { Event::Detection } else { Event::NearMiss };
-                let hit = Hit { event, score, start: (frame + 1).saturating_sub(frames), end: frame + 1, example };
+                let (start, end) = ((frame + 1).saturating_sub(frames), frame + 1);
+                let hit = Hit { event: self.event(score), score, start, end, example };
                 if self.may_peak(&hit) && self.peak.is_none_or(|peak| score > peak.score) {
                     self.peak = Some(hit);
                     self.age = 0;
                 }
             }
             if self.age >= self.options.hold
-                && let Some(hit) = self.settle()
+                && let Some(hit) = self.settle(second.as_deref_mut())?
             {
                 told(frame, hit);
             }
@@ -182,32 +206,46 @@ impl Spotter {
         Ok(())
     }
 
-    /// The stream ends or has a hole here: what stands is told, and nothing matches across.
-    pub fn reset(&mut self) -> Option<Hit> {
+    /// The stream ends or has a hole here: what stands is told, and nothing matches across. Frames are counted on.
+    ///
+    /// # Errors
+    ///
+    /// A layer that cannot be run.
+    pub fn reset(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, EngineError> {
+        let told = self.settle(second);
         self.search.reset();
-        self.settle()
+        told
+    }
+
+    /// From here on, the least score of a near miss.
+    pub(super) fn set_near_miss(&mut self, score: f32) {
+        self.options.near_miss = score;
+    }
+
+    fn event(&self, score: f32) -> Event {
+        if score >= self.options.threshold { Event::Detection } else { Event::NearMiss }
     }
 
     fn may_peak(&self, hit: &Hit) -> bool {
-        let told = match hit.event {
-            Event::Detection => true,
-            // One near miss per stretch of sound, and another only if it is nearer.
-            Event::NearMiss => {
-                let (end, score) = self.missed;
-                hit.score >= self.options.near_miss && (hit.start >= end || hit.score > score)
-            }
-        };
+        // One miss per stretch of sound, and another only if it is nearer.
+        let (end, score) = self.missed;
+        let told = hit.score >= self.options.threshold.min(self.options.near_miss) && (hit.start >= end || hit.score > score);
         let rested =
             self.fired.is_none_or(|end| hit.start >= end && hit.end > end.saturating_add(u64::from(self.options.refractory)));
         told && rested
     }
 
-    fn settle(&mut self) -> Option<Hit> {
-        let hit = self.peak.take()?;
+    fn settle(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, EngineError> {
+        let Some(first) = self.peak.take() else { return Ok(None) };
+        let score = match second {
+            Some(second) => first.score.min(self.search.again(&first, self.options.hold, second)?),
+            None => first.score,
+        };
+        let hit = Hit { event: self.event(score), score, ..first };
         match hit.event {
             Event::Detection => self.fired = Some(hit.end),
-            Event::NearMiss => self.missed = (hit.end, hit.score),
+            Event::NearMiss => self.missed = (hit.end, first.score),
         }
-        Some(hit)
+        Ok(Some(hit).filter(|hit| hit.event == Event::Detection || score >= self.options.near_miss))
     }
 }

@@ -57,6 +57,16 @@ impl FrameBlock {
         self.frames += 1;
     }
 
+    /// Holds `vectors`, `[frames, width]`, in place of what it held.
+    ///
+    /// # Panics
+    ///
+    /// More than [`LANES`] frames do not fit in.
+    pub fn fill(&mut self, vectors: &[f32], width: usize) {
+        self.clear();
+        vectors.chunks_exact(width.max(1)).for_each(|vector| self.push(vector));
+    }
+
     /// Number of frames.
     pub fn frames(&self) -> usize {
         self.frames
@@ -65,11 +75,6 @@ impl FrameBlock {
     /// Its vectors, frame after frame.
     pub fn vectors(&self) -> &[f32] {
         &self.vectors
-    }
-
-    /// Whether no other frame fits in.
-    pub fn is_full(&self) -> bool {
-        self.frames == LANES
     }
 }
 

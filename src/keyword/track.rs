@@ -1,7 +1,6 @@
 //! Sound through a session to what keywords are matched in, all of it at once: for examples and for background speech.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::template::{FrameBlock, LANES};
 use crate::engine::{Encoder, EngineError};
@@ -31,14 +30,15 @@ impl Track {
         session.push(audio);
         session.finish();
         let mut track = Self::default();
-        while let Some(chunk) = session.next(Duration::ZERO)? {
-            let Some(vectors) = &chunk.matching else { continue };
+        session.each(|chunk| {
+            let Some(vectors) = &chunk.matching else { return Ok(()) };
             track.width = vectors.dim();
             track.vectors.extend_from_slice(vectors.as_slice());
             if let (Some(unit), Some(log_posteriors)) = (quiet_unit, &chunk.log_posteriors) {
                 track.quiet.extend((0..log_posteriors.frames()).map(|t| log_posteriors.row(t)[unit].exp()));
             }
-        }
+            Ok::<_, EngineError>(())
+        })?;
         Ok(track)
     }
 
@@ -84,8 +84,7 @@ impl Track {
     pub fn blocks<E>(&self, mut each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
         let mut block = FrameBlock::default();
         for rows in self.vectors.chunks(LANES * self.width.max(1)) {
-            block.clear();
-            rows.chunks_exact(self.width.max(1)).for_each(|row| block.push(row));
+            block.fill(rows, self.width);
             each(&block)?;
         }
         Ok(())

@@ -54,6 +54,8 @@ pub struct Chunk<'a> {
     pub audio: &'a [f32],
     /// The chunk's own received samples.
     pub own: &'a [f32],
+    /// Received samples behind them that its frames see.
+    pub ahead: &'a [f32],
     /// Frames of the call.
     pub span: WindowSpan,
     /// Position of the chunk's first sample, lost ones counted.
@@ -182,6 +184,7 @@ impl Chunker {
         let frames = (chunk_end - first) as usize;
         let (start, end) = (first * self.hop as u64, (chunk_end * self.hop as u64).min(self.received));
         let own = from_buffer(start + self.lead as u64)..from_buffer(end + self.lead as u64);
+        let ahead = own.end..audio.end.min(from_buffer(self.received + self.lead as u64)).max(own.end);
         let last = self.finished && end == self.received;
         let (mut lost_in_front, mut lost_samples) = (self.lost, 0);
         self.seams.clear();
@@ -199,10 +202,11 @@ impl Chunker {
         self.next_frame = chunk_end;
         self.given_frames = window_end.max(self.given_frames);
         let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
-        let (audio, own) = (&self.buffer[audio], &self.buffer[own]);
+        let (audio, own, ahead) = (&self.buffer[audio], &self.buffer[own], &self.buffer[ahead]);
         Some(Chunk {
             audio,
             own,
+            ahead,
             span,
             first_sample: self.base + start + lost_in_front,
             samples: end - start,

@@ -44,6 +44,8 @@ pub struct Representation {
     pub ctc_logits: Option<Frames>,
     /// The chunk's own sound at the pack's rate, `samples` of it, when asked for.
     pub audio: Option<Vec<f32>>,
+    /// The sound behind it that its frames see, with it.
+    pub ahead: Option<Vec<f32>>,
     /// Time that the computation took.
     pub compute: Duration,
     /// When the chunk's last sample was captured, for live sources.

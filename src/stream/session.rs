@@ -174,6 +174,14 @@ impl Session {
         Ok(())
     }
 
+    /// Computes every chunk whose samples are all there, where no time presses.
+    pub fn each<E: From<EngineError>>(&mut self, mut each: impl FnMut(&Representation) -> Result<(), E>) -> Result<(), E> {
+        while let Some(chunk) = self.next(Duration::ZERO)? {
+            each(&chunk)?;
+        }
+        Ok(())
+    }
+
     /// Computes the next chunk, if all its samples are there. `backlog` is the sound that waits behind it.
     pub fn next(&mut self, backlog: Duration) -> Result<Option<Representation>, EngineError> {
         let began = Instant::now();
@@ -267,6 +275,7 @@ impl Session {
             matching,
             ctc_logits,
             audio: self.options.audio.then(|| chunk.own.to_vec()),
+            ahead: self.options.audio.then(|| chunk.ahead.to_vec()),
             compute: began.elapsed(),
             captured_at: None,
         }))
