@@ -492,6 +492,50 @@ fn the_lower_score_of_two_looks_counts() {
     assert!((once - twice).abs() < 1e-6 && once < 0.9, "{once} {twice}");
 }
 
+/// Scores of both looks are those of the stream: whatever else is looked for, and whatever was before a hole.
+#[test]
+fn what_else_is_looked_for_changes_no_score() {
+    let (pack, encoder) = common::default_pack();
+    let sound = &common::speech()[20_000..84_000];
+    let policy = || PolicySpec::default().build(pack).unwrap();
+    let track = Track::of(sound, encoder, policy(), 16).unwrap();
+    let mut chunks = Vec::new();
+    stream(sound, policy(), |chunk| {
+        chunks.push(chunk.clone());
+        Ok(())
+    });
+    let lines = |starts: &[usize], near_miss: f32, chunks: &[Representation]| {
+        let options = SpotterOptions { near_miss, ..SpotterOptions::new(0.1, 0.02) };
+        let watched = |&first: &usize| {
+            let template = Template::new(track.rows(first..first + 12), track.width());
+            Watched { name: format!("at {first}"), threshold: 0.1, spotter: Spotter::new(vec![template], options) }
+        };
+        let (page, second) = (Page::default(), SecondLook::new(encoder, 16).unwrap());
+        let keywords = starts.iter().map(watched).collect();
+        let mut consumer = KeywordLines::new(page.clone(), "page", keywords, Some(second));
+        consumer.begin(&stream_info()).unwrap();
+        chunks.iter().for_each(|chunk| consumer.consume(chunk).unwrap());
+        consumer.finish().unwrap();
+        page.text()
+    };
+    let of_the_first = |text: &str| -> Vec<String> {
+        text.lines().filter(|line| line.contains(r#""event":"keyword","keyword":"at 70""#)).map(str::to_owned).collect()
+    };
+    let alone = of_the_first(&lines(&[70], f32::INFINITY, &chunks));
+    assert!(alone.len() >= 2, "{alone:?}");
+    assert_eq!(alone, of_the_first(&lines(&[40, 70, 100, 130], 0.05, &chunks)));
+
+    // The same sound after a hole.
+    let shift = chunks.iter().map(|chunk| chunk.samples).sum::<u64>() + 1;
+    let later = chunks.iter().map(|chunk| Representation { first_sample: chunk.first_sample + shift, ..chunk.clone() });
+    let both: Vec<Representation> = chunks.iter().cloned().chain(later).collect();
+    let scores = |lines: &[String]| -> Vec<String> {
+        lines.iter().map(|line| line[line.find("score").unwrap()..line.find(r#","sample""#).unwrap()].to_owned()).collect()
+    };
+    let twice = of_the_first(&lines(&[70], f32::INFINITY, &both));
+    assert_eq!(scores(&twice), [scores(&alone), scores(&alone)].concat());
+}
+
 /// The three bundled takes: each becomes more like the others, and keeps its place and length.
 #[test]
 fn examples_take_after_each_other() {

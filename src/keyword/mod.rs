@@ -8,7 +8,7 @@
 //! ([`SecondLook`]).
 //!
 //! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean
-//! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word by one speaker have 0.3 to 0.7.
+//! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word by one speaker have 0.3 to 0.6.
 
 mod barycenter;
 mod calibrate;

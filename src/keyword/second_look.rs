@@ -4,9 +4,12 @@
 //! its second or two of sound are computed again, to the last layer, and the keyword's score is the lower one of both looks: only what
 //! the first look lets through is ever looked at again, and what a threshold lets through does not depend on where chunks stop.
 //!
-//! All keywords of a stream share what was computed, which goes on where it ended if the next peak is near: so a second look costs no
-//! more than full depth itself, however many keywords there are and whatever is said.
+//! What a frame is at the second look depends on nothing but the stream: a pass begins with every fourth chunk, and a peak's sound is
+//! that of the last pass that begins [`LEAD_SECONDS`] before it. A pass is computed when it is asked for, as far as it is asked for, and
+//! the keywords of a stream share it: so second looks cost no more than a few times full depth, however many keywords there are and
+//! whatever is said.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,10 +18,14 @@ use crate::engine::{Encoder, EngineError, Frames};
 use crate::exit::Fixed;
 use crate::stream::{Representation, Session, SessionOptions};
 
-/// Sound before a peak that the encoder hears, too.
+/// Sound before a peak that its pass hears, too, at the least.
 const LEAD_SECONDS: f64 = 0.64;
-/// How much is kept: the longest span of the longest example, and what is around it.
-const KEPT_SECONDS: f64 = 8.0;
+/// From one pass to the next.
+const PASS_CHUNKS: u64 = 4;
+/// Passes that are kept; one more is computed anew when it is asked for again.
+const PASSES: usize = 4;
+/// How much sound is kept: the longest span of the longest example, and what its pass hears before.
+const KEPT_SECONDS: f64 = 10.0;
 
 /// The last seconds of a stream, and what computes them again.
 pub struct SecondLook {
@@ -34,19 +41,19 @@ pub struct SecondLook {
     frames: u64,
     /// Where the present stretch without a hole began.
     origin: u64,
-    deep: Option<Deep>,
+    passes: VecDeque<Pass>,
 }
 
-/// What was computed at full depth.
-struct Deep {
+/// A stretch of the stream at full depth.
+struct Pass {
     session: Session,
-    /// The frame that it began with.
+    /// The frame that it begins with.
     began: u64,
     /// The sample after the last one that it has heard.
     heard: u64,
-    /// The frames whose vectors are known, and those: `[known, width]`.
-    known: Range<u64>,
+    /// The vectors so far, `[frames, width]`.
     rows: Vec<f32>,
+    width: usize,
 }
 
 impl SecondLook {
@@ -69,7 +76,7 @@ impl SecondLook {
             first: 0,
             frames: 0,
             origin: 0,
-            deep: None,
+            passes: VecDeque::new(),
         })
     }
 
@@ -99,47 +106,50 @@ impl SecondLook {
     /// The stream has a hole here.
     pub fn reset(&mut self) {
         self.sound.clear();
-        self.deep = None;
+        self.passes.clear();
         (self.first, self.origin) = (self.frames, self.frames);
     }
 
-    /// The frames `start` to `end` and some before them at full depth, block by block, each with the number of its first frame.
+    /// The frames `start` to `end` at full depth, and those before them that their pass has, block by block, each with the number of its
+    /// first frame.
     pub(super) fn again(&mut self, start: u64, end: u64, each: impl FnMut(u64, &FrameBlock)) -> Result<(), EngineError> {
-        let (hop, oldest) = (self.hop as u64, self.cut(self.first + self.chunk_frames as u64 - 1));
-        let from = self.cut(start.saturating_sub(self.lead)).max(oldest);
-        let known = |deep: &Deep| (deep.known.start..=deep.known.end).contains(&from);
-        let goes_on = |deep: &Deep| deep.began <= from && known(deep) && deep.heard >= self.first * hop;
-        let mut deep = match self.deep.take().filter(goes_on) {
-            Some(deep) => deep,
-            None => Deep::begin(&self.encoder, self.chunk_frames, from, from * hop)?,
+        let (from, oldest) = (start.saturating_sub(self.lead), self.first + self.pass_frames() - 1);
+        let began = self.pass_at(from).max(self.pass_at(oldest));
+        let kept = self.passes.iter().position(|pass| pass.began == began).and_then(|index| self.passes.remove(index));
+        let mut pass = match kept {
+            Some(pass) => pass,
+            None => Pass::begin(&self.encoder, self.chunk_frames, began, began * self.hop as u64)?,
         };
-        let fresh = &self.sound[((deep.heard - self.first * hop) as usize).min(self.sound.len())..];
-        deep.hear(fresh)?;
+        let known = ((pass.heard - self.first * self.hop as u64) as usize).min(self.sound.len());
+        pass.hear(&self.sound[known..])?;
         // At its end no sound comes that the last frames could see.
-        let over = deep.known.end < end.min(self.frames);
+        let over = pass.end() < end.min(self.frames);
         if over {
-            deep.end()?;
+            pass.finish()?;
         }
-        deep.blocks(from..end, each);
+        pass.blocks(from.max(began)..end, each);
         if !over {
-            deep.forget(self.kept);
-            self.deep = Some(deep);
+            self.passes.truncate(PASSES - 1);
+            self.passes.push_front(pass);
         }
         Ok(())
     }
 
-    /// Where the chunk of `frame` begins: chunks are cut where those of the stream are.
-    fn cut(&self, frame: u64) -> u64 {
-        let chunk = self.chunk_frames as u64;
-        self.origin + frame.saturating_sub(self.origin) / chunk * chunk
+    /// Where the pass begins that `frame` is in.
+    fn pass_at(&self, frame: u64) -> u64 {
+        self.origin + frame.saturating_sub(self.origin) / self.pass_frames() * self.pass_frames()
+    }
+
+    fn pass_frames(&self) -> u64 {
+        PASS_CHUNKS * self.chunk_frames as u64
     }
 }
 
-impl Deep {
+impl Pass {
     fn begin(encoder: &Arc<Encoder>, chunk_frames: usize, frame: u64, sample: u64) -> Result<Self, EngineError> {
         let options = SessionOptions { matching: true, ..SessionOptions::new(chunk_frames) };
         let session = Session::new(encoder, Box::new(Fixed { layer: encoder.layers() }), options)?;
-        Ok(Self { session, began: frame, heard: sample, known: frame..frame, rows: Vec::new() })
+        Ok(Self { session, began: frame, heard: sample, rows: Vec::new(), width: 1 })
     }
 
     fn hear(&mut self, sound: &[f32]) -> Result<(), EngineError> {
@@ -148,7 +158,7 @@ impl Deep {
         self.compute()
     }
 
-    fn end(&mut self) -> Result<(), EngineError> {
+    fn finish(&mut self) -> Result<(), EngineError> {
         self.session.finish();
         self.compute()
     }
@@ -156,33 +166,26 @@ impl Deep {
     fn compute(&mut self) -> Result<(), EngineError> {
         self.session.each(|chunk| {
             if let Some(vectors) = &chunk.matching {
+                self.width = vectors.dim();
                 self.rows.extend_from_slice(vectors.as_slice());
-                self.known.end += vectors.frames() as u64;
             }
             Ok(())
         })
     }
 
-    /// What is known of `frames`.
-    fn blocks(&self, frames: Range<u64>, mut each: impl FnMut(u64, &FrameBlock)) {
-        let width = self.rows.len() / self.known.clone().count().max(1);
-        let at = |frame: u64| (frame.min(self.known.end) - self.known.start) as usize * width;
-        let (mut number, mut block) = (frames.start, FrameBlock::default());
-        for rows in self.rows[at(frames.start)..at(frames.end.max(frames.start))].chunks(LANES * width.max(1)) {
-            block.fill(rows, width);
-            each(number, &block);
-            number += block.frames() as u64;
-        }
+    /// The frame after the last one that is known.
+    fn end(&self) -> u64 {
+        self.began + (self.rows.len() / self.width) as u64
     }
 
-    /// All but the last `kept` frames, when they are as many again.
-    fn forget(&mut self, kept: u64) {
-        let frames = self.known.end - self.known.start;
-        if frames > 2 * kept {
-            let old = frames - kept;
-            let width = self.rows.len() / frames as usize;
-            self.rows.drain(..old as usize * width);
-            self.known.start += old;
+    /// What is known of `frames`, which begin no earlier than the pass.
+    fn blocks(&self, frames: Range<u64>, mut each: impl FnMut(u64, &FrameBlock)) {
+        let at = |frame: u64| (frame.min(self.end()) - self.began) as usize * self.width;
+        let (mut number, mut block) = (frames.start, FrameBlock::default());
+        for rows in self.rows[at(frames.start)..at(frames.end)].chunks(LANES * self.width) {
+            block.fill(rows, self.width);
+            each(number, &block);
+            number += block.frames() as u64;
         }
     }
 }
