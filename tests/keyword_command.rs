@@ -220,7 +220,7 @@ fn broken_keyword_files_are_refused_with_the_place() {
     check("", &["missing field", "bellis enroll"]);
     check("no toml at all", &[":1:"]);
     check(&whole.replacen("threshold", "treshold", 1), &["did you mean `threshold`?"]);
-    check(&whole.replacen("format = 4", "format = 9", 1), &["format 9", "enroll it anew"]);
+    check(&whole.replacen("format = 4", "format = 9", 1), &["format 9", "enroll the keyword anew"]);
     check("format = 1\n[background]\nhours = 1.0\n", &["format 1", "enroll the keyword anew"]);
     let line = whole.lines().find(|line| line.starts_with("threshold")).unwrap();
     check(&whole.replacen(line, "threshold = nan", 1), &["is no score"]);

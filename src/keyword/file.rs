@@ -222,7 +222,7 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     let invalid = |problem: String| KeywordError::Invalid { path: path.to_owned(), problem };
     let Version { format } = crate::toml_file::read(path, LIMIT_BYTES)?;
     if format != FORMAT {
-        return Err(invalid(format!("has format {format}, and this version of Bellis reads {FORMAT}: enroll it anew")));
+        return Err(invalid(format!("has format {format}, and this version of Bellis reads {FORMAT}")));
     }
     let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
     check_name(&keyword.name)?;
