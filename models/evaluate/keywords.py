@@ -565,7 +565,7 @@ def keep(figures, out, add=False):
                 recall = own["parts"].get(part, {}).get(name, {}).get("recall")
                 if recall is not None:
                     own["parts"][part][name]["recall"] = {**sets[name]["recall"], **recall}
-        if add and "cost" not in own:
+        if add and not own.get("cost"):
             own["cost"] = known.get(own["system"], {}).get("cost", [])
         if add and "calibrated" in own:
             found = known.get(own["system"], {}).get("calibrated", {}).get("found", {})
