@@ -24,7 +24,7 @@ const LEAD_SECONDS: f64 = 0.64;
 const PASS_CHUNKS: u64 = 4;
 /// Passes that are kept; one more is computed anew when it is asked for again.
 const PASSES: usize = 4;
-/// How much sound is kept: the longest span of the longest example, and what its pass hears before.
+/// How much sound is kept besides a pass: the longest span of the longest example, and what is around it.
 const KEPT_SECONDS: f64 = 10.0;
 
 /// The last seconds of a stream, and what computes them again.
@@ -96,8 +96,9 @@ impl SecondLook {
         self.sound.extend_from_slice(chunk.ahead.as_deref().unwrap_or_default());
         self.frames += frames as u64;
         // Seldom, and not with every chunk: what is kept moves to the front.
-        if self.frames - self.first > 2 * self.kept {
-            let old = self.frames - self.first - self.kept;
+        let kept = self.kept + self.pass_frames();
+        if self.frames - self.first > 2 * kept {
+            let old = self.frames - self.first - kept;
             self.sound.drain(..old as usize * self.hop);
             self.first += old;
             self.passes.retain(|pass| pass.began >= self.first);
@@ -181,7 +182,7 @@ impl Pass {
 
     /// What is known of `frames`, which begin no earlier than the pass.
     fn blocks(&self, frames: Range<u64>, mut each: impl FnMut(u64, &FrameBlock)) {
-        let at = |frame: u64| (frame.min(self.end()) - self.began) as usize * self.width;
+        let at = |frame: u64| (frame.clamp(self.began, self.end()) - self.began) as usize * self.width;
         let (mut number, mut block) = (frames.start, FrameBlock::default());
         for rows in self.rows[at(frames.start)..at(frames.end)].chunks(LANES * self.width) {
             block.fill(rows, self.width);
