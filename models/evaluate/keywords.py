@@ -49,6 +49,7 @@ SNRS = ["clean", 10, 0, 20, 5]  # the most telling first: what is done stays if 
 TITLES = {"same": "one speaker", "unseen": "unseen speakers"}
 COST_SECONDS = 60
 TRAINED_SNRS = ["clean", 10, 0]
+OTHER_HOURS = 2  # that detectors learn from
 RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts an hour
 
 # --- words in running speech -----------------------------------------------------------------------------------------------------------
@@ -160,15 +161,23 @@ def unseen_speakers(count, random, tests):
 
 def background(hours):
     """Speech without the keywords, of all recordings, its minutes in random order: samples."""
-    sound = np.load(PREPARED / "speech.test.npy", mmap_mode="r")
-    minute, parts = 60 * RATE, []
-    for start in range(0, len(sound) - minute + 1, minute):
-        parts.append(np.asarray(sound[start : start + minute], np.float32) / 32768)
     played = list(acted())
-    acts = np.concatenate(played) if played else np.zeros(0, np.float32)
-    parts += [acts[start : start + minute] for start in range(0, len(acts) - minute + 1, minute)]
-    order = np.random.default_rng(0).permutation(len(parts))
-    return np.concatenate([parts[i] for i in order[: int(hours * 60)]])
+    return shuffled([*prepared("speech.test"), *minutes(np.concatenate(played) if played else np.zeros(0, np.float32))], hours)
+
+
+def minutes(sound):
+    return [sound[start : start + 60 * RATE] for start in range(0, len(sound) - 60 * RATE + 1, 60 * RATE)]
+
+
+def prepared(name):
+    """The minutes of a set of recordings (models/train/packages.toml)."""
+    return minutes(np.load(PREPARED / f"{name}.npy", mmap_mode="r"))
+
+
+def shuffled(minutes, hours):
+    """So many hours of them, in random order: samples."""
+    own = [minutes[i] for i in np.random.default_rng(0).permutation(len(minutes))[: int(hours * 60)]]
+    return np.concatenate([part if part.dtype == np.float32 else np.asarray(part, np.float32) / 32768 for part in own])
 
 
 def acted():
@@ -482,18 +491,19 @@ def at(snr):
 
 
 class Trained(Bellis):
-    """Detectors, learnt from all of a word's examples and from the bundled background."""
+    """Detectors, learnt from all of a word's examples and from hours of many voices, none of them the background's."""
 
     least = 0.05
 
     def enroll(self, words, _):
         listener = detectors.Program(self.command, self.pack[1])
-        heard = [decode(file, detectors.LONGEST) for file in detectors.sounds([detectors.BUNDLED])]
-        learnt, held_out = detectors.split(heard)
+        sets = "speech.train", "speech.calibrate", "speech.match"
+        learnt, held_out = detectors.split([shuffled([minute for name in sets for minute in prepared(name)], OTHER_HOURS)])
+        other = detectors.Other(listener, learnt)
         graph, held = self.folder.parent / "detector.onnx", self.folder.parent / "held-out.wav"
         soundfile.write(held, held_out, RATE)
         for word, (examples, _) in words.items():
-            detectors.train(listener, [audio[RATE // 4 : -RATE // 4] for audio in examples], learnt, graph, tell=lambda _: None)
+            detectors.train(listener, [audio[RATE // 4 : -RATE // 4] for audio in examples], other, graph)
             command = [self.command, "enroll", word, "--folder", self.folder, *self.pack, "--detector", graph, "--background", held]
             subprocess.run(command, check=True, capture_output=True)
             text = (self.folder / f"{word}.keyword.toml").read_text()
@@ -522,6 +532,7 @@ def trained(program, pack, hours, least=20, tests=8):
         recall = figures["parts"]["all"]["same"]["recall"]
         whole, without = figures["cost"]
         lines.append(f"| {name} | " + " | ".join(f"{recall[str(snr)]['0.5']:.2f}" for snr in TRAINED_SNRS) + f" | {whole - without:.1f} |")
+        print(lines[-1], flush=True)
         told = figures.get("calibrated", {"found": {}})["found"]
         if told:
             rates = ", ".join(f"{rate:g} ({at(snr)})" for snr, rate in told.items())

@@ -19,7 +19,7 @@ import soundfile
 
 from ..train.paths import PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
-from .train import BUNDLED, LONGEST, Program, sounds, split, train
+from .train import BUNDLED, LONGEST, Other, Program, sounds, split, train
 
 OUT = REPOSITORY / "models/keywords"
 LANGUAGES = {"en": 240, "es": 240, "it": 240, "ru": 240}  # seconds of each
@@ -105,7 +105,8 @@ def detector(words):
     found = {utterance for utterance, _, _ in to_be_found(places)}
     takes = [cut(clips[u], sound)[int(start * RATE) : int(end * RATE)] for u, start, end in places if u not in found]
     learnt, _ = split([decode(file, LONGEST) for file in sounds([BUNDLED])])
-    train(Program(REPOSITORY / "target/release/bellis", "daisy-tiny"), takes, learnt, OUT / "demo/detector.onnx")
+    program = Program(REPOSITORY / "target/release/bellis", "daisy-tiny")
+    train(program, takes, Other(program, learnt), OUT / "demo/detector.onnx")
 
 
 if __name__ == "__main__":

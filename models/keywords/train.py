@@ -208,10 +208,22 @@ def split(heard):
     return np.concatenate([audio[:cut] for audio, cut in zip(heard, cuts)]), np.concatenate([audio[cut:] for audio, cut in zip(heard, cuts)])
 
 
-def train(program, takes, background, path, tell=print, seed=0):
-    """Writes the detector of `takes` [samples] against `background` samples; its window in frames."""
+class Other:
+    """Speech without the word: samples, and what the program makes of it as it is, in noise, lower and higher."""
+
+    def __init__(self, program, audio, tell=print, seed=0):
+        tell(f"{len(audio) / RATE / 60:.0f} minutes of other speech are heard in four ways, which takes about a fifteenth of their time")
+        mixer, minute = Mixer(audio, np.random.default_rng(seed)), 60 * RATE
+        loud = np.concatenate([mixer.noisy(audio[start : start + minute]) for start in range(0, len(audio), minute)])
+        voices = [resample_poly(audio, *ratio).astype(np.float32) for ratio in VOICES]
+        self.audio = audio
+        self.frames = np.concatenate([program.features(way) for way in (audio, loud, *voices)])
+
+
+def train(program, takes, other, path, tell=print, seed=0):
+    """Writes the detector of `takes` [samples] against `other` speech; its window in frames."""
     random = np.random.default_rng(seed)
-    mixer = Mixer(background, random)
+    mixer = Mixer(other.audio, random)
     parts, ends, at = [], [], 0
     for take in takes:
         for _ in range(VARIANTS):
@@ -222,12 +234,8 @@ def train(program, takes, background, path, tell=print, seed=0):
     longest = max(len(take) for take in takes) / HOP
     window = int(np.clip(longest * (1 + TEMPO) + 8, 24, 200))
     scenes = program.features(np.concatenate(parts))
-    tell(f"{len(ends)} scenes of {len(takes)} recordings, {len(background) / RATE / 60:.0f} minutes of other speech, window {window / 50:.2f} s")
-    minute = 60 * RATE
-    loud = np.concatenate([mixer.noisy(background[start : start + minute]) for start in range(0, len(background), minute)])
-    voices = [resample_poly(background, *ratio).astype(np.float32) for ratio in VOICES]
-    other = np.concatenate([program.features(audio) for audio in (background, loud, *voices)])
-    model = learn(scenes, ends, other, window, random, tell)
+    tell(f"{len(ends)} scenes of {len(takes)} recordings, {len(other.audio) / RATE / 60:.0f} minutes of other speech, window {window / 50:.2f} s")
+    model = learn(scenes, ends, other.frames, window, random, tell)
     model.write(path, window)
     return window
 
@@ -254,7 +262,7 @@ def main():
             raise SystemExit("less than two minutes of background: name more with --background")
         learnt, held_out = split(heard)
         graph, held = folder / "detector.onnx", folder / "held-out.wav"
-        train(program, takes, learnt, graph)
+        train(program, takes, Other(program, learnt), graph)
         soundfile.write(held, held_out, RATE)
         own = ["--folder", arguments.folder] if arguments.folder else []
         command = [arguments.program, "enroll", arguments.name, "--replace", "--pack", arguments.pack, *own, "--detector", graph, "--background", held]
