@@ -174,9 +174,9 @@ def prepared(name):
     return minutes(np.load(PREPARED / f"{name}.npy", mmap_mode="r"))
 
 
-def shuffled(minutes, hours):
-    """So many hours of them, in random order: samples."""
-    own = [minutes[i] for i in np.random.default_rng(0).permutation(len(minutes))[: int(hours * 60)]]
+def shuffled(parts, hours):
+    """So many hours of these minutes, in random order: samples."""
+    own = [parts[i] for i in np.random.default_rng(0).permutation(len(parts))[: int(hours * 60)]]
     return np.concatenate([part if part.dtype == np.float32 else np.asarray(part, np.float32) / 32768 for part in own])
 
 

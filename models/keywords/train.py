@@ -166,7 +166,7 @@ def windows(frames, ends, window):
     return torch.from_numpy(np.stack([frames[end - window : end] for end in ends]).astype(np.float32))
 
 
-def learn(scenes, ends, other, window, random, tell):
+def learn(scenes, ends, other, window, random):
     """Logistic regression of windows that end with the word against all others, the likest of which come most often."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -187,7 +187,7 @@ def learn(scenes, ends, other, window, random, tell):
                 scores = np.concatenate([model(windows(other, all_other[at : at + 512], window)).numpy() for at in range(0, len(all_other), 512)])
             hard = all_other[np.argsort(-scores)[: max(64, len(all_other) // 50)]]
             model.train()
-            tell(f"step {step} of {STEPS}: {np.mean(scores > 0):.3%} of other windows taken for the word")
+            print(f"step {step} of {STEPS}: {np.mean(scores > 0):.3%} of other windows taken for the word")
         count = int(POSITIVE * BATCH)
         rest = BATCH - count
         picks = [(scenes, random.choice(yes, count)), (scenes, random.choice(near, rest // 4)), (other, random.choice(all_other, rest // 4)), (other, random.choice(hard, rest // 2))]
@@ -211,16 +211,16 @@ def split(heard):
 class Other:
     """Speech without the word: samples, and what the program makes of it as it is, in noise, lower and higher."""
 
-    def __init__(self, program, audio, tell=print, seed=0):
-        tell(f"{len(audio) / RATE / 60:.0f} minutes of other speech are heard in four ways, which takes about a fifteenth of their time")
-        mixer, minute = Mixer(audio, np.random.default_rng(seed)), 60 * RATE
+    def __init__(self, program, audio):
+        print(f"{len(audio) / RATE / 60:.0f} minutes of other speech are heard in four ways, which takes about a fifteenth of their time")
+        mixer, minute = Mixer(audio, np.random.default_rng(0)), 60 * RATE
         loud = np.concatenate([mixer.noisy(audio[start : start + minute]) for start in range(0, len(audio), minute)])
         voices = [resample_poly(audio, *ratio).astype(np.float32) for ratio in VOICES]
         self.audio = audio
         self.frames = np.concatenate([program.features(way) for way in (audio, loud, *voices)])
 
 
-def train(program, takes, other, path, tell=print, seed=0):
+def train(program, takes, other, path, seed=0):
     """Writes the detector of `takes` [samples] against `other` speech; its window in frames."""
     random = np.random.default_rng(seed)
     mixer = Mixer(other.audio, random)
@@ -234,8 +234,8 @@ def train(program, takes, other, path, tell=print, seed=0):
     longest = max(len(take) for take in takes) / HOP
     window = int(np.clip(longest * (1 + TEMPO) + 8, 24, 200))
     scenes = program.features(np.concatenate(parts))
-    tell(f"{len(ends)} scenes of {len(takes)} recordings, {len(other.audio) / RATE / 60:.0f} minutes of other speech, window {window / 50:.2f} s")
-    model = learn(scenes, ends, other.frames, window, random, tell)
+    print(f"{len(ends)} scenes of {len(takes)} recordings, {len(other.audio) / RATE / 60:.0f} minutes of other speech, window {window / 50:.2f} s")
+    model = learn(scenes, ends, other.frames, window, random)
     model.write(path, window)
     return window
 
