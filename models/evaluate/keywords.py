@@ -393,10 +393,14 @@ def plot(figures, path):
     pyplot.savefig(path, metadata={"Date": None})
 
 
+def quietest_first(snr):
+    return -1e9 if snr == "clean" else -float(snr)
+
+
 def table(figures, part, rate="0.5"):
     """Recall at a rate, a row per system and set; nothing where a system was not asked."""
     having = [f for f in figures if part in f["parts"]]
-    snrs = sorted({snr for f in having for snr in f["parts"][part]["same"]["recall"]}, key=lambda snr: -1e9 if snr == "clean" else -float(snr))
+    snrs = sorted({snr for f in having for snr in f["parts"][part]["same"]["recall"]}, key=quietest_first)
     lines = ["| | " + " | ".join(snr if snr == "clean" else f"{snr} dB" for snr in snrs) + " |", "|---" * (len(snrs) + 1) + "|"]
     for name in ("same", "unseen"):
         for system in having:
@@ -424,7 +428,7 @@ def page(figures):
     told = [f for f in figures if "calibrated" in f]
     if told:
         text += ["", "False accepts an hour that were found at the thresholds which `bellis enroll` set for 0.5, on its own 18 minutes, heard in four ways:", ""]
-        text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{v:g} ({k if k == 'clean' else k + ' dB'})" for k, v in f["calibrated"]["found"].items()) for f in told]
+        text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{f['calibrated']['found'][snr]:g} ({at(snr)})" for snr in sorted(f["calibrated"]["found"], key=quietest_first)) for f in told]
     text += ["", "![missed utterances against false accepts an hour](keywords/det.svg)"]
     return "\n".join(text)
 

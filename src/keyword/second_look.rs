@@ -1,8 +1,9 @@
 //! A second look at what may be a keyword: its sound once more, through all layers.
 //!
 //! Chunks that stop early cost little, and full depth tells words of several voices apart better. A peak that would fire is seldom, so
-//! its second or two of sound are computed again, to the last layer, and the keyword's score is the lower one of both looks: only what
-//! the first look lets through is ever looked at again, and what a threshold lets through hardly depends on where chunks stop.
+//! the four or five seconds that end with it are computed again, to the last layer, and the keyword's score is the lower one of both
+//! looks: only what the first look lets through is ever looked at again, and what a threshold lets through hardly depends on where
+//! chunks stop.
 //!
 //! What a frame is at the second look depends on nothing but the stream: a pass begins with every fourth chunk, and a peak's sound is
 //! that of the last pass that begins [`LEAD_SECONDS`] before it. A pass is computed when it is asked for, as far as it is asked for, and
