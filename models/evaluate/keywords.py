@@ -13,9 +13,9 @@ against background speech of speakers and languages that no pack was trained on 
 unpacked), its minutes in random order, which also has no word of either set.
 
 Every word gets the score that allows so many false accepts an hour of the background; recall is the mean over words of the share of utterances
-at or above it. Near misses of one run give the whole curve: the program runs once over each file. In noise the false accepts are counted in
-the same noise. Peers that are too slow for all of it get the first words and hours (--slow-words, --slow-hours), and every system is measured on
-that part, too.
+at or above it, each of them heard four times, cut elsewhere and in other pieces of noise (once with --quick). Near misses of one run give the
+whole curve: the program runs once over each file. In noise the false accepts are counted in the same noise. Peers that are too slow for all
+of it get the first words and hours (--slow-words, --slow-hours), and every system is measured on that part, too.
 """
 
 import argparse
