@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", told_once(&error));
             ExitCode::FAILURE
         }
     }
@@ -35,6 +35,12 @@ fn start_log(filter: &str) {
         });
     }
     log.init();
+}
+
+/// An error and its causes. The errors of the library tell their cause in their own text, which is then not told again.
+fn told_once(error: &anyhow::Error) -> String {
+    let texts = error.chain().map(ToString::to_string);
+    texts.reduce(|told, cause| if told.contains(&cause) { told } else { format!("{told}: {cause}") }).unwrap_or_default()
 }
 
 /// A broken graph can make a library panic while it is read. That is caught and reported as an error with the file's name; the

@@ -218,8 +218,10 @@ fn broken_keyword_files_are_refused_with_the_place() {
         home.refused(&["run", DEMO[0], "--consumer", &consumer], &[&[path], says].concat());
     };
     check("", &["missing field", "bellis enroll"]);
-    let told = String::from_utf8(home.bellis(&["run", DEMO[0], "--consumer", &consumer]).stderr).unwrap();
-    assert_eq!(told.matches("missing field").count(), 1, "once: {told}");
+    let told = |arguments: &[&str]| String::from_utf8(home.bellis(arguments).stderr).unwrap();
+    assert_eq!(told(&["run", DEMO[0], "--consumer", &consumer]).matches("missing field").count(), 1, "told once");
+    let folder = home.path("keywords");
+    assert_eq!(told(&["run", DEMO[0], "--config", folder.to_str().unwrap()]).matches("directory").count(), 1, "told once");
     check("no toml at all", &[":1:"]);
     check(&whole.replacen("threshold", "treshold", 1), &["did you mean `threshold`?"]);
     check(&whole.replacen("format = 4", "format = 9", 1), &["format 9", "enroll the keyword anew"]);

@@ -143,7 +143,7 @@ pub struct Example {
 pub enum KeywordError {
     /// No TOML, or not of the form.
     #[error("{0}; `bellis enroll` makes keyword files")]
-    Toml(TomlFileError),
+    Toml(#[from] TomlFileError),
     /// A value makes no sense.
     #[error("{}: {problem}; enroll the keyword anew", path.display())]
     Invalid {
@@ -220,11 +220,11 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
         format: u32,
     }
     let invalid = |problem: String| KeywordError::Invalid { path: path.to_owned(), problem };
-    let Version { format } = crate::toml_file::read(path, LIMIT_BYTES).map_err(KeywordError::Toml)?;
+    let Version { format } = crate::toml_file::read(path, LIMIT_BYTES)?;
     if format != FORMAT {
         return Err(invalid(format!("has format {format}, and this version of Bellis reads {FORMAT}")));
     }
-    let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES).map_err(KeywordError::Toml)?;
+    let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
     check_name(&keyword.name)?;
     let other = |pack: &&PackRef| (&pack.identity, pack.width) != (&keyword.pack.identity, keyword.pack.width);
     if let Some(running) = pack.filter(other) {
