@@ -382,7 +382,7 @@ def plot(figures, path):
                 if snr in part[name]["recall"]:
                     rates, recall = zip(*part[name]["recall"][snr].items())
                     axis.plot([float(r) for r in rates], [1 - r for r in recall], label=f"{system['system']} ({part['hours']:g} h)", marker=".")
-            axis.set(xscale="log", ylim=(0, 1), title=f"{TITLES[name]}, {snr if snr == 'clean' else snr + ' dB'}")
+            axis.set(xscale="log", ylim=(0, 1), title=f"{TITLES[name]}, {at(snr)}")
             axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("false accepts an hour")
@@ -401,7 +401,7 @@ def table(figures, part, rate="0.5"):
     """Recall at a rate, a row per system and set; nothing where a system was not asked."""
     having = [f for f in figures if part in f["parts"]]
     snrs = sorted({snr for f in having for snr in f["parts"][part]["same"]["recall"]}, key=quietest_first)
-    lines = ["| | " + " | ".join(snr if snr == "clean" else f"{snr} dB" for snr in snrs) + " |", "|---" * (len(snrs) + 1) + "|"]
+    lines = ["| | " + " | ".join(map(at, snrs)) + " |", "|---" * (len(snrs) + 1) + "|"]
     for name in ("same", "unseen"):
         for system in having:
             recall = system["parts"][part][name]["recall"]
