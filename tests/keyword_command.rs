@@ -224,7 +224,7 @@ fn broken_keyword_files_are_refused_with_the_place() {
     assert_eq!(told(&["run", DEMO[0], "--config", folder.to_str().unwrap()]).matches("directory").count(), 1, "told once");
     check("no toml at all", &[":1:"]);
     check(&whole.replacen("threshold", "treshold", 1), &["did you mean `threshold`?"]);
-    check(&whole.replacen("format = 4", "format = 9", 1), &["format 9", "enroll the keyword anew"]);
+    check(&whole.replacen("format = 5", "format = 9", 1), &["format 9", "enroll the keyword anew"]);
     check("format = 1\n[background]\nhours = 1.0\n", &["format 1", "enroll the keyword anew"]);
     let line = whole.lines().find(|line| line.starts_with("threshold")).unwrap();
     check(&whole.replacen(line, "threshold = nan", 1), &["is no score"]);
@@ -274,17 +274,17 @@ fn a_pack_that_cannot_match_says_how_it_learns_to() {
         home.refused(&["enroll", "x", "--threshold", "0.5", "--pack", pack.to_str().unwrap(), "--from", DEMO[0]], says);
     };
     let lines = |keep: &dyn Fn(&str) -> bool| whole.lines().filter(|line| keep(line)).collect::<Vec<_>>().join("\n");
-    std::fs::write(&manifest, lines(&|line| !line.starts_with("matching.6 "))).unwrap();
-    enroll(&["matching.6", "is missing", "layers 0 to 10"]);
-    std::fs::write(&manifest, lines(&|line| !line.starts_with("matching.0 "))).unwrap();
-    enroll(&["matching.0", "is missing"]);
-    let without = lines(&|line| !line.starts_with("matching."));
+    std::fs::write(&manifest, lines(&|line| !line.starts_with("embedding.6 "))).unwrap();
+    enroll(&["embedding.6", "is missing", "layers 0 to 10"]);
+    std::fs::write(&manifest, lines(&|line| !line.starts_with("embedding.0 "))).unwrap();
+    enroll(&["embedding.0", "is missing"]);
+    let without = lines(&|line| !line.starts_with("embedding."));
     std::fs::write(&manifest, &without).unwrap();
-    enroll(&["[matching] width", "one of them is missing"]);
-    std::fs::write(&manifest, without.replacen("[matching]\nwidth = 190\n", "", 1)).unwrap();
-    enroll(&["matching", "models.keywords.matching", "docs/keywords.md"]);
+    enroll(&["[embedding] width", "one of them is missing"]);
+    std::fs::write(&manifest, without.replacen("[embedding]\nwidth = 190\n", "", 1)).unwrap();
+    enroll(&["embedding", "models.keywords.embedding", "docs/keywords.md"]);
     std::fs::write(&manifest, whole.replacen("width = 190", "width = 0", 1)).unwrap();
-    enroll(&["[matching] width", "1 to 4096"]);
+    enroll(&["[embedding] width", "1 to 4096"]);
     std::fs::write(&manifest, whole.replacen("width = 190", "width = 191", 1)).unwrap();
-    enroll(&["matching_00.onnx", "191"]);
+    enroll(&["embedding_00.onnx", "191"]);
 }

@@ -208,7 +208,7 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
         expected_kl: None,
         vectors: frames(1, &vec![0.0; rows.len()]),
         log_posteriors: None,
-        matching: Some(frames(WIDTH, &rows.concat())),
+        embedding: Some(frames(WIDTH, &rows.concat())),
         ctc_logits: None,
         audio: None,
         ahead: None,
@@ -421,7 +421,7 @@ fn a_recording_in_pieces_has_the_frames_of_the_whole() {
     let whole = Track::of(sound, encoder, policy(), 16).unwrap();
     let mut pieces = Vec::new();
     stream(sound, policy(), |chunk| {
-        pieces.extend_from_slice(chunk.matching.as_ref().unwrap().as_slice());
+        pieces.extend_from_slice(chunk.embedding.as_ref().unwrap().as_slice());
         Ok(())
     });
     assert!(whole.frames() == sound.len().div_ceil(320) && pieces == whole.rows(0..whole.frames()));
@@ -430,7 +430,7 @@ fn a_recording_in_pieces_has_the_frames_of_the_whole() {
 /// A recording that is streamed in pieces, chunk by chunk.
 fn stream(sound: &[f32], policy: Box<dyn ExitPolicy>, mut each: impl FnMut(&Representation) -> Result<(), EngineError>) {
     let (_, encoder) = common::default_pack();
-    let options = SessionOptions { matching: true, audio: true, ..SessionOptions::new(16) };
+    let options = SessionOptions { embedding: true, audio: true, ..SessionOptions::new(16) };
     let mut session = Session::new(encoder, policy, options).unwrap();
     for piece in sound.chunks(4_321) {
         session.push(piece);

@@ -535,7 +535,7 @@ def trained(program, pack, hours, least=20, tests=8):
     ]
     quiet, noise = background(hours), babble()
     lines = [f"{len(every)} words with {sum(len(t) for _, t in every.values())} utterances, {len(quiet) / RATE / 3600:.2f} hours of other speech, recall at 0.5 false accepts an hour:", ""]
-    lines += ["| | " + " | ".join(map(at, TRAINED_SNRS)) + " | processor time of matching, ms a second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
+    lines += ["| | " + " | ".join(map(at, TRAINED_SNRS)) + " | processor time of embedding, ms a second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
     for name, make, some in systems:
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)

@@ -74,7 +74,7 @@ class Program:
 
     def features(self, audio):
         """[frames, width]: what keywords are matched in, of length 1 (src/keyword/template.rs), in half precision."""
-        vectors = np.concatenate([vectors for _, (vectors,) in self.chunks(["matching"], audio)])
+        vectors = np.concatenate([vectors for _, (vectors,) in self.chunks(["embedding"], audio)])
         return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float16)
 
 

@@ -1,5 +1,5 @@
 """The whole pipeline, from nothing to a pack: fetch, prepare, voice, teach, phones, train, heads, calibrate, export, and what keywords
-are matched in (models/keywords/matching.py; `cargo build --release` first).
+are matched in (models/keywords/embedding.py; `cargo build --release` first).
 
     python -m models.train full daisy-tiny [--minutes M] [--pack FOLDER]   hours: what ships
     python -m models.train quick [--pack FOLDER]                           minutes: shows that the chain works
@@ -40,7 +40,7 @@ def main():
         ["heads", run / "final.pt", *(["--steps", "5", "--crops", "3"] if quick else [])],
         ["calibrate", run / "final.pt", *(["--crops", "24", "--steps", "50"] if quick else [])],
         ["export", run / "final.pt", pack, "--name", name],
-        ["keywords.matching", pack, *(["--minutes", "1"] if quick else [])],
+        ["keywords.embedding", pack, *(["--minutes", "1"] if quick else [])],
     ]
     for step, *flags in steps:
         print(f"train: {step} {' '.join(map(str, flags))}", flush=True)

@@ -210,7 +210,7 @@ impl Enroll {
             let chunk_frames = model.pack.default_chunk_frames();
             let mut background = Background::new(search()?, SecondLook::new(&model.encoder, chunk_frames)?, hop_seconds);
             let rate = condition.read_at(audio.sample_rate);
-            let options = SessionOptions { matching: true, audio: true, ..SessionOptions::new(chunk_frames) };
+            let options = SessionOptions { embedding: true, audio: true, ..SessionOptions::new(chunk_frames) };
             for file in &files {
                 let policy = PolicySpec::default().build(&model.pack)?;
                 let mut session = Session::new(&model.encoder, policy, options.clone())?;

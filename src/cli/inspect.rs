@@ -109,8 +109,8 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
         ("heads", heads_on.into()),
         ("policies", policies(m)),
     ]);
-    if let Some(matching) = &m.matching {
-        rows.push(("keywords", format!("matched in {} numbers of every frame", matching.width)));
+    if let Some(embedding) = &m.embedding {
+        rows.push(("keywords", format!("matched in {} numbers of every frame", embedding.width)));
     }
     if let Some(ctc) = &m.ctc {
         let layers: Vec<String> = pack.ctc.iter().map(|(layer, _)| layer.to_string()).collect();

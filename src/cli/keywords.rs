@@ -107,7 +107,7 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
         let mut listener = Listener::new(search(&keyword, &path)?, options, SecondLook::new(&encoder, chunk_frames)?);
-        let options = SessionOptions { matching: true, audio: true, ..SessionOptions::new(chunk_frames) };
+        let options = SessionOptions { embedding: true, audio: true, ..SessionOptions::new(chunk_frames) };
         let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
         let mut hear = |chunk: &Representation| listener.hear(chunk, |hit| hits.push(hit));
         read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| {

@@ -20,7 +20,7 @@ pub struct Watched {
     pub spotter: Spotter,
 }
 
-/// Looks for keywords in the matching vectors, and writes a line for each detection and, where a spotter is asked for them, near miss.
+/// Looks for keywords in the keyword embeddings, and writes a line for each detection and, where a spotter is asked for them, near miss.
 pub struct KeywordLines<W> {
     out: W,
     place: String,
@@ -146,7 +146,7 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     }
 
     fn wants(&self) -> Wants {
-        Wants { matching: true, audio: self.second.is_some(), ..Wants::default() }
+        Wants { embedding: true, audio: self.second.is_some(), ..Wants::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
@@ -164,7 +164,7 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
             self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
         }
         self.heard = chunk.first_sample + chunk.samples;
-        let Some(vectors) = &chunk.matching else { return Ok(()) };
+        let Some(vectors) = &chunk.embedding else { return Ok(()) };
         if let Some(second) = &mut self.second {
             second.hear(chunk);
         }

@@ -103,7 +103,7 @@ pub struct Wants {
     /// Log-posteriors of the units at the exit layer.
     pub posteriors: bool,
     /// What keywords are matched in.
-    pub matching: bool,
+    pub embedding: bool,
     /// Logits of the exit layer's CTC branch.
     pub ctc: bool,
     /// The chunk's sound.

@@ -51,7 +51,7 @@ pub enum ArrayName {
     /// Log-posteriors of the units at the exit layer, [frames, units]
     Posteriors,
     /// What keywords are matched in, [frames, width]: cosines tell how alike two frames are
-    Matching,
+    Embedding,
     /// Logits of the exit layer's CTC branch, [frames, classes]
     Ctc,
     /// The chunk's sound, `[samples]`
@@ -201,7 +201,7 @@ impl Consumer for Stream {
         let has = |name| self.arrays.contains(&name);
         Wants {
             posteriors: has(ArrayName::Posteriors),
-            matching: has(ArrayName::Matching),
+            embedding: has(ArrayName::Embedding),
             ctc: has(ArrayName::Ctc),
             audio: has(ArrayName::Audio),
         }
@@ -222,7 +222,7 @@ impl Consumer for Stream {
             let rows = match name {
                 ArrayName::Vectors => Some(("vectors", &chunk.vectors)),
                 ArrayName::Posteriors => chunk.log_posteriors.as_ref().map(|rows| ("posteriors", rows)),
-                ArrayName::Matching => chunk.matching.as_ref().map(|rows| ("matching", rows)),
+                ArrayName::Embedding => chunk.embedding.as_ref().map(|rows| ("embedding", rows)),
                 ArrayName::Ctc => chunk.ctc_logits.as_ref().map(|rows| ("ctc", rows)),
                 ArrayName::Audio => None,
             };

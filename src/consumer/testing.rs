@@ -48,7 +48,7 @@ pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representa
             expected_kl: None,
             vectors: rows(2, (from..from + frames).flat_map(|frame| [frame as f32, 0.0]).collect()),
             log_posteriors: None,
-            matching: None,
+            embedding: None,
             ctc_logits: Some(rows(classes, logits[from * classes..(from + frames) * classes].to_vec())),
             audio: Some((from * HOP..(from + frames) * HOP).map(|sample| (sample % 30_000) as f32 / 32_768.0).collect()),
             ahead: None,

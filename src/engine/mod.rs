@@ -42,7 +42,7 @@ const NO_CTC: &str = "phones are read from CTC branches; take a pack that has th
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
                         trains heads on your own audio";
 
-const NO_MATCHING: &str = "keywords are matched in it; `python -m models.keywords.matching PACK` fits it (docs/keywords.md)";
+const NO_EMBEDDING: &str = "keywords need keyword embeddings; fit them with `python -m models.keywords.embedding PACK` (docs/keywords.md)";
 
 /// A pack's weights, ready to run; shared by all streams.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub struct Encoder {
     ctc: Branches<Stage>,
     vocabulary: Vec<String>,
     gain: Branches<Stage>,
-    matching: Branches<Stage>,
+    embedding: Branches<Stage>,
     slopes: Vec<f32>,
     gap_fill: GapFill,
     precision: Precision,
@@ -168,7 +168,7 @@ impl Encoder {
             Position::Alibi => spec.alibi_slopes.clone(),
             Position::None => vec![0.0; spec.heads],
         };
-        let width = pack.manifest.matching.as_ref().map_or(0, |matching| matching.width);
+        let width = pack.manifest.embedding.as_ref().map_or(0, |embedding| embedding.width);
         Ok(Arc::new(Self {
             name: pack.manifest.name.clone(),
             frontend,
@@ -178,7 +178,7 @@ impl Encoder {
             ctc: branches(&pack.ctc, &|_| logits(vocabulary.len()))?,
             vocabulary,
             gain: branches(&pack.gain, &|k| Port::new("log_kl", [one, one, Size::Fixed(spec.layers - k)]))?,
-            matching: branches(&pack.matching, &|_| Port::new("vectors", [one, Size::T, Size::Fixed(width)]))?,
+            embedding: branches(&pack.embedding, &|_| Port::new("vectors", [one, Size::T, Size::Fixed(width)]))?,
             slopes,
             gap_fill,
             precision,
@@ -283,10 +283,10 @@ impl Encoder {
     }
 
     /// Refuses a pack that says nothing of what keywords are matched in.
-    pub fn check_matching(&self) -> Result<(), EngineError> {
-        match self.matching.is_empty() {
+    pub fn check_embedding(&self) -> Result<(), EngineError> {
+        match self.embedding.is_empty() {
             false => Ok(()),
-            true => Err(EngineError::NoStage { pack: self.name.clone(), stage: "matching.1".into(), hint: NO_MATCHING.into() }),
+            true => Err(EngineError::NoStage { pack: self.name.clone(), stage: "embedding.1".into(), hint: NO_EMBEDDING.into() }),
         }
     }
 
@@ -303,7 +303,7 @@ pub struct EncoderState {
     heads: Branches<Runner>,
     ctc: Branches<Runner>,
     gain: Branches<Runner>,
-    matching: Branches<Runner>,
+    embedding: Branches<Runner>,
 }
 
 enum ModeState {
@@ -337,7 +337,7 @@ impl EncoderState {
             heads: runners(&encoder.heads)?,
             ctc: runners(&encoder.ctc)?,
             gain: runners(&encoder.gain)?,
-            matching: runners(&encoder.matching)?,
+            embedding: runners(&encoder.embedding)?,
             encoder: encoder.clone(),
         })
     }
@@ -353,7 +353,7 @@ impl EncoderState {
             ModeState::Cached(state) => (state.layer_frames, state.projected_frames, state.multiply_adds()),
             ModeState::Windowed(state) => (state.layer_frames, 0, state.multiply_adds()),
         };
-        let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.matching);
+        let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.embedding);
         let others: u64 = branches.map(|(_, branch)| branch.multiply_adds()).sum();
         Work { layer_frames, projected_frames, multiply_adds: self.frontend.multiply_adds() + layers + others }
     }
@@ -443,12 +443,12 @@ impl Pass<'_> {
         branch(&mut self.state.ctc, k).map(|branch| branch.frames(self.features[k].value())).transpose()
     }
 
-    /// What keywords are matched in, `[T, width]`, from the present layer's branch.
-    pub fn matching(&mut self) -> Result<Frames, EngineError> {
+    /// Keyword embedding `[T, width]` from the current layer's branch.
+    pub fn embedding(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
-        match branch(&mut self.state.matching, k) {
-            Some(matching) => matching.frames(self.features[k].value()),
-            None => Err(self.state.no_stage(format!("matching.{k}"), NO_MATCHING.into())),
+        match branch(&mut self.state.embedding, k) {
+            Some(embedding) => embedding.frames(self.features[k].value()),
+            None => Err(self.state.no_stage(format!("embedding.{k}"), NO_EMBEDDING.into())),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Keyword files: TOML, a few tens of kilobytes, readable.
 //!
 //! ```toml
-//! format = 4
+//! format = 5
 //! name = "hello"
 //! threshold = 0.55                # least score of a detection
 //! false_accepts_per_hour = 0.5    # what the threshold was chosen for
@@ -37,7 +37,7 @@ use crate::toml_file::TomlFileError;
 
 /// What a keyword file's name ends with.
 pub const KEYWORD_SUFFIX: &str = ".keyword.toml";
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 const LIMIT_BYTES: u64 = 4 << 20;
 const MOST_EXAMPLES: usize = 16;
 /// Of a written row.
@@ -102,7 +102,7 @@ pub struct PackRef {
     pub name: String,
     /// [`Pack::identity`].
     pub identity: String,
-    /// Numbers of a matching vector.
+    /// Numbers of a keyword embedding.
     pub width: usize,
 }
 
@@ -119,7 +119,7 @@ impl PackRef {
         Self {
             name: pack.manifest.name.clone(),
             identity: pack.identity(),
-            width: pack.manifest.matching.as_ref().map_or(0, |matching| matching.width),
+            width: pack.manifest.embedding.as_ref().map_or(0, |embedding| embedding.width),
         }
     }
 }
@@ -134,7 +134,7 @@ pub struct Example {
     pub start: f64,
     /// How long its speech is, seconds.
     pub seconds: f64,
-    /// Of each frame its matching vector: whole numbers, the largest of which is 99.
+    /// Of each frame its keyword embedding: whole numbers, the largest of which is 99.
     pub rows: Vec<String>,
 }
 

@@ -25,7 +25,7 @@ impl Listener {
     ///
     /// A detector's graph or a layer that cannot be run.
     pub fn hear(&mut self, chunk: &Representation, mut told: impl FnMut(Hit)) -> Result<(), EngineError> {
-        let Some(vectors) = &chunk.matching else { return Ok(()) };
+        let Some(vectors) = &chunk.embedding else { return Ok(()) };
         self.second.hear(chunk);
         for rows in vectors.as_slice().chunks(LANES * vectors.dim()) {
             self.block.fill(rows, vectors.dim());

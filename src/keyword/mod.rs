@@ -1,7 +1,7 @@
 //! Keywords by example: a few recordings of a word become a keyword file, and streams are searched for it.
 //!
 //! Every layer has a branch that makes of its state what it can of one and the same vector, so a chunk compares with an example
-//! wherever either stopped. An example is the vectors that those stages, `matching.k`, make of its speech ([`Template`]), drawn
+//! wherever either stopped. An example is the vectors that those stages, `embedding.k`, make of its speech ([`Template`]), drawn
 //! towards those of the other examples ([`examples`]); a stream is aligned with it frame by frame by subsequence dynamic time
 //! warping ([`Warp`]) in memory that does not grow; peaks of the score become detections ([`Spotter`]) where they pass a threshold
 //! that speech without the keyword was asked for ([`Tail`]), and pass it again when their sound is computed at full depth

@@ -63,9 +63,9 @@ impl SecondLook {
     ///
     /// # Errors
     ///
-    /// For a pack without matching vectors.
+    /// For a pack without keyword embeddings.
     pub fn new(encoder: &Arc<Encoder>, chunk_frames: usize) -> Result<Self, EngineError> {
-        encoder.check_matching()?;
+        encoder.check_embedding()?;
         let hop = encoder.audio().hop;
         let frames = |seconds: f64| (seconds * f64::from(encoder.audio().sample_rate) / hop as f64) as u64;
         Ok(Self {
@@ -90,7 +90,7 @@ impl SecondLook {
 
     /// The next chunk of the stream, with its sound.
     pub fn hear(&mut self, chunk: &Representation) {
-        let frames = chunk.matching.as_ref().map_or(0, Frames::frames);
+        let frames = chunk.embedding.as_ref().map_or(0, Frames::frames);
         let own = chunk.audio.as_deref().unwrap_or_default();
         // In place of what the chunk before saw of it. The last frame of a stream may have less than a hop.
         self.sound.truncate((self.frames - self.first) as usize * self.hop);
@@ -151,7 +151,7 @@ impl SecondLook {
 
 impl Pass {
     fn begin(encoder: &Arc<Encoder>, chunk_frames: usize, frame: u64, sample: u64) -> Result<Self, EngineError> {
-        let options = SessionOptions { matching: true, ..SessionOptions::new(chunk_frames) };
+        let options = SessionOptions { embedding: true, ..SessionOptions::new(chunk_frames) };
         let session = Session::new(encoder, Box::new(Fixed { layer: encoder.layers() }), options)?;
         Ok(Self { session, began: frame, heard: sample, rows: Vec::new(), width: 1 })
     }
@@ -169,7 +169,7 @@ impl Pass {
 
     fn compute(&mut self) -> Result<(), EngineError> {
         self.session.each(|chunk| {
-            if let Some(vectors) = &chunk.matching {
+            if let Some(vectors) = &chunk.embedding {
                 self.width = vectors.dim();
                 self.rows.extend_from_slice(vectors.as_slice());
             }

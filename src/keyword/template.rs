@@ -1,6 +1,6 @@
 //! How far two frames are from each other: the rows of examples, and the frames of a stream.
 //!
-//! Both are what the pack's stages `matching.k` make of a state: centred and decorrelated over speech, so that what all frames share does not
+//! Both are what the pack's stages `embedding.k` make of a state: centred and decorrelated over speech, so that what all frames share does not
 //! count, and scaled to length 1 here. With P and Q such vectors,
 //!
 //! ```text

@@ -7,7 +7,7 @@ use crate::engine::{Encoder, EngineError};
 use crate::exit::ExitPolicy;
 use crate::stream::{Session, SessionOptions};
 
-/// The matching vectors of a recording, `[frames, width]`.
+/// The keyword embeddings of a recording, `[frames, width]`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Track {
     vectors: Vec<f32>,
@@ -25,13 +25,13 @@ impl Track {
         chunk_frames: usize,
     ) -> Result<Self, EngineError> {
         let quiet_unit = encoder.quiet_unit();
-        let options = SessionOptions { matching: true, posteriors: quiet_unit.is_some(), ..SessionOptions::new(chunk_frames) };
+        let options = SessionOptions { embedding: true, posteriors: quiet_unit.is_some(), ..SessionOptions::new(chunk_frames) };
         let mut session = Session::new(encoder, policy, options)?;
         session.push(audio);
         session.finish();
         let mut track = Self::default();
         session.each(|chunk| {
-            let Some(vectors) = &chunk.matching else { return Ok(()) };
+            let Some(vectors) = &chunk.embedding else { return Ok(()) };
             track.width = vectors.dim();
             track.vectors.extend_from_slice(vectors.as_slice());
             if let (Some(unit), Some(log_posteriors)) = (quiet_unit, &chunk.log_posteriors) {

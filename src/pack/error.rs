@@ -16,6 +16,19 @@ pub enum PackError {
     /// `pack.toml` does not parse.
     #[error(transparent)]
     Manifest(#[from] TomlFileError),
+    /// The pack is in another version of the format.
+    #[error(
+        "{path}: pack format {found} is not supported, this version reads format {supported}; get the pack again or export it again \
+         (docs/pack.md lists what changed)"
+    )]
+    Format {
+        /// The `pack.toml`.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The format that is read.
+        supported: u32,
+    },
     /// A value of `pack.toml` contradicts another one or makes no sense.
     #[error("{path}: {key}: {problem}")]
     Invalid {

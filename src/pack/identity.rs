@@ -25,7 +25,7 @@ impl Pack {
             + &optional("position", &stages.position)
             + &numbered("layer", &stages.layer)
             + &numbered("head", &stages.head)
-            + &numbered("matching", &stages.matching);
+            + &numbered("embedding", &stages.embedding);
         hex(&Sha256::digest(text))
     }
 }

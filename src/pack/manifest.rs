@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Version of this format: 1.
+    /// Version of this format: 2.
     pub format: u32,
     /// Short name.
     pub name: String,
@@ -26,8 +26,8 @@ pub struct Manifest {
     pub mixture: Option<MixtureSection>,
     /// What the `ctc.k` stages predict.
     pub ctc: Option<CtcSection>,
-    /// `[matching]`; absent for packs without the stage.
-    pub matching: Option<MatchingSection>,
+    /// `[embedding]`; absent for packs without the stage.
+    pub embedding: Option<EmbeddingSection>,
     /// Where it comes from.
     pub provenance: Provenance,
     /// The files.
@@ -332,15 +332,15 @@ pub struct Provenance {
     pub date: String,
 }
 
-/// `[matching]`: what keywords are matched in.
+/// `[embedding]`: the keyword embedding.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MatchingSection {
+pub struct EmbeddingSection {
     /// Numbers of a vector.
     pub width: usize,
 }
 
-/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `matching.k`.
+/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `embedding.k`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StagesSection {
@@ -361,7 +361,7 @@ pub struct StagesSection {
     pub gain: BTreeMap<String, StageEntry>,
     /// What keywords are matched in by layer; 0 reads h⁰.
     #[serde(default)]
-    pub matching: BTreeMap<String, StageEntry>,
+    pub embedding: BTreeMap<String, StageEntry>,
 }
 
 /// One ONNX file.

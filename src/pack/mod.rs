@@ -15,8 +15,10 @@ use sha2::{Digest, Sha256};
 pub use error::PackError;
 pub use manifest::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Manifest, Mode, PerLayer, Position, StageEntry};
 
-/// Numbers of a matching vector at most.
-const MOST_MATCHING: usize = 4096;
+/// Version of the pack format.
+const FORMAT: u32 = 2;
+/// Maximum width of a keyword embedding.
+const MAX_EMBEDDING_WIDTH: usize = 4096;
 const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
 /// HuBERT X-Large's layers have 80 MB each; nothing honest comes near this.
 const STAGE_LIMIT_BYTES: u64 = 512 << 20;
@@ -45,7 +47,7 @@ pub struct Pack {
     /// Predictors of `gain`: (layer, stage) of layers 1 … L−1, and 0 where h⁰ has a head; empty for a pack without them.
     pub gain: Vec<(usize, StageFile)>,
     /// What keywords are matched in: (layer, stage) of every depth where a chunk may stop; empty for a pack without it.
-    pub matching: Vec<(usize, StageFile)>,
+    pub embedding: Vec<(usize, StageFile)>,
 }
 
 /// One stage's file, read and verified once, and again when it is loaded: its bytes are not kept.
@@ -68,6 +70,15 @@ impl Pack {
         let path = dir.join("pack.toml");
         if !path.is_file() {
             return Err(PackError::NotAPack { path: dir.to_owned() });
+        }
+        /// The key that every version of the format has.
+        #[derive(serde::Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let Version { format } = crate::toml_file::read(&path, MANIFEST_LIMIT_BYTES)?;
+        if format != FORMAT {
+            return Err(PackError::Format { path, found: format, supported: FORMAT });
         }
         let manifest: Manifest = crate::toml_file::read(&path, MANIFEST_LIMIT_BYTES)?;
         check(&manifest).map_err(|(key, problem)| PackError::Invalid { path: path.clone(), key, problem })?;
@@ -113,9 +124,9 @@ impl Pack {
         let heads = every("head", 1..=count, numbered("head", 0, &stages.head, &mut files)?)?;
         let ctc = numbered("ctc", 0, &stages.ctc, &mut files)?;
         let gain = every("gain", 1..=count - 1, numbered("gain", 0, &stages.gain, &mut files)?)?;
-        let matching =
-            every("matching", shallowest_exit(&heads)..=count, numbered("matching", 0, &stages.matching, &mut files)?)?;
-        Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, matching, manifest })
+        let embedding =
+            every("embedding", shallowest_exit(&heads)..=count, numbered("embedding", 0, &stages.embedding, &mut files)?)?;
+        Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, embedding, manifest })
     }
 
     /// The shallowest depth at which a chunk may stop: 0, before the first layer, where h⁰ has a head.
@@ -137,7 +148,7 @@ impl Pack {
             .into_iter()
             .chain(&self.position)
             .chain(&self.layers)
-            .chain(self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.matching).map(|(_, stage)| stage))
+            .chain(self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.embedding).map(|(_, stage)| stage))
     }
 
     /// The chunk size taken when none is asked for, frames.
@@ -241,9 +252,6 @@ type Problem = (String, String);
 fn check(m: &Manifest) -> Result<(), Problem> {
     let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
     let (audio, encoder) = (&m.audio, &m.encoder);
-    if m.format != 1 {
-        return fail("format", format!("is {}, and this version of Bellis reads format 1", m.format));
-    }
     if !(1_000..=384_000).contains(&audio.sample_rate) {
         return fail("[audio] sample_rate", format!("{} Hz is no rate of speech", audio.sample_rate));
     }
@@ -350,13 +358,13 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     {
         return fail("[mixture] weights", format!("{} numbers; layers + 1 = {} are needed", mixture.weights.len(), layers + 1));
     }
-    if m.matching.is_none() != m.stages.matching.is_empty() {
-        return fail("[matching] width", "and `matching.k` of [stages] go together: one of them is missing".into());
+    if m.embedding.is_none() != m.stages.embedding.is_empty() {
+        return fail("[embedding] width", "and `embedding.k` of [stages] go together: one of them is missing".into());
     }
-    if let Some(matching) = &m.matching
-        && !(1..=MOST_MATCHING).contains(&matching.width)
+    if let Some(embedding) = &m.embedding
+        && !(1..=MAX_EMBEDDING_WIDTH).contains(&embedding.width)
     {
-        return fail("[matching] width", format!("wants 1 to {MOST_MATCHING}"));
+        return fail("[embedding] width", format!("wants 1 to {MAX_EMBEDDING_WIDTH}"));
     }
     if m.ctc.is_none() && !m.stages.ctc.is_empty() {
         return fail("[ctc] vocabulary", "is missing, but [stages] lists ctc branches".into());

@@ -225,7 +225,7 @@ fn ends<T>(thread: &JoinHandle<T>, until: Option<Instant>) -> bool {
 fn wanted(own: &SessionOptions, consumers: impl Iterator<Item = Wants>) -> SessionOptions {
     consumers.fold(own.clone(), |mut session, wants| {
         session.posteriors |= wants.posteriors;
-        session.matching |= wants.matching;
+        session.embedding |= wants.embedding;
         session.ctc |= wants.ctc;
         session.audio |= wants.audio;
         session

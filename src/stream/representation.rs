@@ -39,7 +39,7 @@ pub struct Representation {
     pub log_posteriors: Option<Frames>,
     /// What keywords are matched in, `[frames, width]`, when asked for: the cosine of two frames tells how alike they are, whatever the
     /// layers where they stopped.
-    pub matching: Option<Frames>,
+    pub embedding: Option<Frames>,
     /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, when asked for.
     pub ctc_logits: Option<Frames>,
     /// The chunk's own sound at the pack's rate, `samples` of it, when asked for.

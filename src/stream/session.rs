@@ -31,7 +31,7 @@ pub struct SessionOptions {
     /// Add the exit head's log-posteriors.
     pub posteriors: bool,
     /// Add what keywords are matched in.
-    pub matching: bool,
+    pub embedding: bool,
     /// Add the logits of the exit layer's CTC branch. A chunk then stops only at layers that have one, and goes no deeper than the
     /// last of them.
     pub ctc: bool,
@@ -48,7 +48,7 @@ impl SessionOptions {
             chunk_frames,
             vectors: Vectors::Last,
             posteriors: false,
-            matching: false,
+            embedding: false,
             ctc: false,
             audio: false,
             all_heads: false,
@@ -60,8 +60,8 @@ impl SessionOptions {
         if self.posteriors || self.all_heads {
             encoder.check_heads()?;
         }
-        if self.matching {
-            encoder.check_matching()?;
+        if self.embedding {
+            encoder.check_embedding()?;
         }
         if self.ctc {
             encoder.check_ctc()?;
@@ -242,7 +242,7 @@ impl Session {
                 Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)
             }
         };
-        let matching = self.options.matching.then(|| pass.matching()).transpose()?;
+        let embedding = self.options.embedding.then(|| pass.embedding()).transpose()?;
         // What full depth is away from the layer where the chunk stopped, which may be deeper than where that was decided.
         let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
         let ctc_logits = match (self.options.ctc, phones) {
@@ -272,7 +272,7 @@ impl Session {
             expected_kl,
             vectors,
             log_posteriors,
-            matching,
+            embedding,
             ctc_logits,
             audio: self.options.audio.then(|| chunk.own.to_vec()),
             ahead: self.options.audio.then(|| chunk.ahead.to_vec()),

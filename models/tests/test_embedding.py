@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models.keywords import matching
+from models.keywords import embedding
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def test_vectors_are_independent_along_every_direction_that_has_any_variance_and
     # 20 units of a state of 7 numbers: 13 directions are flat, and one of the seven is lost to the rows' mean.
     rows = random.standard_normal((5000, 7)) * [9, 5, 3, 1, 1, 0.5, 0.1] @ random.standard_normal((7, 20)) + 3
     rows -= rows.mean(1, keepdims=True)
-    mean, projection = matching.decorrelation(rows)
+    mean, projection = embedding.decorrelation(rows)
     vectors = (rows - mean) @ projection
     assert vectors.shape[1] == 7
     covariance = np.cov(vectors.T)
@@ -31,12 +31,12 @@ def test_vectors_are_independent_along_every_direction_that_has_any_variance_and
 def test_a_branch_computes_the_least_squares_of_what_the_last_layer_would_say(random, tmp_path):
     states = (random.standard_normal((4000, 12)) * 3 + 1).astype(np.float32)
     truth = random.standard_normal((12, 5))
-    vectors = matching.normalised(states) @ truth + 0.5
-    fit = matching.Fit(12, 5)
+    vectors = embedding.normalised(states) @ truth + 0.5
+    fit = embedding.Fit(12, 5)
     for part in np.array_split(np.arange(4000), 3):
         fit.add(states[part], vectors[part])
-    path = tmp_path / "matching_03.onnx"
-    matching.write(path, *fit.solve())
+    path = tmp_path / "embedding_03.onnx"
+    embedding.write(path, *fit.solve())
     made = onnxruntime.InferenceSession(path).run(None, {"f": states[None, :50]})[0]
     assert made.shape == (1, 50, 5)
     errors = ((made[0] - vectors[:50]) ** 2).mean()
@@ -46,12 +46,12 @@ def test_a_branch_computes_the_least_squares_of_what_the_last_layer_would_say(ra
 def test_the_manifest_names_the_branches_once_however_often_they_are_fitted(tmp_path):
     manifest = tmp_path / "pack.toml"
     manifest.write_text('name = "x"\n\n[provenance]\ndate = "today"\n\n[stages]\nfrontend = { file = "f", sha256 = "0" }\n')
-    paths = {layer: tmp_path / f"matching_{layer:02}.onnx" for layer in (0, 1, 2)}
+    paths = {layer: tmp_path / f"embedding_{layer:02}.onnx" for layer in (0, 1, 2)}
     for text, width in (("a", 7), ("b", 9)):
         for path in paths.values():
             path.write_text(text)
-        matching.enter(manifest, paths, width)
+        embedding.enter(manifest, paths, width)
     read = tomllib.loads(manifest.read_text())
-    assert read["matching"] == {"width": 9}
-    assert read["stages"]["matching"]["2"] == {"file": "matching_02.onnx", "sha256": hashlib.sha256(b"b").hexdigest()}
-    assert set(read["stages"]) == {"frontend", "matching"} and set(read["stages"]["matching"]) == {"0", "1", "2"}
+    assert read["embedding"] == {"width": 9}
+    assert read["stages"]["embedding"]["2"] == {"file": "embedding_02.onnx", "sha256": hashlib.sha256(b"b").hexdigest()}
+    assert set(read["stages"]) == {"frontend", "embedding"} and set(read["stages"]["embedding"]) == {"0", "1", "2"}

@@ -1,13 +1,13 @@
 """Fits what keywords are matched in, and puts it into a pack:
 
-    python -m models.keywords.matching models/daisy-tiny      minutes; the last step of models.train
+    python -m models.keywords.embedding models/daisy-tiny      minutes; the last step of models.train
 
 The log-posteriors of a frame tell more than its likeliest units: they are a linear picture of the state that the head read. Those of the
 last head, centred and a little more than whitened, are the frame's vector: what all speech shares stops to count, what seldom differs counts most, and
 the cosine of two vectors says how much of the rest the frames share. Every layer has a branch that makes of its state what it can of that
 vector, the least squares over training speech, as it is and in noise. So chunks compare wherever they stopped.
 
-matching_kk.onnx   the state [T, dim] behind layer k to vectors [T, width], whose cosines are compared (src/keyword)
+embedding_kk.onnx   the state [T, dim] behind layer k to vectors [T, width], whose cosines are compared (src/keyword)
 """
 
 import argparse
@@ -92,10 +92,10 @@ def write(path, weights, bias):
 
 def enter(manifest, paths, width):
     """Names the graphs, by layer, in the pack's manifest."""
-    text = re.sub(r"^matching\..*\n|^\[matching\]\n.*\n\n", "", manifest.read_text(), flags=re.M)
-    text = text.replace("[provenance]\n", f"[matching]\nwidth = {width}\n\n[provenance]\n", 1).rstrip() + "\n"
+    text = re.sub(r"^embedding\..*\n|^\[embedding\]\n.*\n\n", "", manifest.read_text(), flags=re.M)
+    text = text.replace("[provenance]\n", f"[embedding]\nwidth = {width}\n\n[provenance]\n", 1).rstrip() + "\n"
     for layer, path in paths.items():
-        text += f'matching.{layer} = {{ file = "{path.name}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}\n'
+        text += f'embedding.{layer} = {{ file = "{path.name}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}\n'
     manifest.write_text(text)
 
 
@@ -129,7 +129,7 @@ def main():
     program, sound = Program(arguments.program, arguments.pack), mixed(arguments.minutes, np.random.default_rng(0))
     paths = {}
     for layer, (weights, bias) in fit(program, sound, tomllib.loads(manifest.read_text())).items():
-        paths[layer] = arguments.pack / f"matching_{layer:02}.onnx"
+        paths[layer] = arguments.pack / f"embedding_{layer:02}.onnx"
         write(paths[layer], weights, bias)
         print(f"{paths[layer]}: of {arguments.minutes:g} minutes")
     enter(manifest, paths, len(bias))
