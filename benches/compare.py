@@ -3,9 +3,9 @@
     pip install -r benches/requirements.txt
     python benches/compare.py [--pack PACK] [--rounds N] [--cpu N] [--out FOLDER] [--docs]
 
-Everything runs on one thread, pinned to one core, contender after contender, round after round; a contender's figure is its best
+Everything runs on one thread, pinned to one core, candidate after candidate, round after round; a candidate's figure is its best
 round, in milliseconds of processor time per second of sound. Bellis's figures are of its whole runtime (threads, ring, policy,
-consumer), the others' of their models' calls alone. Models of others are downloaded once into $BELLIS_DATA/peers.
+consumer), the others' of their models' calls alone. Models of others are downloaded once into $BELLIS_DATA/baselines.
 
 Writes compare.json and compare.md into the folder (default: $BELLIS_DATA/compare), and with --docs the tables into docs/performance.md.
 """
@@ -25,7 +25,7 @@ import onnx
 import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import peers
+import baselines
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("BELLIS_DATA", REPOSITORY / "data"))
@@ -37,14 +37,14 @@ def log(text):
     print(f"compare: {text}", file=sys.stderr, flush=True)
 
 
-class Contenders:
-    """examples/contenders.rs, which holds a pack ready and runs what it is told."""
+class Candidates:
+    """examples/compare.rs, which holds a pack ready and runs what it is told."""
 
     def __init__(self, program, pack, sound, seconds=None):
         command = [program, str(pack), str(sound), *([str(seconds)] if seconds else [])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def contender(self, name):
+    def candidate(self, name):
         process = self.process
 
         class One:
@@ -63,12 +63,12 @@ class Contenders:
         self.process.wait()
 
 
-def rounds(contenders, count):
+def rounds(candidates, count):
     """{name: milliseconds of processor time per second of sound}, the best of `count` interleaved rounds; the first warms up."""
     best, spread = {}, {}
     for number in range(count + 1):
-        for name, contender in contenders.items():
-            cpu, seconds = contender.run()
+        for name, candidate in candidates.items():
+            cpu, seconds = candidate.run()
             if number:
                 spread.setdefault(name, []).append(1e3 * cpu / seconds)
     for name, values in spread.items():
@@ -96,7 +96,7 @@ def ceilings():
     inputs, found = {"f32": a, "int8": np.abs(a * 30).astype(np.uint8)}, {}
     for name, graph in graphs.items():
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-        session, times = peers.session(model.SerializeToString()), []
+        session, times = baselines.session(model.SerializeToString()), []
         for _ in range(12):
             began = time.process_time()
             session.run(None, {"a": inputs[name]})
@@ -128,7 +128,7 @@ def ages(bellis, pack, audio, lengths):
     command = [bellis, "run", "-", "--pack", str(pack), "--consumer", "null", "--quiet"]
 
     def feed(seconds):
-        left = int(seconds * peers.RATE) * 2
+        left = int(seconds * baselines.RATE) * 2
         while left > 0:
             yield pcm[:left]
             left -= min(left, len(pcm))
@@ -143,7 +143,7 @@ def ages(bellis, pack, audio, lengths):
 
 def device(bellis, pack, cache):
     path = cache / "device.json"
-    command = [bellis, "bench", "--pack", str(pack), "--snr", "clean", "--rate", str(peers.RATE), "--json", str(path)]
+    command = [bellis, "bench", "--pack", str(pack), "--snr", "clean", "--rate", str(baselines.RATE), "--json", str(path)]
     policy = read_pack(pack)["exit"].get("policy", "never")
     found = []
     for _ in range(3):
@@ -226,30 +226,30 @@ def main():
     arguments = parser.parse_args()
     if not arguments.no_build:
         log("building")
-        subprocess.run(["cargo", "build", "--release", "--quiet", "--bin", "bellis", "--example", "contenders"], cwd=REPOSITORY, check=True)
+        subprocess.run(["cargo", "build", "--release", "--quiet", "--bin", "bellis", "--example", "compare"], cwd=REPOSITORY, check=True)
     os.sched_setaffinity(0, {arguments.cpu})
-    cache, packages = DATA / "peers", DATA / "packages"
+    cache, packages = DATA / "baselines", DATA / "packages"
     for folder in (cache, arguments.out):
         folder.mkdir(parents=True, exist_ok=True)
     release = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")) / "release"
-    bellis, program = str(release / "bellis"), str(release / "examples/contenders")
+    bellis, program = str(release / "bellis"), str(release / "examples/compare")
 
     clips = [soundfile.read(path, dtype="float32")[0] for path in sorted((REPOSITORY / "models/bench/speech").glob("*.flac"))]
     audio = np.concatenate(clips)
     sound = cache / "clean.wav"
-    soundfile.write(sound, audio, peers.RATE, subtype="PCM_16")
+    soundfile.write(sound, audio, baselines.RATE, subtype="PCM_16")
 
     log("what others make of the same pack")
     pack = read_pack(arguments.pack)
     policy = pack["exit"].get("policy", "never")
-    programs = Contenders(program, arguments.pack, sound)
-    stages = peers.Stages(pack, cache)
-    ours = {f"Bellis {kind}, never": programs.contender(f"{kind}:never") for kind in ("f32", "int8")}
-    ours[f"Bellis, {policy}"] = programs.contender(f"auto:{policy}")
+    programs = Candidates(program, arguments.pack, sound)
+    stages = baselines.Stages(pack, cache)
+    ours = {f"Bellis {kind}, never": programs.candidate(f"{kind}:never") for kind in ("f32", "int8")}
+    ours[f"Bellis, {policy}"] = programs.candidate(f"auto:{policy}")
     same = {arguments.pack.name: rounds({
-        "onnxruntime f32": peers.CachedStream(stages, audio),
-        "onnxruntime int8": peers.CachedStream(peers.Stages(pack, cache, int8=True), audio),
-        "tract as it comes": programs.contender("tract"),
+        "onnxruntime f32": baselines.CachedStream(stages, audio),
+        "onnxruntime int8": baselines.CachedStream(baselines.Stages(pack, cache, int8=True), audio),
+        "tract as it comes": programs.candidate("tract"),
         **ours,
     }, arguments.rounds)}
     own = same[arguments.pack.name][f"Bellis, {policy}"]["ms"]
@@ -257,31 +257,31 @@ def main():
     log("what people run instead")
     instead = {
         f"the same encoder, onnxruntime f32, {pack['encoder']['left_context'] * 0.02:.2f} s of context computed anew":
-            peers.RecomputedStream(peers.Stages(pack, cache, any_context=True), audio),
-        "openWakeWord's front end, every 80 ms": peers.wake_word(cache, packages, audio),
-        f"Moonshine tiny-en's encoder, {CONTEXT} s every {HOP} s": peers.moonshine(cache, packages, audio, CONTEXT, HOP),
-        "Moonshine tiny-en's encoder, batches of 5 s": peers.moonshine(cache, packages, audio, 5, 5),
-        f"Whisper tiny.en's encoder f32, 30 s every {HOP} s": peers.whisper(cache, packages, "float32", HOP),
-        "Whisper tiny.en's encoder f32, batches of 30 s": peers.whisper(cache, packages, "float32", 30),
-        "Whisper tiny.en's encoder int8, batches of 30 s": peers.whisper(cache, packages, "int8", 30),
+            baselines.RecomputedStream(baselines.Stages(pack, cache, any_context=True), audio),
+        "openWakeWord's front end, every 80 ms": baselines.wake_word(cache, packages, audio),
+        f"Moonshine tiny-en's encoder, {CONTEXT} s every {HOP} s": baselines.moonshine(cache, packages, audio, CONTEXT, HOP),
+        "Moonshine tiny-en's encoder, batches of 5 s": baselines.moonshine(cache, packages, audio, 5, 5),
+        f"Whisper tiny.en's encoder f32, 30 s every {HOP} s": baselines.whisper(cache, packages, "float32", HOP),
+        "Whisper tiny.en's encoder f32, batches of 30 s": baselines.whisper(cache, packages, "float32", 30),
+        "Whisper tiny.en's encoder int8, batches of 30 s": baselines.whisper(cache, packages, "int8", 30),
     }
     instead = {f"Bellis, {policy}": ours[f"Bellis, {policy}"], **instead}
     instead = rounds(instead, arguments.rounds)
     own = instead.pop(f"Bellis, {policy}")["ms"]
     programs.close()
 
-    packs = None if arguments.no_hubert else peers.hubert_packs(cache, REPOSITORY)
+    packs = None if arguments.no_hubert else baselines.hubert_packs(cache, REPOSITORY)
     if packs:
         log("windowed packs of HuBERT-base's shape")
         hubert, folded = packs
         shape = read_pack(hubert)
-        programs, kept = (Contenders(program, one, sound, 1.92) for one in (hubert, folded))
+        programs, kept = (Candidates(program, one, sound, 1.92) for one in (hubert, folded))
         same["HuBERT-base, random weights, windowed"] = rounds({
-            "onnxruntime f32": peers.WindowedStream(peers.Stages(shape, cache), audio),
-            "onnxruntime int8": peers.WindowedStream(peers.Stages(shape, cache, int8=True), audio),
-            "tract as it comes": programs.contender("tract"),
-            **{f"Bellis {kind}, never": programs.contender(f"{kind}:never") for kind in ("f32", "int8")},
-            **{f"Bellis {kind}, never, front-end frames kept": kept.contender(f"{kind}:never") for kind in ("f32", "int8")},
+            "onnxruntime f32": baselines.WindowedStream(baselines.Stages(shape, cache), audio),
+            "onnxruntime int8": baselines.WindowedStream(baselines.Stages(shape, cache, int8=True), audio),
+            "tract as it comes": programs.candidate("tract"),
+            **{f"Bellis {kind}, never": programs.candidate(f"{kind}:never") for kind in ("f32", "int8")},
+            **{f"Bellis {kind}, never, front-end frames kept": kept.candidate(f"{kind}:never") for kind in ("f32", "int8")},
         }, max(2, arguments.rounds // 2))
         programs.close()
         kept.close()

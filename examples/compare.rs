@@ -1,8 +1,8 @@
 //! One pack, run by Bellis and by tract as it comes, at the word of benches/compare.py:
 //!
-//!     cargo run --release --example contenders -- PACK SOUND.wav [SECONDS]
+//!     cargo run --release --example compare -- PACK SOUND.wav [SECONDS]
 //!
-//! Reads one contender's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
+//! Reads one candidate's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
 //! process, and the seconds of sound that it streamed meanwhile; or the error. `f32:POLICY`, `int8:POLICY` … are the whole runtime
 //! of Bellis; `tract` runs every layer on the same windows with tract's own defaults, each shape declared fixed, and nothing else (no heads, no ring, no
 //! policy).
@@ -28,7 +28,7 @@ const CALLBACK: usize = 160;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, sound, rest @ ..] = &arguments[..] else {
-        return Err("contenders PACK SOUND.wav [SECONDS]".into());
+        return Err("compare PACK SOUND.wav [SECONDS]".into());
     };
     let pack = Pack::open(Path::new(folder))?;
     let (mut samples, rate) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
@@ -38,19 +38,19 @@ fn main() -> Result<(), Failure> {
     if let Some(seconds) = rest.first() {
         samples.truncate((seconds.parse::<f64>()? * f64::from(rate)) as usize);
     }
-    let mut contenders = Contenders { pack: &pack, encoders: Vec::new(), tract: None, samples };
+    let mut candidates = Candidates { pack: &pack, encoders: Vec::new(), tract: None, samples };
     for line in std::io::stdin().lock().lines() {
         let line = line?;
-        let answer = match contenders.run(line.trim()) {
-            Ok((cpu, seconds)) => serde_json::json!({ "contender": line.trim(), "cpu": cpu, "seconds": seconds }),
-            Err(error) => serde_json::json!({ "contender": line.trim(), "error": error.to_string() }),
+        let answer = match candidates.run(line.trim()) {
+            Ok((cpu, seconds)) => serde_json::json!({ "candidate": line.trim(), "cpu": cpu, "seconds": seconds }),
+            Err(error) => serde_json::json!({ "candidate": line.trim(), "error": error.to_string() }),
         };
         println!("{answer}");
     }
     Ok(())
 }
 
-struct Contenders<'a> {
+struct Candidates<'a> {
     pack: &'a Pack,
     /// Loaded when they are asked for.
     encoders: Vec<(String, Arc<Encoder>)>,
@@ -58,7 +58,7 @@ struct Contenders<'a> {
     samples: Vec<f32>,
 }
 
-impl Contenders<'_> {
+impl Candidates<'_> {
     fn encoder(&mut self, name: &str) -> Result<Arc<Encoder>, Failure> {
         if let Some((_, encoder)) = self.encoders.iter().find(|(known, _)| known == name) {
             return Ok(encoder.clone());
