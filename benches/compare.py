@@ -1,11 +1,11 @@
-"""Bellis beside onnxruntime, tract as it comes, and what people run instead, on this machine, in one interleaved run:
+"""Compares Bellis with onnxruntime, unmodified tract and alternative encoders on this machine, in one interleaved run:
 
     pip install -r benches/requirements.txt
     python benches/compare.py [--pack PACK] [--rounds N] [--cpu N] [--out FOLDER] [--docs]
 
-Everything runs on one thread, pinned to one core, candidate after candidate, round after round; a candidate's figure is its best
-round, in milliseconds of processor time per second of sound. Bellis's figures are of its whole runtime (threads, ring, policy,
-consumer), the others' of their models' calls alone. Models of others are downloaded once into $BELLIS_DATA/baselines.
+Everything runs on one thread, pinned to one core, one candidate after another in each round. The result is the best
+round, in milliseconds of processor time per second of audio. For Bellis it covers the whole runtime (threads, ring, policy,
+consumer), for the others only the calls of their models. Their models are downloaded once into $BELLIS_DATA/baselines.
 
 Writes compare.json and compare.md into the folder (default: $BELLIS_DATA/compare), and with --docs the tables into docs/performance.md.
 """
@@ -30,7 +30,7 @@ import baselines
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("BELLIS_DATA", REPOSITORY / "data"))
 HOP = 0.32  # seconds, of the streaming comparisons
-CONTEXT = 1.3  # seconds that an encoder without a cache is given
+CONTEXT = 1.3  # seconds of context for an encoder without a cache
 
 
 def log(text):
@@ -38,7 +38,7 @@ def log(text):
 
 
 class Candidates:
-    """examples/compare.rs, which holds a pack ready and runs what it is told."""
+    """examples/compare.rs: loads a pack once and runs the requested configurations."""
 
     def __init__(self, program, pack, sound, seconds=None):
         command = [program, str(pack), str(sound), *([str(seconds)] if seconds else [])]
@@ -64,7 +64,7 @@ class Candidates:
 
 
 def rounds(candidates, count):
-    """{name: milliseconds of processor time per second of sound}, the best of `count` interleaved rounds; the first warms up."""
+    """{name: milliseconds of processor time per second of audio}, the best of `count` interleaved rounds after a warm-up round."""
     best, spread = {}, {}
     for number in range(count + 1):
         for name, candidate in candidates.items():
@@ -82,7 +82,7 @@ def read_pack(folder):
 
 
 def ceilings():
-    """What this core does at best in large matrix products: GFLOP/s f32 and GOP/s int8 (a multiply-add is two)."""
+    """Peak of this core in large matmuls: GFLOP/s f32 and GOP/s int8 (a MAC is two operations)."""
     size = 1024
     a, b = (np.random.default_rng(seed).standard_normal((size, size)).astype(np.float32) for seed in (1, 2))
     made = lambda name, kind: onnx.helper.make_tensor_value_info(name, kind, [size, size])
@@ -111,7 +111,7 @@ def run_and_wait(command, feed):
     for block in feed:
         process.stdin.write(block)
     process.stdin.flush()
-    # Not from the usage below: a child's peak there begins with what its parent held when it was forked.
+    # Not from the usage below: a child's peak there starts at its parent's memory at the fork.
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     process.stdin.close()
@@ -123,7 +123,7 @@ def run_and_wait(command, feed):
 
 
 def ages(bellis, pack, audio, lengths):
-    """Processor time and peak memory of streams of several lengths, the sound over and over from a pipe; the start is taken off."""
+    """Processor time, without start-up, and peak memory of streams of several lengths; the audio is repeated through a pipe."""
     pcm = (np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
     command = [bellis, "run", "-", "--pack", str(pack), "--consumer", "null", "--quiet"]
 
@@ -156,22 +156,22 @@ def device(bellis, pack, cache):
                 multiply_add_ratio=adds["device-like"] / adds["clean"], multiply_adds_clean=adds["clean"])
 
 
-def promises(result):
-    """(what, figure, at most) of every ratio that was set as a goal."""
+def targets(result):
+    """(description, ratio, limit) of every target."""
     policy, streams = result["policy"], result["ages"]["streams"]
     for name, group in result["same"].items():
         for kind in ("f32", "int8"):
             reference = group[f"onnxruntime {kind}"]["ms"]
-            yield f"{name}, never exiting, {kind}, of onnxruntime {kind}", group[f"Bellis {kind}, never"]["ms"] / reference, 0.9
-            kept = group.get(f"Bellis {kind}, never, front-end frames kept")
+            yield f"{name}, full depth, {kind} / onnxruntime {kind}", group[f"Bellis {kind}, never"]["ms"] / reference, 0.9
+            kept = group.get(f"Bellis {kind}, never, front-end frames cached")
             if kept:
-                yield f"{name}, never exiting, {kind}, front-end frames kept (`--norm folded`), of onnxruntime {kind}", kept["ms"] / reference, 0.9
+                yield f"{name}, full depth, {kind}, front-end frames cached (`--norm folded`) / onnxruntime {kind}", kept["ms"] / reference, 0.9
     for name, one in result["instead"].items():
         most = 0.1 if name.startswith("the same") or "every 0.32 s" in name else 0.5 if "openWakeWord" in name else 1
-        yield f"{policy}, clean speech, of {name}", result["own"] / one["ms"], most
-    yield f"{policy}, device-like stream, of clean speech", result["device"]["cpu_ratio"], 0.5
-    yield "peak memory, of 1.5 times the pack and 12 MB", streams[-1]["peak_mb"] / (1.5 * result["ages"]["pack_mb"] + 12), 1
-    yield f"a second of a stream of {streams[-1]['seconds']:g} s, of one of {streams[0]['seconds']:g} s", streams[-1]["ms"] / streams[0]["ms"], 1.05
+        yield f"{policy}, clean speech / {name}", result["own"] / one["ms"], most
+    yield f"{policy}, device-like stream / clean speech", result["device"]["cpu_ratio"], 0.5
+    yield "peak memory / (1.5 × pack + 12 MB)", streams[-1]["peak_mb"] / (1.5 * result["ages"]["pack_mb"] + 12), 1
+    yield f"time per second, stream of {streams[-1]['seconds']:g} s / stream of {streams[0]['seconds']:g} s", streams[-1]["ms"] / streams[0]["ms"], 1.05
 
 
 def markdown(result):
@@ -186,27 +186,27 @@ def markdown(result):
             row(*cells)
 
     lines.append(f"`python benches/compare.py` on {result['machine']}, {result['date']}: best of {result['rounds']} interleaved rounds, one thread, "
-                 f"one core; milliseconds of processor time per second of sound. Pack: {result['pack']}.")
-    table("What was aimed at", ("ratio", "measured", "at most", ""),
-          [(what, f"{figure:.3f}", f"{most:g}", "met" if figure <= most else "**missed**") for what, figure, most in promises(result)])
+                 f"one core; milliseconds of processor time per second of audio. Pack: {result['pack']}.")
+    table("Targets", ("ratio", "measured", "at most", ""),
+          [(what, f"{figure:.3f}", f"{most:g}", "met" if figure <= most else "**missed**") for what, figure, most in targets(result)])
     for name, group in result["same"].items():
         reference = group["onnxruntime f32"]["ms"]
-        table(f"Same pack, same windows: {name}", ("", "ms/s", "median", "of onnxruntime f32"),
+        table(f"Same pack, same windows: {name}", ("", "ms/s", "median", "relative to onnxruntime f32"),
               [(who, f"{one['ms']:.2f}", f"{one['median']:.2f}", f"{one['ms'] / reference:.2f}") for who, one in group.items()])
-    table("Instead of Bellis", ("", "ms/s", "Bellis is of it"),
+    table("Alternatives", ("", "ms/s", "Bellis / alternative"),
           [(who, f"{one['ms']:.2f}", f"{own / one['ms']:.3f}") for who, one in result["instead"].items()])
     found = result["device"]
-    table("A device's day", ("", "ms/s"), [("clean speech", f"{found['clean_ms']:.2f}"), ("30 % speech, 40 % silence, 30 % noise", f"{found['device_ms']:.2f}"),
-          ("ratio", f"{found['cpu_ratio']:.2f}"), ("ratio of multiply-adds", f"{found['multiply_add_ratio']:.2f}")])
+    table("Device-like stream", ("", "ms/s"), [("clean speech", f"{found['clean_ms']:.2f}"), ("30 % speech, 40 % silence, 30 % noise", f"{found['device_ms']:.2f}"),
+          ("ratio", f"{found['cpu_ratio']:.2f}"), ("ratio of MACs", f"{found['multiply_add_ratio']:.2f}")])
     found = result["ages"]
-    table(f"Age and memory (pack {found['pack_mb']:.1f} MB on disk; start {found['start_seconds']:.2f} s)", ("stream", "ms/s", "peak resident MB"),
+    table(f"Stream length and memory (pack {found['pack_mb']:.1f} MB on disk; start-up {found['start_seconds']:.2f} s)", ("stream", "ms/s", "peak resident MB"),
           [(f"{one['seconds']:g} s", f"{one['ms']:.2f}", f"{one['peak_mb']:.1f}") for one in found["streams"]])
-    table("Ceiling of one core, large products", ("type", "G operations per second"), [(kind, f"{value:.0f}") for kind, value in result["ceilings"].items()])
+    table("Peak of one core, large matmuls", ("type", "G operations per second"), [(kind, f"{value:.0f}") for kind, value in result["ceilings"].items()])
     return "\n".join(lines) + "\n"
 
 
 def into_docs(name, text):
-    """Puts `text` between the marks of `name` in docs/performance.md."""
+    """Replaces the section between the markers `name` in docs/performance.md."""
     path = REPOSITORY / "docs/performance.md"
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, rest = path.read_text().split(begin)
@@ -217,11 +217,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pack", type=Path, default=REPOSITORY / "models/daisy-tiny")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="core to pin everything to (default: the last)")
-    parser.add_argument("--ages", default="10,100,1000", help="lengths of the streams, seconds (default: %(default)s)")
-    parser.add_argument("--no-hubert", action="store_true", help="leave out the HuBERT-base of random weights (380 MB, the slowest part)")
-    parser.add_argument("--no-build", action="store_true", help="take target/release as it is")
-    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md, too")
+    parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="core to run on (default: the last)")
+    parser.add_argument("--ages", default="10,100,1000", help="stream lengths, seconds (default: %(default)s)")
+    parser.add_argument("--no-hubert", action="store_true", help="skip HuBERT-base with random weights (380 MB, the slowest part)")
+    parser.add_argument("--no-build", action="store_true", help="use the existing programs in target/release")
+    parser.add_argument("--docs", action="store_true", help="write the tables to docs/performance.md as well")
     parser.add_argument("--out", type=Path, default=DATA / "compare")
     arguments = parser.parse_args()
     if not arguments.no_build:
@@ -239,7 +239,7 @@ def main():
     sound = cache / "clean.wav"
     soundfile.write(sound, audio, baselines.RATE, subtype="PCM_16")
 
-    log("what others make of the same pack")
+    log("the same pack with other runtimes")
     pack = read_pack(arguments.pack)
     policy = pack["exit"].get("policy", "never")
     programs = Candidates(program, arguments.pack, sound)
@@ -249,14 +249,14 @@ def main():
     same = {arguments.pack.name: rounds({
         "onnxruntime f32": baselines.CachedStream(stages, audio),
         "onnxruntime int8": baselines.CachedStream(baselines.Stages(pack, cache, int8=True), audio),
-        "tract as it comes": programs.candidate("tract"),
+        "unmodified tract": programs.candidate("tract"),
         **ours,
     }, arguments.rounds)}
     own = same[arguments.pack.name][f"Bellis, {policy}"]["ms"]
 
-    log("what people run instead")
+    log("alternatives")
     instead = {
-        f"the same encoder, onnxruntime f32, {pack['encoder']['left_context'] * 0.02:.2f} s of context computed anew":
+        f"the same encoder, onnxruntime f32, {pack['encoder']['left_context'] * 0.02:.2f} s of context recomputed":
             baselines.RecomputedStream(baselines.Stages(pack, cache, any_context=True), audio),
         "openWakeWord's front end, every 80 ms": baselines.wake_word(cache, packages, audio),
         f"Moonshine tiny-en's encoder, {CONTEXT} s every {HOP} s": baselines.moonshine(cache, packages, audio, CONTEXT, HOP),
@@ -272,22 +272,22 @@ def main():
 
     packs = None if arguments.no_hubert else baselines.hubert_packs(cache, REPOSITORY)
     if packs:
-        log("windowed packs of HuBERT-base's shape")
+        log("windowed packs with the shapes of HuBERT-base")
         hubert, folded = packs
         shape = read_pack(hubert)
         programs, kept = (Candidates(program, one, sound, 1.92) for one in (hubert, folded))
         same["HuBERT-base, random weights, windowed"] = rounds({
             "onnxruntime f32": baselines.WindowedStream(baselines.Stages(shape, cache), audio),
             "onnxruntime int8": baselines.WindowedStream(baselines.Stages(shape, cache, int8=True), audio),
-            "tract as it comes": programs.candidate("tract"),
+            "unmodified tract": programs.candidate("tract"),
             **{f"Bellis {kind}, never": programs.candidate(f"{kind}:never") for kind in ("f32", "int8")},
-            **{f"Bellis {kind}, never, front-end frames kept": kept.candidate(f"{kind}:never") for kind in ("f32", "int8")},
+            **{f"Bellis {kind}, never, front-end frames cached": kept.candidate(f"{kind}:never") for kind in ("f32", "int8")},
         }, max(2, arguments.rounds // 2))
         programs.close()
         kept.close()
         instead["HuBERT-base windowed, onnxruntime f32, every 0.32 s"] = same["HuBERT-base, random weights, windowed"]["onnxruntime f32"]
 
-    log("a device's day, age, memory, ceilings")
+    log("device-like stream, stream length, memory, peak")
     result = dict(
         machine=f"{processor()}, {platform.machine()}", date=time.strftime("%Y-%m-%d"), rounds=arguments.rounds, pack=arguments.pack.name, own=own,
         policy=policy, same=same, instead=instead, device=device(bellis, arguments.pack, cache),

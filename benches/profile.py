@@ -1,11 +1,11 @@
-"""Where Bellis's processor time goes, by thread and by class of operation (Linux, perf; no hardware counters needed):
+"""Profiles Bellis's processor time by thread and by class of operation (Linux, perf; no hardware counters needed):
 
     python benches/profile.py [--pack PACK] [--policy POLICY] [--seconds N] [--docs]
-    python benches/profile.py --instructions      exact counts of what is no stage, by callgrind (some minutes)
+    python benches/profile.py --instructions      exact instruction counts, by callgrind (some minutes)
 
-Streams the bundled speech over and over through `bellis run` under `perf record` and sorts the samples by symbol. The main thread
-is left out: it loads the pack. With the multiply-adds that the run reports, the matrix products' speed is set beside what one core
-reaches in large products. Prints Markdown; --docs puts it into docs/performance.md.
+Streams the bundled speech repeatedly through `bellis run` under `perf record` and classifies the samples by symbol. The main thread
+is excluded, because it only loads the pack. From the MACs that the run reports follows the speed of the matmuls, which is compared with
+the peak of one core in large matmuls. Prints Markdown; --docs writes it to docs/performance.md.
 """
 
 import argparse
@@ -26,15 +26,15 @@ import compare
 
 RATE = 16_000
 FREQUENCY = 1999
-REST = "the rest of tract and of the engine: plans, shapes, element-wise operations"
-BESIDE = "beside the maths: source, ring, resampler, chunker, evidence, policy, counters, consumer"
-# The first that fits names the class.
-KERNELS = "vector kernels: f32 products, attention, norms, GELU"
+REST = "rest of tract and the engine: plans, shapes, element-wise operations"
+BESIDE = "outside the engine: source, ring, resampler, chunker, evidence, policy, counters, consumer"
+# The first match determines the class.
+KERNELS = "vector kernels: f32 matmuls, attention, norms, GELU"
 CLASSES = (
     (BESIDE, r"^bellis::(audio|stream|exit|runtime|consumer)|rubato|rustfft|realfft|hdrhistogram|crossbeam|ringbuf"),
     (KERNELS, r"rten_simd|rten_vecmath|^bellis::engine::kernels"),
-    ("matrix products", r"mmm_|_mmm|gemm|gemv|matvec|dot_product|multiply|product"),
-    ("packing and quantising of their inputs", r"pack|quanti[sz]e"),
+    ("matmuls", r"mmm_|_mmm|gemm|gemv|matvec|dot_product|multiply|product"),
+    ("packing and quantising their inputs", r"pack|quanti[sz]e"),
     ("GELU, softmax, norms, logarithm", r"erf|gelu|softmax|layer_?norm|rms|sigmoid|_max_f32|_sum_f32|tanh|logf"),
     ("copies", r"memmove|memcpy|memset|stack_tensors|broadcast|axes|axis|[cC]oncat|Slice"),
     ("allocator", r"malloc|calloc|realloc|_int_|^c?free|unlink_chunk|memalign|aligned_dt|drop_in_place"),
@@ -68,7 +68,7 @@ def samples(bellis, pack, policy, seconds, folder):
 
 
 def instructions(bellis, pack, policy, folder):
-    """Instructions of every thread but the main one, and of the calls of stages among them, by callgrind on the bundled recording."""
+    """Instructions of all threads except the main one, and the share of the stages, by callgrind on the bundled recording."""
     samples, _ = soundfile.read(compare.REPOSITORY / "models/sample.wav", dtype="int16")
     (folder / "sound.pcm").write_bytes(samples.tobytes())
     command = ["valgrind", "--quiet", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={folder / 'counts'}", bellis, "run", "-",
@@ -84,8 +84,8 @@ def instructions(bellis, pack, policy, folder):
             found[name] += max(counts, default=0)
     stages, caches = found["stage::Runner::run"], found["cache::LayerCache::append"]
     per_second = everything / (len(samples) / RATE) / 1e6
-    return (f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of sound beside loading, on the kernels that the "
-          f"processor has under valgrind.\n\n| | share |\n|---|---|\n| stages | {100 * stages / everything:.2f} % |\n"
+    return (f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of audio, without loading, with the kernels "
+          f"that are selected under valgrind.\n\n| | share |\n|---|---|\n| stages | {100 * stages / everything:.2f} % |\n"
           f"| key and value caches | {100 * caches / everything:.2f} % |\n| everything else: source, ring, resampler, chunker, evidence, policy, counters, consumer | {100 * (everything - stages - caches) / everything:.2f} % |\n")
 
 
@@ -96,18 +96,18 @@ def report(by_class, symbols, run, heaviest):
         share[kind] += count
         threads[thread] += count
     milliseconds = lambda count: 1e3 * count / FREQUENCY / seconds
-    # Which of the two computes a product depends on its type; the second does more than products, so this is a lower bound.
-    counted = share["matrix products"] + share[KERNELS]
+    # The matmul's type decides which of the two computes it; the second has other work as well, so this is a lower bound.
+    counted = share["matmuls"] + share[KERNELS]
     products = 2 * run["multiply_adds_per_second"] * seconds / (counted / FREQUENCY) / 1e9
     ceilings = ", ".join(f"{value:.0f} in {kind} ({100 * products / value:.0f} %)" for kind, value in compare.ceilings().items())
     lines = [
-        f"`python benches/profile.py` on {compare.processor()}: {run['policy']}, {seconds:.0f} s of sound, {total} samples, "
-        f"{milliseconds(total):.2f} ms of processor time per second of sound.",
+        f"`python benches/profile.py` on {compare.processor()}: {run['policy']}, {seconds:.0f} s of audio, {total} samples, "
+        f"{milliseconds(total):.2f} ms of processor time per second of audio.",
         "", "| class | share | ms/s |", "|---|---|---|",
         *(f"| {kind} | {100 * count / total:.1f} % | {milliseconds(count):.3f} |" for kind, count in share.most_common()),
-        "", f"All multiply-adds over both kinds of kernels: {products:.0f} G operations per second; one core's ceiling in large products is {ceilings}.",
+        "", f"All MACs over both kinds of kernels: {products:.0f} G operations per second; the peak of one core in large matmuls is {ceilings}.",
         "", "By thread: " + ", ".join(f"{thread} {100 * count / total:.1f} %" for thread, count in threads.most_common()) + ".",
-        "", "| the inference thread's heaviest symbols | share |", "|---|---|",
+        "", "| hottest symbols of the inference thread | share |", "|---|---|",
         *(f"| `{symbol[:90]}` | {100 * count / total:.1f} % |" for symbol, count in symbols.most_common(heaviest)),
     ]
     return "\n".join(lines) + "\n"
@@ -117,12 +117,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pack", type=Path, default=compare.REPOSITORY / "models/daisy-tiny")
     parser.add_argument("--policy", help="(default: the pack's own)")
-    parser.add_argument("--seconds", type=float, default=300, help="of sound (default: %(default)s)")
-    parser.add_argument("--symbols", type=int, default=12, help="how many of the heaviest to list (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=300, help="seconds of audio (default: %(default)s)")
+    parser.add_argument("--symbols", type=int, default=12, help="number of symbols to list (default: %(default)s)")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)))
     parser.add_argument("--bellis", default=str(compare.REPOSITORY / "target/release/bellis"))
-    parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md, too")
-    parser.add_argument("--instructions", action="store_true", help="count instead of sampling (valgrind)")
+    parser.add_argument("--docs", action="store_true", help="write the tables to docs/performance.md as well")
+    parser.add_argument("--instructions", action="store_true", help="count instructions with valgrind instead of sampling")
     arguments = parser.parse_args()
     if arguments.instructions:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-//! Representations as a length-prefixed binary stream, for any program behind a pipe or a Unix socket. docs/asr.md describes it;
+//! Representations as a length-prefixed binary stream, for any program behind a pipe or a Unix socket. docs/output.md describes it;
 //! examples/read_stream.py reads it.
 //!
 //! ```text

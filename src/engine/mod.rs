@@ -38,7 +38,7 @@ use crate::pack::manifest::{AudioSection, EncoderSection};
 use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
 
 const NO_CTC: &str = "phones are read from CTC branches; take a pack that has them (`bellis inspect PACK` says `ctc`), or train some: \
-                      models/train does, with any pretrained phone recogniser as the teacher (docs/asr.md)";
+                      models/train does, with any pretrained phone recogniser as the teacher (docs/phones.md)";
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
                         trains heads on your own audio";
 

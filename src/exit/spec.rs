@@ -209,7 +209,7 @@ impl PolicySpec {
                 let shallowest = pack.shallowest_exit();
                 let branches: Vec<usize> = pack.ctc.iter().map(|(k, _)| *k).filter(|k| *k >= shallowest).collect();
                 if branches.is_empty() {
-                    return Err(missing("CTC branches", "use `gain` or `threshold`, or train branches (docs/asr.md)"));
+                    return Err(missing("CTC branches", "use `gain` or `threshold`, or train branches (docs/phones.md)"));
                 }
                 let thresholds = threshold(&exit.ctc, "give one with --threshold, in nats (0.2, say)")?;
                 Box::new(CtcConfidence { measure, thresholds, branches, layers })

@@ -2,7 +2,7 @@
 //!
 //! The weights lie in panels as wide as a tile of the result, so that a panel is read from front to back while a tile of
 //! rows × columns stays in registers. A stream reads all weights once a chunk, far more than a cache next to the core holds: the
-//! next panel is fetched while this one is computed (docs/kernels.md).
+//! next panel is fetched while this one is computed (docs/notes/kernels.md).
 
 use std::cell::RefCell;
 use std::ops::Range;

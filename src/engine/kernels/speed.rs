@@ -1,4 +1,4 @@
-//! How near the kernels come to the processor's ceiling at a stream's sizes; prints the table of docs/kernels.md:
+//! How near the kernels come to the processor's ceiling at a stream's sizes; prints the table of docs/notes/kernels.md:
 //!
 //!     cargo test --release --lib kernels::speed -- --ignored --nocapture
 //!     cargo test --release --lib kernels::speed::of_streams -- --ignored --nocapture      (the second table alone)
