@@ -1,10 +1,10 @@
-"""Evaluates a pack through Bellis, and draws what came out.
+"""Evaluates a pack with Bellis and plots the results.
 
     python -m models.evaluate.streams
     python -m models.evaluate PACK [--out FOLDER] [--jobs N]
 
-Writes figures.json and SVG plots into FOLDER (docs/models/NAME). Runs that were made before are taken from the cache in
-$BELLIS_DATA/evaluate unless the pack or the stream changed.
+Writes figures.json and SVG plots into FOLDER (docs/models/NAME). Earlier runs are read from the cache in
+$BELLIS_DATA/evaluate unless the pack or the stream has changed.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Evaluation:
         found.states = found.states.astype(np.float16)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pickle.dumps(found))
-        print(f"evaluate: {stream}, {policy}: depth {found.report['mean_exit_layer']:.2f}, {found.macs / 1e6:.0f} M multiply-adds a second", flush=True)
+        print(f"evaluate: {stream}, {policy}: depth {found.report['mean_exit_layer']:.2f}, {found.macs / 1e6:.0f} M MACs per second", flush=True)
         return found
 
     def all(self, stream, policies):
@@ -122,8 +122,8 @@ def equal_compute(e, stream):
     return curves
 
 
-def promises(e):
-    """What calibrated cascades promised, and what held-out sound gave."""
+def calibrated(e):
+    """Agreement of calibrated cascades on held-out audio, by target."""
     parts, out = segments("noisy"), {}
     full = e.posteriors(e.run("noisy", "never"))
     for target in (0.9, 0.95, 0.98):
@@ -215,7 +215,7 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     tau = arguments.tau or e.manifest["exit"]["threshold"]
     policies = sweep(e.heads.depths)
-    figures = {"pack": arguments.pack.name, "tau": tau, "multiply-adds per second at full depth": e.run("alone", "never").macs, "parameters": parameters(arguments.pack)}
+    figures = {"pack": arguments.pack.name, "tau": tau, "MACs per second at full depth": e.run("alone", "never").macs, "parameters": parameters(arguments.pack)}
 
     def done(name, value):
         figures[name] = value
@@ -225,8 +225,8 @@ def main():
     done("depth under noise", depth_under_noise(e, tau))
     done("noisy", equal_compute(e, "noisy"))
     done("device", equal_compute(e, "device"))
-    done("promises", promises(e))
-    done("nothing said", nothing_said(e, [f"threshold --threshold {tau}", "change", "gain"]))
+    done("calibrated", calibrated(e))
+    done("without speech", nothing_said(e, [f"threshold --threshold {tau}", "change", "gain"]))
     done("phones", phone_errors(e, policies["entropy"] + policies["change"] + policies["gain"] + ["never"]))
     done("gap filling", gap_filling(e, "gain"))
     done("letters", letters(e, ["never", "gain", f"threshold --threshold {tau}", *(f"fixed --layer {k}" for k in e.heads.depths)]))

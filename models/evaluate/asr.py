@@ -1,15 +1,15 @@
-"""Phone errors of the CTC consumer by exit layer and policy, beside the recogniser that taught it.
+"""Measures phone error rates of the CTC branches by exit layer and policy, and of the recogniser that they were trained on.
 
     python -m models.evaluate.asr PACK [--minutes M] [--policies LIST] [--out FOLDER]
 
-Held-out speech (speech.test, speech.probe), clean and in noise, runs through `bellis run --consumer phones`. The reference is what
-hama 1.7 hears in the clean sound, so its own error there is zero by definition; beside the pack stands what it hears in the same
-noisy sound, each clip whole. festvox-ru's aligned labels (Russian) are a second reference that no recogniser made: there all vowels
-count as one, and palatalised consonants as plain ones, since neither model has the others.
+Held-out speech (speech.test, speech.probe), clean and in noise, runs through `bellis run --consumer phones`. The reference is the output of
+hama 1.7 for the clean audio, so hama's own error there is zero by definition. As a baseline, hama also transcribes the noisy audio, in
+whole clips. A second reference, independent of any recogniser, is festvox-ru's aligned labels (Russian): all vowels
+count as one there, and palatalised consonants as plain ones, since neither model distinguishes them.
 
-Utterances are measured on the stream `device` of models.evaluate.streams: how much of speech, silence and noise is in them.
+Utterances are measured on the stream `device` of models.evaluate.streams: the share of speech, silence and noise in them.
 
-Writes FOLDER/NAME.json and FOLDER/NAME.md (docs/asr without it). The stream and what hama heard are kept in $BELLIS_DATA.
+Writes FOLDER/NAME.json and FOLDER/NAME.md (default: docs/asr). The stream and hama's output are cached in $BELLIS_DATA.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def from_ipa(phone):
 
 
 def distance(found, wanted):
-    """Levenshtein's."""
+    """Levenshtein distance."""
     row = list(range(len(wanted) + 1))
     for count, one in enumerate(found, 1):
         before, row[0] = row[0], count
@@ -83,21 +83,21 @@ def make_stream(minutes):
     stream.write("asr")
 
 
-def hear():
-    """What hama hears in each segment of the stream: tokens, word boundaries left out."""
+def transcribe():
+    """hama's phones for each segment of the stream, without word boundaries."""
     path = DATA / "evaluate" / f"hama-{hashlib.sha256((STREAMS / 'asr.json').read_bytes()).hexdigest()[:16]}.json"
     if not path.exists():
         from hama.asr import ASRModel
 
-        model, heard = ASRModel(), []
+        model, transcripts = ASRModel(), []
         sound, parts = soundfile.read(STREAMS / "asr.wav", dtype="float32")[0], segments("asr")
         for number, s in enumerate(parts):
             result = model.transcribe_waveform(sound[s["first"] * HOP : (s["first"] + s["frames"]) * HOP], RATE)
-            heard.append([SAME.get(phone, phone) for phone in result.phonemes if phone != BOUNDARY])
+            transcripts.append([SAME.get(phone, phone) for phone in result.phonemes if phone != BOUNDARY])
             if number % 50 == 0:
-                print(f"asr: hama has heard {number} of {len(parts)}", flush=True)
+                print(f"asr: hama: {number} of {len(parts)} segments", flush=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(heard, ensure_ascii=False))
+        path.write_text(json.dumps(transcripts, ensure_ascii=False))
     return json.loads(path.read_text())
 
 
@@ -116,7 +116,7 @@ def labels(parts):
 
 
 def run(pack, policy):
-    """Phones of every segment as the program reads them, and the run's report."""
+    """Phones of every segment as read by Bellis, and the report of the run."""
     parts = segments("asr")
     with tempfile.TemporaryDirectory() as folder:
         command = [BELLIS, "run", STREAMS / "asr.wav", "--pack", pack, "--quiet", "--policy", *policy.split()]
@@ -124,17 +124,17 @@ def run(pack, policy):
         subprocess.run([str(part) for part in command], check=True)
         lines = [json.loads(line) for line in Path(folder, "phones.jsonl").open()]
         report = json.loads(Path(folder, "report.json").read_text())
-    # A segment's phones are those up to the middle of the pause behind it.
+    # Phones belong to a segment up to the middle of the pause after it.
     ends = np.array([(s["first"] + s["frames"] + PAUSE / 2) * HOP for s in parts])
     found = [[] for _ in parts]
     for line in lines:
         found[min(len(parts) - 1, int(np.searchsorted(ends, line["sample"])))].append(line["phone"])
-    print(f"asr: {policy}: depth {report['mean_exit_layer']:.2f}, {report['multiply_adds_per_second'] / 1e6:.0f} M multiply-adds a second", flush=True)
+    print(f"asr: {policy}: depth {report['mean_exit_layer']:.2f}, {report['multiply_adds_per_second'] / 1e6:.0f} M MACs per second", flush=True)
     return found, report
 
 
 def utterances(pack):
-    """Share of the frames of the stream `device` that are in an utterance, by what they hold; pads do not count."""
+    """Share of the frames of the stream `device` that are in an utterance, by content; without padding."""
     command = [BELLIS, "run", STREAMS / "device.wav", "--pack", pack, "--quiet", "--consumer", "segments", "--pad", "0"]
     lines = [json.loads(line) for line in subprocess.run([str(part) for part in command], check=True, capture_output=True).stdout.splitlines()]
     parts, inside = segments("device"), np.zeros(max(s["first"] + s["frames"] for s in segments("device")), bool)
@@ -150,14 +150,14 @@ def utterances(pack):
 class Scores:
     """Errors against both references."""
 
-    def __init__(self, heard, vocabulary):
+    def __init__(self, transcripts, vocabulary):
         self.parts = segments("asr")
         known = set(vocabulary)
-        clean = {s["clip"]: [phone for phone in heard[n] if phone in known] for n, s in enumerate(self.parts) if not s["kind"]}
+        clean = {s["clip"]: [phone for phone in transcripts[n] if phone in known] for n, s in enumerate(self.parts) if not s["kind"]}
         self.wanted = [clean[s["clip"]] for s in self.parts]
         self.known, self.labels = known, labels(self.parts)
-        missing = sum(len(heard[n]) - len(clean[s["clip"]]) for n, s in enumerate(self.parts) if not s["kind"])
-        self.missing = missing / max(1, sum(len(heard[n]) for n, s in enumerate(self.parts) if not s["kind"]))
+        missing = sum(len(transcripts[n]) - len(clean[s["clip"]]) for n, s in enumerate(self.parts) if not s["kind"])
+        self.missing = missing / max(1, sum(len(transcripts[n]) for n, s in enumerate(self.parts) if not s["kind"]))
         self.clips = np.array([s["clip"] for s in self.parts])
 
     def of(self, found):
@@ -186,7 +186,7 @@ class Scores:
 
 
 def policies(manifest):
-    """(label, flags) of what is compared."""
+    """Policies to compare, as flags of `bellis run`."""
     stages, layers = manifest["stages"], manifest["encoder"]["layers"]
     branches = sorted(int(k) for k in stages["ctc"] if int(k) > 0 or "0" in stages.get("head", {}))
     out = [f"fixed --layer {k}" for k in branches if k < layers] + ["never"]
@@ -216,49 +216,49 @@ def table(figures):
     two = [["", *head[3:-1]], second("hama, whole clips", figures["hama"])]
     two += [second(f"`{name}`", r) for name, r in runs.items()]
     low, high = (100 * runs["never"]["teacher"]["all"][n] for n in (1, 2))
-    return f"""# Phone errors of {figures["pack"]}
+    return f"""# Phone error rates of {figures["pack"]}
 
-Made by `python -m models.evaluate.asr {figures["path"]}`; the figures with 95 % intervals are in {figures["pack"]}.json. Phone error rate,
-%: edit distance over the reference's phones. `never` is full depth (all: {low:.1f} to {high:.1f} when clips are drawn anew); *of full compute* is in multiply-adds of
-everything that ran. {100 * figures["outside of the vocabulary"]:.1f} % of hama's phones are not in the pack's vocabulary and are left out.
+Measured by `python -m models.evaluate.asr {figures["path"]}`; {figures["pack"]}.json has all figures with 95 % intervals. Phone error rate
+in %: edit distance divided by the number of phones in the reference. `never` is full depth (all: {low:.1f} to {high:.1f} when clips are resampled); *of full compute* refers to the MACs of
+everything that ran. {100 * figures["outside of the vocabulary"]:.1f} % of hama's phones are not in the pack's vocabulary and are ignored.
 
-## Against what hama hears in the clean sound
+## Against hama's output for the clean audio
 
-speech.test: French prompts, Dutch acting, English reading; nothing of these packages was trained on.
+speech.test: French prompts, Dutch acting, English reading; these packages are held out from training.
 
 {show(one)}
 
-## Russian (festvox-ru): against hama on the clean sound / against aligned labels
+## Russian (festvox-ru): against hama's output for the clean audio / against aligned labels
 
-For the labels all vowels count as one, and palatalised consonants as plain ones.
+With the labels, all vowels count as one, and palatalised consonants as plain ones.
 
 {show(two)}
 
 ## Utterances
 
-Share of 20 minutes as a device hears them (stream `device`) that is in an utterance, by what was there; the pack's own policy, no pads.
+Share of 20 minutes of the device-like stream that is in an utterance, by content; the pack's own policy, without padding.
 
-{show([["what was there", "%"], *([name, f"{100 * value:.1f}"] for name, value in figures["utterances"].items() if name != "utterances")])}
+{show([["content", "%"], *([name, f"{100 * value:.1f}"] for name, value in figures["utterances"].items() if name != "utterances")])}
 """
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
-    parser.add_argument("--minutes", type=float, default=4, help="of speech in each condition, when the stream is made")
-    parser.add_argument("--policies", help="flags of `bellis run` behind --policy, separated by commas; without it every layer and a sweep of thresholds")
+    parser.add_argument("--minutes", type=float, default=4, help="minutes of speech per condition, when the stream is created")
+    parser.add_argument("--policies", help="values of --policy with further flags, separated by commas (default: every layer and a sweep of thresholds)")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/asr")
     arguments = parser.parse_args()
     manifest = tomllib.loads((arguments.pack / "pack.toml").read_text())
     if "ctc" not in manifest:
-        raise SystemExit(f"asr: {arguments.pack} has no CTC branches: it reads no phones")
+        raise SystemExit(f"asr: {arguments.pack} has no CTC branches, so it cannot read phones")
     if not (STREAMS / "asr.json").exists():
         make_stream(arguments.minutes)
-    heard = hear()
-    scores = Scores(heard, [phone for phone in manifest["ctc"]["vocabulary"][1:] if phone != BOUNDARY])
+    transcripts = transcribe()
+    scores = Scores(transcripts, [phone for phone in manifest["ctc"]["vocabulary"][1:] if phone != BOUNDARY])
     path = arguments.pack.resolve()
     path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else arguments.pack.name
-    figures = {"pack": manifest["name"], "path": str(path), "outside of the vocabulary": scores.missing, "hama": scores.of(heard), "runs": {}}
+    figures = {"pack": manifest["name"], "path": str(path), "outside of the vocabulary": scores.missing, "hama": scores.of(transcripts), "runs": {}}
     wanted = arguments.policies.split(",") if arguments.policies else policies(manifest)
     for policy in dict.fromkeys(["never", *wanted, f"never --beam {BEAM}"]):
         found, report = run(arguments.pack, policy)

@@ -1,9 +1,9 @@
-"""A pack's model card from its figures: tables and plots in one page, nothing written by hand that was measured.
+"""Writes a pack's model card from its figures: tables and plots on one page.
 
     python -m models.evaluate.card PACK
 
-Reads docs/models/NAME/figures.json (models.evaluate), asr.json (models.evaluate.asr) and heads.json (models.train.heads) where
-they are there, and writes docs/models/NAME.md.
+Reads docs/models/NAME/figures.json (models.evaluate) and, if present, asr.json (models.evaluate.asr) and heads.json
+(models.train.heads), and writes docs/models/NAME.md.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def gain(f):
     for device, noisy in zip(f["device"]["gain"], f["noisy"]["gain"]):
         less = lambda point: spread([-point["kl minus fixed"][i] for i in (0, 2, 1)], sign="+")
         rows.append([device["policy"].split()[-1], f"{percent(device['share'], 0)} / {percent(noisy['share'], 0)}", number(device["kl"][0]), less(device), number(noisy["kl"][0]), less(noisy)])
-    return table(["λ", "compute, device / speech", "KL on the device stream", "less than fixed depth (95 %)", "KL on speech", "less than fixed depth (95 %)"], rows)
+    return table(["λ", "compute, device / speech", "KL, device stream", "reduction from fixed depth (95 %)", "KL, speech", "reduction from fixed depth (95 %)"], rows)
 
 
 def others(f):
@@ -62,13 +62,13 @@ def others(f):
             middle = min(points, key=lambda point: abs(point["share"] - 0.6))
             less = spread([-middle["kl minus fixed"][i] for i in (0, 2, 1)], sign="+")
             rows.append([family, stream, middle["policy"], percent(middle["share"], 0), number(middle["kl"][0]), less])
-    return table(["policy", "stream", "point nearest to 60 % of compute", "compute", "KL", "less than fixed depth (95 %)"], rows)
+    return table(["policy", "stream", "settings", "compute", "KL", "reduction from fixed depth (95 %)"], rows)
 
 
 def alone(f):
-    policies = list(f["nothing said"])
-    kinds = list(f["nothing said"][policies[0]])
-    rows = [[kind, *(percent(f["nothing said"][p][kind], 0) if kind == "share of full depth" else number(f["nothing said"][p][kind], 1) for p in policies)] for kind in kinds]
+    policies = list(f["without speech"])
+    kinds = list(f["without speech"][policies[0]])
+    rows = [[kind, *(percent(f["without speech"][p][kind], 0) if kind == "share of full depth" else number(f["without speech"][p][kind], 1) for p in policies)] for kind in kinds]
     return table(["mean exit layer", *(f"`{policy}`" for policy in policies)], rows)
 
 
@@ -79,19 +79,19 @@ def phones(f):
     return table(["", "compute", "all conditions", "clean", "PNMI of the units"], rows)
 
 
-def promises(f):
-    rows = [[percent(float(target), 0), percent(row["pooled"][0]), percent(row["clean"][0]), number(row["depth"], 1)] for target, row in f["promises"].items()]
-    return table(["promised", "pooled, clean to −5 dB", "clean", "mean depth"], rows)
+def calibrated(f):
+    rows = [[percent(float(target), 0), percent(row["pooled"][0]), percent(row["clean"][0]), number(row["depth"], 1)] for target, row in f["calibrated"].items()]
+    return table(["target", "pooled, clean to −5 dB", "clean", "mean depth"], rows)
 
 
 def letters(f):
-    rows = [[f"`{name}`", *("{} and {} of {}".format(*row["right"], row["of"]) for row in by.values())] for name, by in f["letters"].items()]
+    rows = [[f"`{name}`", *("{}, {} of {}".format(*row["right"], row["of"]) for row in by.values())] for name, by in f["letters"].items()]
     return table(["representation", *next(iter(f["letters"].values()))], rows)
 
 
 def heads(rows):
     return table(
-        ["mean depth", "joint: KL", "agreement", "nats to the units", "DAISY's: KL", "agreement", "nats to the units"],
+        ["mean depth", "joint: KL", "agreement", "cross-entropy with the units", "DAISY's: KL", "agreement", "cross-entropy with the units"],
         [[number(row["depth"], 1), *(number(row[kind][name]) for kind in ("joint", "daisy") for name in ("kl", "agreement", "units"))] for row in rows],
     )
 
@@ -103,62 +103,61 @@ def recogniser(found):
 PAGE = """# {name}
 
 {description}: {layers} layers of {dim}, {heads} attention heads, {units} units, {millions:.1f} M parameters, {megabytes:.1f} MB as f16. Chunks of
-160, 320 or 640 ms, {context:.2f} s of left context. Full depth takes {macs:.0f} M multiply-adds per second of sound, heads and
-predictors not counted.
+160, 320 or 640 ms, {context:.2f} s of left context. Full depth takes {macs:.0f} M MACs per second of audio, without heads and
+predictors.
 
 {provenance}
 
-Everything below was measured through Bellis itself on speakers and noise that training never saw
-([packages.toml](../../models/train/packages.toml)); `python -m models.evaluate models/{name}` makes the numbers
-([figures.json]({name}/figures.json)), `python -m models.evaluate.card models/{name}` this page. KL is KL(full depth ‖ exit), nats
-per frame; compute is multiply-adds of all that ran — front end, layers, projections, heads, predictors — as a share of full
-depth's; intervals are over clips.
+All figures are measured with Bellis itself on speakers and noise that are held out from training
+([packages.toml](../../models/train/packages.toml)). `python -m models.evaluate models/{name}` measures them
+([figures.json]({name}/figures.json)); `python -m models.evaluate.card models/{name}` writes this page. KL is KL(full depth ‖ exit) in nats
+per frame. Compute is the MACs of everything that ran (front end, layers, projections, heads, predictors) as a share of those of full
+depth. Intervals are over clips.
 
-## Depth follows the noise
+## Depth under noise
 
-DAISY's rule at {tau:.2f} nats, mean exit layer of {layers}:
+DAISY's rule at {tau:.2f} nats; mean exit layer, of {layers}:
 
 {depth}
 ![depth under noise]({name}/depth.svg)
 
-## Which policy, at equal compute
+## Policies at equal compute
 
-`gain` against a fixed depth of the same compute, on sound as a device hears it (30 % speech, 40 % silence, 30 % noise) and on
+`gain` against a fixed depth at equal compute, on the device-like stream (30 % speech, 40 % silence, 30 % noise) and on
 speech, clean to −5 dB:
 
 {gain}
-The others, at their point nearest to 60 % of the compute:
+Other policies, with the settings whose compute is closest to 60 %:
 
 {others}
 ![equal compute, device]({name}/compute-device.svg)
 ![equal compute, speech]({name}/compute-noisy.svg)
 
-## When nobody speaks
+## Without speech
 
 {alone}
 ## Phones
 
-A linear probe on the aligned phones of festvox-ru (one Russian speaker; half of the recordings train the probe, half test it),
-frames misread:
+Frame error rate of a linear probe on the aligned phones of festvox-ru (one Russian speaker; half of the recordings train the probe, half test it):
 
 {phones}
 ![phones]({name}/phones.svg)
 
 ## Letters and syllables across speakers
 
-Dynamic time warping of the exit heads' posteriors: how many of one speaker's letters (English, klettres) or syllables
-(Mandarin, gcin-voice) find their own name among the other speaker's, in both directions. One example each, nothing trained for it.
+Number of one speaker's letters (English, klettres) or syllables (Mandarin, gcin-voice) whose nearest neighbour among the other speaker's, by
+dynamic time warping of the exit heads' posteriors, is the same one; in both directions, one example each, without training.
 
 {letters}
-## What was promised
+## Calibrated agreement
 
-Thresholds calibrated for an agreement with full depth on voices that training never heard; what other held-out speech gave:
+Agreement with full depth on held-out speech, with thresholds calibrated on other voices that are held out from training:
 
-{promises}
+{calibrated}
 ## Exits and the cache
 
-With the policy `gain` on the device stream, projected keys move the exit head by {kl:.4f} nats per frame from never exiting
-(99th percentile {worst:.3f}); {projections:.2f} projections per frame are in every figure of compute.
+With the policy `gain` on the device-like stream, projected keys and values change the exit head by {kl:.4f} nats per frame compared with never exiting
+(99th percentile {worst:.3f}). All compute figures include the {projections:.2f} projections per frame.
 
 {more}## Data and licence
 
@@ -176,16 +175,16 @@ def main():
     f, manifest = read("figures.json"), tomllib.loads((arguments.pack / "pack.toml").read_text())
     more = ""
     if found := read("heads.json"):
-        more += "## Joint heads and DAISY's\n\nDAISY trains its heads on the finished encoder, against the argmax of its own last head; here all heads learn with the encoder. DAISY's rule with\nboth, at the same mean depth, on held-out speech:\n\n" + heads(found) + "\n"
+        more += "## Joint heads and DAISY's\n\nDAISY trains its heads on the finished encoder, against the argmax of its own last head; here all heads are trained jointly with the encoder. DAISY's rule with\nboth, at the same mean depth, on held-out speech:\n\n" + heads(found) + "\n"
     if found := read("asr.json"):
-        more += "## Phones read by the CTC branches\n\n" + recogniser(found) + "\n"
+        more += "## Phone error rate of the CTC branches\n\n" + recogniser(found) + "\n"
     encoder, provenance = manifest["encoder"], manifest["provenance"]
     page = PAGE.format(
         name=name, description=sentence(manifest["description"])[:-1], layers=encoder["layers"], dim=encoder["dim"], heads=encoder["heads"], units=encoder["units"],
         millions=f["parameters"] / 1e6, megabytes=sum(path.stat().st_size for path in arguments.pack.iterdir()) / 1e6,
         context=encoder["left_context"] * manifest["audio"]["hop"] / manifest["audio"]["sample_rate"],
-        macs=f["multiply-adds per second at full depth"] / 1e6, provenance=sentence(provenance["weights"]), tau=f["tau"],
-        depth=depth(f), gain=gain(f), others=others(f), alone=alone(f), phones=phones(f), letters=letters(f), promises=promises(f),
+        macs=f["MACs per second at full depth"] / 1e6, provenance=sentence(provenance["weights"]), tau=f["tau"],
+        depth=depth(f), gain=gain(f), others=others(f), alone=alone(f), phones=phones(f), letters=letters(f), calibrated=calibrated(f),
         kl=f["gap filling"]["kl"], worst=f["gap filling"]["worst percent"], projections=f["gap filling"]["projections"], more=more,
         data=provenance["data"], held_out=provenance["held_out"], licence=provenance["licence"],
     )

@@ -1,4 +1,4 @@
-"""The figures as pictures (SVG)."""
+"""Plots of the figures (SVG)."""
 
 import matplotlib
 
@@ -26,7 +26,7 @@ def depth_under_noise(figures, out):
         points = [by_snr[snr] for snr in ("clean", *SNRS)]
         plt.errorbar(range(len(points)), [p[0] for p in points], [[p[0] - p[1] for p in points], [p[2] - p[0] for p in points]], label=kind, capsize=2)
     plt.xticks(range(6), ["clean", *[f"{snr} dB" for snr in SNRS]])
-    finish(out / "depth.svg", f"DAISY's rule at {figures['tau']:.2f} nats: depth follows the noise", "signal to noise", "mean exit layer")
+    finish(out / "depth.svg", f"Depth under noise: DAISY's rule at {figures['tau']:.2f} nats", "SNR", "mean exit layer")
 
 
 def equal_compute(figures, stream, out):
@@ -35,8 +35,8 @@ def equal_compute(figures, stream, out):
         x, y = [100 * p["share"] for p in points], [p["kl"][0] for p in points]
         plt.plot(x, y, marker="o", markersize=3.5, label=family, color=COLOURS[family])
         plt.fill_between(x, [p["kl"][1] for p in points], [p["kl"][2] for p in points], color=COLOURS[family], alpha=0.12, linewidth=0)
-    what = {"noisy": "speech, clean and in noise", "device": "a day of a device: speech, silence, noise"}[stream]
-    finish(out / f"compute-{stream}.svg", f"Equal compute: {what}", "multiply-adds, % of full depth", "KL to full depth, nats (lower is better)")
+    what = {"noisy": "speech, clean and in noise", "device": "device-like stream (speech, silence, noise)"}[stream]
+    finish(out / f"compute-{stream}.svg", f"Equal compute: {what}", "MACs, % of full depth", "KL(full depth ‖ exit), nats (lower is better)")
 
 
 def phones(figures, out):
@@ -49,7 +49,7 @@ def phones(figures, out):
         if family in COLOURS:
             rows = sorted(rows, key=lambda row: row["share"])
             plt.plot([100 * r["share"] for r in rows], [100 * r["all"] for r in rows], marker="o", markersize=3.5, label=family, color=COLOURS[family])
-    finish(out / "phones.svg", "Phones read by a linear probe, held-out speaker", "multiply-adds, % of full depth", "frames misread, %")
+    finish(out / "phones.svg", "Linear probe on phones, held-out speaker", "MACs, % of full depth", "frame error rate, %")
 
 
 def draw(figures, out):

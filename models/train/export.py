@@ -185,7 +185,7 @@ gap_fill = "project"
 
 {exits}
 {ctc}[provenance]
-weights = "trained from scratch; unit 0: nobody speaks (Silero VAD, MIT); the others are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phones as hama 1.7 hears them (Apache-2.0)"
+weights = "trained from scratch; unit 0 is silence (Silero VAD, MIT); the other units are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phone labels from hama 1.7 (Apache-2.0)"
 data = "models/train/packages.toml: speech.train, noise.train; {steps} steps"
 held_out = "speech.calibrate, speech.test, speech.probe, speech.match, noise.test of the same file"
 licence = "{licence}"
