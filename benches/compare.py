@@ -151,9 +151,9 @@ def device(bellis, pack, cache):
         cells = {cell["condition"]: cell for cell in json.loads(path.read_text())["cells"] if cell["policy"] == policy}
         found.append({name: cell["cpu_seconds_per_second"] * 1e3 for name, cell in cells.items()})
     best = {name: min(one[name] for one in found) for name in found[0]}
-    adds = {name: cell["multiply_adds_per_second"] for name, cell in cells.items()}
+    adds = {name: cell["macs_per_second"] for name, cell in cells.items()}
     return dict(policy=policy, clean_ms=best["clean"], device_ms=best["device-like"], cpu_ratio=best["device-like"] / best["clean"],
-                multiply_add_ratio=adds["device-like"] / adds["clean"], multiply_adds_clean=adds["clean"])
+                mac_ratio=adds["device-like"] / adds["clean"], macs_clean=adds["clean"])
 
 
 def targets(result):
@@ -197,7 +197,7 @@ def markdown(result):
           [(who, f"{one['ms']:.2f}", f"{own / one['ms']:.3f}") for who, one in result["instead"].items()])
     found = result["device"]
     table("Device-like stream", ("", "ms/s"), [("clean speech", f"{found['clean_ms']:.2f}"), ("30 % speech, 40 % silence, 30 % noise", f"{found['device_ms']:.2f}"),
-          ("ratio", f"{found['cpu_ratio']:.2f}"), ("ratio of MACs", f"{found['multiply_add_ratio']:.2f}")])
+          ("ratio", f"{found['cpu_ratio']:.2f}"), ("ratio of MACs", f"{found['mac_ratio']:.2f}")])
     found = result["ages"]
     table(f"Stream length and memory (pack {found['pack_mb']:.1f} MB on disk; start-up {found['start_seconds']:.2f} s)", ("stream", "ms/s", "peak resident MB"),
           [(f"{one['seconds']:g} s", f"{one['ms']:.2f}", f"{one['peak_mb']:.1f}") for one in found["streams"]])

@@ -98,7 +98,7 @@ def report(by_class, symbols, run, heaviest):
     milliseconds = lambda count: 1e3 * count / FREQUENCY / seconds
     # The matmul's type decides which of the two computes it; the second has other work as well, so this is a lower bound.
     counted = share["matmuls"] + share[KERNELS]
-    products = 2 * run["multiply_adds_per_second"] * seconds / (counted / FREQUENCY) / 1e9
+    products = 2 * run["macs_per_second"] * seconds / (counted / FREQUENCY) / 1e9
     ceilings = ", ".join(f"{value:.0f} in {kind} ({100 * products / value:.0f} %)" for kind, value in compare.ceilings().items())
     lines = [
         f"`python benches/profile.py` on {compare.processor()}: {run['policy']}, {seconds:.0f} s of audio, {total} samples, "

@@ -1,6 +1,10 @@
 //! One pack, run by Bellis and by tract as it comes, at the word of benches/compare.py:
 //!
+<<<<<<<< HEAD:examples/compare.rs
 //!     cargo run --release --example compare -- PACK SOUND.wav [SECONDS]
+========
+//!     cargo run --release --example baselines -- PACK SOUND.wav [SECONDS]
+>>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
 //!
 //! Reads one candidate's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
 //! process, and the seconds of sound that it streamed meanwhile; or the error. `f32:POLICY`, `int8:POLICY` … are the whole runtime
@@ -28,7 +32,11 @@ const CALLBACK: usize = 160;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, sound, rest @ ..] = &arguments[..] else {
+<<<<<<<< HEAD:examples/compare.rs
         return Err("compare PACK SOUND.wav [SECONDS]".into());
+========
+        return Err("baselines PACK SOUND.wav [SECONDS]".into());
+>>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
     };
     let pack = Pack::open(Path::new(folder))?;
     let (mut samples, rate) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
@@ -38,19 +46,32 @@ fn main() -> Result<(), Failure> {
     if let Some(seconds) = rest.first() {
         samples.truncate((seconds.parse::<f64>()? * f64::from(rate)) as usize);
     }
+<<<<<<<< HEAD:examples/compare.rs
     let mut candidates = Candidates { pack: &pack, encoders: Vec::new(), tract: None, samples };
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let answer = match candidates.run(line.trim()) {
             Ok((cpu, seconds)) => serde_json::json!({ "candidate": line.trim(), "cpu": cpu, "seconds": seconds }),
             Err(error) => serde_json::json!({ "candidate": line.trim(), "error": error.to_string() }),
+========
+    let mut baselines = Baselines { pack: &pack, encoders: Vec::new(), tract: None, samples };
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let answer = match baselines.run(line.trim()) {
+            Ok((cpu, seconds)) => serde_json::json!({ "contender": line.trim(), "cpu": cpu, "seconds": seconds }),
+            Err(error) => serde_json::json!({ "contender": line.trim(), "error": error.to_string() }),
+>>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
         };
         println!("{answer}");
     }
     Ok(())
 }
 
+<<<<<<<< HEAD:examples/compare.rs
 struct Candidates<'a> {
+========
+struct Baselines<'a> {
+>>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
     pack: &'a Pack,
     /// Loaded when they are asked for.
     encoders: Vec<(String, Arc<Encoder>)>,
@@ -58,7 +79,11 @@ struct Candidates<'a> {
     samples: Vec<f32>,
 }
 
+<<<<<<<< HEAD:examples/compare.rs
 impl Candidates<'_> {
+========
+impl Baselines<'_> {
+>>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
     fn encoder(&mut self, name: &str) -> Result<Arc<Encoder>, Failure> {
         if let Some((_, encoder)) = self.encoders.iter().find(|(known, _)| known == name) {
             return Ok(encoder.clone());

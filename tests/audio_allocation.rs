@@ -26,6 +26,6 @@ fn a_million_callbacks_allocate_nothing() {
         }
     });
     let stats = reader.stats();
-    assert!(stats.dropped() > 0 && stats.read() > 0 && stats.not_finite() > 0, "not every way was gone");
+    assert!(stats.dropped() > 0 && stats.read() > 0 && stats.non_finite() > 0, "not every way was gone");
     assert_eq!(counted.count_total, 0, "{} allocations", counted.count_total);
 }

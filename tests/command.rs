@@ -375,7 +375,7 @@ fn a_benchmark_measures_what_it_says_and_draws_it() {
     for (index, condition) in conditions.iter().enumerate() {
         assert!(of("fixed:1", "kl")[index] > of("fixed:9", "kl")[index]);
         assert!(of("fixed:9", "kl")[index] > 0.0);
-        let work = |policy| of(policy, "multiply_adds_per_second")[index];
+        let work = |policy| of(policy, "macs_per_second")[index];
         assert!(work("fixed:1") < work("fixed:9") && work("fixed:9") < work("never"));
         assert_eq!(condition["entropy"].as_array().unwrap().len(), report["heads"].as_array().unwrap().len());
         // What stopped somewhere is what was streamed.

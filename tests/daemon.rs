@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bellis::audio::{AudioError, AudioErrorKind, ScriptedSource, Source, Step};
 use bellis::daemon::{Backoff, Command, Daemon, DaemonOptions, Notice, Notify, State, Status};
-use bellis::exit::{Deadline, Decision, ExitPolicy, Fixed, Needs, Progress, Reason};
-use bellis::runtime::{Labelled, RunError, RunOptions, RunReport};
+use bellis::exit::{Deadline, Decision, ExitPolicy, Fixed, Needs, Observation, Reason};
+use bellis::runtime::{NamedConsumer, RunError, RunOptions, RunReport};
 use bellis::stream::{Representation, SessionOptions};
 use common::Collect;
 
@@ -55,7 +55,7 @@ fn daemon(
 ) -> (RunReport, Vec<Representation>) {
     let (_, encoder) = common::default_pack();
     let collect = Collect::default();
-    let consumers = vec![Labelled { label: "collect".into(), consumer: Box::new(collect.clone()) }];
+    let consumers = vec![NamedConsumer { label: "collect".into(), consumer: Box::new(collect.clone()) }];
     let daemon = Daemon::start(encoder, policy, consumers, options, "script", true).unwrap();
     let status = daemon.status().clone();
     let (sender, commands) = crossbeam_channel::unbounded();
@@ -123,9 +123,9 @@ fn hundred_losses() {
         assert_eq!(representation.first_sample, next + representation.lost_samples);
         next = representation.first_sample + representation.samples;
     }
-    let seams = said.iter().filter(|representation| representation.lost_samples > 0).count();
+    let discontinuities = said.iter().filter(|representation| representation.lost_samples > 0).count();
     // The last one may be stopped before it delivers, or another one may be opened meanwhile.
-    assert!((opened - 2..=opened + 1).contains(&seams), "{seams} seams of {opened} sources");
+    assert!((opened - 2..=opened + 1).contains(&discontinuities), "{discontinuities} discontinuities of {opened} sources");
 }
 
 #[track_caller]
@@ -163,7 +163,7 @@ impl ExitPolicy for Hanging {
         Needs::Nothing
     }
 
-    fn decide(&mut self, _progress: &Progress<'_>) -> Decision {
+    fn decide(&mut self, _observation: &Observation<'_>) -> Decision {
         while self.0.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -218,7 +218,7 @@ impl ExitPolicy for Slow {
         Needs::Nothing
     }
 
-    fn decide(&mut self, _progress: &Progress<'_>) -> Decision {
+    fn decide(&mut self, _observation: &Observation<'_>) -> Decision {
         std::thread::sleep(SLOW_LAYER);
         Decision::Continue
     }

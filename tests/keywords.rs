@@ -198,7 +198,7 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
         first_sample,
         samples: (rows.len() * HOP) as u64,
         lost_samples: lost,
-        seams: Vec::new(),
+        discontinuities: Vec::new(),
         ctc_evidence: Vec::new(),
         sample_rate: 16_000,
         hop_samples: HOP,
@@ -211,7 +211,7 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
         embedding: Some(frames(WIDTH, &rows.concat())),
         ctc_logits: None,
         audio: None,
-        ahead: None,
+        lookahead: None,
         compute: std::time::Duration::ZERO,
         captured_at: None,
     }
@@ -404,7 +404,7 @@ fn vectors_of_all_exits_compare() {
         nearest
     };
     let (own, other) = (track(20_000, encoder.layers()), track(60_000, encoder.layers()));
-    for layer in usize::from(!encoder.may_stop_at_once())..=encoder.layers() {
+    for layer in usize::from(!encoder.may_exit_at_frontend())..=encoder.layers() {
         let shallow = track(20_000, layer);
         assert_eq!((shallow.frames(), shallow.width()), (50, own.width()));
         let template = Template::new(shallow.rows(10..40), shallow.width());

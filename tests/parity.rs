@@ -28,7 +28,7 @@ fn compare(pack: &str, golden: &str, chunk_frames: usize) {
     let chunks = never_exit(&encoder, &audio, chunk_frames);
     let count = chunks.len();
     assert_eq!(frames, audio.len().div_ceil(encoder.audio().hop));
-    assert_eq!(entropy.len(), count * (encoder.layers() + usize::from(encoder.may_stop_at_once())));
+    assert_eq!(entropy.len(), count * (encoder.layers() + usize::from(encoder.may_exit_at_frontend())));
     let forecasts = golden.has("forecast").then(|| golden.f32("forecast").1);
     let (mut in_states, mut in_logits, mut in_entropies, mut in_forecasts) = (0.0f32, 0.0f32, 0.0f32, 0.0f32);
     let mut measurer = Measurer::default();

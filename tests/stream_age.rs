@@ -1,4 +1,4 @@
-//! A chunk costs the same however old the stream is: multiply-adds, heap allocations and their bytes.
+//! A chunk costs the same however old the stream is: MACs, heap allocations and their bytes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;
@@ -14,7 +14,7 @@ const MANIFEST: &str = env!("CARGO_MANIFEST_DIR");
 /// What a stretch of the stream took.
 #[derive(Debug, PartialEq)]
 struct Cost {
-    multiply_adds: u64,
+    macs: u64,
     allocations: u64,
     bytes: u64,
 }
@@ -31,7 +31,7 @@ fn an_old_stream_costs_what_a_young_one_does() {
     let policy = PolicySpec::named(PolicyName::Periodic).build(&pack).unwrap();
     let mut session = Session::new(&encoder, policy, SessionOptions::new(chunk_frames)).unwrap();
     let stretch = |session: &mut Session| {
-        let before = session.work().multiply_adds;
+        let before = session.work().macs;
         let counted = allocation_counter::measure(|| {
             // Whole periods of the policy's eight chunks.
             for block in sound.chunks_exact(chunk).take(chunks / 8 * 8) {
@@ -39,11 +39,7 @@ fn an_old_stream_costs_what_a_young_one_does() {
                 while session.next(Duration::ZERO).unwrap().is_some() {}
             }
         });
-        Cost {
-            multiply_adds: session.work().multiply_adds - before,
-            allocations: counted.count_total,
-            bytes: counted.bytes_total,
-        }
+        Cost { macs: session.work().macs - before, allocations: counted.count_total, bytes: counted.bytes_total }
     };
     // The first stretch fills caches.
     stretch(&mut session);
@@ -52,5 +48,5 @@ fn an_old_stream_costs_what_a_young_one_does() {
         stretch(&mut session);
     }
     assert_eq!(stretch(&mut session), young);
-    assert!(young.multiply_adds > 0 && young.allocations > 0, "{young:?}: nothing was counted");
+    assert!(young.macs > 0 && young.allocations > 0, "{young:?}: nothing was counted");
 }

@@ -6,7 +6,7 @@ mod common;
 use std::time::Duration;
 
 use bellis::audio::{AudioError, AudioErrorKind, Resampler, ScriptedSource, Step};
-use bellis::consumer::{Consumer, ConsumerError, WhenBehind};
+use bellis::consumer::{Consumer, ConsumerError, OnOverflow};
 use bellis::exit::{PolicyName, PolicySpec, Reason};
 use bellis::runtime::{RunError, RunOptions, RunReport, StopFlag, run};
 use bellis::stream::{Representation, Session, SessionOptions};
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 const TOLERANCE: f32 = 1e-4;
 
 /// The sound of a device at `rate`, made from the recording; a tenth of a second longer than wanted is cut.
-fn device_sound(rate: u32, seconds: f32) -> Vec<f32> {
+fn device_audio(rate: u32, seconds: f32) -> Vec<f32> {
     let mut resampler = Resampler::new(16_000, rate).unwrap();
     let mut sound = Vec::new();
     resampler.push(&speech()[4_000..], &mut sound);
@@ -59,7 +59,7 @@ proptest! {
         sizes in prop::collection::vec(prop_oneof![1usize..64, 64usize..2_048, 2_048usize..=48_000], 1..6),
         seconds in 0.05f32..3.0,
     ) {
-        let sound = device_sound(rate, seconds);
+        let sound = device_audio(rate, seconds);
         let wanted = offline(&sound, rate);
         let collect = Collect::default();
         let source = ScriptedSource::in_callbacks(rate, false, &sound, &sizes);
@@ -81,7 +81,7 @@ proptest! {
 
 #[test]
 fn callbacks_of_one_sample_are_as_good_as_any() {
-    let sound = device_sound(16_000, 1.0);
+    let sound = device_audio(16_000, 1.0);
     let collect = Collect::default();
     stream(
         ScriptedSource::in_callbacks(16_000, false, &sound, &[1]),
@@ -97,7 +97,7 @@ fn callbacks_of_one_sample_are_as_good_as_any() {
 }
 
 /// A consumer that sleeps at every chunk, and says what is to happen then.
-struct Sleeper(WhenBehind, u64);
+struct Sleeper(OnOverflow, u64);
 
 impl Consumer for Sleeper {
     fn name(&self) -> &str {
@@ -110,25 +110,25 @@ impl Consumer for Sleeper {
         Ok(())
     }
 
-    fn when_behind(&self, _live: bool) -> WhenBehind {
+    fn on_overflow(&self, _live: bool) -> OnOverflow {
         self.0
     }
 }
 
 #[test]
 fn a_consumer_that_sleeps_holds_a_file_up_and_loses_nothing() {
-    let sound = device_sound(16_000, 5.0);
+    let sound = device_audio(16_000, 5.0);
     let mut options = options();
     options.queue_chunks = 2;
     let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]);
-    let report = stream(source, &options, vec![Box::new(Sleeper(WhenBehind::Wait, 0))], &StopFlag::default());
+    let report = stream(source, &options, vec![Box::new(Sleeper(OnOverflow::Block, 0))], &StopFlag::default());
     let summary = report.summary;
     assert_eq!(summary.samples.processed, sound.len() as u64);
     assert_eq!((summary.consumers[0].delivered, summary.consumers[0].dropped), (summary.chunks, 0));
 }
 
 /// A consumer that keeps its first chunk until another one has got five: on a machine of any speed it is behind.
-struct Behind(WhenBehind, Collect);
+struct Behind(OnOverflow, Collect);
 
 impl Consumer for Behind {
     fn name(&self) -> &str {
@@ -142,23 +142,23 @@ impl Consumer for Behind {
         Ok(())
     }
 
-    fn when_behind(&self, _live: bool) -> WhenBehind {
+    fn on_overflow(&self, _live: bool) -> OnOverflow {
         self.0
     }
 }
 
 #[test]
 fn a_consumer_that_is_behind_drops_its_own_chunks_and_no_sound_when_it_says_so() {
-    for when_behind in [WhenBehind::DropNewest, WhenBehind::Coalesce] {
-        let sound = device_sound(16_000, 6.0);
+    for on_overflow in [OnOverflow::DropNewest, OnOverflow::DropOldest] {
+        let sound = device_audio(16_000, 6.0);
         let mut options = options();
         options.queue_chunks = 1;
         let collect = Collect::default();
-        let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(Behind(when_behind, collect.clone())), Box::new(collect.clone())];
+        let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(Behind(on_overflow, collect.clone())), Box::new(collect.clone())];
         let report =
             stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]), &options, consumers, &StopFlag::default());
         let [behind, other] = &report.summary.consumers[..] else { panic!() };
-        assert!(behind.dropped > 0, "{when_behind:?}: nothing was dropped, so nothing was shown");
+        assert!(behind.dropped > 0, "{on_overflow:?}: nothing was dropped, so nothing was shown");
         assert_eq!(behind.delivered + behind.dropped, report.summary.chunks);
         assert_eq!((other.delivered, other.dropped), (report.summary.chunks, 0));
         assert_eq!(report.summary.samples.dropped, 0);
@@ -167,7 +167,7 @@ fn a_consumer_that_is_behind_drops_its_own_chunks_and_no_sound_when_it_says_so()
 
 #[test]
 fn live_sound_that_nobody_takes_is_dropped_and_counted_to_the_sample() {
-    let sound = device_sound(16_000, 7.0);
+    let sound = device_audio(16_000, 7.0);
     let mut options = options();
     options.ring = Duration::from_millis(200);
     options.queue_chunks = 1;
@@ -198,7 +198,7 @@ fn live_sound_that_nobody_takes_is_dropped_and_counted_to_the_sample() {
 
 #[test]
 fn stopping_computes_all_that_was_captured() {
-    let sound = device_sound(16_000, 6.0);
+    let sound = device_audio(16_000, 6.0);
     let steps = vec![Step::Callback(sound.clone()), Step::Hang];
     let stop = StopFlag::default();
     let later = stop.clone();
@@ -218,7 +218,7 @@ fn stopping_computes_all_that_was_captured() {
 
 #[test]
 fn a_device_that_fails_ends_the_run_with_its_error_and_all_its_sound() {
-    let sound = device_sound(16_000, 1.5);
+    let sound = device_audio(16_000, 1.5);
     let error = AudioError::new(AudioErrorKind::DeviceLost, "mic", "unplugged");
     let steps = vec![Step::Callback(sound.clone()), Step::Xrun, Step::Fail(error.clone())];
     let report = stream(ScriptedSource::new(16_000, true, steps), &options(), vec![], &StopFlag::default());
@@ -253,7 +253,7 @@ impl Consumer for Fails {
 
 #[test]
 fn a_consumer_that_fails_ends_the_run_with_its_name() {
-    let sound = device_sound(16_000, 6.0);
+    let sound = device_audio(16_000, 6.0);
     let mut options = options();
     options.queue_chunks = 1;
     let source = || ScriptedSource::in_callbacks(16_000, false, &sound, &[500]);
@@ -267,7 +267,7 @@ fn a_consumer_that_fails_ends_the_run_with_its_name() {
 
 #[test]
 fn a_consumer_that_panics_ends_the_run_and_leaves_no_chunk_uncounted() {
-    let sound = device_sound(16_000, 6.0);
+    let sound = device_audio(16_000, 6.0);
     let mut options = options();
     options.queue_chunks = 1;
     let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[500]);
@@ -281,7 +281,7 @@ fn a_consumer_that_panics_ends_the_run_and_leaves_no_chunk_uncounted() {
 
 #[test]
 fn a_deadline_sheds_nothing_of_a_file() {
-    let sound = device_sound(16_000, 6.0);
+    let sound = device_audio(16_000, 6.0);
     let depths = |deadline_ms| {
         let (pack, encoder) = default_pack();
         let policy = PolicySpec { deadline_ms, ..PolicySpec::named(PolicyName::Never) }.build(pack).unwrap();
@@ -300,7 +300,7 @@ fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_s
     let (pack, encoder) = default_pack();
     let chunk = 16 * 320;
     let mut sound = vec![0.0; 6 * chunk];
-    sound.extend(device_sound(16_000, 6.0));
+    sound.extend(device_audio(16_000, 6.0));
     let chunks = |spec: PolicySpec| {
         let collect = Collect::default();
         let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[480]);
@@ -327,7 +327,7 @@ fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_s
 #[test]
 fn gaps_at_another_rate_add_up() {
     let (pack, encoder) = default_pack();
-    let sound = device_sound(48_000, 4.0);
+    let sound = device_audio(48_000, 4.0);
     let mut options = options();
     options.ring = Duration::from_millis(100);
     // Callbacks of 997 samples, faster than they are taken: gaps at all kinds of places.
@@ -345,7 +345,7 @@ fn gaps_at_another_rate_add_up() {
 
 #[test]
 fn samples_that_are_not_finite_become_zeros_and_are_counted() {
-    let mut sound = device_sound(16_000, 1.0);
+    let mut sound = device_audio(16_000, 1.0);
     let clean = {
         let mut clean = sound.clone();
         [100, 5_000, 9_999].iter().for_each(|&at| clean[at] = 0.0);
@@ -359,7 +359,7 @@ fn samples_that_are_not_finite_become_zeros_and_are_counted() {
         vec![Box::new(collect.clone())],
         &StopFlag::default(),
     );
-    assert_eq!(report.summary.samples.not_finite, 3);
+    assert_eq!(report.summary.samples.non_finite, 3);
     for (found, wanted) in collect.take().iter().zip(&offline(&clean, 16_000)) {
         assert!(deviation(found.vectors.as_slice(), wanted.vectors.as_slice()) < TOLERANCE);
     }

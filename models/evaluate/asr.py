@@ -129,7 +129,7 @@ def run(pack, policy):
     found = [[] for _ in parts]
     for line in lines:
         found[min(len(parts) - 1, int(np.searchsorted(ends, line["sample"])))].append(line["phone"])
-    print(f"asr: {policy}: depth {report['mean_exit_layer']:.2f}, {report['multiply_adds_per_second'] / 1e6:.0f} M MACs per second", flush=True)
+    print(f"asr: {policy}: depth {report['mean_exit_layer']:.2f}, {report['macs_per_second'] / 1e6:.0f} M MACs per second", flush=True)
     return found, report
 
 
@@ -262,7 +262,7 @@ def main():
     wanted = arguments.policies.split(",") if arguments.policies else policies(manifest)
     for policy in dict.fromkeys(["never", *wanted, f"never --beam {BEAM}"]):
         found, report = run(arguments.pack, policy)
-        figures["runs"][policy] = {"depth": report["mean_exit_layer"], "macs": report["multiply_adds_per_second"], **scores.of(found)}
+        figures["runs"][policy] = {"depth": report["mean_exit_layer"], "macs": report["macs_per_second"], **scores.of(found)}
     for one in figures["runs"].values():
         one["share"] = one["macs"] / figures["runs"]["never"]["macs"]
     figures["utterances"] = utterances(arguments.pack)

@@ -28,7 +28,7 @@ class Run:
     @property
     def macs(self):
         """Multiply-adds per second of sound, of all stages that ran: front end, layers, projections, heads, predictors."""
-        return self.report["multiply_adds_per_second"]
+        return self.report["macs_per_second"]
 
     @property
     def chunk_depth(self):

@@ -29,7 +29,7 @@ pub struct RingStats {
     captured: AtomicU64,
     dropped: AtomicU64,
     read: AtomicU64,
-    not_finite: AtomicU64,
+    non_finite: AtomicU64,
     closed: AtomicBool,
     last_gap_position: AtomicU64,
     last_gap_samples: AtomicU64,
@@ -59,8 +59,8 @@ impl RingStats {
     }
 
     /// Samples that were NaN or infinite; zeros took their place.
-    pub fn not_finite(&self) -> u64 {
-        self.not_finite.load(Ordering::Relaxed)
+    pub fn non_finite(&self) -> u64 {
+        self.non_finite.load(Ordering::Relaxed)
     }
 }
 
@@ -171,7 +171,7 @@ impl RingWriter {
             bad += u64::from(!fine);
         }
         if bad > 0 {
-            self.stats.not_finite.fetch_add(bad, Ordering::Relaxed);
+            self.stats.non_finite.fetch_add(bad, Ordering::Relaxed);
         }
         clean
     }

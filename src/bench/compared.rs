@@ -17,8 +17,8 @@ pub struct Row<'a> {
     pub depth: (f64, f64),
     /// KL from full depth, nats.
     pub kl: Option<(f64, f64)>,
-    /// Multiply-adds per second of sound.
-    pub multiply_adds: (f64, f64),
+    /// MACs per second of sound.
+    pub macs: (f64, f64),
     /// Processor seconds per second of sound.
     pub cpu: Option<(f64, f64)>,
     /// Computing one chunk, 99 of 100, milliseconds.
@@ -47,7 +47,7 @@ impl<'a> Compared<'a> {
                 policy,
                 depth: both(&|c| Some(c.depth))?,
                 kl: both(&|c| c.kl),
-                multiply_adds: both(&|c| Some(c.multiply_adds_per_second))?,
+                macs: both(&|c| Some(c.macs_per_second))?,
                 cpu: both(&|c| c.cpu_seconds_per_second),
                 p99: both(&|c| Some(c.chunk_ms.p99))?,
             })

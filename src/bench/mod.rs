@@ -25,7 +25,7 @@ pub use device::{Segment, SegmentKind};
 pub use page::{compared_page, page};
 pub use policies::{default_policies, default_policy, policy};
 pub use report::{Cell, Condition, ConditionKind, Curve, DeviceStream, FORMAT, Report};
-pub use sound::{NoiseKind, Speech, sound_files};
+pub use sound::{NoiseKind, Speech, audio_files};
 
 use crate::audio::{AudioError, Resampler};
 use crate::consumer::Null;
@@ -49,7 +49,7 @@ pub enum BenchError {
     },
     /// A folder without sound.
     #[error("{0}: no sound files in this folder (WAV, FLAC, Ogg, MP3, AIFF)")]
-    NoSound(PathBuf),
+    NoAudio(PathBuf),
     /// No speech.
     #[error("there is no speech to run on: the files given are empty")]
     NoSpeech,
@@ -284,8 +284,8 @@ impl Stream<'_> {
             counters.get_or_insert_with(|| live.clone());
         })?;
         let cpu = usage::cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
-        let own_sound = size_of_val(&*self.at_source) + size_of_val(self.sound) + size_of_val(&self.plan.speech.samples[..]);
-        let peak_memory = usage::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_sound as u64));
+        let own_audio = size_of_val(&*self.at_source) + size_of_val(self.sound) + size_of_val(&self.plan.speech.samples[..]);
+        let peak_memory = usage::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_audio as u64));
         std::mem::replace(&mut report.outcome, Ok(()))?;
         if let Some(latencies) = counters.map(|counters| counters.latencies()) {
             pool(&mut candidate.chunk_micros, &latencies.compute);

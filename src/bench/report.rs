@@ -81,8 +81,8 @@ pub struct Cell {
     pub agreement: Option<f64>,
     /// Whole-layer passes per frame, filling in after early exits included.
     pub layer_passes_per_frame: f64,
-    /// Multiply-adds of every stage that ran per second of sound.
-    pub multiply_adds_per_second: f64,
+    /// MACs of every stage that ran per second of sound.
+    pub macs_per_second: f64,
     /// Processor seconds per second of sound, all threads. A fixed depth (like all its costs) is timed on clean speech alone: what it
     /// costs does not depend on the sound.
     pub cpu_seconds_per_second: Option<f64>,
@@ -112,7 +112,7 @@ impl Cell {
             kl: nearness.map(|nearness| nearness.kl),
             agreement: nearness.map(|nearness| nearness.agreement),
             layer_passes_per_frame: summary.layer_passes_per_frame,
-            multiply_adds_per_second: summary.multiply_adds_per_second,
+            macs_per_second: summary.macs_per_second,
             cpu_seconds_per_second: timed.cpu.map(|cpu| cpu / summary.audio_seconds.max(1e-9)),
             real_time_factor: summary.real_time_factor,
             chunk_ms: summary.compute,
@@ -296,7 +296,7 @@ impl Report {
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
     }
 
-    /// (Multiply-adds per second, KL) of every fixed depth, full depth last: means over the conditions with speech, or the device-like stream.
+    /// (MACs per second, KL) of every fixed depth, full depth last: means over the conditions with speech, or the device-like stream.
     pub fn fixed_depths(&self, device: bool) -> Vec<(f64, f64)> {
         let fixed = self.policies().into_iter().filter(|name| name.starts_with("fixed") || *name == "never");
         let mut points: Vec<(f64, f64)> = fixed.filter_map(|name| self.cost_and_kl(name, device)).collect();
@@ -304,13 +304,13 @@ impl Report {
         points
     }
 
-    /// (Multiply-adds per second, KL) of a policy.
+    /// (MACs per second, KL) of a policy.
     pub fn cost_and_kl(&self, policy: &str, device: bool) -> Option<(f64, f64)> {
         if device {
             let cell = self.first_of_kind(policy, ConditionKind::Device)?;
-            return Some((cell.multiply_adds_per_second, cell.kl?));
+            return Some((cell.macs_per_second, cell.kl?));
         }
-        Some((self.mean(policy, |cell| Some(cell.multiply_adds_per_second))?, self.mean(policy, |cell| cell.kl)?))
+        Some((self.mean(policy, |cell| Some(cell.macs_per_second))?, self.mean(policy, |cell| cell.kl)?))
     }
 
     /// KL of a fixed depth that costs as much as `policy` does, between the two nearest depths that were measured.

@@ -69,7 +69,7 @@ impl std::str::FromStr for NoiseKind {
 }
 
 /// Sound files of `paths`; a folder stands for the sound files in it.
-pub fn sound_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, BenchError> {
+pub fn audio_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, BenchError> {
     const SUFFIXES: [&str; 7] = ["wav", "flac", "ogg", "oga", "mp3", "aiff", "aif"];
     let mut files = Vec::new();
     for path in paths {
@@ -84,7 +84,7 @@ pub fn sound_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, BenchError> {
             .collect();
         inside.sort();
         if inside.is_empty() {
-            return Err(BenchError::NoSound(path.clone()));
+            return Err(BenchError::NoAudio(path.clone()));
         }
         files.append(&mut inside);
     }

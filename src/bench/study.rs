@@ -61,7 +61,7 @@ impl Study {
             return Ok(Self::default());
         }
         let (layers, units) = (encoder.layers(), encoder.units());
-        let depths: Vec<usize> = (usize::from(!encoder.may_stop_at_once())..=layers).collect();
+        let depths: Vec<usize> = (usize::from(!encoder.may_exit_at_frontend())..=layers).collect();
         let mut state = EncoderState::new(encoder)?;
         let mut chunker = Chunker::new(encoder, chunk_frames);
         let mut study = Self { depths, ..Self::default() };

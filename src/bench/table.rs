@@ -57,7 +57,7 @@ impl Report {
                 Maybe(mean(&|c| Some(c.depth)), 2),
                 Maybe(mean(&|c| c.kl), 4),
                 Maybe(same_cost, 4),
-                Maybe(mean(&|c| Some(c.multiply_adds_per_second / 1e6)), 0),
+                Maybe(mean(&|c| Some(c.macs_per_second / 1e6)), 0),
                 Maybe(mean(&|c| c.cpu_seconds_per_second), 4),
                 Maybe(mean(&|c| Some(c.real_time_factor)), 4),
                 Maybe(mean(&|c| Some(c.chunk_ms.p50)), 2),
@@ -66,10 +66,7 @@ impl Report {
                 self.of(policy).map(|cell| cell.chunk_ms.max).fold(0.0, f64::max)
             )?;
         }
-        writeln!(
-            f,
-            "means over the conditions with speech; * KL of a fixed depth of the same multiply-adds: `never` is full depth"
-        )
+        writeln!(f, "means over the conditions with speech; * KL of a fixed depth of the same MACs: `never` is full depth")
     }
 
     fn depth_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -137,12 +134,12 @@ impl Report {
         Ok(())
     }
 
-    /// Cost on the device-like stream over that on clean speech: processor time, and multiply-adds.
+    /// Cost on the device-like stream over that on clean speech: processor time, and MACs.
     pub fn device_over_clean(&self, policy: &str) -> (Option<f64>, Option<f64>) {
         let cells = self.first_of_kind(policy, ConditionKind::Device).zip(self.first_of_kind(policy, ConditionKind::Clean));
         let Some((device, clean)) = cells else { return (None, None) };
         let cpu = device.cpu_seconds_per_second.zip(clean.cpu_seconds_per_second).map(|(device, clean)| device / clean);
-        (cpu, Some(device.multiply_adds_per_second / clean.multiply_adds_per_second))
+        (cpu, Some(device.macs_per_second / clean.macs_per_second))
     }
 
     fn footer(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy, sound_files};
+use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, audio_files, bench, default_policies, default_policy};
 use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::pack::Pack;
 use clap::Args;
@@ -122,8 +122,8 @@ impl Bench {
         )?;
         encoder.check_chunk(chunk_frames)?;
         let speech = match self.speech.is_empty() {
-            true => sound_files(&[locate::bench_sound("speech")?])?,
-            false => sound_files(&self.speech)?,
+            true => audio_files(&[locate::bench_audio("speech")?])?,
+            false => audio_files(&self.speech)?,
         };
         let plan = Plan {
             speech: Speech::read(&speech, audio.sample_rate, self.seconds)?,
@@ -184,14 +184,14 @@ impl Bench {
 
     fn noises(&self) -> anyhow::Result<Vec<NoiseKind>> {
         if self.noise.is_empty() {
-            let recorded = sound_files(&[locate::bench_sound("noise")?])?.into_iter().map(NoiseKind::File);
+            let recorded = audio_files(&[locate::bench_audio("noise")?])?.into_iter().map(NoiseKind::File);
             let kinds = if self.realtime { vec![NoiseKind::Babble] } else { vec![NoiseKind::White, NoiseKind::Babble] };
             return Ok(kinds.into_iter().chain(recorded.filter(|_| !self.realtime)).collect());
         }
         let mut noises = Vec::new();
         for text in &self.noise {
             match text.parse()? {
-                NoiseKind::File(path) if path.is_dir() => noises.extend(sound_files(&[path])?.into_iter().map(NoiseKind::File)),
+                NoiseKind::File(path) if path.is_dir() => noises.extend(audio_files(&[path])?.into_iter().map(NoiseKind::File)),
                 NoiseKind::File(path) if !path.exists() => {
                     bail!("--noise {text}: is neither a file nor a folder, nor one of white, pink, brown, babble")
                 }

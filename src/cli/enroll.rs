@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
-use bellis::bench::sound_files;
+use bellis::bench::audio_files;
 use bellis::engine::{Encoder, LoadOptions, Scorer};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
@@ -135,7 +135,7 @@ impl Enroll {
 
     /// Every file must be fit: which one is not, and why, is the user's to know.
     fn read(&self, model: &Model) -> anyhow::Result<Vec<Enrolment>> {
-        let files = sound_files(&self.from)?;
+        let files = audio_files(&self.from)?;
         if files.len() > 16 {
             bail!("{} recordings; 1 to 16 make a keyword, and three are plenty", files.len());
         }
@@ -202,7 +202,7 @@ impl Enroll {
                  project's folder"
             ),
         };
-        let files = sound_files(&paths)?;
+        let files = audio_files(&paths)?;
         let audio = model.encoder.audio();
         let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
         let bar = bar(&files)?;

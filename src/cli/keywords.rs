@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bellis::audio::{ChannelPick, read_file_at};
-use bellis::bench::sound_files;
+use bellis::bench::audio_files;
 use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
@@ -103,7 +103,7 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     let audio = encoder.audio();
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
     println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
-    for file in sound_files(sound)? {
+    for file in audio_files(sound)? {
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
         let mut listener = Listener::new(search(&keyword, &path)?, options, SecondLook::new(&encoder, chunk_frames)?);

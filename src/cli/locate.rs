@@ -47,7 +47,7 @@ pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The bundled speech or noise of `bellis bench`.
-pub fn bench_sound(kind: &str) -> anyhow::Result<PathBuf> {
+pub fn bench_audio(kind: &str) -> anyhow::Result<PathBuf> {
     match model_folders().into_iter().map(|folder| folder.join("bench").join(kind)).find(|path| path.is_dir()) {
         Some(path) => Ok(path),
         None => bail!("name some with --{kind}: the bundled {kind} is found from the project's folder"),

@@ -9,7 +9,7 @@ use bellis::audio::{AudioError, AudioErrorKind, Source};
 use bellis::daemon::{Command, Daemon, DaemonOptions, MetricsServer, Reload, Systemd};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
-use bellis::runtime::Labelled;
+use bellis::runtime::NamedConsumer;
 use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -148,10 +148,10 @@ fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
 }
 
 /// Makes consumers; what their files held before is kept.
-fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Labelled>> {
+fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<NamedConsumer>> {
     let labelled = |text: &String| {
         set_aside(text)?;
-        Ok(Labelled { label: text.clone(), consumer: one(text, settings, pack, encoder)? })
+        Ok(NamedConsumer { label: text.clone(), consumer: one(text, settings, pack, encoder)? })
     };
     texts.iter().map(labelled).collect()
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::{Consumer, ConsumerError, Wants};
+use super::{Consumer, ConsumerError, Requirements};
 use crate::exit::{Evidence, Reason};
 use crate::stream::Representation;
 
@@ -118,8 +118,8 @@ impl<W: Write + Send> Consumer for JsonLines<W> {
         "jsonl"
     }
 
-    fn wants(&self) -> Wants {
-        Wants { posteriors: self.options.units, ..Wants::default() }
+    fn requires(&self) -> Requirements {
+        Requirements { posteriors: self.options.units, ..Requirements::default() }
     }
 
     fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {

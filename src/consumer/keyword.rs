@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::{Consumer, ConsumerError, StreamInfo, Wants};
+use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::engine::EngineError;
 use crate::keyword::{Event, FrameBlock, Hit, LANES, SecondLook, Spotter};
 use crate::stream::Representation;
@@ -145,8 +145,8 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
         "keyword"
     }
 
-    fn wants(&self) -> Wants {
-        Wants { embedding: true, audio: self.second.is_some(), ..Wants::default() }
+    fn requires(&self) -> Requirements {
+        Requirements { embedding: true, audio: self.second.is_some(), ..Requirements::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {

@@ -56,7 +56,7 @@ pub struct StreamInfo {
 
 /// What happens when a consumer's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenBehind {
+pub enum OnOverflow {
     /// The inference thread waits. Right for files: nothing is lost. With a live source the ring fills, and drops sound.
     Wait,
     /// The new representation is dropped for this consumer, and counted.
@@ -99,7 +99,7 @@ impl ConsumerError {
 
 /// What a consumer reads of a representation beyond its vectors and evidence. What nobody wants is not computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wants {
+pub struct Requirements {
     /// Log-posteriors of the units at the exit layer.
     pub posteriors: bool,
     /// What keywords are matched in.
@@ -116,8 +116,8 @@ pub trait Consumer: Send {
     fn name(&self) -> &str;
 
     /// What it reads of every representation beyond vectors and evidence.
-    fn wants(&self) -> Wants {
-        Wants::default()
+    fn requires(&self) -> Requirements {
+        Requirements::default()
     }
 
     /// The stream begins.
@@ -134,8 +134,8 @@ pub trait Consumer: Send {
     }
 
     /// What happens when this consumer falls behind.
-    fn when_behind(&self, live: bool) -> WhenBehind {
-        if live { WhenBehind::DropNewest } else { WhenBehind::Wait }
+    fn on_overflow(&self, live: bool) -> OnOverflow {
+        if live { OnOverflow::DropNewest } else { OnOverflow::Block }
     }
 }
 

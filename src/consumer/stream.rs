@@ -15,7 +15,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::jsonl::{JsonOptions, Line};
-use super::{Consumer, ConsumerError, StreamInfo, Wants};
+use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::stream::Representation;
 
 /// What every stream begins with; the digit is the version.
@@ -197,9 +197,9 @@ impl Consumer for Stream {
         "stream"
     }
 
-    fn wants(&self) -> Wants {
+    fn requires(&self) -> Requirements {
         let has = |name| self.arrays.contains(&name);
-        Wants {
+        Requirements {
             posteriors: has(ArrayName::Posteriors),
             embedding: has(ArrayName::Embedding),
             ctc: has(ArrayName::Ctc),

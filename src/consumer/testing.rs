@@ -38,7 +38,7 @@ pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representa
             first_sample: (from * HOP) as u64,
             samples: (frames * HOP) as u64,
             lost_samples: 0,
-            seams: Vec::new(),
+            discontinuities: Vec::new(),
             sample_rate: 16_000,
             hop_samples: HOP,
             exit_layer: 3,
@@ -51,7 +51,7 @@ pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representa
             embedding: None,
             ctc_logits: Some(rows(classes, logits[from * classes..(from + frames) * classes].to_vec())),
             audio: Some((from * HOP..(from + frames) * HOP).map(|sample| (sample % 30_000) as f32 / 32_768.0).collect()),
-            ahead: None,
+            lookahead: None,
             compute: Duration::ZERO,
             captured_at: None,
         }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use super::{Consumer, ConsumerError, StreamInfo, Wants};
+use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::stream::Representation;
 
 /// Writes 32-bit float WAV at the pack's rate.
@@ -39,8 +39,8 @@ impl Consumer for Wav {
         "wav"
     }
 
-    fn wants(&self) -> Wants {
-        Wants { audio: true, ..Wants::default() }
+    fn requires(&self) -> Requirements {
+        Requirements { audio: true, ..Requirements::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {

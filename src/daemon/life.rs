@@ -12,7 +12,7 @@ use super::status::State;
 use super::{Command, Daemon, Reload, Reloader};
 use crate::audio::left_behind;
 use crate::consumer::ConsumerError;
-use crate::runtime::{Connection, RunError, RunReport, Seen};
+use crate::runtime::{Connection, RunError, RunReport, SourceStatus};
 
 /// Neither the device nor the inference thread may stand still for longer: the state is then `stalled`.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
@@ -95,8 +95,8 @@ impl<'a> Life<'a> {
 
     /// Watches the source that is open. `Some` ends the life.
     fn listen(&mut self, mut connection: Connection) -> Option<Result<(), RunError>> {
-        match connection.look(self.daemon.options.run.watchdog) {
-            Seen::Nothing => {
+        match connection.poll(self.daemon.options.run.watchdog) {
+            SourceStatus::Running => {
                 let silence = connection.silence().max(self.inference_silence());
                 if silence >= STALLED_AFTER {
                     self.become_(State::Stalled);
@@ -106,13 +106,13 @@ impl<'a> Life<'a> {
                 self.connection = Some(connection);
                 None
             }
-            Seen::End => {
+            SourceStatus::Ended => {
                 let _ = connection.close();
                 Some(Ok(()))
             }
-            Seen::Failed(error) => {
+            SourceStatus::Failed(error) => {
                 let name = connection.spec().name.clone();
-                self.last_sound = connection.last_sound().or(self.last_sound);
+                self.last_sound = connection.last_sample_at().or(self.last_sound);
                 let _ = connection.close();
                 if !self.daemon.options.reopen {
                     return Some(Err(error));
@@ -225,7 +225,7 @@ impl<'a> Life<'a> {
 
     /// For how long the inference thread has shown no life.
     fn inference_silence(&mut self) -> Duration {
-        let beats = self.daemon.pipeline.counters().beats();
+        let beats = self.daemon.pipeline.counters().heartbeats();
         if beats != self.beats {
             (self.beats, self.beat_at) = (beats, Instant::now());
         }

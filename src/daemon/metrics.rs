@@ -114,7 +114,7 @@ impl Collector for Daemon {
         out.counter("samples_captured", "Samples that sources delivered, at their rates", samples.captured)?;
         out.counter("samples_processed", "Samples that were taken from the ring and computed", samples.processed)?;
         out.counter("samples_dropped", "Samples that found the ring full", samples.dropped)?;
-        out.counter("samples_not_finite", "Samples that were no numbers, and were taken as zeros", samples.not_finite)?;
+        out.counter("samples_not_finite", "Samples that were no numbers, and were taken as zeros", samples.non_finite)?;
         out.gauge("ring_samples", "Samples that wait in the ring", samples.left as f64)?;
         out.gauge("source_rate_hertz", "Rate of the present source", f64::from(status.source_rate()))?;
         out.counter("xruns", "Overruns that devices reported: sound lost below Bellis", counters.xruns())?;
@@ -139,7 +139,7 @@ impl Collector for Daemon {
         if let Some(depth) = counters.mean_exit_layer() {
             out.gauge("exit_layer_mean", "Mean exit layer since the start", depth)?;
         }
-        out.counter("heads_not_finite", "Heads whose logits were not finite", counters.not_finite_heads())?;
+        out.counter("heads_not_finite", "Heads whose logits were not finite", counters.non_finite_heads())?;
         let latencies = counters.latencies();
         let help = "Time to compute a chunk";
         out.histogram("chunk_compute_seconds", help, &latencies.compute, counters.compute().as_secs_f64())?;

@@ -33,7 +33,7 @@ use crate::audio::{AudioError, Source};
 use crate::consumer::Consumer;
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
-use crate::runtime::{Labelled, Pipeline, RunError, RunOptions, RunReport};
+use crate::runtime::{NamedConsumer, Pipeline, RunError, RunOptions, RunReport};
 use crate::stream::SessionOptions;
 use life::Life;
 use opener::Opener;
@@ -79,7 +79,7 @@ pub struct Reload {
     /// Labels of the consumers that go on as they are, where they live.
     pub keep: Vec<String>,
     /// Consumers that begin.
-    pub join: Vec<Labelled>,
+    pub join: Vec<NamedConsumer>,
 }
 
 /// Reads the configuration again. It is told the labels of the consumers that live.
@@ -98,7 +98,7 @@ impl Daemon {
     pub fn start(
         encoder: &Arc<Encoder>,
         policy: Box<dyn ExitPolicy>,
-        consumers: Vec<Labelled>,
+        consumers: Vec<NamedConsumer>,
         options: DaemonOptions,
         source: &str,
         live: bool,
@@ -131,7 +131,7 @@ impl Daemon {
 }
 
 /// A consumer and its label.
-impl From<Box<dyn Consumer>> for Labelled {
+impl From<Box<dyn Consumer>> for NamedConsumer {
     fn from(consumer: Box<dyn Consumer>) -> Self {
         Self { label: consumer.name().to_owned(), consumer }
     }

@@ -69,10 +69,10 @@ impl CachedState {
         })
     }
 
-    /// Multiply-adds since the start.
-    pub fn multiply_adds(&self) -> u64 {
+    /// MACs since the start.
+    pub fn macs(&self) -> u64 {
         let runners = self.layers.iter().flat_map(|layer| [&layer.full].into_iter().chain(&layer.project));
-        runners.map(Runner::multiply_adds).sum()
+        runners.map(Runner::macs).sum()
     }
 
     /// Runs layer `k` (from 1) on `x` of the chunk that starts at `first_frame`; returns its output and its feature.

@@ -1,6 +1,6 @@
 //! Dot products of fixed rows with vectors that come, by the kernel of the layers.
 
-use super::kernels::product::PackedWeights;
+use super::kernels::matmul::PackedWeights;
 use super::kernels::{Activation, Rows};
 
 /// Fixed rows, all of one width.

@@ -26,7 +26,7 @@ use cached::CachedState;
 pub use dots::Dots;
 pub use error::EngineError;
 pub use frames::Frames;
-use fused::Products;
+use fused::MatmulType;
 use kernels::helpers::{self, Helpers};
 pub use precision::{LoadOptions, MOST_THREADS, Precision};
 pub use scorer::{Scorer, ScorerState};
@@ -42,7 +42,8 @@ const NO_CTC: &str = "phones are read from CTC branches; take a pack that has th
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
                         trains heads on your own audio";
 
-const NO_EMBEDDING: &str = "keywords need keyword embeddings; fit them with `python -m models.keywords.embedding PACK` (docs/keywords.md)";
+const NO_EMBEDDING: &str =
+    "keywords need keyword embeddings; fit them with `python -m models.keywords.embedding PACK` (docs/keywords.md)";
 
 /// A pack's weights, ready to run; shared by all streams.
 #[derive(Debug)]
@@ -92,7 +93,7 @@ pub struct WindowSpan {
 }
 
 impl Encoder {
-    /// Reads, checks and optimises every stage of `pack`, for products in f32. `gap_fill` is the pack's own without one (cached mode).
+    /// Reads, checks and optimises every stage of `pack`, with matrix products in f32. `gap_fill` is the pack's own without one (cached mode).
     pub fn load(pack: &Pack, gap_fill: Option<GapFill>) -> Result<Arc<Self>, EngineError> {
         Self::load_with(pack, LoadOptions { gap_fill, precision: Precision::F32, ..LoadOptions::default() })
     }
@@ -112,14 +113,14 @@ impl Encoder {
         let gap_fill = options.gap_fill.unwrap_or(spec.gap_fill);
         let precision = options.precision.resolve(fused::int8_is_fast());
         if helpers.is_some() && precision == Precision::Int8 {
-            log::warn!("products in 8 bits are computed on one thread: more `threads` are for `precision = \"f32\"`");
+            log::warn!("int8 matrix products run on one thread: `threads` only takes effect with f32");
         }
         let loader = Loader::new(helpers);
         // The front end, the heads and the small stages stay in f32: they cost little, and heads are what agreement is measured by.
-        let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, Products::F32);
-        let products = match precision {
-            Precision::Int8 => Products::Int8,
-            Precision::F32 | Precision::Auto => Products::F32,
+        let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, MatmulType::F32);
+        let matmul = match precision {
+            Precision::Int8 => MatmulType::Int8,
+            Precision::F32 | Precision::Auto => MatmulType::F32,
         };
         let (dim, head_dim) = (Size::Fixed(spec.dim), Size::Fixed(spec.dim / spec.heads));
         let (one, heads, context) = (Size::Fixed(1), Size::Fixed(spec.heads), Size::Fixed(spec.left_context));
@@ -137,7 +138,7 @@ impl Encoder {
             let feature = (spec.feature == Feature::BeforeNorm).then(|| hidden("f"));
             let outputs: Vec<Port> = [hidden("y")].into_iter().chain(feature).collect();
             if spec.mode == Mode::Windowed {
-                let full = loader.stage(file, &Signature { inputs: vec![hidden("x")], outputs }, products)?;
+                let full = loader.stage(file, &Signature { inputs: vec![hidden("x")], outputs }, matmul)?;
                 return Ok(LayerStages { full, project: None, states: Vec::new() });
             }
             let state = |(name, shape): &(String, Vec<usize>), suffix: &str| {
@@ -150,10 +151,10 @@ impl Encoder {
             let bias = Port::new("bias", [one, heads, Size::T, Size::TPlus(spec.left_context)]);
             let inputs = [hidden("x"), cache("k"), cache("v"), bias].into_iter().chain(states_in()).collect();
             let signature = Signature { inputs, outputs: outputs.into_iter().chain(carried()).collect() };
-            let full = loader.stage(file, &signature, products)?;
+            let full = loader.stage(file, &signature, matmul)?;
             let signature =
                 Signature { inputs: [hidden("x")].into_iter().chain(states_in()).collect(), outputs: carried().collect() };
-            let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, products)).transpose()?;
+            let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, matmul)).transpose()?;
             Ok(LayerStages { full, project, states: file.state.clone() })
         };
         let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
@@ -192,7 +193,7 @@ impl Encoder {
         &self.name
     }
 
-    /// How its products are computed: never [`Precision::Auto`].
+    /// The precision of its matrix products; never [`Precision::Auto`].
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -218,7 +219,7 @@ impl Encoder {
     }
 
     /// Whether a chunk may stop before the first layer: h⁰ has a head.
-    pub fn may_stop_at_once(&self) -> bool {
+    pub fn may_exit_at_frontend(&self) -> bool {
         self.heads.first().is_some_and(|(layer, _)| *layer == 0)
     }
 
@@ -243,7 +244,7 @@ impl Encoder {
     }
 
     /// Whether the front end wants the whole window at each call (a norm over time).
-    pub fn frontend_sees_window(&self) -> bool {
+    pub fn frontend_needs_window(&self) -> bool {
         self.spec.frontend_scope == FrontendScope::Window
     }
 
@@ -318,8 +319,8 @@ pub struct Work {
     pub layer_frames: u64,
     /// Through the key and value projections alone.
     pub projected_frames: u64,
-    /// Multiply-adds of every stage that ran, front end and heads included.
-    pub multiply_adds: u64,
+    /// MACs of every stage that ran, front end and heads included.
+    pub macs: u64,
 }
 
 impl EncoderState {
@@ -350,12 +351,12 @@ impl EncoderState {
     /// Work done since the start.
     pub fn work(&self) -> Work {
         let (layer_frames, projected_frames, layers) = match &self.mode {
-            ModeState::Cached(state) => (state.layer_frames, state.projected_frames, state.multiply_adds()),
-            ModeState::Windowed(state) => (state.layer_frames, 0, state.multiply_adds()),
+            ModeState::Cached(state) => (state.layer_frames, state.projected_frames, state.macs()),
+            ModeState::Windowed(state) => (state.layer_frames, 0, state.macs()),
         };
         let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.embedding);
-        let others: u64 = branches.map(|(_, branch)| branch.multiply_adds()).sum();
-        Work { layer_frames, projected_frames, multiply_adds: self.frontend.multiply_adds() + layers + others }
+        let others: u64 = branches.map(|(_, branch)| branch.macs()).sum();
+        Work { layer_frames, projected_frames, macs: self.frontend.macs() + layers + others }
     }
 
     /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first`

@@ -3,7 +3,7 @@
 use tract_onnx::prelude::*;
 
 use super::error::EngineError;
-use super::fused::Products;
+use super::fused::MatmulType;
 use super::stage::{Loader, Port, Runner, Signature, Size, Stage, input_shape};
 use crate::pack::StageFile;
 
@@ -33,7 +33,7 @@ impl Scorer {
             inputs: vec![Port::new("frames", [Size::Fixed(1), Size::Fixed(window), Size::Fixed(width)])],
             outputs: vec![Port::new("logit", [Size::Fixed(1)])],
         };
-        let stage = Loader::default().stage(file, &signature, Products::F32)?;
+        let stage = Loader::default().stage(file, &signature, MatmulType::F32)?;
         Ok(Self { stage, window, width })
     }
 

@@ -11,7 +11,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
 
 use super::error::EngineError;
-use super::fused::{Products, Sharing, fuse};
+use super::fused::{MatmulType, Sharing, fuse};
 use super::kernels::helpers::Helpers;
 use crate::pack::StageFile;
 
@@ -88,18 +88,18 @@ pub(super) struct Signature {
 pub(super) struct Stage {
     pub name: String,
     plan: Arc<TypedRunnableModel>,
-    multiply_adds: Arc<MultiplyAdds>,
+    macs: Arc<MacCount>,
 }
 
-/// How many multiply-adds a call of T frames takes: an expression in T, and where a call's first input tells T.
-struct MultiplyAdds {
+/// How many MACs a call of T frames takes: an expression in T, and where a call's first input tells T.
+struct MacCount {
     count: TDim,
     t: Symbol,
     first_input: Vec<Size>,
 }
 
-impl MultiplyAdds {
-    /// Counts the products, convolutions and sums of products of `model`.
+impl MacCount {
+    /// Counts the MACs of `model`.
     fn of(model: &TypedModel, t: Symbol, first_input: Vec<Size>) -> TractResult<Self> {
         let mut count = TDim::Val(0);
         for node in model.nodes() {
@@ -168,13 +168,13 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    /// With `helpers` for wide products.
+    /// With `helpers` for wide matrix products.
     pub fn new(helpers: Option<Helpers>) -> Self {
         Self { sharing: RefCell::new(Sharing::with(helpers.map(Arc::new))) }
     }
 
     /// Reads `file`, cuts the graph at the signature's outputs, checks all shapes, optimises, and tries it on zeros.
-    pub fn stage(&self, file: &StageFile, signature: &Signature, products: Products) -> Result<Stage, EngineError> {
+    pub fn stage(&self, file: &StageFile, signature: &Signature, matmul: MatmulType) -> Result<Stage, EngineError> {
         let shape_error = |problem| EngineError::Shape { path: file.path.clone(), stage: file.name.clone(), problem };
         let load_error = |problem| EngineError::Load { path: file.path.clone(), stage: file.name.clone(), problem };
         // What the file says of its outputs' shapes is not asked: they follow from the inputs' and are checked below.
@@ -227,10 +227,10 @@ impl Loader {
             }
         }
         let first_input = signature.inputs.first().map_or_else(Vec::new, |port| port.shape.clone());
-        let multiply_adds = guarded(|| MultiplyAdds::of(&typed, t.clone(), first_input)).map_err(load_error)?;
-        guarded(|| fuse(&mut typed, products, &mut self.sharing.borrow_mut())).map_err(load_error)?;
+        let macs = guarded(|| MacCount::of(&typed, t.clone(), first_input)).map_err(load_error)?;
+        guarded(|| fuse(&mut typed, matmul, &mut self.sharing.borrow_mut())).map_err(load_error)?;
         let plan = guarded(|| typed.into_optimized()?.into_runnable()).map_err(load_error)?;
-        let stage = Stage { name: file.name.clone(), plan, multiply_adds: Arc::new(multiply_adds) };
+        let stage = Stage { name: file.name.clone(), plan, macs: Arc::new(macs) };
         stage.probe(signature, PROBE_FRAMES).map_err(shape_error)?;
         Ok(stage)
     }
@@ -258,17 +258,17 @@ impl Stage {
         self.plan.model().nodes().iter().map(|node| node.op.name().into_owned()).collect()
     }
 
-    /// Multiply-adds of the operations that run, on `frames` frames.
+    /// MACs of the operations that run, on `frames` frames.
     #[cfg(test)]
-    pub fn products(&self, frames: usize) -> u64 {
+    pub fn macs_for(&self, frames: usize) -> u64 {
         let model = self.plan.model();
-        MultiplyAdds::of(model, model.symbols.sym("T"), vec![Size::T]).unwrap_or_else(|error| panic!("{error}")).at(&[frames])
+        MacCount::of(model, model.symbols.sym("T"), vec![Size::T]).unwrap_or_else(|error| panic!("{error}")).at(&[frames])
     }
 
     /// A state to run it with: one per stream.
     pub fn runner(&self) -> Result<Runner, EngineError> {
         let state = self.plan.spawn().map_err(|error| self.failed(&error))?;
-        Ok(Runner { state, name: self.name.clone(), cost: self.multiply_adds.clone(), last: (0, 0), multiply_adds: 0 })
+        Ok(Runner { state, name: self.name.clone(), cost: self.macs.clone(), last: (0, 0), macs: 0 })
     }
 
     fn failed(&self, error: &TractError) -> EngineError {
@@ -280,16 +280,16 @@ impl Stage {
 pub(super) struct Runner {
     state: TypedSimpleState,
     name: String,
-    cost: Arc<MultiplyAdds>,
+    cost: Arc<MacCount>,
     /// Elements of the last call's first input, and what such a call takes.
     last: (usize, u64),
-    multiply_adds: u64,
+    macs: u64,
 }
 
 impl Runner {
-    /// Multiply-adds since the start.
-    pub fn multiply_adds(&self) -> u64 {
-        self.multiply_adds
+    /// MACs since the start.
+    pub fn macs(&self) -> u64 {
+        self.macs
     }
 
     pub fn run(&mut self, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
@@ -298,7 +298,7 @@ impl Runner {
         {
             self.last = (first.len(), self.cost.at(first.shape()));
         }
-        self.multiply_adds += self.last.1;
+        self.macs += self.last.1;
         self.state.run(inputs).map_err(|error| EngineError::Run { stage: self.name.clone(), problem: one_line(&error) })
     }
 

@@ -209,7 +209,7 @@ fn layers_run_in_fused_operations() {
     }
 }
 
-/// A stage's multiply-adds are counted where it is loaded; the operations that stand for them say the same of their products,
+/// A stage's MACs are counted where it is loaded; the operations that stand for them say the same of their products,
 /// which are nearly all there is.
 #[test]
 fn fused_operations_count_the_products_that_they_stand_for() {
@@ -224,7 +224,7 @@ fn fused_operations_count_the_products_that_they_stand_for() {
             tvec![zeros(&[1, frames, spec.dim]), zeros(&cache), zeros(&cache), zeros(&[1, spec.heads, frames, context + frames])];
         inputs.extend(layer.states.iter().map(|(_, shape)| zeros(shape)));
         runner.run(inputs).unwrap();
-        let (counted, products) = (runner.multiply_adds(), layer.full.products(frames));
-        assert!(products <= counted && products as f64 > 0.95 * counted as f64, "{products} of {counted}");
+        let (counted, expected) = (runner.macs(), layer.full.macs_for(frames));
+        assert!(expected <= counted && expected as f64 > 0.95 * counted as f64, "{expected} of {counted}");
     }
 }

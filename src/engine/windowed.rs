@@ -68,9 +68,9 @@ impl WindowedState {
         }
     }
 
-    /// Multiply-adds since the start.
-    pub fn multiply_adds(&self) -> u64 {
-        self.layers.iter().chain(&self.position).map(Runner::multiply_adds).sum()
+    /// MACs since the start.
+    pub fn macs(&self) -> u64 {
+        self.layers.iter().chain(&self.position).map(Runner::macs).sum()
     }
 
     /// Runs layer `k` (from 1) on the window; returns its output and its feature, both `[W, D]`.

@@ -158,9 +158,9 @@ const LANES: usize = 8;
 
 /// The two largest of a row; `None` when one is not finite.
 fn two_largest(row: &[f32]) -> Option<(f32, f32)> {
-    let (mut top, mut second, mut not_finite) = ([f32::NEG_INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0.0f32; LANES]);
+    let (mut top, mut second, mut non_finite) = ([f32::NEG_INFINITY; LANES], [f32::NEG_INFINITY; LANES], [0.0f32; LANES]);
     let mut take = |lane: usize, x: f32| {
-        not_finite[lane] += x * 0.0; // 0 for a finite x, NaN for any other
+        non_finite[lane] += x * 0.0; // 0 for a finite x, NaN for any other
         second[lane] = larger(second[lane], smaller(x, top[lane]));
         top[lane] = larger(top[lane], x);
     };
@@ -176,7 +176,7 @@ fn two_largest(row: &[f32]) -> Option<(f32, f32)> {
     let both = top.iter().zip(&second).fold((f32::NEG_INFINITY, f32::NEG_INFINITY), |(first, runner_up), (&top, &second)| {
         (first.max(top), runner_up.max(first.min(top)).max(second))
     });
-    not_finite.iter().all(|x| *x == 0.0).then_some(both)
+    non_finite.iter().all(|x| *x == 0.0).then_some(both)
 }
 
 /// Sums of `term(a_i, b_i)`: f32 within 256 elements, f64 across, as exact as f64 throughout at a fraction of its cost.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
+use super::policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 
 /// Chunks after speech that the gate lets through all the same: the ends of words are soft.
 pub const DEFAULT_HANGOVER: usize = 2;
@@ -37,11 +37,11 @@ impl ExitPolicy for Gate {
         if layer == 0 { Needs::Head } else { self.inner.needs(layer) }
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        if progress.layer > 0 {
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+        if observation.layer > 0 {
             return self.inner.decide(progress);
         }
-        let quiet = progress.present().filter(|evidence| evidence.finite).and_then(|evidence| evidence.quiet);
+        let quiet = observation.present().filter(|evidence| evidence.finite).and_then(|evidence| evidence.quiet);
         if quiet.is_none_or(|quiet| quiet < self.least) {
             self.passing = self.hangover;
             return Decision::Continue;
@@ -73,7 +73,7 @@ mod tests {
     fn decide(gate: &mut Gate, layer: usize, quiet: Option<f32>, finite: bool) -> Decision {
         let evidence = [Evidence { layer, entropy: 1.0, max_prob: 0.5, margin: 0.1, change: None, quiet, finite }];
         let (elapsed, backlog) = (Duration::ZERO, Duration::ZERO);
-        gate.decide(&Progress { layer, layers: 10, evidence: &evidence, ctc: None, forecast: &[], elapsed, backlog })
+        gate.decide(&Observation { layer, layers: 10, evidence: &evidence, ctc: None, forecast: &[], elapsed, backlog })
     }
 
     #[test]

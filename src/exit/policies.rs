@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::evidence::{Evidence, Measure};
-use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
+use super::policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 use crate::pack::PerLayer;
 
 /// DAISY (arXiv 2406.05464): stop at the first layer whose head is sure enough.
@@ -28,14 +28,14 @@ impl ExitPolicy for Threshold {
         if first <= layer && layer < last { Needs::Head } else { Needs::Nothing }
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        if self.range.is_some_and(|(_, last)| progress.layer >= last) {
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+        if self.range.is_some_and(|(_, last)| observation.layer >= last) {
             return Decision::Exit(Reason::Schedule);
         }
-        match progress.present() {
+        match observation.present() {
             Some(evidence)
-                if self.needs(progress.layer) == Needs::Head
-                    && self.measure.passes(evidence, self.thresholds.at(progress.layer)) =>
+                if self.needs(observation.layer) == Needs::Head
+                    && self.measure.passes(evidence, self.thresholds.at(observation.layer)) =>
             {
                 Decision::Exit(Reason::Threshold)
             }
@@ -90,8 +90,8 @@ impl ExitPolicy for CtcConfidence {
         if acts { Needs::Ctc } else { Needs::Nothing }
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        match (progress.ctc, self.threshold(progress.layer)) {
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+        match (observation.ctc, self.threshold(observation.layer)) {
             (Some(evidence), Some(threshold)) if self.measure.passes(evidence, threshold) => Decision::Exit(Reason::Threshold),
             _ => Decision::Continue,
         }
@@ -118,9 +118,9 @@ impl ExitPolicy for Change {
         if (1..self.layers).contains(&layer) { Needs::Change } else { Needs::Nothing }
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        match progress.present() {
-            Some(Evidence { finite: true, change: Some(change), .. }) if *change <= self.thresholds.at(progress.layer) => {
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+        match observation.present() {
+            Some(Evidence { finite: true, change: Some(change), .. }) if *change <= self.thresholds.at(observation.layer) => {
                 Decision::Exit(Reason::Change)
             }
             _ => Decision::Continue,
@@ -155,8 +155,8 @@ impl ExitPolicy for Gain {
         if (self.first..self.layers).contains(&layer) { Needs::Forecast } else { Needs::Nothing }
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        let Some((present, deeper)) = progress.forecast.split_first() else { return Decision::Continue };
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+        let Some((present, deeper)) = observation.forecast.split_first() else { return Decision::Continue };
         let present = present.exp();
         let deeper = deeper.iter().map(|log_kl| log_kl.exp()).chain([0.0]);
         // NaN fails the comparison: such a chunk goes on.

@@ -57,7 +57,7 @@ pub enum Decision {
 
 /// What a policy sees after a layer; before the first one, too, in packs whose front end has a head.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress<'a> {
+pub struct Observation<'a> {
     /// The layer that has just run; 0 before the first one.
     pub layer: usize,
     /// Number of layers.
@@ -74,7 +74,7 @@ pub struct Progress<'a> {
     pub backlog: Duration,
 }
 
-impl Progress<'_> {
+impl Observation<'_> {
     /// Evidence of the present layer, if its head ran.
     pub fn present(&self) -> Option<&Evidence> {
         self.evidence.last().filter(|evidence| evidence.layer == self.layer)
@@ -105,5 +105,5 @@ pub trait ExitPolicy: Debug + Display + Send {
     fn needs(&self, layer: usize) -> Needs;
 
     /// Decides after a layer. The session stops after the last layer whatever the answer.
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision;
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision;
 }

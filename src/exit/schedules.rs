@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::policy::{Decision, ExitPolicy, Needs, Progress, Reason};
+use super::policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 
 /// Always the same layer; no head runs. The baseline of every comparison, and `never` when it is the last one.
 #[derive(Debug, Clone)]
@@ -17,8 +17,8 @@ impl ExitPolicy for Fixed {
         Needs::Nothing
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        match progress.layer >= self.layer {
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+        match observation.layer >= self.layer {
             true => Decision::Exit(Reason::Schedule),
             false => Decision::Continue,
         }
@@ -57,8 +57,8 @@ impl ExitPolicy for Periodic {
         Needs::Nothing
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
-        match self.chunk != 0 && progress.layer >= self.layer {
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+        match self.chunk != 0 && observation.layer >= self.layer {
             true => Decision::Exit(Reason::Schedule),
             false => Decision::Continue,
         }
@@ -102,17 +102,17 @@ impl ExitPolicy for Deadline {
         self.inner.needs(layer)
     }
 
-    fn decide(&mut self, progress: &Progress<'_>) -> Decision {
+    fn decide(&mut self, observation: &Observation<'_>) -> Decision {
         // The first layer's share holds the front end, too: the mean follows the layers alone.
-        if progress.layer > 1 {
-            let took = progress.elapsed.saturating_sub(self.last_elapsed).as_secs_f64();
+        if observation.layer > 1 {
+            let took = observation.elapsed.saturating_sub(self.last_elapsed).as_secs_f64();
             let weight = if self.layer_seconds == 0.0 { 1.0 } else { LAYER_WEIGHT };
             self.layer_seconds += weight * (took - self.layer_seconds);
         }
-        self.last_elapsed = progress.elapsed;
-        let spent = progress.elapsed + progress.backlog + Duration::from_secs_f64(self.layer_seconds);
+        self.last_elapsed = observation.elapsed;
+        let spent = observation.elapsed + observation.backlog + Duration::from_secs_f64(self.layer_seconds);
         match self.inner.decide(progress) {
-            Decision::Continue if spent > self.deadline && progress.layer < progress.layers => {
+            Decision::Continue if spent > self.deadline && observation.layer < observation.layers => {
                 // No layer is timed while every chunk stops at the first: the estimate falls until one is tried again.
                 self.layer_seconds *= 1.0 - LAYER_WEIGHT;
                 Decision::Exit(Reason::Deadline)
@@ -137,9 +137,9 @@ mod tests {
         policy.begin_chunk();
         let stop = (1..=10).find(|&layer| {
             let elapsed = Duration::from_millis(layer_ms * layer as u64);
-            let progress =
-                Progress { layer, layers: 10, evidence: &[], ctc: None, forecast: &[], elapsed, backlog: Duration::ZERO };
-            policy.decide(&progress) == Decision::Exit(Reason::Deadline)
+            let observation =
+                Observation { layer, layers: 10, evidence: &[], ctc: None, forecast: &[], elapsed, backlog: Duration::ZERO };
+            policy.decide(&observation) == Decision::Exit(Reason::Deadline)
         });
         stop.unwrap_or(10)
     }
@@ -162,7 +162,7 @@ mod tests {
     fn the_last_layer_is_no_deadline() {
         let never = Box::new(Fixed { layer: 10 });
         let mut policy = Deadline::new(never, Duration::from_millis(100));
-        let progress = Progress {
+        let observation = Observation {
             layer: 10,
             layers: 10,
             evidence: &[],
@@ -171,6 +171,6 @@ mod tests {
             elapsed: Duration::from_secs(9),
             backlog: Duration::ZERO,
         };
-        assert_ne!(policy.decide(&progress), Decision::Exit(Reason::Deadline));
+        assert_ne!(policy.decide(&observation), Decision::Exit(Reason::Deadline));
     }
 }

@@ -95,7 +95,7 @@ impl SecondLook {
         // In place of what the chunk before saw of it. The last frame of a stream may have less than a hop.
         self.sound.truncate((self.frames - self.first) as usize * self.hop);
         self.sound.extend(own.iter().chain(std::iter::repeat(&0.0)).take(frames * self.hop));
-        self.sound.extend_from_slice(chunk.ahead.as_deref().unwrap_or_default());
+        self.sound.extend_from_slice(chunk.lookahead.as_deref().unwrap_or_default());
         self.frames += frames as u64;
         // Seldom, and not with every chunk: what is kept moves to the front.
         let kept = self.kept + self.pass_frames();

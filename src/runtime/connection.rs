@@ -34,14 +34,14 @@ impl Opened {
     }
 }
 
-/// What became of a source.
+/// State of a source, as found by [`Connection::poll`].
 #[derive(Debug)]
-pub enum Seen {
-    /// It runs.
-    Nothing,
-    /// It has delivered all it had.
-    End,
-    /// It failed, or delivered nothing for too long.
+pub enum SourceStatus {
+    /// The source is running.
+    Running,
+    /// The source has delivered its last sample.
+    Ended,
+    /// The source failed, or delivered nothing for too long.
     Failed(RunError),
 }
 
@@ -54,13 +54,13 @@ pub struct Connection {
     stopped: Arc<AtomicBool>,
     counters: Arc<Counters>,
     xruns: u64,
-    progress: Progress,
-    /// Looks since its ring was closed and empty.
-    over: u32,
+    stall: StallDetector,
+    /// Polls since its ring was closed and empty.
+    polls_after_close: u32,
 }
 
 /// A source that is over says so a moment after its ring was closed; after so many looks it will not any more.
-const OVER_LOOKS: u32 = 20;
+const MAX_POLLS_AFTER_CLOSE: u32 = 20;
 
 impl Connection {
     pub(super) fn new(
@@ -71,7 +71,7 @@ impl Connection {
         stopped: Arc<AtomicBool>,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { source, spec, events, stats, stopped, counters, xruns: 0, progress: Progress::new(), over: 0 }
+        Self { source, spec, events, stats, stopped, counters, xruns: 0, stall: StallDetector::new(), polls_after_close: 0 }
     }
 
     /// What it delivers.
@@ -81,35 +81,37 @@ impl Connection {
 
     /// Looks for what has happened, and waits for it a twentieth of a second at most. A live source that has delivered nothing
     /// for `patience` has failed.
-    pub fn look(&mut self, patience: Duration) -> Seen {
-        let seen = match self.events.receiver().recv_timeout(SUPERVISION) {
+    pub fn poll(&mut self, patience: Duration) -> SourceStatus {
+        let status = match self.events.receiver().recv_timeout(SUPERVISION) {
             Ok(SourceEvent::Xrun) => {
                 log::warn!("{}: overrun below Bellis: the device lost sound", self.spec.name);
-                Seen::Nothing
+                SourceStatus::Running
             }
-            Ok(SourceEvent::Error(error)) => Seen::Failed(error.into()),
-            Ok(SourceEvent::End) => Seen::End,
-            Err(RecvTimeoutError::Timeout) => Seen::Nothing,
+            Ok(SourceEvent::Error(error)) => SourceStatus::Failed(error.into()),
+            Ok(SourceEvent::End) => SourceStatus::Ended,
+            Err(RecvTimeoutError::Timeout) => SourceStatus::Running,
             Err(RecvTimeoutError::Disconnected) => {
                 std::thread::sleep(SUPERVISION);
-                Seen::Nothing
+                SourceStatus::Running
             }
         };
         self.count_xruns();
-        self.progress.look(self.stats.captured());
-        self.over += u32::from(!self.counters.holds_ring(&self.stats));
-        match seen {
-            Seen::Nothing if self.over >= OVER_LOOKS => Seen::Failed(RunError::ThreadDied("source")),
-            Seen::Nothing if self.silence() >= patience => {
-                Seen::Failed(RunError::Stalled { source_name: self.spec.name.clone(), silence: self.silence() })
+        self.stall.update(self.stats.captured());
+        self.polls_after_close += u32::from(!self.counters.holds_ring(&self.stats));
+        match status {
+            SourceStatus::Running if self.polls_after_close >= MAX_POLLS_AFTER_CLOSE => {
+                SourceStatus::Failed(RunError::ThreadDied("source"))
             }
-            seen => seen,
+            SourceStatus::Running if self.silence() >= patience => {
+                SourceStatus::Failed(RunError::Stalled { source_name: self.spec.name.clone(), silence: self.silence() })
+            }
+            status => status,
         }
     }
 
     /// For how long a live source has delivered nothing.
     pub fn silence(&self) -> Duration {
-        if self.spec.live { self.progress.silence } else { Duration::ZERO }
+        if self.spec.live { self.stall.silence } else { Duration::ZERO }
     }
 
     /// Samples that it has delivered.
@@ -118,20 +120,20 @@ impl Connection {
     }
 
     /// When its last sample was seen to come.
-    pub fn last_sound(&self) -> Option<Instant> {
-        (self.progress.captured > 0).then_some(self.progress.moved)
+    pub fn last_sample_at(&self) -> Option<Instant> {
+        (self.stall.captured > 0).then_some(self.stall.moved)
     }
 
     /// Stops the source; what waits in the ring is still computed. Returns how it ended by itself, if it did.
-    pub fn close(mut self) -> Seen {
+    pub fn close(mut self) -> SourceStatus {
         self.source.stop();
         self.stopped.store(true, Ordering::Release);
         self.count_xruns();
-        // The source says how it ended after its last sample: that may have come while nobody looked.
-        self.events.receiver().try_iter().fold(Seen::Nothing, |seen, event| match event {
-            SourceEvent::Error(error) => Seen::Failed(error.into()),
-            SourceEvent::End => Seen::End,
-            SourceEvent::Xrun => seen,
+        // The source says how it ended after its last sample: that may have come between two polls.
+        self.events.receiver().try_iter().fold(SourceStatus::Running, |status, event| match event {
+            SourceEvent::Error(error) => SourceStatus::Failed(error.into()),
+            SourceEvent::End => SourceStatus::Ended,
+            SourceEvent::Xrun => status,
         })
     }
 
@@ -143,25 +145,25 @@ impl Connection {
 }
 
 /// Watches whether a source still delivers.
-struct Progress {
+struct StallDetector {
     captured: u64,
-    looked: Instant,
+    updated: Instant,
     /// When the last sample was seen to come.
     moved: Instant,
     silence: Duration,
 }
 
-impl Progress {
+impl StallDetector {
     fn new() -> Self {
         let now = Instant::now();
-        Self { captured: 0, looked: now, moved: now, silence: Duration::ZERO }
+        Self { captured: 0, updated: now, moved: now, silence: Duration::ZERO }
     }
 
     /// Time in which this process itself stood still is no silence.
-    fn look(&mut self, captured: u64) {
+    fn update(&mut self, captured: u64) {
         let now = Instant::now();
-        let passed = now.duration_since(self.looked).min(2 * SUPERVISION);
-        self.looked = now;
+        let passed = now.duration_since(self.updated).min(2 * SUPERVISION);
+        self.updated = now;
         if captured == self.captured {
             self.silence += passed;
         } else {

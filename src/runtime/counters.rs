@@ -22,16 +22,16 @@ pub struct Counters {
     samples_out: AtomicU64,
     compute_nanos: AtomicU64,
     delay_nanos: AtomicU64,
-    not_finite_heads: AtomicU64,
+    non_finite_heads: AtomicU64,
     layer_frames: AtomicU64,
     projected_frames: AtomicU64,
-    multiply_adds: AtomicU64,
+    macs: AtomicU64,
     frames: AtomicU64,
     exits: Vec<AtomicU64>,
     reasons: [AtomicU64; Reason::ALL.len()],
     latencies: Mutex<Latencies>,
     consumers: Mutex<Vec<Arc<ConsumerCounters>>>,
-    beats: AtomicU64,
+    heartbeats: AtomicU64,
 }
 
 /// The rings of a run's sources: those that are done, added up, and those that still hold sound.
@@ -46,7 +46,7 @@ struct Rings {
 pub struct ConsumerCounters {
     name: String,
     label: String,
-    handed: AtomicU64,
+    offered: AtomicU64,
     delivered: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicBool,
@@ -90,16 +90,16 @@ impl Counters {
             samples_out: zero(),
             compute_nanos: zero(),
             delay_nanos: zero(),
-            not_finite_heads: zero(),
+            non_finite_heads: zero(),
             layer_frames: zero(),
             projected_frames: zero(),
-            multiply_adds: zero(),
+            macs: zero(),
             frames: zero(),
             exits: (0..=layers).map(|_| zero()).collect(),
             reasons: Reason::ALL.map(|_| zero()),
             latencies: Mutex::new(Latencies::new()),
             consumers: Mutex::default(),
-            beats: zero(),
+            heartbeats: zero(),
         }
     }
 
@@ -120,8 +120,8 @@ impl Counters {
     }
 
     /// Grows as long as the inference thread lives: while it computes, and while it waits for sound.
-    pub fn beats(&self) -> u64 {
-        self.beats.load(Ordering::Relaxed)
+    pub fn heartbeats(&self) -> u64 {
+        self.heartbeats.load(Ordering::Relaxed)
     }
 
     /// Chunks computed.
@@ -155,8 +155,8 @@ impl Counters {
     }
 
     /// Heads whose logits were not all finite.
-    pub fn not_finite_heads(&self) -> u64 {
-        self.not_finite_heads.load(Ordering::Relaxed)
+    pub fn non_finite_heads(&self) -> u64 {
+        self.non_finite_heads.load(Ordering::Relaxed)
     }
 
     /// Frame-passes through whole layers: one frame through one layer is one. Filling in after early exits counts.
@@ -169,9 +169,9 @@ impl Counters {
         self.projected_frames.load(Ordering::Relaxed)
     }
 
-    /// Multiply-adds of every stage that ran.
-    pub fn multiply_adds(&self) -> u64 {
-        self.multiply_adds.load(Ordering::Relaxed)
+    /// MACs of every stage that ran.
+    pub fn macs(&self) -> u64 {
+        self.macs.load(Ordering::Relaxed)
     }
 
     /// Chunks that stopped after layer 0, 1, 2, …
@@ -223,7 +223,7 @@ impl Counters {
         let counters = Arc::new(ConsumerCounters {
             name: name.to_owned(),
             label: label.to_owned(),
-            handed: AtomicU64::new(0),
+            offered: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -236,8 +236,8 @@ impl Counters {
         self.xruns.fetch_add(more, Ordering::Relaxed);
     }
 
-    pub(super) fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn heartbeat(&self) {
+        self.heartbeats.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count(&self, representation: &Representation, delay: Option<Duration>, pending: &mut PendingLatencies) {
@@ -258,11 +258,11 @@ impl Counters {
         }
     }
 
-    pub(super) fn count_work(&self, work: crate::engine::Work, not_finite_heads: u64) {
+    pub(super) fn count_work(&self, work: crate::engine::Work, non_finite_heads: u64) {
         self.layer_frames.store(work.layer_frames, Ordering::Relaxed);
         self.projected_frames.store(work.projected_frames, Ordering::Relaxed);
-        self.multiply_adds.store(work.multiply_adds, Ordering::Relaxed);
-        self.not_finite_heads.store(not_finite_heads, Ordering::Relaxed);
+        self.macs.store(work.macs, Ordering::Relaxed);
+        self.non_finite_heads.store(non_finite_heads, Ordering::Relaxed);
     }
 
     pub(super) fn finish(&self, pending: &mut PendingLatencies) {
@@ -303,7 +303,7 @@ impl ConsumerCounters {
     /// Representations that wait for it, with the one that it works on.
     pub fn queued(&self) -> u64 {
         let gone = self.delivered() + self.dropped();
-        self.handed.load(Ordering::Relaxed).saturating_sub(gone)
+        self.offered.load(Ordering::Relaxed).saturating_sub(gone)
     }
 
     /// Whether it has failed.
@@ -311,8 +311,8 @@ impl ConsumerCounters {
         self.failed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count_handed(&self) {
-        self.handed.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_queued(&self) {
+        self.offered.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_delivered(&self) {

@@ -8,15 +8,15 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::StopFlag;
 use super::counters::ConsumerCounters;
-use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants, WhenBehind};
+use crate::consumer::{Consumer, ConsumerError, OnOverflow, Requirements, StreamInfo};
 use crate::stream::Representation;
 
 /// The inference thread's end of one consumer's queue.
-pub(super) struct Outlet {
+pub(super) struct Queue {
     sender: Sender<Arc<Representation>>,
     /// Taken from by `Coalesce`.
     receiver: Receiver<Arc<Representation>>,
-    when_behind: WhenBehind,
+    on_overflow: OnOverflow,
     counters: Arc<ConsumerCounters>,
     /// Set when the consumer takes no more.
     dead: Arc<AtomicBool>,
@@ -25,7 +25,7 @@ pub(super) struct Outlet {
 /// A consumer's thread; it ends with the consumer's error, if it had one.
 pub(super) struct ConsumerThread {
     pub counters: Arc<ConsumerCounters>,
-    pub wants: Wants,
+    pub requirements: Requirements,
     pub handle: JoinHandle<Result<(), ConsumerError>>,
 }
 
@@ -38,7 +38,7 @@ impl ConsumerThread {
 
 /// Tells the others when a consumer's thread ends before its queue did, by an error or a panic: what waits for it is
 /// counted as dropped, and whoever runs the stream is told.
-struct Watch {
+struct FailureGuard {
     whole: bool,
     queue: Receiver<Arc<Representation>>,
     counters: Arc<ConsumerCounters>,
@@ -46,7 +46,7 @@ struct Watch {
     failed: StopFlag,
 }
 
-impl Drop for Watch {
+impl Drop for FailureGuard {
     fn drop(&mut self) {
         if !self.whole {
             self.dead.store(true, Ordering::Release);
@@ -64,45 +64,45 @@ pub(super) fn start(
     stream: StreamInfo,
     counters: Arc<ConsumerCounters>,
     failed: &StopFlag,
-) -> std::io::Result<(Outlet, ConsumerThread)> {
+) -> std::io::Result<(Queue, ConsumerThread)> {
     let (sender, receiver) = bounded::<Arc<Representation>>(capacity.max(1));
-    let (wants, when_behind) = (consumer.wants(), consumer.when_behind(stream.live));
+    let (requirements, on_overflow) = (consumer.requires(), consumer.on_overflow(stream.live));
     let dead = Arc::<AtomicBool>::default();
     counters.set_failed(false);
     let queue = receiver.clone();
-    let mut watch = Watch { whole: false, queue, counters: counters.clone(), dead: dead.clone(), failed: failed.clone() };
+    let mut guard = FailureGuard { whole: false, queue, counters: counters.clone(), dead: dead.clone(), failed: failed.clone() };
     let name = format!("consumer-{}", counters.name());
     let handle = std::thread::Builder::new().name(name).spawn(move || {
         let mut outcome = consumer.begin(&stream);
         if outcome.is_ok() {
-            while let Ok(representation) = watch.queue.recv() {
+            while let Ok(representation) = guard.queue.recv() {
                 outcome = consumer.consume(&representation);
                 if outcome.is_err() {
-                    watch.counters.count_dropped();
+                    guard.counters.count_dropped();
                     break;
                 }
-                watch.counters.count_delivered();
+                guard.counters.count_delivered();
             }
         }
-        watch.whole = outcome.is_ok();
-        drop(watch);
+        guard.whole = outcome.is_ok();
+        drop(guard);
         // What is open is closed also after an error; the first error is the one that tells.
         outcome.and(consumer.finish())
     })?;
-    let thread = ConsumerThread { counters: counters.clone(), wants, handle };
-    Ok((Outlet { sender, receiver, when_behind, counters, dead }, thread))
+    let thread = ConsumerThread { counters: counters.clone(), requirements, handle };
+    Ok((Queue { sender, receiver, on_overflow, counters, dead }, thread))
 }
 
-impl Outlet {
+impl Queue {
     /// What tells its consumer from others.
     pub fn label(&self) -> &str {
         self.counters.label()
     }
 
-    /// Hands a representation on, as the consumer wants it when it is behind.
+    /// Hands a representation on, according to the consumer's overflow rule when its queue is full.
     pub fn send(&self, representation: Arc<Representation>) {
         let counter = &self.counters;
-        counter.count_handed();
+        counter.count_queued();
         if self.dead.load(Ordering::Acquire) {
             return counter.count_dropped();
         }
@@ -111,9 +111,9 @@ impl Outlet {
             Err(TrySendError::Full(representation)) => representation,
             Err(TrySendError::Disconnected(_)) => return counter.count_dropped(),
         };
-        match self.when_behind {
-            WhenBehind::DropNewest => counter.count_dropped(),
-            WhenBehind::Coalesce => {
+        match self.on_overflow {
+            OnOverflow::DropNewest => counter.count_dropped(),
+            OnOverflow::DropOldest => {
                 if self.receiver.try_recv().is_ok() {
                     counter.count_dropped();
                 }
@@ -121,7 +121,7 @@ impl Outlet {
                     counter.count_dropped();
                 }
             }
-            WhenBehind::Wait => {
+            OnOverflow::Block => {
                 let mut waiting = full;
                 // This end keeps a receiver of its own, so a consumer that died is noticed by asking, not by the channel.
                 while let Err(error) = self.sender.send_timeout(waiting, std::time::Duration::from_millis(50)) {
@@ -135,7 +135,7 @@ impl Outlet {
     }
 }
 
-impl Drop for Outlet {
+impl Drop for Queue {
     fn drop(&mut self) {
         // What was sent while the consumer died is in nobody's hands.
         if self.dead.load(Ordering::Acquire) {

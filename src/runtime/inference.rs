@@ -1,6 +1,6 @@
 //! The inference thread: ring → resampler → session → consumers.
 //!
-//! It is told by messages what to do besides: sound from another source ([`Line`]), another policy, other consumers.
+//! It is told by messages what to do besides: sound from another source ([`Input`]), another policy, other consumers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
-use super::delivery::Outlet;
+use super::delivery::Queue;
 use super::realtime;
 use crate::audio::{Block, Gap, Resampler, RingReader};
 use crate::engine::EngineError;
@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_millis(50);
 /// What the inference thread is told. The run ends when nobody is left to tell it anything.
 pub(super) enum Control {
     /// Sound comes from here, after that of the source before.
-    Line(Line),
+    Input(Input),
     /// From the next chunk on.
     Change(Change),
 }
@@ -43,31 +43,31 @@ pub(super) struct Change {
     /// Labels of the consumers that stay; the others get nothing more.
     pub keep: Vec<String>,
     /// Consumers that join.
-    pub add: Vec<Outlet>,
+    pub add: Vec<Queue>,
 }
 
 /// Sound from one source.
-pub(super) struct Line {
+pub(super) struct Input {
     pub ring: RingReader,
     pub resampler: Resampler,
     pub source_rate: u32,
     pub live: bool,
     /// Samples at the pack's rate that nobody captured between the source before and this one.
-    pub away: u64,
+    pub missed: u64,
     /// Set once the source has stopped: an empty ring is then the end, even if a wedged device still holds the writer.
     pub source_stopped: Arc<AtomicBool>,
     /// Whether its first sample has come.
-    entered: bool,
+    started: bool,
     /// Samples of the source that were dropped so far.
     lost: u64,
     /// Where at the pack's rate, from its first sample on, its last representation ended; lost samples are counted.
     out: i64,
 }
 
-impl Line {
-    pub fn new(ring: RingReader, resampler: Resampler, source_rate: u32, live: bool, away: u64) -> Self {
+impl Input {
+    pub fn new(ring: RingReader, resampler: Resampler, source_rate: u32, live: bool, missed: u64) -> Self {
         let source_stopped = Arc::default();
-        Self { ring, resampler, source_rate, live, away, source_stopped, entered: false, lost: 0, out: 0 }
+        Self { ring, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
     }
 
     /// Sound that waits in the ring.
@@ -85,13 +85,13 @@ impl Line {
 pub(super) struct Inference {
     pub control: Receiver<Control>,
     pub session: Session,
-    pub outlets: Vec<Outlet>,
+    pub queues: Vec<Queue>,
     pub counters: Arc<Counters>,
     pub priority: Option<u8>,
     /// Asks to drop what still waits.
-    pub give_up: StopFlag,
+    pub discard: StopFlag,
     pub pending: PendingLatencies,
-    pub lines: VecDeque<Line>,
+    pub inputs: VecDeque<Input>,
     /// Whether any sound has come yet.
     pub began: bool,
 }
@@ -102,35 +102,35 @@ impl Inference {
         if let Some(priority) = self.priority {
             realtime::ask_for(priority);
         }
-        let outcome = self.all_lines();
+        let outcome = self.all_inputs();
         self.counters.finish(&mut self.pending);
         outcome
     }
 
-    fn all_lines(&mut self) -> Result<(), EngineError> {
-        while let Some(line) = self.next_line() {
-            self.stream(line)?;
+    fn all_inputs(&mut self) -> Result<(), EngineError> {
+        while let Some(input) = self.next_input() {
+            self.stream(input)?;
         }
         Ok(())
     }
 
-    fn next_line(&mut self) -> Option<Line> {
+    fn next_input(&mut self) -> Option<Input> {
         loop {
-            if let Some(line) = self.lines.pop_front() {
-                return Some(line);
+            if let Some(input) = self.inputs.pop_front() {
+                return Some(input);
             }
-            self.counters.beat();
+            self.counters.heartbeat();
             match self.control.recv_timeout(IDLE) {
-                Ok(control) => self.obey(control),
+                Ok(control) => self.handle(control),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
     }
 
-    fn obey(&mut self, control: Control) {
+    fn handle(&mut self, control: Control) {
         match control {
-            Control::Line(line) => self.lines.push_back(line),
+            Control::Input(input) => self.inputs.push_back(input),
             Control::Change(Change { policy, session, keep, add }) => {
                 if let Some(policy) = policy {
                     self.session.set_policy(policy);
@@ -139,75 +139,75 @@ impl Inference {
                 if let Err(error) = self.session.set_options(session) {
                     log::error!("what representations carry stays as it was: {error}");
                 }
-                self.outlets.retain(|outlet| keep.iter().any(|label| label == outlet.label()));
-                self.outlets.extend(add);
+                self.queues.retain(|queue| keep.iter().any(|label| label == queue.label()));
+                self.queues.extend(add);
             }
         }
     }
 
     /// Computes all that a source delivers.
-    fn stream(&mut self, mut line: Line) -> Result<(), EngineError> {
+    fn stream(&mut self, mut input: Input) -> Result<(), EngineError> {
         let mut block = vec![0.0; READ_SAMPLES];
         let mut resampled = Vec::with_capacity(2 * READ_SAMPLES);
         loop {
-            self.counters.beat();
+            self.counters.heartbeat();
             while let Ok(control) = self.control.try_recv() {
-                self.obey(control);
+                self.handle(control);
             }
-            let stopped = line.source_stopped.load(Ordering::Acquire);
-            if stopped && self.give_up.is_set() {
-                let given_up = line.ring.discard();
-                log::warn!("no time is left: {given_up} samples are dropped, and the last chunk is not computed");
-                line.entered = false;
+            let stopped = input.source_stopped.load(Ordering::Acquire);
+            if stopped && self.discard.is_set() {
+                let discarded = input.ring.discard();
+                log::warn!("no time is left: {discarded} samples are dropped, and the last chunk is not computed");
+                input.started = false;
                 break;
             }
-            match line.ring.read(&mut block) {
+            match input.ring.read(&mut block) {
                 Block::Samples(samples) => {
-                    line.resampler.push(samples, &mut resampled);
-                    self.enter(&mut line)?;
+                    input.resampler.push(samples, &mut resampled);
+                    self.begin(&mut input)?;
                     self.session.push(&resampled);
                     resampled.clear();
-                    self.drain(&mut line)?;
+                    self.drain(&mut input)?;
                 }
                 Block::Gap(gap) => {
-                    self.enter(&mut line)?;
-                    self.gap(gap, &mut line);
+                    self.begin(&mut input)?;
+                    self.gap(gap, &mut input);
                 }
-                Block::Empty if !stopped => std::thread::sleep(self.until_next_chunk(&line)),
+                Block::Empty if !stopped => std::thread::sleep(self.until_next_chunk(&input)),
                 Block::Empty | Block::Closed => break,
             }
         }
-        if line.entered {
-            line.resampler.finish(&mut resampled);
+        if input.started {
+            input.resampler.finish(&mut resampled);
             self.session.push(&resampled);
             self.session.finish();
-            self.drain(&mut line)?;
+            self.drain(&mut input)?;
         }
-        self.counters.retire_ring(line.ring.stats());
+        self.counters.retire_ring(input.ring.stats());
         Ok(())
     }
 
     /// The first sample of a source: the encoder starts afresh, and what was not captured since the source before is a gap. A
     /// source that delivers nothing leaves no trace.
-    fn enter(&mut self, line: &mut Line) -> Result<(), EngineError> {
-        if std::mem::replace(&mut line.entered, true) {
+    fn begin(&mut self, input: &mut Input) -> Result<(), EngineError> {
+        if std::mem::replace(&mut input.started, true) {
             return Ok(());
         }
         if std::mem::replace(&mut self.began, true) {
-            line.out = -(self.session.restart(line.away)? as i64);
+            input.out = -(self.session.restart(input.missed)? as i64);
         }
         Ok(())
     }
 
     /// Computes every chunk that is whole, and hands it on.
-    fn drain(&mut self, line: &mut Line) -> Result<(), EngineError> {
-        while !self.give_up.is_set()
-            && let Some(mut representation) = self.session.next(self.backlog(line))?
+    fn drain(&mut self, input: &mut Input) -> Result<(), EngineError> {
+        while !self.discard.is_set()
+            && let Some(mut representation) = self.session.next(self.backlog(input))?
         {
-            self.counters.beat();
-            line.out += (representation.samples + representation.lost_samples) as i64;
-            if line.live {
-                representation.captured_at = Instant::now().checked_sub(line.captured_since(representation.sample_rate));
+            self.counters.heartbeat();
+            input.out += (representation.samples + representation.lost_samples) as i64;
+            if input.live {
+                representation.captured_at = Instant::now().checked_sub(input.captured_since(representation.sample_rate));
             }
             self.deliver(representation);
         }
@@ -217,33 +217,33 @@ impl Inference {
     fn deliver(&mut self, representation: Representation) {
         let delay = representation.captured_at.map(|at| at.elapsed());
         self.counters.count(&representation, delay, &mut self.pending);
-        self.counters.count_work(self.session.work(), self.session.not_finite());
+        self.counters.count_work(self.session.work(), self.session.non_finite());
         let representation = Arc::new(representation);
-        for outlet in &self.outlets {
-            outlet.send(representation.clone());
+        for queue in &self.queues {
+            queue.send(representation.clone());
         }
     }
 
     /// Sound that waits behind the next chunk. A file waits for nobody: its sound is late for nothing.
-    fn backlog(&self, line: &Line) -> Duration {
+    fn backlog(&self, input: &Input) -> Duration {
         let waiting = self.session.waiting_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
-        if line.live { line.queued() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
+        if input.live { input.queued() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
     }
 
-    fn until_next_chunk(&self, line: &Line) -> Duration {
+    fn until_next_chunk(&self, input: &Input) -> Duration {
         let missing = self.session.missing_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
-        let sleep = Duration::from_secs_f64(missing).saturating_sub(line.queued());
-        sleep.clamp(SHORTEST_SLEEP, if line.live { LONGEST_SLEEP } else { SHORTEST_SLEEP })
+        let sleep = Duration::from_secs_f64(missing).saturating_sub(input.queued());
+        sleep.clamp(SHORTEST_SLEEP, if input.live { LONGEST_SLEEP } else { SHORTEST_SLEEP })
     }
 
     /// Puts a gap where it lies at the pack's rate. Positions and lengths are rounded from exact sums: errors do not add up.
-    fn gap(&mut self, gap: Gap, line: &mut Line) {
+    fn gap(&mut self, gap: Gap, input: &mut Input) {
         let rate = self.session.encoder().audio().sample_rate;
-        let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(line.source_rate)) as u64;
-        let received = at_pack_rate(gap.position - line.lost);
-        let lost = at_pack_rate(line.lost + gap.samples) - at_pack_rate(line.lost);
+        let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(input.source_rate)) as u64;
+        let received = at_pack_rate(gap.position - input.lost);
+        let lost = at_pack_rate(input.lost + gap.samples) - at_pack_rate(input.lost);
         log::warn!("the ring was full: {} samples dropped from sample {} on", gap.samples, gap.position);
         self.session.gap(received, lost);
-        line.lost += gap.samples;
+        input.lost += gap.samples;
     }
 }

@@ -22,9 +22,9 @@ use std::time::Duration;
 
 #[cfg(feature = "serve")]
 pub(crate) use connection::Connection;
-pub(crate) use connection::{Opened, Seen};
+pub(crate) use connection::{Opened, SourceStatus};
 pub use counters::{ConsumerCounters, Counters, Latencies};
-pub use pipeline::Labelled;
+pub use pipeline::NamedConsumer;
 pub(crate) use pipeline::Pipeline;
 pub use summary::{Percentiles, Samples, Summary};
 
@@ -136,21 +136,25 @@ pub fn run(
     mut watch: impl FnMut(&Arc<Counters>),
 ) -> Result<RunReport, RunError> {
     let spec = source.spec().clone();
-    let consumers = consumers.into_iter().map(|consumer| Labelled { label: consumer.name().to_owned(), consumer }).collect();
+    let consumers = consumers.into_iter().map(|consumer| NamedConsumer { label: consumer.name().to_owned(), consumer }).collect();
     let mut pipeline = Pipeline::start(encoder, policy, consumers, options, &spec.name, spec.live)?;
     let counters = pipeline.counters().clone();
     let opened = Opened::start(source, options.ring).map_err(RunError::from);
     let outcome = opened.and_then(|opened| pipeline.connect(opened, Duration::ZERO)).and_then(|mut connection| {
-        let mut seen = Seen::Nothing;
-        while matches!(seen, Seen::Nothing) && !stop.is_set() && !pipeline.consumer_failed() && !pipeline.inference_ended() {
-            seen = connection.look(options.watchdog);
+        let mut status = SourceStatus::Running;
+        while matches!(status, SourceStatus::Running)
+            && !stop.is_set()
+            && !pipeline.consumer_failed()
+            && !pipeline.inference_ended()
+        {
+            status = connection.poll(options.watchdog);
             watch(&counters);
         }
         // How it ended by itself may have come while nobody looked; what was seen first counts.
         let closed = connection.close();
-        match (seen, closed) {
-            (Seen::Failed(error), _) | (Seen::Nothing, Seen::Failed(error)) => Err(error),
-            (Seen::End | Seen::Nothing, _) => Ok(()),
+        match (status, closed) {
+            (SourceStatus::Failed(error), _) | (SourceStatus::Running, SourceStatus::Failed(error)) => Err(error),
+            (SourceStatus::Ended | SourceStatus::Running, _) => Ok(()),
         }
     });
     let report = pipeline.finish(outcome, None);

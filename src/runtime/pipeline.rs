@@ -10,17 +10,17 @@ use crossbeam_channel::{Sender, unbounded};
 use super::connection::{Connection, Opened};
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::{self, ConsumerThread};
-use super::inference::{Change, Control, Inference, Line};
+use super::inference::{Change, Control, Inference, Input};
 use super::summary::Summary;
 use super::{RunError, RunOptions, RunReport, StopFlag};
 use crate::audio::Resampler;
-use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants};
+use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::engine::{Encoder, EngineError};
 use crate::exit::ExitPolicy;
 use crate::stream::{Session, SessionOptions};
 
 /// A consumer, and what tells it from others of its name.
-pub struct Labelled {
+pub struct NamedConsumer {
     /// Told once; appears in the metrics.
     pub label: String,
     /// The consumer.
@@ -38,7 +38,7 @@ pub struct Pipeline {
     consumers: Vec<ConsumerThread>,
     /// Set when a consumer has failed.
     failed: StopFlag,
-    give_up: StopFlag,
+    discard: StopFlag,
     began: Instant,
 }
 
@@ -50,7 +50,7 @@ impl Pipeline {
     pub fn start(
         encoder: &Arc<Encoder>,
         policy: Box<dyn ExitPolicy>,
-        consumers: Vec<Labelled>,
+        consumers: Vec<NamedConsumer>,
         options: &RunOptions,
         source: &str,
         live: bool,
@@ -70,49 +70,50 @@ impl Pipeline {
             policy: policy.to_string(),
             live,
         };
-        let session = wanted(&options.session, consumers.iter().map(|one| one.consumer.wants()));
+        let session = with_requirements(&options.session, consumers.iter().map(|one| one.consumer.requires()));
         let session = Session::new(encoder, policy, session)?;
         let counters = Arc::new(Counters::new(pack_rate, encoder.layers()));
-        let (failed, give_up) = (StopFlag::default(), StopFlag::default());
+        let (failed, discard) = (StopFlag::default(), StopFlag::default());
         let (control, receiver) = unbounded();
-        let (mut outlets, mut threads) = (Vec::new(), Vec::new());
-        for Labelled { label, consumer } in consumers {
+        let (mut queues, mut threads) = (Vec::new(), Vec::new());
+        for NamedConsumer { label, consumer } in consumers {
             let own = counters.add_consumer(consumer.name(), &label);
             let started = delivery::start(consumer, options.queue_chunks, stream.clone(), own, &failed);
-            let (outlet, thread) = started.map_err(RunError::Thread)?;
-            outlets.push(outlet);
+            let (queue, thread) = started.map_err(RunError::Thread)?;
+            queues.push(queue);
             threads.push(thread);
         }
         let inference = Inference {
             control: receiver,
             session,
-            outlets,
+            queues,
             counters: counters.clone(),
             priority: options.priority,
-            give_up: give_up.clone(),
+            discard: discard.clone(),
             pending: PendingLatencies::default(),
-            lines: Default::default(),
+            inputs: Default::default(),
             began: false,
         };
         let inference =
             std::thread::Builder::new().name("inference".into()).spawn(move || inference.run()).map_err(RunError::Thread)?;
         let (encoder, options) = (encoder.clone(), options.clone());
         let began = Instant::now();
-        Ok(Self { encoder, options, stream, counters, control, inference, consumers: threads, failed, give_up, began })
+        Ok(Self { encoder, options, stream, counters, control, inference, consumers: threads, failed, discard, began })
     }
 
-    /// Lets the sound of `opened` be computed after that of the source before. Nobody captured for `away` between the two.
-    pub fn connect(&mut self, opened: Opened, away: Duration) -> Result<Connection, RunError> {
+    /// Lets the sound of `opened` be computed after that of the source before. `missed` is the time between the two sources, during which nothing was captured.
+    pub fn connect(&mut self, opened: Opened, missed: Duration) -> Result<Connection, RunError> {
         let Opened { source, spec, ring, events } = opened;
         let pack_rate = self.encoder.audio().sample_rate;
         let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
         let stats = ring.stats().clone();
-        let away = (away.as_secs_f64() * f64::from(pack_rate)) as u64;
-        let line = Line::new(ring, resampler, spec.sample_rate, spec.live, away);
-        let connection = Connection::new(source, spec, events, stats.clone(), line.source_stopped.clone(), self.counters.clone());
+        let missed = (missed.as_secs_f64() * f64::from(pack_rate)) as u64;
+        let input = Input::new(ring, resampler, spec.sample_rate, spec.live, missed);
+        let connection =
+            Connection::new(source, spec, events, stats.clone(), input.source_stopped.clone(), self.counters.clone());
         self.counters.add_ring(stats);
         // Where the inference thread has died, its end tells why.
-        let _ = self.control.send(Control::Line(line));
+        let _ = self.control.send(Control::Input(input));
         Ok(connection)
     }
 
@@ -122,10 +123,13 @@ impl Pipeline {
         policy: Option<Box<dyn ExitPolicy>>,
         session: &SessionOptions,
         keep: Vec<String>,
-        join: Vec<Labelled>,
+        join: Vec<NamedConsumer>,
     ) -> Result<(), RunError> {
         let stay = self.consumers.iter().filter(|thread| keep.iter().any(|label| label == thread.counters.label()));
-        let session = wanted(session, stay.map(|thread| thread.wants).chain(join.iter().map(|one| one.consumer.wants())));
+        let session = with_requirements(
+            session,
+            stay.map(|thread| thread.requirements).chain(join.iter().map(|one| one.consumer.requires())),
+        );
         if session.posteriors || session.all_heads {
             self.encoder.check_heads()?;
         }
@@ -133,12 +137,12 @@ impl Pipeline {
             self.stream.policy = policy.to_string();
         }
         let mut add = Vec::new();
-        for Labelled { label, consumer } in join {
+        for NamedConsumer { label, consumer } in join {
             let known = self.counters.consumers().into_iter().find(|known| known.label() == label);
             let own = known.unwrap_or_else(|| self.counters.add_consumer(consumer.name(), &label));
             let started = delivery::start(consumer, self.options.queue_chunks, self.stream.clone(), own, &self.failed);
-            let (outlet, thread) = started.map_err(RunError::Thread)?;
-            add.push(outlet);
+            let (queue, thread) = started.map_err(RunError::Thread)?;
+            add.push(queue);
             self.consumers.push(thread);
         }
         let _ = self.control.send(Control::Change(Change { policy, session, keep, add }));
@@ -183,7 +187,7 @@ impl Pipeline {
         let until = patience.map(|patience| Instant::now() + patience);
         let computing = patience.map(|patience| Instant::now() + patience / 2);
         if !ends(&self.inference, computing) {
-            self.give_up.stop();
+            self.discard.stop();
         }
         let mut outcome = match ends(&self.inference, until) {
             false => outcome.and(Err(RunError::Stuck("inference thread".into()))),
@@ -222,12 +226,12 @@ fn ends<T>(thread: &JoinHandle<T>, until: Option<Instant>) -> bool {
 }
 
 /// What the session computes for itself and for its consumers.
-fn wanted(own: &SessionOptions, consumers: impl Iterator<Item = Wants>) -> SessionOptions {
-    consumers.fold(own.clone(), |mut session, wants| {
-        session.posteriors |= wants.posteriors;
-        session.embedding |= wants.embedding;
-        session.ctc |= wants.ctc;
-        session.audio |= wants.audio;
+fn with_requirements(own: &SessionOptions, consumers: impl Iterator<Item = Requirements>) -> SessionOptions {
+    consumers.fold(own.clone(), |mut session, requirements| {
+        session.posteriors |= requirements.posteriors;
+        session.embedding |= requirements.embedding;
+        session.ctc |= requirements.ctc;
+        session.audio |= requirements.audio;
         session
     })
 }

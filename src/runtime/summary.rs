@@ -41,8 +41,8 @@ pub struct Summary {
     pub layer_passes_per_frame: f64,
     /// Passes through key and value projections alone, per frame.
     pub projections_per_frame: f64,
-    /// Multiply-adds of every stage that ran, heads included, per second of sound.
-    pub multiply_adds_per_second: f64,
+    /// MACs of every stage that ran, heads included, per second of sound.
+    pub macs_per_second: f64,
     /// Computing one chunk.
     pub compute: Percentiles,
     /// From the capture of a chunk's last sample to its representation (live sources).
@@ -52,7 +52,7 @@ pub struct Summary {
     /// Overruns that the device reported: sound lost below Bellis.
     pub xruns: u64,
     /// Heads whose logits were not finite.
-    pub not_finite_heads: u64,
+    pub non_finite_heads: u64,
     /// Per consumer.
     pub consumers: Vec<ConsumerSummary>,
 }
@@ -69,7 +69,7 @@ pub struct Samples {
     /// What waits in the ring; after a run, what a failure left there: none without one.
     pub left: u64,
     /// Of the captured ones, NaN, infinite or beyond any sound: taken as zeros.
-    pub not_finite: u64,
+    pub non_finite: u64,
 }
 
 impl Samples {
@@ -78,7 +78,7 @@ impl Samples {
         let (processed, dropped) = (ring.read(), ring.dropped());
         // Read last, and what is gone was captured: a block that is just being pushed is counted as dropped a moment before.
         let captured = ring.captured().max(processed + dropped);
-        Self { captured, processed, dropped, left: captured - processed - dropped, not_finite: ring.not_finite() }
+        Self { captured, processed, dropped, left: captured - processed - dropped, non_finite: ring.non_finite() }
     }
 }
 
@@ -91,7 +91,7 @@ impl std::ops::Add for Samples {
             processed: self.processed + other.processed,
             dropped: self.dropped + other.dropped,
             left: self.left + other.left,
-            not_finite: self.not_finite + other.not_finite,
+            non_finite: self.non_finite + other.non_finite,
         }
     }
 }
@@ -165,12 +165,12 @@ impl Summary {
             mean_exit_layer: counters.mean_exit_layer().unwrap_or(0.0),
             layer_passes_per_frame: per(counters.layer_frames() as f64, frames),
             projections_per_frame: per(counters.projected_frames() as f64, frames),
-            multiply_adds_per_second: per(counters.multiply_adds() as f64, audio),
+            macs_per_second: per(counters.macs() as f64, audio),
             compute: Percentiles::of(&latencies.compute).unwrap_or(none),
             delay: Percentiles::of(&latencies.delay),
             samples: counters.samples(),
             xruns: counters.xruns(),
-            not_finite_heads: counters.not_finite_heads(),
+            non_finite_heads: counters.non_finite_heads(),
             consumers: counters
                 .consumers()
                 .iter()
@@ -202,12 +202,12 @@ impl fmt::Display for Summary {
         if let Some(delay) = &self.delay {
             writeln!(f, "  delay     {delay} after the chunk's last sample")?;
         }
-        let Samples { captured, processed, dropped, left, not_finite } = self.samples;
+        let Samples { captured, processed, dropped, left, non_finite } = self.samples;
         write!(f, "  samples   {captured} captured = {processed} processed + {dropped} dropped")?;
         if left > 0 {
             write!(f, " + {left} left behind by the failure")?;
         }
-        match (not_finite, self.xruns) {
+        match (non_finite, self.xruns) {
             (0, 0) => writeln!(f)?,
             (bad, xruns) => writeln!(f, "; {bad} not finite (taken as zeros), {xruns} overruns of the device")?,
         }
@@ -218,17 +218,17 @@ impl fmt::Display for Summary {
                 consumer.name, consumer.delivered, consumer.dropped
             )?;
         }
-        if self.not_finite_heads > 0 {
-            writeln!(f, "  warning   {} heads gave numbers that are not finite; their chunks went on", self.not_finite_heads)?;
+        if self.non_finite_heads > 0 {
+            writeln!(f, "  warning   {} heads gave numbers that are not finite; their chunks went on", self.non_finite_heads)?;
         }
         writeln!(
             f,
-            "  depth     mean exit layer {:.2} of {}; {:.2} layer passes and {:.2} projections per frame, {:.0} M multiply-adds per second",
+            "  depth     mean exit layer {:.2} of {}; {:.2} layer passes and {:.2} projections per frame, {:.0} M MACs per second",
             self.mean_exit_layer,
             self.exits.len() - 1,
             self.layer_passes_per_frame,
             self.projections_per_frame,
-            self.multiply_adds_per_second / 1e6
+            self.macs_per_second / 1e6
         )?;
         let most = self.exits.iter().copied().max().unwrap_or(0).max(1);
         for (count, layer) in self.exits.iter().zip(0..) {

@@ -11,7 +11,7 @@ use crate::engine::{Encoder, WindowSpan};
 
 /// A place inside of a chunk where samples were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seam {
+pub struct Discontinuity {
     /// In front of which of the chunk's own received samples, from 1; their number, when it is behind the last one.
     pub offset: u64,
     /// Samples lost there.
@@ -42,7 +42,7 @@ pub struct Chunker {
     gaps: VecDeque<(u64, u64)>,
     lost: u64,
     /// Those inside of the present chunk.
-    seams: Vec<Seam>,
+    discontinuities: Vec<Discontinuity>,
     /// Where the stream ended before it started again, lost samples counted.
     base: u64,
 }
@@ -55,7 +55,7 @@ pub struct Chunk<'a> {
     /// The chunk's own received samples.
     pub own: &'a [f32],
     /// Received samples behind them that its frames see.
-    pub ahead: &'a [f32],
+    pub lookahead: &'a [f32],
     /// Frames of the call.
     pub span: WindowSpan,
     /// Position of the chunk's first sample, lost ones counted.
@@ -65,7 +65,7 @@ pub struct Chunk<'a> {
     /// Samples that were lost in front of the chunk's last one, since the chunk before.
     pub lost_samples: u64,
     /// Where inside of the chunk they were lost; those in front of its first sample are in `first_sample` already.
-    pub seams: &'a [Seam],
+    pub discontinuities: &'a [Discontinuity],
 }
 
 impl Chunker {
@@ -78,7 +78,7 @@ impl Chunker {
             chunk_frames,
             left_context: encoder.left_context() as u64,
             right_context: encoder.right_context() as u64,
-            whole_window: encoder.frontend_sees_window(),
+            whole_window: encoder.frontend_needs_window(),
             buffer: Vec::new(),
             buffer_first: 0,
             lead: audio.lead,
@@ -88,7 +88,7 @@ impl Chunker {
             finished: false,
             gaps: VecDeque::new(),
             lost: 0,
-            seams: Vec::new(),
+            discontinuities: Vec::new(),
             base: 0,
         };
         chunker.buffer.resize(chunker.lead, 0.0);
@@ -184,10 +184,10 @@ impl Chunker {
         let frames = (chunk_end - first) as usize;
         let (start, end) = (first * self.hop as u64, (chunk_end * self.hop as u64).min(self.received));
         let own = from_buffer(start + self.lead as u64)..from_buffer(end + self.lead as u64);
-        let ahead = own.end..audio.end.min(from_buffer(self.received + self.lead as u64)).max(own.end);
+        let lookahead = own.end..audio.end.min(from_buffer(self.received + self.lead as u64)).max(own.end);
         let last = self.finished && end == self.received;
         let (mut lost_in_front, mut lost_samples) = (self.lost, 0);
-        self.seams.clear();
+        self.discontinuities.clear();
         while let Some(&(position, samples)) = self.gaps.front()
             && (position < end || last)
         {
@@ -195,23 +195,23 @@ impl Chunker {
             self.lost += samples;
             lost_samples += samples;
             match position.checked_sub(start).filter(|offset| *offset > 0) {
-                Some(offset) => self.seams.push(Seam { offset, lost_samples: samples }),
+                Some(offset) => self.discontinuities.push(Discontinuity { offset, lost_samples: samples }),
                 None => lost_in_front += samples,
             }
         }
         self.next_frame = chunk_end;
         self.given_frames = window_end.max(self.given_frames);
         let span = WindowSpan { audio_first, window_first, chunk_first: first, chunk_frames: frames };
-        let (audio, own, ahead) = (&self.buffer[audio], &self.buffer[own], &self.buffer[ahead]);
+        let (audio, own, lookahead) = (&self.buffer[audio], &self.buffer[own], &self.buffer[lookahead]);
         Some(Chunk {
             audio,
             own,
-            ahead,
+            lookahead,
             span,
             first_sample: self.base + start + lost_in_front,
             samples: end - start,
             lost_samples,
-            seams: &self.seams,
+            discontinuities: &self.discontinuities,
         })
     }
 

@@ -5,7 +5,7 @@ mod mixture;
 mod representation;
 mod session;
 
-pub use chunker::{Chunk, Chunker, Seam};
+pub use chunker::{Chunk, Chunker, Discontinuity};
 pub use mixture::Mixture;
 pub use representation::Representation;
 pub use session::{Session, SessionOptions, Vectors};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::chunker::Seam;
+use super::chunker::Discontinuity;
 use crate::engine::Frames;
 use crate::exit::{Evidence, Reason};
 
@@ -15,10 +15,10 @@ pub struct Representation {
     pub first_sample: u64,
     /// Samples that the chunk holds; the last one of a stream, or before a device was lost, may be short.
     pub samples: u64,
-    /// Samples lost inside of this chunk or right before it: its sound has a seam. The time without a device counts as lost.
+    /// Samples lost inside of this chunk or right before it: its sound has a discontinuity. The time without a device counts as lost.
     pub lost_samples: u64,
     /// Where inside of the chunk they were lost; empty almost always.
-    pub seams: Vec<Seam>,
+    pub discontinuities: Vec<Discontinuity>,
     /// Rate of the positions, Hz.
     pub sample_rate: u32,
     /// Samples between frames.
@@ -45,7 +45,7 @@ pub struct Representation {
     /// The chunk's own sound at the pack's rate, `samples` of it, when asked for.
     pub audio: Option<Vec<f32>>,
     /// The sound behind it that its frames see, with it.
-    pub ahead: Option<Vec<f32>>,
+    pub lookahead: Option<Vec<f32>>,
     /// Time that the computation took.
     pub compute: Duration,
     /// When the chunk's last sample was captured, for live sources.
@@ -60,7 +60,12 @@ impl Representation {
 
     /// Position in the stream of the chunk's own sample number `offset`, lost samples counted.
     pub fn position(&self, offset: u64) -> u64 {
-        let lost: u64 = self.seams.iter().filter(|seam| seam.offset <= offset).map(|seam| seam.lost_samples).sum();
+        let lost: u64 = self
+            .discontinuities
+            .iter()
+            .filter(|discontinuity| discontinuity.offset <= offset)
+            .map(|discontinuity| discontinuity.lost_samples)
+            .sum();
         self.first_sample + offset + lost
     }
 

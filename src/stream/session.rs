@@ -9,7 +9,7 @@ use super::chunker::Chunker;
 use super::mixture::Mixture;
 use super::representation::Representation;
 use crate::engine::{Encoder, EncoderState, EngineError, Frames, Work};
-use crate::exit::{Decision, Evidence, ExitPolicy, Measurer, Needs, Progress, Reason};
+use crate::exit::{Decision, Evidence, ExitPolicy, Measurer, Needs, Observation, Reason};
 
 /// Which vectors a representation carries.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -79,7 +79,7 @@ pub struct Session {
     policy: Box<dyn ExitPolicy>,
     options: SessionOptions,
     sequence: u64,
-    not_finite: u64,
+    non_finite: u64,
     /// Work of the states before the present one.
     work_before: Work,
 }
@@ -97,7 +97,7 @@ impl Session {
             policy,
             options,
             sequence: 0,
-            not_finite: 0,
+            non_finite: 0,
             work_before: Work::default(),
         })
     }
@@ -148,13 +148,13 @@ impl Session {
         Work {
             layer_frames: before.layer_frames + now.layer_frames,
             projected_frames: before.projected_frames + now.projected_frames,
-            multiply_adds: before.multiply_adds + now.multiply_adds,
+            macs: before.macs + now.macs,
         }
     }
 
     /// Heads and CTC branches so far whose logits were not all finite.
-    pub fn not_finite(&self) -> u64 {
-        self.not_finite
+    pub fn non_finite(&self) -> u64 {
+        self.non_finite
     }
 
     /// The weights.
@@ -190,20 +190,20 @@ impl Session {
         let (layers, units) = (encoder.layers(), encoder.units());
         let (mut evidence, mut ctc_evidence) = (Vec::<Evidence>::with_capacity(layers), Vec::<Evidence>::new());
         // Where the chunk may stop, and where it must.
-        let may_stop = |layer: usize| !self.options.ctc || encoder.has_ctc(layer);
-        let deepest = (0..=layers).rev().find(|&layer| may_stop(layer)).unwrap_or(layers);
+        let may_exit = |layer: usize| !self.options.ctc || encoder.has_ctc(layer);
+        let deepest = (0..=layers).rev().find(|&layer| may_exit(layer)).unwrap_or(layers);
         let mut phones: Option<(usize, Frames)> = None;
         self.measurer.begin_chunk();
         self.ctc_measurer.begin_chunk();
         self.policy.begin_chunk();
         let mut pass = self.state.begin(chunk.audio, chunk.span)?;
-        let mut layer = if encoder.may_stop_at_once() { 0 } else { pass.step()? };
+        let mut layer = if encoder.may_exit_at_frontend() { 0 } else { pass.step()? };
         let (reason, forecast) = loop {
             let needs = self.policy.needs(layer);
             let all = self.options.all_heads;
             if all || matches!(needs, Needs::Head | Needs::Change) {
                 let found = self.measurer.measure(layer, pass.head()?.as_slice(), units, all || needs == Needs::Change);
-                self.not_finite += u64::from(!found.finite);
+                self.non_finite += u64::from(!found.finite);
                 evidence.push(found);
             }
             let mut ctc = None;
@@ -211,7 +211,7 @@ impl Session {
                 && let Some(logits) = pass.ctc()?
             {
                 let found = self.ctc_measurer.measure(layer, logits.as_slice(), encoder.vocabulary().len(), false);
-                self.not_finite += u64::from(!found.finite);
+                self.non_finite += u64::from(!found.finite);
                 ctc_evidence.push(found);
                 ctc = ctc_evidence.last();
                 phones = Some((layer, logits));
@@ -219,14 +219,14 @@ impl Session {
             let forecast = if needs == Needs::Forecast { Some(pass.forecast()?) } else { None };
             let seen = forecast.as_ref().map_or(&[][..], Frames::as_slice);
             let elapsed = began.elapsed();
-            match self.policy.decide(&Progress { layer, layers, evidence: &evidence, ctc, forecast: seen, elapsed, backlog }) {
+            match self.policy.decide(&Observation { layer, layers, evidence: &evidence, ctc, forecast: seen, elapsed, backlog }) {
                 Decision::Exit(Reason::Schedule) | Decision::Continue if layer == deepest => break (Reason::LastLayer, forecast),
                 Decision::Exit(reason) => break (reason, forecast),
                 Decision::Continue => layer = pass.step()?,
             }
         };
         // Where it may not stop yet, it goes on without asking again.
-        while !may_stop(pass.depth()) {
+        while !may_exit(pass.depth()) {
             pass.step()?;
         }
         let exit_layer = pass.depth();
@@ -235,7 +235,7 @@ impl Session {
             true => {
                 if self.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
                     let found = self.measurer.measure(exit_layer, pass.head()?.as_slice(), units, false);
-                    self.not_finite += u64::from(!found.finite);
+                    self.non_finite += u64::from(!found.finite);
                     evidence.push(found);
                 }
                 let rows = self.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
@@ -262,7 +262,7 @@ impl Session {
             first_sample: chunk.first_sample,
             samples: chunk.samples,
             lost_samples: chunk.lost_samples,
-            seams: chunk.seams.to_vec(),
+            discontinuities: chunk.discontinuities.to_vec(),
             sample_rate: encoder.audio().sample_rate,
             hop_samples: encoder.audio().hop,
             exit_layer,
@@ -275,7 +275,7 @@ impl Session {
             embedding,
             ctc_logits,
             audio: self.options.audio.then(|| chunk.own.to_vec()),
-            ahead: self.options.audio.then(|| chunk.ahead.to_vec()),
+            lookahead: self.options.audio.then(|| chunk.lookahead.to_vec()),
             compute: began.elapsed(),
             captured_at: None,
         }))

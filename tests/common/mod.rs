@@ -76,7 +76,7 @@ pub fn never_exit(encoder: &std::sync::Arc<Encoder>, audio: &[f32], chunk_frames
             if depth > 0 {
                 pass.step().unwrap();
             }
-            if depth > 0 || encoder.may_stop_at_once() {
+            if depth > 0 || encoder.may_exit_at_frontend() {
                 logits.push(pass.head().unwrap());
             }
             forecasts.extend(pass.forecast().ok().map(|forecast| forecast.as_slice()[0]));
@@ -101,8 +101,8 @@ impl bellis::consumer::Consumer for Collect {
         Ok(())
     }
 
-    fn when_behind(&self, _live: bool) -> bellis::consumer::WhenBehind {
-        bellis::consumer::WhenBehind::Wait
+    fn on_overflow(&self, _live: bool) -> bellis::consumer::OnOverflow {
+        bellis::consumer::OnOverflow::Block
     }
 }
 

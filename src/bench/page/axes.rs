@@ -44,7 +44,7 @@ impl ValueFormatter<f64> for Places {
     }
 }
 
-/// An empty chart of KL on a logarithmic axis against multiply-adds from 0 to `right`.
+/// An empty chart of KL on a logarithmic axis against MACs from 0 to `right`.
 pub(super) fn kl_against_compute<'a>(
     area: &Area<'a>,
     right: f64,

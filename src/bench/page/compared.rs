@@ -41,7 +41,7 @@ pub fn compared_page(compared: &Compared<'_>) -> String {
     page.finish("bellis bench --compare")
 }
 
-/// KL against multiply-adds per second.
+/// KL against MACs per second.
 fn quality(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
     let points = |report: &Report| -> Vec<(f64, f64)> {
         report
@@ -62,7 +62,7 @@ fn quality(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
         return Err("nothing to compare".into());
     }
     let floor = low * 0.7;
-    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "million multiply-adds per second of sound")?;
+    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "million MACs per second of sound")?;
     for (index, report) in reports.into_iter().enumerate() {
         chart.draw_series(LineSeries::new(line(report), series(index).stroke_width(2)))?;
         chart.draw_series(points(report).into_iter().map(|(x, y)| Circle::new((x, y.max(floor)), 5, series(index).filled())))?;

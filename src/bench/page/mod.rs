@@ -108,7 +108,7 @@ pub fn page(report: &Report) -> String {
 
     page.heading(
         "By policy",
-        "Means over the conditions with speech; <em>fixed</em> is the KL of a fixed depth of the same multiply-adds.",
+        "Means over the conditions with speech; <em>fixed</em> is the KL of a fixed depth of the same MACs.",
     );
     page.raw(&policies_table(report));
     page.raw(&all_numbers(report));
@@ -130,7 +130,7 @@ fn variable_of(report: &Report, policy: &str) -> String {
 /// The figures that a reader wants first: (number, what it is).
 fn cards(report: &Report) -> Vec<(String, String)> {
     let focus = report.focus();
-    let full = report.mean("never", |cell| Some(cell.multiply_adds_per_second));
+    let full = report.mean("never", |cell| Some(cell.macs_per_second));
     let mut cards = Vec::new();
     let mut card = |number: Option<String>, what: String| cards.extend(number.map(|number| (number, what)));
     let mean = |value: &dyn Fn(&Cell) -> Option<f64>| report.mean(focus, value);
@@ -138,13 +138,13 @@ fn cards(report: &Report) -> Vec<(String, String)> {
         mean(&|c| Some(c.depth)).map(|depth| format!("{depth:.1} of {}", report.layers)),
         format!("layers on speech, policy {focus}"),
     );
-    let share = mean(&|c| Some(c.multiply_adds_per_second)).zip(full).map(|(own, full)| format!("{:.0} %", 100.0 * own / full));
-    card(share, "of full depth's multiply-adds".into());
+    let share = mean(&|c| Some(c.macs_per_second)).zip(full).map(|(own, full)| format!("{:.0} %", 100.0 * own / full));
+    card(share, "of full depth's MACs".into());
     card(mean(&|c| c.kl).map(|kl| format!("{kl:.3} nats")), "KL to full depth".into());
     let cpu = mean(&|c| c.cpu_seconds_per_second);
     card(cpu.map(|cpu| format!("{:.1} ms", 1e3 * cpu)), "of processor time per second of speech".into());
     let device = report.device_over_clean(focus).1.map(|ratio| format!("{:.0} %", 100.0 * ratio));
-    card(device, "of clean speech's multiply-adds on the device-like stream".into());
+    card(device, "of clean speech's MACs on the device-like stream".into());
     let curve = report.chunk_latency.iter().find(|curve| curve.policy == focus);
     let p99 = curve
         .and_then(|curve| curve.points.iter().find(|(quantile, _)| *quantile >= 0.9899))
@@ -169,7 +169,7 @@ fn policies_table(report: &Report) -> String {
             number(mean(&|c| c.kl), 4),
             number(same_cost, 4),
             agreement,
-            number(mean(&|c| Some(c.multiply_adds_per_second / 1e6)), 0),
+            number(mean(&|c| Some(c.macs_per_second / 1e6)), 0),
             number(mean(&|c| c.cpu_seconds_per_second), 4),
             number(mean(&|c| Some(c.real_time_factor)), 4),
             number(mean(&|c| Some(c.chunk_ms.p50)), 2),
@@ -196,7 +196,7 @@ fn all_numbers(report: &Report) -> String {
             cell.depth,
             or_dash(cell.kl.map(|kl| format!("{kl:.4}"))),
             or_dash(cell.agreement.map(|share| format!("{:.1} %", 100.0 * share))),
-            cell.multiply_adds_per_second / 1e6,
+            cell.macs_per_second / 1e6,
             or_dash(cell.cpu_seconds_per_second.map(|cpu| format!("{cpu:.4}"))),
             cell.chunk_ms.p50,
             cell.chunk_ms.p90,

@@ -7,7 +7,7 @@ use super::paint::{Area, Drawn, GRID, INK, MUTED, NOISE, SILENCE, SPEECH, depth,
 use crate::bench::device::SegmentKind;
 use crate::bench::report::{ConditionKind, Curve, Report};
 
-/// KL against multiply-adds, % of full depth: the fixed depths as a line, each policy as a point.
+/// KL against MACs, % of full depth: the fixed depths as a line, each policy as a point.
 pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
     let full = report.cost_and_kl("never", device).ok_or("nothing to compare with")?.0;
     let share = |(cost, kl): (f64, f64)| (100.0 * cost / full, kl);
@@ -24,7 +24,7 @@ pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
         return Err("every policy went to the end".into());
     }
     let floor = low * 0.7;
-    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "multiply-adds, % of full depth")?;
+    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "MACs, % of full depth")?;
     chart.draw_series(LineSeries::new(fixed.iter().copied(), MUTED.stroke_width(2)))?;
     chart.draw_series(fixed.iter().map(|point| Circle::new(*point, 3, MUTED.filled())))?;
     for (index, (x, y)) in policies {

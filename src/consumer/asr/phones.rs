@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::decoder::{BLANK, Decoder, PhoneSpan};
 use super::timeline::Timeline;
-use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants};
+use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::exit::log_probabilities;
 use crate::stream::Representation;
 
@@ -135,8 +135,8 @@ impl<W: Write + Send> Consumer for Phones<W> {
         "phones"
     }
 
-    fn wants(&self) -> Wants {
-        Wants { ctc: true, ..Wants::default() }
+    fn requires(&self) -> Requirements {
+        Requirements { ctc: true, ..Requirements::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
@@ -193,7 +193,7 @@ mod tests {
 
     use super::*;
     use crate::consumer::testing::{chunks, stream};
-    use crate::stream::Seam;
+    use crate::stream::Discontinuity;
 
     const CLASSES: usize = 4;
 
@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(at(&shifted), [("p1".into(), 320, 960), ("p2".into(), 2600, 640)]);
         // 1,000 samples lost inside of the first chunk, between frames 1 and 2 (sample 640): the phone there is two.
         let torn = lines(&logits, &[4, 4], None, |chunks| {
-            chunks[0].seams.push(Seam { offset: 640, lost_samples: 1000 });
+            chunks[0].discontinuities.push(Discontinuity { offset: 640, lost_samples: 1000 });
             chunks[1].first_sample += 1000;
         });
         assert_eq!(at(&torn), [("p1".into(), 320, 320), ("p1".into(), 1640, 640), ("p2".into(), 2600, 640)]);

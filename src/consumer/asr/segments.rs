@@ -11,7 +11,7 @@ use super::segmenter::{Cut, SegmentRules, Segmenter, Span};
 use super::speech::SpeechDetector;
 use super::timeline::Timeline;
 use crate::consumer::stream::{Array, Endpoint, FloatType, MessageWriter};
-use crate::consumer::{Consumer, ConsumerError, StreamInfo, Wants, npy};
+use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo, npy};
 use crate::stream::Representation;
 
 /// The file of a folder of utterances that lists them.
@@ -202,9 +202,9 @@ impl Consumer for Segments {
         "segments"
     }
 
-    fn wants(&self) -> Wants {
-        let wants = self.detector.wants();
-        Wants { audio: wants.audio || self.keeps_content, ..wants }
+    fn requires(&self) -> Requirements {
+        let required = self.detector.requires();
+        Requirements { audio: required.audio || self.keeps_content, ..required }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {

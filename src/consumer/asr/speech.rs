@@ -1,6 +1,6 @@
 //! How surely somebody speaks, frame by frame: from the unit that means that nobody does, or from the sound's level.
 
-use crate::consumer::Wants;
+use crate::consumer::Requirements;
 use crate::stream::Representation;
 
 /// Tells speech from the rest.
@@ -37,10 +37,10 @@ impl SpeechDetector {
     }
 
     /// What it reads of a representation.
-    pub fn wants(&self) -> Wants {
+    pub fn requires(&self) -> Requirements {
         match self {
-            Self::Units { .. } => Wants { posteriors: true, ..Wants::default() },
-            Self::Level(_) => Wants { audio: true, ..Wants::default() },
+            Self::Units { .. } => Requirements { posteriors: true, ..Requirements::default() },
+            Self::Level(_) => Requirements { audio: true, ..Requirements::default() },
         }
     }
 

@@ -9,7 +9,7 @@ use super::{SegmentRules, SegmentTarget, Segments, SpeechDetector};
 use crate::consumer::Consumer;
 use crate::consumer::testing::{HOP, chunks, stream};
 use crate::engine::Frames;
-use crate::stream::{Representation, Seam};
+use crate::stream::{Discontinuity, Representation};
 
 const RULES: SegmentRules = SegmentRules { speech: 0.5, quiet: 0.3, least_speech: 3, hangover: 5, pad: 2, longest: 1000 };
 
@@ -94,7 +94,7 @@ fn short_holes_are_silence_in_place_and_long_ones_part_utterances() {
     // Lost: 500 samples in front of the second chunk, and 700 inside of it, in the middle of its second frame.
     let mut torn = speech("..######........", &[4, 12]);
     torn[1].first_sample += 500;
-    torn[1].seams.push(Seam { offset: 480, lost_samples: 700 });
+    torn[1].discontinuities.push(Discontinuity { offset: 480, lost_samples: 700 });
     let [(line, sound, vectors)] = &folder(&torn)[..] else { panic!() };
     assert_eq!((number(line, "sample"), number(line, "samples")), (0, 10 * HOP as u64 + 1200));
     assert_eq!(number(line, "lost_samples"), 1200);
@@ -119,7 +119,7 @@ fn short_holes_are_silence_in_place_and_long_ones_part_utterances() {
 
     // A long hole inside of a frame: the frame is half here and half there, and in no utterance.
     let mut torn = speech("..####.####.....", &[16]);
-    torn[0].seams.push(Seam { offset: 6 * 320 + 100, lost_samples: 100_000 });
+    torn[0].discontinuities.push(Discontinuity { offset: 6 * 320 + 100, lost_samples: 100_000 });
     let found = folder(&torn);
     assert_eq!(found.len(), 2);
     assert_eq!((found[0].1.clone(), number(&found[1].0, "sample")), (counted(0..6 * 320), 7 * 320 + 100_000));

@@ -11,7 +11,7 @@ pub(super) struct Place {
     pub start: u64,
     /// Behind its last one.
     pub end: u64,
-    /// Samples lost inside of it: its sound has a seam.
+    /// Samples lost inside of it: its sound has a discontinuity.
     pub hole_inside: u64,
     /// Samples missing between the frame before and this one: lost, or of chunks that the consumer was too slow for.
     pub hole_before: u64,

@@ -11,11 +11,11 @@ use tract_onnx::tract_core::ops::math::Add;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
 use super::super::kernels::helpers::{Helpers, worth};
-use super::super::kernels::product::PackedWeights;
+use super::super::kernels::matmul::PackedWeights;
 use super::super::kernels::{Activation, Rows};
 use super::find::{constant, is_binary, numbers, only_reader, other, with_constant};
 use super::ops::Activate;
-use super::{Products, quantised};
+use super::{MatmulType, quantised};
 
 /// `x [.., K]` · weights `[K, N]` + bias, the activation, and the second input added, if there is one: `[.., N]`.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ impl TypedOp for Linear {
     }
 
     fn cost(&self, inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
-        let products = inputs[0].shape.iter().cloned().product::<TDim>() * self.weights.outputs;
-        Ok(tvec!((Cost::FMA(f32::datum_type()), products)))
+        let macs = inputs[0].shape.iter().cloned().product::<TDim>() * self.weights.outputs;
+        Ok(tvec!((Cost::FMA(f32::datum_type()), macs)))
     }
 
     as_op!();
@@ -128,15 +128,15 @@ pub struct Found {
 pub fn linear(
     model: &TypedModel,
     node: &TypedNode,
-    products: Products,
+    matmul: MatmulType,
     sharing: &mut Sharing,
 ) -> TractResult<Option<TypedModelPatch>> {
     let Some(found) = find(model, node) else { return Ok(None) };
     let mut patch = TypedModelPatch::default();
     let x = patch.tap_model(model, found.x)?;
     let residual = found.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
-    let out = match products {
-        Products::Int8 if quantised::is_worth_it(&found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
+    let out = match matmul {
+        MatmulType::Int8 if quantised::is_worth_it(&found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
         _ => {
             let weights = sharing.pack(&found);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();

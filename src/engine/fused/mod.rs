@@ -18,7 +18,7 @@ pub(super) use quantised::is_fast as int8_is_fast;
 
 /// How the products with constant weights are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) enum Products {
+pub(super) enum MatmulType {
     #[default]
     F32,
     /// Weights and rows in 8 bits, sums in 32.
@@ -27,12 +27,12 @@ pub(super) enum Products {
 
 /// Replaces what the rules find in `model`, a graph as translated from ONNX. Equal weights that `sharing` has seen are not kept
 /// twice.
-pub(super) fn fuse(model: &mut TypedModel, products: Products, sharing: &mut Sharing) -> TractResult<()> {
+pub(super) fn fuse(model: &mut TypedModel, matmul: MatmulType, sharing: &mut Sharing) -> TractResult<()> {
     model.prop_consts()?;
     for rule in [rules::layer_norm, rules::gelu, rules::attention, rules::by_heads] {
         rewrite(model, rule)?;
     }
-    rewrite(model, |model, node| linear::linear(model, node, products, sharing))
+    rewrite(model, |model, node| linear::linear(model, node, matmul, sharing))
 }
 
 /// Applies `rule` to every node until nothing changes.

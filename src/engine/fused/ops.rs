@@ -129,14 +129,14 @@ impl TypedOp for ByHeads {
 
 /// How an input of [`Attention`] lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Layout {
+pub enum TensorLayout {
     /// `[1, T, N]`, the heads side by side from column `first` on.
     ByFrame { first: usize },
     /// `[1, heads, T, width]`
     ByHead,
 }
 
-impl Layout {
+impl TensorLayout {
     /// Frames of an input of this layout.
     fn frames<T: Clone>(self, shape: &[T]) -> T {
         match self {
@@ -162,9 +162,9 @@ impl Layout {
 pub struct Attention {
     pub heads: usize,
     pub width: usize,
-    pub queries: Layout,
-    pub keys: TVec<Layout>,
-    pub values: TVec<Layout>,
+    pub queries: TensorLayout,
+    pub keys: TVec<TensorLayout>,
+    pub values: TVec<TensorLayout>,
     pub with_bias: bool,
 }
 
@@ -216,11 +216,11 @@ impl EvalOp for Attention {
 impl Attention {
     fn run(&self, inputs: &[TValue], bias: Option<&Vec<f32>>) -> TractResult<TVec<TValue>> {
         let views = inputs.iter().map(|input| input.try_as_plain_ram()).collect::<TractResult<TVec<_>>>()?;
-        let view = |index: usize, layout: Layout| -> TractResult<attention::ByHead<'_>> {
+        let view = |index: usize, layout: TensorLayout| -> TractResult<attention::ByHead<'_>> {
             Ok(layout.view(views[index].as_slice()?, inputs[index].shape(), self.width))
         };
         let queries = view(0, self.queries)?;
-        let segments = |from: usize, layouts: &[Layout]| {
+        let segments = |from: usize, layouts: &[TensorLayout]| {
             layouts.iter().enumerate().map(|(i, &layout)| view(from + i, layout)).collect::<TractResult<TVec<_>>>()
         };
         let keys = segments(1, &self.keys)?;

@@ -12,7 +12,7 @@ use super::super::kernels::Activation;
 use super::find::{
     constant, is_binary, is_unary, length, numbers, only_reader, other, past_casts, rank, scalar, source, with_constant,
 };
-use super::ops::{Activate, Attention, ByHeads, LayerNorm, Layout};
+use super::ops::{Activate, Attention, ByHeads, LayerNorm, TensorLayout};
 
 /// `op` on `inputs` in the place of `out`.
 fn replace(
@@ -157,7 +157,7 @@ fn before_move(roles: Roles, from: usize, to: usize) -> Roles {
 }
 
 /// One input of attention: heads and width, if its source tells them, its outlet and its layout.
-type Input = (Option<(usize, usize)>, OutletId, Layout);
+type Input = (Option<(usize, usize)>, OutletId, TensorLayout);
 
 /// Follows `outlet` of rank 4 back to where its numbers lie by frame or by head; several for joined ones.
 fn lying(model: &TypedModel, outlet: OutletId, roles: Roles) -> Option<Vec<Input>> {
@@ -170,10 +170,10 @@ fn lying(model: &TypedModel, outlet: OutletId, roles: Roles) -> Option<Vec<Input
         return (concat.axis == roles[2]).then(|| parts.into_iter().flatten().collect());
     }
     if let Some((of, first, heads, width)) = split(model, outlet).filter(|_| roles == [0, 2, 1, 3]) {
-        return Some(vec![(Some((heads, width)), of, Layout::ByFrame { first })]);
+        return Some(vec![(Some((heads, width)), of, TensorLayout::ByFrame { first })]);
     }
     let of_f32 = model.outlet_fact(outlet).ok()?.datum_type == f32::datum_type();
-    (roles == [0, 1, 2, 3] && of_f32 && length(model, outlet, 0)? == 1).then(|| vec![(None, outlet, Layout::ByHead)])
+    (roles == [0, 1, 2, 3] && of_f32 && length(model, outlet, 0)? == 1).then(|| vec![(None, outlet, TensorLayout::ByHead)])
 }
 
 /// Where the axes of a product of rank 4 stand: `labels` name (batch, head, frame, width).

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// Multiply-adds of a product that is worth an offer, which takes tens of microseconds.
+/// MACs of a product that is worth an offer, which takes tens of microseconds.
 pub const WORTH_FROM: usize = 16 << 20;
 
 /// The panels of a product as a helper computes them.
@@ -47,7 +47,7 @@ pub struct Helpers {
 }
 
 impl Helpers {
-    /// Starts `count` threads for products of `worth_from` multiply-adds and more.
+    /// Starts `count` threads for products of `worth_from` MACs and more.
     ///
     /// # Errors
     /// If the system gives no more threads.
@@ -88,9 +88,9 @@ impl Helpers {
     }
 }
 
-/// The helpers, where they are asked about a product of so many multiply-adds: it is large enough, and one has come for the last.
-pub fn worth(helpers: Option<&Arc<Helpers>>, multiply_adds: usize) -> Option<&Helpers> {
-    helpers.map(Arc::as_ref).filter(|helpers| multiply_adds >= helpers.worth_from && !helpers.offers.is_full())
+/// The helpers, where they are asked about a product of so many MACs: it is large enough, and one has come for the last.
+pub fn worth(helpers: Option<&Arc<Helpers>>, macs: usize) -> Option<&Helpers> {
+    helpers.map(Arc::as_ref).filter(|helpers| macs >= helpers.worth_from && !helpers.offers.is_full())
 }
 
 /// Lets every other thread of the machine come first.

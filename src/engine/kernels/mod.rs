@@ -5,8 +5,8 @@ pub(super) mod activation;
 pub(super) mod attention;
 pub(super) mod helpers;
 pub(super) mod int8;
+pub(super) mod matmul;
 pub(super) mod norm;
-pub(super) mod product;
 #[cfg(test)]
 mod speed;
 #[cfg(test)]

@@ -11,8 +11,8 @@ use rten_simd::{Isa, SimdOp};
 
 use super::attention::{Attention, ByHead};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
+use super::matmul::PackedWeights;
 use super::norm::LayerNorm;
-use super::product::PackedWeights;
 use super::{Activation, Rows, in_registers};
 
 // daisy-tiny: frames of a chunk, hidden size, heads, left context, layers whose weights go through the caches in turn.
@@ -63,8 +63,8 @@ fn numbers(count: usize) -> Vec<f32> {
 #[ignore = "prints a table"]
 fn of_every_class_of_operation() {
     let ceiling = (0..20).map(|_| Ceiling.dispatch()).fold(0.0, f64::max);
-    println!("ceiling of f32: {ceiling:.0} G multiply-adds per second");
-    println!("| operation | µs | G multiply-adds per second | of the ceiling |\n|---|---|---|---|");
+    println!("ceiling of f32: {ceiling:.0} G MACs per second");
+    println!("| operation | µs | G MACs per second | of the ceiling |\n|---|---|---|---|");
     let row = |name: &str, seconds: f64, adds: usize| {
         let rate = adds as f64 / seconds / 1e9;
         // An instruction for 8 bits does four times as much as one for f32, and as many of them begin at a time.

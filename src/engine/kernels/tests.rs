@@ -10,8 +10,8 @@ use rten_simd::SimdOp;
 use super::attention::{Attention, ByHead, turned_bias};
 use super::helpers::{Helpers, Panels, worth};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
+use super::matmul::{PackedWeights, panel_width};
 use super::norm::LayerNorm;
-use super::product::{PackedWeights, panel_width};
 use super::{Activation, Block, Rows};
 
 /// Numbers that look random, the same each time.

@@ -1,4 +1,4 @@
-//! Products of a few rows with constant weights, packed once: rows · weights + bias, an activation, a residual.
+//! MatmulType of a few rows with constant weights, packed once: rows · weights + bias, an activation, a residual.
 //!
 //! The weights lie in panels as wide as a tile of the result, so that a panel is read from front to back while a tile of
 //! rows × columns stays in registers. A stream reads all weights once a chunk, far more than a cache next to the core holds: the
@@ -116,7 +116,7 @@ impl PackedWeights {
     fn compute(&self, panels: Range<usize>, rows: Rows<'_>, activation: Activation, out: Block<'_>) {
         assert_eq!(rows.width, self.inputs);
         assert!(out.numbers.len() >= rows.count * out.stride);
-        TILE.with_borrow_mut(|tile| Product { weights: self, panels, rows, activation, tile, out }.dispatch());
+        TILE.with_borrow_mut(|tile| Matmul { weights: self, panels, rows, activation, tile, out }.dispatch());
     }
 }
 
@@ -145,7 +145,7 @@ pub(super) fn panel_width() -> usize {
     Lanes.dispatch() * PANEL_VECTORS
 }
 
-struct Product<'a> {
+struct Matmul<'a> {
     weights: &'a PackedWeights,
     panels: Range<usize>,
     rows: Rows<'a>,
@@ -155,7 +155,7 @@ struct Product<'a> {
     out: Block<'a>,
 }
 
-impl SimdOp for Product<'_> {
+impl SimdOp for Matmul<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -171,7 +171,7 @@ impl SimdOp for Product<'_> {
     }
 }
 
-impl Product<'_> {
+impl Matmul<'_> {
     /// All rows × one panel. What lies at `next` is wanted after it.
     #[inline(always)]
     fn panel<I: Isa>(&mut self, isa: I, panel: &[f32], column: usize, next: *const f32) {
