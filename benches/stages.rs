@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bellis::audio::{Block, ChannelPick, Resampler, decode_file, ring};
-use bellis::engine::{Encoder, EncoderState, Frames, Pass, WindowSpan};
-use bellis::exit::{Measurer, PolicyName, PolicySpec};
+use bellis::audio::{ChannelPick, Resampler, decode_file};
+use bellis::engine::{Encoder, Frames, LoadOptions, Precision};
+use bellis::exit::{PolicyName, PolicySpec};
+use bellis::internal::{Block, Chunker, EncoderState, Measurer, Pass, WindowSpan, ring};
 use bellis::keyword::{FrameBlock, Spotter, SpotterOptions, Template, Track};
 use bellis::pack::Pack;
-use bellis::stream::{Chunker, Session, SessionOptions};
+use bellis::stream::{Session, SessionOptions};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn repository(path: &str) -> PathBuf {
@@ -33,7 +34,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
-        let encoder = Encoder::load(&pack, None).unwrap();
+        let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
         let (sound, _) = decode_file(&repository("models/sample.wav"), ChannelPick::MixDown).unwrap();
         let chunk_frames = pack.default_chunk_frames();
         Self { pack, encoder, sound, chunk_frames }
@@ -173,12 +174,13 @@ fn sessions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("session");
     for name in [PolicyName::Never, PolicyName::Threshold, PolicyName::Gain] {
         let Ok(policy) = PolicySpec::named(name).build(&bench.pack) else { continue };
-        let mut session = Session::new(&bench.encoder, policy, SessionOptions::new(bench.chunk_frames)).unwrap();
+        let mut session =
+            Session::new(&bench.encoder, policy, SessionOptions::default().chunk_frames(bench.chunk_frames)).unwrap();
         let mut blocks = bench.sound.chunks_exact(chunk_samples).cycle();
         group.bench_function(format!("{name:?}").to_lowercase(), |b| {
             b.iter(|| {
-                session.push(blocks.next().unwrap());
-                black_box(session.next(Duration::ZERO).unwrap());
+                session.push(blocks.next().unwrap()).unwrap();
+                black_box(session.next_chunk().unwrap());
             });
         });
     }
@@ -224,7 +226,7 @@ fn streams(criterion: &mut Criterion) {
     for count in [1, 2, 4, 8] {
         let session = || {
             let policy = PolicySpec::named(PolicyName::Never).build(&bench.pack).unwrap();
-            Session::new(&bench.encoder, policy, SessionOptions::new(bench.chunk_frames)).unwrap()
+            Session::new(&bench.encoder, policy, SessionOptions::default().chunk_frames(bench.chunk_frames)).unwrap()
         };
         let mut sessions: Vec<Session> = std::iter::repeat_with(session).take(count).collect();
         let mut blocks = bench.sound.chunks_exact(chunk_samples).cycle();
@@ -233,8 +235,8 @@ fn streams(criterion: &mut Criterion) {
             b.iter(|| {
                 let block = blocks.next().unwrap();
                 for session in &mut sessions {
-                    session.push(block);
-                    black_box(session.next(Duration::ZERO).unwrap());
+                    session.push(block).unwrap();
+                    black_box(session.next_chunk().unwrap());
                 }
             });
         });

@@ -1,10 +1,6 @@
 //! One pack, run by Bellis and by tract as it comes, at the word of benches/compare.py:
 //!
-<<<<<<<< HEAD:examples/compare.rs
 //!     cargo run --release --example compare -- PACK SOUND.wav [SECONDS]
-========
-//!     cargo run --release --example baselines -- PACK SOUND.wav [SECONDS]
->>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
 //!
 //! Reads one candidate's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
 //! process, and the seconds of sound that it streamed meanwhile; or the error. `f32:POLICY`, `int8:POLICY` … are the whole runtime
@@ -15,13 +11,13 @@ use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
-use bellis::audio::{ChannelPick, ScriptedSource, decode_file};
-use bellis::bench::policy;
+use bellis::audio::{ChannelPick, decode_file};
 use bellis::consumer::Null;
 use bellis::engine::{Encoder, LoadOptions, Precision};
+use bellis::exit::PolicySpec;
+use bellis::internal::ScriptedSource;
 use bellis::pack::{FrontendScope, Level, Mode, Pack, Position, StageFile};
-use bellis::runtime::{RunOptions, StopFlag, run};
-use bellis::stream::SessionOptions;
+use bellis::runtime::RunBuilder;
 use tract_onnx::prelude::*;
 
 type Failure = Box<dyn std::error::Error>;
@@ -32,11 +28,7 @@ const CALLBACK: usize = 160;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, sound, rest @ ..] = &arguments[..] else {
-<<<<<<<< HEAD:examples/compare.rs
         return Err("compare PACK SOUND.wav [SECONDS]".into());
-========
-        return Err("baselines PACK SOUND.wav [SECONDS]".into());
->>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
     };
     let pack = Pack::open(Path::new(folder))?;
     let (mut samples, rate) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
@@ -46,32 +38,19 @@ fn main() -> Result<(), Failure> {
     if let Some(seconds) = rest.first() {
         samples.truncate((seconds.parse::<f64>()? * f64::from(rate)) as usize);
     }
-<<<<<<<< HEAD:examples/compare.rs
     let mut candidates = Candidates { pack: &pack, encoders: Vec::new(), tract: None, samples };
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let answer = match candidates.run(line.trim()) {
             Ok((cpu, seconds)) => serde_json::json!({ "candidate": line.trim(), "cpu": cpu, "seconds": seconds }),
             Err(error) => serde_json::json!({ "candidate": line.trim(), "error": error.to_string() }),
-========
-    let mut baselines = Baselines { pack: &pack, encoders: Vec::new(), tract: None, samples };
-    for line in std::io::stdin().lock().lines() {
-        let line = line?;
-        let answer = match baselines.run(line.trim()) {
-            Ok((cpu, seconds)) => serde_json::json!({ "contender": line.trim(), "cpu": cpu, "seconds": seconds }),
-            Err(error) => serde_json::json!({ "contender": line.trim(), "error": error.to_string() }),
->>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
         };
         println!("{answer}");
     }
     Ok(())
 }
 
-<<<<<<<< HEAD:examples/compare.rs
 struct Candidates<'a> {
-========
-struct Baselines<'a> {
->>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
     pack: &'a Pack,
     /// Loaded when they are asked for.
     encoders: Vec<(String, Arc<Encoder>)>,
@@ -79,17 +58,13 @@ struct Baselines<'a> {
     samples: Vec<f32>,
 }
 
-<<<<<<<< HEAD:examples/compare.rs
 impl Candidates<'_> {
-========
-impl Baselines<'_> {
->>>>>>>> d7869d2 (Names of the field: requirements, overflow, inputs, exits, MACs, discontinuities):examples/baselines.rs
     fn encoder(&mut self, name: &str) -> Result<Arc<Encoder>, Failure> {
         if let Some((_, encoder)) = self.encoders.iter().find(|(known, _)| known == name) {
             return Ok(encoder.clone());
         }
-        let precision = <Precision as clap::ValueEnum>::from_str(name, false)?;
-        let encoder = Encoder::load_with(self.pack, LoadOptions { precision, ..LoadOptions::default() })?;
+        let precision = name.parse::<Precision>()?;
+        let encoder = Encoder::load(self.pack, &LoadOptions::default().precision(precision))?;
         self.encoders.push((name.to_owned(), encoder.clone()));
         Ok(encoder)
     }
@@ -120,13 +95,11 @@ impl Baselines<'_> {
 fn bellis_run(pack: &Pack, encoder: &Arc<Encoder>, name: &str, samples: &[f32]) -> Result<(f64, f64), Failure> {
     let rate = pack.manifest.audio.sample_rate;
     let source = ScriptedSource::in_callbacks(rate, false, samples, &[CALLBACK]);
-    let options = RunOptions::new(SessionOptions::new(pack.default_chunk_frames()));
-    let policy = policy(name)?.build(pack)?;
+    let policy = name.parse::<PolicySpec>()?.build(pack)?;
     let before = cpu_seconds()?;
-    let report = run(Box::new(source), encoder, policy, vec![Box::new(Null)], &options, &StopFlag::default(), |_| {})?;
+    let summary = RunBuilder::new(source, encoder, policy).consumer(Null).start()?.join().into_result()?;
     let cpu = cpu_seconds()? - before;
-    report.outcome?;
-    Ok((cpu, report.summary.audio_seconds))
+    Ok((cpu, summary.audio_seconds))
 }
 
 /// Processor time of the process, seconds.

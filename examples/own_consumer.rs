@@ -1,16 +1,16 @@
-//! A consumer of one's own: prints a bar per chunk, as long as the chunk was hard, and the mean of its vectors.
+//! A custom consumer: prints a bar per chunk, as long as the chunk was deep, and the mean length of the vectors.
 //!
-//!     cargo run --release --example own_consumer [SOUND FILE]
+//!     cargo run --release --example own_consumer [AUDIO FILE]
 
 use std::path::Path;
 
 use bellis::audio::{ChannelPick, FileSource};
 use bellis::consumer::{Consumer, ConsumerError, StreamInfo};
-use bellis::engine::Encoder;
+use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::pack::Pack;
-use bellis::runtime::{RunOptions, StopFlag, run};
-use bellis::stream::{Representation, SessionOptions};
+use bellis::runtime::RunBuilder;
+use bellis::stream::Representation;
 
 /// Keeps the running mean of all vectors.
 #[derive(Default)]
@@ -31,9 +31,8 @@ impl Consumer for MeanLevel {
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
         let norm = |row: &[f32]| row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
-        let vectors = &chunk.vectors;
-        self.sum += (0..vectors.frames()).map(|t| norm(vectors.row(t))).sum::<f64>();
-        self.frames += vectors.frames();
+        self.sum += chunk.vectors.rows().map(norm).sum::<f64>();
+        self.frames += chunk.vectors.frames();
         println!("{:6.2} s  {}", chunk.start_seconds(), "▇".repeat(chunk.exit_layer));
         Ok(())
     }
@@ -47,10 +46,9 @@ impl Consumer for MeanLevel {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sound = std::env::args().nth(1).unwrap_or_else(|| "models/sample.wav".into());
     let pack = Pack::open(Path::new("models/daisy-tiny"))?;
-    let encoder = Encoder::load(&pack, None)?;
+    let encoder = Encoder::load(&pack, &LoadOptions::default())?;
     let policy = PolicySpec::default().build(&pack)?;
     let source = FileSource::open(Path::new(&sound), ChannelPick::MixDown, false)?;
-    let options = RunOptions::new(SessionOptions::new(pack.default_chunk_frames()));
-    run(Box::new(source), &encoder, policy, vec![Box::<MeanLevel>::default()], &options, &StopFlag::default(), |_| {})?.outcome?;
+    RunBuilder::new(source, &encoder, policy).consumer(MeanLevel::default()).start()?.join().into_result()?;
     Ok(())
 }

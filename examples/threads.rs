@@ -10,11 +10,11 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bellis::audio::{ChannelPick, decode_file};
-use bellis::bench::policy;
 use bellis::engine::{Encoder, LoadOptions, Precision};
+use bellis::exit::{PolicyName, PolicySpec};
 use bellis::pack::Pack;
 use bellis::stream::{Session, SessionOptions};
 
@@ -34,7 +34,7 @@ fn main() -> Result<(), Failure> {
     let (threads, chunks) = (number(0, 2)?, number(1, 60)?);
     let pack = Pack::open(Path::new(folder))?;
     let (samples, _) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
-    let load = |threads| Encoder::load_with(&pack, LoadOptions { precision: Precision::F32, threads, ..LoadOptions::default() });
+    let load = |threads| Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32).threads(threads));
     let encoders = [load(1)?, load(threads)?];
     println!(
         "| busy threads | one thread, ms a chunk | {threads} threads: times as fast | slowest of twenty | caller's own time |"
@@ -81,7 +81,11 @@ fn in_turn(
     }
     let frames = pack.default_chunk_frames();
     let session = |encoder| -> Result<Session, Failure> {
-        Ok(Session::new(encoder, policy("never")?.build(pack)?, SessionOptions::new(frames))?)
+        Ok(Session::new(
+            encoder,
+            PolicySpec::named(PolicyName::Never).build(pack)?,
+            SessionOptions::default().chunk_frames(frames),
+        )?)
     };
     let mut sessions = [session(&encoders[0])?, session(&encoders[1])?];
     let mut times = [Times::default(), Times::default()];
@@ -90,8 +94,8 @@ fn in_turn(
         let mut found = [Vec::new(), Vec::new()];
         for which in [chunk % 2, 1 - chunk % 2] {
             let (began, own) = (Instant::now(), on_processor());
-            sessions[which].push(samples);
-            while let Some(representation) = sessions[which].next(Duration::ZERO)? {
+            sessions[which].push(samples)?;
+            while let Some(representation) = sessions[which].next_chunk()? {
                 found[which].extend_from_slice(representation.vectors.as_slice());
             }
             if chunk >= WARM_UP {

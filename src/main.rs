@@ -14,7 +14,8 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", told_once(&error));
+            // The error and its causes; no error of the library repeats its cause.
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -37,17 +38,11 @@ fn start_log(filter: &str) {
     log.init();
 }
 
-/// An error and its causes. The errors of the library tell their cause in their own text, which is then not told again.
-fn told_once(error: &anyhow::Error) -> String {
-    let texts = error.chain().map(ToString::to_string);
-    texts.reduce(|told, cause| if told.contains(&cause) { told } else { format!("{told}: {cause}") }).unwrap_or_default()
-}
-
 /// A broken graph can make a library panic while it is read. That is caught and reported as an error with the file's name; the
 /// panic itself need not be printed, too.
 fn quiet_while_loading() {
     let default = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| match bellis::engine::is_loading() {
+    std::panic::set_hook(Box::new(move |panic| match bellis::internal::is_loading() {
         true => log::debug!("caught while loading: {panic}"),
         false => default(panic),
     }));

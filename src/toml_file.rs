@@ -1,6 +1,4 @@
-//! TOML with errors that teach: the file, the line, and for an unknown key the nearest known one.
-//!
-//! `pack.toml` and the run configuration are both read through here.
+//! TOML files, with errors that name the file, the line and, for an unknown key, the nearest known one.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +6,20 @@ use serde::de::DeserializeOwned;
 
 /// Why a TOML file could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TomlFileError {
     /// The file is missing or cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
+    #[non_exhaustive]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is larger than any honest one.
-    #[error("{path} has {bytes} bytes; at most {limit} are read")]
+    /// The file is too large.
+    #[error("{path}: may have at most {limit} bytes, has {bytes}")]
+    #[non_exhaustive]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -27,8 +28,9 @@ pub enum TomlFileError {
         /// The limit.
         limit: u64,
     },
-    /// The text is not TOML, or not of the expected form.
+    /// The text is not TOML, or has an unknown key or a value of the wrong type.
     #[error("{path}:{line}: {message}{hint}")]
+    #[non_exhaustive]
     Parse {
         /// The file.
         path: PathBuf,
@@ -36,20 +38,25 @@ pub enum TomlFileError {
         line: usize,
         /// What is wrong there.
         message: String,
-        /// The nearest known key, as a sentence, or nothing.
+        /// A suggestion to append to the message, or nothing.
         hint: String,
     },
 }
 
 /// Reads and parses one TOML file of at most `limit` bytes.
+#[cfg(feature = "runtime")]
 pub fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> Result<T, TomlFileError> {
+    parse(&text(path, limit)?, path)
+}
+
+/// Reads a text file of at most `limit` bytes.
+pub fn text(path: &Path, limit: u64) -> Result<String, TomlFileError> {
     let io = |source| TomlFileError::Read { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
     if bytes > limit {
         return Err(TomlFileError::TooLarge { path: path.to_owned(), bytes, limit });
     }
-    let text = std::fs::read_to_string(path).map_err(io)?;
-    parse(&text, path)
+    std::fs::read_to_string(path).map_err(io)
 }
 
 /// Parses TOML text; `path` only names it in errors.
@@ -58,7 +65,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, TomlFile
         let offset = error.span().map_or(0, |span| span.start).min(text.len());
         let line = text.as_bytes()[..offset].iter().filter(|&&byte| byte == b'\n').count() + 1;
         let message = error.message().trim().replace('\n', " ");
-        let hint = nearest_key(&message).map_or_else(String::new, |key| format!(" — did you mean `{key}`?"));
+        let hint = nearest_key(&message).map_or_else(String::new, |key| format!("; did you mean `{key}`?"));
         TomlFileError::Parse { path: path.to_owned(), line, message, hint }
     })
 }

@@ -6,10 +6,9 @@ mod common;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
-use bellis::engine::{Encoder, EngineError};
-use bellis::exit::{PolicyName, PolicySpec, Reason};
+use bellis::engine::{Encoder, EngineError, LoadOptions, Precision};
+use bellis::exit::{Measure, PolicyName, PolicySpec, Reason};
 use bellis::pack::{Pack, PerLayer};
 use bellis::stream::{Representation, Session, SessionOptions};
 use common::{Golden, deviation, repository, speech};
@@ -57,11 +56,11 @@ fn pack_with_branches(layers: &[usize]) -> (tempfile::TempDir, Pack) {
 }
 
 fn stream(pack: &Pack, spec: &PolicySpec, options: SessionOptions, audio: &[f32]) -> Vec<Representation> {
-    let encoder = Encoder::load(pack, None).unwrap();
+    let encoder = Encoder::load(pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
     let mut session = Session::new(&encoder, spec.build(pack).unwrap(), options).unwrap();
-    session.push(audio);
+    session.push(audio).unwrap();
     session.finish();
-    std::iter::from_fn(|| session.next(Duration::ZERO).unwrap()).collect()
+    std::iter::from_fn(|| session.next_chunk().unwrap()).collect()
 }
 
 /// HuBERT-EE's rule stops where the reference (onnxruntime) stops, with its logits.
@@ -69,7 +68,7 @@ fn stream(pack: &Pack, spec: &PolicySpec, options: SessionOptions, audio: &[f32]
 fn exits_by_the_ctc_branch_are_those_of_the_reference() {
     let pack = Pack::open(&repository(PACK)).unwrap();
     let mut golden = Golden::open(&repository("tests/data/ctc/golden.npz"));
-    let options = SessionOptions { ctc: true, ..SessionOptions::new(16) };
+    let options = SessionOptions::default().chunk_frames(16).ctc(true);
     let found = stream(&pack, &PolicySpec::named(PolicyName::Ctc), options, &speech()[..48_000]);
     let layers: Vec<i64> = found.iter().map(|chunk| chunk.exit_layer as i64).collect();
     assert_eq!(layers, golden.i64("exit_layer"));
@@ -94,11 +93,14 @@ fn exits_by_the_ctc_branch_are_those_of_the_reference() {
 #[test]
 fn every_measure_and_a_threshold_per_layer_bound_the_depth() {
     let pack = Pack::open(&repository(PACK)).unwrap();
-    let depths = |measure, threshold: PerLayer| -> Vec<usize> {
-        let spec = PolicySpec { measure, threshold: Some(threshold), ..PolicySpec::named(PolicyName::Ctc) };
-        stream(&pack, &spec, SessionOptions::new(16), &speech()[..32_000]).iter().map(|chunk| chunk.exit_layer).collect()
+    let depths = |measure: Option<Measure>, threshold: PerLayer| -> Vec<usize> {
+        let spec = PolicySpec::named(PolicyName::Ctc).threshold(threshold).measure(measure.unwrap_or_default());
+        stream(&pack, &spec, SessionOptions::default().chunk_frames(16), &speech()[..32_000])
+            .iter()
+            .map(|chunk| chunk.exit_layer)
+            .collect()
     };
-    use bellis::exit::Measure::{Entropy, Margin, MaxProb};
+    use Measure::{Entropy, Margin, MaxProb};
     assert!(depths(None, PerLayer::All(9.0)).iter().all(|depth| *depth == 0));
     assert!(depths(Some(Entropy), PerLayer::All(0.0)).iter().all(|depth| *depth == 4));
     assert!(depths(Some(MaxProb), PerLayer::All(0.0)).iter().all(|depth| *depth == 0));
@@ -111,7 +113,7 @@ fn every_measure_and_a_threshold_per_layer_bound_the_depth() {
 #[test]
 fn a_chunk_stops_only_where_its_phones_can_be_read() {
     let audio = &speech()[..32_000];
-    let options = SessionOptions { ctc: true, ..SessionOptions::new(16) };
+    let options = SessionOptions::default().chunk_frames(16).ctc(true);
     let depths = |pack: &Pack, spec: &PolicySpec| -> Vec<(usize, Reason)> {
         let found = stream(pack, spec, options.clone(), audio);
         assert!(
@@ -119,17 +121,17 @@ fn a_chunk_stops_only_where_its_phones_can_be_read() {
         );
         found.iter().map(|chunk| (chunk.exit_layer, chunk.reason)).collect()
     };
-    let fixed = |layer| PolicySpec { layer: Some(layer), ..PolicySpec::named(PolicyName::Fixed) };
+    let fixed = |layer| PolicySpec::named(PolicyName::Fixed).layer(layer);
     let (_folder, some) = pack_with_branches(&[2, 3]);
     assert!(depths(&some, &fixed(1)).iter().all(|found| *found == (2, Reason::Schedule)));
     assert!(depths(&some, &fixed(3)).iter().all(|found| *found == (3, Reason::LastLayer)));
     assert!(depths(&some, &PolicySpec::named(PolicyName::Never)).iter().all(|found| *found == (3, Reason::LastLayer)));
     // Judged only where there is a branch.
-    let spec = PolicySpec { threshold: Some(PerLayer::All(0.0)), ..PolicySpec::named(PolicyName::Ctc) };
+    let spec = PolicySpec::named(PolicyName::Ctc).threshold(0.0);
     let found = stream(&some, &spec, options.clone(), audio);
     assert!(found.iter().all(|chunk| chunk.ctc_evidence.iter().map(|evidence| evidence.layer).eq([2, 3])));
     // Nobody asks for phones: the policy alone says where to stop.
-    let found = stream(&some, &fixed(1), SessionOptions::new(16), audio);
+    let found = stream(&some, &fixed(1), SessionOptions::default().chunk_frames(16), audio);
     assert!(found.iter().all(|chunk| chunk.exit_layer == 1 && chunk.ctc_logits.is_none()));
 }
 
@@ -137,8 +139,8 @@ fn a_chunk_stops_only_where_its_phones_can_be_read() {
 fn posteriors_are_there_at_every_depth() {
     let pack = Pack::open(&repository(PACK)).unwrap();
     for layer in [0, 1, 4] {
-        let options = SessionOptions { posteriors: true, all_heads: layer == 0, ..SessionOptions::new(16) };
-        let spec = PolicySpec { layer: Some(layer), ..PolicySpec::named(PolicyName::Fixed) };
+        let options = SessionOptions::default().chunk_frames(16).posteriors(true).all_heads(layer == 0);
+        let spec = PolicySpec::named(PolicyName::Fixed).layer(layer);
         for chunk in stream(&pack, &spec, options, &speech()[..16_000]) {
             let rows = chunk.log_posteriors.unwrap();
             assert_eq!((chunk.exit_layer, rows.dim()), (layer, 12));
@@ -150,16 +152,16 @@ fn posteriors_are_there_at_every_depth() {
 #[test]
 fn lost_samples_are_placed_inside_of_their_chunk() {
     let pack = Pack::open(&repository(PACK)).unwrap();
-    let encoder = Encoder::load(&pack, None).unwrap();
+    let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
     let policy = PolicySpec::named(PolicyName::Never).build(&pack).unwrap();
-    let mut session = Session::new(&encoder, policy, SessionOptions::new(8)).unwrap();
+    let mut session = Session::new(&encoder, policy, SessionOptions::default().chunk_frames(8)).unwrap();
     // 50 lost in front of the second chunk's first sample, 100 in front of its sample 1,000, 7 after the last one of all.
-    session.gap(2_560, 50);
-    session.gap(3_560, 100);
-    session.gap(6_000, 7);
-    session.push(&vec![0.1; 6_000]);
+    session.gap(2_560, 50).unwrap();
+    session.gap(3_560, 100).unwrap();
+    session.gap(6_000, 7).unwrap();
+    session.push(&vec![0.1; 6_000]).unwrap();
     session.finish();
-    let chunks: Vec<_> = std::iter::from_fn(|| session.next(Duration::ZERO).unwrap()).collect();
+    let chunks: Vec<_> = std::iter::from_fn(|| session.next_chunk().unwrap()).collect();
     let positions =
         |chunk: &Representation, offsets: &[u64]| offsets.iter().map(|&offset| chunk.position(offset)).collect::<Vec<_>>();
     assert_eq!(positions(&chunks[0], &[0, 2_559]), [0, 2_559]);
@@ -310,6 +312,6 @@ fn what_cannot_be_is_said_with_the_way_out() {
     .unwrap();
     refused(&["--pack", folder.path().to_str().unwrap()], &["[ctc] vocabulary", "the blank"]);
     let pack = Pack::open(&repository("tests/data/windowed-base/pack")).unwrap();
-    let error = Encoder::load(&pack, None).unwrap().check_ctc().unwrap_err();
+    let error = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap().check_ctc().unwrap_err();
     assert!(matches!(error, EngineError::NoStage { .. }));
 }

@@ -1,7 +1,8 @@
 //! The capture callback never allocates: a million of them, the ring full half of the time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use bellis::audio::{Block, ChannelPick, Intake, SourceEvent, events, ring};
+use bellis::audio::{ChannelPick, SourceEvent};
+use bellis::internal::{Block, Intake, events, ring};
 
 #[test]
 fn a_million_callbacks_allocate_nothing() {

@@ -6,9 +6,9 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use bellis::audio::{
-    AudioErrorKind, Block, ChannelPick, FileSource, PcmFormat, PcmSource, Resampler, Source, SourceEvent, decode_file,
-    decode_file_at, events, ring,
+    AudioErrorKind, ChannelPick, FileSource, PcmFormat, PcmSource, Resampler, Source, SourceEvent, decode_file, decode_file_at,
 };
+use bellis::internal::{Block, events, ring};
 use common::repository;
 
 /// A second of two tones, left and right.

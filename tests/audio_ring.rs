@@ -1,7 +1,7 @@
 //! The ring: captured = read + dropped + queued, to the sample, and gaps in stream order.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use bellis::audio::{Block, Gap, ring};
+use bellis::internal::{Block, Gap, ring};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
 }
 
 /// Reads one block and appends it to the stream as the reader saw it: `None` where samples are missing.
-fn read(reader: &mut bellis::audio::RingReader, size: usize, seen: &mut Vec<Option<f32>>) -> bool {
+fn read(reader: &mut bellis::internal::RingReader, size: usize, seen: &mut Vec<Option<f32>>) -> bool {
     let mut out = vec![0.0; size];
     match reader.read(&mut out) {
         Block::Samples(samples) => seen.extend(samples.iter().copied().map(Some)),

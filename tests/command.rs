@@ -289,11 +289,11 @@ fn numbers_that_make_no_sense_are_refused_with_what_would() {
     refused(&["run", "--chunk", "100"], &["chunks of 8, 16, 32 frames"]);
     refused(&["run", "--policy", "threshold", "--threshold", "1,2"], &["2 thresholds for 10 layers"]);
     refused(&["run", "--deadline", "0"], &["deadline"]);
-    refused(&["run", "--threads", "0"], &["threads = 0", "up to 64"]);
-    refused(&["run", "--threads", "65"], &["threads = 65", "up to 64"]);
-    refused(&["bench", "--threads", "1000000"], &["threads = 1000000", "up to 64"]);
+    refused(&["run", "--threads", "0"], &["threads must be between 1 and 64, got 0"]);
+    refused(&["run", "--threads", "65"], &["threads must be between 1 and 64, got 65"]);
+    refused(&["bench", "--threads", "1000000"], &["threads must be between 1 and 64, got 1000000"]);
     refused(&["run", "--gate", "1.5"], &["0 to 1", "1.5"]);
-    refused(&["run", "--gate-hangover", "1"], &["hangover wants a gate"]);
+    refused(&["run", "--gate-hangover", "1"], &["hangover needs a gate"]);
     refused(&["run", "--pack", windowed, "--policy", "never", "--gate", "0.7"], &["head on h⁰", "leave the gate out"]);
 }
 

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bellis::audio::{AudioError, AudioErrorKind, ScriptedSource, Source, Step};
+use bellis::audio::{AudioError, AudioErrorKind, Source};
 use bellis::daemon::{Backoff, Command, Daemon, DaemonOptions, Notice, Notify, State, Status};
 use bellis::exit::{Deadline, Decision, ExitPolicy, Fixed, Needs, Observation, Reason};
+use bellis::internal::{ScriptedSource, Step};
 use bellis::runtime::{NamedConsumer, RunError, RunOptions, RunReport};
 use bellis::stream::{Representation, SessionOptions};
 use common::Collect;
@@ -40,9 +41,7 @@ impl Notify for Heard {
 }
 
 fn options(ring: Duration) -> DaemonOptions {
-    let mut run = RunOptions::new(SessionOptions::new(16));
-    run.ring = ring;
-    DaemonOptions::new(run)
+    DaemonOptions::new(RunOptions::default().session(SessionOptions::default().chunk_frames(16)).ring(ring))
 }
 
 /// Runs a daemon on a thread of this process; `during` gets its status, and ends it by returning.
@@ -100,7 +99,7 @@ fn hundred_losses() {
     options.backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(4) };
     options.run.watchdog = Duration::from_millis(200);
     let mut opened = 0;
-    let (report, said) = daemon(Box::new(Fixed { layer: 2 }), options, open, &Heard::default(), |status| {
+    let (report, said) = daemon(Box::new(Fixed::new(2)), options, open, &Heard::default(), |status| {
         let usage = || (entries("/proc/self/task"), entries("/proc/self/fd"), memory());
         let losses = |wanted: u64| within_long("losses", || status.lost() >= wanted);
         losses(10);
@@ -149,14 +148,7 @@ fn a_hundred_losses_leak_nothing() {
 }
 
 /// Stands still in the middle of a chunk when it is told to, and goes on when it is told to.
-#[derive(Debug)]
 struct Hanging(Arc<AtomicBool>);
-
-impl std::fmt::Display for Hanging {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("hanging")
-    }
-}
 
 impl ExitPolicy for Hanging {
     fn needs(&self, _layer: usize) -> Needs {
@@ -202,16 +194,9 @@ fn a_hang_of_the_inference_thread_stops_the_pings_and_its_end_is_told() {
 }
 
 /// A board on which every layer takes long.
-#[derive(Debug)]
 struct Slow;
 
 const SLOW_LAYER: Duration = Duration::from_millis(60);
-
-impl std::fmt::Display for Slow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("slow")
-    }
-}
 
 impl ExitPolicy for Slow {
     fn needs(&self, _layer: usize) -> Needs {
@@ -232,7 +217,7 @@ fn a_board_that_slows_down_says_so_once_per_change() {
     std::fs::write(&firmware, "4\n").unwrap();
     let mut options = options(Duration::from_secs(2));
     options.board = folder.path().to_owned();
-    daemon(Box::new(Fixed { layer: 1 }), options, endless, &Heard::default(), |status| {
+    daemon(Box::new(Fixed::new(1)), options, endless, &Heard::default(), |status| {
         within_long("throttling", || status.throttles() == 1);
         assert_eq!(status.reading().throttled, ["the firmware throttles"]);
         std::fs::write(&firmware, "40000\n").unwrap();
@@ -245,10 +230,7 @@ fn a_board_that_slows_down_says_so_once_per_change() {
 #[test]
 fn under_load_the_deadline_sheds_layers_before_sound_is_dropped() {
     // Ten layers take twice as long as the chunk's sound.
-    let shed = |status: &Status| {
-        let reasons = status.counters().reasons();
-        reasons.iter().find(|(reason, _)| *reason == Reason::Deadline).unwrap().1
-    };
+    let shed = |status: &Status| status.counters().reasons().find(|(reason, _)| *reason == Reason::Deadline).unwrap().1;
     let policy = Box::new(Deadline::new(Box::new(Slow), Duration::from_millis(250)));
     let (report, _) = daemon(policy, options(Duration::from_secs(20)), endless, &Heard::default(), |status| {
         within_long("chunks", || status.counters().chunks() >= 20);

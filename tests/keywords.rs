@@ -6,17 +6,16 @@ mod common;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use bellis::audio::ScriptedSource;
 use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
-use bellis::engine::{EngineError, Scorer};
 use bellis::exit::{ExitPolicy, Fixed, PolicySpec};
+use bellis::internal::{Scorer, ScriptedSource};
 use bellis::keyword::{
     Background, Condition, Detector, Enrolment, Event, FrameBlock, Hit, LANES, Listener, PackRef, SecondLook, Spotter,
     SpotterOptions, Take, TakeProblem, Template, Track, Warp, enroll, examples,
 };
 use bellis::pack::StageFile;
-use bellis::runtime::{RunOptions, StopFlag, run};
-use bellis::stream::{Representation, Session, SessionOptions};
+use bellis::runtime::{RunBuilder, RunOptions};
+use bellis::stream::{Representation, Session, SessionError, SessionOptions};
 use proptest::prelude::*;
 
 const WIDTH: usize = 12;
@@ -190,9 +189,7 @@ const HOP: usize = 320;
 
 /// A chunk of these rows; `lost` samples in front of it were lost.
 fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Representation {
-    let frames = |width: usize, values: &[f32]| {
-        bellis::engine::Frames::build(values.len() / width, width, |out| out.copy_from_slice(values)).unwrap()
-    };
+    let frames = |width: usize, values: &[f32]| bellis::engine::Frames::from_vec(values.to_vec(), width);
     Representation {
         sequence,
         first_sample,
@@ -218,20 +215,20 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
 }
 
 fn stream_info() -> StreamInfo {
-    StreamInfo {
-        source: "test".into(),
-        pack: "test".into(),
-        sample_rate: 16_000,
-        hop_samples: HOP,
-        dim: 1,
-        units: 1,
-        quiet_unit: None,
-        vocabulary: Vec::new(),
-        layers: 1,
-        chunk_frames: 16,
-        policy: "none".into(),
-        live: false,
-    }
+    let mut stream = StreamInfo::default();
+    stream.source = "test".into();
+    stream.pack = "test".into();
+    stream.sample_rate = 16_000;
+    stream.hop_samples = HOP;
+    stream.dim = 1;
+    stream.units = 1;
+    stream.quiet_unit = None;
+    stream.vocabulary = Vec::new();
+    stream.layers = 1;
+    stream.chunk_frames = 16;
+    stream.policy = "none".into();
+    stream.live = false;
+    stream
 }
 
 fn watched(example: &[Vec<f32>]) -> Vec<Watched> {
@@ -335,7 +332,7 @@ fn no_word_reaches_across_lost_sound() {
 /// With the bundled pack and its policy.
 fn enrolled(take: Take) -> Result<Enrolment, TakeProblem> {
     let (pack, encoder) = common::default_pack();
-    enroll(&take, encoder, || Ok::<_, EngineError>(PolicySpec::default().build(pack).unwrap()), 16).unwrap()
+    enroll(&take, encoder, || Ok::<_, SessionError>(PolicySpec::default().build(pack).unwrap()), 16).unwrap()
 }
 
 /// A stretch of the bundled recording as a word: every peak of its score is the same, live as over the file.
@@ -355,11 +352,11 @@ fn live_and_file_give_the_same_lines() {
         let page = Page::default();
         let consumer: Box<dyn Consumer> =
             Box::new(KeywordLines::new(page.clone(), "page", keywords(), Some(SecondLook::new(encoder, 16).unwrap())));
-        let options =
-            RunOptions { ring: std::time::Duration::from_secs(60), queue_chunks: 64, ..RunOptions::new(SessionOptions::new(16)) };
+        let session = SessionOptions::default().chunk_frames(16);
+        let options = RunOptions::default().session(session).ring(std::time::Duration::from_secs(60)).queue_chunks(64);
         let policy = PolicySpec::default().build(pack).unwrap();
-        let report = run(Box::new(source), encoder, policy, vec![consumer], &options, &StopFlag::default(), |_| {}).unwrap();
-        report.outcome.unwrap();
+        let run = RunBuilder::new(source, encoder, policy).consumer(consumer).options(options).start().unwrap();
+        run.join().into_result().unwrap();
         page.text()
     };
     let file = run_over(ScriptedSource::in_callbacks(16_000, false, &speech, &[4096]));
@@ -393,12 +390,12 @@ fn vectors_of_all_exits_compare() {
     let (_, encoder) = common::default_pack();
     let speech = common::speech();
     let track =
-        |from: usize, layer: usize| Track::of(&speech[from..from + 16_000], encoder, Box::new(Fixed { layer }), 16).unwrap();
+        |from: usize, layer: usize| Track::of(&speech[from..from + 16_000], encoder, Box::new(Fixed::new(layer)), 16).unwrap();
     let nearest = |template: &Template, track: &Track| {
         let (mut warp, mut nearest) = (Warp::new(template), f32::INFINITY);
         let all = track.blocks(|block| {
             nearest = warp.step(block)[..block.frames()].iter().fold(nearest, |nearest, found| nearest.min(found.distance));
-            Ok::<_, EngineError>(())
+            Ok::<_, SessionError>(())
         });
         all.unwrap();
         nearest
@@ -428,12 +425,12 @@ fn a_recording_in_pieces_has_the_frames_of_the_whole() {
 }
 
 /// A recording that is streamed in pieces, chunk by chunk.
-fn stream(sound: &[f32], policy: Box<dyn ExitPolicy>, mut each: impl FnMut(&Representation) -> Result<(), EngineError>) {
+fn stream(sound: &[f32], policy: Box<dyn ExitPolicy>, mut each: impl FnMut(&Representation) -> Result<(), SessionError>) {
     let (_, encoder) = common::default_pack();
-    let options = SessionOptions { embedding: true, audio: true, ..SessionOptions::new(16) };
+    let options = SessionOptions::default().chunk_frames(16).embedding(true).audio(true);
     let mut session = Session::new(encoder, policy, options).unwrap();
     for piece in sound.chunks(4_321) {
-        session.push(piece);
+        session.push(piece).unwrap();
         session.each(&mut each).unwrap();
     }
     session.finish();
@@ -445,7 +442,7 @@ fn stream(sound: &[f32], policy: Box<dyn ExitPolicy>, mut each: impl FnMut(&Repr
 fn the_background_tells_of_its_highest_peak() {
     let (_, encoder) = common::default_pack();
     let sound = &common::speech()[20_000..84_000];
-    let full = || Box::new(Fixed { layer: encoder.layers() });
+    let full = || Box::new(Fixed::new(encoder.layers()));
     let track = Track::of(sound, encoder, full(), 16).unwrap();
     for first in (0..170).step_by(40) {
         let template = Template::new(track.rows(first..first + 25), track.width());
@@ -463,14 +460,14 @@ fn the_background_tells_of_its_highest_peak() {
 fn the_lower_score_of_two_looks_counts() {
     let (_, encoder) = common::default_pack();
     let sound = &common::speech()[20_000..84_000];
-    let track = |layer: usize| Track::of(sound, encoder, Box::new(Fixed { layer }), 16).unwrap();
+    let track = |layer: usize| Track::of(sound, encoder, Box::new(Fixed::new(layer)), 16).unwrap();
     let best_of = |frames: std::ops::Range<usize>, rows: &Track, layer: usize, looks: bool| {
         let template = Template::new(rows.rows(frames), rows.width());
         let options = SpotterOptions { near_miss: 0.05, ..SpotterOptions::new(f32::INFINITY, 0.02) };
         let mut hits = Vec::new();
         if looks {
             let mut listener = Listener::new(vec![template], options, SecondLook::new(encoder, 16).unwrap());
-            stream(sound, Box::new(Fixed { layer }), |chunk| listener.hear(chunk, |hit| hits.push(hit)));
+            stream(sound, Box::new(Fixed::new(layer)), |chunk| listener.hear(chunk, |hit| hits.push(hit)));
             hits.extend(listener.end().unwrap());
         } else {
             let mut spotter = Spotter::new(vec![template], options);

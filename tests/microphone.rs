@@ -11,7 +11,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bellis::audio::{Block, ChannelPick, MicrophoneOptions, MicrophoneSource, Resampler, Source, decode_file, events, ring};
+use bellis::audio::{ChannelPick, MicrophoneOptions, MicrophoneSource, Resampler, Source, decode_file};
+use bellis::internal::{Block, events, ring};
 use pulse::{Pulse, RATE};
 
 /// The bundled recording at the microphone's rate, 16 bit, to play.

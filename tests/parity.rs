@@ -5,9 +5,10 @@
 
 mod common;
 
-use bellis::engine::Encoder;
-use bellis::exit::{Measurer, PolicyName, PolicySpec};
-use bellis::pack::{GapFill, Pack, PerLayer};
+use bellis::engine::{Encoder, LoadOptions, Precision};
+use bellis::exit::{PolicyName, PolicySpec};
+use bellis::internal::Measurer;
+use bellis::pack::{GapFill, Pack};
 use bellis::stream::{Session, SessionOptions};
 use common::{Golden, deviation, never_exit, repository};
 
@@ -16,7 +17,7 @@ const TOLERANCE: f32 = 1e-4;
 /// Streams the golden file's audio through the pack, never exiting, and compares all there is.
 fn compare(pack: &str, golden: &str, chunk_frames: usize) {
     let pack = Pack::open(&repository(pack)).unwrap();
-    let encoder = Encoder::load(&pack, None).unwrap();
+    let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
     let mut golden = Golden::open(&repository(golden));
     let (_, audio) = golden.f32("audio");
     let (shape, h) = golden.f32("h");
@@ -87,19 +88,18 @@ fn exits_with_both_ways_of_gap_filling() {
     let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
     let mut golden = Golden::open(&repository("tests/data/daisy-tiny/golden.npz"));
     let (_, audio) = golden.f32("audio");
-    let threshold = Some(PerLayer::All(golden.f32("threshold").1[0]));
-    let daisy = PolicySpec { threshold, ..PolicySpec::named(PolicyName::Threshold) };
+    let daisy = PolicySpec::named(PolicyName::Threshold).threshold(golden.f32("threshold").1[0]);
     let gain = PolicySpec::named(PolicyName::Gain);
     for (gap_fill, name, spec) in
         [(GapFill::CatchUp, "catch_up", &daisy), (GapFill::Project, "project", &daisy), (GapFill::Project, "gain", &gain)]
     {
-        let encoder = Encoder::load(&pack, Some(gap_fill)).unwrap();
-        let options = SessionOptions { ctc: encoder.check_ctc().is_ok(), ..SessionOptions::new(16) };
+        let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32).gap_fill(gap_fill)).unwrap();
+        let options = SessionOptions::default().chunk_frames(16).ctc(encoder.check_ctc().is_ok());
         let mut session = Session::new(&encoder, spec.build(&pack).unwrap(), options).unwrap();
-        session.push(&audio);
+        session.push(&audio).unwrap();
         session.finish();
         let (mut layers, mut states, mut phones) = (Vec::new(), Vec::new(), Vec::new());
-        while let Some(chunk) = session.next(std::time::Duration::ZERO).unwrap() {
+        while let Some(chunk) = session.next_chunk().unwrap() {
             layers.push(chunk.exit_layer as i64);
             states.extend_from_slice(chunk.vectors.as_slice());
             phones.extend(chunk.ctc_logits.iter().flat_map(|logits| logits.as_slice()));

@@ -20,7 +20,7 @@ fn units(logits: &[f32], classes: usize) -> Vec<usize> {
 #[test]
 fn int8_agrees_with_f32_on_the_units() {
     let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
-    let load = |precision| Encoder::load_with(&pack, LoadOptions { precision, ..LoadOptions::default() }).unwrap();
+    let load = |precision| Encoder::load(&pack, &LoadOptions::default().precision(precision)).unwrap();
     let (exact, int8) = (load(Precision::F32), load(Precision::Int8));
     assert_eq!(exact.precision(), Precision::F32);
     // All speech that is bundled: on 25 seconds a frame is less than a tenth of a percent.

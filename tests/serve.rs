@@ -76,7 +76,7 @@ fn a_microphone_that_comes_and_goes_a_configuration_that_changes_and_an_end() {
     configure("policy = \"fixed\"\nlayer = 50\n");
     served.signal("HUP");
     within("a refusal", || served.metric("bellis_reloads_refused_total") == 1.0);
-    assert!(served.log().contains("there is no layer 50"), "{}", served.log());
+    assert!(served.log().contains("no layer 50"), "{}", served.log());
     served.is("running");
 
     // The device goes, twice, and comes back.

@@ -1,10 +1,8 @@
 //! A chunk costs the same however old the stream is: MACs, heap allocations and their bytes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
-
 use bellis::audio::{ChannelPick, decode_file};
-use bellis::engine::Encoder;
+use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::exit::{PolicyName, PolicySpec};
 use bellis::pack::Pack;
 use bellis::stream::{Session, SessionOptions};
@@ -22,21 +20,21 @@ struct Cost {
 #[test]
 fn an_old_stream_costs_what_a_young_one_does() {
     let pack = Pack::open(&std::path::Path::new(MANIFEST).join("models/daisy-tiny")).unwrap();
-    let encoder = Encoder::load(&pack, None).unwrap();
+    let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
     let (sound, _) = decode_file(&std::path::Path::new(MANIFEST).join("models/sample.wav"), ChannelPick::MixDown).unwrap();
     let chunk_frames = pack.default_chunk_frames();
     let chunk = chunk_frames * encoder.audio().hop;
     // With exits, which leave gaps and fill them: each stretch is the same recording, whole chunks of it, again.
     let chunks = sound.len() / chunk;
     let policy = PolicySpec::named(PolicyName::Periodic).build(&pack).unwrap();
-    let mut session = Session::new(&encoder, policy, SessionOptions::new(chunk_frames)).unwrap();
+    let mut session = Session::new(&encoder, policy, SessionOptions::default().chunk_frames(chunk_frames)).unwrap();
     let stretch = |session: &mut Session| {
         let before = session.work().macs;
         let counted = allocation_counter::measure(|| {
             // Whole periods of the policy's eight chunks.
             for block in sound.chunks_exact(chunk).take(chunks / 8 * 8) {
-                session.push(block);
-                while session.next(Duration::ZERO).unwrap().is_some() {}
+                session.push(block).unwrap();
+                while session.next_chunk().unwrap().is_some() {}
             }
         });
         Cost { macs: session.work().macs - before, allocations: counted.count_total, bytes: counted.bytes_total }

@@ -5,10 +5,11 @@ mod common;
 
 use std::time::Duration;
 
-use bellis::audio::{AudioError, AudioErrorKind, Resampler, ScriptedSource, Step};
+use bellis::audio::{AudioError, AudioErrorKind, Resampler};
 use bellis::consumer::{Consumer, ConsumerError, OnOverflow};
 use bellis::exit::{PolicyName, PolicySpec, Reason};
-use bellis::runtime::{RunError, RunOptions, RunReport, StopFlag, run};
+use bellis::internal::{ScriptedSource, Step};
+use bellis::runtime::{RunBuilder, RunError, RunOptions, RunReport, StopFlag};
 use bellis::stream::{Representation, Session, SessionOptions};
 use common::{Collect, default_pack, deviation, speech};
 use proptest::prelude::*;
@@ -33,20 +34,21 @@ fn offline(sound: &[f32], rate: u32) -> Vec<Representation> {
     resampler.push(sound, &mut audio);
     resampler.finish(&mut audio);
     let policy = PolicySpec::default().build(pack).unwrap();
-    let mut session = Session::new(encoder, policy, SessionOptions::new(16)).unwrap();
-    session.push(&audio);
+    let mut session = Session::new(encoder, policy, SessionOptions::default().chunk_frames(16)).unwrap();
+    session.push(&audio).unwrap();
     session.finish();
-    std::iter::from_fn(|| session.next(Duration::ZERO).unwrap()).collect()
+    std::iter::from_fn(|| session.next_chunk().unwrap()).collect()
 }
 
 fn stream(source: ScriptedSource, options: &RunOptions, consumers: Vec<Box<dyn Consumer>>, stop: &StopFlag) -> RunReport {
     let (pack, encoder) = default_pack();
     let policy = PolicySpec::default().build(pack).unwrap();
-    run(Box::new(source), encoder, policy, consumers, options, stop, |_| {}).unwrap()
+    let run = RunBuilder::new(source, encoder, policy).consumers(consumers).options(options.clone()).stop_on(stop.clone());
+    run.start().unwrap().join()
 }
 
 fn options() -> RunOptions {
-    RunOptions::new(SessionOptions::new(16))
+    RunOptions::default().session(SessionOptions::default().chunk_frames(16))
 }
 
 proptest! {
@@ -257,7 +259,7 @@ fn a_consumer_that_fails_ends_the_run_with_its_name() {
     let mut options = options();
     options.queue_chunks = 1;
     let source = || ScriptedSource::in_callbacks(16_000, false, &sound, &[500]);
-    let failing = Fails(0, || ConsumerError::Other("disk full".into()));
+    let failing = Fails(0, || ConsumerError::other("disk full"));
     let report = stream(source(), &options, vec![Box::new(failing)], &StopFlag::default());
     assert!(matches!(&report.outcome, Err(RunError::Consumer { name, .. }) if name == "fails"), "{:?}", report.outcome);
     // A reader that has gone is no failure.
@@ -282,17 +284,18 @@ fn a_consumer_that_panics_ends_the_run_and_leaves_no_chunk_uncounted() {
 #[test]
 fn a_deadline_sheds_nothing_of_a_file() {
     let sound = device_audio(16_000, 6.0);
-    let depths = |deadline_ms| {
+    let depths = |spec: PolicySpec| {
         let (pack, encoder) = default_pack();
-        let policy = PolicySpec { deadline_ms, ..PolicySpec::named(PolicyName::Never) }.build(pack).unwrap();
+        let policy = spec.build(pack).unwrap();
         let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[96_000]);
-        let options = RunOptions { ring: Duration::from_secs(8), ..options() };
-        run(Box::new(source), encoder, policy, vec![], &options, &StopFlag::default(), |_| {}).unwrap().summary.exits
+        let run = RunBuilder::new(source, encoder, policy).options(options().ring(Duration::from_secs(8)));
+        run.start().unwrap().join().summary.exits
     };
-    assert_eq!(depths(Some(60_000)), depths(None));
+    let never = PolicySpec::named(PolicyName::Never);
+    assert_eq!(depths(never.clone().deadline(Duration::from_secs(60))), depths(never.clone()));
     // The ring holds the six seconds of the file: were that lateness, a deadline of five would shed. Under emulation a chunk takes one.
     let all_deep = |exits: &[u64]| exits[..exits.len() - 1].iter().all(|count| *count == 0);
-    assert!(all_deep(&depths(Some(5_000))));
+    assert!(all_deep(&depths(never.deadline(Duration::from_secs(5)))));
 }
 
 #[test]
@@ -304,13 +307,13 @@ fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_s
     let chunks = |spec: PolicySpec| {
         let collect = Collect::default();
         let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[480]);
-        let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(collect.clone())];
-        run(Box::new(source), encoder, spec.build(pack).unwrap(), consumers, &options(), &StopFlag::default(), |_| {}).unwrap();
+        let run = RunBuilder::new(source, encoder, spec.build(pack).unwrap()).consumer(collect.clone()).options(options());
+        run.start().unwrap().join();
         collect.take()
     };
     let never = PolicySpec::named(PolicyName::Never);
-    let gated = chunks(PolicySpec { gate: Some(0.7), gate_hangover: Some(1), ..never.clone() });
-    let open = chunks(PolicySpec { gate: Some(1.0), ..never.clone() });
+    let gated = chunks(never.clone().gate(0.7).gate_hangover(1));
+    let open = chunks(never.clone().gate(1.0));
     assert_eq!(gated.len(), open.len());
     assert!(gated[..6].iter().all(|chunk| chunk.exit_layer == 0 && chunk.reason == Reason::Gate));
     assert!(open.iter().all(|chunk| chunk.exit_layer == encoder.layers()), "a gate at 1 never closes");
@@ -336,8 +339,7 @@ fn gaps_at_another_rate_add_up() {
     let collect = Collect::default();
     let policy = PolicySpec::named(PolicyName::Never).build(pack).unwrap();
     let source = ScriptedSource::new(48_000, true, steps);
-    let report =
-        run(Box::new(source), encoder, policy, vec![Box::new(collect.clone())], &options, &StopFlag::default(), |_| {}).unwrap();
+    let report = RunBuilder::new(source, encoder, policy).consumer(collect.clone()).options(options).start().unwrap().join();
     let samples = report.summary.samples;
     assert!(samples.dropped > 0, "nothing was dropped, so nothing was shown");
     assert_eq!(collect.take().iter().map(|chunk| chunk.lost_samples).sum::<u64>(), samples.dropped / 3);

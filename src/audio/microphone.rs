@@ -9,7 +9,7 @@ use cpal::{BufferSize, ErrorKind, FromSample, I24, Sample, SampleFormat, StreamC
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
-use crate::runtime::realtime;
+use crate::realtime;
 
 /// Which microphone, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]

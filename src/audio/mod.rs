@@ -2,22 +2,43 @@
 
 mod channels;
 mod error;
-mod events;
+pub(crate) mod events;
+#[cfg(feature = "files")]
 mod file;
-mod microphone;
+#[cfg(feature = "files")]
+mod folder;
+#[cfg(feature = "capture")]
+pub(crate) mod microphone;
 mod pcm;
 mod resample;
-mod ring;
-mod scripted;
+pub(crate) mod ring;
+#[cfg(any(feature = "cli", feature = "test-util"))]
+pub(crate) mod scripted;
 
 pub use error::{AudioError, AudioErrorKind};
-pub use events::{EventReceiver, EventSender, SourceEvent, events};
+pub(crate) use events::{EventReceiver, events};
+pub use events::{EventSender, SourceEvent};
+#[cfg(feature = "files")]
 pub use file::{FileSource, decode_file, decode_file_at, read_file_at};
-pub use microphone::{DeviceInfo, Intake, MicrophoneOptions, MicrophoneSource, devices, left_behind};
+#[cfg(feature = "files")]
+pub use folder::audio_files;
+#[cfg(feature = "capture")]
+pub use microphone::{DeviceInfo, MicrophoneOptions, MicrophoneSource, devices};
 pub use pcm::{PcmFormat, PcmSource};
 pub use resample::Resampler;
-pub use ring::{Block, Gap, RingReader, RingStats, RingWriter, ring};
+pub use ring::RingWriter;
+pub(crate) use ring::{Block, Gap, RingReader, RingStats, ring};
+#[cfg(feature = "test-util")]
 pub use scripted::{ScriptedSource, Step};
+
+/// Streams that did not close when their sound server died, and that only the end of the process frees.
+#[cfg(feature = "serve")]
+pub(crate) fn abandoned_streams() -> u64 {
+    #[cfg(feature = "capture")]
+    return microphone::left_behind();
+    #[cfg(not(feature = "capture"))]
+    return 0;
+}
 
 /// How long a source waits for its thread to end before it leaves it behind.
 const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
@@ -47,6 +68,20 @@ pub trait Source: Send {
 
     /// Stops: no sample comes after it has returned. It returns in bounded time even when the device hangs.
     fn stop(&mut self);
+}
+
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn spec(&self) -> &SourceSpec {
+        (**self).spec()
+    }
+
+    fn start(&mut self, ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
+        (**self).start(ring, events)
+    }
+
+    fn stop(&mut self) {
+        (**self).stop();
+    }
 }
 
 /// How several channels become one.

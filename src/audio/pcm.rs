@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, bounded};
 
 use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
+use crate::names::named;
 
 /// How a sample of raw PCM is written; all little-endian.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PcmFormat {
     /// Unsigned 8 bit
@@ -23,6 +24,8 @@ pub enum PcmFormat {
     /// 32 bit float
     F32le,
 }
+
+named!(PcmFormat, "PCM format", { U8 => "u8", S16le => "s16le", S24le => "s24le", S32le => "s32le", F32le => "f32le" });
 
 impl PcmFormat {
     /// Bytes of a sample.

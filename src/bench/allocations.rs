@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Encoder, EngineError};
+use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
+use crate::stream::SessionError;
 
 /// What one chunk allocates, mean over a steady stream; all of it is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -25,20 +26,19 @@ pub(super) fn count(
     sound: &[f32],
     chunk_frames: usize,
     policy: Box<dyn ExitPolicy>,
-) -> Result<Option<Allocations>, EngineError> {
+) -> Result<Option<Allocations>, SessionError> {
     use crate::stream::{Session, SessionOptions};
 
     let chunk = chunk_frames * encoder.audio().hop;
     // The left context and a few chunks more; then a minute at most.
     let start = encoder.left_context() / chunk_frames + 4;
     let most = start + 60 * encoder.audio().sample_rate as usize / chunk;
-    let mut session = Session::new(encoder, policy, SessionOptions::new(chunk_frames))?;
+    let mut session = Session::new(encoder, policy, SessionOptions::default().chunk_frames(chunk_frames))?;
     let (mut chunks, mut allocations, mut bytes) = (0usize, 0.0, 0.0);
     for (index, block) in sound.chunks_exact(chunk).take(most).enumerate() {
         let mut outcome = Ok(None);
         let counted = allocation_counter::measure(|| {
-            session.push(block);
-            outcome = session.next(std::time::Duration::ZERO).map(|representation| representation.map(drop));
+            outcome = session.push(block).and_then(|()| session.next_chunk()).map(|representation| representation.map(drop));
         });
         if outcome?.is_some() && index >= start {
             chunks += 1;
@@ -57,6 +57,6 @@ pub(super) fn count(
     _sound: &[f32],
     _chunk_frames: usize,
     _policy: Box<dyn ExitPolicy>,
-) -> Result<Option<Allocations>, EngineError> {
+) -> Result<Option<Allocations>, SessionError> {
     Ok(None)
 }

@@ -11,45 +11,31 @@ mod sound;
 mod source;
 mod study;
 mod table;
-#[cfg_attr(not(feature = "serve"), allow(dead_code))]
-pub(crate) mod usage;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use hdrhistogram::Histogram;
 
 pub use allocations::Allocations;
 pub use compared::Compared;
 pub use device::{Segment, SegmentKind};
 pub use page::{compared_page, page};
-pub use policies::{default_policies, default_policy, policy};
+pub use policies::{default_policies, default_policy};
 pub use report::{Cell, Condition, ConditionKind, Curve, DeviceStream, FORMAT, Report};
-pub use sound::{NoiseKind, Speech, audio_files};
+pub use sound::{NoiseKind, Speech};
 
 use crate::audio::{AudioError, Resampler};
 use crate::consumer::Null;
 use crate::engine::{Encoder, EngineError};
 use crate::exit::{PolicyError, PolicyName, PolicySpec};
 use crate::pack::{Pack, PackError};
-use crate::runtime::{RunError, RunOptions, StopFlag, Summary, run};
-use crate::stream::SessionOptions;
+use crate::process;
+use crate::runtime::{LatencyHistogram, RunBuilder, RunError, RunOptions, StopFlag, Summary};
+use crate::stream::{SessionError, SessionOptions};
 use study::{Nearness, Study};
 
 /// Why a benchmark could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// A folder cannot be read.
-    #[error("{path}: {source}")]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A folder without sound.
-    #[error("{0}: no sound files in this folder (WAV, FLAC, Ogg, MP3, AIFF)")]
-    NoAudio(PathBuf),
     /// No speech.
     #[error("there is no speech to run on: the files given are empty")]
     NoSpeech,
@@ -68,17 +54,12 @@ pub enum BenchError {
     /// The encoder.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A stream.
+    #[error(transparent)]
+    Session(#[from] SessionError),
     /// A run.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// A policy's name.
-    #[error("`{text}`: {problem}")]
-    PolicyText {
-        /// What was given.
-        text: String,
-        /// What would be right.
-        problem: String,
-    },
 }
 
 /// What is to be measured.
@@ -132,8 +113,8 @@ struct Candidate {
     text: String,
     spec: PolicySpec,
     kept: Option<Timed>,
-    chunk_micros: Option<Histogram<u64>>,
-    delay_micros: Option<Histogram<u64>>,
+    chunk_latency: LatencyHistogram,
+    delay: LatencyHistogram,
 }
 
 /// Runs `plan`; `progress` is told before every run.
@@ -147,9 +128,15 @@ pub fn bench(
     let rate = encoder.audio().sample_rate;
     let full = std::iter::once("never").chain(plan.policies.iter().map(String::as_str).filter(|text| *text != "never"));
     let candidate = |text: &str| {
-        let spec = policy(text)?;
+        let spec: PolicySpec = text.parse()?;
         spec.build(pack)?;
-        Ok(Candidate { text: text.to_owned(), spec, kept: None, chunk_micros: None, delay_micros: None })
+        Ok(Candidate {
+            text: text.to_owned(),
+            spec,
+            kept: None,
+            chunk_latency: LatencyHistogram::default(),
+            delay: LatencyHistogram::default(),
+        })
     };
     let mut candidates = full.map(candidate).collect::<Result<Vec<_>, BenchError>>()?;
     let mut report = Report::new(pack, encoder.precision(), plan);
@@ -276,33 +263,20 @@ impl Stream<'_> {
         let allocations = allocations::count(self.encoder, self.sound, chunk_frames, candidate.spec.build(self.pack)?)?;
         let source = source::Playback::new(self.at_source.clone(), self.plan.rate, self.plan.realtime);
         let policy = candidate.spec.build(self.pack)?;
-        let options = RunOptions::new(SessionOptions::new(chunk_frames));
-        let mut counters = None;
-        let peak_is_of_this_run = usage::reset_peak_memory();
-        let before = usage::cpu_time();
-        let mut report = run(Box::new(source), self.encoder, policy, vec![Box::new(Null)], &options, self.stop, |live| {
-            counters.get_or_insert_with(|| live.clone());
-        })?;
-        let cpu = usage::cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
+        let options = RunOptions::default().session(SessionOptions::default().chunk_frames(chunk_frames));
+        let peak_is_of_this_run = process::reset_peak_memory();
+        let before = process::cpu_time();
+        let builder = RunBuilder::new(source, self.encoder, policy).consumer(Null).options(options).stop_on(self.stop.clone());
+        let run = builder.start()?;
+        let counters = run.counters().clone();
+        let summary = run.join().into_result()?;
+        let cpu = process::cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
         let own_audio = size_of_val(&*self.at_source) + size_of_val(self.sound) + size_of_val(&self.plan.speech.samples[..]);
-        let peak_memory = usage::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_audio as u64));
-        std::mem::replace(&mut report.outcome, Ok(()))?;
-        if let Some(latencies) = counters.map(|counters| counters.latencies()) {
-            pool(&mut candidate.chunk_micros, &latencies.compute);
-            pool(&mut candidate.delay_micros, &latencies.delay);
-        }
-        Ok(Timed { summary: report.summary, cpu, peak_memory, allocations })
-    }
-}
-
-/// Adds a run's latencies to those of the other conditions.
-fn pool(all: &mut Option<Histogram<u64>>, run: &Histogram<u64>) {
-    match all {
-        Some(all) => {
-            if let Err(error) = all.add(run) {
-                log::warn!("latencies of different ranges: {error}");
-            }
-        }
-        None => *all = Some(run.clone()),
+        let peak_memory =
+            process::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_audio as u64));
+        let latencies = counters.latencies();
+        candidate.chunk_latency.merge(&latencies.compute);
+        candidate.delay.merge(&latencies.delay);
+        Ok(Timed { summary, cpu, peak_memory, allocations })
     }
 }

@@ -1,16 +1,18 @@
 //! The numbers of a benchmark, as they stand in its JSON.
 
-use hdrhistogram::Histogram;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::allocations::Allocations;
 use super::device::{Segment, SegmentKind};
 use super::sound::NoiseKind;
 use super::study::{Nearness, Study};
-use super::{Candidate, Plan, Timed, default_policy, usage};
+use super::{Candidate, Plan, Timed, default_policy};
 use crate::engine::Precision;
 use crate::pack::Pack;
-use crate::runtime::Percentiles;
+use crate::process;
+use crate::runtime::{LatencyHistogram, Percentiles};
 
 /// Version of the JSON; another one is not read.
 pub const FORMAT: u32 = 2;
@@ -159,12 +161,13 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Quantiles 1 − 10^(−n/10), as far as the chunks reach; `None` of an empty histogram of microseconds.
-    fn of(policy: &str, histogram: &Histogram<u64>) -> Option<Self> {
-        let chunks = histogram.len();
+    /// Quantiles 1 − 10^(−n/10), as far as the chunks reach; `None` for an empty histogram.
+    fn of(policy: &str, histogram: &LatencyHistogram) -> Option<Self> {
+        let chunks = histogram.count();
         let tail = (0..).map(|n| 10f64.powf(-f64::from(n) / 10.0)).take_while(|tail| tail * chunks as f64 >= 1.0);
-        let at = |quantile| (quantile, histogram.value_at_quantile(quantile) as f64 / 1e3);
-        let points = tail.map(|tail| at(1.0 - tail)).chain([(1.0, histogram.max() as f64 / 1e3)]).collect();
+        let milliseconds = |latency: Duration| latency.as_micros() as f64 / 1e3;
+        let at = |quantile| (quantile, milliseconds(histogram.quantile(quantile)));
+        let points = tail.map(|tail| at(1.0 - tail)).chain([(1.0, milliseconds(histogram.max()))]).collect();
         (chunks > 0).then(|| Self { policy: policy.to_owned(), chunks, points })
     }
 }
@@ -215,7 +218,7 @@ pub struct Report {
 impl Report {
     pub(super) fn new(pack: &Pack, precision: Precision, plan: &Plan) -> Self {
         let (audio, encoder) = (&pack.manifest.audio, &pack.manifest.encoder);
-        let (machine, cores) = usage::machine();
+        let (machine, cores) = process::machine();
         Self {
             format: FORMAT,
             bellis: env!("CARGO_PKG_VERSION").to_owned(),
@@ -246,8 +249,8 @@ impl Report {
 
     pub(super) fn add_curves(&mut self, candidates: &[Candidate]) {
         for candidate in candidates {
-            self.chunk_latency.extend(candidate.chunk_micros.as_ref().and_then(|found| Curve::of(&candidate.text, found)));
-            self.delay.extend(candidate.delay_micros.as_ref().and_then(|found| Curve::of(&candidate.text, found)));
+            self.chunk_latency.extend(Curve::of(&candidate.text, &candidate.chunk_latency));
+            self.delay.extend(Curve::of(&candidate.text, &candidate.delay));
         }
     }
 
@@ -329,8 +332,8 @@ mod tests {
 
     #[test]
     fn a_curve_ends_where_its_chunks_do() {
-        let mut histogram = Histogram::new_with_bounds(1, 1_000_000, 3).unwrap();
-        (1..=1_000).for_each(|n| histogram.record(n * 10).unwrap());
+        let mut histogram = LatencyHistogram::default();
+        (1..=1_000).for_each(|n| histogram.record(Duration::from_micros(n * 10)));
         let curve = Curve::of("gain", &histogram).unwrap();
         assert_eq!((curve.chunks, curve.points.len()), (1_000, 32));
         let near = |quantile: f64, wanted: f64| {
@@ -341,7 +344,7 @@ mod tests {
         near(0.5, 5.0);
         near(0.9, 9.0);
         near(1.0, 10.0);
-        assert!(Curve::of("gain", &Histogram::new(3).unwrap()).is_none());
+        assert!(Curve::of("gain", &LatencyHistogram::default()).is_none());
     }
 
     #[test]

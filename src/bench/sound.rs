@@ -68,29 +68,6 @@ impl std::str::FromStr for NoiseKind {
     }
 }
 
-/// Sound files of `paths`; a folder stands for the sound files in it.
-pub fn audio_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, BenchError> {
-    const SUFFIXES: [&str; 7] = ["wav", "flac", "ogg", "oga", "mp3", "aiff", "aif"];
-    let mut files = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
-            continue;
-        }
-        let entries = std::fs::read_dir(path).map_err(|source| BenchError::Folder { path: path.clone(), source })?;
-        let mut inside: Vec<PathBuf> = entries
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|ext| SUFFIXES.iter().any(|known| ext.eq_ignore_ascii_case(known))))
-            .collect();
-        inside.sort();
-        if inside.is_empty() {
-            return Err(BenchError::NoAudio(path.clone()));
-        }
-        files.append(&mut inside);
-    }
-    Ok(files)
-}
-
 impl Speech {
     /// Reads `files` at `rate`, in order, up to `seconds` of sound (the last file whole).
     pub fn read(files: &[PathBuf], rate: u32, seconds: f64) -> Result<Self, BenchError> {

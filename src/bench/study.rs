@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use crate::engine::{Encoder, EncoderState, EngineError};
-use crate::exit::{ExitPolicy, Measurer, kl};
-use crate::stream::{Chunker, Session, SessionOptions};
+use crate::exit::ExitPolicy;
+use crate::exit::evidence::{Measurer, kl};
+use crate::stream::{Chunker, Session, SessionError, SessionOptions};
 
 /// How near full depth something is.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -123,13 +124,12 @@ impl Study {
         sound: &[f32],
         chunk_frames: usize,
         policy: Box<dyn ExitPolicy>,
-    ) -> Result<(Option<Nearness>, Vec<usize>), EngineError> {
+    ) -> Result<(Option<Nearness>, Vec<usize>), SessionError> {
         let units = encoder.units().max(1);
-        let mut options = SessionOptions::new(chunk_frames);
-        options.posteriors = encoder.has_heads();
+        let options = SessionOptions::default().chunk_frames(chunk_frames).posteriors(encoder.has_heads());
         let mut session = Session::new(encoder, policy, options)?;
         let (mut comparison, mut exits, mut at) = (Comparison::default(), Vec::new(), 0);
-        let mut take = |session: &mut Session| -> Result<(), EngineError> {
+        let mut take = |session: &mut Session| -> Result<(), SessionError> {
             session.each(|representation| {
                 exits.push(representation.exit_layer);
                 if let Some(rows) = &representation.log_posteriors {
@@ -141,7 +141,7 @@ impl Study {
             })
         };
         for block in sound.chunks(chunk_frames * encoder.audio().hop) {
-            session.push(block);
+            session.push(block)?;
             take(&mut session)?;
         }
         session.finish();

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, audio_files, bench, default_policies, default_policy};
+use bellis::audio::audio_files;
+use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy};
 use bellis::engine::{Encoder, LoadOptions, Precision};
+use bellis::exit::PolicySpec;
 use bellis::pack::Pack;
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{locate, signals};
+use super::{locate, signals, values};
 
 /// Measure depth, quality and cost under noise
 ///
@@ -43,7 +45,7 @@ pub struct Bench {
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<String>,
     /// In how many bits products with the layers' weights are computed
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_parser = values::precision(), default_value_t)]
     precision: Precision,
     /// Threads that compute wide products in f32 (packs of 768, as HuBERT-base), 1 to 64
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
@@ -111,15 +113,12 @@ impl Bench {
         let policies = self.policies(&pack);
         // What cannot be made is told before anything long begins.
         for text in &policies {
-            bench::policy(text)?.build(&pack)?;
+            text.parse::<PolicySpec>()?.build(&pack)?;
         }
         let audio = &pack.manifest.audio;
         let hop_ms = audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
         let chunk_frames = self.chunk.map_or(pack.default_chunk_frames(), |ms| (ms / hop_ms).round() as usize);
-        let encoder = Encoder::load_with(
-            &pack,
-            LoadOptions { precision: self.precision, threads: self.threads, ..LoadOptions::default() },
-        )?;
+        let encoder = Encoder::load(&pack, &LoadOptions::default().precision(self.precision).threads(self.threads))?;
         encoder.check_chunk(chunk_frames)?;
         let speech = match self.speech.is_empty() {
             true => audio_files(&[locate::bench_audio("speech")?])?,

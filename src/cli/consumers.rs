@@ -87,7 +87,7 @@ pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>)
         ("stream", None) => bail!("--consumer stream wants an endpoint: stream:- or stream:unix:/path/of/a/socket"),
         (name, _) => {
             let hint =
-                bellis::toml_file::nearest(name, KNOWN).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+                bellis::internal::nearest(name, KNOWN).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
             bail!("there is no consumer `{name}`: {} are there (`bellis run --help`){hint}", KNOWN.join(", "))
         }
     })

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
+use bellis::audio::audio_files;
 use bellis::audio::{ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
-use bellis::bench::audio_files;
-use bellis::engine::{Encoder, LoadOptions, Scorer};
+use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
+use bellis::internal::Scorer;
 use bellis::keyword::{
     Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Search, SecondLook, Tail, Take, TakeProblem,
     babble, check_name, enroll,
@@ -88,7 +89,7 @@ impl Enroll {
         }
         let folder = self.folder.clone().map_or_else(locate::keyword_folder, Ok)?;
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
-        let encoder = Encoder::load_with(&pack, LoadOptions::default())?;
+        let encoder = Encoder::load(&pack, &LoadOptions::default())?;
         encoder.check_heads()?;
         let model = Model { pack, encoder };
         let mut keyword = Keyword::new(&self.name, PackRef::to(&model.pack), Vec::new())?;
@@ -210,7 +211,7 @@ impl Enroll {
             let chunk_frames = model.pack.default_chunk_frames();
             let mut background = Background::new(search()?, SecondLook::new(&model.encoder, chunk_frames)?, hop_seconds);
             let rate = condition.read_at(audio.sample_rate);
-            let options = SessionOptions { embedding: true, audio: true, ..SessionOptions::new(chunk_frames) };
+            let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
             for file in &files {
                 let policy = PolicySpec::default().build(&model.pack)?;
                 let mut session = Session::new(&model.encoder, policy, options.clone())?;
@@ -219,7 +220,7 @@ impl Enroll {
                         bail!("given up; nothing was written");
                     }
                     bar.inc((1e3 * sound.len() as f64 / f64::from(rate)) as u64);
-                    session.push(sound);
+                    session.push(sound)?;
                     Ok(session.each(|chunk| background.listen(chunk))?)
                 };
                 if condition == Condition::Babble {

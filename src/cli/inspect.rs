@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use bellis::engine;
+use bellis::internal;
 use bellis::pack::{Feature, Manifest, Mode, Pack, PerLayer, StageFile};
 use clap::Args;
 
@@ -22,6 +22,7 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self) -> anyhow::Result<()> {
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
+        pack.verify()?;
         let manifest = &pack.manifest;
         table::print(&format!("{} — {}", manifest.name, pack.dir.display()), &rows(&pack, manifest));
         Ok(())
@@ -35,7 +36,7 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
         Mode::Cached => "cached: each frame goes through each layer once".to_owned(),
         Mode::Windowed => "windowed: each chunk is computed with its context anew".to_owned(),
     };
-    let parameters = |stages: &[&StageFile]| -> u64 { stages.iter().filter_map(|stage| engine::parameters(stage)).sum() };
+    let parameters = |stages: &[&StageFile]| -> u64 { stages.iter().filter_map(|stage| internal::parameters(stage)).sum() };
     let millions = |count: u64| format!("{:.2} M", count as f64 / 1e6);
     let layers: Vec<&StageFile> = pack.layers.iter().collect();
     let heads: Vec<&StageFile> = pack.heads.iter().map(|(_, head)| head).collect();

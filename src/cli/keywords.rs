@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use bellis::audio::audio_files;
 use bellis::audio::{ChannelPick, read_file_at};
-use bellis::bench::audio_files;
 use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
@@ -99,7 +99,7 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     let pack = Pack::open(&locate::pack(pack)?)?;
     let path = file_of(folder, keyword)?;
     let keyword = load(&path, Some(&PackRef::to(&pack)))?;
-    let encoder = Encoder::load_with(&pack, LoadOptions::default())?;
+    let encoder = Encoder::load(&pack, &LoadOptions::default())?;
     let audio = encoder.audio();
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
     println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
@@ -107,11 +107,11 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
         let mut listener = Listener::new(search(&keyword, &path)?, options, SecondLook::new(&encoder, chunk_frames)?);
-        let options = SessionOptions { embedding: true, audio: true, ..SessionOptions::new(chunk_frames) };
+        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
         let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
         let mut hear = |chunk: &Representation| listener.hear(chunk, |hit| hits.push(hit));
         read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| {
-            session.push(sound);
+            session.push(sound)?;
             Ok::<_, anyhow::Error>(session.each(&mut hear)?)
         })?;
         session.finish();
@@ -161,7 +161,7 @@ fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
         .filter_map(|path| path.file_name()?.to_str()?.strip_suffix(KEYWORD_SUFFIX).map(str::to_owned))
         .collect();
     let name = keyword.to_string_lossy();
-    let hint = match bellis::toml_file::nearest(&name, known.iter().map(String::as_str)) {
+    let hint = match bellis::internal::nearest(&name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "there is none yet".to_owned(),
         None => format!("there are: {}", known.join(", ")),

@@ -38,7 +38,7 @@ pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
         .filter_map(|entry| entry.ok().filter(|entry| entry.path().join("pack.toml").is_file()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
-    let hint = match (bellis::toml_file::nearest(&name.to_string_lossy(), known.iter().map(String::as_str)), known.is_empty()) {
+    let hint = match (bellis::internal::nearest(&name.to_string_lossy(), known.iter().map(String::as_str)), known.is_empty()) {
         (Some(nearest), _) => format!("did you mean `{nearest}`?"),
         (None, false) => format!("there are: {}", known.join(", ")),
         (None, true) => "run from the project's folder, or name a pack's folder with --pack".into(),

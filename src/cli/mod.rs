@@ -1,5 +1,6 @@
 //! The commands; each is a short file that calls the library.
 
+#[cfg(feature = "bench")]
 mod bench;
 mod consumers;
 mod devices;
@@ -18,6 +19,7 @@ mod settings;
 mod signals;
 mod source;
 mod table;
+mod values;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -38,6 +40,7 @@ enum Command {
     #[cfg(all(unix, feature = "serve"))]
     Serve(Box<serve::Serve>),
     /// Measure depth, quality and cost under noise
+    #[cfg(feature = "bench")]
     Bench(Box<bench::Bench>),
     /// Make a keyword of a few recordings of a word
     Enroll(enroll::Enroll),
@@ -69,6 +72,7 @@ impl Cli {
             Command::Run(command) => command.run(),
             #[cfg(all(unix, feature = "serve"))]
             Command::Serve(command) => command.run(),
+            #[cfg(feature = "bench")]
             Command::Bench(command) => command.run(),
             Command::Enroll(command) => command.run(),
             Command::Keywords(command) => command.run(),

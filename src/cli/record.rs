@@ -4,7 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::bail;
-use bellis::audio::{Block, MicrophoneOptions, MicrophoneSource, Resampler, RingReader, Source, SourceEvent, events, ring};
+use bellis::audio::{MicrophoneOptions, MicrophoneSource, Resampler, Source, SourceEvent};
+use bellis::internal::{Block, RingReader, events, ring};
 use bellis::keyword::{Heard, Recorder};
 use bellis::runtime::StopFlag;
 

@@ -2,13 +2,13 @@
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bellis::audio::Source;
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
-use bellis::runtime::{Counters, RunReport, run};
+use bellis::runtime::{RunBuilder, RunReport};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -49,6 +49,8 @@ pub struct Run {
     settings: Settings,
 }
 
+/// How often the progress bar moves.
+const REFRESH: Duration = Duration::from_millis(20);
 /// A progress bar is shown for files at least this long.
 const BAR_FROM_SECONDS: f64 = 20.0;
 
@@ -62,7 +64,7 @@ impl Run {
         let policy = settings.policy_spec().build(&pack)?;
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
-        let encoder = Encoder::load_with(&pack, settings.load_options())?;
+        let encoder = Encoder::load(&pack, &settings.load_options())?;
         let consumers = consumers(&settings, &pack, &encoder)?;
         let stop = stop_on_signals()?;
         if settings.input.as_deref() == Some("mic") && !settings.quiet {
@@ -71,18 +73,26 @@ impl Run {
         }
         let bar = progress_bar(&settings, source.as_ref());
         let total = source.spec().total_samples.unwrap_or(0);
-        let watch = |counters: &Arc<Counters>| {
+        let run =
+            RunBuilder::new(source, &encoder, policy).consumers(consumers).options(options).stop_on(stop.clone()).start()?;
+        let mut stopping = false;
+        while !run.is_finished() {
+            if stop.is_set() && !std::mem::replace(&mut stopping, true) {
+                eprintln!("\nstopping: computing what was captured (Ctrl-C again to quit at once)");
+            }
             if let Some(bar) = &bar {
+                let counters = run.counters();
                 bar.set_position(counters.samples().processed.min(total) * 1000 / total.max(1));
                 bar.set_message(
                     counters.mean_exit_layer().map_or_else(String::new, |depth| format!("mean exit layer {depth:.2}")),
                 );
             }
-        };
-        let report = run(source, &encoder, policy, consumers, &options, &stop, watch)?;
+            std::thread::sleep(REFRESH);
+        }
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
+        let report = run.join();
         tell(report, &settings)
     }
 }

@@ -68,7 +68,7 @@ impl Serve {
         };
         options.reopen = settings.input.as_deref() == Some("mic");
         let address = address(&settings)?;
-        let encoder = Encoder::load_with(&pack, settings.load_options())?;
+        let encoder = Encoder::load(&pack, &settings.load_options())?;
         let consumers = join(&asked(&settings), &settings, &pack, &encoder)?;
         let daemon = Daemon::start(&encoder, policy, consumers, options, name, live)?;
         let _server = match address {
@@ -159,58 +159,14 @@ fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encode
 /// What a configuration that was read again changes. A consumer goes on when nothing that it may depend on has changed, and its
 /// file is where it was: one that was moved away (logrotate) is begun anew.
 fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Reload> {
-    let kept = wanted.fixed_changes(current);
+    let kept = wanted.changes_for_a_restart(current);
     if !kept.is_empty() {
         log::warn!("{}: changed only by a restart; the rest is taken over", kept.join(", "));
     }
     let policy = wanted.policy_spec().build(pack)?;
     let session = run_options(&Settings { chunk: current.chunk, ..wanted.clone() }, pack)?.session;
-    let same = wanted.beside_policy() == current.beside_policy();
+    let same = wanted.of_consumers() == current.of_consumers();
     let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(Path::exists);
     let (keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
     Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack, encoder)? })
-}
-
-impl Settings {
-    /// Keys whose change takes a restart of `bellis serve`, of those in which these settings differ from `other`.
-    fn fixed_changes(&self, other: &Self) -> Vec<&'static str> {
-        let changes = [
-            ("input", self.input != other.input),
-            ("pack", self.pack != other.pack),
-            ("chunk", self.chunk != other.chunk),
-            ("gap-fill", self.gap_fill != other.gap_fill),
-            ("precision", self.precision != other.precision),
-            ("threads", self.threads != other.threads),
-            ("device", self.device != other.device),
-            ("rate", self.rate != other.rate),
-            ("channels", self.channels != other.channels),
-            ("format", self.format != other.format),
-            ("channel", self.channel != other.channel),
-            ("buffer", self.buffer != other.buffer),
-            ("realtime", self.realtime != other.realtime),
-            ("ring", self.ring != other.ring),
-            ("report", self.report != other.report),
-            ("metrics", self.metrics != other.metrics),
-            ("priority", self.priority != other.priority),
-        ];
-        changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
-    }
-
-    /// These settings without the policy's and without the list of consumers: what a consumer may depend on.
-    fn beside_policy(&self) -> Self {
-        Self {
-            policy: None,
-            threshold: None,
-            measure: None,
-            layer: None,
-            range: None,
-            period: None,
-            agreement: None,
-            gate: None,
-            gate_hangover: None,
-            deadline: None,
-            consumer: Vec::new(),
-            ..self.clone()
-        }
-    }
 }

@@ -21,14 +21,14 @@ const HIGHEST_PRIORITY: u8 = 49;
 pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOptions> {
     let manifest = &pack.manifest;
     let hop_ms = manifest.audio.hop as f64 * 1e3 / f64::from(manifest.audio.sample_rate);
-    let mut session = SessionOptions::new(settings.chunk_frames(hop_ms, pack.default_chunk_frames())?);
+    let mut session = SessionOptions::default().chunk_frames(settings.chunk_frames(hop_ms, pack.default_chunk_frames())?);
     if settings.vectors == Some(VectorsName::Mixture) {
         session.vectors = Vectors::Mixture(match &manifest.mixture {
             Some(own) => Mixture { weights: own.weights.clone(), layer_norm: own.layer_norm },
             None => Mixture::uniform(manifest.encoder.layers),
         });
     }
-    let mut options = RunOptions::new(session);
+    let mut options = RunOptions::default().session(session);
     if let Some(seconds) = settings.ring {
         if !(0.05..=600.0).contains(&seconds) {
             bail!("--ring {seconds}: the ring holds 0.05 to 600 seconds");

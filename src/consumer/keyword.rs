@@ -5,9 +5,9 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::{Consumer, ConsumerError, Requirements, StreamInfo};
-use crate::engine::EngineError;
+use crate::chain::Chain;
 use crate::keyword::{Event, FrameBlock, Hit, LANES, SecondLook, Spotter};
-use crate::stream::Representation;
+use crate::stream::{Representation, SessionError};
 
 /// A keyword to look for.
 #[derive(Debug)]
@@ -136,8 +136,8 @@ impl<W: Write + Send> KeywordLines<W> {
     }
 }
 
-fn failed(keyword: &str, error: &EngineError) -> ConsumerError {
-    ConsumerError::Other(format!("keyword `{keyword}`: {error}"))
+fn failed(keyword: &str, error: &SessionError) -> ConsumerError {
+    ConsumerError::other(format!("keyword `{keyword}`: {}", Chain(error)))
 }
 
 impl<W: Write + Send> Consumer for KeywordLines<W> {

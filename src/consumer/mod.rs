@@ -1,10 +1,11 @@
-//! What representations go to: the [`Consumer`] trait, and one file per consumer.
+//! Consumers of representations: the [`Consumer`] trait, and the consumers of the command line.
 //!
-//! A consumer runs on a thread of its own behind a bounded queue. It is made by whoever runs the stream, told once about the
-//! stream, given every representation in order, and told when the stream has ended, also after an error.
+//! In a [run](crate::runtime), each consumer has a thread of its own behind a bounded queue. It receives a description of the stream,
+//! every representation in order, and the end of the stream, also after an error.
 
 pub mod asr;
 mod jsonl;
+#[cfg(feature = "keywords")]
 mod keyword;
 mod npy;
 mod null;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use jsonl::{JsonLines, JsonOptions};
+#[cfg(feature = "keywords")]
 pub use keyword::{KeywordLines, Watched};
 pub use npy::Npy;
 pub use null::Null;
@@ -25,8 +27,9 @@ pub use wav::Wav;
 
 use crate::stream::Representation;
 
-/// What is known of a stream before its first chunk.
+/// Description of a stream, known before its first chunk.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct StreamInfo {
     /// The source's name.
     pub source: String,
@@ -40,7 +43,7 @@ pub struct StreamInfo {
     pub dim: usize,
     /// Units of the heads.
     pub units: usize,
-    /// The unit that means that nobody speaks, where the pack has one.
+    /// The unit for silence, if the pack has one.
     pub quiet_unit: Option<usize>,
     /// Classes of the CTC branches, the blank first; empty for a pack without them.
     pub vocabulary: Vec<String>,
@@ -50,44 +53,52 @@ pub struct StreamInfo {
     pub chunk_frames: usize,
     /// The policy, for people.
     pub policy: String,
-    /// Whether the source comes at its own pace.
+    /// Whether the source is live: it comes at its own pace.
     pub live: bool,
 }
 
-/// What happens when a consumer's queue is full.
+/// What happens to a representation that finds its consumer's queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum OnOverflow {
-    /// The inference thread waits. Right for files: nothing is lost. With a live source the ring fills, and drops sound.
-    Wait,
-    /// The new representation is dropped for this consumer, and counted.
+    /// The inference thread waits. Right for files: nothing is lost. With a live source the ring fills up and drops audio.
+    Block,
+    /// The new representation is dropped for this consumer and counted.
     DropNewest,
-    /// The oldest waiting one is dropped and counted: the consumer sees the newest state.
-    Coalesce,
+    /// The oldest waiting representation is dropped and counted, so that the consumer sees the newest state.
+    DropOldest,
 }
 
 /// Why a consumer failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConsumerError {
-    /// The reader of its output has gone (`bellis run … | head`): the run ends, and it is no failure.
-    #[error("the reader of the output has gone")]
+    /// The reader of the output closed it (`bellis run … | head`). The run ends without an error.
+    #[error("the reader of the output closed it")]
     Closed,
-    /// Its output cannot be written.
-    #[error("{place}: {source}")]
+    /// The output cannot be written.
+    #[error("cannot write to {place}")]
+    #[non_exhaustive]
     Write {
         /// The file or stream.
         place: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// It panicked: a defect of the consumer.
-    #[error("died; this is a defect of the consumer, please report it with what the log says")]
+    /// The consumer panicked: a bug in the consumer.
+    #[error("the consumer panicked; please report it with the log")]
     Panicked,
-    /// Anything else.
-    #[error("{0}")]
-    Other(String),
+    /// Any other failure.
+    #[error(transparent)]
+    Other(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl ConsumerError {
+    /// A failure with a message or an error of the consumer's own.
+    pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Other(error.into())
+    }
+
     /// An input/output error at `place`; a closed pipe is [`ConsumerError::Closed`].
     pub fn write(place: impl Into<String>, source: std::io::Error) -> Self {
         match source.kind() {
@@ -97,45 +108,129 @@ impl ConsumerError {
     }
 }
 
-/// What a consumer reads of a representation beyond its vectors and evidence. What nobody wants is not computed.
+/// Parts of a representation, beyond its vectors and evidence, that a consumer reads. A part that no consumer requires is not computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Requirements {
     /// Log-posteriors of the units at the exit layer.
     pub posteriors: bool,
-    /// What keywords are matched in.
+    /// Keyword embeddings.
     pub embedding: bool,
     /// Logits of the exit layer's CTC branch.
     pub ctc: bool,
-    /// The chunk's sound.
+    /// The chunk's audio.
     pub audio: bool,
 }
 
+impl Requirements {
+    /// Adds log-posteriors of the units.
+    pub fn posteriors(mut self) -> Self {
+        self.posteriors = true;
+        self
+    }
+
+    /// Adds keyword embeddings.
+    pub fn embedding(mut self) -> Self {
+        self.embedding = true;
+        self
+    }
+
+    /// Adds logits of the CTC branch.
+    pub fn ctc(mut self) -> Self {
+        self.ctc = true;
+        self
+    }
+
+    /// Adds the chunk's audio.
+    pub fn audio(mut self) -> Self {
+        self.audio = true;
+        self
+    }
+}
+
 /// Receives the representations of one stream.
+///
+/// ```
+/// use bellis::consumer::{Consumer, ConsumerError};
+/// use bellis::stream::Representation;
+///
+/// /// Prints a bar per chunk, as long as the chunk was deep.
+/// struct Depth;
+///
+/// impl Consumer for Depth {
+///     fn name(&self) -> &str {
+///         "depth"
+///     }
+///
+///     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+///         println!("{:6.2} s  {}", chunk.start_seconds(), "▇".repeat(chunk.exit_layer));
+///         Ok(())
+///     }
+/// }
+/// ```
 pub trait Consumer: Send {
     /// Short name, for counters and messages.
     fn name(&self) -> &str;
 
-    /// What it reads of every representation beyond vectors and evidence.
+    /// Parts of representations that it reads beyond vectors and evidence. Called once, before the stream begins.
     fn requires(&self) -> Requirements {
         Requirements::default()
     }
 
-    /// The stream begins.
+    /// Called once, before the first chunk.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the run; [`finish`](Self::finish) is still called.
     fn begin(&mut self, _stream: &StreamInfo) -> Result<(), ConsumerError> {
         Ok(())
     }
 
-    /// One chunk.
+    /// Takes one chunk.
+    ///
+    /// # Errors
+    ///
+    /// An error ends the run; [`finish`](Self::finish) is still called.
     fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError>;
 
-    /// The stream has ended; what is open is closed here.
+    /// Called once, at the end of the stream or after an error: completes and closes the output.
+    ///
+    /// # Errors
+    ///
+    /// An error fails the run.
     fn finish(&mut self) -> Result<(), ConsumerError> {
         Ok(())
     }
 
-    /// What happens when this consumer falls behind.
+    /// What happens to a representation that finds the queue full. By default, live streams drop it, and others wait.
     fn on_overflow(&self, live: bool) -> OnOverflow {
         if live { OnOverflow::DropNewest } else { OnOverflow::Block }
+    }
+}
+
+impl<C: Consumer + ?Sized> Consumer for Box<C> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn requires(&self) -> Requirements {
+        (**self).requires()
+    }
+
+    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+        (**self).begin(stream)
+    }
+
+    fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
+        (**self).consume(representation)
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        (**self).finish()
+    }
+
+    fn on_overflow(&self, live: bool) -> OnOverflow {
+        (**self).on_overflow(live)
     }
 }
 

@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use super::jsonl::{JsonOptions, Line};
 use super::{Consumer, ConsumerError, Requirements, StreamInfo};
+use crate::names::named;
 use crate::stream::Representation;
 
 /// What every stream begins with; the digit is the version.
 pub const MAGIC: &[u8; 8] = b"BELLIS1\n";
 
 /// Numbers of the payload.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FloatType {
     /// 32 bits
@@ -31,6 +32,8 @@ pub enum FloatType {
     /// 16 bits (IEEE half precision): half the bytes, three digits
     F16,
 }
+
+named!(FloatType, "float type", { F32 => "f32", F16 => "f16" });
 
 impl FloatType {
     /// As NumPy writes it.
@@ -43,8 +46,9 @@ impl FloatType {
 }
 
 /// What the payload of a chunk can hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum ArrayName {
     /// The representation's vectors, [frames, dim]
     Vectors,
@@ -57,6 +61,14 @@ pub enum ArrayName {
     /// The chunk's sound, `[samples]`
     Audio,
 }
+
+named!(ArrayName, "array", {
+    Vectors => "vectors",
+    Posteriors => "posteriors",
+    Embedding => "embedding",
+    Ctc => "ctc",
+    Audio => "audio",
+});
 
 /// One array of a message.
 pub(super) struct Array<'a> {
@@ -122,13 +134,13 @@ impl MessageWriter {
                 Ok(socket) => (Box::new(socket), path.display().to_string()),
                 Err(error) => {
                     let path = path.display();
-                    return Err(ConsumerError::Other(format!(
+                    return Err(ConsumerError::other(format!(
                         "{path}: {error}; the reader listens at the socket, and is started first (examples/read_stream.py {path})"
                     )));
                 }
             },
             #[cfg(not(unix))]
-            Endpoint::Unix(_) => return Err(ConsumerError::Other("there are no Unix sockets on this system".into())),
+            Endpoint::Unix(_) => return Err(ConsumerError::other("there are no Unix sockets on this system".into())),
         };
         let mut writer = Self { out, place, float, message: MAGIC.to_vec() };
         writer.append("stream", stream, &[])?;
@@ -146,12 +158,12 @@ impl MessageWriter {
         let dtype = self.float.dtype();
         let infos = arrays.iter().map(|array| ArrayInfo { name: array.name, dtype, shape: &array.shape }).collect();
         let header = serde_json::to_vec(&Header { r#type: kind, content, arrays: infos })
-            .map_err(|error| ConsumerError::Other(format!("{}: {error}", self.place)))?;
+            .map_err(|error| ConsumerError::other(format!("{}: {error}", self.place)))?;
         let values = || arrays.iter().flat_map(|array| array.values);
         let bytes = values().count() * if self.float == FloatType::F16 { 2 } else { 4 };
         for length in [header.len(), bytes] {
             let length = u32::try_from(length)
-                .map_err(|_| ConsumerError::Other(format!("{}: a message has at most 4 GiB", self.place)))?;
+                .map_err(|_| ConsumerError::other(format!("{}: a message has at most 4 GiB", self.place)))?;
             self.message.extend_from_slice(&length.to_le_bytes());
         }
         self.message.extend_from_slice(&header);

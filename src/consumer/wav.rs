@@ -29,7 +29,7 @@ impl Wav {
         let place = self.path.display().to_string();
         move |error| match error {
             hound::Error::IoError(error) => ConsumerError::write(place.clone(), error),
-            other => ConsumerError::Other(format!("{place}: {other}")),
+            other => ConsumerError::other(format!("{place}: {other}")),
         }
     }
 }
@@ -57,7 +57,7 @@ impl Consumer for Wav {
             self.samples += audio.len() as u64;
             if self.samples > LONGEST_SAMPLES {
                 let path = self.path.display();
-                return Err(ConsumerError::Other(format!(
+                return Err(ConsumerError::other(format!(
                     "{path}: a WAV file holds no more than 4 GiB; begin a new one in time"
                 )));
             }

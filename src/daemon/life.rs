@@ -10,7 +10,8 @@ use super::notify::{Notice, Notify};
 use super::opener::Opener;
 use super::status::State;
 use super::{Command, Daemon, Reload, Reloader};
-use crate::audio::left_behind;
+use crate::audio::abandoned_streams;
+use crate::chain::Chain;
 use crate::consumer::ConsumerError;
 use crate::runtime::{Connection, RunError, RunReport, SourceStatus};
 
@@ -117,11 +118,11 @@ impl<'a> Life<'a> {
                 if !self.daemon.options.reopen {
                     return Some(Err(error));
                 }
-                let left_behind = left_behind();
+                let left_behind = abandoned_streams();
                 if left_behind >= MOST_LEFT_BEHIND {
-                    return Some(Err(RunError::LeftBehind(left_behind)));
+                    return Some(Err(RunError::Abandoned(left_behind)));
                 }
-                log::warn!("{name} is lost ({error}); it is waited for");
+                log::warn!("{name} is lost ({}); it is waited for", Chain(&error));
                 self.daemon.status.lost.fetch_add(1, Ordering::Relaxed);
                 self.opener.lost();
                 self.problem.clear();
@@ -184,7 +185,7 @@ impl<'a> Life<'a> {
                     log::info!("consumer {label}: {error}");
                     return Some(Ok(()));
                 }
-                log::error!("consumer {label}: {error}; it gets nothing more until the configuration is read again");
+                log::error!("consumer {label}: {}; it gets nothing more until the configuration is read again", Chain(&error));
                 daemon.status.consumer_failed.store(true, Ordering::Release);
                 if daemon.pipeline.consumers() == 0 {
                     log::error!("no consumer is left");

@@ -2,15 +2,16 @@
 
 use std::fmt::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::status::{State, Status};
-use crate::bench::usage;
+use crate::process;
+use crate::runtime::LatencyHistogram;
 
 /// Everything that is told, ready to be written.
 pub(super) struct Metrics(Registry);
@@ -79,18 +80,18 @@ impl Out<'_> {
         Ok(())
     }
 
-    /// A histogram of microseconds, told in seconds.
-    fn histogram(&mut self, name: &str, help: &str, of: &Histogram<u64>, sum: f64) -> Result<(), Error> {
+    /// A histogram in seconds.
+    fn histogram(&mut self, name: &str, help: &str, of: &LatencyHistogram, sum: f64) -> Result<(), Error> {
         let mut before = 0;
         let mut buckets: Vec<(f64, u64)> = Vec::with_capacity(BOUNDS.len() + 1);
         for bound in BOUNDS {
-            let up_to = of.count_between(0, (bound * 1e6) as u64);
+            let up_to = of.count_up_to(Duration::from_secs_f64(bound));
             buckets.push((bound, up_to - before));
             before = up_to;
         }
-        buckets.push((f64::INFINITY, of.len() - before));
+        buckets.push((f64::INFINITY, of.count() - before));
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        metric.encode_histogram::<NoLabelSet>(sum, of.len(), &buckets, None)
+        metric.encode_histogram::<NoLabelSet>(sum, of.count(), &buckets, None)
     }
 }
 
@@ -122,7 +123,7 @@ impl Collector for Daemon {
         out.counter("source_lost", "Sources that were lost", status.lost())?;
         out.counter("source_not_opened", "Attempts to open a source that failed", status.not_opened())?;
         let help = "Streams that did not close when their sound server died, and hold threads";
-        out.counter("source_left_behind", help, crate::audio::left_behind())?;
+        out.counter("source_left_behind", help, crate::audio::abandoned_streams())?;
         out.seconds("source_away_seconds", "Time between sounds without a source", status.away().as_secs_f64())?;
 
         out.counter("chunks", "Chunks computed", counters.chunks())?;
@@ -131,10 +132,9 @@ impl Collector for Daemon {
         out.seconds("compute_seconds", "Time spent on computing chunks", counters.compute().as_secs_f64())?;
         let exits: Vec<_> = counters.exits().iter().zip(0..).map(|(count, layer)| (layer.to_string(), *count as f64)).collect();
         out.by_label(MetricType::Counter, "exits", "Chunks by the layer after which they stopped", "layer", exits)?;
-        let reasons = counters.reasons();
-        let by_reason = reasons.map(|(reason, count)| (reason.name(), count as f64));
+        let by_reason = counters.reasons().map(|(reason, count)| (reason.name(), count as f64));
         out.by_label(MetricType::Counter, "exit_reasons", "Chunks by the reason why they stopped", "reason", by_reason)?;
-        let shed = reasons.iter().find(|(reason, _)| *reason == crate::exit::Reason::Deadline).map_or(0, |(_, count)| *count);
+        let shed = counters.reasons().find(|(reason, _)| *reason == crate::exit::Reason::Deadline).map_or(0, |(_, count)| count);
         out.counter("chunks_shed", "Chunks that stopped early for their deadline: load took layers from them", shed)?;
         if let Some(depth) = counters.mean_exit_layer() {
             out.gauge("exit_layer_mean", "Mean exit layer since the start", depth)?;
@@ -181,19 +181,19 @@ impl Collector for Process {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut out = Out(encoder);
         out.gauge("uptime_seconds", "Time since the start", self.0.uptime().as_secs_f64())?;
-        if let Some(time) = usage::cpu_time() {
+        if let Some(time) = process::cpu_time() {
             out.seconds("cpu_seconds", "Processor time, user and system", time.as_secs_f64())?;
         }
-        if let Some(bytes) = usage::resident_memory() {
+        if let Some(bytes) = process::resident_memory() {
             out.gauge("resident_memory_bytes", "Resident memory", bytes as f64)?;
         }
-        if let Some(bytes) = usage::peak_memory() {
+        if let Some(bytes) = process::peak_memory() {
             out.gauge("resident_memory_peak_bytes", "The most resident memory ever", bytes as f64)?;
         }
-        if let Some(threads) = usage::entries("/proc/self/task") {
+        if let Some(threads) = process::entries("/proc/self/task") {
             out.gauge("threads", "Threads", threads as f64)?;
         }
-        if let Some(open) = usage::entries("/proc/self/fd") {
+        if let Some(open) = process::entries("/proc/self/fd") {
             out.gauge("open_fds", "Open file descriptors", open as f64)?;
         }
         Ok(())

@@ -30,7 +30,6 @@ pub use opener::Backoff;
 pub use status::{State, Status};
 
 use crate::audio::{AudioError, Source};
-use crate::consumer::Consumer;
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::runtime::{NamedConsumer, Pipeline, RunError, RunOptions, RunReport};
@@ -127,12 +126,5 @@ impl Daemon {
             Err(error) => return self.pipeline.finish(Err(RunError::Thread(error)), Some(self.options.stop_within)),
         };
         Life::new(self, opener, notify).run(commands, reload)
-    }
-}
-
-/// A consumer and its label.
-impl From<Box<dyn Consumer>> for NamedConsumer {
-    fn from(consumer: Box<dyn Consumer>) -> Self {
-        Self { label: consumer.name().to_owned(), consumer }
     }
 }

@@ -1,67 +1,79 @@
-//! What can go wrong between a checked pack and its numbers.
+//! Errors of loading and running an encoder.
 
 use std::path::PathBuf;
 
-/// Why the engine could not load or run a stage.
+use crate::pack::PackError;
+
+/// Why an encoder could not be loaded, or a chunk not be computed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
-    /// The file is no ONNX graph that tract can run.
-    #[error("{path}: {stage} does not load: {problem}; docs/pack.md says what a stage's graph looks like")]
+    /// A file of the pack changed or disappeared since the pack was opened.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The file is not an ONNX graph that tract can run.
+    #[error("{}: cannot load {stage}: {problem}; docs/pack.md describes the graphs of a pack", .path.display())]
+    #[non_exhaustive]
     Load {
         /// The file.
         path: PathBuf,
         /// The stage.
         stage: String,
-        /// What was found.
+        /// tract's message.
         problem: String,
     },
     /// The graph's inputs, outputs or shapes are not those of the stage.
-    #[error("{path}: {stage}: {problem}; is this file another stage's, or [encoder] another model's?")]
+    #[error("{}: {stage}: {problem}; check that the file belongs to this stage and [encoder] to this model", .path.display())]
+    #[non_exhaustive]
     Shape {
         /// The file.
         path: PathBuf,
         /// The stage.
         stage: String,
-        /// What was expected and found.
+        /// The difference.
         problem: String,
     },
-    /// The pack has no such stage.
+    /// The pack lacks a stage that an option needs.
     #[error("pack `{pack}` has no {stage}: {hint}")]
+    #[non_exhaustive]
     NoStage {
         /// The pack's name.
         pack: String,
-        /// The stage asked for.
+        /// The stage.
         stage: String,
-        /// The way out.
+        /// What to do.
         hint: String,
     },
     /// A stage failed while running.
     #[error("{stage} failed: {problem}")]
+    #[non_exhaustive]
     Run {
         /// The stage.
         stage: String,
-        /// What tract said.
+        /// tract's message.
         problem: String,
     },
-    /// No encoder is computed by so many threads.
-    #[error("threads = {asked}: one thread computes, or up to {most} do")]
+    /// The number of threads is out of range.
+    #[error("threads must be between 1 and {max}, got {threads}")]
+    #[non_exhaustive]
     Threads {
-        /// What was asked for.
-        asked: usize,
-        /// What is allowed at the most.
-        most: usize,
+        /// The number that was asked for.
+        threads: usize,
+        /// The maximum.
+        max: usize,
     },
-    /// The system gives no more threads.
-    #[error("a thread that helps with products does not start: {0}; ask for fewer threads")]
-    NoThread(#[source] std::io::Error),
-    /// The chunk size is not one that the pack was trained for.
-    #[error("pack `{pack}` takes chunks of {allowed} frames, not {asked}")]
+    /// The system refused a thread for matrix products.
+    #[error("cannot start a thread for matrix products; use fewer threads")]
+    Thread(#[source] std::io::Error),
+    /// The pack was not trained for chunks of this size.
+    #[error("pack `{pack}` takes chunks of {allowed} frames, got {frames}")]
+    #[non_exhaustive]
     ChunkFrames {
         /// The pack's name.
         pack: String,
-        /// What it allows.
+        /// The sizes that it allows, as text.
         allowed: String,
-        /// What was asked for.
-        asked: usize,
+        /// The size that was asked for.
+        frames: usize,
     },
 }

@@ -1,19 +1,23 @@
-//! The encoder on tract, layer by layer; nothing outside of this folder knows tract.
+//! The encoder: a pack's weights, ready to run layer by layer.
 //!
-//! [`Encoder`] holds the weights: loaded once, shared by all streams behind an `Arc`. [`EncoderState`] is one stream's own:
-//! caches and scratch memory. [`EncoderState::begin`] runs the front end for one chunk and hands out a [`Pass`], which goes
-//! down one layer at each [`Pass::step`] for as long as its owner wants.
+//! [`Encoder::load`] makes an [`Encoder`], which is immutable and shared by all streams behind an `Arc`. The state of one stream is
+//! a [`Session`](crate::stream::Session).
+//
+// tract is used in this folder only. `EncoderState` is a stream's caches and scratch memory; `EncoderState::begin` runs the front end
+// for one chunk and returns a `Pass`, which advances one layer with each `Pass::step`.
 
 mod cache;
 mod cached;
-mod dots;
+#[cfg(feature = "keywords")]
+pub(crate) mod dots;
 mod error;
 mod frames;
 mod fused;
 mod kernels;
 mod precision;
-mod scorer;
-mod stage;
+#[cfg(feature = "keywords")]
+pub(crate) mod scorer;
+pub(crate) mod stage;
 #[cfg(test)]
 mod tests;
 mod windowed;
@@ -23,29 +27,31 @@ use std::sync::Arc;
 use tract_onnx::prelude::*;
 
 use cached::CachedState;
-pub use dots::Dots;
+#[cfg(feature = "keywords")]
+pub(crate) use dots::Dots;
 pub use error::EngineError;
 pub use frames::Frames;
 use fused::MatmulType;
 use kernels::helpers::{self, Helpers};
-pub use precision::{LoadOptions, MOST_THREADS, Precision};
-pub use scorer::{Scorer, ScorerState};
+pub use precision::{LoadOptions, MAX_THREADS, Precision};
+#[cfg(feature = "keywords")]
+pub(crate) use scorer::{Scorer, ScorerState};
 use stage::{Loader, Port, Runner, Signature, Size, Stage};
-pub use stage::{is_loading, parameters};
 use windowed::WindowedState;
 
 use crate::pack::manifest::{AudioSection, EncoderSection};
 use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
 
-const NO_CTC: &str = "phones are read from CTC branches; take a pack that has them (`bellis inspect PACK` says `ctc`), or train some: \
-                      models/train does, with any pretrained phone recogniser as the teacher (docs/phones.md)";
-const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; `models/convert` \
-                        trains heads on your own audio";
+const NO_CTC: &str = "phones need CTC branches; use a pack that has them, or train some (docs/phones.md)";
+const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; models/convert \
+                        trains heads on your own audio (docs/convert.md)";
 
 const NO_EMBEDDING: &str =
     "keywords need keyword embeddings; fit them with `python -m models.keywords.embedding PACK` (docs/keywords.md)";
 
-/// A pack's weights, ready to run; shared by all streams.
+/// A pack's weights, ready to run, shared by all streams.
+///
+/// An encoder is immutable; every method takes `&self`. Sizes are in frames, samples and dimensions as the pack's manifest gives them.
 #[derive(Debug)]
 pub struct Encoder {
     name: String,
@@ -93,22 +99,22 @@ pub struct WindowSpan {
 }
 
 impl Encoder {
-    /// Reads, checks and optimises every stage of `pack`, with matrix products in f32. `gap_fill` is the pack's own without one (cached mode).
-    pub fn load(pack: &Pack, gap_fill: Option<GapFill>) -> Result<Arc<Self>, EngineError> {
-        Self::load_with(pack, LoadOptions { gap_fill, precision: Precision::F32, ..LoadOptions::default() })
-    }
-
-    /// As [`Encoder::load`], with every choice there is.
-    pub fn load_with(pack: &Pack, options: LoadOptions) -> Result<Arc<Self>, EngineError> {
+    /// Reads, checks and optimises every stage of `pack`.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Load`] and [`EngineError::Shape`] name the stage that is not a usable ONNX graph, or whose inputs and outputs
+    /// contradict the manifest; [`EngineError::Pack`] reports a file that changed since the pack was opened.
+    pub fn load(pack: &Pack, options: &LoadOptions) -> Result<Arc<Self>, EngineError> {
         let helpers = match options.threads {
             1 => None,
-            2..=MOST_THREADS => Some(Helpers::start(options.threads - 1, helpers::WORTH_FROM).map_err(EngineError::NoThread)?),
-            asked => return Err(EngineError::Threads { asked, most: MOST_THREADS }),
+            2..=MAX_THREADS => Some(Helpers::start(options.threads - 1, helpers::WORTH_FROM).map_err(EngineError::Thread)?),
+            threads => return Err(EngineError::Threads { threads, max: MAX_THREADS }),
         };
         Self::load_with_helpers(pack, options, helpers)
     }
 
-    fn load_with_helpers(pack: &Pack, options: LoadOptions, helpers: Option<Helpers>) -> Result<Arc<Self>, EngineError> {
+    fn load_with_helpers(pack: &Pack, options: &LoadOptions, helpers: Option<Helpers>) -> Result<Arc<Self>, EngineError> {
         let (spec, audio) = (pack.manifest.encoder.clone(), pack.manifest.audio.clone());
         let gap_fill = options.gap_fill.unwrap_or(spec.gap_fill);
         let precision = options.precision.resolve(fused::int8_is_fast());
@@ -144,9 +150,9 @@ impl Encoder {
             let state = |(name, shape): &(String, Vec<usize>), suffix: &str| {
                 Port::new(format!("{name}{suffix}"), shape.iter().map(|&size| Size::Fixed(size)).collect::<Vec<_>>())
             };
-            let states_in = || file.state.iter().map(|one| state(one, ""));
+            let states_in = || file.state().iter().map(|one| state(one, ""));
             let carried =
-                || [new_keys("k_new"), new_keys("v_new")].into_iter().chain(file.state.iter().map(|one| state(one, "_new")));
+                || [new_keys("k_new"), new_keys("v_new")].into_iter().chain(file.state().iter().map(|one| state(one, "_new")));
             let cache = |name: &str| Port::new(name, [one, heads, context, head_dim]);
             let bias = Port::new("bias", [one, heads, Size::T, Size::TPlus(spec.left_context)]);
             let inputs = [hidden("x"), cache("k"), cache("v"), bias].into_iter().chain(states_in()).collect();
@@ -155,7 +161,7 @@ impl Encoder {
             let signature =
                 Signature { inputs: [hidden("x")].into_iter().chain(states_in()).collect(), outputs: carried().collect() };
             let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, matmul)).transpose()?;
-            Ok(LayerStages { full, project, states: file.state.clone() })
+            Ok(LayerStages { full, project, states: file.state().to_vec() })
         };
         let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
         let branches = |files: &[(usize, StageFile)], output: &dyn Fn(usize) -> Port| {
@@ -193,7 +199,7 @@ impl Encoder {
         &self.name
     }
 
-    /// The precision of its matrix products; never [`Precision::Auto`].
+    /// The precision of the matrix products, resolved for this processor: never [`Precision::Auto`].
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -218,7 +224,7 @@ impl Encoder {
         !self.heads.is_empty()
     }
 
-    /// Whether a chunk may stop before the first layer: h⁰ has a head.
+    /// Whether a chunk may exit before the first layer: h⁰ has a head.
     pub fn may_exit_at_frontend(&self) -> bool {
         self.heads.first().is_some_and(|(layer, _)| *layer == 0)
     }
@@ -233,7 +239,7 @@ impl Encoder {
         self.ctc.iter().any(|(layer, _)| *layer == k)
     }
 
-    /// The unit that means that nobody speaks, where a pack has heads and such a unit.
+    /// The unit for silence, if the pack has heads and such a unit.
     pub fn quiet_unit(&self) -> Option<usize> {
         self.spec.quiet_unit.filter(|_| self.has_heads())
     }
@@ -243,9 +249,14 @@ impl Encoder {
         &self.audio
     }
 
-    /// Whether the front end wants the whole window at each call (a norm over time).
-    pub fn frontend_needs_window(&self) -> bool {
+    /// Whether the front end needs the whole window at each call (a norm over time).
+    pub(crate) fn frontend_needs_window(&self) -> bool {
         self.spec.frontend_scope == FrontendScope::Window
+    }
+
+    /// Chunk size if none is chosen, frames.
+    pub fn default_chunk_frames(&self) -> usize {
+        self.spec.default_chunk()
     }
 
     /// Frames before the chunk that attention sees.
@@ -263,11 +274,15 @@ impl Encoder {
         let allowed: &ChunkFrames = &self.spec.chunk_frames;
         match allowed.contains(frames) {
             true => Ok(()),
-            false => Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), asked: frames }),
+            false => Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), frames }),
         }
     }
 
     /// Refuses a pack without exit heads.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::NoStage`].
     pub fn check_heads(&self) -> Result<(), EngineError> {
         match self.has_heads() {
             true => Ok(()),
@@ -283,7 +298,7 @@ impl Encoder {
         }
     }
 
-    /// Refuses a pack that says nothing of what keywords are matched in.
+    /// Refuses a pack without keyword embeddings.
     pub fn check_embedding(&self) -> Result<(), EngineError> {
         match self.embedding.is_empty() {
             false => Ok(()),
@@ -314,6 +329,7 @@ enum ModeState {
 
 /// Work done since the start, in frame-passes: one frame through one layer is one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Work {
     /// Through whole layers.
     pub layer_frames: u64,
@@ -458,7 +474,7 @@ impl Pass<'_> {
         let k = self.depth();
         match branch(&mut self.state.gain, k) {
             Some(gain) => gain.frames(self.features[k].value()),
-            None => Err(self.state.no_stage(format!("gain.{k}"), "only the policy `gain` wants it".into())),
+            None => Err(self.state.no_stage(format!("gain.{k}"), "only the policy `gain` needs it".into())),
         }
     }
 

@@ -1,20 +1,21 @@
-//! How an encoder is loaded, and in how many bits its products are computed.
+//! How an encoder is loaded, and the precision of its matrix products.
 
-use clap::ValueEnum;
 use serde::Deserialize;
 
+use crate::names::named;
 use crate::pack::GapFill;
 
-/// How the products with a layer's weights are computed. Everything else stays in f32.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+/// Precision of the matrix products with the layers' weights. Everything else is computed in f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Precision {
-    /// What measures best here without losing accuracy
+    /// The fastest precision of this processor that keeps the accuracy: int8 where it has instructions for it, else f32.
     #[default]
     Auto,
-    /// In 32 bits
+    /// 32-bit floats.
     F32,
-    /// Weights and hidden states in 8 bits, sums in 32, where the processor has instructions for it; f32 elsewhere
+    /// 8-bit weights and hidden states with 32-bit sums, where the processor has instructions for it; f32 elsewhere.
     Int8,
 }
 
@@ -24,9 +25,7 @@ impl Precision {
         match self {
             Self::Int8 if int8_is_fast => Self::Int8,
             Self::Int8 => {
-                log::warn!(
-                    "this processor has no instructions for products of 8 bits (VNNI, dot product): they are computed in f32"
-                );
+                log::warn!("this processor has no int8 dot-product instructions (VNNI, SDOT); using f32");
                 Self::F32
             }
             Self::Auto if int8_is_fast => Self::Int8,
@@ -36,34 +35,53 @@ impl Precision {
     }
 }
 
-impl std::fmt::Display for Precision {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::F32 => "f32",
-            Self::Int8 => "int8",
-        })
-    }
-}
+named!(Precision, "precision", { Auto => "auto", F32 => "f32", Int8 => "int8" });
 
-/// How [`crate::engine::Encoder::load_with`] loads a pack.
+/// Options of [`Encoder::load`](crate::engine::Encoder::load). The defaults are those of the command line.
+///
+/// ```
+/// use bellis::engine::{LoadOptions, Precision};
+///
+/// let options = LoadOptions::default().precision(Precision::F32).threads(2);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadOptions {
-    /// How gaps in deeper layers' caches are filled; the pack's own way without one (cached packs).
+    /// How the caches of deeper layers are filled after an early exit (cached packs); the pack's default if `None`.
     pub gap_fill: Option<GapFill>,
-    /// How products are computed.
+    /// Precision of the matrix products.
     pub precision: Precision,
-    /// Threads that compute wide products in f32, 1 to [`MOST_THREADS`]. All but one help only where a core is idle; no number
-    /// depends on them.
+    /// Threads for wide matrix products in f32, 1 to [`MAX_THREADS`]. All but the first run only on idle cores. The results do not
+    /// depend on them.
     pub threads: usize,
 }
 
-/// Threads of an encoder at the most.
-pub const MOST_THREADS: usize = 64;
+/// Maximum number of threads of an encoder.
+pub const MAX_THREADS: usize = 64;
 
 impl Default for LoadOptions {
     fn default() -> Self {
         Self { gap_fill: None, precision: Precision::default(), threads: 1 }
+    }
+}
+
+impl LoadOptions {
+    /// Sets how the caches of deeper layers are filled after an early exit (cached packs).
+    pub fn gap_fill(mut self, gap_fill: GapFill) -> Self {
+        self.gap_fill = Some(gap_fill);
+        self
+    }
+
+    /// Sets the precision of the matrix products.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Sets the number of threads for wide matrix products in f32.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
     }
 }
 
@@ -72,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_the_instructions_products_are_in_f32() {
+    fn without_int8_instructions_the_precision_is_f32() {
         assert_eq!(Precision::Int8.resolve(false), Precision::F32);
         assert_eq!(Precision::Int8.resolve(true), Precision::Int8);
         assert_eq!(Precision::Auto.resolve(false), Precision::F32);

@@ -21,7 +21,7 @@ pub struct Scorer {
 impl Scorer {
     /// Reads `file`, whose frames must be of so many numbers.
     pub fn load(file: &StageFile, width: usize) -> Result<Self, EngineError> {
-        let wrong = |problem| EngineError::Shape { path: file.path.clone(), stage: file.name.clone(), problem };
+        let wrong = |problem| EngineError::Shape { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
         let window = match input_shape(file, "frames").as_deref() {
             Some(&[1, window, found]) if found == width && (1..=MOST_FRAMES).contains(&window) => window,
             Some(found) => {

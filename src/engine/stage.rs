@@ -3,10 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
-use tract_onnx::pb::type_proto::Value;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
 
@@ -133,8 +132,9 @@ thread_local! {
     static LOADING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is reading a graph, where a panic of a library is caught and returned as an error.
-/// A panic hook asks it in order not to print what is about to be reported properly.
+/// Whether this thread is reading a graph. A panic in the reader is caught there and returned as an error, so a panic hook need not
+/// print it.
+#[cfg(any(feature = "cli", feature = "test-util"))]
 pub fn is_loading() -> bool {
     LOADING.get()
 }
@@ -165,21 +165,36 @@ fn one_line(error: &TractError) -> String {
 #[derive(Default)]
 pub(super) struct Loader {
     sharing: RefCell<Sharing>,
+    /// The file read last: a layer is loaded twice, once cut at its keys and values.
+    last: RefCell<Option<(PathBuf, Arc<[u8]>)>>,
 }
 
 impl Loader {
     /// With `helpers` for wide matrix products.
     pub fn new(helpers: Option<Helpers>) -> Self {
-        Self { sharing: RefCell::new(Sharing::with(helpers.map(Arc::new))) }
+        Self { sharing: RefCell::new(Sharing::with(helpers.map(Arc::new))), last: RefCell::default() }
+    }
+
+    /// The verified bytes of `file`.
+    fn bytes(&self, file: &StageFile) -> Result<Arc<[u8]>, EngineError> {
+        let mut last = self.last.borrow_mut();
+        match &*last {
+            Some((path, bytes)) if path == file.path() => Ok(bytes.clone()),
+            _ => {
+                let bytes: Arc<[u8]> = file.read()?.into();
+                *last = Some((file.path().to_owned(), bytes.clone()));
+                Ok(bytes)
+            }
+        }
     }
 
     /// Reads `file`, cuts the graph at the signature's outputs, checks all shapes, optimises, and tries it on zeros.
     pub fn stage(&self, file: &StageFile, signature: &Signature, matmul: MatmulType) -> Result<Stage, EngineError> {
-        let shape_error = |problem| EngineError::Shape { path: file.path.clone(), stage: file.name.clone(), problem };
-        let load_error = |problem| EngineError::Load { path: file.path.clone(), stage: file.name.clone(), problem };
+        let shape_error = |problem| EngineError::Shape { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
+        let load_error = |problem| EngineError::Load { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
         // What the file says of its outputs' shapes is not asked: they follow from the inputs' and are checked below.
         let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
-        let bytes = file.read().map_err(|error| load_error(error.to_string()))?;
+        let bytes = self.bytes(file)?;
         let mut model = guarded(|| onnx.model_for_read(&mut Cursor::new(&bytes[..]))).map_err(load_error)?;
         drop(bytes);
         let t = model.symbols.sym("T");
@@ -230,7 +245,7 @@ impl Loader {
         let macs = guarded(|| MacCount::of(&typed, t.clone(), first_input)).map_err(load_error)?;
         guarded(|| fuse(&mut typed, matmul, &mut self.sharing.borrow_mut())).map_err(load_error)?;
         let plan = guarded(|| typed.into_optimized()?.into_runnable()).map_err(load_error)?;
-        let stage = Stage { name: file.name.clone(), plan, macs: Arc::new(macs) };
+        let stage = Stage { name: file.name().to_owned(), plan, macs: Arc::new(macs) };
         stage.probe(signature, PROBE_FRAMES).map_err(shape_error)?;
         Ok(stage)
     }
@@ -316,7 +331,11 @@ impl Runner {
 }
 
 /// The shape that a graph announces for its input `name`; `None` if that is not fixed, or it has none, or is no ONNX.
+#[cfg(feature = "keywords")]
 pub(super) fn input_shape(file: &StageFile, name: &str) -> Option<Vec<usize>> {
+    use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
+    use tract_onnx::pb::type_proto::Value;
+
     let bytes = file.read().ok()?;
     let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&bytes[..]))).ok()?;
     let input = proto.graph?.input.into_iter().find(|input| input.name == name)?;
@@ -328,7 +347,8 @@ pub(super) fn input_shape(file: &StageFile, name: &str) -> Option<Vec<usize>> {
     tensor.shape?.dim.iter().map(fixed).collect()
 }
 
-/// Trainable numbers in a stage's file, counted from its initialisers; `None` if it is no ONNX.
+/// Number of trainable parameters in a stage's file, counted from its initialisers; `None` if it is not ONNX.
+#[cfg(any(feature = "cli", feature = "test-util"))]
 pub fn parameters(file: &StageFile) -> Option<u64> {
     let bytes = file.read().ok()?;
     let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&bytes[..]))).ok()?;

@@ -14,7 +14,7 @@ const TOLERANCE: f32 = 1e-4;
 
 fn encoder(gap_fill: GapFill) -> Arc<Encoder> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/daisy-tiny");
-    Encoder::load(&Pack::open(&folder).unwrap(), Some(gap_fill)).unwrap()
+    Encoder::load(&Pack::open(&folder).unwrap(), &LoadOptions::default().precision(Precision::F32).gap_fill(gap_fill)).unwrap()
 }
 
 /// A few seconds of the bundled recording.
@@ -158,7 +158,7 @@ fn helpers_change_no_bit() {
     for folder in ["models/daisy-tiny", "tests/data/windowed-base/pack", "tests/data/windowed-large/pack"] {
         let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
         let options = LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
-        let load = |helpers| Encoder::load_with_helpers(&pack, options, helpers).unwrap();
+        let load = |helpers| Encoder::load_with_helpers(&pack, &options, helpers).unwrap();
         let (alone, helped) = (load(None), load(Some(Helpers::start(2, 0).unwrap())));
         let bits = |encoder: &Arc<Encoder>| -> Vec<u32> {
             let chunks = stream(encoder, &speech(32_000), pack.default_chunk_frames(), &[encoder.layers()]).0;

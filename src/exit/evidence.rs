@@ -1,9 +1,12 @@
-//! What a head's logits say about a chunk: entropy, confidence, and how much the head changed its mind since the layer before.
+//! Evidence from a head's logits: entropy, confidence, and the change since the layer before.
 
 use serde::Serialize;
 
-/// Evidence of one evaluated head or CTC branch, each a mean over the chunk's own frames.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+use crate::names::named;
+
+/// Evidence of one evaluated head or CTC branch: means over the chunk's own frames.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Evidence {
     /// Layer, from 1; 0 for h⁰.
     pub layer: usize,
@@ -13,18 +16,19 @@ pub struct Evidence {
     pub max_prob: f32,
     /// Difference of the two likeliest classes' probabilities.
     pub margin: f32,
-    /// KL(p_k ‖ p_{k−1}), nats; `None` where nobody asked for it or the head of the layer before was not evaluated.
+    /// KL(p_k ‖ p_{k−1}), nats; `None` if the policy does not need it or the head of the layer before was not evaluated.
     pub change: Option<f32>,
-    /// Mean probability of the unit that means that nobody speaks, of the head on h⁰ in packs with such a unit.
+    /// Mean probability of the unit for silence, of the head on h⁰; `None` at other layers and in packs without such a unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quiet: Option<f32>,
-    /// False when a logit was not finite: such a layer never exits, and its numbers mean nothing.
+    /// Whether all logits were finite; if not, the other numbers are meaningless, and no policy may exit here.
     pub finite: bool,
 }
 
 /// A measure of a head's confidence that a threshold can be put on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Measure {
     /// Exit when the entropy is at most the threshold (DAISY).
     #[default]
@@ -34,6 +38,8 @@ pub enum Measure {
     /// Exit when the margin of the two likeliest is at least the threshold.
     Margin,
 }
+
+named!(Measure, "measure", { Entropy => "entropy", MaxProb => "max-prob", Margin => "margin" });
 
 impl Measure {
     /// Whether `evidence` passes `threshold`.

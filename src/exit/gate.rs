@@ -1,7 +1,5 @@
 //! The gate in front of the first layer: chunks in which nobody speaks stop at h⁰.
 
-use std::fmt;
-
 use super::policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 
 /// Chunks after speech that the gate lets through all the same: the ends of words are soft.
@@ -10,7 +8,6 @@ pub const DEFAULT_HANGOVER: usize = 2;
 /// Wraps a policy: where the head on h⁰ takes a chunk for silence, it stops before the first layer. What it asks of h⁰ is the mean
 /// probability of the unit that means that nobody speaks; where the gate opens, the wrapped policy decides from layer 1 on, and the keys and
 /// values of the chunks that stopped here are filled in as after any early exit.
-#[derive(Debug)]
 pub struct Gate {
     inner: Box<dyn ExitPolicy>,
     /// Least probability of quiet that closes the gate.
@@ -39,7 +36,7 @@ impl ExitPolicy for Gate {
 
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
         if observation.layer > 0 {
-            return self.inner.decide(progress);
+            return self.inner.decide(observation);
         }
         let quiet = observation.present().filter(|evidence| evidence.finite).and_then(|evidence| evidence.quiet);
         if quiet.is_none_or(|quiet| quiet < self.least) {
@@ -54,11 +51,9 @@ impl ExitPolicy for Gate {
             None => Decision::Exit(Reason::Gate),
         }
     }
-}
 
-impl fmt::Display for Gate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; gate at {} quiet, {} chunks of hangover", self.inner, self.least, self.hangover)
+    fn description(&self) -> String {
+        format!("{}; gate at {} quiet, {} chunks of hangover", self.inner.description(), self.least, self.hangover)
     }
 }
 
@@ -78,7 +73,7 @@ mod tests {
 
     #[test]
     fn it_closes_after_the_hangover_and_opens_at_once() {
-        let mut gate = Gate::new(Box::new(Fixed { layer: 3 }), 0.7, 2);
+        let mut gate = Gate::new(Box::new(Fixed::new(3)), 0.7, 2);
         let closed = Decision::Exit(Reason::Gate);
         assert_eq!(decide(&mut gate, 0, Some(0.8), true), closed, "a stream begins closed");
         assert_eq!(decide(&mut gate, 0, Some(0.1), true), Decision::Continue);
@@ -91,7 +86,7 @@ mod tests {
 
     #[test]
     fn behind_it_the_wrapped_policy_decides() {
-        let mut gate = Gate::new(Box::new(Fixed { layer: 3 }), 0.7, 0);
+        let mut gate = Gate::new(Box::new(Fixed::new(3)), 0.7, 0);
         assert_eq!((gate.needs(0), gate.needs(1)), (Needs::Head, Needs::Nothing));
         assert_eq!(decide(&mut gate, 2, Some(0.9), true), Decision::Continue);
         assert_eq!(decide(&mut gate, 3, Some(0.1), true), Decision::Exit(Reason::Schedule));
@@ -99,7 +94,7 @@ mod tests {
 
     #[test]
     fn what_it_cannot_tell_passes() {
-        let mut gate = Gate::new(Box::new(Fixed { layer: 3 }), 0.7, 0);
+        let mut gate = Gate::new(Box::new(Fixed::new(3)), 0.7, 0);
         assert_eq!(decide(&mut gate, 0, None, true), Decision::Continue);
         assert_eq!(decide(&mut gate, 0, Some(0.9), false), Decision::Continue);
     }

@@ -1,16 +1,21 @@
-//! When a chunk has been computed deep enough: evidence from the heads, and policies that judge it.
+//! Exit policies: after which layer a chunk exits, judged by the evidence of heads, CTC branches and gain predictors.
+//!
+//! [`PolicySpec`] names a policy and its numbers, as in configuration files; [`PolicySpec::build`] makes the policy for a pack.
+//! [`ExitPolicy`] is the trait for policies of your own.
 
-mod evidence;
+pub(crate) mod evidence;
 mod gate;
 mod policies;
 mod policy;
 mod schedules;
 mod spec;
+mod text;
 
+pub(crate) use evidence::Measurer;
+#[cfg(feature = "runtime")]
 pub(crate) use evidence::log_probabilities;
-pub use evidence::{Evidence, Measure, Measurer, kl};
+pub use evidence::{Evidence, Measure};
 pub use gate::{DEFAULT_HANGOVER, Gate};
-pub use policies::{Change, CtcConfidence, Gain, Threshold};
 pub use policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 pub use schedules::{Deadline, Fixed, Periodic};
 pub use spec::{PolicyError, PolicyName, PolicySpec};

@@ -8,7 +8,7 @@ use crate::pack::PerLayer;
 
 /// DAISY (arXiv 2406.05464): stop at the first layer whose head is sure enough.
 #[derive(Debug, Clone)]
-pub struct Threshold {
+pub(super) struct Threshold {
     /// What is compared.
     pub measure: Measure,
     /// With what; one number, or one per layer.
@@ -42,12 +42,10 @@ impl ExitPolicy for Threshold {
             _ => Decision::Continue,
         }
     }
-}
 
-impl fmt::Display for Threshold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} {}", self.label, condition(self.measure), Numbers(&self.thresholds))?;
-        self.range.map_or(Ok(()), |(first, last)| write!(f, ", layers {first} to {last}"))
+    fn description(&self) -> String {
+        let layers = self.range.map_or_else(String::new, |(first, last)| format!(", layers {first} to {last}"));
+        format!("{}: {} {}{layers}", self.label, condition(self.measure), Numbers(&self.thresholds))
     }
 }
 
@@ -64,7 +62,7 @@ fn condition(measure: Measure) -> &'static str {
 /// The measure is the mean over the chunk's frames, H_k = −1/T Σ_t Σ_v p_k(v|t) ln p_k(v|t), the blank being one of the classes v. Most
 /// frames of a CTC branch are blanks that it is sure of, so H_k is small, and thresholds are far below those of `threshold`.
 #[derive(Debug, Clone)]
-pub struct CtcConfidence {
+pub(super) struct CtcConfidence {
     /// What is compared.
     pub measure: Measure,
     /// With what; one number, or one per layer (then h⁰ is not judged).
@@ -96,17 +94,15 @@ impl ExitPolicy for CtcConfidence {
             _ => Decision::Continue,
         }
     }
-}
 
-impl fmt::Display for CtcConfidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ctc: the CTC branch's {} {}", condition(self.measure), Numbers(&self.thresholds))
+    fn description(&self) -> String {
+        format!("ctc: the CTC branch's {} {}", condition(self.measure), Numbers(&self.thresholds))
     }
 }
 
 /// Stop at the first layer where KL(p_k ‖ p_{k−1}) is at most δ: the heads have stopped changing their mind.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub(super) struct Change {
     /// δ, nats.
     pub thresholds: PerLayer,
     /// Number of layers.
@@ -126,11 +122,9 @@ impl ExitPolicy for Change {
             _ => Decision::Continue,
         }
     }
-}
 
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "change: KL(p_k ‖ p_k-1) ≤ {} nats", Numbers(&self.thresholds))
+    fn description(&self) -> String {
+        format!("change: KL(p_k ‖ p_k-1) ≤ {} nats", Numbers(&self.thresholds))
     }
 }
 
@@ -141,7 +135,7 @@ impl fmt::Display for Change {
 /// deeper ones (K_L = 0). The chunk stops at the first k with K_k − K_j ≤ λ (j − k) for every j > k: optimal stopping at a price of λ nats
 /// per layer, if the predictions were exact. No head runs.
 #[derive(Debug, Clone)]
-pub struct Gain {
+pub(super) struct Gain {
     /// λ, nats per layer.
     pub lambda: f32,
     /// The first layer with a predictor, 0 or 1.
@@ -165,11 +159,9 @@ impl ExitPolicy for Gain {
             false => Decision::Continue,
         }
     }
-}
 
-impl fmt::Display for Gain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "gain: predicted gain ≤ {} nats per layer", self.lambda)
+    fn description(&self) -> String {
+        format!("gain: predicted gain ≤ {} nats per layer", self.lambda)
     }
 }
 

@@ -1,15 +1,16 @@
 //! The trait of all exit policies, and what they see and answer.
 
-use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::evidence::Evidence;
+use crate::names::named;
 
-/// Why a chunk stopped.
+/// Why a chunk exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Reason {
     /// The head was sure enough (`threshold`, `range`, `calibrated`), or the CTC branch (`ctc`).
     Threshold,
@@ -27,38 +28,30 @@ pub enum Reason {
     LastLayer,
 }
 
-impl Reason {
-    /// Every reason.
-    pub const ALL: [Self; 7] =
-        [Self::Threshold, Self::Change, Self::Gain, Self::Schedule, Self::Gate, Self::Deadline, Self::LastLayer];
+named!(Reason, "reason", {
+    Threshold => "threshold",
+    Change => "change",
+    Gain => "gain",
+    Schedule => "schedule",
+    Gate => "gate",
+    Deadline => "deadline",
+    LastLayer => "last-layer",
+});
 
-    /// Its name in every output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Threshold => "threshold",
-            Self::Change => "change",
-            Self::Gain => "gain",
-            Self::Schedule => "schedule",
-            Self::Gate => "gate",
-            Self::Deadline => "deadline",
-            Self::LastLayer => "last-layer",
-        }
-    }
-}
-
-/// Go on, or stop after the present layer.
+/// A policy's answer after a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
     /// Run the next layer.
     Continue,
-    /// Stop here.
+    /// Exit here, for this reason.
     Exit(Reason),
 }
 
-/// What a policy sees after a layer; before the first one, too, in packs whose front end has a head.
+/// What a policy sees after a layer, and after the front end in packs whose front end has a head.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Observation<'a> {
-    /// The layer that has just run; 0 before the first one.
+    /// The layer that has just run, from 1; 0 after the front end.
     pub layer: usize,
     /// Number of layers.
     pub layers: usize,
@@ -74,36 +67,72 @@ pub struct Observation<'a> {
     pub backlog: Duration,
 }
 
-impl Observation<'_> {
+impl<'a> Observation<'a> {
+    /// An observation without evidence, for tests of policies; its fields are public.
+    pub fn new(layer: usize, layers: usize) -> Self {
+        let (elapsed, backlog) = (Duration::ZERO, Duration::ZERO);
+        Self { layer, layers, evidence: &[], ctc: None, forecast: &[], elapsed, backlog }
+    }
+
     /// Evidence of the present layer, if its head ran.
-    pub fn present(&self) -> Option<&Evidence> {
+    pub fn present(&self) -> Option<&'a Evidence> {
         self.evidence.last().filter(|evidence| evidence.layer == self.layer)
     }
 }
 
-/// What a policy wants to see after a layer.
+/// What a policy has to see to decide after a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Needs {
-    /// Nothing: it decides without the head.
+    /// Nothing: no head runs.
     Nothing,
-    /// What the layer's predictor expects of the layers to come.
+    /// The forecast of the layer's gain predictor ([`Observation::forecast`]).
     Forecast,
-    /// The head's entropy, probability and margin.
+    /// The head's evidence: entropy, probability and margin.
     Head,
-    /// Also [`Evidence::change`], which costs as much again.
+    /// The head's evidence with [`Evidence::change`], which costs as much again.
     Change,
-    /// The CTC branch's entropy, probability and margin; asked for only where the layer has a branch.
+    /// The evidence of the layer's CTC branch, if it has one.
     Ctc,
 }
 
-/// Decides layer by layer where a chunk stops. A policy is a value: made from configuration, printable, sent between threads.
-pub trait ExitPolicy: Debug + Display + Send {
-    /// A new chunk begins.
+/// Decides layer by layer where a chunk exits.
+///
+/// Every stream has a policy of its own, which may keep state from chunk to chunk. After the front end (in packs whose front end has
+/// a head) and after each layer, the session asks what the policy [`needs`](Self::needs) to see and lets it
+/// [`decide`](Self::decide).
+///
+/// ```
+/// use bellis::exit::{Decision, ExitPolicy, Needs, Observation, Reason};
+///
+/// /// Exits at the first layer whose head gives its likeliest unit a mean probability of 0.6 or more.
+/// struct Confident;
+///
+/// impl ExitPolicy for Confident {
+///     fn needs(&self, _layer: usize) -> Needs {
+///         Needs::Head
+///     }
+///
+///     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
+///         match observation.present() {
+///             Some(evidence) if evidence.finite && evidence.max_prob >= 0.6 => Decision::Exit(Reason::Threshold),
+///             _ => Decision::Continue,
+///         }
+///     }
+/// }
+/// ```
+pub trait ExitPolicy: Send {
+    /// Called before a chunk's first decision.
     fn begin_chunk(&mut self) {}
 
-    /// What is needed after `layer` to decide. A head that nobody needs does not run.
+    /// What [`decide`](Self::decide) has to see after `layer`; 0 stands for the front end. A head that is not needed does not run.
     fn needs(&self, layer: usize) -> Needs;
 
-    /// Decides after a layer. The session stops after the last layer whatever the answer.
+    /// Decides after a layer. A chunk exits after the last layer whatever the answer.
     fn decide(&mut self, observation: &Observation<'_>) -> Decision;
+
+    /// One line for summaries and logs: the policy and its numbers.
+    fn description(&self) -> String {
+        "custom policy".to_owned()
+    }
 }

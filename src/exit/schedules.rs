@@ -1,15 +1,21 @@
 //! The policies that do not look at the evidence: `fixed`, `never`, `periodic`, and `deadline`, which wraps another one.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 
-/// Always the same layer; no head runs. The baseline of every comparison, and `never` when it is the last one.
+/// The policies `fixed` and, at the last layer, `never`: always the same layer. No head runs.
 #[derive(Debug, Clone)]
 pub struct Fixed {
-    /// The layer; 0 stops before the first one, where h⁰ has a head.
-    pub layer: usize,
+    layer: usize,
+}
+
+impl Fixed {
+    /// Exits after `layer`; after the front end for layer 0, in packs whose front end has a head, and after the last layer for any
+    /// number beyond it.
+    pub fn new(layer: usize) -> Self {
+        Self { layer }
+    }
 }
 
 impl ExitPolicy for Fixed {
@@ -23,27 +29,24 @@ impl ExitPolicy for Fixed {
             false => Decision::Continue,
         }
     }
-}
 
-impl fmt::Display for Fixed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "fixed: layer {}", self.layer)
+    fn description(&self) -> String {
+        format!("fixed: layer {}", self.layer)
     }
 }
 
-/// A fixed layer, and every `period`-th chunk at full depth (arXiv 2603.09215).
+/// A fixed layer, with every n-th chunk at full depth (arXiv 2603.09215).
 #[derive(Debug, Clone)]
 pub struct Periodic {
-    /// The layer of ordinary chunks.
-    pub layer: usize,
-    /// One chunk in so many goes through all layers; the stream's first one does.
-    pub period: usize,
+    layer: usize,
+    period: usize,
     chunk: usize,
 }
 
 impl Periodic {
-    /// Stops at `layer`, but for one chunk in `period`.
+    /// Exits after `layer`, except for the stream's first chunk and every `period`-th one after it. A period of 0 counts as 1.
     pub fn new(layer: usize, period: usize) -> Self {
+        let period = period.max(1);
         Self { layer, period, chunk: period - 1 }
     }
 }
@@ -63,16 +66,13 @@ impl ExitPolicy for Periodic {
             false => Decision::Continue,
         }
     }
-}
 
-impl fmt::Display for Periodic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "periodic: layer {}, every {}th chunk at full depth", self.layer, self.period)
+    fn description(&self) -> String {
+        format!("periodic: layer {}, every {}th chunk at full depth", self.layer, self.period)
     }
 }
 
-/// Wraps a policy: stops when the next layer, as long as layers have been taking, would end after the deadline.
-#[derive(Debug)]
+/// A wrapper that exits when the next layer is predicted to end after the deadline, from a running mean of recent layer times.
 pub struct Deadline {
     inner: Box<dyn ExitPolicy>,
     /// From the moment when the chunk's last sample was captured to its representation.
@@ -111,7 +111,7 @@ impl ExitPolicy for Deadline {
         }
         self.last_elapsed = observation.elapsed;
         let spent = observation.elapsed + observation.backlog + Duration::from_secs_f64(self.layer_seconds);
-        match self.inner.decide(progress) {
+        match self.inner.decide(observation) {
             Decision::Continue if spent > self.deadline && observation.layer < observation.layers => {
                 // No layer is timed while every chunk stops at the first: the estimate falls until one is tried again.
                 self.layer_seconds *= 1.0 - LAYER_WEIGHT;
@@ -120,11 +120,9 @@ impl ExitPolicy for Deadline {
             decision => decision,
         }
     }
-}
 
-impl fmt::Display for Deadline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; deadline {} ms", self.inner, self.deadline.as_millis())
+    fn description(&self) -> String {
+        format!("{}; deadline {} ms", self.inner.description(), self.deadline.as_millis())
     }
 }
 
@@ -146,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_deadline_sheds_layers_under_load_and_takes_them_back_afterwards() {
-        let never = Box::new(Fixed { layer: 10 });
+        let never = Box::new(Fixed::new(10));
         let mut policy = Deadline::new(never, Duration::from_millis(100));
         assert_eq!(depth(&mut policy, 5), 10);
         // One layer stood still for seconds, as a process does that was stopped.
@@ -160,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_last_layer_is_no_deadline() {
-        let never = Box::new(Fixed { layer: 10 });
+        let never = Box::new(Fixed::new(10));
         let mut policy = Deadline::new(never, Duration::from_millis(100));
         let observation = Observation {
             layer: 10,

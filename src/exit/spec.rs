@@ -1,4 +1,4 @@
-//! A policy as it is asked for, and the policy that a pack's numbers make of it.
+//! Policies as configured, and the policies that they make with a pack's numbers.
 
 use std::time::Duration;
 
@@ -9,41 +9,63 @@ use super::gate::{DEFAULT_HANGOVER, Gate};
 use super::policies::{Change, CtcConfidence, Gain, Threshold};
 use super::policy::ExitPolicy;
 use super::schedules::{Deadline, Fixed, Periodic};
+use crate::names::named;
 use crate::pack::{Pack, PerLayer};
 
 /// Names of the policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PolicyName {
-    /// DAISY: the first layer whose head's entropy is at most --threshold
+    /// DAISY: the first layer whose head's mean entropy is at most the threshold.
     Threshold,
-    /// DAISY's released inference: heads run on the layers of --range only, its last one is a forced exit
+    /// DAISY's released inference: heads run on a range of layers only; its last layer is a forced exit.
     Range,
-    /// Always --layer; no head runs
+    /// A fixed layer; no head runs.
     Fixed,
-    /// --layer, and every --period-th chunk at full depth
+    /// A fixed layer, and every n-th chunk at full depth.
     Periodic,
-    /// Thresholds per layer that were calibrated for an --agreement with full depth
+    /// Thresholds per layer, calibrated for a target agreement with full depth.
     Calibrated,
-    /// HuBERT-EE: the first layer whose CTC branch's own entropy is at most --threshold
+    /// HuBERT-EE: the first layer whose CTC branch's own entropy is at most the threshold.
     Ctc,
-    /// The first layer that changed the head's mind by at most --threshold (KL to the layer before)
+    /// The first layer whose head differs by at most the threshold from the head before, KL(p_k ‖ p_{k−1}).
     Change,
-    /// Where no deeper layer is predicted to bring full depth nearer by more than --threshold per layer (KL)
+    /// The first layer from which no deeper layer is predicted to reduce the KL divergence to full depth by more than λ per layer.
     Gain,
-    /// Every layer, always
+    /// Full depth, always.
     Never,
 }
 
-/// A policy and its numbers; what is left out comes from the pack.
+named!(PolicyName, "policy", {
+    Threshold => "threshold",
+    Range => "range",
+    Fixed => "fixed",
+    Periodic => "periodic",
+    Calibrated => "calibrated",
+    Ctc => "ctc",
+    Change => "change",
+    Gain => "gain",
+    Never => "never",
+});
+
+/// A policy and its numbers. The pack supplies those that are left out.
+///
+/// ```
+/// use bellis::exit::{PolicyName, PolicySpec};
+///
+/// let spec = PolicySpec::named(PolicyName::Threshold).threshold(2.5).gate(0.7);
+/// assert_eq!("threshold:2.5+gate:0.7".parse(), Ok(spec));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct PolicySpec {
-    /// Which one; the pack's default without.
+    /// The policy; the pack's default if `None`.
     pub name: Option<PolicyName>,
     /// τ of `threshold`, `range` and `ctc` (nats, or a probability), δ of `change` (nats), λ of `gain` (nats per layer).
     pub threshold: Option<PerLayer>,
-    /// What `threshold`, `range` and `ctc` compare.
+    /// What `threshold`, `range` and `ctc` compare; entropy if `None`.
     pub measure: Option<Measure>,
     /// Layer of `fixed` and `periodic`.
     pub layer: Option<usize>,
@@ -51,21 +73,23 @@ pub struct PolicySpec {
     pub range: Option<(usize, usize)>,
     /// Period of `periodic`, chunks.
     pub period: Option<usize>,
-    /// Agreement promised by `calibrated`, 0 to 1.
+    /// Agreement target of `calibrated`, 0 to 1.
     pub agreement: Option<f32>,
-    /// Least probability of quiet at h⁰ that stops a chunk there, 0 to 1; wraps any policy.
+    /// Probability of silence at h⁰ from which a chunk exits there, 0 to 1; wraps any policy.
     pub gate: Option<f32>,
-    /// Chunks after speech that the gate lets through.
+    /// Chunks after speech that pass the gate.
     pub gate_hangover: Option<usize>,
     /// Deadline of each chunk, milliseconds; wraps any policy.
     pub deadline_ms: Option<u64>,
 }
 
-/// Why a policy cannot be made for a pack.
-#[derive(Debug, thiserror::Error)]
+/// Why a policy cannot be built for a pack.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PolicyError {
     /// The pack lacks the numbers.
     #[error("policy `{policy}`: pack `{pack}` has no {what}; {hint}")]
+    #[non_exhaustive]
     Missing {
         /// The policy.
         policy: String,
@@ -78,6 +102,7 @@ pub enum PolicyError {
     },
     /// A number makes no sense.
     #[error("policy `{policy}`: {problem}")]
+    #[non_exhaustive]
     Invalid {
         /// The policy.
         policy: String,
@@ -86,7 +111,7 @@ pub enum PolicyError {
     },
 }
 
-/// Every how many chunks `periodic` refreshes when it is not said.
+/// Default period of `periodic`, chunks.
 const DEFAULT_PERIOD: usize = 8;
 
 impl PolicySpec {
@@ -95,21 +120,80 @@ impl PolicySpec {
         Self { name: Some(name), ..Self::default() }
     }
 
+    /// Sets the threshold: τ of `threshold`, `range` and `ctc`, δ of `change`, λ of `gain`.
+    pub fn threshold(mut self, threshold: impl Into<PerLayer>) -> Self {
+        self.threshold = Some(threshold.into());
+        self
+    }
+
+    /// Sets what `threshold`, `range` and `ctc` compare.
+    pub fn measure(mut self, measure: Measure) -> Self {
+        self.measure = Some(measure);
+        self
+    }
+
+    /// Sets the layer of `fixed` and `periodic`.
+    pub fn layer(mut self, layer: usize) -> Self {
+        self.layer = Some(layer);
+        self
+    }
+
+    /// Sets the first and last layer of `range`.
+    pub fn range(mut self, first: usize, last: usize) -> Self {
+        self.range = Some((first, last));
+        self
+    }
+
+    /// Sets the period of `periodic`, chunks.
+    pub fn period(mut self, chunks: usize) -> Self {
+        self.period = Some(chunks);
+        self
+    }
+
+    /// Sets the agreement target of `calibrated`, 0 to 1.
+    pub fn agreement(mut self, agreement: f32) -> Self {
+        self.agreement = Some(agreement);
+        self
+    }
+
+    /// Adds a gate: chunks exit before the first layer where the head on h⁰ predicts silence with this probability.
+    pub fn gate(mut self, probability: f32) -> Self {
+        self.gate = Some(probability);
+        self
+    }
+
+    /// Sets how many chunks after speech pass the gate.
+    pub fn gate_hangover(mut self, chunks: usize) -> Self {
+        self.gate_hangover = Some(chunks);
+        self
+    }
+
+    /// Adds a deadline per chunk, in whole milliseconds.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline_ms = Some(deadline.as_millis().try_into().unwrap_or(u64::MAX));
+        self
+    }
+
     /// Makes the policy for `pack`.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Missing`] if neither this value nor the pack has a number that the policy needs, or the pack lacks its heads,
+    /// branches or predictors; [`PolicyError::Invalid`] if a number is out of range or not used by the policy.
     pub fn build(&self, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
         let name = match (self.name, &pack.manifest.exit.policy) {
             (Some(name), _) => name,
             (None, Some(text)) => {
-                PolicyName::deserialize(serde::de::value::StrDeserializer::<serde::de::value::Error>::new(text)).map_err(
-                    |error| PolicyError::Invalid { policy: text.clone(), problem: format!("pack.toml, [exit] policy: {error}") },
-                )?
+                let invalid =
+                    |error| PolicyError::Invalid { policy: text.clone(), problem: format!("pack.toml, [exit] policy: {error}") };
+                text.parse().map_err(invalid)?
             }
             (None, None) => PolicyName::Never,
         };
         let policy = self.gated(name, self.make(name, pack)?, pack)?;
         Ok(match self.deadline_ms {
             None => policy,
-            Some(0) => return Err(self.invalid(name, "a deadline has at least 1 millisecond".into())),
+            Some(0) => return Err(self.invalid(name, "the deadline must be at least 1 ms".into())),
             Some(milliseconds) => Box::new(Deadline::new(policy, Duration::from_millis(milliseconds))),
         })
     }
@@ -117,19 +201,19 @@ impl PolicySpec {
     fn gated(&self, name: PolicyName, policy: Box<dyn ExitPolicy>, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
         let Some(least) = self.gate else {
             return match self.gate_hangover {
-                Some(_) => Err(self.invalid(name, "a hangover wants a gate: `--gate 0.7`, say".into())),
+                Some(_) => Err(self.invalid(name, "a gate hangover needs a gate".into())),
                 None => Ok(policy),
             };
         };
         if !(0.0..=1.0).contains(&least) {
-            return Err(self.invalid(name, format!("a gate stands at a probability, 0 to 1, and not at {least}")));
+            return Err(self.invalid(name, format!("the gate must be between 0 and 1, got {least}")));
         }
         if pack.manifest.encoder.quiet_unit.is_none() || !pack.heads.iter().any(|(layer, _)| *layer == 0) {
             return Err(PolicyError::Missing {
                 policy: label(name),
                 pack: pack.manifest.name.clone(),
-                what: "head on h⁰ with a unit for quiet, which the gate asks".into(),
-                hint: "leave the gate out, or take a pack that has both, such as daisy-tiny".into(),
+                what: "head on h⁰ with a unit for silence, which the gate needs".into(),
+                hint: "leave out the gate, or use a pack that has both, such as daisy-tiny".into(),
             });
         }
         Ok(Box::new(Gate::new(policy, least, self.gate_hangover.unwrap_or(DEFAULT_HANGOVER))))
@@ -150,7 +234,7 @@ impl PolicySpec {
         let layer = || {
             let layer = self.layer.or(exit.fixed).unwrap_or(layers.div_ceil(2));
             let first = pack.shallowest_exit();
-            let problem = || self.invalid(name, format!("there is no layer {layer}; the pack has layers {first} to {layers}"));
+            let problem = || self.invalid(name, format!("the pack has no layer {layer}, only {first} to {layers}"));
             (first..=layers).contains(&layer).then_some(layer).ok_or_else(problem)
         };
         let threshold = |own: &Option<PerLayer>, hint: &str| {
@@ -159,16 +243,16 @@ impl PolicySpec {
                 PerLayer::Each(values) if values.len() + 1 != layers && values.len() != layers => {
                     Err(self.invalid(name, format!("{} thresholds for {layers} layers", values.len())))
                 }
-                PerLayer::All(value) if value.is_nan() => Err(self.invalid(name, "the threshold is no number".into())),
+                PerLayer::All(value) if value.is_nan() => Err(self.invalid(name, "the threshold is not a number".into())),
                 _ => Ok(thresholds),
             }
         };
         let measure = self.measure.unwrap_or_default();
         if measure != Measure::Entropy && self.threshold.is_none() {
-            return Err(missing("threshold for this measure", "give one with --threshold (a probability, 0 to 1)"));
+            return Err(missing("threshold for this measure", "set one (a probability, 0 to 1)"));
         }
         let daisy = |range| -> Result<Box<dyn ExitPolicy>, PolicyError> {
-            let thresholds = threshold(&exit.threshold, "give one with --threshold, in nats (0 to ln(units))")?;
+            let thresholds = threshold(&exit.threshold, "set one, in nats (0 to ln(units))")?;
             Ok(Box::new(Threshold { measure, thresholds, range, label: label(name), layers }))
         };
         Ok(match name {
@@ -177,18 +261,18 @@ impl PolicySpec {
                 let (first, last) = self
                     .range
                     .or_else(|| exit.range.map(|[first, last]| (first, last)))
-                    .ok_or_else(|| missing("range for it", "give one with --range FIRST..LAST"))?;
+                    .ok_or_else(|| missing("range for it", "set the first and last layer"))?;
                 if !(1 <= first && first <= last && last <= layers) {
-                    return Err(self.invalid(name, format!("{first}..{last} is no range of layers 1 to {layers}")));
+                    return Err(self.invalid(name, format!("{first}..{last} is not a range within layers 1 to {layers}")));
                 }
                 daisy(Some((first, last)))?
             }
-            PolicyName::Fixed => Box::new(Fixed { layer: layer()? }),
-            PolicyName::Never => Box::new(Fixed { layer: layers }),
+            PolicyName::Fixed => Box::new(Fixed::new(layer()?)),
+            PolicyName::Never => Box::new(Fixed::new(layers)),
             PolicyName::Periodic => {
                 let period = self.period.unwrap_or(DEFAULT_PERIOD);
                 if period == 0 {
-                    return Err(self.invalid(name, "a period has at least 1 chunk".into()));
+                    return Err(self.invalid(name, "the period must be at least 1 chunk".into()));
                 }
                 Box::new(Periodic::new(layer()?, period))
             }
@@ -211,11 +295,11 @@ impl PolicySpec {
                 if branches.is_empty() {
                     return Err(missing("CTC branches", "use `gain` or `threshold`, or train branches (docs/phones.md)"));
                 }
-                let thresholds = threshold(&exit.ctc, "give one with --threshold, in nats (0.2, say)")?;
+                let thresholds = threshold(&exit.ctc, "set one, in nats (such as 0.2)")?;
                 Box::new(CtcConfidence { measure, thresholds, branches, layers })
             }
             PolicyName::Change => {
-                let thresholds = threshold(&exit.change, "give one with --threshold, in nats (0.06, say)")?;
+                let thresholds = threshold(&exit.change, "set one, in nats (such as 0.06)")?;
                 Box::new(Change { thresholds, layers })
             }
             PolicyName::Gain => {
@@ -224,10 +308,12 @@ impl PolicySpec {
                 };
                 let lambda = match (&self.threshold, &exit.gain) {
                     (Some(PerLayer::All(lambda)), _) => *lambda,
-                    (Some(PerLayer::Each(_)), _) => return Err(self.invalid(name, "takes one threshold for all layers".into())),
+                    (Some(PerLayer::Each(_)), _) => {
+                        return Err(self.invalid(name, "takes one threshold for all layers, not one per layer".into()));
+                    }
                     (None, Some(section)) => section.lambda,
                     (None, None) => {
-                        return Err(missing("default for λ", "give one with --threshold, in nats per layer (0.02, say)"));
+                        return Err(missing("default for λ", "set one, in nats per layer (such as 0.02)"));
                     }
                 };
                 Box::new(Gain { lambda, first, layers })
@@ -235,25 +321,22 @@ impl PolicySpec {
         })
     }
 
-    /// A number that the policy would silently not use is a mistake of whoever gave it.
+    /// Refuses a number that the policy would ignore.
     fn refuse_unused(&self, name: PolicyName) -> Result<(), PolicyError> {
         use PolicyName::{Calibrated, Change, Ctc, Fixed, Gain, Never, Periodic, Range, Threshold};
-        let takes: [(&str, bool, &[PolicyName]); 6] = [
-            ("a threshold", self.threshold.is_some(), &[Threshold, Range, Ctc, Change, Gain]),
-            ("a measure", self.measure.is_some(), &[Threshold, Range, Ctc]),
-            ("a layer", self.layer.is_some(), &[Fixed, Periodic]),
-            ("a range", self.range.is_some(), &[Range]),
-            ("a period", self.period.is_some(), &[Periodic]),
-            ("an agreement", self.agreement.is_some(), &[Calibrated]),
+        let uses: [(&str, bool, &[PolicyName]); 6] = [
+            ("threshold", self.threshold.is_some(), &[Threshold, Range, Ctc, Change, Gain]),
+            ("measure", self.measure.is_some(), &[Threshold, Range, Ctc]),
+            ("layer", self.layer.is_some(), &[Fixed, Periodic]),
+            ("range", self.range.is_some(), &[Range]),
+            ("period", self.period.is_some(), &[Periodic]),
+            ("agreement", self.agreement.is_some(), &[Calibrated]),
         ];
-        debug_assert!(takes.iter().all(|(_, _, by)| !by.contains(&Never)));
-        for (what, given, by) in takes {
+        debug_assert!(uses.iter().all(|(_, _, by)| !by.contains(&Never)));
+        for (what, given, by) in uses {
             if given && !by.contains(&name) {
-                let by: Vec<_> = by.iter().map(|&name| format!("`{}`", label(name))).collect();
-                return Err(self.invalid(
-                    name,
-                    format!("takes no {}; {} does", &what[what.find(' ').map_or(0, |i| i + 1)..], by.join(", ")),
-                ));
+                let by: Vec<_> = by.iter().map(|name| format!("`{name}`")).collect();
+                return Err(self.invalid(name, format!("takes no {what}; only {} use one", by.join(", "))));
             }
         }
         Ok(())
@@ -265,5 +348,5 @@ impl PolicySpec {
 }
 
 fn label(name: PolicyName) -> String {
-    clap::ValueEnum::to_possible_value(&name).map_or_else(String::new, |value| value.get_name().to_owned())
+    name.name().to_owned()
 }

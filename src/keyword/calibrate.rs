@@ -15,8 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::listener::Listener;
 use super::second_look::SecondLook;
 use super::spotter::{Hit, Search, SpotterOptions};
-use crate::engine::EngineError;
-use crate::stream::Representation;
+use crate::stream::{Representation, SessionError};
 
 /// Peaks that the tail is fitted on, at most.
 const TAIL_PEAKS: usize = 24;
@@ -128,7 +127,7 @@ impl Background {
     }
 
     /// The next chunk of a recording, with its sound and what keywords are matched in.
-    pub fn listen(&mut self, chunk: &Representation) -> Result<(), EngineError> {
+    pub fn listen(&mut self, chunk: &Representation) -> Result<(), SessionError> {
         let mut found = false;
         self.listener.hear(chunk, |hit| {
             add(&mut self.peaks, hit);
@@ -142,7 +141,7 @@ impl Background {
     }
 
     /// A recording ends here: nothing matches across.
-    pub fn end_recording(&mut self) -> Result<(), EngineError> {
+    pub fn end_recording(&mut self) -> Result<(), SessionError> {
         if let Some(hit) = self.listener.end()? {
             add(&mut self.peaks, hit);
         }

@@ -13,8 +13,9 @@ use super::speech::{TakeProblem, find_speech};
 use super::template::Template;
 use super::track::Track;
 use super::warp::Warp;
-use crate::engine::{Encoder, EngineError};
+use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
+use crate::stream::SessionError;
 
 /// In how many ways an example's chunks are cut.
 const CUTS: usize = 4;
@@ -48,7 +49,7 @@ pub struct Enrolment {
 }
 
 /// Makes an example of a take, whose chunks stop where `policy` says: `Ok(Err(problem))` where the take is unfit.
-pub fn enroll<E: From<EngineError>>(
+pub fn enroll<E: From<SessionError>>(
     take: &Take,
     encoder: &Arc<Encoder>,
     policy: impl Fn() -> Result<Box<dyn ExitPolicy>, E>,
@@ -106,7 +107,7 @@ pub fn examples(takes: &[Enrolment]) -> Vec<Example> {
 }
 
 /// The mean over several ways to cut the chunks.
-fn mean_over_cuts<E: From<EngineError>>(
+fn mean_over_cuts<E: From<SessionError>>(
     audio: &[f32],
     encoder: &Arc<Encoder>,
     policy: impl Fn() -> Result<Box<dyn ExitPolicy>, E>,

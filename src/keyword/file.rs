@@ -85,11 +85,7 @@ impl DetectorFile {
     /// Its graph, for frames of so many numbers.
     pub fn load(&self, folder: &Path, width: usize) -> Result<Scorer, EngineError> {
         let path = folder.join(&self.file);
-        let file = StageFile::open("detector", &path, Some(&self.sha256)).map_err(|error| EngineError::Load {
-            path,
-            stage: "detector".into(),
-            problem: error.to_string(),
-        })?;
+        let file = StageFile::open("detector", &path, Some(&self.sha256))?;
         Scorer::load(&file, width)
     }
 }
@@ -142,7 +138,7 @@ pub struct Example {
 #[derive(Debug, thiserror::Error)]
 pub enum KeywordError {
     /// No TOML, or not of the form.
-    #[error("{0}; `bellis enroll` makes keyword files")]
+    #[error(transparent)]
     Toml(#[from] TomlFileError),
     /// A value makes no sense.
     #[error("{}: {problem}; enroll the keyword anew", path.display())]
@@ -168,7 +164,7 @@ pub enum KeywordError {
         running: Box<PackRef>,
     },
     /// Cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot access {}", path.display())]
     File {
         /// The file or folder.
         path: PathBuf,

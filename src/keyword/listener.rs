@@ -3,8 +3,7 @@
 use super::second_look::SecondLook;
 use super::spotter::{Hit, Search, Spotter, SpotterOptions};
 use super::template::{FrameBlock, LANES};
-use crate::engine::EngineError;
-use crate::stream::Representation;
+use crate::stream::{Representation, SessionError};
 
 /// Looks for one keyword in recordings that are streamed one after the other.
 pub struct Listener {
@@ -24,7 +23,7 @@ impl Listener {
     /// # Errors
     ///
     /// A detector's graph or a layer that cannot be run.
-    pub fn hear(&mut self, chunk: &Representation, mut told: impl FnMut(Hit)) -> Result<(), EngineError> {
+    pub fn hear(&mut self, chunk: &Representation, mut told: impl FnMut(Hit)) -> Result<(), SessionError> {
         let Some(vectors) = &chunk.embedding else { return Ok(()) };
         self.second.hear(chunk);
         for rows in vectors.as_slice().chunks(LANES * vectors.dim()) {
@@ -39,7 +38,7 @@ impl Listener {
     /// # Errors
     ///
     /// A layer that cannot be run.
-    pub fn end(&mut self) -> Result<Option<Hit>, EngineError> {
+    pub fn end(&mut self) -> Result<Option<Hit>, SessionError> {
         let told = self.spotter.reset(Some(&mut self.second));
         self.second.reset();
         told

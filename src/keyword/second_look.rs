@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::template::{FrameBlock, LANES};
 use crate::engine::{Encoder, EngineError, Frames};
 use crate::exit::Fixed;
-use crate::stream::{Representation, Session, SessionOptions};
+use crate::stream::{Representation, Session, SessionError, SessionOptions};
 
 /// Sound before a peak that its pass hears, too, at the least: the attention of a layer looks back 1.28 s in the bundled packs, and what a
 /// pass computes without it tells words of other voices apart less well.
@@ -116,7 +116,7 @@ impl SecondLook {
 
     /// The frames `start` to `end` at full depth, and those before them that their pass has, block by block, each with the number of its
     /// first frame.
-    pub(super) fn again(&mut self, start: u64, end: u64, each: impl FnMut(u64, &FrameBlock)) -> Result<(), EngineError> {
+    pub(super) fn again(&mut self, start: u64, end: u64, each: impl FnMut(u64, &FrameBlock)) -> Result<(), SessionError> {
         let (from, oldest) = (start.saturating_sub(self.lead), self.first + self.pass_frames() - 1);
         let began = self.pass_at(from).max(self.pass_at(oldest));
         let kept = self.passes.iter().position(|pass| pass.began == began).and_then(|index| self.passes.remove(index));
@@ -151,23 +151,23 @@ impl SecondLook {
 
 impl Pass {
     fn begin(encoder: &Arc<Encoder>, chunk_frames: usize, frame: u64, sample: u64) -> Result<Self, EngineError> {
-        let options = SessionOptions { embedding: true, ..SessionOptions::new(chunk_frames) };
-        let session = Session::new(encoder, Box::new(Fixed { layer: encoder.layers() }), options)?;
+        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true);
+        let session = Session::new(encoder, Box::new(Fixed::new(encoder.layers())), options)?;
         Ok(Self { session, began: frame, heard: sample, rows: Vec::new(), width: 1 })
     }
 
-    fn hear(&mut self, sound: &[f32]) -> Result<(), EngineError> {
+    fn hear(&mut self, sound: &[f32]) -> Result<(), SessionError> {
         self.heard += sound.len() as u64;
-        self.session.push(sound);
+        self.session.push(sound)?;
         self.compute()
     }
 
-    fn finish(&mut self) -> Result<(), EngineError> {
+    fn finish(&mut self) -> Result<(), SessionError> {
         self.session.finish();
         self.compute()
     }
 
-    fn compute(&mut self) -> Result<(), EngineError> {
+    fn compute(&mut self) -> Result<(), SessionError> {
         self.session.each(|chunk| {
             if let Some(vectors) = &chunk.embedding {
                 self.width = vectors.dim();

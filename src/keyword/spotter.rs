@@ -14,6 +14,7 @@ use super::second_look::SecondLook;
 use super::template::{FrameBlock, LANES, Template};
 use super::warp::Warp;
 use crate::engine::EngineError;
+use crate::stream::SessionError;
 
 /// k of the power mean of the examples' scores.
 const AGREEMENT: i32 = 2;
@@ -120,7 +121,7 @@ impl Search {
     }
 
     /// The highest score at full depth of what overlaps `hit` and ends no more than `hold` frames later; its own for a detector.
-    fn again(&self, hit: &Hit, hold: u32, second: &mut SecondLook) -> Result<f32, EngineError> {
+    fn again(&self, hit: &Hit, hold: u32, second: &mut SecondLook) -> Result<f32, SessionError> {
         let Self::Examples(warps) = self else { return Ok(hit.score) };
         let mut warps = warps.clone();
         warps.iter_mut().for_each(Warp::reset);
@@ -183,7 +184,7 @@ impl Spotter {
         block: &FrameBlock,
         mut second: Option<&mut SecondLook>,
         mut told: impl FnMut(u64, Hit),
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), SessionError> {
         let first = self.frames;
         self.frames += block.frames() as u64;
         let candidates = self.search.step(block, first)?;
@@ -211,7 +212,7 @@ impl Spotter {
     /// # Errors
     ///
     /// A layer that cannot be run.
-    pub fn reset(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, EngineError> {
+    pub fn reset(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, SessionError> {
         let told = self.settle(second);
         self.search.reset();
         told
@@ -235,7 +236,7 @@ impl Spotter {
         told && rested
     }
 
-    fn settle(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, EngineError> {
+    fn settle(&mut self, second: Option<&mut SecondLook>) -> Result<Option<Hit>, SessionError> {
         let Some(first) = self.peak.take() else { return Ok(None) };
         let score = match second {
             Some(second) => first.score.min(self.search.again(&first, self.options.hold, second)?),

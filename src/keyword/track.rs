@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::template::{FrameBlock, LANES};
-use crate::engine::{Encoder, EngineError};
+use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
-use crate::stream::{Session, SessionOptions};
+use crate::stream::{Session, SessionError, SessionOptions};
 
 /// The keyword embeddings of a recording, `[frames, width]`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,11 +23,11 @@ impl Track {
         encoder: &Arc<Encoder>,
         policy: Box<dyn ExitPolicy>,
         chunk_frames: usize,
-    ) -> Result<Self, EngineError> {
+    ) -> Result<Self, SessionError> {
         let quiet_unit = encoder.quiet_unit();
-        let options = SessionOptions { embedding: true, posteriors: quiet_unit.is_some(), ..SessionOptions::new(chunk_frames) };
+        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).posteriors(quiet_unit.is_some());
         let mut session = Session::new(encoder, policy, options)?;
-        session.push(audio);
+        session.push(audio)?;
         session.finish();
         let mut track = Self::default();
         session.each(|chunk| {
@@ -37,7 +37,7 @@ impl Track {
             if let (Some(unit), Some(log_posteriors)) = (quiet_unit, &chunk.log_posteriors) {
                 track.quiet.extend((0..log_posteriors.frames()).map(|t| log_posteriors.row(t)[unit].exp()));
             }
-            Ok::<_, EngineError>(())
+            Ok::<_, SessionError>(())
         })?;
         Ok(track)
     }

@@ -1,26 +1,28 @@
-//! What can be wrong with a pack, and what to do about it.
+//! Errors of opening a pack.
 
 use std::path::PathBuf;
 
 use crate::toml_file::TomlFileError;
 
-/// Why a pack was refused. Nothing of it has been computed when this is returned.
+/// Why a pack was refused. Nothing has been computed when this is returned.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackError {
-    /// The folder is not there or is no folder.
-    #[error("there is no pack at {path}: a pack is a folder with a pack.toml in it (`bellis inspect PACK` shows one)")]
+    /// The path is not a folder that contains a `pack.toml`.
+    #[error("{path}: not a pack; a pack is a folder that contains pack.toml")]
+    #[non_exhaustive]
     NotAPack {
-        /// The path given.
+        /// The path.
         path: PathBuf,
     },
     /// `pack.toml` does not parse.
     #[error(transparent)]
     Manifest(#[from] TomlFileError),
-    /// The pack is in another version of the format.
+    /// The pack has another version of the format.
     #[error(
-        "{path}: pack format {found} is not supported, this version reads format {supported}; get the pack again or export it again \
-         (docs/pack.md lists what changed)"
+        "{path}: pack format {found} is not supported, only format {supported}; export the pack again (docs/pack.md lists the changes)"
     )]
+    #[non_exhaustive]
     Format {
         /// The `pack.toml`.
         path: PathBuf,
@@ -29,28 +31,31 @@ pub enum PackError {
         /// The format that is read.
         supported: u32,
     },
-    /// A value of `pack.toml` contradicts another one or makes no sense.
+    /// A value of `pack.toml` is out of range or contradicts another one.
     #[error("{path}: {key}: {problem}")]
+    #[non_exhaustive]
     Invalid {
         /// The `pack.toml`.
         path: PathBuf,
         /// The key, as `[section] key`.
         key: String,
-        /// What is wrong and what would be right.
+        /// What is wrong, and what is possible.
         problem: String,
     },
-    /// A listed file is missing or cannot be read.
-    #[error("{path}: cannot read it ({source}); {stage} of the pack needs it — copy the pack anew")]
+    /// A listed file is missing or cannot be read. Copying the pack again helps.
+    #[error("{path}: cannot read {stage} of the pack")]
+    #[non_exhaustive]
     File {
         /// The file.
         path: PathBuf,
         /// The stage that lists it.
         stage: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A listed file is larger than the runtime will load.
-    #[error("{path}: {bytes} bytes, and a stage may have at most {limit}; this is not a stage of a pack for small boards")]
+    #[error("{path}: a stage may have at most {limit} bytes, this file has {bytes}")]
+    #[non_exhaustive]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -59,11 +64,12 @@ pub enum PackError {
         /// The limit.
         limit: u64,
     },
-    /// A listed file is not the one that the manifest was written for.
+    /// A listed file was changed or damaged since the manifest was written.
     #[error(
-        "{path}: SHA-256 is {found}, but pack.toml says {expected} for {stage}; the file was changed or damaged — copy the pack anew, \
-         or write the new hash into pack.toml if you changed it on purpose"
+        "{path}: {stage} was changed or damaged: its SHA-256 is {found}, pack.toml expects {expected}; copy the pack again, or \
+         update the hash if the change is intended"
     )]
+    #[non_exhaustive]
     Hash {
         /// The file.
         path: PathBuf,

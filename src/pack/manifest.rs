@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::names::named;
+
 /// The whole of `pack.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,6 +120,13 @@ pub struct EncoderSection {
     pub gap_fill: GapFill,
 }
 
+impl EncoderSection {
+    /// The chunk size if none is chosen, frames.
+    pub(crate) fn default_chunk(&self) -> usize {
+        self.default_chunk_frames.or_else(|| self.chunk_frames.middle()).unwrap_or(1)
+    }
+}
+
 /// Cached keys and values, or every window anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -162,7 +171,7 @@ pub enum Position {
 }
 
 /// How a deeper layer gets the keys and values of chunks that stopped before it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapFill {
     /// Run the layer for the lagging chunks too: exact, and gives back part of the saving.
@@ -171,6 +180,8 @@ pub enum GapFill {
     /// Only the key and value projections run, on the exit state: cheap; wants a model trained for it.
     Project,
 }
+
+named!(GapFill, "gap fill", { CatchUp => "catch-up", Project => "project" });
 
 /// The chunk sizes a pack allows, in frames.
 #[derive(Debug, Clone, Deserialize)]
@@ -253,6 +264,18 @@ pub enum PerLayer {
     All(f32),
     /// Layer 1, layer 2, …
     Each(Vec<f32>),
+}
+
+impl From<f32> for PerLayer {
+    fn from(value: f32) -> Self {
+        Self::All(value)
+    }
+}
+
+impl From<Vec<f32>> for PerLayer {
+    fn from(values: Vec<f32>) -> Self {
+        Self::Each(values)
+    }
 }
 
 impl PerLayer {

@@ -1,10 +1,14 @@
-//! A pack: a model on disk. `Pack::open` reads `pack.toml` and checks all that can be checked without computing:
-//! keys, numbers against each other, every file's presence, size and SHA-256. docs/pack.md is the format.
+//! Packs: models on disk, or in memory.
+//!
+//! A pack is a folder with a `pack.toml` and ONNX stages. [`Pack::open`] reads the manifest and checks everything that can be checked
+//! without computing: keys, numbers against each other, presence and size of the files. The SHA-256 of a file is checked when
+//! [`Encoder::load`](crate::engine::Encoder::load) reads it, or by [`Pack::verify`]. docs/pack.md describes the format.
 
 mod error;
 mod identity;
 pub mod manifest;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::ops::RangeInclusive;
@@ -19,73 +23,111 @@ pub use manifest::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Manifest
 const FORMAT: u32 = 2;
 /// Maximum width of a keyword embedding.
 const MAX_EMBEDDING_WIDTH: usize = 4096;
+const MANIFEST: &str = "pack.toml";
 const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
-/// HuBERT X-Large's layers have 80 MB each; nothing honest comes near this.
+/// HuBERT X-Large's layers have 80 MB each; no stage for small boards comes near this.
 const STAGE_LIMIT_BYTES: u64 = 512 << 20;
 const MAX_LAYERS: usize = 256;
 /// A file is verified in parts of this size.
 const READ_BYTES: usize = 1 << 16;
 
-/// A checked pack: the manifest and the bytes of its stages.
-#[derive(Debug)]
+/// A checked pack: its manifest, and where the bytes of its stages are.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Pack {
-    /// The folder.
+    /// The folder; empty for a pack in memory.
     pub dir: PathBuf,
     /// `pack.toml`.
     pub manifest: Manifest,
     /// Samples to h⁰.
     pub frontend: StageFile,
-    /// Positional convolution (windowed).
+    /// Positional convolution (windowed packs).
     pub position: Option<StageFile>,
     /// Layers 1 … L.
     pub layers: Vec<StageFile>,
-    /// Heads: (layer, stage) of layers 1 … L, and of h⁰ as layer 0 in a pack whose chunks may stop before the first layer; empty
-    /// for a pack without heads.
+    /// Heads as (layer, stage): layers 1 … L, and layer 0, h⁰, in packs whose chunks may exit before the first layer. Empty for a pack
+    /// without heads.
     pub heads: Vec<(usize, StageFile)>,
-    /// CTC branches: (layer, stage).
+    /// CTC branches as (layer, stage).
     pub ctc: Vec<(usize, StageFile)>,
-    /// Predictors of `gain`: (layer, stage) of layers 1 … L−1, and 0 where h⁰ has a head; empty for a pack without them.
+    /// Gain predictors as (layer, stage): layers 1 … L−1, and layer 0 where h⁰ has a head. Empty for a pack without them.
     pub gain: Vec<(usize, StageFile)>,
-    /// What keywords are matched in: (layer, stage) of every depth where a chunk may stop; empty for a pack without it.
+    /// Keyword embeddings as (layer, stage): every depth at which a chunk may exit. Empty for a pack without them.
     pub embedding: Vec<(usize, StageFile)>,
 }
 
-/// One stage's file, read and verified once, and again when it is loaded: its bytes are not kept.
-#[derive(Debug)]
+/// One stage of a pack: its name, size and hash, and where its bytes are.
+#[derive(Debug, Clone)]
 pub struct StageFile {
-    /// As in `pack.toml`: `layer.3`.
-    pub name: String,
-    /// Where it was read from.
-    pub path: PathBuf,
-    /// Its bytes on disk.
-    pub size: u64,
+    name: String,
+    path: PathBuf,
+    size: u64,
     sha256: String,
-    /// Declared state: (name, shape).
-    pub state: Vec<(String, Vec<usize>)>,
+    /// The bytes of a stage in memory.
+    memory: Option<Cow<'static, [u8]>>,
+    state: Vec<(String, Vec<usize>)>,
 }
 
 impl Pack {
-    /// Opens the pack in `dir`: reads `pack.toml`, checks it, reads and verifies every file.
+    /// Opens the pack in the folder `dir`: reads and checks `pack.toml`, and finds the files that it lists.
+    ///
+    /// # Errors
+    ///
+    /// Every [`PackError`] but [`PackError::Hash`], which is found when a file is read.
     pub fn open(dir: &Path) -> Result<Self, PackError> {
-        let path = dir.join("pack.toml");
+        let path = dir.join(MANIFEST);
         if !path.is_file() {
             return Err(PackError::NotAPack { path: dir.to_owned() });
         }
+        let text = crate::toml_file::text(&path, MANIFEST_LIMIT_BYTES)?;
+        Self::from_manifest(&text, path, Files { dir, memory: None })
+    }
+
+    /// Opens a pack in memory, such as one embedded in the program. `files` are the files of the folder, `pack.toml` among them, with
+    /// their names relative to it.
+    ///
+    /// ```no_run
+    /// # macro_rules! include_bytes { ($path:literal) => { b"" } }
+    /// use bellis::pack::Pack;
+    ///
+    /// let pack = Pack::from_bytes([
+    ///     ("pack.toml", include_bytes!("../pack/pack.toml").as_slice()),
+    ///     ("frontend.onnx", include_bytes!("../pack/frontend.onnx").as_slice()),
+    ///     // … every file that pack.toml lists
+    /// ]);
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Pack::open`].
+    pub fn from_bytes<N, B>(files: impl IntoIterator<Item = (N, B)>) -> Result<Self, PackError>
+    where
+        N: Into<String>,
+        B: Into<Cow<'static, [u8]>>,
+    {
+        let memory: BTreeMap<String, Cow<'static, [u8]>> =
+            files.into_iter().map(|(name, bytes)| (name.into(), bytes.into())).collect();
+        let path = PathBuf::from(MANIFEST);
+        let text = memory.get(MANIFEST).ok_or_else(|| PackError::NotAPack { path: path.clone() })?;
+        let text = String::from_utf8_lossy(text).into_owned();
+        Self::from_manifest(&text, path, Files { dir: Path::new(""), memory: Some(&memory) })
+    }
+
+    fn from_manifest(text: &str, path: PathBuf, files: Files<'_>) -> Result<Self, PackError> {
         /// The key that every version of the format has.
         #[derive(serde::Deserialize)]
         struct Version {
             format: u32,
         }
-        let Version { format } = crate::toml_file::read(&path, MANIFEST_LIMIT_BYTES)?;
+        let Version { format } = crate::toml_file::parse(text, &path)?;
         if format != FORMAT {
             return Err(PackError::Format { path, found: format, supported: FORMAT });
         }
-        let manifest: Manifest = crate::toml_file::read(&path, MANIFEST_LIMIT_BYTES)?;
+        let manifest: Manifest = crate::toml_file::parse(text, &path)?;
         check(&manifest).map_err(|(key, problem)| PackError::Invalid { path: path.clone(), key, problem })?;
-        let mut files = Files { dir, seen: Vec::new() };
         let stages = &manifest.stages;
         let count = manifest.encoder.layers;
-        let numbered = |group: &str, first: usize, entries: &BTreeMap<String, StageEntry>, files: &mut Files<'_>| {
+        let numbered = |group: &str, first: usize, entries: &BTreeMap<String, StageEntry>| {
             let mut out: Vec<(usize, StageFile)> = Vec::with_capacity(entries.len());
             for (key, entry) in entries {
                 let layer: usize =
@@ -119,17 +161,32 @@ impl Pack {
         };
         let frontend = files.stage("frontend".into(), &stages.frontend)?;
         let position = stages.position.as_ref().map(|entry| files.stage("position".into(), entry)).transpose()?;
-        let layers = every("layer", 1..=count, numbered("layer", 1, &stages.layer, &mut files)?)?;
+        let layers = every("layer", 1..=count, numbered("layer", 1, &stages.layer)?)?;
         let layers = layers.into_iter().map(|(_, stage)| stage).collect();
-        let heads = every("head", 1..=count, numbered("head", 0, &stages.head, &mut files)?)?;
-        let ctc = numbered("ctc", 0, &stages.ctc, &mut files)?;
-        let gain = every("gain", 1..=count - 1, numbered("gain", 0, &stages.gain, &mut files)?)?;
-        let embedding =
-            every("embedding", shallowest_exit(&heads)..=count, numbered("embedding", 0, &stages.embedding, &mut files)?)?;
-        Ok(Self { dir: dir.to_owned(), frontend, position, layers, heads, ctc, gain, embedding, manifest })
+        let heads = every("head", 1..=count, numbered("head", 0, &stages.head)?)?;
+        let ctc = numbered("ctc", 0, &stages.ctc)?;
+        let gain = every("gain", 1..=count - 1, numbered("gain", 0, &stages.gain)?)?;
+        let embedding = every("embedding", shallowest_exit(&heads)..=count, numbered("embedding", 0, &stages.embedding)?)?;
+        Ok(Self { dir: files.dir.to_owned(), frontend, position, layers, heads, ctc, gain, embedding, manifest })
     }
 
-    /// The shallowest depth at which a chunk may stop: 0, before the first layer, where h⁰ has a head.
+    /// Checks the SHA-256 of every file.
+    ///
+    /// # Errors
+    ///
+    /// [`PackError::Hash`] names the first file that was changed or damaged.
+    pub fn verify(&self) -> Result<(), PackError> {
+        let mut verified: Vec<&Path> = Vec::new();
+        for stage in self.stages() {
+            if !verified.contains(&stage.path()) {
+                stage.verify()?;
+                verified.push(stage.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// The shallowest depth at which a chunk may exit: 0, before the first layer, where h⁰ has a head.
     pub fn shallowest_exit(&self) -> usize {
         shallowest_exit(&self.heads)
     }
@@ -151,10 +208,9 @@ impl Pack {
             .chain(self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.embedding).map(|(_, stage)| stage))
     }
 
-    /// The chunk size taken when none is asked for, frames.
+    /// Chunk size if none is chosen, frames.
     pub fn default_chunk_frames(&self) -> usize {
-        let encoder = &self.manifest.encoder;
-        encoder.default_chunk_frames.or_else(|| encoder.chunk_frames.middle()).unwrap_or(1)
+        self.manifest.encoder.default_chunk()
     }
 }
 
@@ -164,32 +220,104 @@ fn shallowest_exit(heads: &[(usize, StageFile)]) -> usize {
 }
 
 impl StageFile {
-    /// A graph that stands outside of a pack, of which `sha256` is known, or taken as it is now.
+    /// A graph outside of a pack. Its SHA-256 is `sha256` if that is known, and that of its present bytes if not.
+    ///
+    /// # Errors
+    ///
+    /// [`PackError::File`] if it cannot be read, [`PackError::TooLarge`] if it exceeds the limit of a stage.
     pub fn open(name: &str, path: &Path, sha256: Option<&str>) -> Result<Self, PackError> {
-        let (size, found) = measure(name, path)?;
-        let sha256 = sha256.unwrap_or(&found).to_owned();
-        let file = Self { name: name.to_owned(), path: path.to_owned(), size, sha256, state: Vec::new() };
-        if file.sha256.eq_ignore_ascii_case(&found) { Ok(file) } else { Err(file.changed(found)) }
+        let mut file = Self::on_disk(name.to_owned(), path.to_owned(), String::new())?;
+        file.sha256 = match sha256 {
+            Some(known) => known.to_owned(),
+            None => file.hash()?,
+        };
+        Ok(file)
     }
 
-    /// The SHA-256 that its bytes have, in hexadecimal.
+    fn on_disk(name: String, path: PathBuf, sha256: String) -> Result<Self, PackError> {
+        let metadata = std::fs::metadata(&path);
+        let size = metadata.map_err(|source| PackError::File { path: path.clone(), stage: name.clone(), source })?.len();
+        if size > STAGE_LIMIT_BYTES {
+            return Err(PackError::TooLarge { path, bytes: size, limit: STAGE_LIMIT_BYTES });
+        }
+        Ok(Self { name, path, size, sha256, memory: None, state: Vec::new() })
+    }
+
+    /// The name in `pack.toml`: `layer.3`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file; for a pack in memory, its name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The SHA-256 that its bytes must have, in hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// The ONNX bytes, verified once more.
-    pub fn read(&self) -> Result<Vec<u8>, PackError> {
-        let io = |source| PackError::File { path: self.path.clone(), stage: self.name.clone(), source };
-        let bytes = std::fs::read(&self.path).map_err(io)?;
-        let found = hex(&Sha256::digest(&bytes));
+    /// Declared states of a cached layer: (name, shape).
+    pub(crate) fn state(&self) -> &[(String, Vec<usize>)] {
+        &self.state
+    }
+
+    /// The ONNX bytes, verified.
+    ///
+    /// # Errors
+    ///
+    /// [`PackError::File`] and [`PackError::Hash`].
+    pub fn read(&self) -> Result<Cow<'_, [u8]>, PackError> {
+        let bytes = match &self.memory {
+            Some(bytes) => Cow::Borrowed(&bytes[..]),
+            None => Cow::Owned(std::fs::read(&self.path).map_err(|source| self.unreadable(source))?),
+        };
+        self.check(hex(&Sha256::digest(&bytes)))?;
+        Ok(bytes)
+    }
+
+    /// Checks the SHA-256, without holding the whole file in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`PackError::File`] and [`PackError::Hash`].
+    pub fn verify(&self) -> Result<(), PackError> {
+        self.check(self.hash()?)
+    }
+
+    fn check(&self, found: String) -> Result<(), PackError> {
         match found.eq_ignore_ascii_case(&self.sha256) {
-            true => Ok(bytes),
-            false => Err(self.changed(found)),
+            true => Ok(()),
+            false => {
+                Err(PackError::Hash { path: self.path.clone(), stage: self.name.clone(), expected: self.sha256.clone(), found })
+            }
         }
     }
 
-    fn changed(&self, found: String) -> PackError {
-        PackError::Hash { path: self.path.clone(), stage: self.name.clone(), expected: self.sha256.clone(), found }
+    /// The SHA-256 of the present bytes, in hexadecimal.
+    fn hash(&self) -> Result<String, PackError> {
+        if let Some(bytes) = &self.memory {
+            return Ok(hex(&Sha256::digest(bytes)));
+        }
+        let unreadable = |source| self.unreadable(source);
+        let (mut file, mut hash) = (std::fs::File::open(&self.path).map_err(unreadable)?, Sha256::new());
+        let mut part = vec![0; READ_BYTES];
+        loop {
+            match file.read(&mut part).map_err(unreadable)? {
+                0 => return Ok(hex(&hash.finalize())),
+                count => hash.update(&part[..count]),
+            }
+        }
+    }
+
+    fn unreadable(&self, source: std::io::Error) -> PackError {
+        PackError::File { path: self.path.clone(), stage: self.name.clone(), source }
     }
 }
 
@@ -197,52 +325,35 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// How many bytes the file of a graph has, and their SHA-256 in hexadecimal.
-fn measure(name: &str, path: &Path) -> Result<(u64, String), PackError> {
-    let io = |source| PackError::File { path: path.to_owned(), stage: name.to_owned(), source };
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size > STAGE_LIMIT_BYTES {
-        return Err(PackError::TooLarge { path: path.to_owned(), bytes: size, limit: STAGE_LIMIT_BYTES });
-    }
-    let (mut file, mut hash) = (std::fs::File::open(path).map_err(io)?, Sha256::new());
-    let mut part = vec![0; READ_BYTES];
-    loop {
-        match file.read(&mut part).map_err(io)? {
-            0 => break,
-            count => hash.update(&part[..count]),
-        }
-    }
-    Ok((size, hex(&hash.finalize())))
-}
-
-/// Verifies files of one pack, each once: (path, bytes, hash).
+/// The files of a pack: in a folder, or in memory.
 struct Files<'a> {
     dir: &'a Path,
-    seen: Vec<(PathBuf, u64, String)>,
+    memory: Option<&'a BTreeMap<String, Cow<'static, [u8]>>>,
 }
 
 impl Files<'_> {
-    fn stage(&mut self, name: String, entry: &StageEntry) -> Result<StageFile, PackError> {
+    fn stage(&self, name: String, entry: &StageEntry) -> Result<StageFile, PackError> {
         let path = self.dir.join(&entry.file);
         let escapes = Path::new(&entry.file).components().any(|part| !matches!(part, std::path::Component::Normal(_)));
         if escapes {
-            let problem = format!("`{}` leaves the pack's folder; a stage's file stands inside of it", entry.file);
-            return Err(PackError::Invalid { path: self.dir.join("pack.toml"), key: format!("[stages] {name}"), problem });
+            let problem = format!("`{}` is outside of the pack's folder", entry.file);
+            return Err(PackError::Invalid { path: self.dir.join(MANIFEST), key: format!("[stages] {name}"), problem });
         }
-        let (size, found) = match self.seen.iter().find(|(known, ..)| *known == path) {
-            Some((_, size, hash)) => (*size, hash.clone()),
-            None => {
-                let (size, hash) = measure(&name, &path)?;
-                self.seen.push((path.clone(), size, hash.clone()));
-                (size, hash)
-            }
+        let mut file = match self.memory {
+            None => StageFile::on_disk(name, path, entry.sha256.clone())?,
+            Some(memory) => match memory.get(&entry.file) {
+                Some(bytes) => {
+                    let (size, memory) = (bytes.len() as u64, Some(bytes.clone()));
+                    StageFile { name, path, size, sha256: entry.sha256.clone(), memory, state: Vec::new() }
+                }
+                None => {
+                    let source = std::io::Error::from(std::io::ErrorKind::NotFound);
+                    return Err(PackError::File { path, stage: name, source });
+                }
+            },
         };
-        let state = entry.state.iter().map(|(name, shape)| (name.clone(), shape.clone())).collect();
-        let file = StageFile { name, path, size, sha256: entry.sha256.clone(), state };
-        match found.eq_ignore_ascii_case(&file.sha256) {
-            true => Ok(file),
-            false => Err(file.changed(found)),
-        }
+        file.state = entry.state.iter().map(|(name, shape)| (name.clone(), shape.clone())).collect();
+        Ok(file)
     }
 }
 
@@ -253,7 +364,7 @@ fn check(m: &Manifest) -> Result<(), Problem> {
     let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
     let (audio, encoder) = (&m.audio, &m.encoder);
     if !(1_000..=384_000).contains(&audio.sample_rate) {
-        return fail("[audio] sample_rate", format!("{} Hz is no rate of speech", audio.sample_rate));
+        return fail("[audio] sample_rate", format!("{} Hz is not a rate of speech", audio.sample_rate));
     }
     if audio.hop == 0 || audio.hop > 1 << 16 || audio.receptive_field < audio.hop || audio.receptive_field > 1 << 20 {
         return fail("[audio] receptive_field", format!("{} samples cannot hold a hop of {}", audio.receptive_field, audio.hop));

@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-
-use super::summary::Samples;
+use super::latency::Latencies;
+use super::samples::Samples;
 use crate::audio::RingStats;
 use crate::exit::Reason;
 use crate::stream::Representation;
@@ -28,7 +27,7 @@ pub struct Counters {
     macs: AtomicU64,
     frames: AtomicU64,
     exits: Vec<AtomicU64>,
-    reasons: [AtomicU64; Reason::ALL.len()],
+    reasons: Vec<(Reason, AtomicU64)>,
     latencies: Mutex<Latencies>,
     consumers: Mutex<Vec<Arc<ConsumerCounters>>>,
     heartbeats: AtomicU64,
@@ -52,32 +51,9 @@ pub struct ConsumerCounters {
     failed: AtomicBool,
 }
 
-/// Histograms in microseconds.
-#[derive(Debug, Clone)]
-pub struct Latencies {
-    /// Computing one chunk.
-    pub compute: Histogram<u64>,
-    /// From the capture of a chunk's last sample to its representation; empty for sources that are not live.
-    pub delay: Histogram<u64>,
-}
-
-/// From a microsecond to an hour, to three digits.
-const LONGEST_MICROS: u64 = 3_600_000_000;
-
-impl Latencies {
-    fn new() -> Self {
-        // The bounds are constants that the constructor allows.
-        let histogram = || {
-            Histogram::new_with_bounds(1, LONGEST_MICROS, 3)
-                .unwrap_or_else(|_| Histogram::new(3).unwrap_or_else(|_| unreachable!()))
-        };
-        Self { compute: histogram(), delay: histogram() }
-    }
-}
-
 /// What the inference thread could not yet put into the shared histograms, because a reader held them.
 #[derive(Debug, Default)]
-pub(super) struct PendingLatencies(Vec<(u64, Option<u64>)>);
+pub(super) struct PendingLatencies(Vec<(Duration, Option<Duration>)>);
 
 impl Counters {
     pub(super) fn new(pack_rate: u32, layers: usize) -> Self {
@@ -96,8 +72,8 @@ impl Counters {
             macs: zero(),
             frames: zero(),
             exits: (0..=layers).map(|_| zero()).collect(),
-            reasons: Reason::ALL.map(|_| zero()),
-            latencies: Mutex::new(Latencies::new()),
+            reasons: Reason::all().map(|reason| (reason, zero())).collect(),
+            latencies: Mutex::default(),
             consumers: Mutex::default(),
             heartbeats: zero(),
         }
@@ -179,9 +155,9 @@ impl Counters {
         self.exits.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
-    /// Chunks by the reason why they stopped.
-    pub fn reasons(&self) -> [(Reason, u64); Reason::ALL.len()] {
-        std::array::from_fn(|at| (Reason::ALL[at], self.reasons[at].load(Ordering::Relaxed)))
+    /// Chunks by exit reason.
+    pub fn reasons(&self) -> impl Iterator<Item = (Reason, u64)> {
+        self.reasons.iter().map(|(reason, count)| (*reason, count.load(Ordering::Relaxed)))
     }
 
     /// Mean exit layer; `None` before the first chunk.
@@ -249,10 +225,10 @@ impl Counters {
         if let Some(count) = self.exits.get(representation.exit_layer) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(at) = Reason::ALL.iter().position(|reason| *reason == representation.reason) {
-            self.reasons[at].fetch_add(1, Ordering::Relaxed);
+        if let Some((_, count)) = self.reasons.iter().find(|(reason, _)| *reason == representation.reason) {
+            count.fetch_add(1, Ordering::Relaxed);
         }
-        pending.0.push((representation.compute.as_micros() as u64, delay.map(|delay| delay.as_micros() as u64)));
+        pending.0.push((representation.compute, delay));
         if let Ok(mut latencies) = self.latencies.try_lock() {
             pending.flush(&mut latencies);
         }
@@ -273,8 +249,8 @@ impl Counters {
 impl PendingLatencies {
     fn flush(&mut self, latencies: &mut Latencies) {
         for (compute, delay) in self.0.drain(..) {
-            latencies.compute.saturating_record(compute);
-            delay.into_iter().for_each(|delay| latencies.delay.saturating_record(delay));
+            latencies.compute.record(compute);
+            delay.into_iter().for_each(|delay| latencies.delay.record(delay));
         }
     }
 }

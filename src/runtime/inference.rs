@@ -12,11 +12,10 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::Queue;
-use super::realtime;
 use crate::audio::{Block, Gap, Resampler, RingReader};
-use crate::engine::EngineError;
 use crate::exit::ExitPolicy;
-use crate::stream::{Representation, Session, SessionOptions};
+use crate::realtime;
+use crate::stream::{Representation, Session, SessionError, SessionOptions};
 
 /// Samples read from the ring at a time.
 const READ_SAMPLES: usize = 4096;
@@ -98,7 +97,7 @@ pub(super) struct Inference {
 
 impl Inference {
     /// Runs until nobody is left to tell of a source, and the last one's ring is closed and empty; everything in it is computed.
-    pub fn run(mut self) -> Result<(), EngineError> {
+    pub fn run(mut self) -> Result<(), SessionError> {
         if let Some(priority) = self.priority {
             realtime::ask_for(priority);
         }
@@ -107,7 +106,7 @@ impl Inference {
         outcome
     }
 
-    fn all_inputs(&mut self) -> Result<(), EngineError> {
+    fn all_inputs(&mut self) -> Result<(), SessionError> {
         while let Some(input) = self.next_input() {
             self.stream(input)?;
         }
@@ -146,7 +145,7 @@ impl Inference {
     }
 
     /// Computes all that a source delivers.
-    fn stream(&mut self, mut input: Input) -> Result<(), EngineError> {
+    fn stream(&mut self, mut input: Input) -> Result<(), SessionError> {
         let mut block = vec![0.0; READ_SAMPLES];
         let mut resampled = Vec::with_capacity(2 * READ_SAMPLES);
         loop {
@@ -165,13 +164,13 @@ impl Inference {
                 Block::Samples(samples) => {
                     input.resampler.push(samples, &mut resampled);
                     self.begin(&mut input)?;
-                    self.session.push(&resampled);
+                    self.session.push(&resampled)?;
                     resampled.clear();
                     self.drain(&mut input)?;
                 }
                 Block::Gap(gap) => {
                     self.begin(&mut input)?;
-                    self.gap(gap, &mut input);
+                    self.gap(gap, &mut input)?;
                 }
                 Block::Empty if !stopped => std::thread::sleep(self.until_next_chunk(&input)),
                 Block::Empty | Block::Closed => break,
@@ -179,7 +178,7 @@ impl Inference {
         }
         if input.started {
             input.resampler.finish(&mut resampled);
-            self.session.push(&resampled);
+            self.session.push(&resampled)?;
             self.session.finish();
             self.drain(&mut input)?;
         }
@@ -189,7 +188,7 @@ impl Inference {
 
     /// The first sample of a source: the encoder starts afresh, and what was not captured since the source before is a gap. A
     /// source that delivers nothing leaves no trace.
-    fn begin(&mut self, input: &mut Input) -> Result<(), EngineError> {
+    fn begin(&mut self, input: &mut Input) -> Result<(), SessionError> {
         if std::mem::replace(&mut input.started, true) {
             return Ok(());
         }
@@ -200,9 +199,9 @@ impl Inference {
     }
 
     /// Computes every chunk that is whole, and hands it on.
-    fn drain(&mut self, input: &mut Input) -> Result<(), EngineError> {
+    fn drain(&mut self, input: &mut Input) -> Result<(), SessionError> {
         while !self.discard.is_set()
-            && let Some(mut representation) = self.session.next(self.backlog(input))?
+            && let Some(mut representation) = self.session.next_chunk_live(self.backlog(input))?
         {
             self.counters.heartbeat();
             input.out += (representation.samples + representation.lost_samples) as i64;
@@ -237,13 +236,13 @@ impl Inference {
     }
 
     /// Puts a gap where it lies at the pack's rate. Positions and lengths are rounded from exact sums: errors do not add up.
-    fn gap(&mut self, gap: Gap, input: &mut Input) {
+    fn gap(&mut self, gap: Gap, input: &mut Input) -> Result<(), SessionError> {
         let rate = self.session.encoder().audio().sample_rate;
         let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(input.source_rate)) as u64;
         let received = at_pack_rate(gap.position - input.lost);
         let lost = at_pack_rate(input.lost + gap.samples) - at_pack_rate(input.lost);
         log::warn!("the ring was full: {} samples dropped from sample {} on", gap.samples, gap.position);
-        self.session.gap(received, lost);
         input.lost += gap.samples;
+        self.session.gap(received, lost)
     }
 }

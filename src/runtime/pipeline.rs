@@ -11,20 +11,27 @@ use super::connection::{Connection, Opened};
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::{self, ConsumerThread};
 use super::inference::{Change, Control, Inference, Input};
+use super::run::RunReport;
 use super::summary::Summary;
-use super::{RunError, RunOptions, RunReport, StopFlag};
+use super::{RunError, RunOptions, StopFlag};
 use crate::audio::Resampler;
 use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
-use crate::engine::{Encoder, EngineError};
+use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
-use crate::stream::{Session, SessionOptions};
+use crate::stream::{Session, SessionError, SessionOptions};
 
-/// A consumer, and what tells it from others of its name.
+/// A consumer with a label that tells it from others of its kind.
 pub struct NamedConsumer {
-    /// Told once; appears in the metrics.
+    /// The label in counters and metrics.
     pub label: String,
     /// The consumer.
     pub consumer: Box<dyn Consumer>,
+}
+
+impl From<Box<dyn Consumer>> for NamedConsumer {
+    fn from(consumer: Box<dyn Consumer>) -> Self {
+        Self { label: consumer.name().to_owned(), consumer }
+    }
 }
 
 /// The threads behind the source.
@@ -34,7 +41,7 @@ pub struct Pipeline {
     stream: StreamInfo,
     counters: Arc<Counters>,
     control: Sender<Control>,
-    inference: JoinHandle<Result<(), EngineError>>,
+    inference: JoinHandle<Result<(), SessionError>>,
     consumers: Vec<ConsumerThread>,
     /// Set when a consumer has failed.
     failed: StopFlag,
@@ -66,8 +73,8 @@ impl Pipeline {
             quiet_unit: encoder.quiet_unit(),
             vocabulary: encoder.vocabulary().to_vec(),
             layers: encoder.layers(),
-            chunk_frames: options.session.chunk_frames,
-            policy: policy.to_string(),
+            chunk_frames: options.session.chunk_frames.unwrap_or_else(|| encoder.default_chunk_frames()),
+            policy: policy.description(),
             live,
         };
         let session = with_requirements(&options.session, consumers.iter().map(|one| one.consumer.requires()));
@@ -134,7 +141,7 @@ impl Pipeline {
             self.encoder.check_heads()?;
         }
         if let Some(policy) = &policy {
-            self.stream.policy = policy.to_string();
+            self.stream.policy = policy.description();
         }
         let mut add = Vec::new();
         for NamedConsumer { label, consumer } in join {

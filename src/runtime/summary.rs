@@ -3,15 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::counters::Counters;
-use crate::audio::RingStats;
+use super::latency::Percentiles;
+use super::samples::Samples;
 use crate::consumer::StreamInfo;
 
 /// The numbers of a finished (or running) run.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// The source.
     pub source: String,
@@ -57,47 +58,9 @@ pub struct Summary {
     pub consumers: Vec<ConsumerSummary>,
 }
 
-/// captured = processed + dropped + left.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Samples {
-    /// What the source delivered.
-    pub captured: u64,
-    /// What was computed.
-    pub processed: u64,
-    /// What found the ring full.
-    pub dropped: u64,
-    /// What waits in the ring; after a run, what a failure left there: none without one.
-    pub left: u64,
-    /// Of the captured ones, NaN, infinite or beyond any sound: taken as zeros.
-    pub non_finite: u64,
-}
-
-impl Samples {
-    /// What a ring has seen, as it is at one moment.
-    pub(super) fn of(ring: &RingStats) -> Self {
-        let (processed, dropped) = (ring.read(), ring.dropped());
-        // Read last, and what is gone was captured: a block that is just being pushed is counted as dropped a moment before.
-        let captured = ring.captured().max(processed + dropped);
-        Self { captured, processed, dropped, left: captured - processed - dropped, non_finite: ring.non_finite() }
-    }
-}
-
-impl std::ops::Add for Samples {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            captured: self.captured + other.captured,
-            processed: self.processed + other.processed,
-            dropped: self.dropped + other.dropped,
-            left: self.left + other.left,
-            non_finite: self.non_finite + other.non_finite,
-        }
-    }
-}
-
 /// A consumer's numbers.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct ConsumerSummary {
     /// Its name.
     pub name: String,
@@ -107,49 +70,12 @@ pub struct ConsumerSummary {
     pub dropped: u64,
 }
 
-/// Percentiles of a latency, milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Percentiles {
-    /// Median.
-    pub p50: f64,
-    /// 90 of 100.
-    pub p90: f64,
-    /// 99 of 100.
-    pub p99: f64,
-    /// 999 of 1000.
-    pub p999: f64,
-    /// The longest.
-    pub max: f64,
-}
-
-impl Percentiles {
-    /// Of a histogram in microseconds; `None` of an empty one.
-    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
-        let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-        (!histogram.is_empty()).then(|| Self {
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: histogram.max() as f64 / 1e3,
-        })
-    }
-}
-
-impl fmt::Display for Percentiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { p50, p90, p99, p999, max } = self;
-        write!(f, "p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms")
-    }
-}
-
 impl Summary {
     pub(super) fn new(stream: &StreamInfo, counters: &Counters, wall: Duration) -> Self {
         let latencies = counters.latencies();
         let (audio, compute) = (counters.audio().as_secs_f64(), counters.compute().as_secs_f64());
         let per = |value: f64, of: f64| if of > 0.0 { value / of } else { 0.0 };
         let frames = counters.frames() as f64;
-        let none = Percentiles { p50: 0.0, p90: 0.0, p99: 0.0, p999: 0.0, max: 0.0 };
         Self {
             source: stream.source.clone(),
             pack: stream.pack.clone(),
@@ -166,8 +92,8 @@ impl Summary {
             layer_passes_per_frame: per(counters.layer_frames() as f64, frames),
             projections_per_frame: per(counters.projected_frames() as f64, frames),
             macs_per_second: per(counters.macs() as f64, audio),
-            compute: Percentiles::of(&latencies.compute).unwrap_or(none),
-            delay: Percentiles::of(&latencies.delay),
+            compute: latencies.compute.percentiles().unwrap_or_default(),
+            delay: latencies.delay.percentiles(),
             samples: counters.samples(),
             xruns: counters.xruns(),
             non_finite_heads: counters.non_finite_heads(),

@@ -136,6 +136,25 @@ impl Chunker {
         }
     }
 
+    /// Whether the stream has ended.
+    pub fn ended(&self) -> bool {
+        self.finished
+    }
+
+    /// Whether the next chunk can be computed.
+    pub fn has_chunk(&self) -> bool {
+        match self.finished {
+            false => self.missing_samples() == 0,
+            true => self.next_frame < self.received.div_ceil(self.hop as u64),
+        }
+    }
+
+    /// The position in received samples from which on a gap can still be reported: that of the last gap, or the next chunk's start.
+    pub fn earliest_gap(&self) -> u64 {
+        let chunk = self.next_frame * self.hop as u64;
+        self.gaps.back().map_or(chunk, |(position, _)| chunk.max(*position))
+    }
+
     /// Samples received so far.
     pub fn received(&self) -> u64 {
         self.received

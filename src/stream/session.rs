@@ -1,6 +1,4 @@
 //! One stream from samples to representations: chunker, encoder state, evidence, policy.
-//!
-//! *initialise* ([`Session::new`]) may allocate at will; *process* ([`Session::push`], [`Session::next`]) reuses what it has.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +9,9 @@ use super::representation::Representation;
 use crate::engine::{Encoder, EncoderState, EngineError, Frames, Work};
 use crate::exit::{Decision, Evidence, ExitPolicy, Measurer, Needs, Observation, Reason};
 
-/// Which vectors a representation carries.
+/// The vectors of a representation.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub enum Vectors {
     /// The exit layer's state.
     #[default]
@@ -21,41 +20,78 @@ pub enum Vectors {
     Mixture(Mixture),
 }
 
-/// What a session puts into its representations.
-#[derive(Debug, Clone)]
+/// The chunk size of a session, and what its representations contain. By default: chunks of the pack's default size, and the exit
+/// layer's state.
+///
+/// ```
+/// use bellis::stream::SessionOptions;
+///
+/// let options = SessionOptions::default().chunk_frames(16).posteriors(true);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct SessionOptions {
-    /// New frames per chunk.
-    pub chunk_frames: usize,
-    /// Which vectors.
+    /// New frames per chunk; the pack's default if `None`.
+    pub chunk_frames: Option<usize>,
+    /// The vectors of a representation.
     pub vectors: Vectors,
-    /// Add the exit head's log-posteriors.
+    /// Whether to add the exit head's log-posteriors.
     pub posteriors: bool,
-    /// Add what keywords are matched in.
+    /// Whether to add keyword embeddings.
     pub embedding: bool,
-    /// Add the logits of the exit layer's CTC branch. A chunk then stops only at layers that have one, and goes no deeper than the
-    /// last of them.
+    /// Whether to add the logits of the exit layer's CTC branch. A chunk then exits only at layers that have a branch, and goes no
+    /// deeper than the last of them.
     pub ctc: bool,
-    /// Add the chunk's sound.
+    /// Whether to add the chunk's audio.
     pub audio: bool,
-    /// Evaluate the head of every layer that runs, also where the policy does not ask: for studies, at their cost.
+    /// Whether to evaluate the head of every layer that runs, even if the policy does not need it, at the cost of those heads.
     pub all_heads: bool,
 }
 
 impl SessionOptions {
-    /// Chunks of `chunk_frames` frames, the exit layer's state, nothing else.
-    pub fn new(chunk_frames: usize) -> Self {
-        Self {
-            chunk_frames,
-            vectors: Vectors::Last,
-            posteriors: false,
-            embedding: false,
-            ctc: false,
-            audio: false,
-            all_heads: false,
-        }
+    /// Sets the chunk size, frames.
+    pub fn chunk_frames(mut self, frames: usize) -> Self {
+        self.chunk_frames = Some(frames);
+        self
     }
 
-    /// Refuses an encoder that lacks what is asked for.
+    /// Sets the vectors of a representation.
+    pub fn vectors(mut self, vectors: Vectors) -> Self {
+        self.vectors = vectors;
+        self
+    }
+
+    /// Adds the exit head's log-posteriors.
+    pub fn posteriors(mut self, add: bool) -> Self {
+        self.posteriors = add;
+        self
+    }
+
+    /// Adds keyword embeddings.
+    pub fn embedding(mut self, add: bool) -> Self {
+        self.embedding = add;
+        self
+    }
+
+    /// Adds the logits of the exit layer's CTC branch.
+    pub fn ctc(mut self, add: bool) -> Self {
+        self.ctc = add;
+        self
+    }
+
+    /// Adds the chunk's audio.
+    pub fn audio(mut self, add: bool) -> Self {
+        self.audio = add;
+        self
+    }
+
+    /// Evaluates the head of every layer that runs.
+    pub fn all_heads(mut self, evaluate: bool) -> Self {
+        self.all_heads = evaluate;
+        self
+    }
+
+    /// Refuses an encoder that lacks a stage that the options need.
     fn check(&self, encoder: &Encoder) -> Result<(), EngineError> {
         if self.posteriors || self.all_heads {
             encoder.check_heads()?;
@@ -70,7 +106,61 @@ impl SessionOptions {
     }
 }
 
-/// One stream.
+/// Why a session refused a call or could not compute a chunk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// A chunk could not be computed. The session is unusable from then on.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// An earlier chunk could not be computed, so the caches are incomplete. Start a new session.
+    #[error("an earlier chunk of this stream failed; start a new session")]
+    Poisoned,
+    /// Samples or a gap came after [`Session::finish`]. Call [`Session::restart`] first.
+    #[error("the stream has ended; restart it before pushing more samples")]
+    Ended,
+    /// [`Session::restart`] was called before [`Session::finish`].
+    #[error("the stream has not ended; finish it before restarting it")]
+    NotEnded,
+    /// [`Session::restart`] was called before every chunk had been taken.
+    #[error("chunks of the ended stream are still waiting; take them before restarting it")]
+    ChunksLeft,
+    /// A gap lies before an earlier gap, or in a chunk that has been returned.
+    #[error("gap at sample {position}, but gaps before sample {earliest} can no longer be reported")]
+    #[non_exhaustive]
+    LateGap {
+        /// Position of the gap.
+        position: u64,
+        /// The earliest position that is possible now.
+        earliest: u64,
+    },
+}
+
+/// One stream: samples go in, representations come out.
+///
+/// A session is used by one thread at a time and owns its state; the weights are shared. [`push`](Self::push) appends samples at the
+/// pack's rate ([`Encoder::audio`]), [`next_chunk`](Self::next_chunk) computes the next whole chunk, and [`finish`](Self::finish)
+/// completes the last one. [`new`](Self::new) allocates; the other methods reuse memory.
+///
+/// ```
+/// use bellis::engine::{Encoder, LoadOptions};
+/// use bellis::exit::PolicySpec;
+/// use bellis::pack::Pack;
+/// use bellis::stream::{Session, SessionOptions};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let pack = Pack::open("models/daisy-tiny".as_ref())?;
+/// let encoder = Encoder::load(&pack, &LoadOptions::default())?;
+/// let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, SessionOptions::default())?;
+/// session.push(&vec![0.0; 16_000])?;
+/// session.finish();
+/// for chunk in session.representations() {
+///     let chunk = chunk?;
+///     println!("{:.2} s: exit at layer {}, {} frames", chunk.start_seconds(), chunk.exit_layer, chunk.vectors.frames());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Session {
     state: EncoderState,
     chunker: Chunker,
@@ -78,6 +168,8 @@ pub struct Session {
     ctc_measurer: Measurer,
     policy: Box<dyn ExitPolicy>,
     options: SessionOptions,
+    chunk_frames: usize,
+    poisoned: bool,
     sequence: u64,
     non_finite: u64,
     /// Work of the states before the present one.
@@ -85,13 +177,21 @@ pub struct Session {
 }
 
 impl Session {
-    /// A fresh stream on `encoder`.
+    /// A new stream on `encoder`.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::ChunkFrames`] if the pack does not allow the chunk size, [`EngineError::NoStage`] if it lacks a stage that the
+    /// options need.
     pub fn new(encoder: &Arc<Encoder>, policy: Box<dyn ExitPolicy>, options: SessionOptions) -> Result<Self, EngineError> {
-        encoder.check_chunk(options.chunk_frames)?;
+        let chunk_frames = options.chunk_frames.unwrap_or_else(|| encoder.default_chunk_frames());
+        encoder.check_chunk(chunk_frames)?;
         options.check(encoder)?;
         Ok(Self {
             state: EncoderState::new(encoder)?,
-            chunker: Chunker::new(encoder, options.chunk_frames),
+            chunker: Chunker::new(encoder, chunk_frames),
+            chunk_frames,
+            poisoned: false,
             measurer: Measurer::for_units(encoder.quiet_unit()),
             ctc_measurer: Measurer::default(),
             policy,
@@ -102,47 +202,86 @@ impl Session {
         })
     }
 
-    /// Starts again after [`Session::finish`], when all chunks have been taken: the encoder has forgotten the sound before, the
-    /// numbers of chunks and the positions of samples go on, and the next representation says that `lost` samples lie between.
-    /// Returns how many it will say, with those that no chunk has told yet.
-    pub fn restart(&mut self, lost: u64) -> Result<u64, EngineError> {
+    /// Continues after [`finish`](Self::finish) with a reset encoder, as after a reconnected microphone: chunk numbers and sample
+    /// positions continue, and the next representation reports `lost` samples in between. Returns the number of lost samples that it
+    /// will report, which includes gaps at the end of the stream before.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::NotEnded`] before `finish`, [`SessionError::ChunksLeft`] before every chunk has been taken.
+    pub fn restart(&mut self, lost: u64) -> Result<u64, SessionError> {
+        self.check_poison()?;
+        if !self.chunker.ended() {
+            return Err(SessionError::NotEnded);
+        }
+        if self.chunker.has_chunk() {
+            return Err(SessionError::ChunksLeft);
+        }
         let work = self.work();
         self.state = EncoderState::new(&self.state.encoder().clone())?;
         self.work_before = work;
         Ok(self.chunker.restart(lost))
     }
 
-    /// Appends samples at the pack's rate. [`Session::next`] gives what they complete.
-    pub fn push(&mut self, samples: &[f32]) {
+    fn check_poison(&self) -> Result<(), SessionError> {
+        if self.poisoned { Err(SessionError::Poisoned) } else { Ok(()) }
+    }
+
+    /// Appends mono samples at the pack's rate, full scale ±1. [`next_chunk`](Self::next_chunk) returns the chunks that they
+    /// complete.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Ended`] after [`finish`](Self::finish), [`SessionError::Poisoned`] after a chunk has failed.
+    pub fn push(&mut self, samples: &[f32]) -> Result<(), SessionError> {
+        self.check_poison()?;
+        if self.chunker.ended() {
+            return Err(SessionError::Ended);
+        }
         self.chunker.push(samples);
+        Ok(())
     }
 
-    /// Says that `samples` samples were lost in front of the received sample number `position`, which may still have to come.
-    pub fn gap(&mut self, position: u64, samples: u64) {
+    /// Reports that `samples` samples were lost before the received sample number `position` (from the last start), which may not
+    /// have been pushed yet. Gaps are reported in order.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::LateGap`] if a chunk behind `position` has been returned, or a gap behind it reported.
+    pub fn gap(&mut self, position: u64, samples: u64) -> Result<(), SessionError> {
+        self.check_poison()?;
+        if self.chunker.ended() {
+            return Err(SessionError::Ended);
+        }
+        let earliest = self.chunker.earliest_gap();
+        if position < earliest {
+            return Err(SessionError::LateGap { position, earliest });
+        }
         self.chunker.gap(position, samples);
+        Ok(())
     }
 
-    /// Says that no more samples come.
+    /// Ends the stream: the samples that are left make the last chunk, padded with zeros to whole frames.
     pub fn finish(&mut self) {
         self.chunker.finish();
     }
 
-    /// Samples received so far.
+    /// Samples received since the last start.
     pub fn received(&self) -> u64 {
         self.chunker.received()
     }
 
-    /// Samples that must still come before the next chunk is whole.
+    /// Samples still missing for the next chunk.
     pub fn missing_samples(&self) -> u64 {
         self.chunker.missing_samples()
     }
 
-    /// Samples that wait behind the next chunk.
+    /// Samples that wait after the next chunk.
     pub fn waiting_samples(&self) -> u64 {
         self.chunker.waiting_samples()
     }
 
-    /// Layer passes so far.
+    /// Computation so far.
     pub fn work(&self) -> Work {
         let (before, now) = (self.work_before, self.state.work());
         Work {
@@ -152,12 +291,12 @@ impl Session {
         }
     }
 
-    /// Heads and CTC branches so far whose logits were not all finite.
+    /// Evaluated heads and CTC branches so far with logits that were not all finite.
     pub fn non_finite(&self) -> u64 {
         self.non_finite
     }
 
-    /// The weights.
+    /// The encoder.
     pub fn encoder(&self) -> &Arc<Encoder> {
         self.state.encoder()
     }
@@ -167,29 +306,72 @@ impl Session {
         self.policy = policy;
     }
 
-    /// What the representations carry from the next chunk on; the size of chunks stays.
+    /// New frames per chunk.
+    pub fn chunk_frames(&self) -> usize {
+        self.chunk_frames
+    }
+
+    /// Replaces what representations contain from the next chunk on. The chunk size does not change.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::NoStage`] if the pack lacks a stage that the options need; the options are then unchanged.
     pub fn set_options(&mut self, options: SessionOptions) -> Result<(), EngineError> {
         options.check(self.state.encoder())?;
-        self.options = SessionOptions { chunk_frames: self.options.chunk_frames, ..options };
+        self.options = options;
         Ok(())
     }
 
-    /// Computes every chunk whose samples are all there, where no time presses.
-    pub fn each<E: From<EngineError>>(&mut self, mut each: impl FnMut(&Representation) -> Result<(), E>) -> Result<(), E> {
-        while let Some(chunk) = self.next(Duration::ZERO)? {
+    /// Computes the next chunk, or returns `None` if samples are missing for it.
+    ///
+    /// # Errors
+    ///
+    /// [`SessionError::Engine`] if a stage fails. The session is then poisoned: the caches are incomplete.
+    pub fn next_chunk(&mut self) -> Result<Option<Representation>, SessionError> {
+        self.next_chunk_live(Duration::ZERO)
+    }
+
+    /// Computes the next chunk of a live stream, of which `backlog` already waits after this chunk. Policies with a deadline count the
+    /// backlog as time spent.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next_chunk`](Self::next_chunk).
+    pub fn next_chunk_live(&mut self, backlog: Duration) -> Result<Option<Representation>, SessionError> {
+        self.check_poison()?;
+        self.poisoned = true;
+        let chunk = self.compute(backlog)?;
+        self.poisoned = false;
+        Ok(chunk)
+    }
+
+    /// Computes the chunks whose samples have been pushed, one by one. More may follow after the next [`push`](Self::push).
+    pub fn representations(&mut self) -> impl Iterator<Item = Result<Representation, SessionError>> {
+        std::iter::from_fn(|| match self.next_chunk() {
+            Err(SessionError::Poisoned) => None,
+            chunk => chunk.transpose(),
+        })
+    }
+
+    /// Computes the chunks whose samples have been pushed, and calls `each` with every one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next_chunk`](Self::next_chunk) and of `each`, which end the loop.
+    pub fn each<E: From<SessionError>>(&mut self, mut each: impl FnMut(&Representation) -> Result<(), E>) -> Result<(), E> {
+        while let Some(chunk) = self.next_chunk()? {
             each(&chunk)?;
         }
         Ok(())
     }
 
-    /// Computes the next chunk, if all its samples are there. `backlog` is the sound that waits behind it.
-    pub fn next(&mut self, backlog: Duration) -> Result<Option<Representation>, EngineError> {
+    fn compute(&mut self, backlog: Duration) -> Result<Option<Representation>, EngineError> {
         let began = Instant::now();
         let Some(chunk) = self.chunker.next_chunk() else { return Ok(None) };
         let encoder = self.state.encoder().clone();
         let (layers, units) = (encoder.layers(), encoder.units());
         let (mut evidence, mut ctc_evidence) = (Vec::<Evidence>::with_capacity(layers), Vec::<Evidence>::new());
-        // Where the chunk may stop, and where it must.
+        // Where the chunk may exit, and where it must.
         let may_exit = |layer: usize| !self.options.ctc || encoder.has_ctc(layer);
         let deepest = (0..=layers).rev().find(|&layer| may_exit(layer)).unwrap_or(layers);
         let mut phones: Option<(usize, Frames)> = None;
@@ -217,15 +399,23 @@ impl Session {
                 phones = Some((layer, logits));
             }
             let forecast = if needs == Needs::Forecast { Some(pass.forecast()?) } else { None };
-            let seen = forecast.as_ref().map_or(&[][..], Frames::as_slice);
+            let predicted = forecast.as_ref().map_or(&[][..], Frames::as_slice);
             let elapsed = began.elapsed();
-            match self.policy.decide(&Observation { layer, layers, evidence: &evidence, ctc, forecast: seen, elapsed, backlog }) {
+            match self.policy.decide(&Observation {
+                layer,
+                layers,
+                evidence: &evidence,
+                ctc,
+                forecast: predicted,
+                elapsed,
+                backlog,
+            }) {
                 Decision::Exit(Reason::Schedule) | Decision::Continue if layer == deepest => break (Reason::LastLayer, forecast),
                 Decision::Exit(reason) => break (reason, forecast),
                 Decision::Continue => layer = pass.step()?,
             }
         };
-        // Where it may not stop yet, it goes on without asking again.
+        // A layer where the chunk may not exit is passed without asking the policy again.
         while !may_exit(pass.depth()) {
             pass.step()?;
         }
@@ -243,7 +433,7 @@ impl Session {
             }
         };
         let embedding = self.options.embedding.then(|| pass.embedding()).transpose()?;
-        // What full depth is away from the layer where the chunk stopped, which may be deeper than where that was decided.
+        // The distance to full depth from the exit layer, which may be deeper than the layer of the decision.
         let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
         let ctc_logits = match (self.options.ctc, phones) {
             (false, _) => None,

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use bellis::engine::{Encoder, EncoderState, Frames};
-use bellis::stream::Chunker;
+use bellis::engine::{Encoder, Frames, LoadOptions, Precision};
+use bellis::internal::{Chunker, EncoderState};
 use ndarray_npy::NpzReader;
 
 /// A file of the repository.
@@ -122,7 +122,7 @@ pub fn default_pack() -> &'static (bellis::pack::Pack, std::sync::Arc<Encoder>) 
     static LOADED: std::sync::OnceLock<(bellis::pack::Pack, std::sync::Arc<Encoder>)> = std::sync::OnceLock::new();
     LOADED.get_or_init(|| {
         let pack = bellis::pack::Pack::open(&repository("models/daisy-tiny")).unwrap();
-        let encoder = Encoder::load(&pack, None).unwrap();
+        let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
         (pack, encoder)
     })
 }

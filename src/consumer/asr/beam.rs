@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::decoder::{BLANK, OpenSpan, PhoneSpan};
+use super::phone::{BLANK, OpenSpan, PhoneSpan};
 
 /// Frames that a phone waits for the hypotheses to agree: 0.5 s of 20 ms. No language model comes later to change the order of what
 /// was said so long ago.

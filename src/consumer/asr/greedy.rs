@@ -1,6 +1,6 @@
 //! Greedy CTC: the likeliest class of each frame, repeats as one, blanks dropped (Graves et al. 2006, best path decoding).
 
-use super::decoder::{BLANK, OpenSpan, PhoneSpan};
+use super::phone::{BLANK, OpenSpan, PhoneSpan};
 
 /// Decodes frame by frame. A phone is given out when its run of frames has ended.
 #[derive(Debug, Clone, Default)]

@@ -6,6 +6,7 @@
 mod beam;
 mod decoder;
 mod greedy;
+mod phone;
 mod phones;
 mod segmenter;
 mod segments;
@@ -15,9 +16,10 @@ mod tests;
 mod timeline;
 
 pub use beam::Beam;
-pub use decoder::{Decoder, PhoneSpan};
+pub use decoder::Decoder;
 pub use greedy::Greedy;
+pub use phone::PhoneSpan;
 pub use phones::{Form, Phones};
-pub use segmenter::{Cut, SegmentRules, Segmenter, Span};
+pub use segmenter::{Cut, SegmentRules, Segmenter, Utterance};
 pub use segments::{SEGMENTS, SegmentTarget, Segments};
 pub use speech::SpeechDetector;

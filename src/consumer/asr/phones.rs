@@ -4,7 +4,8 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::decoder::{BLANK, Decoder, PhoneSpan};
+use super::decoder::Decoder;
+use super::phone::{BLANK, PhoneSpan};
 use super::timeline::Timeline;
 use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::exit::log_probabilities;
@@ -149,7 +150,7 @@ impl<W: Write + Send> Consumer for Phones<W> {
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
         let Some(logits) = &chunk.ctc_logits else {
             let text = format!("chunk {} carries no CTC logits: a session gives them when it is asked for `ctc`", chunk.sequence);
-            return Err(ConsumerError::Other(text));
+            return Err(ConsumerError::other(text));
         };
         for (frame, place) in self.timeline.push(chunk).iter().enumerate() {
             // No phone reaches over sound that is missing.

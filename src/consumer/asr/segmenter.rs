@@ -42,7 +42,7 @@ pub enum Cut {
 
 /// One utterance, in frames counted from the first one pushed.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Span {
+pub struct Utterance {
     /// First frame.
     pub start: u64,
     /// The frame after the last one.
@@ -84,7 +84,7 @@ impl Segmenter {
     }
 
     /// One frame more: an utterance, if that ends one.
-    pub fn push(&mut self, probability: f32) -> Option<Span> {
+    pub fn push(&mut self, probability: f32) -> Option<Utterance> {
         let rules = self.rules;
         let here = self.frame;
         self.frame += 1;
@@ -118,7 +118,7 @@ impl Segmenter {
 
     /// `frames` frames of sound are missing in front of the next frame: they count as quiet, and an utterance never reaches over more
     /// than a hangover of them. `true` with it says that nothing before may be joined to what comes.
-    pub fn lost(&mut self, frames: u64) -> (Option<Span>, bool) {
+    pub fn lost(&mut self, frames: u64) -> (Option<Utterance>, bool) {
         let quiet = if self.open.is_some() { self.frame - (self.last_speech + 1) } else { 0 };
         if quiet + frames < self.rules.hangover.max(1) as u64 {
             return (None, false);
@@ -137,13 +137,13 @@ impl Segmenter {
     }
 
     /// The stream has ended.
-    pub fn finish(&mut self) -> Option<Span> {
+    pub fn finish(&mut self) -> Option<Utterance> {
         let found = self.open.and_then(|start| self.close(start, Cut::End));
         (self.floor, self.onset, self.speaking) = (self.frame, 0, false);
         found
     }
 
-    fn close(&mut self, start: u64, cut: Cut) -> Option<Span> {
+    fn close(&mut self, start: u64, cut: Cut) -> Option<Utterance> {
         self.open = None;
         self.floor = start;
         // What was left behind a cut may hold nobody.
@@ -155,7 +155,7 @@ impl Segmenter {
         Some(self.span(start, end, cut))
     }
 
-    fn cut_if_too_long(&mut self, start: u64) -> Option<Span> {
+    fn cut_if_too_long(&mut self, start: u64) -> Option<Utterance> {
         let length = (self.frame - start) as usize;
         if length < self.rules.longest {
             return None;
@@ -171,11 +171,11 @@ impl Segmenter {
         Some(span)
     }
 
-    fn span(&self, start: u64, end: u64, cut: Cut) -> Span {
+    fn span(&self, start: u64, end: u64, cut: Cut) -> Utterance {
         let first = self.frame - self.probabilities.len() as u64;
         let inside = self.probabilities.range((start - first) as usize..(end - first) as usize);
         let speech = inside.sum::<f32>() / (end - start).max(1) as f32;
-        Span { start, end, speech, cut }
+        Utterance { start, end, speech, cut }
     }
 
     fn forget(&mut self) {
@@ -201,7 +201,7 @@ mod tests {
             '~' => 0.4,
             _ => 0.0,
         };
-        let mut spans: Vec<Span> = text.chars().filter_map(|c| segmenter.push(frame(c))).collect();
+        let mut spans: Vec<Utterance> = text.chars().filter_map(|c| segmenter.push(frame(c))).collect();
         spans.extend(segmenter.finish());
         spans.iter().map(|span| (span.start, span.end, span.cut)).collect()
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::segmenter::{Cut, SegmentRules, Segmenter, Span};
+use super::segmenter::{Cut, SegmentRules, Segmenter, Utterance};
 use super::speech::SpeechDetector;
 use super::timeline::Timeline;
 use crate::consumer::stream::{Array, Endpoint, FloatType, MessageWriter};
@@ -104,7 +104,7 @@ impl Segments {
         }
     }
 
-    fn write(&mut self, span: Option<Span>) -> Result<(), ConsumerError> {
+    fn write(&mut self, span: Option<Utterance>) -> Result<(), ConsumerError> {
         let Some(span) = span else { return Ok(()) };
         let places: Vec<_> = (span.start..span.end).filter_map(|frame| self.timeline.place(frame)).collect();
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(()) };
@@ -180,7 +180,7 @@ fn write_line(out: &mut impl Write, place: &str, line: &Line) -> Result<(), Cons
 fn write_wav(path: &Path, sound: &[f32], sample_rate: u32) -> Result<(), ConsumerError> {
     let failed = |error| match error {
         hound::Error::IoError(error) => ConsumerError::write(path.display().to_string(), error),
-        other => ConsumerError::Other(format!("{}: {other}", path.display())),
+        other => ConsumerError::other(format!("{}: {other}", path.display())),
     };
     let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
     let mut out = hound::WavWriter::create(path, spec).map_err(failed)?;
@@ -219,7 +219,7 @@ impl Consumer for Segments {
                 std::fs::create_dir_all(&folder).map_err(failed)?;
                 let lines = File::create_new(folder.join(SEGMENTS)).map_err(|error| match error.kind() {
                     std::io::ErrorKind::AlreadyExists => {
-                        ConsumerError::Other(format!("{place} holds the segments of another run; name another folder"))
+                        ConsumerError::other(format!("{place} holds the segments of another run; name another folder"))
                     }
                     _ => failed(error),
                 })?;
@@ -235,7 +235,7 @@ impl Consumer for Segments {
         let Some(probabilities) = found else {
             let text =
                 format!("chunk {} lacks its sound or its posteriors: a session gives what it is asked for", chunk.sequence);
-            return Err(ConsumerError::Other(text));
+            return Err(ConsumerError::other(text));
         };
         let hop = chunk.hop_samples as u64;
         for (frame, (place, probability)) in self.timeline.push(chunk).iter().zip(probabilities).enumerate() {

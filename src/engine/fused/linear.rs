@@ -1,20 +1,16 @@
-//! A product with constant weights, its bias, its activation and its residual as one operation.
+//! A matrix product with constant weights, its bias, its activation and its residual as one operation.
 
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::Cost;
-use tract_onnx::tract_core::ops::einsum::EinSum;
-use tract_onnx::tract_core::ops::math::Add;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
 use super::super::kernels::helpers::{Helpers, worth};
 use super::super::kernels::matmul::PackedWeights;
 use super::super::kernels::{Activation, Rows};
-use super::find::{constant, is_binary, numbers, only_reader, other, with_constant};
-use super::ops::Activate;
+use super::affine::Affine;
 use super::{MatmulType, quantised};
 
 /// `x [.., K]` · weights `[K, N]` + bias, the activation, and the second input added, if there is one: `[.., N]`.
@@ -86,8 +82,8 @@ impl TypedOp for Linear {
 /// What the stages of an encoder share.
 #[derive(Default)]
 pub struct Sharing {
-    /// Packed weights by what is in them: a layer and its cut at the keys and values hold the same ones.
-    packed: HashMap<[u8; 32], Arc<PackedWeights>>,
+    /// Packed weights by fingerprint: a layer and its cut at the keys and values contain the same matrices.
+    packed: HashMap<u64, Vec<Arc<PackedWeights>>>,
     helpers: Option<Arc<Helpers>>,
 }
 
@@ -96,42 +92,39 @@ impl Sharing {
         Self { helpers, ..Self::default() }
     }
 
-    fn pack(&mut self, found: &Found) -> Arc<PackedWeights> {
+    /// Packs the weights, or returns equal ones that were packed before.
+    fn pack(&mut self, found: &Affine) -> Arc<PackedWeights> {
         let (inputs, outputs, bias) = (found.inputs, found.outputs, found.bias.as_deref());
-        let mut hash = Sha256::new();
-        hash.update(inputs.to_le_bytes());
-        for values in [&found.weights[..], bias.unwrap_or(&[])] {
-            for part in values.chunks(1024) {
-                let bytes: Vec<u8> = part.iter().flat_map(|value| value.to_le_bytes()).collect();
-                hash.update(&bytes);
-            }
+        let weight = |k: usize, n: usize| found.weights[k * outputs + n];
+        let alike = self.packed.entry(fingerprint(&found.weights)).or_default();
+        if let Some(same) = alike.iter().find(|packed| packed.contains(inputs, outputs, weight, bias)) {
+            return same.clone();
         }
-        let pack = || Arc::new(PackedWeights::new(inputs, outputs, |k, n| found.weights[k * outputs + n], bias));
-        self.packed.entry(hash.finalize().into()).or_insert_with(pack).clone()
+        let packed = Arc::new(PackedWeights::new(inputs, outputs, weight, bias));
+        alike.push(packed.clone());
+        packed
     }
 }
 
-/// What the rule found around a product.
-pub struct Found {
-    pub x: OutletId,
-    pub inputs: usize,
-    pub outputs: usize,
-    pub weights: Vec<f32>,
-    pub bias: Option<Vec<f32>>,
-    pub activation: Activation,
-    pub residual: Option<OutletId>,
-    /// The outlet that all of it makes.
-    pub out: OutletId,
+/// A number that tells most matrices apart, from a few of their values; which are equal is decided by comparing all.
+fn fingerprint(values: &[f32]) -> u64 {
+    const SAMPLES: usize = 64;
+    let step = (values.len() / SAMPLES).max(1);
+    let start = values.len() as u64;
+    values
+        .iter()
+        .step_by(step)
+        .fold(start, |hash, value| (hash.rotate_left(5) ^ u64::from(value.to_bits())).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-/// A product with constant weights `[K, N]` on the right, and what follows it.
+/// Fuses a matrix product with constant weights `[K, N]` on the right, and what follows it.
 pub fn linear(
     model: &TypedModel,
     node: &TypedNode,
     matmul: MatmulType,
     sharing: &mut Sharing,
 ) -> TractResult<Option<TypedModelPatch>> {
-    let Some(found) = find(model, node) else { return Ok(None) };
+    let Some(found) = Affine::find(model, node) else { return Ok(None) };
     let mut patch = TypedModelPatch::default();
     let x = patch.tap_model(model, found.x)?;
     let residual = found.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
@@ -146,51 +139,4 @@ pub fn linear(
     };
     patch.shunt_outside(model, found.out, out)?;
     Ok(Some(patch))
-}
-
-fn find(model: &TypedModel, node: &TypedNode) -> Option<Found> {
-    let einsum = node.op_as::<EinSum>()?;
-    let [x, weights] = node.inputs[..] else { return None };
-    if einsum.q_params.is_some() || einsum.operating_dt != f32::datum_type() || einsum.axes.to_string() != "amk,kn->amn" {
-        return None;
-    }
-    let weights = constant(model, weights)?;
-    if constant(model, x).is_some() || model.outlet_fact(x).ok()?.datum_type != f32::datum_type() {
-        return None;
-    }
-    let [inputs, outputs] = weights.shape()[..] else { return None };
-    let mut found = Found {
-        x,
-        inputs,
-        outputs,
-        weights: numbers(&weights)?,
-        bias: None,
-        activation: Activation::None,
-        residual: None,
-        out: node.id.into(),
-    };
-    if let Some(add) = only_reader(model, found.out).filter(|reader| is_binary::<Add>(reader))
-        && let Some((bias, _)) = with_constant(model, add)
-        && (bias.len() == outputs && bias.shape().last() == Some(&outputs))
-        && model.outlet_fact(add.id.into()).ok()?.shape == model.outlet_fact(found.out).ok()?.shape
-    {
-        found.bias = numbers(&bias);
-        found.out = add.id.into();
-    }
-    if let Some(reader) = only_reader(model, found.out)
-        && let Some(activate) = reader.op_as::<Activate>()
-    {
-        found.activation = activate.0;
-        found.out = reader.id.into();
-    }
-    if let Some(add) = only_reader(model, found.out).filter(|reader| is_binary::<Add>(reader))
-        && let Some(residual) = other(add, found.out)
-        && residual != found.out
-        && constant(model, residual).is_none()
-        && model.outlet_fact(residual).ok()?.shape == model.outlet_fact(found.out).ok()?.shape
-    {
-        found.residual = Some(residual);
-        found.out = add.id.into();
-    }
-    Some(found)
 }

@@ -2,6 +2,7 @@
 //! a stage as ONNX spells them out and puts in the operations of this folder, which call the kernels; what it does not know, it
 //! leaves to tract.
 
+mod affine;
 mod find;
 mod linear;
 mod ops;

@@ -9,13 +9,13 @@ use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
 use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::super::kernels::{Activation, Rows};
-use super::linear::Found;
+use super::affine::Affine;
 
 /// Smaller products lose more by turning rows into steps than they win.
 const WORTH_FROM: usize = 4096;
 
 /// Whether a product is computed in 8 bits.
-pub fn is_worth_it(found: &Found) -> bool {
+pub fn is_worth_it(found: &Affine) -> bool {
     found.weights.len() >= WORTH_FROM
 }
 
@@ -41,7 +41,7 @@ pub fn wire(
     name: &str,
     x: OutletId,
     residual: Option<OutletId>,
-    found: &Found,
+    found: &Affine,
 ) -> TractResult<OutletId> {
     let (steps, weights) = QuantisedWeights::new(&found.weights, found.outputs, found.bias.as_deref());
     let weights = Arc::new(weights);

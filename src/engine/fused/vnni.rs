@@ -10,7 +10,7 @@ use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::super::kernels::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
 use super::super::kernels::{Activation, Rows};
-use super::linear::Found;
+use super::affine::Affine;
 
 /// `x [1, T, K]` · weights `[K, N]` + bias, the activation, and the second input added, if there is one: `[1, T, N]`.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ impl Op for Int8Linear {
 
 impl Int8Linear {
     /// The product that was found; `None` where the processor or the shape does not fit the kernel.
-    pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, found: &Found) -> Option<Self> {
+    pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, found: &Affine) -> Option<Self> {
         let (vnni, steps) = (Vnni::detect()?, PackedSteps::new(steps, found.inputs, found.outputs)?);
         Some(Self { vnni, steps: Arc::new(steps), weights: weights.clone(), activation: found.activation })
     }

@@ -1,4 +1,4 @@
-//! MatmulType of a few rows with constant weights, packed once: rows · weights + bias, an activation, a residual.
+//! Matrix products of a few rows with constant weights, packed once: rows · weights + bias, an activation, a residual.
 //!
 //! The weights lie in panels as wide as a tile of the result, so that a panel is read from front to back while a tile of
 //! rows × columns stays in registers. A stream reads all weights once a chunk, far more than a cache next to the core holds: the
@@ -62,6 +62,21 @@ impl PackedWeights {
             padded_bias[..outputs].copy_from_slice(bias);
         }
         Self { panels, bias: padded_bias, inputs, outputs }
+    }
+
+    /// Whether these are the weights and the bias that [`new`](Self::new) would pack, bit for bit.
+    pub fn contains(&self, inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32, bias: Option<&[f32]>) -> bool {
+        let width = panel_width();
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits();
+        let bias_at = |output: usize| bias.map_or(0.0, |bias| bias[output]);
+        (self.inputs, self.outputs) == (inputs, outputs)
+            && self.bias[..outputs].iter().enumerate().all(|(output, value)| same(*value, bias_at(output)))
+            && self.panels.chunks_exact(inputs.max(1) * width).enumerate().all(|(panel, values)| {
+                values.chunks_exact(width).enumerate().all(|(input, row)| {
+                    let outputs = panel * width..outputs.min((panel + 1) * width);
+                    row.iter().zip(outputs).all(|(value, output)| same(*value, weight(input, output)))
+                })
+            })
     }
 
     /// `out [rows, outputs]` = activation(rows · weights + bias) + residual.

@@ -1,4 +1,4 @@
-//! MatmulType of 8-bit rows with constant 8-bit weights on x86 with AVX-512 VNNI, which multiplies four pairs of a u8 and an i8 and adds them up
+//! Matrix products of 8-bit rows with constant 8-bit weights on x86 with AVX-512 VNNI, which multiplies four pairs of a u8 and an i8 and adds them up
 //! in each of sixteen lanes at once.
 //!
 //! tract's kernels for this reach 57 % of the ceiling at a stream's 16 rows, these 90 % (docs/notes/kernels.md); elsewhere tract's are taken. No crate

@@ -1,0 +1,93 @@
+//! Named values of the library as arguments, each with its line of `--help`.
+
+use std::str::FromStr;
+
+use bellis::UnknownName;
+use bellis::audio::PcmFormat;
+use bellis::consumer::stream::{ArrayName, FloatType};
+use bellis::engine::Precision;
+use bellis::exit::{Measure, PolicyName};
+use bellis::pack::GapFill;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+
+/// A parser of the values named in `help`.
+fn named<T>(help: impl IntoIterator<Item = (&'static str, &'static str)>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = UnknownName> + Clone + Send + Sync + 'static,
+{
+    let values = help.into_iter().map(|(name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<T>())
+}
+
+pub fn policy() -> impl TypedValueParser<Value = PolicyName> {
+    named([
+        (PolicyName::Threshold.name(), "DAISY: the first layer whose head's mean entropy is at most --threshold"),
+        (
+            PolicyName::Range.name(),
+            "DAISY's released inference: heads run on the layers of --range; its last layer is a forced exit",
+        ),
+        (PolicyName::Fixed.name(), "Always --layer; no head runs"),
+        (PolicyName::Periodic.name(), "--layer, and every --period-th chunk at full depth"),
+        (PolicyName::Calibrated.name(), "Thresholds per layer, calibrated for a target --agreement with full depth"),
+        (PolicyName::Ctc.name(), "HuBERT-EE: the first layer whose CTC branch's own entropy is at most --threshold"),
+        (
+            PolicyName::Change.name(),
+            "The first layer whose head differs from the head before by at most --threshold (KL divergence)",
+        ),
+        (PolicyName::Gain.name(), "Where no deeper layer is predicted to gain more than --threshold per layer (KL divergence)"),
+        (PolicyName::Never.name(), "Full depth, always"),
+    ])
+}
+
+pub fn measure() -> impl TypedValueParser<Value = Measure> {
+    named([
+        (Measure::Entropy.name(), "Exit when the entropy is at most the threshold (DAISY)"),
+        (Measure::MaxProb.name(), "Exit when the likeliest unit's probability is at least the threshold"),
+        (Measure::Margin.name(), "Exit when the margin between the two likeliest units is at least the threshold"),
+    ])
+}
+
+pub fn gap_fill() -> impl TypedValueParser<Value = GapFill> {
+    named([
+        (GapFill::CatchUp.name(), "Run the layer for the skipped chunks as well: exact, and gives back part of the saving"),
+        (
+            GapFill::Project.name(),
+            "Run only the key and value projections, on the exit state: cheap; needs a pack trained for it",
+        ),
+    ])
+}
+
+pub fn precision() -> impl TypedValueParser<Value = Precision> {
+    named([
+        (Precision::Auto.name(), "The fastest precision that keeps the accuracy on this processor"),
+        (Precision::F32.name(), "32-bit floats"),
+        (Precision::Int8.name(), "8-bit weights and hidden states, 32-bit sums, where the processor supports it; else f32"),
+    ])
+}
+
+pub fn array() -> impl TypedValueParser<Value = ArrayName> {
+    named([
+        (ArrayName::Vectors.name(), "The representation's vectors, [frames, dim]"),
+        (ArrayName::Posteriors.name(), "Log-posteriors of the units at the exit layer, [frames, units]"),
+        (ArrayName::Embedding.name(), "Keyword embeddings, [frames, width]"),
+        (ArrayName::Ctc.name(), "Logits of the exit layer's CTC branch, [frames, classes]"),
+        (ArrayName::Audio.name(), "The chunk's audio, [samples]"),
+    ])
+}
+
+pub fn float_type() -> impl TypedValueParser<Value = FloatType> {
+    named([
+        (FloatType::F32.name(), "32 bits"),
+        (FloatType::F16.name(), "16 bits (IEEE half precision): half the bytes, three digits"),
+    ])
+}
+
+pub fn pcm_format() -> impl TypedValueParser<Value = PcmFormat> {
+    named([
+        (PcmFormat::U8.name(), "Unsigned 8-bit"),
+        (PcmFormat::S16le.name(), "Signed 16-bit little-endian"),
+        (PcmFormat::S24le.name(), "Signed 24-bit little-endian, three bytes"),
+        (PcmFormat::S32le.name(), "Signed 32-bit little-endian"),
+        (PcmFormat::F32le.name(), "32-bit float little-endian"),
+    ])
+}

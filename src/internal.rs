@@ -1,0 +1,16 @@
+//! Parts of the library that the program, its tests and its benchmarks use. Not part of the API: they change without notice.
+
+#[cfg(feature = "capture")]
+pub use crate::audio::microphone::{Intake, left_behind};
+pub use crate::audio::{
+    events::{EventReceiver, events},
+    ring::{Block, Gap, RingReader, RingStats, ring},
+    scripted::{ScriptedSource, Step},
+};
+#[cfg(feature = "keywords")]
+pub use crate::engine::scorer::{Scorer, ScorerState};
+pub use crate::engine::stage::{is_loading, parameters};
+pub use crate::engine::{EncoderState, Pass, WindowSpan};
+pub use crate::exit::evidence::{Measurer, kl};
+pub use crate::stream::chunker::{Chunk, Chunker};
+pub use crate::toml_file::{nearest, read as read_toml};
