@@ -1,4 +1,4 @@
-//! The `bellis` command: a thin shell over the library.
+//! The `bellis` command.
 
 mod cli;
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 
 fn start_log(filter: &str) {
     let mut log = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(filter));
-    // Where the lines go to systemd's journal, it knows the time, and takes the level from a number in front (sd-daemon(3)).
+    // systemd's journal adds the time itself, and reads the level from a prefix (sd-daemon(3)).
     if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal() {
         log.format(|out, record| {
             let level = match record.level() {
@@ -38,12 +38,11 @@ fn start_log(filter: &str) {
     log.init();
 }
 
-/// A broken graph can make a library panic while it is read. That is caught and reported as an error with the file's name; the
-/// panic itself need not be printed, too.
+/// Keeps panics of the ONNX library on broken graphs off the terminal: they are caught and reported as an error with the file's name.
 fn quiet_while_loading() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| match bellis::internal::is_loading() {
-        true => log::debug!("caught while loading: {panic}"),
+        true => log::debug!("caught a panic while loading: {panic}"),
         false => default(panic),
     }));
 }

@@ -295,7 +295,7 @@ fn what_cannot_be_is_said_with_the_way_out() {
     refused(&["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"], &["no threshold for this measure", "--threshold"]);
     refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["takes no layer"]);
     refused(&["--consumer", "phnoes"], &["did you mean `phones`?"]);
-    refused(&["--pack", PACK, "--consumer", "phones", "--beam", "0"], &["--beam 0"]);
+    refused(&["--pack", PACK, "--consumer", "phones", "--beam", "0"], &["--beam must be between 1 and"]);
     refused(&["--consumer", "phones", "--consumer", "jsonl"], &["standard output"]);
     refused(&["--consumer", "stream"], &["stream:-", "unix:"]);
     refused(&["--consumer", "stream:tcp:1"], &["`tcp:1`", "unix:/path"]);

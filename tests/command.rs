@@ -226,7 +226,7 @@ fn inspect_tells_what_a_pack_is() {
     let output = output(&["inspect"]);
     let text = stdout(&output);
     for part in
-        ["daisy-tiny", "10 of 192 dimensions", "cached", "every 320 samples (20.0 ms)", "threshold", "licence", "parameters"]
+        ["daisy-tiny", "10 of 192 dimensions", "cached", "hop 320 samples (20.0 ms)", "threshold", "licence", "parameters"]
     {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -285,7 +285,7 @@ fn numbers_that_make_no_sense_are_refused_with_what_would() {
     refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "0 to 10"]);
     refused(&["run", "--policy", "range", "--range", "7..3"], &["7..3"]);
     refused(&["run", "--policy", "fixed", "--threshold", "1"], &["takes no threshold"]);
-    refused(&["run", "--chunk", "333"], &["whole number of frames"]);
+    refused(&["run", "--chunk", "333"], &["multiple of 20 ms", "333"]);
     refused(&["run", "--chunk", "100"], &["chunks of 8, 16, 32 frames"]);
     refused(&["run", "--policy", "threshold", "--threshold", "1,2"], &["2 thresholds for 10 layers"]);
     refused(&["run", "--deadline", "0"], &["deadline"]);
@@ -401,11 +401,11 @@ fn a_benchmark_measures_what_it_says_and_draws_it() {
     assert!(is_whole(&std::fs::read_to_string(&both).unwrap()));
     let old = folder.path().join("old.json");
     std::fs::write(&old, "{\"format\": 1}").unwrap();
-    refused(&["bench", "--compare", old.to_str().unwrap(), json], &["old.json", "has format 1", "measure again"]);
-    refused(&["bench", "--compare", html, json], &["a.html", "is no report"]);
+    refused(&["bench", "--compare", old.to_str().unwrap(), json], &["old.json", "report format 1", "measure again"]);
+    refused(&["bench", "--compare", html, json], &["a.html", "not a report"]);
     refused(&["bench", "--policy", "gian"], &["`gian`", "threshold, range, fixed"]);
     refused(&["bench", "--policy", "fixed:99"], &["no layer 99"]);
-    refused(&["bench", "--snr", "loud"], &["a number of dB", "clean"]);
+    refused(&["bench", "--snr", "loud"], &["from -100 to 100", "clean"]);
     refused(&["bench", "--noise", "pnik"], &["pnik", "white, pink"]);
     refused(&["bench", "--speech", folder.path().join("nothing").to_str().unwrap()], &["nothing"]);
 }

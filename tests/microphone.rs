@@ -49,7 +49,7 @@ fn listen(pulse: &Pulse, arguments: &[&str]) -> Child {
         assert_eq!(stderr.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&said));
         said.push(byte[0]);
     }
-    assert!(String::from_utf8_lossy(&said).contains("listening to"), "{}", String::from_utf8_lossy(&said));
+    assert!(String::from_utf8_lossy(&said).contains("recording from"), "{}", String::from_utf8_lossy(&said));
     std::thread::sleep(Duration::from_millis(700));
     child
 }
@@ -270,8 +270,8 @@ fn enrolled_by_voice(pulse: &Pulse) -> Result<(), String> {
         Ok::<_, String>(line)
     };
     let outcome = (|| {
-        while !next("its start")?.contains("listening to") {}
-        let takes = [("take-1.wav", 1.0, "take 1 of 3: "), ("take-2.wav", 40.0, "refused: clipped: ")];
+        while !next("its start")?.contains("recording from") {}
+        let takes = [("take-1.wav", 1.0, "take 1 of 3: "), ("take-2.wav", 40.0, "rejected: clipped: ")];
         let takes = takes.into_iter().chain([("take-2.wav", 1.0, "take 2 of 3: "), ("take-3.wav", 1.0, "take 3 of 3: ")]);
         for (name, gain, answer) in takes {
             // The level of the silence is learnt first.

@@ -127,13 +127,13 @@ fn without_a_device_it_waits_and_what_a_person_must_put_right_is_told_at_once() 
         assert!(!success && log.contains(says) && !log.contains("panicked"), "{arguments:?}: {log}");
     };
     refused(&["no-such-file.wav"], "no-such-file.wav");
-    refused(&["mic", "--consumer", "null", "--consumer", "null"], "given twice");
-    refused(&["mic", "--metrics", "nine thousand"], "write an address and a port");
-    refused(&["mic", "--priority", "70"], "below the kernel's interrupt threads");
+    refused(&["mic", "--consumer", "null", "--consumer", "null"], "listed twice");
+    refused(&["mic", "--metrics", "nine thousand"], "must be an address and port");
+    refused(&["mic", "--priority", "70"], "must be between 1 and 49");
     refused(&["mic", "--consumer", "jsonl:/nowhere/at/all"], "/nowhere/at/all");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let _holds = std::net::TcpListener::bind(taken).unwrap();
-    refused(&["mic", "--metrics", &taken.to_string()], "name another address");
+    refused(&["mic", "--metrics", &taken.to_string()], "selects another address");
 }
 
 /// Half a minute of speech to play at its own pace.

@@ -15,66 +15,70 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{locate, signals, values};
 
-/// Measure depth, quality and cost under noise
+/// Measure depth, quality, cost and latency under noise
 ///
-/// Real speech is mixed with noise at exact ratios and streamed through the whole runtime (ring, resampler, session) with every
-/// policy; what comes out is compared with full depth. A stream as a device hears it (30 % speech, 40 % silence, 30 % noise) is
-/// one of the conditions. Prints a table and writes the numbers as JSON and a page with pictures.
+/// Mixes speech with noise at exact SNRs, streams it through the whole runtime (ring, resampler, session) with every
+/// policy, and compares the results with full depth. One condition is a device-like stream (30 % speech, 40 % silence, 30 % noise).
+/// Prints a table, and writes a JSON report and an HTML page with plots.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  bellis bench                                             bundled speech and noise, every policy; a minute or two
+  bellis bench                                             bundled speech and noise, every policy; one or two minutes
   bellis bench --speech recordings --noise white,cafe.wav --snr clean,20,10,0
   bellis bench --policy gain,gain:0.05,threshold:2.5,fixed:5
   bellis bench --json pi4.json --html pi4.html             on the board
-  bellis bench --realtime                                  the delay from the sound to its representation, at the sound's own pace
-  bellis bench --compare pi4.json pi5.json --html both.html   two boards, or two packs, side by side")]
+  bellis bench --realtime                                  delay from capture to representation, in real time
+  bellis bench --compare pi4.json pi5.json --html both.html   two boards or two packs side by side")]
 pub struct Bench {
-    /// The pack: its folder, or the name of a bundled one
+    /// Pack: a folder, or the name of a bundled one
     #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
     pack: PathBuf,
-    /// Speech: files or folders; bundled recordings without
+    /// Speech: files or folders [default: bundled recordings]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     speech: Vec<PathBuf>,
-    /// Noise: white, pink, brown, babble (of the speech itself), sound files or folders of them [default: white, babble, a party, a restaurant]
+    /// Noise: white, pink, brown, babble, files or folders [default: bundled]
+    ///
+    /// `babble` is made from the speech itself. The default is white, babble, and recordings of a party and a restaurant.
     #[arg(long, value_name = "KIND|PATH", value_delimiter = ',')]
     noise: Vec<String>,
-    /// Signal-to-noise ratios, dB; clean speech is always measured [default: clean,20,10,5,0,-5]
+    /// SNRs in dB; clean speech is always included [default: 20,10,5,0,-5]
     #[arg(long, value_name = "DB", value_delimiter = ',', allow_hyphen_values = true, value_parser = ratio)]
     snr: Vec<Ratio>,
-    /// Policies, as NAME or NAME:NUMBER (a threshold, a layer, an agreement) [default: all that the pack has numbers for]
+    /// Policies: NAME or NAME:NUMBER [default: all that the pack supports]
+    ///
+    /// NUMBER is the policy's threshold, layer or agreement. `+gate:P` adds a gate.
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<String>,
-    /// In how many bits products with the layers' weights are computed
+    /// Precision of the layers' matmuls
     #[arg(long, value_parser = values::precision(), default_value_t)]
     precision: Precision,
-    /// Threads that compute wide products in f32 (packs of 768, as HuBERT-base), 1 to 64
+    /// Threads for large f32 matmuls, 1 to 64
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     threads: usize,
-    /// New sound per chunk, milliseconds
+    /// Chunk length in milliseconds [default: the pack's]
     #[arg(long, value_name = "MS")]
     chunk: Option<f64>,
-    /// Speech per condition, seconds, at most
+    /// Maximum speech per condition, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     seconds: f64,
-    /// Rate at which the sound comes; the runtime resamples it to the pack's
+    /// Sample rate of the source; the runtime resamples to the pack's rate
     #[arg(long, value_name = "HZ", default_value_t = 48_000, value_parser = clap::value_parser!(u32).range(1_000..=384_000))]
     rate: u32,
-    /// Leave out the device-like stream
+    /// Skip the device-like stream
     #[arg(long)]
     no_device: bool,
-    /// Let sound come at its own pace and measure the delay to its representation, too (as long as the sound takes)
+    /// Play in real time, and measure the delay to the representation as well
     #[arg(long)]
     realtime: bool,
-    /// Write the numbers as JSON [default: bellis-bench.json]
+    /// JSON report [default: bellis-bench.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write a page with pictures [default: bellis-bench.html]
+    /// HTML page with plots [default: bellis-bench.html]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write no file, only print the table
+    /// Only print the table, without writing files
     #[arg(long, conflicts_with_all = ["json", "html"])]
     no_files: bool,
-    /// Set two JSON reports side by side and measure nothing
+    /// Compare two JSON reports instead of measuring
     #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = ["speech", "noise", "policy", "json", "realtime"])]
     compare: Option<Vec<PathBuf>>,
 }
@@ -90,11 +94,11 @@ fn ratio(text: &str) -> Result<Ratio, String> {
     match (text, text.parse::<f64>()) {
         ("clean", _) => Ok(Ratio::Clean),
         (_, Ok(decibels)) if decibels.abs() <= 100.0 => Ok(Ratio::Decibels(decibels)),
-        _ => Err("a ratio is a number of dB, -100 to 100, or `clean`".to_owned()),
+        _ => Err("an SNR is a number from -100 to 100 (dB), or `clean`".to_owned()),
     }
 }
 
-/// Without `--snr`; at the sound's own pace one ratio must do.
+/// Defaults of `--snr`; in real time, a single SNR.
 const RATIOS: [f64; 5] = [20.0, 10.0, 5.0, 0.0, -5.0];
 const REALTIME_RATIOS: [f64; 1] = [0.0];
 
@@ -136,12 +140,12 @@ impl Bench {
         };
         if self.realtime {
             let least = Duration::from_secs_f64(plan.at_least_seconds(audio.sample_rate));
-            eprintln!("at the sound's own pace: about {} (fewer --policy, --noise or --seconds take less)", HumanDuration(least));
+            eprintln!("measuring in real time: about {}; reduce --policy, --noise or --seconds for less", HumanDuration(least));
         }
         let (bar, began) = (bar(), Instant::now());
         let stop = signals::stop_on_signals()?;
         let report = bench(&pack, &encoder, &plan, &stop, |progress| {
-            // Milliseconds: the bar counts in whole numbers.
+            // The bar counts integers, so use milliseconds.
             bar.set_length((progress.total * 1e3) as u64);
             bar.set_position((progress.done * 1e3) as u64);
             bar.set_message(progress.now.to_owned());
@@ -157,7 +161,7 @@ impl Bench {
             write(&path, &bench::page(&report))?;
         }
         if stop.is_set() {
-            bail!("stopped before the end: the numbers are of what had run by then");
+            bail!("interrupted: the report contains only what had finished");
         }
         eprintln!("done in {}", HumanDuration(began.elapsed()));
         Ok(())
@@ -192,7 +196,7 @@ impl Bench {
             match text.parse()? {
                 NoiseKind::File(path) if path.is_dir() => noises.extend(audio_files(&[path])?.into_iter().map(NoiseKind::File)),
                 NoiseKind::File(path) if !path.exists() => {
-                    bail!("--noise {text}: is neither a file nor a folder, nor one of white, pink, brown, babble")
+                    bail!("--noise must be white, pink, brown, babble, a file or a folder, got `{text}`")
                 }
                 noise => noises.push(noise),
             }
@@ -209,12 +213,12 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 
 fn read(path: &Path) -> anyhow::Result<Report> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let no_report = || format!("{}: is no report of `bellis bench --json`", path.display());
+    let no_report = || format!("{}: not a report of `bellis bench --json`", path.display());
     let value: serde_json::Value = serde_json::from_str(&text).with_context(no_report)?;
     match value.get("format").and_then(serde_json::Value::as_u64) {
         Some(format) if format == u64::from(bench::FORMAT) => serde_json::from_value(value).with_context(no_report),
         Some(format) => bail!(
-            "{}: has format {format}, and this Bellis reads {}: measure again with the same version",
+            "{}: report format {format} is not supported (this version reads {}); measure again with this version",
             path.display(),
             bench::FORMAT
         ),

@@ -1,4 +1,4 @@
-//! `--consumer` and the flags that go with it.
+//! `--consumer` and its flags.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -16,17 +16,17 @@ use bellis::pack::Pack;
 use super::keywords::consumer as keywords;
 use super::settings::Settings;
 
-/// Their names.
+/// Names of the consumers.
 const KNOWN: [&str; 8] = ["jsonl", "npy", "wav", "phones", "segments", "stream", "keyword", "null"];
-/// More hypotheses than this are a mistake: the best ones are always among the first few.
+/// Limit for `--beam`; the best hypotheses are among the first few.
 const WIDEST_BEAM: usize = 1000;
 
-/// Makes every consumer that was asked for.
+/// Creates all requested consumers.
 pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let asked = asked(settings);
     let on_stdout: Vec<&String> = asked.iter().filter(|text| to_stdout(text)).collect();
     if let [first, second, ..] = on_stdout[..] {
-        bail!("`{first}` and `{second}` both write to standard output; give one of them a file");
+        bail!("consumers `{first}` and `{second}` both write to standard output; write one of them to a file");
     }
     asked.iter().map(|text| one(text, settings, pack, encoder)).collect()
 }
@@ -36,7 +36,7 @@ pub fn writes_to_stdout(settings: &Settings) -> bool {
     asked(settings).iter().any(|text| to_stdout(text))
 }
 
-/// The consumers that were asked for, as they were written; JSON lines on standard output without any.
+/// The requested consumers as text; the default is JSON lines on standard output.
 pub fn asked(settings: &Settings) -> Vec<String> {
     if settings.consumer.is_empty() { vec!["jsonl".to_owned()] } else { settings.consumer.clone() }
 }
@@ -45,7 +45,7 @@ fn to_stdout(text: &str) -> bool {
     matches!(text, "jsonl" | "phones" | "segments" | "keyword") || text.starts_with("keyword:") || text.ends_with(":-")
 }
 
-/// Makes one consumer.
+/// Creates one consumer.
 pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let float = settings.float.unwrap_or_default();
@@ -60,7 +60,9 @@ pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>)
         ("keyword", path) => Box::new(keywords(path.map(Path::new), settings, pack, encoder)?),
         ("phones", path) => {
             let decoder = match settings.beam {
-                Some(width) if !(1..=WIDEST_BEAM).contains(&width) => bail!("--beam {width}: a beam is 1 to {WIDEST_BEAM} wide"),
+                Some(width) if !(1..=WIDEST_BEAM).contains(&width) => {
+                    bail!("--beam must be between 1 and {WIDEST_BEAM}, got {width}")
+                }
                 width => Decoder::new(width),
             };
             let form = if path.is_none() { Form::Text } else { Form::Json };
@@ -83,12 +85,12 @@ pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>)
             let arrays = if settings.arrays.is_empty() { vec![ArrayName::Vectors] } else { settings.arrays.clone() };
             Box::new(Stream::new(at(endpoint)?, arrays, float))
         }
-        (name @ ("npy" | "wav"), None) => bail!("--consumer {name} wants a file: {name}:out.{name}"),
-        ("stream", None) => bail!("--consumer stream wants an endpoint: stream:- or stream:unix:/path/of/a/socket"),
+        (name @ ("npy" | "wav"), None) => bail!("consumer `{name}` needs a file: {name}:out.{name}"),
+        ("stream", None) => bail!("consumer `stream` needs an endpoint: stream:- or stream:unix:/path/to/socket"),
         (name, _) => {
             let hint =
                 bellis::internal::nearest(name, KNOWN).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            bail!("there is no consumer `{name}`: {} are there (`bellis run --help`){hint}", KNOWN.join(", "))
+            bail!("no consumer `{name}`; available: {} (see `bellis run --help`){hint}", KNOWN.join(", "))
         }
     })
 }
@@ -105,14 +107,14 @@ fn at(endpoint: &str) -> anyhow::Result<Endpoint> {
     Endpoint::from_str(endpoint).map_err(anyhow::Error::msg)
 }
 
-/// The rules in frames of the pack.
+/// The segmentation rules in frames.
 fn rules(settings: &Settings, pack: &Pack) -> anyhow::Result<SegmentRules> {
     let audio = &pack.manifest.audio;
     let frame = audio.hop as f64 / f64::from(audio.sample_rate);
     let frames = |flag: &str, asked: Option<f64>, seconds: f64, least: f64| -> anyhow::Result<usize> {
         let seconds = asked.unwrap_or(seconds);
         if !(least..=600.0).contains(&seconds) {
-            bail!("--{flag}: {least} to 600 seconds are possible");
+            bail!("--{flag} must be between {least} and 600 seconds, got {seconds}");
         }
         Ok((seconds / frame).round() as usize)
     };

@@ -2,16 +2,16 @@
 
 use clap::Args;
 
-/// List the microphones
+/// List microphones
 #[derive(Debug, Args)]
-#[command(after_help = "Use one with `bellis run mic --device ID`, or with part of its name.")]
+#[command(after_help = "Select one with `bellis run mic --device ID`, or with part of its name.")]
 pub struct Devices {}
 
 impl Devices {
     pub fn run(self) -> anyhow::Result<()> {
         let devices = bellis::audio::devices()?;
         if devices.is_empty() {
-            println!("no microphone found; is one plugged in, and may you use it (group `audio`)?");
+            println!("no microphone found; check that one is connected and that you are in the group `audio`");
         }
         let (open, closed): (Vec<_>, Vec<_>) = devices.into_iter().partition(|device| !device.formats.is_empty());
         for device in open {
@@ -26,7 +26,7 @@ impl Devices {
         }
         if !closed.is_empty() {
             let names: Vec<String> = closed.into_iter().map(|device| format!("{} ({})", device.id, device.name)).collect();
-            super::table::print("named by the system, but they do not open now", &[("", names.join(", "))]);
+            super::table::print("listed by the system, but not available now", &[("", names.join(", "))]);
         }
         Ok(())
     }
@@ -36,7 +36,7 @@ fn span<T: PartialEq + std::fmt::Display>(low: T, high: T) -> String {
     if low == high { low.to_string() } else { format!("{low}–{high}") }
 }
 
-/// Sorted counts with runs drawn together: 1, 2, 3, 8 → 1–3, 8.
+/// Sorted counts with consecutive ones merged: 1, 2, 3, 8 → 1–3, 8.
 fn spans(counts: &[u16]) -> String {
     let runs = counts.chunk_by(|a, b| a + 1 == *b);
     runs.filter_map(|run| Some(span(*run.first()?, *run.last()?))).collect::<Vec<_>>().join(", ")

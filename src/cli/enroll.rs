@@ -24,50 +24,50 @@ use super::record::record;
 use super::signals::stop_on_signals;
 use super::{locate, table};
 
-/// Make a keyword of a few recordings of a word
+/// Enroll a keyword from a few recordings
 ///
-/// Nothing is trained: the recordings themselves are what streams are searched for. The threshold is set on speech without the word,
-/// for a chosen rate of false accepts. Three recordings by whoever will say it, a word of two or more syllables: that works best.
+/// Nothing is trained: streams are searched for the recordings themselves. The threshold is set on speech without the word, for the
+/// requested false-accept rate. Three recordings by the person who will say it, of a word with two or more syllables, work best.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   bellis enroll lamp --from lamp-1.wav lamp-2.wav lamp-3.wav
-  bellis enroll lamp --record 3                     say it three times into the microphone
+  bellis enroll lamp --record 3                     record it three times from the microphone
   bellis enroll lamp --from takes/ --false-accepts 0.1 --background tv.flac radio/
-  bellis run mic --consumer keyword                 then listen for it")]
+  bellis run mic --consumer keyword                 detect it")]
 pub struct Enroll {
-    /// The keyword's name
+    /// Name of the keyword
     name: String,
-    /// Recordings of the word: files or folders, one to sixteen
+    /// Recordings of the word: 1 to 16 files, or folders
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["record", "detector"], conflicts_with = "record")]
     from: Vec<PathBuf>,
-    /// Record so many takes from the microphone; bad ones do not count
+    /// Number of takes to record from the microphone
     #[arg(long, value_name = "TAKES", value_parser = clap::value_parser!(u8).range(1..=16))]
     record: Option<u8>,
-    /// A trained detector's ONNX graph in place of recordings; models/keywords/train.py makes one
+    /// ONNX graph of a trained detector, instead of recordings
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "record"])]
     detector: Option<PathBuf>,
-    /// The microphone, by its id or part of its name
+    /// Microphone, by id or part of its name
     #[arg(long, value_name = "DEVICE", requires = "record")]
     device: Option<String>,
-    /// The pack: its folder, or the name of a bundled one
+    /// Pack: a folder, or the name of a bundled one
     #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
     pack: PathBuf,
-    /// False accepts an hour of speech that the threshold is set for
+    /// False accepts per hour of speech that the threshold allows
     #[arg(long, value_name = "PER-HOUR", default_value_t = 0.5)]
     false_accepts: f64,
-    /// Speech without the word, to set the threshold on: files or folders; bundled recordings without
+    /// Speech without the word: files or folders [default: bundled recordings]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     background: Vec<PathBuf>,
-    /// Take this score (0 to 1) as the threshold, and listen to no background
+    /// Fixed threshold, 0 to 1, instead of one set on background speech
     #[arg(long, value_name = "SCORE", conflicts_with_all = ["false_accepts", "background"])]
     threshold: Option<f32>,
-    /// Where keywords are kept; $BELLIS_KEYWORDS, or ~/.local/share/bellis/keywords without
+    /// Folder for keywords [default: $BELLIS_KEYWORDS or ~/.local/share/bellis/keywords]
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
-    /// Keep examples that are unlike the others, too (of several speakers, say)
+    /// Keep examples that differ from the others, such as other speakers'
     #[arg(long)]
     keep_unlike: bool,
-    /// Replace a keyword of the same name
+    /// Replace an existing keyword of the same name
     #[arg(long)]
     replace: bool,
 }
@@ -82,10 +82,10 @@ impl Enroll {
     pub fn run(self) -> anyhow::Result<()> {
         check_name(&self.name)?;
         if !(self.false_accepts.is_finite() && self.false_accepts > 0.0) {
-            bail!("--false-accepts {}: a rate is above 0", self.false_accepts);
+            bail!("--false-accepts must be above 0, got {}", self.false_accepts);
         }
         if self.threshold.is_some_and(|score| !(0.0..=1.0).contains(&score)) {
-            bail!("--threshold: scores are 0 to 1");
+            bail!("--threshold must be between 0 and 1");
         }
         let folder = self.folder.clone().map_or_else(locate::keyword_folder, Ok)?;
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
@@ -95,7 +95,7 @@ impl Enroll {
         let mut keyword = Keyword::new(&self.name, PackRef::to(&model.pack), Vec::new())?;
         let path = keyword.path_in(&folder);
         if path.exists() && !self.replace {
-            bail!("{}: there is a keyword `{}`; --replace replaces it", path.display(), self.name);
+            bail!("{}: keyword `{}` exists; pass --replace to replace it", path.display(), self.name);
         }
         let stop = stop_on_signals()?;
         let takes = match (&self.detector, self.record) {
@@ -116,7 +116,7 @@ impl Enroll {
                 let minutes = minutes(&keyword);
                 keyword.threshold = bellis::keyword::threshold(&keyword.background, self.false_accepts).with_context(|| {
                     format!(
-                        "nothing in {minutes:.1} minutes of background says where to set the threshold; name more speech with \
+                        "{minutes:.1} minutes of background speech are too few to set a threshold; pass more speech with \
                          --background, or a score with --threshold"
                     )
                 })?;
@@ -134,11 +134,11 @@ impl Enroll {
         Ok(())
     }
 
-    /// Every file must be fit: which one is not, and why, is the user's to know.
+    /// Reads the recordings. Fails with the file and the reason if one is unsuitable.
     fn read(&self, model: &Model) -> anyhow::Result<Vec<Enrolment>> {
         let files = audio_files(&self.from)?;
         if files.len() > 16 {
-            bail!("{} recordings; 1 to 16 make a keyword, and three are plenty", files.len());
+            bail!("--from accepts 1 to 16 recordings, got {}; three are usually enough", files.len());
         }
         let mut takes = Vec::new();
         for file in &files {
@@ -163,7 +163,7 @@ impl Enroll {
 
     fn recorded(&self, count: usize, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
         let mut takes: Vec<Enrolment> = Vec::new();
-        eprintln!("say `{}`, {count} times, with a pause after each", self.name);
+        eprintln!("say `{}` {count} times, with a pause after each", self.name);
         record(self.device.clone(), model.encoder.audio().sample_rate, stop, |audio| {
             let number = takes.len() + 1;
             let outcome = model.enroll(Take { source: format!("take {number}"), audio })?;
@@ -175,10 +175,10 @@ impl Enroll {
                     takes.push(take);
                 }
                 Err(problem) => {
-                    eprintln!("refused: {problem}");
-                    // Whether the first take or this one is the odd one out, nobody knows yet.
+                    eprintln!("rejected: {problem}");
+                    // With two takes, it is unknown which one is wrong.
                     if takes.len() == 1 && matches!(problem, TakeProblem::TooUnlike { .. }) {
-                        eprintln!("take 1 is forgotten, too: say it again");
+                        eprintln!("take 1 is discarded as well; record it again");
                         takes.clear();
                     }
                 }
@@ -188,7 +188,7 @@ impl Enroll {
         Ok(takes)
     }
 
-    /// The keyword's scores in speech that does not hold it, heard in every way.
+    /// The keyword's highest scores in background speech, in every condition.
     fn listen(
         &self,
         search: impl Fn() -> anyhow::Result<Search> + Sync,
@@ -199,8 +199,7 @@ impl Enroll {
             (false, _) => self.background.clone(),
             (true, Some(bundled)) => vec![bundled],
             (true, None) => bail!(
-                "name speech without the keyword with --background, or a score with --threshold: the bundled background is found from the \
-                 project's folder"
+                "the bundled background speech was not found; run from the repository's root, or pass --background or --threshold"
             ),
         };
         let files = audio_files(&paths)?;
@@ -217,7 +216,7 @@ impl Enroll {
                 let mut session = Session::new(&model.encoder, policy, options.clone())?;
                 let mut listen = |sound: &[f32]| -> anyhow::Result<()> {
                     if stop.is_set() {
-                        bail!("given up; nothing was written");
+                        bail!("cancelled; nothing was written");
                     }
                     bar.inc((1e3 * sound.len() as f64 / f64::from(rate)) as u64);
                     session.push(sound)?;
@@ -270,14 +269,14 @@ fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
         let alike = match take.likeness(others) {
             Some(Ok(score)) => {
                 lowest = lowest.min(score);
-                format!(", score with the others {score:.2}")
+                format!(", score against the others {score:.2}")
             }
             _ => String::new(),
         };
         let example = &take.example;
         rows.push((
             "example",
-            format!("{}: speech from {:.2} s on, {:.2} s{alike}", example.source, example.start, example.seconds),
+            format!("{}: speech from {:.2} s, {:.2} s long{alike}", example.source, example.start, example.seconds),
         ));
     }
     rows.push(("threshold", threshold(keyword)));
@@ -285,13 +284,13 @@ fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
     table::print(&format!("keyword `{}`", keyword.name), &rows);
     if lowest < keyword.threshold {
         println!(
-            "\nAn example scores below the threshold with the others ({lowest:.2}): expect misses. A longer word, more examples, or more false \
-             accepts an hour (--false-accepts) help."
+            "\nAn example scores below the threshold against the others ({lowest:.2}): expect misses. Use a longer word, more examples, or a higher \
+             --false-accepts."
         );
     }
 }
 
-/// A keyword's threshold, and where it is from.
+/// A keyword's threshold, and how it was set.
 pub fn threshold(keyword: &Keyword) -> String {
     let highest = |condition: Condition| {
         let tail = keyword.background.iter().find(|tail| tail.condition == condition)?;
@@ -299,11 +298,11 @@ pub fn threshold(keyword: &Keyword) -> String {
     };
     let from = match (Condition::ALL.map(highest), keyword.false_accepts_per_hour) {
         ([Some(plain), Some(babble), Some(lower), Some(higher)], Some(rate)) => format!(
-            " for {rate} false accepts an hour: {:.0} minutes of other speech score {plain} at most, {babble} in babble, {lower} in \
-             lower and {higher} in higher voices",
+            " for {rate} false accepts an hour; highest score in {:.0} minutes of background {plain}, with babble {babble}, \
+             pitched down {lower}, pitched up {higher}",
             minutes(keyword)
         ),
-        _ => " as given".to_owned(),
+        _ => " (fixed)".to_owned(),
     };
     format!("{:.3}{from}", keyword.threshold)
 }
@@ -313,7 +312,7 @@ fn minutes(keyword: &Keyword) -> f64 {
     keyword.background.first().map_or(0.0, |tail| tail.hours * 60.0)
 }
 
-/// For sound in milliseconds, of all files in every way.
+/// Progress over the audio of all files in all conditions, in milliseconds.
 fn bar(files: &[PathBuf]) -> anyhow::Result<ProgressBar> {
     if !std::io::stderr().is_terminal() {
         return Ok(ProgressBar::hidden());
@@ -326,7 +325,7 @@ fn bar(files: &[PathBuf]) -> anyhow::Result<ProgressBar> {
     }
     let length = 1e3 * seconds * Condition::ALL.len() as f64;
     let bar = ProgressBar::with_draw_target(Some(length as u64), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("listening to other speech {wide_bar} {percent} %  {eta} left")
+    let style = ProgressStyle::with_template("processing background speech {wide_bar} {percent} %  {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style);
     Ok(bar)

@@ -1,4 +1,4 @@
-//! The files of a daemon's consumers, which a later life must not overwrite.
+//! Output files of the daemon, which a restart must not overwrite.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 use bellis::consumer::asr::SEGMENTS;
 use bellis::consumer::side_file;
 
-/// Consumers that write the file, or the folder, behind their colon.
+/// Consumers whose argument is the file or folder that they write.
 const WRITE_FILES: [&str; 5] = ["jsonl", "npy", "phones", "segments", "wav"];
 
 /// The file or the folder that a consumer writes.
@@ -15,7 +15,7 @@ pub fn file_of(text: &str) -> Option<&Path> {
     (WRITE_FILES.contains(&name) && path != "-" && !path.starts_with("stream:")).then(|| Path::new(path))
 }
 
-/// Moves what an earlier life wrote out of the way: `x.npy` becomes `x.1.npy`, or the first number that is free.
+/// Renames an existing file with the first free number: `x.npy` becomes `x.1.npy`.
 pub fn set_aside(text: &str) -> anyhow::Result<()> {
     let taken =
         |path: &&Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
@@ -27,7 +27,7 @@ pub fn set_aside(text: &str) -> anyhow::Result<()> {
     for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
         std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
     }
-    log::info!("{} is kept as {}", path.display(), free.display());
+    log::info!("renamed {} to {}", path.display(), free.display());
     Ok(())
 }
 
@@ -36,20 +36,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_and_folders_of_an_earlier_life_are_kept_under_a_free_number() {
+    fn existing_files_and_folders_are_renamed_with_a_free_number() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        for life in 1..=2 {
+        for restart in 1..=2 {
             std::fs::create_dir_all(at("talk")).unwrap();
-            std::fs::write(at("talk").join(SEGMENTS), life.to_string()).unwrap();
-            std::fs::write(at("x.jsonl"), life.to_string()).unwrap();
+            std::fs::write(at("talk").join(SEGMENTS), restart.to_string()).unwrap();
+            std::fs::write(at("x.jsonl"), restart.to_string()).unwrap();
             set_aside(&format!("segments:{}/", at("talk").display())).unwrap();
             set_aside(&format!("phones:{}", at("x.jsonl").display())).unwrap();
             assert!(!at("talk").exists() && !at("x.jsonl").exists());
-            assert_eq!(std::fs::read_to_string(at(&format!("talk.{life}")).join(SEGMENTS)).unwrap(), life.to_string());
-            assert_eq!(std::fs::read_to_string(at(&format!("x.{life}.jsonl"))).unwrap(), life.to_string());
+            assert_eq!(std::fs::read_to_string(at(&format!("talk.{restart}")).join(SEGMENTS)).unwrap(), restart.to_string());
+            assert_eq!(std::fs::read_to_string(at(&format!("x.{restart}.jsonl"))).unwrap(), restart.to_string());
         }
-        // A folder of other things is left alone: the consumer goes there.
+        // A folder with other contents is not renamed: the consumer writes into it.
         std::fs::create_dir_all(at("talk")).unwrap();
         set_aside(&format!("segments:{}", at("talk").display())).unwrap();
         assert!(at("talk").exists());

@@ -8,13 +8,15 @@ use clap::Args;
 
 use super::{locate, table};
 
-/// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
+/// Show and verify a pack
+///
+/// Prints its architecture, layers, size, context, policies, licence and provenance.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Every file is checked against its SHA-256. Examples:\n  bellis inspect daisy-tiny\n  bellis inspect path/to/pack"
+    after_help = "Every file is verified against its SHA-256.\n\nExamples:\n  bellis inspect daisy-tiny\n  bellis inspect path/to/pack"
 )]
 pub struct Inspect {
-    /// A pack's folder, or the name of a bundled pack
+    /// Pack: a folder, or the name of a bundled one
     #[arg(default_value = locate::DEFAULT_PACK)]
     pack: PathBuf,
 }
@@ -34,7 +36,7 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
     let milliseconds = |frames: usize| frames as f64 * audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
     let mode = match encoder.mode {
         Mode::Cached => "cached: each frame goes through each layer once".to_owned(),
-        Mode::Windowed => "windowed: each chunk is computed with its context anew".to_owned(),
+        Mode::Windowed => "windowed: each chunk is recomputed with its context".to_owned(),
     };
     let parameters = |stages: &[&StageFile]| -> u64 { stages.iter().filter_map(|stage| internal::parameters(stage)).sum() };
     let millions = |count: u64| format!("{:.2} M", count as f64 / 1e6);
@@ -45,11 +47,11 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
     let chunk = pack.default_chunk_frames();
     let mut units = format!("{} (entropy 0 to {:.3} nats)", encoder.units, (encoder.units as f64).ln());
     if let Some(unit) = encoder.quiet_unit {
-        units += &format!("; unit {unit}: nobody speaks");
+        units += &format!("; unit {unit} is silence");
     }
     let heads_on = match (pack.heads.is_empty(), pack.shallowest_exit()) {
         (true, _) => "none",
-        (false, 0) => "on the front end and on every layer: a chunk may stop before the first",
+        (false, 0) => "on the front end and on every layer: a chunk may exit before the first",
         (false, _) => "on every layer",
     };
     let mut rows = Vec::new();
@@ -84,11 +86,11 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
                 millions(in_heads)
             ),
         ),
-        ("files", format!("{:.1} MB, SHA-256 checked", pack.bytes() as f64 / 1e6)),
+        ("files", format!("{:.1} MB, SHA-256 verified", pack.bytes() as f64 / 1e6)),
         (
-            "sound",
+            "audio",
             format!(
-                "{} Hz mono; a frame every {} samples ({:.1} ms) sees {} samples ({:.1} ms)",
+                "{} Hz mono; hop {} samples ({:.1} ms), receptive field {} samples ({:.1} ms)",
                 audio.sample_rate,
                 audio.hop,
                 milliseconds(1),
@@ -96,7 +98,7 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
                 audio.receptive_field as f64 * 1e3 / f64::from(audio.sample_rate)
             ),
         ),
-        ("chunks", format!("{} frames; {chunk} ({:.0} ms) by default", encoder.chunk_frames, milliseconds(chunk))),
+        ("chunks", format!("{} frames; default {chunk} ({:.0} ms)", encoder.chunk_frames, milliseconds(chunk))),
         (
             "context",
             format!(
@@ -111,7 +113,7 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
         ("policies", policies(m)),
     ]);
     if let Some(embedding) = &m.embedding {
-        rows.push(("keywords", format!("matched in {} numbers of every frame", embedding.width)));
+        rows.push(("keywords", format!("embedding of {} dimensions per frame", embedding.width)));
     }
     if let Some(ctc) = &m.ctc {
         let layers: Vec<String> = pack.ctc.iter().map(|(layer, _)| layer.to_string()).collect();
@@ -123,13 +125,13 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
     }
     rows.push(("licence", m.provenance.licence.clone()));
     if !m.provenance.command.is_empty() {
-        rows.push(("made by", m.provenance.command.clone()));
+        rows.push(("command", m.provenance.command.clone()));
     }
     rows.push(("date", m.provenance.date.clone()));
     rows
 }
 
-/// The policies whose numbers the pack has, with the numbers.
+/// The policies that the pack has parameters for, with these parameters.
 fn policies(m: &Manifest) -> String {
     let exit = &m.exit;
     let numbers = |values: &PerLayer| match values {

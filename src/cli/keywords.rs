@@ -26,29 +26,29 @@ use super::{locate, table};
 pub struct Keywords {
     #[command(subcommand)]
     command: Command,
-    /// Where keywords are kept; $BELLIS_KEYWORDS, or ~/.local/share/bellis/keywords without
+    /// Folder of keywords [default: $BELLIS_KEYWORDS or ~/.local/share/bellis/keywords]
     #[arg(long, value_name = "FOLDER", global = true)]
     folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the keywords, their thresholds and the packs that made them
+    /// List keywords, their thresholds and their packs
     List,
-    /// Tell how recordings score with a keyword, and whether they fire it
+    /// Show the score of recordings, and whether they are detected
     Test {
-        /// A keyword's name, or its file
+        /// Name or file of the keyword
         keyword: PathBuf,
         /// Recordings: files or folders
         #[arg(required = true, value_name = "PATH")]
         sound: Vec<PathBuf>,
-        /// The pack: its folder, or the name of a bundled one
+        /// Pack: a folder, or the name of a bundled one
         #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
         pack: PathBuf,
     },
     /// Remove keywords
     Remove {
-        /// Their names
+        /// Names of the keywords
         #[arg(required = true)]
         names: Vec<String>,
     },
@@ -67,7 +67,7 @@ impl Keywords {
 
 fn list(folder: &Path) -> anyhow::Result<()> {
     if !folder.is_dir() {
-        println!("no keywords in {}; `bellis enroll NAME --from a.wav b.wav c.wav` makes one", folder.display());
+        println!("no keywords in {}; enroll one with `bellis enroll NAME --from a.wav b.wav c.wav`", folder.display());
         return Ok(());
     }
     for path in find(folder)? {
@@ -121,12 +121,12 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         println!("{}", file.display());
         for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
             let (start, end) = (hit.start as f64 * hop_seconds, hit.end as f64 * hop_seconds);
-            let fires = if hit.score >= keyword.threshold { "fires" } else { "does not fire" };
+            let fires = if hit.score >= keyword.threshold { "detected" } else { "not detected" };
             let example = hit.example.map_or_else(String::new, |example| format!(", example {}", example + 1));
             println!("  {fires}: score {:.3} from {start:.2} to {end:.2} s{example}", hit.score);
         }
         if hits.is_empty() {
-            println!("  does not fire: nothing in it is like the keyword");
+            println!("  not detected: no similar audio");
         }
     }
     Ok(())
@@ -163,10 +163,10 @@ fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
     let name = keyword.to_string_lossy();
     let hint = match bellis::internal::nearest(&name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => "there is none yet".to_owned(),
-        None => format!("there are: {}", known.join(", ")),
+        None if known.is_empty() => "none is enrolled".to_owned(),
+        None => format!("available: {}", known.join(", ")),
     };
-    bail!("there is no keyword `{name}` in {}; {hint}", folder.display())
+    bail!("no keyword `{name}` in {}; {hint}", folder.display())
 }
 
 /// What finds the keyword of `file`.
@@ -184,7 +184,7 @@ pub fn consumer(
 ) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
     let path = path.map_or_else(locate::keyword_folder, |path| Ok(path.to_owned()))?;
     if !path.exists() {
-        bail!("{}: there are no keywords; `bellis enroll NAME --from a.wav b.wav c.wav` makes one", path.display());
+        bail!("{}: no keywords; enroll one with `bellis enroll NAME --from a.wav b.wav c.wav`", path.display());
     }
     let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
@@ -193,21 +193,21 @@ pub fn consumer(
         let keyword = load(&file, Some(&reference))?;
         let threshold = match settings.false_accepts {
             None => keyword.threshold,
-            Some(rate) if !(rate.is_finite() && rate > 0.0) => bail!("--false-accepts {rate}: a rate is above 0"),
+            Some(rate) if !(rate.is_finite() && rate > 0.0) => bail!("--false-accepts must be above 0, got {rate}"),
             Some(rate) => bellis::keyword::threshold(&keyword.background, rate).with_context(|| {
-                format!("{}: was enrolled without a background, so --false-accepts cannot move its threshold", file.display())
+                format!("{}: enrolled with a fixed threshold, so --false-accepts does not apply", file.display())
             })?,
         };
         let mut options = SpotterOptions::new(threshold, hop_seconds);
         if let Some(seconds) = settings.refractory {
             if !(0.0..=3600.0).contains(&seconds) {
-                bail!("--refractory {seconds}: 0 to 3600 seconds are possible");
+                bail!("--refractory must be between 0 and 3600 seconds, got {seconds}");
             }
             options = options.with_refractory(Duration::from_secs_f64(seconds), hop_seconds);
         }
         if let Some(score) = settings.near_misses {
             if !(0.0..=1.0).contains(&score) {
-                bail!("--near-misses {score}: scores are 0 to 1");
+                bail!("--near-misses must be between 0 and 1, got {score}");
             }
             options.near_miss = score;
         }

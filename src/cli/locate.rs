@@ -1,15 +1,15 @@
-//! Where packs and the bundled recording are found.
+//! Paths of packs, recordings and keywords.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-/// The pack that is taken when none is named.
+/// The default pack.
 pub const DEFAULT_PACK: &str = "daisy-tiny";
-/// The recording that is taken when no input is named.
+/// The default input.
 const SAMPLE: &str = "sample.wav";
 
-/// Folders that hold packs: the working directory's `models`, those above the program (a checkout), the system's.
+/// Folders with packs: `models` in the working directory, those above the program (a checkout), and the system's.
 fn model_folders() -> Vec<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let above =
@@ -23,7 +23,7 @@ fn model_folders() -> Vec<PathBuf> {
 
 /// A pack by its folder or its name.
 pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
-    // Whatever looks like a path is one, and its errors name it.
+    // A name with a separator is a path, so that errors contain it.
     if name.join("pack.toml").is_file() || name.components().count() > 1 || name.is_dir() {
         return Ok(name.to_owned());
     }
@@ -40,32 +40,32 @@ pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
         .collect();
     let hint = match (bellis::internal::nearest(&name.to_string_lossy(), known.iter().map(String::as_str)), known.is_empty()) {
         (Some(nearest), _) => format!("did you mean `{nearest}`?"),
-        (None, false) => format!("there are: {}", known.join(", ")),
-        (None, true) => "run from the project's folder, or name a pack's folder with --pack".into(),
+        (None, false) => format!("available: {}", known.join(", ")),
+        (None, true) => "run from the repository's root, or pass a pack's folder with --pack".into(),
     };
-    bail!("there is no pack `{}`; {hint}", name.display())
+    bail!("no pack `{}`; {hint}", name.display())
 }
 
 /// The bundled speech or noise of `bellis bench`.
 pub fn bench_audio(kind: &str) -> anyhow::Result<PathBuf> {
     match model_folders().into_iter().map(|folder| folder.join("bench").join(kind)).find(|path| path.is_dir()) {
         Some(path) => Ok(path),
-        None => bail!("name some with --{kind}: the bundled {kind} is found from the project's folder"),
+        None => bail!("the bundled {kind} was not found; run from the repository's root, or pass files with --{kind}"),
     }
 }
 
-/// The bundled speech that keywords are calibrated on.
+/// The bundled background speech for keyword thresholds.
 pub fn keyword_background() -> Option<PathBuf> {
     model_folders().into_iter().map(|folder| folder.join("keywords/background")).find(|path| path.is_dir())
 }
 
-/// Where keywords are kept when no folder is named.
+/// The default folder for keywords.
 pub fn keyword_folder() -> anyhow::Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
     match set("BELLIS_KEYWORDS").or_else(|| data.map(|data| data.join("bellis/keywords"))) {
         Some(folder) => Ok(folder),
-        None => bail!("name a folder for keywords with --folder, or set BELLIS_KEYWORDS"),
+        None => bail!("no folder for keywords: pass --folder, or set BELLIS_KEYWORDS"),
     }
 }
 
@@ -73,8 +73,6 @@ pub fn keyword_folder() -> anyhow::Result<PathBuf> {
 pub fn sample() -> anyhow::Result<PathBuf> {
     match model_folders().into_iter().map(|folder| folder.join(SAMPLE)).find(|path| path.is_file()) {
         Some(path) => Ok(path),
-        None => bail!(
-            "name an INPUT: a file, `-` for standard input, or `mic` (the bundled recording is found from the project's folder)"
-        ),
+        None => bail!("the bundled recording was not found; pass an INPUT: a file, `-` for standard input, or `mic`"),
     }
 }

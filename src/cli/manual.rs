@@ -1,4 +1,4 @@
-//! `bellis manual`: what packages install beside the program, made from the command line's own definition.
+//! `bellis manual`: man pages and shell completions for packages, generated from the command-line definition.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +6,10 @@ use anyhow::Context;
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-/// Write the man pages and the shell completions into a folder
+/// Write man pages and shell completions
 #[derive(Debug, Args)]
 pub struct Manual {
-    /// The folder; `man1` and `completions` are made in it
+    /// Output folder; `man1` and `completions` are created in it
     folder: PathBuf,
 }
 
@@ -25,7 +25,7 @@ impl Manual {
 }
 
 fn write(mut command: Command, man: &Path, completions: &Path) -> std::io::Result<()> {
-    // First, since completions settle what `help` is: a page per command is what `man` is asked for, none on `bellis help`.
+    // Before the completions, which fix the `help` subcommand: there is a page per command, but none for `bellis help`.
     clap_mangen::generate_to(command.clone().disable_help_subcommand(true), man)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, "bellis", completions)?;

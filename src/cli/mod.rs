@@ -1,4 +1,4 @@
-//! The commands; each is a short file that calls the library.
+//! The commands: one file each, which calls the library.
 
 #[cfg(feature = "bench")]
 mod bench;
@@ -23,10 +23,10 @@ mod values;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Bellis turns sound into a stream of speech representations, and spends on each chunk only as many transformer layers as it needs.
+/// Streaming speech representations, keywords and phones on small CPUs, with early exit.
 #[derive(Debug, Parser)]
 #[command(name = "bellis", version, about, long_about = None, max_term_width = 110, arg_required_else_help = true)]
-#[command(after_help = "Set RUST_LOG=info (or debug, or bellis::runtime=trace) to see more.")]
+#[command(after_help = "Environment: RUST_LOG=info shows more log messages (also debug, or bellis::runtime=trace).")]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,39 +34,39 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Stream a file, a pipe or the microphone through a pack
+    /// Process a file, a pipe or the microphone
     Run(Box<run::Run>),
-    /// Run as a daemon: wait for the device, tell systemd, show metrics
+    /// Run as a daemon: reconnection, reload, systemd, metrics
     #[cfg(all(unix, feature = "serve"))]
     Serve(Box<serve::Serve>),
-    /// Measure depth, quality and cost under noise
+    /// Measure depth, quality, cost and latency under noise
     #[cfg(feature = "bench")]
     Bench(Box<bench::Bench>),
-    /// Make a keyword of a few recordings of a word
+    /// Enroll a keyword from a few recordings
     Enroll(enroll::Enroll),
     /// List, test and remove keywords
     Keywords(keywords::Keywords),
-    /// List the microphones
+    /// List microphones
     Devices(devices::Devices),
-    /// Show what a pack is: architecture, layers, bytes, context, policies, licence, provenance
+    /// Show and verify a pack
     Inspect(inspect::Inspect),
     #[command(hide = true)]
     Manual(manual::Manual),
 }
 
 impl Cli {
-    /// What is logged where `RUST_LOG` says nothing. tract warns of every operator set that it was not tested with; what a stage
-    /// computes is held against a reference instead.
+    /// Log filter if `RUST_LOG` is not set. tract warns about every operator set that it was not tested with; our parity tests
+    /// cover that.
     pub fn log_filter(&self) -> &'static str {
         match self.command {
-            // Whoever reads a daemon's log was not there when it happened.
+            // A daemon's log is read later.
             #[cfg(all(unix, feature = "serve"))]
             Command::Serve(_) => "warn,bellis=info,tract_onnx=error",
             _ => "warn,tract_onnx=error",
         }
     }
 
-    /// Runs the chosen command.
+    /// Runs the selected command.
     pub fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Run(command) => command.run(),

@@ -1,4 +1,4 @@
-//! Takes from the microphone, with a level meter.
+//! Records takes from the microphone, with a level meter.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use bellis::internal::{Block, RingReader, events, ring};
 use bellis::keyword::{Heard, Recorder};
 use bellis::runtime::StopFlag;
 
-/// Sound that may wait while a take is being judged, seconds.
+/// Ring size in seconds, for audio that arrives while a take is checked.
 const RING_SECONDS: usize = 30;
 const NAP: Duration = Duration::from_millis(20);
-/// A microphone that delivers nothing for so many naps is given up.
+/// Number of naps without audio after which recording fails.
 const PATIENCE: u32 = 250;
 const METER_WIDTH: usize = 30;
 const METER_FLOOR_DBFS: f32 = -60.0;
 
-/// Listens to the microphone and hands each take to `judge`, until it says that it has enough.
+/// Records from the microphone and passes each take to `judge`, until it returns true.
 pub fn record(
     device: Option<String>,
     sample_rate: u32,
@@ -26,7 +26,7 @@ pub fn record(
 ) -> anyhow::Result<()> {
     let mut source = MicrophoneSource::open(MicrophoneOptions { device, ..Default::default() })?;
     let spec = source.spec().clone();
-    eprintln!("listening to {} at {} Hz; Ctrl-C gives up", spec.name, spec.sample_rate);
+    eprintln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
     let mut resampler = Resampler::new(spec.sample_rate, sample_rate)?;
     let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize);
     let (sender, receiver) = events();
@@ -42,7 +42,7 @@ pub fn record(
             let Some(samples) = read(&mut reader, &mut resampler) else {
                 silent += 1;
                 if silent > PATIENCE {
-                    bail!("{}: no sound; check it with `bellis devices`", spec.name);
+                    bail!("{}: no audio for 5 s; check the device with `bellis devices`", spec.name);
                 }
                 std::thread::sleep(NAP);
                 continue;
@@ -55,18 +55,18 @@ pub fn record(
                 if judge(take)? {
                     return Ok(());
                 }
-                // What was said while the take was judged is no word of the next one.
+                // Discard what was recorded while the take was checked.
                 while read(&mut reader, &mut resampler).is_some() {}
                 recorder = Recorder::new(sample_rate);
             }
         }
-        bail!("given up before enough takes were recorded")
+        bail!("cancelled before all takes were recorded")
     })();
     source.stop();
     outcome
 }
 
-/// What the ring holds now, at the pack's rate; `None` where that is nothing.
+/// The contents of the ring at the pack's rate; `None` if it is empty.
 fn read(reader: &mut RingReader, resampler: &mut Resampler) -> Option<Vec<f32>> {
     let mut block = vec![0.0; 4096];
     match reader.read(&mut block) {
@@ -80,7 +80,7 @@ fn read(reader: &mut RingReader, resampler: &mut Resampler) -> Option<Vec<f32>> 
     }
 }
 
-/// A bar that follows the level, on a line of its own, where a person looks.
+/// A level meter on one line of the terminal.
 struct Meter {
     shown: bool,
 }

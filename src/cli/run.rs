@@ -18,23 +18,23 @@ use super::settings::Settings;
 use super::signals::stop_on_signals;
 use super::source::{run_options, source};
 
-/// Stream a file, a pipe or the microphone through a pack
+/// Process a file, a pipe or the microphone
 ///
-/// One line of JSON per chunk goes to standard output, a summary with the histogram of exit layers to standard error.
+/// Prints one line of JSON per chunk on standard output, and a summary with the histogram of exit layers on standard error.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   bellis run                                        the bundled recording, default pack and policy
   bellis run talk.flac --policy threshold --threshold 2.5 > talk.jsonl
-  bellis run mic --deadline 200                     live; sheds layers rather than be late
+  bellis run mic --deadline 200                     live; exits early rather than exceed 200 ms
   bellis run talk.wav --consumer npy:talk.npy       all frames as a NumPy array
-  bellis run mic --consumer wav:heard.wav           write what was heard
-  bellis run mic --consumer keyword                 a line for each enrolled keyword that is heard (`bellis enroll --help`)
-  bellis run talk.wav --consumer phones             read phones along; phones:FILE writes JSON lines
-  bellis run mic --consumer segments:talk/          whole utterances, each as WAV and NPY
+  bellis run mic --consumer wav:mic.wav             record the audio
+  bellis run mic --consumer keyword                 detect enrolled keywords (see `bellis enroll --help`)
+  bellis run talk.wav --consumer phones             phones as text; phones:FILE writes JSON lines
+  bellis run mic --consumer segments:talk/          each utterance as WAV and NPY
   bellis run mic --consumer stream:- | python examples/read_stream.py -
-  bellis run talk.wav --policy fixed --layer 6      a fixed depth, to compare with
+  bellis run talk.wav --policy fixed --layer 6      a fixed depth, for comparison
   arecord -f S16_LE -r 16000 -t raw | bellis run - --rate 16000 --format s16le
-  bellis run --config bellis.toml                   the same settings from a file; flags win
+  bellis run --config bellis.toml                   settings from a file; flags take precedence
 
 A configuration file has the flags' long names as keys:
   input = \"mic\"
@@ -42,7 +42,7 @@ A configuration file has the flags' long names as keys:
   threshold = 2.5
   consumer = [\"jsonl\", \"npy:frames.npy\"]")]
 pub struct Run {
-    /// Read settings from this TOML file; flags win
+    /// Configuration file (TOML); flags take precedence
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -51,7 +51,7 @@ pub struct Run {
 
 /// How often the progress bar moves.
 const REFRESH: Duration = Duration::from_millis(20);
-/// A progress bar is shown for files at least this long.
+/// Minimum length of a file for a progress bar.
 const BAR_FROM_SECONDS: f64 = 20.0;
 
 impl Run {
@@ -69,7 +69,7 @@ impl Run {
         let stop = stop_on_signals()?;
         if settings.input.as_deref() == Some("mic") && !settings.quiet {
             let spec = source.spec();
-            eprintln!("listening to {} at {} Hz; Ctrl-C stops", spec.name, spec.sample_rate);
+            eprintln!("recording from {} at {} Hz; Ctrl-C stops", spec.name, spec.sample_rate);
         }
         let bar = progress_bar(&settings, source.as_ref());
         let total = source.spec().total_samples.unwrap_or(0);
@@ -78,7 +78,7 @@ impl Run {
         let mut stopping = false;
         while !run.is_finished() {
             if stop.is_set() && !std::mem::replace(&mut stopping, true) {
-                eprintln!("\nstopping: computing what was captured (Ctrl-C again to quit at once)");
+                eprintln!("\nstopping: processing captured audio (Ctrl-C again to quit at once)");
             }
             if let Some(bar) = &bar {
                 let counters = run.counters();
@@ -97,7 +97,7 @@ impl Run {
     }
 }
 
-/// Prints and writes the numbers of a run that has ended, and says how it ended.
+/// Prints and writes the summary of a finished run, and returns its outcome.
 pub fn tell(report: RunReport, settings: &Settings) -> anyhow::Result<()> {
     if !settings.quiet {
         eprint!("{}", report.summary);
@@ -109,7 +109,7 @@ pub fn tell(report: RunReport, settings: &Settings) -> anyhow::Result<()> {
     Ok(report.outcome?)
 }
 
-/// A bar for long files, where a person looks at standard error and the lines do not go to the same screen.
+/// A progress bar for long files, if standard error is a terminal and the output is not on it.
 fn progress_bar(settings: &Settings, source: &dyn Source) -> Option<ProgressBar> {
     let spec = source.spec();
     let seconds = spec.total_samples? as f64 / f64::from(spec.sample_rate);

@@ -23,34 +23,36 @@ use super::source::{run_options, source};
 
 /// Run as a daemon
 ///
-/// Listens to the microphone for months: waits for a device that vanishes and opens it again, reads its configuration again on
-/// SIGHUP, computes what was captured and ends on SIGTERM, tells systemd how it is (sd_notify, watchdog), and shows metrics.
+/// Processes the microphone without interruption: reopens a lost device, reloads the configuration on SIGHUP, processes all captured
+/// audio before it stops on SIGTERM, reports its state to systemd (sd_notify, watchdog), and serves metrics over HTTP.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  bellis serve --config /etc/bellis/bellis.toml     what the service runs
-  bellis serve --consumer jsonl:talk.jsonl          try it: Ctrl-C stops
-  curl http://127.0.0.1:9475/metrics                the numbers, for Prometheus
-  curl http://127.0.0.1:9475/healthz                200 while sound comes and is computed
-  systemctl reload bellis                           policy, thresholds and consumers from the changed file
+  bellis serve --config /etc/bellis/bellis.toml     the command of the systemd service
+  bellis serve --consumer jsonl:talk.jsonl          try it in a terminal; Ctrl-C stops
+  curl http://127.0.0.1:9475/metrics                metrics for Prometheus
+  curl http://127.0.0.1:9475/healthz                200 while audio arrives and is processed
+  systemctl reload bellis                           apply a changed policy, thresholds and consumers
 
-Without an INPUT it listens to the microphone. The configuration has the same keys as that of `bellis run`, and two more:
+The default INPUT is the microphone. The configuration has the same keys as that of `bellis run`, and two more:
   metrics = \"127.0.0.1:9475\"                        or \"off\"
   priority = 20                                     real-time priority, 1 to 49")]
 pub struct Serve {
-    /// Read settings from this TOML file, again on SIGHUP; flags win
+    /// Configuration file (TOML), reloaded on SIGHUP; flags take precedence
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where the metrics are shown over HTTP, or `off` [default: 127.0.0.1:9475]
+    /// Address of the metrics server, or `off` [default: 127.0.0.1:9475]
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Daemon")]
     metrics: Option<String>,
-    /// Real-time priority of capture and inference, 1 to 49; where it is not allowed, the daemon warns and goes on without
+    /// Real-time priority of capture and inference, 1 to 49
+    ///
+    /// Without permission the daemon logs a warning and continues at normal priority.
     #[arg(long, value_name = "NUMBER", help_heading = "Daemon")]
     priority: Option<u8>,
     #[command(flatten)]
     settings: Settings,
 }
 
-/// Where metrics are shown when nothing else is said.
+/// Default address of the metrics server.
 const METRICS: &str = "127.0.0.1:9475";
 
 impl Serve {
@@ -74,8 +76,9 @@ impl Serve {
         let _server = match address {
             None => None,
             Some(address) => {
-                let server = MetricsServer::start(address, daemon.status().clone())
-                    .with_context(|| format!("metrics on {address}; name another address with --metrics, or `off`"))?;
+                let server = MetricsServer::start(address, daemon.status().clone()).with_context(|| {
+                    format!("cannot serve metrics on {address} (--metrics selects another address, or `off`)")
+                })?;
                 log::info!("metrics: http://{}/metrics", server.address());
                 Some(server)
             }
@@ -94,7 +97,7 @@ impl Serve {
         tell(report, &settings)
     }
 
-    /// The settings, from the file as it is now.
+    /// The settings, with the current contents of the file.
     fn read(&self) -> anyhow::Result<Settings> {
         let flags = Settings { metrics: self.metrics.clone(), priority: self.priority, ..self.settings.clone() };
         let mut settings = match &self.config {
@@ -104,7 +107,7 @@ impl Serve {
         settings.input.get_or_insert_with(|| "mic".to_owned());
         let consumers = asked(&settings);
         if let Some(twice) = consumers.iter().enumerate().find(|(at, one)| consumers[..*at].contains(one)) {
-            bail!("consumer `{}` is given twice", twice.1);
+            bail!("consumer `{}` is listed twice", twice.1);
         }
         Ok(settings)
     }
@@ -114,12 +117,13 @@ fn address(settings: &Settings) -> anyhow::Result<Option<SocketAddr>> {
     match settings.metrics.as_deref().unwrap_or(METRICS) {
         "off" => Ok(None),
         text => Ok(Some(
-            text.parse().with_context(|| format!("metrics = \"{text}\": write an address and a port, {METRICS}, or off"))?,
+            text.parse()
+                .with_context(|| format!("metrics must be an address and port such as {METRICS}, or off, got `{text}`"))?,
         )),
     }
 }
 
-/// SIGHUP asks to reload, SIGTERM and Ctrl-C to stop; a second one of those ends the process.
+/// SIGHUP reloads; SIGTERM and Ctrl-C stop, and a second one of these ends the process.
 fn commands_from_signals() -> anyhow::Result<Receiver<Command>> {
     let (sender, receiver) = crossbeam_channel::unbounded();
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
@@ -147,7 +151,7 @@ fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
     })
 }
 
-/// Makes consumers; what their files held before is kept.
+/// Creates consumers, and renames their existing files.
 fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<NamedConsumer>> {
     let labelled = |text: &String| {
         set_aside(text)?;
@@ -161,7 +165,7 @@ fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encode
 fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Reload> {
     let kept = wanted.changes_for_a_restart(current);
     if !kept.is_empty() {
-        log::warn!("{}: changed only by a restart; the rest is taken over", kept.join(", "));
+        log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
     }
     let policy = wanted.policy_spec().build(pack)?;
     let session = run_options(&Settings { chunk: current.chunk, ..wanted.clone() }, pack)?.session;

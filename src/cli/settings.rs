@@ -1,4 +1,4 @@
-//! What `bellis run` and `bellis serve` can be told, by flags or by a TOML file with the same names; flags win.
+//! The settings of `bellis run` and `bellis serve`: flags, or a TOML file with the same names. Flags take precedence.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 use super::values;
 
-/// A TOML configuration has at most this many bytes.
+/// Maximum size of a TOML configuration.
 const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 
-/// Which vectors the representation carries.
+/// Vectors of the representation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VectorsName {
@@ -26,24 +26,24 @@ pub enum VectorsName {
     Mixture,
 }
 
-/// What a reload of `bellis serve` does with a setting that has changed.
+/// Effect of a changed setting when `bellis serve` reloads.
 #[derive(PartialEq, Eq)]
 enum Reload {
-    /// Nothing: the change takes a restart.
+    /// None: the change requires a restart.
     Restart,
     /// Replaces the policy.
     Policy,
-    /// Replaces the policy; another policy on the command line makes the file's value void.
+    /// Replaces the policy. Ignored in the file if the command line selects another policy.
     Parameter,
     /// Starts and stops consumers.
     Consumers,
-    /// Starts the consumers again: they may depend on it.
+    /// Restarts the consumers, which may depend on it.
     Output,
 }
 
-/// A value that may be given in two layers.
+/// A value that flags and a file can set.
 trait Layer {
-    /// This value, or that of the layer below if this one is not given.
+    /// This value, or `below` if this one is not set.
     fn over(self, below: Self) -> Self;
 }
 
@@ -65,7 +65,7 @@ impl Layer for bool {
     }
 }
 
-/// Defines the settings, each with what a reload does with it, and everything that goes through all of them.
+/// Defines the settings with their effect on reload, and the methods that cover all of them.
 macro_rules! settings {
     ($(#[$attribute:meta])* pub struct Settings { $($(#[$meta:meta])* pub $field:ident: $type:ty = $reload:ident,)* }) => {
         $(#[$attribute])*
@@ -74,7 +74,7 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// These settings over those of `file`: a value that is not given here is taken from there.
+            /// Merges these settings with those of `file`; values set here take precedence.
             pub fn over(self, file: Self) -> Self {
                 let other_policy = self.policy.is_some();
                 Self {
@@ -85,7 +85,7 @@ macro_rules! settings {
                 }
             }
 
-            /// Keys that differ from `other` and whose change takes a restart of `bellis serve`.
+            /// Keys that differ from `other` and require a restart of `bellis serve`.
             pub fn changes_for_a_restart(&self, other: &Self) -> Vec<String> {
                 let mut keys = Vec::new();
                 $(if Reload::$reload == Reload::Restart && self.$field != other.$field {
@@ -94,7 +94,7 @@ macro_rules! settings {
                 keys
             }
 
-            /// These settings without the policy and the list of consumers: what the consumers may depend on.
+            /// These settings without the policy and the list of consumers: everything that consumers may depend on.
             pub fn of_consumers(&self) -> Self {
                 let mut rest = self.clone();
                 $(if matches!(Reload::$reload, Reload::Policy | Reload::Parameter | Reload::Consumers) {
@@ -107,162 +107,177 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Every setting; all optional, so that a file and the flags can be laid over each other.
+    /// Every setting. All are optional, so that flags can be merged with a file.
     #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
     #[serde(deny_unknown_fields, rename_all = "kebab-case")]
     pub struct Settings {
-        /// A sound file (WAV, FLAC, Ogg Vorbis, MP3), `-` for raw PCM on standard input, or `mic`
+        /// Audio file (WAV, FLAC, Ogg Vorbis, MP3), `-` for raw PCM on stdin, or `mic`
         ///
-        /// Without one, the recording that comes with Bellis is played.
+        /// The default of `bellis run` is the bundled recording, that of `bellis serve` the microphone.
         pub input: Option<String> = Restart,
 
-        /// The pack: its folder, or the name of a bundled one
+        /// Pack: a folder, or the name of a bundled one [default: daisy-tiny]
         #[arg(long, value_name = "PACK", help_heading = "Model")]
         pub pack: Option<PathBuf> = Restart,
-        /// New sound per chunk, milliseconds: the latency, and the unit in which depth is chosen
+        /// Chunk length in milliseconds [default: the pack's]
+        ///
+        /// The chunk is the unit of latency and of early exit. Longer chunks cost less. The pack lists the supported lengths (`bellis inspect`).
         #[arg(long, value_name = "MS", help_heading = "Model")]
         pub chunk: Option<f64> = Restart,
-        /// Which vectors the representation carries
+        /// Vectors of the representation [default: last]
         #[arg(long, value_enum, help_heading = "Model")]
         pub vectors: Option<VectorsName> = Output,
-        /// How deeper layers get the keys and values of chunks that stopped early (cached packs)
+        /// Source of keys and values that early exits left out [default: the pack's]
+        ///
+        /// Cached packs only. `project` computes them from the exit state; `catch-up` runs the missing layers, which is exact and slower.
         #[arg(long, value_parser = values::gap_fill(), help_heading = "Model")]
         pub gap_fill: Option<GapFill> = Restart,
-        /// In how many bits products with the layers' weights are computed; `auto` where not said
+        /// Precision of the layers' matmuls [default: auto]
         ///
-        /// There is no f16: processors that compute in it have products of 8 bits as well, which are faster.
+        /// There is no f16: every processor that supports it also has int8 dot products, which are faster.
         #[arg(long, value_parser = values::precision(), help_heading = "Model")]
         pub precision: Option<Precision> = Restart,
-        /// Threads that compute wide products in f32 (packs of 768, as HuBERT-base), 1 to 64 [default: 1]
+        /// Threads for large f32 matmuls, 1 to 64 [default: 1]
         ///
-        /// All but the first help only while a core has nothing else to do. What comes out is the same to the bit.
+        /// Useful for packs of the size of HuBERT-base. All but the first thread run only on idle cores. Results are bit-identical.
         #[arg(long, value_name = "COUNT", help_heading = "Model")]
         pub threads: Option<usize> = Restart,
 
-        /// When a chunk has been computed deep enough
+        /// Exit policy [default: the pack's]
         #[arg(long, value_parser = values::policy(), help_heading = "Exit policy")]
         pub policy: Option<PolicyName> = Policy,
-        /// The policy's threshold; several, separated by commas, are one per layer
+        /// Threshold of the policy: one number, or one per layer, separated by commas
+        ///
+        /// For `threshold`, `range` and `ctc` in nats (or a probability with --measure), for `change` in nats, for `gain` in nats per layer.
         #[arg(long, value_name = "NUMBER", value_parser = per_layer, allow_hyphen_values = true, help_heading = "Exit policy")]
         pub threshold: Option<PerLayer> = Parameter,
-        /// What `threshold`, `range` and `ctc` compare with the threshold
+        /// Measure that `threshold`, `range` and `ctc` compare [default: entropy]
         #[arg(long, value_parser = values::measure(), help_heading = "Exit policy")]
         pub measure: Option<Measure> = Parameter,
-        /// Layer of `fixed` and `periodic`
+        /// Exit layer of `fixed` and `periodic`
         #[arg(long, help_heading = "Exit policy")]
         pub layer: Option<usize> = Parameter,
         /// First and last layer of `range`
         #[arg(long, value_name = "FIRST..LAST", value_parser = range, help_heading = "Exit policy")]
         pub range: Option<(usize, usize)> = Parameter,
-        /// Chunks between two full-depth ones of `periodic`
+        /// Interval of full-depth chunks with `periodic` [default: 8]
         #[arg(long, value_name = "CHUNKS", help_heading = "Exit policy")]
         pub period: Option<usize> = Parameter,
-        /// Agreement with full depth that `calibrated` promises
+        /// Target agreement of `calibrated` with full depth [default: 0.95]
         #[arg(long, value_name = "0..1", help_heading = "Exit policy")]
         pub agreement: Option<f32> = Parameter,
-        /// Stop before the first layer where h⁰ says with this probability that nobody speaks (0.7, say), with any policy
+        /// Exit silent chunks before the first layer, from this probability of silence
+        ///
+        /// Works with any policy; 0.7 is a good value. Needs a pack with a quiet unit and a head on h⁰.
         #[arg(long, value_name = "0..1", help_heading = "Exit policy")]
         pub gate: Option<f32> = Policy,
-        /// Chunks after speech that the gate lets through [default: 2]
+        /// Chunks after speech that the gate always passes [default: 2]
         #[arg(long, value_name = "CHUNKS", help_heading = "Exit policy")]
         pub gate_hangover: Option<usize> = Policy,
-        /// Stop a chunk rather than be later than this after its last sample, with any policy
+        /// Maximum delay after the last sample of a chunk; it exits early to meet it
+        ///
+        /// Works with any policy.
         #[arg(long, value_name = "MS", help_heading = "Exit policy")]
         pub deadline: Option<u64> = Policy,
 
-        /// Where the representations go; may be given several times
+        /// Output for the representations; repeatable [default: jsonl]
         ///
-        /// jsonl, jsonl:FILE           a line per chunk
+        /// jsonl, jsonl:FILE           one line of JSON per chunk
         /// npy:FILE                    all frames as a NumPy array
-        /// wav:FILE                    the sound that was computed
-        /// phones                      phones as they become certain, to read along
-        /// phones:FILE                 the same as JSON lines (`phones:-`: on standard output)
-        /// segments                    a JSON line per utterance
-        /// segments:FOLDER             the same, and each utterance as WAV and NPY
-        /// segments:stream:ENDPOINT    utterances with sound and vectors as a binary stream
-        /// stream:ENDPOINT             chunks as a binary stream; an ENDPOINT is `-` or `unix:/path/of/a/socket`
-        /// keyword                     detections of enrolled keywords; keyword:FILE-or-FOLDER: of those
-        /// null                        nowhere
+        /// wav:FILE                    the processed audio
+        /// phones                      phones as text, as they become certain
+        /// phones:FILE                 phones as JSON lines
+        /// segments                    one line of JSON per utterance
+        /// segments:FOLDER             the same, with each utterance as WAV and NPY
+        /// segments:stream:ENDPOINT    utterances with audio and vectors as a binary stream
+        /// stream:ENDPOINT             chunks as a binary stream
+        /// keyword                     detections of all enrolled keywords
+        /// keyword:FILE-or-FOLDER      detections of these keywords
+        /// null                        no output
+        ///
+        /// `-` in place of FILE is standard output. An ENDPOINT is `-` or `unix:/path/to/socket`.
         #[arg(long, value_name = "CONSUMER", verbatim_doc_comment, help_heading = "Output")]
         #[serde(default)]
         pub consumer: Vec<String> = Consumers,
-        /// Put the vectors into the JSON lines
+        /// Include the vectors in JSON lines
         #[arg(long, help_heading = "Output")]
         #[serde(default)]
         pub with_vectors: bool = Output,
-        /// Put the likeliest unit of each frame into the JSON lines
+        /// Include the most probable unit of each frame in JSON lines
         #[arg(long, help_heading = "Output")]
         #[serde(default)]
         pub with_units: bool = Output,
-        /// Expect so many false accepts an hour of each keyword, instead of the rate that it was enrolled for
+        /// False accepts per hour and keyword [default: as enrolled]
         #[arg(long, value_name = "PER-HOUR", help_heading = "Keywords")]
         pub false_accepts: Option<f64> = Output,
-        /// Tell near misses, too: what scores at least this (0 to 1) but not enough to fire
+        /// Also report near misses from this score, 0 to 1
         #[arg(long, value_name = "SCORE", help_heading = "Keywords")]
         pub near_misses: Option<f32> = Output,
-        /// Seconds after a detection in which the same keyword does not fire again
+        /// Seconds without a second detection of the same keyword [default: 1]
         #[arg(long, value_name = "SECONDS", help_heading = "Keywords")]
         pub refractory: Option<f64> = Output,
-        /// Read phones by a prefix beam of this width; each frame's likeliest without it
+        /// Width of the prefix beam search for phones [default: greedy]
         #[arg(long, value_name = "WIDTH", help_heading = "Phones, utterances, streams")]
         pub beam: Option<usize> = Output,
-        /// Speech of less than this is no utterance
+        /// Minimum speech in an utterance, milliseconds [default: 100]
         #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
         pub least_speech: Option<f64> = Output,
-        /// Quiet of so long ends an utterance
+        /// Silence that ends an utterance, milliseconds [default: 500]
         #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
         pub hangover: Option<f64> = Output,
-        /// Sound kept before and after the speech of an utterance
+        /// Audio kept before and after an utterance, milliseconds [default: 200]
         #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
         pub pad: Option<f64> = Output,
-        /// A longer utterance is cut where it is quietest
+        /// Maximum length of an utterance, seconds [default: 30]
+        ///
+        /// A longer one is cut at the quietest frame of its last fifth.
         #[arg(long, value_name = "SECONDS", help_heading = "Phones, utterances, streams")]
         pub longest: Option<f64> = Output,
-        /// What a message of `stream` holds: vectors without it
+        /// Arrays in messages of `stream`, separated by commas [default: vectors]
         #[arg(long, value_parser = values::array(), value_delimiter = ',', value_name = "ARRAYS", help_heading = "Phones, utterances, streams")]
         #[serde(default)]
         pub arrays: Vec<ArrayName> = Output,
-        /// Numbers of `stream`: f32 without it
+        /// Number format of `stream` [default: f32]
         #[arg(long, value_parser = values::float_type(), value_name = "TYPE", help_heading = "Phones, utterances, streams")]
         pub float: Option<FloatType> = Output,
-        /// Write the summary as JSON to this file, too
+        /// Also write the summary to this file, as JSON
         #[arg(long, value_name = "FILE", help_heading = "Output")]
         pub report: Option<PathBuf> = Restart,
-        /// Print no summary and no progress
+        /// Suppress the summary and the progress bar
         #[arg(long, short, help_heading = "Output")]
         #[serde(default)]
         pub quiet: bool = Output,
 
-        /// The microphone, by its id or part of its name (`bellis devices` lists them)
-        #[arg(long, value_name = "DEVICE", help_heading = "Sound")]
+        /// Microphone, by id or part of its name (see `bellis devices`)
+        #[arg(long, value_name = "DEVICE", help_heading = "Audio")]
         pub device: Option<String> = Restart,
-        /// Rate, Hz: of raw PCM (16000 by default), or asked of the microphone
-        #[arg(long, value_name = "HZ", help_heading = "Sound")]
+        /// Sample rate of raw PCM [default: 16000] or of the microphone, Hz
+        #[arg(long, value_name = "HZ", help_heading = "Audio")]
         pub rate: Option<u32> = Restart,
-        /// Channels: of raw PCM (1 by default), or asked of the microphone
-        #[arg(long, value_name = "COUNT", help_heading = "Sound")]
+        /// Channels of raw PCM [default: 1] or of the microphone
+        #[arg(long, value_name = "COUNT", help_heading = "Audio")]
         pub channels: Option<u16> = Restart,
-        /// Format of raw PCM
-        #[arg(long, value_parser = values::pcm_format(), help_heading = "Sound")]
+        /// Sample format of raw PCM [default: s16le]
+        #[arg(long, value_parser = values::pcm_format(), help_heading = "Audio")]
         pub format: Option<PcmFormat> = Restart,
-        /// Take this channel, counted from 1, instead of the mean of all
-        #[arg(long, value_name = "NUMBER", help_heading = "Sound")]
+        /// Channel to use, from 1 [default: the mean of all]
+        #[arg(long, value_name = "NUMBER", help_heading = "Audio")]
         pub channel: Option<u16> = Restart,
-        /// The microphone's buffer, milliseconds
-        #[arg(long, value_name = "MS", help_heading = "Sound")]
+        /// Buffer size of the microphone, milliseconds [default: 20]
+        #[arg(long, value_name = "MS", help_heading = "Audio")]
         pub buffer: Option<u64> = Restart,
-        /// Play a file at its own pace, as if it were live
-        #[arg(long, help_heading = "Sound")]
+        /// Process a file in real time, like live audio
+        #[arg(long, help_heading = "Audio")]
         #[serde(default)]
         pub realtime: bool = Restart,
-        /// Seconds of sound that may wait for the encoder before live sound is dropped
-        #[arg(long, value_name = "SECONDS", help_heading = "Sound")]
+        /// Seconds of audio to buffer before live audio is dropped [default: 2]
+        #[arg(long, value_name = "SECONDS", help_heading = "Audio")]
         pub ring: Option<f64> = Restart,
 
-        /// Where `bellis serve` shows its metrics; a flag of that command
+        /// Address of the metrics; a flag of `bellis serve`
         #[arg(skip)]
         pub metrics: Option<String> = Restart,
-        /// Real-time priority of `bellis serve`; a flag of that command
+        /// Real-time priority; a flag of `bellis serve`
         #[arg(skip)]
         pub priority: Option<u8> = Restart,
     }
@@ -274,7 +289,7 @@ impl Settings {
         Ok(bellis::internal::read_toml(path, CONFIG_LIMIT_BYTES)?)
     }
 
-    /// How the pack is loaded.
+    /// Options for loading the pack.
     pub fn load_options(&self) -> LoadOptions {
         let mut options = LoadOptions::default();
         options.gap_fill = self.gap_fill;
@@ -283,7 +298,7 @@ impl Settings {
         options
     }
 
-    /// The policy asked for.
+    /// The requested policy.
     pub fn policy_spec(&self) -> PolicySpec {
         let mut spec = PolicySpec::default();
         spec.name = self.policy;
@@ -299,22 +314,22 @@ impl Settings {
         spec
     }
 
-    /// How channels become one.
+    /// Channel selection.
     pub fn channel_pick(&self) -> anyhow::Result<ChannelPick> {
         Ok(match self.channel {
             None => ChannelPick::MixDown,
-            Some(0) => bail!("--channel counts from 1"),
+            Some(0) => bail!("--channel must be at least 1: channels are counted from 1"),
             Some(channel) => ChannelPick::Channel(channel - 1),
         })
     }
 
-    /// Frames of a chunk of the asked length.
+    /// Frames per chunk for the requested length.
     pub fn chunk_frames(&self, hop_ms: f64, default: usize) -> anyhow::Result<usize> {
         let Some(milliseconds) = self.chunk else { return Ok(default) };
         let frames = milliseconds / hop_ms;
         let whole = frames.round();
         if !(1.0..=1e6).contains(&whole) || (frames - whole).abs() > 1e-6 {
-            bail!("--chunk {milliseconds}: a chunk is a whole number of frames of {hop_ms} ms");
+            bail!("--chunk must be a multiple of {hop_ms} ms (one frame), got {milliseconds}");
         }
         Ok(whole as usize)
     }
@@ -323,7 +338,7 @@ impl Settings {
 fn per_layer(text: &str) -> anyhow::Result<PerLayer> {
     let values: Vec<f32> = text
         .split(',')
-        .map(|part| part.trim().parse().with_context(|| format!("`{part}` is no number")))
+        .map(|part| part.trim().parse().with_context(|| format!("`{part}` is not a number")))
         .collect::<anyhow::Result<_>>()?;
     Ok(match values[..] {
         [value] => PerLayer::All(value),
@@ -332,6 +347,6 @@ fn per_layer(text: &str) -> anyhow::Result<PerLayer> {
 }
 
 fn range(text: &str) -> anyhow::Result<(usize, usize)> {
-    let (first, last) = text.split_once("..").context("write it as 4..7")?;
+    let (first, last) = text.split_once("..").context("expected FIRST..LAST, such as 4..7")?;
     Ok((first.trim().parse()?, last.trim().parse()?))
 }

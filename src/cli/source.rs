@@ -1,4 +1,4 @@
-//! The source and the run's options that settings name.
+//! Creates the source and the run options from the settings.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use bellis::stream::{Mixture, SessionOptions, Vectors};
 use super::locate;
 use super::settings::{Settings, VectorsName};
 
-/// Rate of raw PCM when none is said, Hz.
+/// Default rate of raw PCM, Hz.
 const PCM_RATE: u32 = 16_000;
-/// The kernel's threads for interrupts have 50.
+/// The kernel's interrupt threads have priority 50.
 const HIGHEST_PRIORITY: u8 = 49;
 
-/// What the session computes, and how much sound may wait.
+/// Options of the session and of the ring.
 pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOptions> {
     let manifest = &pack.manifest;
     let hop_ms = manifest.audio.hop as f64 * 1e3 / f64::from(manifest.audio.sample_rate);
@@ -31,26 +31,26 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
     let mut options = RunOptions::default().session(session);
     if let Some(seconds) = settings.ring {
         if !(0.05..=600.0).contains(&seconds) {
-            bail!("--ring {seconds}: the ring holds 0.05 to 600 seconds");
+            bail!("--ring must be between 0.05 and 600 seconds, got {seconds}");
         }
         options.ring = Duration::from_secs_f64(seconds);
     }
     if let Some(priority) = settings.priority {
         if !(1..=HIGHEST_PRIORITY).contains(&priority) {
-            bail!("priority {priority}: 1 to {HIGHEST_PRIORITY}, below the kernel's interrupt threads at 50");
+            bail!("priority must be between 1 and {HIGHEST_PRIORITY} (the kernel's interrupt threads have 50), got {priority}");
         }
         options.priority = Some(priority);
     }
     Ok(options)
 }
 
-/// Opens the input; nothing is captured yet.
+/// Opens the input without starting it.
 pub fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
     let pick = settings.channel_pick()?;
     Ok(match settings.input.as_deref() {
         None => {
             let path = locate::sample()?;
-            eprintln!("no INPUT: playing {} (`bellis run mic` listens to the microphone)", path.display());
+            eprintln!("no INPUT: processing {}; `bellis run mic` uses the microphone", path.display());
             Box::new(FileSource::open(&path, pick, settings.realtime)?)
         }
         Some("mic") => {

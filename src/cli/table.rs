@@ -1,6 +1,6 @@
 //! Plain two-column tables.
 
-/// Prints `rows` of a name and a value, the names in one column; long values wrap under themselves.
+/// Prints `rows` of a name and a value in two columns; long values are wrapped within theirs.
 pub fn print(title: &str, rows: &[(&str, String)]) {
     const VALUE_WIDTH: usize = 88;
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Named values of the library as arguments, each with its line of `--help`.
+//! Parsers for the library's named values, with their help.
 
 use std::str::FromStr;
 
@@ -21,20 +21,14 @@ where
 
 pub fn policy() -> impl TypedValueParser<Value = PolicyName> {
     named([
-        (PolicyName::Threshold.name(), "DAISY: the first layer whose head's mean entropy is at most --threshold"),
-        (
-            PolicyName::Range.name(),
-            "DAISY's released inference: heads run on the layers of --range; its last layer is a forced exit",
-        ),
+        (PolicyName::Threshold.name(), "DAISY: first layer whose head has a mean entropy of at most --threshold"),
+        (PolicyName::Range.name(), "As `threshold`, on the layers of --range; the last is a forced exit"),
         (PolicyName::Fixed.name(), "Always --layer; no head runs"),
         (PolicyName::Periodic.name(), "--layer, and every --period-th chunk at full depth"),
-        (PolicyName::Calibrated.name(), "Thresholds per layer, calibrated for a target --agreement with full depth"),
-        (PolicyName::Ctc.name(), "HuBERT-EE: the first layer whose CTC branch's own entropy is at most --threshold"),
-        (
-            PolicyName::Change.name(),
-            "The first layer whose head differs from the head before by at most --threshold (KL divergence)",
-        ),
-        (PolicyName::Gain.name(), "Where no deeper layer is predicted to gain more than --threshold per layer (KL divergence)"),
+        (PolicyName::Calibrated.name(), "Thresholds per layer, calibrated for --agreement with full depth"),
+        (PolicyName::Ctc.name(), "HuBERT-EE: first layer whose CTC branch has an entropy of at most --threshold"),
+        (PolicyName::Change.name(), "First layer that changes the head's distribution by at most --threshold (KL)"),
+        (PolicyName::Gain.name(), "First layer with no predicted gain above --threshold per deeper layer (KL)"),
         (PolicyName::Never.name(), "Full depth, always"),
     ])
 }
@@ -42,32 +36,29 @@ pub fn policy() -> impl TypedValueParser<Value = PolicyName> {
 pub fn measure() -> impl TypedValueParser<Value = Measure> {
     named([
         (Measure::Entropy.name(), "Exit when the entropy is at most the threshold (DAISY)"),
-        (Measure::MaxProb.name(), "Exit when the likeliest unit's probability is at least the threshold"),
-        (Measure::Margin.name(), "Exit when the margin between the two likeliest units is at least the threshold"),
+        (Measure::MaxProb.name(), "Exit when the highest unit probability is at least the threshold"),
+        (Measure::Margin.name(), "Exit when the difference of the two highest is at least the threshold"),
     ])
 }
 
 pub fn gap_fill() -> impl TypedValueParser<Value = GapFill> {
     named([
-        (GapFill::CatchUp.name(), "Run the layer for the skipped chunks as well: exact, and gives back part of the saving"),
-        (
-            GapFill::Project.name(),
-            "Run only the key and value projections, on the exit state: cheap; needs a pack trained for it",
-        ),
+        (GapFill::CatchUp.name(), "Run the skipped layers: exact, but slower"),
+        (GapFill::Project.name(), "Compute keys and values from the exit state: fast; needs a pack trained for it"),
     ])
 }
 
 pub fn precision() -> impl TypedValueParser<Value = Precision> {
     named([
-        (Precision::Auto.name(), "The fastest precision that keeps the accuracy on this processor"),
+        (Precision::Auto.name(), "int8 if the processor has instructions for it, else f32"),
         (Precision::F32.name(), "32-bit floats"),
-        (Precision::Int8.name(), "8-bit weights and hidden states, 32-bit sums, where the processor supports it; else f32"),
+        (Precision::Int8.name(), "8-bit weights and activations; f32 if the processor does not support it"),
     ])
 }
 
 pub fn array() -> impl TypedValueParser<Value = ArrayName> {
     named([
-        (ArrayName::Vectors.name(), "The representation's vectors, [frames, dim]"),
+        (ArrayName::Vectors.name(), "Vectors, [frames, dim]"),
         (ArrayName::Posteriors.name(), "Log-posteriors of the units at the exit layer, [frames, units]"),
         (ArrayName::Embedding.name(), "Keyword embeddings, [frames, width]"),
         (ArrayName::Ctc.name(), "Logits of the exit layer's CTC branch, [frames, classes]"),
@@ -78,7 +69,7 @@ pub fn array() -> impl TypedValueParser<Value = ArrayName> {
 pub fn float_type() -> impl TypedValueParser<Value = FloatType> {
     named([
         (FloatType::F32.name(), "32 bits"),
-        (FloatType::F16.name(), "16 bits (IEEE half precision): half the bytes, three digits"),
+        (FloatType::F16.name(), "16 bits (IEEE half precision): half the size, three digits"),
     ])
 }
 

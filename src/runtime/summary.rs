@@ -1,4 +1,4 @@
-//! The numbers of a run, for people and for machines.
+//! The summary of a run, as text and as JSON.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::latency::Percentiles;
 use super::samples::Samples;
 use crate::consumer::StreamInfo;
 
-/// The numbers of a finished (or running) run.
+/// Statistics of a finished or running run.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct Summary {
@@ -20,53 +20,53 @@ pub struct Summary {
     pub pack: String,
     /// The policy.
     pub policy: String,
-    /// Sound whose representation came out, seconds.
+    /// Audio processed, seconds.
     pub audio_seconds: f64,
-    /// Time from start to end, seconds.
+    /// Wall-clock time, seconds.
     pub wall_seconds: f64,
-    /// Time spent on computing chunks, seconds.
+    /// Time spent computing chunks, seconds.
     pub compute_seconds: f64,
-    /// compute_seconds / audio_seconds: under 1 is faster than real time on one core.
+    /// compute_seconds / audio_seconds; below 1 is faster than real time.
     pub real_time_factor: f64,
     /// Chunks.
     pub chunks: u64,
     /// Frames.
     pub frames: u64,
-    /// Numbers per frame.
+    /// Dimensions of a frame.
     pub dim: usize,
     /// Chunks that stopped after layer 1, 2, …
     pub exits: Vec<u64>,
     /// Mean exit layer.
     pub mean_exit_layer: f64,
-    /// Whole-layer passes per frame, filling in after early exits included.
+    /// Layer passes per frame, including gap filling after early exits.
     pub layer_passes_per_frame: f64,
-    /// Passes through key and value projections alone, per frame.
+    /// Passes through only the key and value projections, per frame.
     pub projections_per_frame: f64,
     /// MACs of every stage that ran, heads included, per second of sound.
     pub macs_per_second: f64,
-    /// Computing one chunk.
+    /// Time to compute a chunk.
     pub compute: Percentiles,
-    /// From the capture of a chunk's last sample to its representation (live sources).
+    /// Time from the capture of a chunk's last sample to its representation (live sources).
     pub delay: Option<Percentiles>,
     /// Samples at the source's rate.
     pub samples: Samples,
-    /// Overruns that the device reported: sound lost below Bellis.
+    /// Overruns reported by the device.
     pub xruns: u64,
     /// Heads whose logits were not finite.
     pub non_finite_heads: u64,
-    /// Per consumer.
+    /// Statistics per consumer.
     pub consumers: Vec<ConsumerSummary>,
 }
 
-/// A consumer's numbers.
+/// Statistics of a consumer.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ConsumerSummary {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Representations that it took.
+    /// Representations delivered.
     pub delivered: u64,
-    /// Representations that it was too slow for.
+    /// Representations dropped because it was too slow.
     pub dropped: u64,
 }
 
@@ -106,7 +106,7 @@ impl Summary {
     }
 }
 
-/// Width of the longest bar of the histogram.
+/// Width of the histogram's longest bar.
 const BAR: usize = 40;
 
 impl fmt::Display for Summary {
@@ -114,12 +114,12 @@ impl fmt::Display for Summary {
         writeln!(f, "{} through {} ({})", self.source, self.pack, self.policy)?;
         writeln!(
             f,
-            "  sound     {:.2} s, {} chunks, {} frames of {} numbers",
+            "  audio     {:.2} s, {} chunks, {} frames of {} dimensions",
             self.audio_seconds, self.chunks, self.frames, self.dim
         )?;
         writeln!(
             f,
-            "  compute   {:.3} s: real-time factor {:.4} ({:.0} times faster than the sound)",
+            "  compute   {:.3} s: real-time factor {:.4} ({:.0} times real time)",
             self.compute_seconds,
             self.real_time_factor,
             if self.real_time_factor > 0.0 { 1.0 / self.real_time_factor } else { 0.0 }
@@ -131,16 +131,16 @@ impl fmt::Display for Summary {
         let Samples { captured, processed, dropped, left, non_finite } = self.samples;
         write!(f, "  samples   {captured} captured = {processed} processed + {dropped} dropped")?;
         if left > 0 {
-            write!(f, " + {left} left behind by the failure")?;
+            write!(f, " + {left} unprocessed after the failure")?;
         }
         match (non_finite, self.xruns) {
             (0, 0) => writeln!(f)?,
-            (bad, xruns) => writeln!(f, "; {bad} not finite (taken as zeros), {xruns} overruns of the device")?,
+            (bad, xruns) => writeln!(f, "; {bad} non-finite (replaced with zeros), {xruns} device overruns")?,
         }
         for consumer in self.consumers.iter().filter(|consumer| consumer.dropped > 0) {
             writeln!(
                 f,
-                "  consumer  {} took {} chunks and was too slow for {}",
+                "  consumer  {}: {} chunks delivered, {} dropped (too slow)",
                 consumer.name, consumer.delivered, consumer.dropped
             )?;
         }
