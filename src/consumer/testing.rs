@@ -32,7 +32,7 @@ pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representa
     let chunk = |(sequence, &frames): (usize, &usize)| {
         let from = first;
         first += frames;
-        let rows = |dim: usize, values: Vec<f32>| Frames::build(frames, dim, |out| out.copy_from_slice(&values)).unwrap();
+        let rows = |dim: usize, values: Vec<f32>| Frames::build(frames, dim, |out| out.copy_from_slice(&values));
         Representation {
             sequence: sequence as u64,
             first_sample: (from * HOP) as u64,

@@ -1,4 +1,4 @@
-//! Keys and values of one cached layer: the last C frames, right-aligned to the next frame to come.
+//! Keys and values of a cached layer that tract runs: the last C frames as tensors, right-aligned to the next frame.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,14 +10,12 @@ const MASKED: f32 = -1e4;
 
 /// What one layer carries from chunk to chunk.
 pub(super) struct LayerCache {
-    /// `[1, H, C, D/H]`; column C−1 is the frame before `next_frame`.
+    /// `[1, H, C, D/H]`; column C−1 is the newest frame.
     keys: Arc<Tensor>,
     values: Arc<Tensor>,
     /// Declared further state, in the manifest's order.
     states: Vec<TValue>,
     zero_states: Vec<TValue>,
-    /// The frame after the last one that this layer has seen.
-    pub next_frame: u64,
     /// How many of the C columns hold real frames.
     pub valid: usize,
 }
@@ -27,13 +25,12 @@ impl LayerCache {
         let zeros = || Tensor::zero::<f32>(&[1, heads, context, head_dim]).map(Arc::new);
         let zero_states: Vec<TValue> =
             states.iter().map(|(_, shape)| Ok(Tensor::zero::<f32>(shape)?.into())).collect::<TractResult<_>>()?;
-        Ok(Self { keys: zeros()?, values: zeros()?, states: zero_states.clone(), zero_states, next_frame: 0, valid: 0 })
+        Ok(Self { keys: zeros()?, values: zeros()?, states: zero_states.clone(), zero_states, valid: 0 })
     }
 
-    /// Forgets all frames; the next one is `frame`.
-    pub fn restart_at(&mut self, frame: u64) {
+    /// Drops all frames.
+    pub fn clear(&mut self) {
         self.valid = 0;
-        self.next_frame = frame;
         self.states.clone_from(&self.zero_states);
     }
 
@@ -59,7 +56,6 @@ impl LayerCache {
         for (state, fresh) in self.states.iter_mut().zip(new) {
             *state = fresh;
         }
-        self.next_frame += frames as u64;
         self.valid = (self.valid + frames).min(self.keys.shape()[2]);
         Ok(())
     }

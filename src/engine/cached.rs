@@ -9,9 +9,11 @@ use tract_onnx::prelude::*;
 
 use super::cache::{Biases, LayerCache};
 use super::error::EngineError;
-use super::stage::Runner;
-use super::{Encoder, Frames};
+use super::ring::{KeyValueRing, RingBiases};
+use super::stage::{Runner, Stage};
+use super::{Encoder, Frames, LayerStages};
 use crate::pack::GapFill;
+use crate::pack::manifest::EncoderSection;
 
 /// A chunk in the left context, and the output `y` of the last layer that it went through.
 struct PastChunk {
@@ -30,13 +32,49 @@ struct CachedLayer {
     full: Runner,
     /// Cut at the keys and values.
     project: Option<Runner>,
-    cache: LayerCache,
+    cache: Cache,
+    /// The frame after the last one in the cache.
+    next_frame: u64,
+}
+
+/// Where a layer's keys and values are, by what runs the layer.
+enum Cache {
+    /// Our kernels.
+    Ring(KeyValueRing),
+    /// tract's plan.
+    Tensors(LayerCache),
+}
+
+impl CachedLayer {
+    fn new(layer: &LayerStages, spec: &EncoderSection) -> Result<Self, EngineError> {
+        let width = spec.dim / spec.heads;
+        let programs = layer.full.has_program() && layer.project.as_ref().is_none_or(Stage::has_program);
+        let (runner, cache): (fn(&Stage) -> Result<Runner, EngineError>, _) = match programs && layer.states.is_empty() {
+            true => (Stage::runner, Cache::Ring(KeyValueRing::new(spec.heads, spec.left_context, width))),
+            false => {
+                let failed = |error: TractError| EngineError::Run { stage: "the caches".into(), problem: format!("{error:#}") };
+                let cache = LayerCache::new(spec.heads, spec.left_context, width, &layer.states).map_err(failed)?;
+                (Stage::plan_runner, Cache::Tensors(cache))
+            }
+        };
+        Ok(Self { full: runner(&layer.full)?, project: layer.project.as_ref().map(runner).transpose()?, cache, next_frame: 0 })
+    }
+
+    /// Drops all frames; the next one is `frame`.
+    fn restart_at(&mut self, frame: u64) {
+        self.next_frame = frame;
+        match &mut self.cache {
+            Cache::Ring(ring) => ring.clear(),
+            Cache::Tensors(cache) => cache.clear(),
+        }
+    }
 }
 
 /// One stream's state of a cached encoder.
 pub(super) struct CachedState {
     layers: Vec<CachedLayer>,
     biases: Biases,
+    ring_biases: RingBiases,
     past: VecDeque<PastChunk>,
     left_context: u64,
     gap_fill: GapFill,
@@ -49,17 +87,11 @@ pub(super) struct CachedState {
 impl CachedState {
     pub fn new(encoder: &Encoder) -> Result<Self, EngineError> {
         let spec = &encoder.spec;
-        let run = |error: TractError| EngineError::Run { stage: "the caches".into(), problem: format!("{error:#}") };
-        let layers = encoder.layers.iter().map(|layer| {
-            Ok(CachedLayer {
-                full: layer.full.runner()?,
-                project: layer.project.as_ref().map(super::stage::Stage::runner).transpose()?,
-                cache: LayerCache::new(spec.heads, spec.left_context, spec.dim / spec.heads, &layer.states).map_err(run)?,
-            })
-        });
+        let layers = encoder.layers.iter().map(|layer| CachedLayer::new(layer, spec));
         Ok(Self {
             layers: layers.collect::<Result<_, EngineError>>()?,
             biases: Biases::new(encoder.slopes.clone(), spec.left_context),
+            ring_biases: RingBiases::new(encoder.slopes.clone()),
             past: VecDeque::new(),
             left_context: spec.left_context as u64,
             gap_fill: encoder.gap_fill,
@@ -92,7 +124,7 @@ impl CachedState {
 
     /// Brings the cache of layer `k` up to `first_frame`: fills in the chunks of the left context that stopped before it.
     fn fill(&mut self, k: usize, first_frame: u64) -> Result<(), EngineError> {
-        let next = self.layers[k - 1].cache.next_frame;
+        let next = self.layers[k - 1].next_frame;
         if next == first_frame {
             return Ok(());
         }
@@ -100,7 +132,7 @@ impl CachedState {
         let resume = from.map_or(first_frame, |index| self.past[index].first_frame);
         if resume != next {
             // Frames that fell out of everybody's left context were never computed here: what is older is out of it, too.
-            self.layers[k - 1].cache.restart_at(resume);
+            self.layers[k - 1].restart_at(resume);
         }
         for index in from.unwrap_or(self.past.len())..self.past.len() {
             let state = self.past[index].state.clone();
@@ -119,29 +151,56 @@ impl CachedState {
         let layer = &mut self.layers[k - 1];
         let frames = x.frames();
         self.layer_frames += frames as u64;
-        let failed = |error: TractError| EngineError::Run { stage: format!("layer.{k}"), problem: format!("{error:#}") };
-        let bias = self.biases.get(frames, layer.cache.valid).map_err(failed)?;
-        let mut inputs = tvec![x.value(), layer.cache.keys(), layer.cache.values(), bias];
-        inputs.extend(layer.cache.states());
-        let mut outputs = layer.full.run(inputs)?.into_iter();
-        let y = layer.full.to_frames(outputs.next())?;
-        let f = match self.has_feature {
-            true => layer.full.to_frames(outputs.next())?,
-            false => y.clone(),
-        };
-        layer.cache.append(outputs, frames).map_err(failed)?;
-        Ok((y, f))
+        layer.next_frame += frames as u64;
+        match &mut layer.cache {
+            Cache::Ring(ring) => {
+                let bias = self.ring_biases.get(frames, ring.valid);
+                let done = layer.full.run_program(x, Some(ring.read(bias)))?;
+                let y = done.frames(0, x.frames())?;
+                let (f, carried) = match self.has_feature {
+                    true => (done.frames(1, frames)?, 2),
+                    false => (y.clone(), 1),
+                };
+                ring.append(done.columns(carried)?, done.columns(carried + 1)?, frames);
+                Ok((y, f))
+            }
+            Cache::Tensors(cache) => {
+                let failed = |error: TractError| EngineError::Run { stage: format!("layer.{k}"), problem: format!("{error:#}") };
+                let bias = self.biases.get(frames, cache.valid).map_err(failed)?;
+                let mut inputs = tvec![x.to_tensor().map_err(failed)?, cache.keys(), cache.values(), bias];
+                inputs.extend(cache.states());
+                let mut outputs = layer.full.run(inputs)?.into_iter();
+                let y = layer.full.to_frames(outputs.next())?;
+                let f = match self.has_feature {
+                    true => layer.full.to_frames(outputs.next())?,
+                    false => y.clone(),
+                };
+                cache.append(outputs, frames).map_err(failed)?;
+                Ok((y, f))
+            }
+        }
     }
 
-    /// The exit state stands in for the input of layer `k`: only its keys, values and states are made.
+    /// The exit state stands in for the input of layer `k`: only its keys, values and states are computed.
     fn project(&mut self, k: usize, x: &Frames) -> Result<(), EngineError> {
         let layer = &mut self.layers[k - 1];
         let failed = |problem: String| EngineError::Run { stage: format!("layer.{k} (keys and values)"), problem };
         let runner = layer.project.as_mut().ok_or_else(|| failed("was loaded without its projections".into()))?;
-        let mut inputs = tvec![x.value()];
-        inputs.extend(layer.cache.states());
-        let outputs = runner.run(inputs)?;
-        self.projected_frames += x.frames() as u64;
-        layer.cache.append(outputs, x.frames()).map_err(|error| failed(format!("{error:#}")))
+        let frames = x.frames();
+        self.projected_frames += frames as u64;
+        layer.next_frame += frames as u64;
+        match &mut layer.cache {
+            Cache::Ring(ring) => {
+                let done = runner.run_program(x, None)?;
+                ring.append(done.columns(0)?, done.columns(1)?, frames);
+            }
+            Cache::Tensors(cache) => {
+                let mut inputs = tvec![x.to_tensor().map_err(|error| failed(format!("{error:#}")))?];
+                inputs.extend(cache.states());
+                let outputs = runner.run(inputs)?;
+                cache.append(outputs, frames).map_err(|error| failed(format!("{error:#}")))?;
+            }
+        }
+        Ok(())
     }
 }

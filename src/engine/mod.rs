@@ -15,6 +15,8 @@ mod frames;
 mod fused;
 mod kernels;
 mod precision;
+mod program;
+mod ring;
 #[cfg(feature = "keywords")]
 pub(crate) mod scorer;
 pub(crate) mod stage;
@@ -346,7 +348,7 @@ impl EncoderState {
             branches.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<Branches<Runner>, EngineError>>()
         };
         Ok(Self {
-            frontend: encoder.frontend.runner()?,
+            frontend: encoder.frontend.plan_runner()?,
             mode: match encoder.spec.mode {
                 Mode::Cached => ModeState::Cached(CachedState::new(encoder)?),
                 Mode::Windowed => ModeState::Windowed(WindowedState::new(encoder)?),
@@ -384,14 +386,14 @@ impl EncoderState {
             Level::WindowNorm => Tensor::from_shape(&[1, samples.len()], &normalised(samples)),
         };
         let fresh = match samples.is_empty() {
-            true => Frames::build(0, self.encoder.spec.dim, |_| {})?,
-            false => self.frontend.frames(audio.map_err(failed)?.into())?,
+            true => Frames::build(0, self.encoder.spec.dim, |_| {}),
+            false => self.frontend.tensor(audio.map_err(failed)?.into())?,
         };
         let (x, own) = match &mut self.mode {
             ModeState::Cached(_) => (fresh.clone(), fresh),
             ModeState::Windowed(state) => {
                 let window = state.begin(&fresh, span.audio_first, span.window_first, span.chunk_first, span.chunk_frames)?;
-                let own = state.own_rows(&window)?;
+                let own = state.own_rows(&window);
                 (window, own)
             }
         };
@@ -437,7 +439,7 @@ impl Pass<'_> {
             ModeState::Cached(state) => state.layer(k, self.first_frame, &self.x)?,
             ModeState::Windowed(state) => {
                 let (y, feature) = state.layer(k, &self.x)?;
-                (y, state.own_rows(&feature)?)
+                (y, state.own_rows(&feature))
             }
         };
         self.x = y;
@@ -449,7 +451,7 @@ impl Pass<'_> {
     pub fn head(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.heads, k) {
-            Some(head) => head.frames(self.features[k].value()),
+            Some(head) => head.frames(&self.features[k]),
             None => Err(self.state.no_stage(format!("head.{k}"), NO_HEADS.into())),
         }
     }
@@ -457,14 +459,14 @@ impl Pass<'_> {
     /// CTC logits `[T, V]` of the present layer's branch, if it has one.
     pub fn ctc(&mut self) -> Result<Option<Frames>, EngineError> {
         let k = self.depth();
-        branch(&mut self.state.ctc, k).map(|branch| branch.frames(self.features[k].value())).transpose()
+        branch(&mut self.state.ctc, k).map(|branch| branch.frames(&self.features[k])).transpose()
     }
 
     /// Keyword embedding `[T, width]` from the current layer's branch.
     pub fn embedding(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.embedding, k) {
-            Some(embedding) => embedding.frames(self.features[k].value()),
+            Some(embedding) => embedding.frames(&self.features[k]),
             None => Err(self.state.no_stage(format!("embedding.{k}"), NO_EMBEDDING.into())),
         }
     }
@@ -473,7 +475,7 @@ impl Pass<'_> {
     pub fn forecast(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.gain, k) {
-            Some(gain) => gain.frames(self.features[k].value()),
+            Some(gain) => gain.frames(&self.features[k]),
             None => Err(self.state.no_stage(format!("gain.{k}"), "only the policy `gain` needs it".into())),
         }
     }

@@ -49,7 +49,7 @@ impl Scorer {
 
     /// A state to run it with: one per stream.
     pub fn state(&self) -> Result<ScorerState, EngineError> {
-        Ok(ScorerState { runner: self.stage.runner()?, shape: [1, self.window, self.width] })
+        Ok(ScorerState { runner: self.stage.plan_runner()?, shape: [1, self.window, self.width] })
     }
 }
 

@@ -12,6 +12,7 @@ use tract_onnx::tract_core::ops::Cost;
 use super::error::EngineError;
 use super::fused::{MatmulType, Sharing, fuse};
 use super::kernels::helpers::Helpers;
+use super::program::{Cached, Columns, Program, ProgramState};
 use crate::pack::StageFile;
 
 /// One size in the shape of an input or output.
@@ -87,6 +88,8 @@ pub(super) struct Signature {
 pub(super) struct Stage {
     pub name: String,
     plan: Arc<TypedRunnableModel>,
+    /// The same graph as kernel calls, if our kernels cover all of it.
+    program: Option<Arc<Program>>,
     macs: Arc<MacCount>,
 }
 
@@ -245,7 +248,8 @@ impl Loader {
         let macs = guarded(|| MacCount::of(&typed, t.clone(), first_input)).map_err(load_error)?;
         guarded(|| fuse(&mut typed, matmul, &mut self.sharing.borrow_mut())).map_err(load_error)?;
         let plan = guarded(|| typed.into_optimized()?.into_runnable()).map_err(load_error)?;
-        let stage = Stage { name: file.name().to_owned(), plan, macs: Arc::new(macs) };
+        let program = Program::compile(plan.model()).map(Arc::new);
+        let stage = Stage { name: file.name().to_owned(), plan, program, macs: Arc::new(macs) };
         stage.probe(signature, PROBE_FRAMES).map_err(shape_error)?;
         Ok(stage)
     }
@@ -280,10 +284,27 @@ impl Stage {
         MacCount::of(model, model.symbols.sym("T"), vec![Size::T]).unwrap_or_else(|error| panic!("{error}")).at(&[frames])
     }
 
-    /// A state to run it with: one per stream.
+    /// Whether our kernels cover the whole graph.
+    pub fn has_program(&self) -> bool {
+        self.program.is_some()
+    }
+
+    /// A state to run it with, one per stream: of the program if there is one, else of tract's plan.
     pub fn runner(&self) -> Result<Runner, EngineError> {
+        match &self.program {
+            Some(program) => Ok(self.run_by(Machine::Program(ProgramState::new(program)))),
+            None => self.plan_runner(),
+        }
+    }
+
+    /// A state of tract's plan, one per stream.
+    pub fn plan_runner(&self) -> Result<Runner, EngineError> {
         let state = self.plan.spawn().map_err(|error| self.failed(&error))?;
-        Ok(Runner { state, name: self.name.clone(), cost: self.macs.clone(), last: (0, 0), macs: 0 })
+        Ok(self.run_by(Machine::Plan(state)))
+    }
+
+    fn run_by(&self, machine: Machine) -> Runner {
+        Runner { machine, name: self.name.clone(), cost: self.macs.clone(), last: (0, 0), macs: 0 }
     }
 
     fn failed(&self, error: &TractError) -> EngineError {
@@ -291,12 +312,18 @@ impl Stage {
     }
 }
 
+/// What runs a stage.
+enum Machine {
+    Plan(TypedSimpleState),
+    Program(ProgramState),
+}
+
 /// One stream's own state of a stage.
 pub(super) struct Runner {
-    state: TypedSimpleState,
+    machine: Machine,
     name: String,
     cost: Arc<MacCount>,
-    /// Elements of the last call's first input, and what such a call takes.
+    /// Elements of the last call's first input, and the MACs of such a call.
     last: (usize, u64),
     macs: u64,
 }
@@ -307,26 +334,84 @@ impl Runner {
         self.macs
     }
 
-    pub fn run(&mut self, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
-        if let Some(first) = inputs.first()
-            && first.len() != self.last.0
-        {
-            self.last = (first.len(), self.cost.at(first.shape()));
+    /// Whether our kernels run it, and not tract's plan.
+    pub fn is_program(&self) -> bool {
+        matches!(self.machine, Machine::Program(_))
+    }
+
+    fn count(&mut self, elements: usize, shape: &[usize]) {
+        if elements != self.last.0 {
+            self.last = (elements, self.cost.at(shape));
         }
         self.macs += self.last.1;
-        self.state.run(inputs).map_err(|error| EngineError::Run { stage: self.name.clone(), problem: one_line(&error) })
+    }
+
+    fn error(&self, problem: impl Into<String>) -> EngineError {
+        EngineError::Run { stage: self.name.clone(), problem: problem.into() }
+    }
+
+    /// Runs tract's plan.
+    pub fn run(&mut self, inputs: TVec<TValue>) -> Result<TVec<TValue>, EngineError> {
+        if let Some(first) = inputs.first() {
+            self.count(first.len(), first.shape());
+        }
+        match &mut self.machine {
+            Machine::Plan(state) => state.run(inputs).map_err(|error| self.error(one_line(&error))),
+            Machine::Program(_) => Err(self.error("tensors were given to a program")),
+        }
+    }
+
+    /// Runs the program on `x`, `[T, width]`.
+    pub fn run_program(&mut self, x: &super::Frames, cached: Option<Cached<'_>>) -> Result<Done<'_>, EngineError> {
+        self.count(x.as_slice().len(), &[1, x.frames(), x.dim()]);
+        match &mut self.machine {
+            Machine::Program(state) => {
+                state.run(x.as_slice(), cached);
+                Ok(Done { state, name: &self.name })
+            }
+            Machine::Plan(_) => Err(EngineError::Run { stage: self.name.clone(), problem: "frames were given to a plan".into() }),
+        }
     }
 
     /// Runs a stage of one input and one output of frames.
-    pub fn frames(&mut self, input: TValue) -> Result<super::Frames, EngineError> {
+    pub fn frames(&mut self, input: &super::Frames) -> Result<super::Frames, EngineError> {
+        match self.machine {
+            Machine::Program(_) => self.run_program(input, None)?.frames(0, input.frames()),
+            Machine::Plan(_) => {
+                let tensor = input.to_tensor().map_err(|error| self.error(one_line(&error)))?;
+                self.tensor(tensor)
+            }
+        }
+    }
+
+    /// Runs the plan of a stage of one input and one output of frames.
+    pub fn tensor(&mut self, input: TValue) -> Result<super::Frames, EngineError> {
         let outputs = self.run(tvec![input])?;
         self.to_frames(outputs.into_iter().next())
     }
 
     pub fn to_frames(&self, value: Option<TValue>) -> Result<super::Frames, EngineError> {
-        value
-            .and_then(super::Frames::from_output)
-            .ok_or_else(|| EngineError::Run { stage: self.name.clone(), problem: "an output is not [1, frames, dim] f32".into() })
+        value.as_ref().and_then(super::Frames::from_output).ok_or_else(|| self.error("an output is not [1, frames, dim] f32"))
+    }
+}
+
+/// A program's outputs after a run.
+pub(super) struct Done<'a> {
+    state: &'a ProgramState,
+    name: &'a str,
+}
+
+impl<'a> Done<'a> {
+    /// Output `index` in place.
+    pub fn columns(&self, index: usize) -> Result<Columns<'a>, EngineError> {
+        let missing = || EngineError::Run { stage: self.name.to_owned(), problem: format!("has no output {index}") };
+        self.state.output(index).ok_or_else(missing)
+    }
+
+    /// Output `index`, `frames` rows of all its columns, as frames of their own.
+    pub fn frames(&self, index: usize, frames: usize) -> Result<super::Frames, EngineError> {
+        let columns = self.columns(index)?;
+        Ok(super::Frames::from_rows(&columns.rows[..frames * columns.stride], columns.stride))
     }
 }
 

@@ -56,7 +56,7 @@ fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Fram
     let mut padded = vec![0.0; (frames - 1) * at.hop + at.receptive_field];
     padded[at.lead..at.lead + audio.len()].copy_from_slice(audio);
     let audio = Tensor::from_shape(&[1, padded.len()], &padded).unwrap();
-    let mut x = encoder.frontend.runner().unwrap().frames(audio.into()).unwrap();
+    let mut x = encoder.frontend.plan_runner().unwrap().tensor(audio.into()).unwrap();
     let context = spec.left_context;
     let mut bias = Vec::new();
     for slope in &encoder.slopes {
@@ -73,9 +73,9 @@ fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Fram
     let cache: TValue = Tensor::zero::<f32>(&[1, spec.heads, context, spec.dim / spec.heads]).unwrap().into();
     let mut states = vec![x.clone()];
     for layer in &encoder.layers {
-        let mut inputs = tvec![x.value(), cache.clone(), cache.clone(), bias.clone()];
+        let mut inputs = tvec![x.to_tensor().unwrap(), cache.clone(), cache.clone(), bias.clone()];
         inputs.extend(layer.states.iter().map(|(_, shape)| TValue::from(Tensor::zero::<f32>(shape).unwrap())));
-        let mut runner = layer.full.runner().unwrap();
+        let mut runner = layer.full.plan_runner().unwrap();
         let outputs = runner.run(inputs).unwrap();
         x = runner.to_frames(outputs.into_iter().next()).unwrap();
         states.push(x.clone());
@@ -173,18 +173,17 @@ fn helpers_change_no_bit() {
 fn projected_keys_and_values_are_those_of_the_layer() {
     let encoder = encoder(GapFill::Project);
     let spec = &encoder.spec;
-    let x =
-        Frames::build(16, spec.dim, |out| out.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.37).sin())).unwrap();
+    let x = Frames::build(16, spec.dim, |out| out.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.37).sin()));
     let cache: TValue = Tensor::zero::<f32>(&[1, spec.heads, spec.left_context, spec.dim / spec.heads]).unwrap().into();
     let bias: TValue = Tensor::zero::<f32>(&[1, spec.heads, 16, spec.left_context + 16]).unwrap().into();
     for layer in &encoder.layers {
         let states: Vec<TValue> = layer.states.iter().map(|(_, shape)| Tensor::zero::<f32>(shape).unwrap().into()).collect();
-        let mut inputs = tvec![x.value(), cache.clone(), cache.clone(), bias.clone()];
+        let mut inputs = tvec![x.to_tensor().unwrap(), cache.clone(), cache.clone(), bias.clone()];
         inputs.extend(states.iter().cloned());
-        let full = layer.full.runner().unwrap().run(inputs).unwrap();
-        let mut inputs = tvec![x.value()];
+        let full = layer.full.plan_runner().unwrap().run(inputs).unwrap();
+        let mut inputs = tvec![x.to_tensor().unwrap()];
         inputs.extend(states);
-        let cut = layer.project.as_ref().unwrap().runner().unwrap().run(inputs).unwrap();
+        let cut = layer.project.as_ref().unwrap().plan_runner().unwrap().run(inputs).unwrap();
         let values = |value: &TValue| value.try_as_plain_ram().unwrap().as_slice::<f32>().unwrap().to_vec();
         for (full, cut) in full[full.len() - cut.len()..].iter().zip(&cut) {
             assert!(deviation(&values(full), &values(cut)) < 1e-5);
@@ -217,7 +216,7 @@ fn fused_operations_count_the_products_that_they_stand_for() {
     let spec = &encoder.spec;
     let (frames, context) = (16, spec.left_context);
     for layer in &encoder.layers {
-        let mut runner = layer.full.runner().unwrap();
+        let mut runner = layer.full.plan_runner().unwrap();
         let zeros = |shape: &[usize]| TValue::from(Tensor::zero::<f32>(shape).unwrap());
         let cache = [1, spec.heads, context, spec.dim / spec.heads];
         let mut inputs =

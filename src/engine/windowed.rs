@@ -60,10 +60,9 @@ impl WindowedState {
         self.kept.extend_from_slice(fresh.as_slice());
         let start = (chunk_first - window_first) as usize;
         self.own = start..start + chunk_frames;
-        let failed = |error: TractError| EngineError::Run { stage: "the window".into(), problem: format!("{error:#}") };
-        let window = Frames::from_rows(&self.kept, self.dim).map_err(failed)?;
+        let window = Frames::from_rows(&self.kept, self.dim);
         match &mut self.position {
-            Some(position) => position.frames(window.value()),
+            Some(position) => position.frames(&window),
             None => Ok(window),
         }
     }
@@ -75,20 +74,23 @@ impl WindowedState {
 
     /// Runs layer `k` (from 1) on the window; returns its output and its feature, both `[W, D]`.
     pub fn layer(&mut self, k: usize, x: &Frames) -> Result<(Frames, Frames), EngineError> {
+        let failed = |error: TractError| EngineError::Run { stage: format!("layer.{k}"), problem: format!("{error:#}") };
         self.layer_frames += x.frames() as u64;
         let runner = &mut self.layers[k - 1];
-        let mut outputs = runner.run(tvec![x.value()])?.into_iter();
+        if runner.is_program() {
+            let done = runner.run_program(x, None)?;
+            let y = done.frames(0, x.frames())?;
+            let f = if self.has_feature { done.frames(1, x.frames())? } else { y.clone() };
+            return Ok((y, f));
+        }
+        let mut outputs = runner.run(tvec![x.to_tensor().map_err(failed)?])?.into_iter();
         let y = runner.to_frames(outputs.next())?;
-        let f = match self.has_feature {
-            true => runner.to_frames(outputs.next())?,
-            false => y.clone(),
-        };
+        let f = if self.has_feature { runner.to_frames(outputs.next())? } else { y.clone() };
         Ok((y, f))
     }
 
     /// The chunk's own rows of a window.
-    pub fn own_rows(&self, window: &Frames) -> Result<Frames, EngineError> {
-        let failed = |error: TractError| EngineError::Run { stage: "the window".into(), problem: format!("{error:#}") };
-        window.slice(self.own.start, self.own.len()).map_err(failed)
+    pub fn own_rows(&self, window: &Frames) -> Frames {
+        window.slice(self.own.start, self.own.len())
     }
 }

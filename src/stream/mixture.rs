@@ -1,6 +1,6 @@
 //! DAISY's featurizer: a softmax over the weights of h⁰ … h^k, renormalised at the exit depth k.
 
-use crate::engine::{EngineError, Frames};
+use crate::engine::Frames;
 
 /// Learned weights of the hidden states.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +21,7 @@ impl Mixture {
     }
 
     /// Mixes the states h⁰ … h^k, each `[T, D]`, to `[T, D]`.
-    pub fn mix(&self, states: &[Frames]) -> Result<Frames, EngineError> {
+    pub fn mix(&self, states: &[Frames]) -> Frames {
         let weights = &self.weights[..states.len().min(self.weights.len())];
         let top = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f32 = weights.iter().map(|weight| (weight - top).exp()).sum();
@@ -52,20 +52,20 @@ mod tests {
     use super::*;
 
     fn frames(rows: &[f32]) -> Frames {
-        Frames::build(rows.len() / 2, 2, |out| out.copy_from_slice(rows)).unwrap()
+        Frames::build(rows.len() / 2, 2, |out| out.copy_from_slice(rows))
     }
 
     #[test]
     fn weights_are_renormalised_at_the_exit_depth() {
         let mixture = Mixture { weights: vec![0.0, 2f32.ln(), 50.0], layer_norm: false };
-        let mixed = mixture.mix(&[frames(&[3.0, 0.0]), frames(&[0.0, 3.0])]).unwrap();
+        let mixed = mixture.mix(&[frames(&[3.0, 0.0]), frames(&[0.0, 3.0])]);
         assert!((mixed.row(0)[0] - 1.0).abs() < 1e-6 && (mixed.row(0)[1] - 2.0).abs() < 1e-6, "{mixed:?}");
     }
 
     #[test]
     fn layer_norm_takes_out_scale_and_offset() {
         let mixture = Mixture { weights: vec![0.0], layer_norm: true };
-        let (a, b) = (mixture.mix(&[frames(&[1.0, 3.0])]).unwrap(), mixture.mix(&[frames(&[105.0, 305.0])]).unwrap());
+        let (a, b) = (mixture.mix(&[frames(&[1.0, 3.0])]), mixture.mix(&[frames(&[105.0, 305.0])]));
         assert!(a.row(0).iter().zip(b.row(0)).all(|(a, b)| (a - b).abs() < 1e-4), "{a:?} {b:?}");
     }
 }

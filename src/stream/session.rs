@@ -429,7 +429,7 @@ impl Session {
                     evidence.push(found);
                 }
                 let rows = self.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
-                Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows))?)
+                Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows)))
             }
         };
         let embedding = self.options.embedding.then(|| pass.embedding()).transpose()?;
@@ -442,7 +442,7 @@ impl Session {
         };
         let vectors = match &self.options.vectors {
             Vectors::Last => pass.feature(exit_layer).clone(),
-            Vectors::Mixture(mixture) => mixture.mix(pass.features())?,
+            Vectors::Mixture(mixture) => mixture.mix(pass.features()),
         };
         pass.finish();
         let sequence = self.sequence;

@@ -21,7 +21,7 @@ fn speech(text: &str, sizes: &[usize]) -> Vec<Representation> {
         let rows =
             frames.by_ref().take(chunk.vectors.frames()).flat_map(|c| if c == '#' { [0.01f32, 0.99] } else { [0.99, 0.01] });
         let rows: Vec<f32> = rows.map(f32::ln).collect();
-        chunk.log_posteriors = Some(Frames::build(rows.len() / 2, 2, |out| out.copy_from_slice(&rows)).unwrap());
+        chunk.log_posteriors = Some(Frames::build(rows.len() / 2, 2, |out| out.copy_from_slice(&rows)));
     }
     chunks
 }

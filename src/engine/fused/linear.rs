@@ -42,8 +42,6 @@ impl EvalOp for Linear {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let view = inputs[0].try_as_plain_ram()?;
-        let x = view.as_slice::<f32>()?;
-        let count = x.len() / self.weights.inputs;
         let mut shape: TVec<usize> = inputs[0].shape().into();
         if let Some(last) = shape.last_mut() {
             *last = self.weights.outputs;
@@ -51,14 +49,20 @@ impl EvalOp for Linear {
         let residual = inputs.get(1).map(|value| value.try_as_plain_ram()).transpose()?;
         let residual = residual.as_ref().map(|view| view.as_slice::<f32>()).transpose()?;
         let mut out = Tensor::zero::<f32>(&shape)?;
-        let mut numbers = out.try_as_plain_ram_mut()?;
-        let rows = Rows::new(x, count, self.weights.inputs);
-        let (weights, activation, out_numbers) = (&self.weights, self.activation, numbers.as_slice_mut::<f32>()?);
-        match worth(self.helpers.as_ref(), x.len() * weights.outputs) {
-            Some(helpers) => weights.apply_with(helpers, rows, activation, residual, out_numbers),
-            None => weights.apply(rows, activation, residual, out_numbers),
-        }
+        self.compute(view.as_slice()?, residual, out.try_as_plain_ram_mut()?.as_slice_mut()?);
         Ok(tvec!(out.into()))
+    }
+}
+
+impl Linear {
+    /// `x [T, K]` → `out [T, N]`.
+    pub fn compute(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+        let (weights, activation) = (&self.weights, self.activation);
+        let rows = Rows::new(x, x.len() / weights.inputs, weights.inputs);
+        match worth(self.helpers.as_ref(), x.len() * weights.outputs) {
+            Some(helpers) => weights.apply_with(helpers, rows, activation, residual, out),
+            None => weights.apply(rows, activation, residual, out),
+        }
     }
 }
 

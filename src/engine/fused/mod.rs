@@ -5,7 +5,7 @@
 mod affine;
 mod find;
 mod linear;
-mod ops;
+pub(super) mod ops;
 mod quantised;
 mod rules;
 #[cfg(target_arch = "x86_64")]
@@ -14,8 +14,10 @@ mod vnni;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 
-pub(super) use linear::Sharing;
+pub(super) use linear::{Linear, Sharing};
 pub(super) use quantised::is_fast as int8_is_fast;
+#[cfg(target_arch = "x86_64")]
+pub(super) use vnni::Int8Linear;
 
 /// How the products with constant weights are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -40,10 +40,15 @@ impl EvalOp for LayerNorm {
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let view = inputs[0].try_as_plain_ram()?;
         let mut out = Tensor::zero::<f32>(inputs[0].shape())?;
-        let mut numbers = out.try_as_plain_ram_mut()?;
-        let (scale, shift, epsilon) = (&self.scale, &self.shift, self.epsilon);
-        norm::LayerNorm { x: view.as_slice()?, scale, shift, epsilon, out: numbers.as_slice_mut()? }.dispatch();
+        self.compute(view.as_slice()?, out.try_as_plain_ram_mut()?.as_slice_mut()?);
         Ok(tvec!(out.into()))
+    }
+}
+
+impl LayerNorm {
+    /// `x [T, D]` → `out [T, D]`.
+    pub fn compute(&self, x: &[f32], out: &mut [f32]) {
+        norm::LayerNorm { x, scale: &self.scale, shift: &self.shift, epsilon: self.epsilon, out }.dispatch();
     }
 }
 

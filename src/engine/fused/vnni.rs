@@ -63,19 +63,24 @@ impl EvalOp for Int8Linear {
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let views = inputs.iter().map(|input| input.try_as_plain_ram()).collect::<TractResult<TVec<_>>>()?;
         let residual = views.get(1).map(|view| view.as_slice::<f32>()).transpose()?;
-        let (count, width, outputs) = (inputs[0].shape()[1], inputs[0].shape()[2], self.weights.scale.len());
-        let mut out = Tensor::zero::<f32>(&[1, count, outputs])?;
-        let mut numbers = out.try_as_plain_ram_mut()?;
-        let out_numbers = numbers.as_slice_mut::<f32>()?;
-        let rows = Rows::new(views[0].as_slice()?, count, width);
+        let mut out = Tensor::zero::<f32>(&[1, inputs[0].shape()[1], self.weights.scale.len()])?;
+        self.compute(views[0].as_slice()?, residual, out.try_as_plain_ram_mut()?.as_slice_mut()?);
+        Ok(tvec!(out.into()))
+    }
+}
+
+impl Int8Linear {
+    /// `x [T, K]` → `out [T, N]`.
+    pub fn compute(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+        let (width, outputs, groups) = (self.steps.groups * GROUP, self.weights.scale.len(), self.steps.groups);
+        let rows = Rows::new(x, x.len() / width.max(1), width);
         SCRATCH.with_borrow_mut(|Scratch { steps, ranges, sums }| {
-            steps.resize(count * self.steps.groups, [0; GROUP]);
-            ranges.resize(2 * count, 0.0);
-            sums.resize(count, [0; COLUMNS]);
+            steps.resize(rows.count * groups, [0; GROUP]);
+            ranges.resize(2 * rows.count, 0.0);
+            sums.resize(rows.count, [0; COLUMNS]);
             Quantise { rows, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
-            let rows: TVec<&[[u8; GROUP]]> = steps.chunks_exact(self.steps.groups.max(1)).collect();
             for (index, (panel, next)) in self.steps.panels().enumerate() {
-                self.vnni.sums(&rows, panel, next, sums);
+                self.vnni.sums(steps, groups, panel, next, sums);
                 let first = index * COLUMNS;
                 Widen {
                     sums: sums.as_flattened(),
@@ -85,12 +90,11 @@ impl EvalOp for Int8Linear {
                     weights: &self.weights,
                     activation: self.activation,
                     residual,
-                    out: out_numbers,
+                    out,
                 }
                 .dispatch();
             }
         });
-        Ok(tvec!(out.into()))
     }
 }
 

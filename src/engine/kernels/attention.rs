@@ -45,8 +45,8 @@ pub struct Attention<'a> {
     pub out: &'a mut [f32],
 }
 
-/// Queries, filled up to whole groups.
-fn padded(queries: usize) -> usize {
+/// Queries, padded to whole groups.
+pub fn padded(queries: usize) -> usize {
     queries.next_multiple_of(QUERIES)
 }
 

@@ -92,9 +92,9 @@ fn of_every_class_of_operation() {
             let steps = QuantisedWeights::new(&weights, outputs, None).0;
             let Some(packed) = PackedSteps::new(&steps, inputs, outputs) else { continue };
             let bytes = vec![[7u8; GROUP]; FRAMES * inputs / GROUP];
-            let grouped: Vec<_> = bytes.chunks_exact(inputs / GROUP).collect();
             let mut sums = vec![[0; COLUMNS]; FRAMES];
-            let seconds = best(|| packed.panels().for_each(|(panel, next)| vnni.sums(&grouped, panel, next, &mut sums)));
+            let seconds =
+                best(|| packed.panels().for_each(|(panel, next)| vnni.sums(&bytes, inputs / GROUP, panel, next, &mut sums)));
             row(&format!("product int8 {name}, weights in cache"), seconds, adds);
         }
     }
@@ -185,9 +185,8 @@ fn of_streams_together() {
                     let (steps, ranges) = (&mut steps[..rows * inputs / GROUP], &mut ranges[..2 * rows]);
                     let of = Rows::new(&x, rows, *inputs);
                     Quantise { rows: of, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
-                    let grouped: Vec<&[[u8; GROUP]]> = steps.chunks_exact(packed.groups).collect();
                     for (index, (panel, next)) in packed.panels().enumerate() {
-                        vnni.sums(&grouped, panel, next, &mut sums);
+                        vnni.sums(steps, packed.groups, panel, next, &mut sums);
                         let columns = index * COLUMNS..((index + 1) * COLUMNS).min(*outputs);
                         let (sums, out, activation) = (sums.as_flattened(), &mut out[..rows * outputs], Activation::None);
                         Widen { sums, stride: COLUMNS, columns, ranges, weights, activation, residual: None, out }.dispatch();

@@ -30,24 +30,25 @@ impl Vnni {
         (std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni")).then_some(Self(()))
     }
 
-    /// `sums [rows.len(), COLUMNS]` = rows · `panel`; every row has as many groups as the panel. The panel at `next` is fetched meanwhile.
+    /// `sums [T, COLUMNS]` = `rows [T, groups]` · `panel`. The panel at `next` is fetched meanwhile.
     ///
     /// # Panics
-    /// If there are fewer sums than rows, or a row has fewer groups.
-    pub fn sums(self, rows: &[&[[u8; GROUP]]], panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
-        assert!(sums.len() >= rows.len());
-        for (rows, sums) in rows.chunks(ROWS).zip(sums.chunks_mut(ROWS)) {
+    /// If there are fewer sums than rows, or the panel has more groups than a row.
+    pub fn sums(self, rows: &[[u8; GROUP]], groups: usize, panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
+        let groups = groups.max(1);
+        assert!(sums.len() >= rows.len() / groups);
+        for (rows, sums) in rows.chunks(ROWS * groups).zip(sums.chunks_mut(ROWS)) {
             // SAFETY: a `Vnni` is there only where the processor has both features.
             unsafe {
-                match rows.len() {
-                    8 => tile::<8>(rows, panel, next, sums),
-                    7 => tile::<7>(rows, panel, next, sums),
-                    6 => tile::<6>(rows, panel, next, sums),
-                    5 => tile::<5>(rows, panel, next, sums),
-                    4 => tile::<4>(rows, panel, next, sums),
-                    3 => tile::<3>(rows, panel, next, sums),
-                    2 => tile::<2>(rows, panel, next, sums),
-                    _ => tile::<1>(rows, panel, next, sums),
+                match rows.len() / groups {
+                    8 => tile::<8>(rows, groups, panel, next, sums),
+                    7 => tile::<7>(rows, groups, panel, next, sums),
+                    6 => tile::<6>(rows, groups, panel, next, sums),
+                    5 => tile::<5>(rows, groups, panel, next, sums),
+                    4 => tile::<4>(rows, groups, panel, next, sums),
+                    3 => tile::<3>(rows, groups, panel, next, sums),
+                    2 => tile::<2>(rows, groups, panel, next, sums),
+                    _ => tile::<1>(rows, groups, panel, next, sums),
                 }
             }
         }
@@ -55,11 +56,11 @@ impl Vnni {
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn tile<const R: usize>(rows: &[&[[u8; GROUP]]], panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
+fn tile<const R: usize>(rows: &[[u8; GROUP]], stride: usize, panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
     let (panel, _) = panel.as_chunks::<2>();
     let groups = panel.len();
     // All as long as the loop below is: so much is checked here, and not group by group there.
-    let rows: [&[[u8; GROUP]]; R] = std::array::from_fn(|r| &rows[r][..groups]);
+    let rows: [&[[u8; GROUP]]; R] = std::array::from_fn(|r| &rows[r * stride..][..groups]);
     let mut tile = [[_mm512_setzero_si512(); 2]; R];
     for (group, weights) in panel.iter().enumerate() {
         if let Some(next) = next.get(2 * group..2 * group + 2) {
