@@ -177,20 +177,6 @@ impl Program {
             Slot::Buffer(index) => self.steps[index].width,
         }
     }
-
-    /// Names of the kernels in order.
-    #[cfg(test)]
-    pub fn kernels(&self) -> Vec<&'static str> {
-        let name = |step: &Step| match step.kernel {
-            Kernel::LayerNorm(_) => "LayerNorm",
-            Kernel::Activate(_) => "Activate",
-            Kernel::Linear(_) => "Linear",
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Int8Linear(_) => "Int8Linear",
-            Kernel::Attention { .. } => "Attention",
-        };
-        self.steps.iter().map(name).collect()
-    }
 }
 
 /// Cached keys and values as attention reads them: up to two segments each, in temporal order.

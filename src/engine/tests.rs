@@ -201,6 +201,7 @@ fn layers_run_in_fused_operations() {
         for stage in [&layer.full].into_iter().chain(&layer.project) {
             let operations = stage.operations();
             assert!(operations.iter().all(|name| allowed.contains(&name.as_str())), "{}: {operations:?}", stage.name);
+            assert!(stage.has_program(), "{} runs in tract's plan", stage.name);
         }
     }
     for (_, head) in encoder.heads.iter().chain(&encoder.ctc) {
