@@ -1,4 +1,4 @@
-//! What the process uses and has used, where the system tells.
+//! Resource usage of the process, where the system reports it.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn peak_memory_of_resource_usage() -> Option<u64> {
     None
 }
 
-/// Starts [`peak_memory`] anew, from what is held now. False where the system cannot.
+/// Resets [`peak_memory`] to the current usage. Returns false if the system does not support it.
 pub fn reset_peak_memory() -> bool {
     // Linux alone: 5 resets the high-water mark (proc(5)).
     cfg!(target_os = "linux") && std::fs::write("/proc/self/clear_refs", "5").is_ok()

@@ -1,26 +1,26 @@
-//! Real-time scheduling of the threads that must not wait: the one that captures, and the one that computes.
+//! Real-time scheduling of the capture and inference threads.
 //!
-//! SCHED_FIFO, below 50: the kernel handles the interrupts of sound devices there, and they must come first.
+//! SCHED_FIFO below 50, the priority of the kernel's interrupt threads, which serve the audio hardware and must run first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The highest priority that is asked for.
+/// The highest priority that can be requested.
 pub const HIGHEST: u8 = 49;
 
-/// Asks for `priority` (1 to [`HIGHEST`]) for the calling thread; threads that it starts inherit it. Where the system does not
-/// allow it, the process warns once and goes on.
+/// Requests `priority` (1 to [`HIGHEST`]) for the calling thread and the threads that it starts. Without permission, the process logs
+/// one warning and continues at normal priority.
 pub fn ask_for(priority: u8) {
     static WARNED: AtomicBool = AtomicBool::new(false);
     static TOLD: AtomicBool = AtomicBool::new(false);
     let name = std::thread::current().name().unwrap_or("unnamed").to_owned();
     match set(priority.clamp(1, HIGHEST)) {
-        // A device that is opened again and again need not say it every time.
+        // Log this once, not at every reconnection.
         Ok(()) => {
             let level = if TOLD.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Info };
             log::log!(level, "the {name} thread has real-time priority {priority}");
         }
         Err(problem) if !WARNED.swap(true, Ordering::Relaxed) => log::warn!(
-            "no real-time priority: {problem}; it goes on without. Give the service LimitRTPRIO, or the user a line in \
+            "no real-time priority: {problem}; continuing without. Set LimitRTPRIO for the service, or add a line to \
              /etc/security/limits.d (docs/daemon.md)"
         ),
         Err(_) => {}

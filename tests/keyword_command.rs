@@ -284,7 +284,7 @@ fn a_pack_that_cannot_match_says_how_it_learns_to() {
     std::fs::write(&manifest, without.replacen("[embedding]\nwidth = 190\n", "", 1)).unwrap();
     enroll(&["embedding", "models.keywords.embedding", "docs/keywords.md"]);
     std::fs::write(&manifest, whole.replacen("width = 190", "width = 0", 1)).unwrap();
-    enroll(&["[embedding] width", "1 to 4096"]);
+    enroll(&["[embedding] width", "between 1 and 4096"]);
     std::fs::write(&manifest, whole.replacen("width = 190", "width = 191", 1)).unwrap();
     enroll(&["embedding_00.onnx", "191"]);
 }

@@ -63,7 +63,7 @@ pub enum EngineError {
         max: usize,
     },
     /// The system refused a thread for matrix products.
-    #[error("cannot start a thread for matrix products; use fewer threads")]
+    #[error("cannot start a thread for matmuls; use fewer threads")]
     Thread(#[source] std::io::Error),
     /// The pack was not trained for chunks of this size.
     #[error("pack `{pack}` takes chunks of {allowed} frames, got {frames}")]

@@ -12,9 +12,9 @@ pub struct Evidence {
     pub layer: usize,
     /// −Σ p ln p, nats: 0 ≤ entropy ≤ ln(classes).
     pub entropy: f32,
-    /// Probability of the likeliest class: a unit of a head, a phone or the blank of a CTC branch.
+    /// Probability of the most probable class: a unit of a head, a phone or the blank of a CTC branch.
     pub max_prob: f32,
-    /// Difference of the two likeliest classes' probabilities.
+    /// Difference between the two highest class probabilities.
     pub margin: f32,
     /// KL(p_k ‖ p_{k−1}), nats; `None` if the policy does not need it or the head of the layer before was not evaluated.
     pub change: Option<f32>,
@@ -25,7 +25,7 @@ pub struct Evidence {
     pub finite: bool,
 }
 
-/// A measure of a head's confidence that a threshold can be put on.
+/// A measure of a head's confidence, to compare with a threshold.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -33,9 +33,9 @@ pub enum Measure {
     /// Exit when the entropy is at most the threshold (DAISY).
     #[default]
     Entropy,
-    /// Exit when the likeliest unit's probability is at least the threshold.
+    /// Exit when the highest unit probability is at least the threshold.
     MaxProb,
-    /// Exit when the margin of the two likeliest is at least the threshold.
+    /// Exit when the margin of the two most probable units is at least the threshold.
     Margin,
 }
 
@@ -53,7 +53,7 @@ impl Measure {
     }
 }
 
-/// Turns logits into evidence, layer after layer of one chunk; keeps the log-posteriors of the last two heads.
+/// Computes evidence from logits, layer by layer of one chunk; keeps the log-posteriors of the last two heads.
 #[derive(Debug, Default)]
 pub struct Measurer {
     current: Vec<f32>,
@@ -64,23 +64,23 @@ pub struct Measurer {
 }
 
 impl Measurer {
-    /// For heads of which one unit may mean that nobody speaks.
+    /// A measurer for heads with an optional unit for silence.
     pub fn for_units(quiet_unit: Option<usize>) -> Self {
         Self { quiet_unit, ..Self::default() }
     }
 
-    /// Forgets the last chunk.
+    /// Resets the state for a new chunk.
     pub fn begin_chunk(&mut self) {
         self.current_layer = None;
         self.previous_layer = None;
     }
 
-    /// Measures the logits `[T, units]` of `layer`, and how they differ from those of the layer before if `change` says so.
+    /// Measures the logits `[T, units]` of `layer`, and with `change` the KL divergence from the layer before.
     pub fn measure(&mut self, layer: usize, logits: &[f32], units: usize, change: bool) -> Evidence {
         std::mem::swap(&mut self.current, &mut self.previous);
         self.previous_layer = self.current_layer.replace(layer);
         self.current.resize(logits.len(), 0.0);
-        // h⁰ is no layer that another one could have changed.
+        // h⁰ has no layer before it.
         let follows = layer > 1 && self.previous_layer == Some(layer - 1);
         let comparable = change && follows && self.previous.len() == logits.len();
         let frames = (logits.len() / units.max(1)).max(1) as f64;
@@ -123,7 +123,7 @@ struct FrameEvidence {
     finite: bool,
 }
 
-/// Log-softmax of one frame, and what it says.
+/// Log-softmax of one frame, and its statistics.
 ///
 /// With m the largest logit, e_i = exp(x_i − m) and S = Σ e_i, the entropy is ln S − Σ e_i (x_i − m) / S: no term can
 /// overflow, and a unit of probability zero adds exactly zero.
@@ -134,7 +134,7 @@ fn log_softmax(row: &[f32], out: &mut [f32]) -> FrameEvidence {
         return FrameEvidence { entropy: f64::from(-uniform), max_prob: 0.0, margin: 0.0, finite: false };
     };
     for (&x, out) in row.iter().zip(&mut *out) {
-        // Finite logits can still be further apart than f32 reaches; e^-10000 is zero in any precision.
+        // Finite logits can differ by more than f32 can represent; e^-10000 is zero in any precision.
         *out = larger(x - top, -1e4);
     }
     let [sum, weighted] = sums(out, out, |shifted, _| {
@@ -149,7 +149,7 @@ fn log_softmax(row: &[f32], out: &mut [f32]) -> FrameEvidence {
     FrameEvidence { entropy: log_sum - weighted / sum, max_prob: 1.0 / sum, margin: 1.0 / sum - second_prob, finite: true }
 }
 
-/// Log-probabilities of one frame's logits; false when one was not finite: `out` is then uniform and means nothing.
+/// Log-probabilities of one frame's logits. Returns false if one was not finite; `out` is then uniform and meaningless.
 pub(crate) fn log_probabilities(logits: &[f32], out: &mut [f32]) -> bool {
     log_softmax(logits, out).finite
 }
@@ -159,7 +159,7 @@ pub fn kl(log_p: &[f32], log_q: &[f32]) -> f64 {
     sums(log_p, log_q, |p, q| [exp(p) * (p - q)])[0]
 }
 
-/// Independent sums that a vector unit keeps side by side.
+/// Independent accumulators, for SIMD.
 const LANES: usize = 8;
 
 /// The two largest of a row; `None` when one is not finite.
@@ -185,7 +185,7 @@ fn two_largest(row: &[f32]) -> Option<(f32, f32)> {
     non_finite.iter().all(|x| *x == 0.0).then_some(both)
 }
 
-/// Sums of `term(a_i, b_i)`: f32 within 256 elements, f64 across, as exact as f64 throughout at a fraction of its cost.
+/// Sum of `term(a_i, b_i)`: f32 within 256 elements, f64 across them. As exact as f64 throughout at a fraction of its cost.
 fn sums<const N: usize>(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> [f32; N]) -> [f64; N] {
     let mut total = [0.0f64; N];
     for (a, b) in a.chunks(32 * LANES).zip(b.chunks(32 * LANES)) {
@@ -212,10 +212,10 @@ fn sums<const N: usize>(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> [f32; N
     total
 }
 
-/// eˣ for x ≤ 0 within two units of the last place, without a branch, so that the loop around it becomes vector code.
+/// eˣ for x ≤ 0 within two units of the last place, without a branch, so that the surrounding loop is vectorised.
 ///
-/// x = n ln 2 + r with |r| ≤ ln 2 / 2; eʳ by the polynomial of Cephes' expf, 2ⁿ by the exponent's bits. Below −87 it stays at
-/// e⁻⁸⁷ ≈ 2e-38: f32 holds no normal number that is much smaller.
+/// x = n ln 2 + r with |r| ≤ ln 2 / 2; eʳ by the polynomial of Cephes' expf, 2ⁿ by the exponent bits. Clamped at −87:
+/// e⁻⁸⁷ ≈ 2e-38, close to the smallest normal f32.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: what is added to it is rounded to an integer in its low bits
@@ -230,7 +230,7 @@ fn exp(x: f32) -> f32 {
     polynomial * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
-// `f32::max` and `f32::min` look for NaN; these are one instruction.
+// `f32::max` and `f32::min` handle NaN; these compile to one instruction.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }

@@ -1,25 +1,25 @@
-//! The gate in front of the first layer: chunks in which nobody speaks stop at h⁰.
+//! The gate: silent chunks exit at h⁰, before the first layer.
 
 use super::policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 
-/// Chunks after speech that the gate lets through all the same: the ends of words are soft.
+/// Default number of chunks after speech that always pass: word endings are quiet.
 pub const DEFAULT_HANGOVER: usize = 2;
 
-/// Wraps a policy: where the head on h⁰ takes a chunk for silence, it stops before the first layer. What it asks of h⁰ is the mean
-/// probability of the unit that means that nobody speaks; where the gate opens, the wrapped policy decides from layer 1 on, and the keys and
-/// values of the chunks that stopped here are filled in as after any early exit.
+/// Wraps a policy: if the head on h⁰ classifies a chunk as silence, the chunk exits before the first layer. The criterion is the mean
+/// probability of the unit for silence. Otherwise the wrapped policy decides from layer 1 on. The missing keys and values of chunks that
+/// exit here are filled as after any early exit.
 pub struct Gate {
     inner: Box<dyn ExitPolicy>,
-    /// Least probability of quiet that closes the gate.
+    /// Minimum probability of silence for an exit.
     least: f32,
-    /// Chunks after speech that pass.
+    /// Chunks after speech that always pass.
     hangover: usize,
-    /// How many of them are left.
+    /// Number of those that are left.
     passing: usize,
 }
 
 impl Gate {
-    /// Puts a gate in front of `inner`.
+    /// Adds a gate to `inner`.
     pub fn new(inner: Box<dyn ExitPolicy>, least: f32, hangover: usize) -> Self {
         Self { inner, least, hangover, passing: 0 }
     }

@@ -1,4 +1,4 @@
-//! The policies that look at the evidence: `threshold`, `range`, `calibrated`, `ctc`, `change`, `gain`.
+//! Policies that use evidence: `threshold`, `range`, `calibrated`, `ctc`, `change`, `gain`.
 
 use std::fmt;
 
@@ -6,17 +6,16 @@ use super::evidence::{Evidence, Measure};
 use super::policy::{Decision, ExitPolicy, Needs, Observation, Reason};
 use crate::pack::PerLayer;
 
-/// DAISY (arXiv 2406.05464): stop at the first layer whose head is sure enough.
+/// DAISY (arXiv 2406.05464): exits at the first layer whose head passes the threshold.
 #[derive(Debug, Clone)]
 pub(super) struct Threshold {
-    /// What is compared.
+    /// The measure to compare.
     pub measure: Measure,
-    /// With what; one number, or one per layer.
+    /// The threshold: one number, or one per layer.
     pub thresholds: PerLayer,
-    /// Layers whose heads run; the last one is a forced exit. All layers without one (`threshold`),
-    /// DAISY's released inference with one (`range`).
+    /// Layers whose heads run; the last one is a forced exit (`range`, DAISY's released inference). `None` for all layers (`threshold`).
     pub range: Option<(usize, usize)>,
-    /// How it was asked for: `threshold`, `range`, `calibrated for 0.95`.
+    /// Name in the description: `threshold`, `range`, `calibrated for 0.95`.
     pub label: String,
     /// Number of layers.
     pub layers: usize,
@@ -57,17 +56,17 @@ fn condition(measure: Measure) -> &'static str {
     }
 }
 
-/// HuBERT-EE (arXiv 2204.06328): stop at the first layer whose CTC branch is sure enough of its own output.
+/// HuBERT-EE (arXiv 2204.06328): exits at the first layer whose CTC branch is confident.
 ///
-/// The measure is the mean over the chunk's frames, H_k = −1/T Σ_t Σ_v p_k(v|t) ln p_k(v|t), the blank being one of the classes v. Most
-/// frames of a CTC branch are blanks that it is sure of, so H_k is small, and thresholds are far below those of `threshold`.
+/// The measure is averaged over the chunk's frames, H_k = −1/T Σ_t Σ_v p_k(v|t) ln p_k(v|t), where the blank is one of the classes v. Most
+/// frames of a CTC branch are confident blanks, so H_k is small and thresholds are far below those of `threshold`.
 #[derive(Debug, Clone)]
 pub(super) struct CtcConfidence {
-    /// What is compared.
+    /// The measure to compare.
     pub measure: Measure,
-    /// With what; one number, or one per layer (then h⁰ is not judged).
+    /// The threshold: one number, or one per layer (h⁰ is then skipped).
     pub thresholds: PerLayer,
-    /// Layers that have a branch; 0 for h⁰, where a chunk may stop there.
+    /// Layers with a branch; 0 for h⁰, if a chunk may exit there.
     pub branches: Vec<usize>,
     /// Number of layers.
     pub layers: usize,
@@ -100,7 +99,7 @@ impl ExitPolicy for CtcConfidence {
     }
 }
 
-/// Stop at the first layer where KL(p_k ‖ p_{k−1}) is at most δ: the heads have stopped changing their mind.
+/// Exits at the first layer where KL(p_k ‖ p_{k−1}) is at most δ: the heads have converged.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     /// δ, nats.
@@ -128,12 +127,11 @@ impl ExitPolicy for Change {
     }
 }
 
-/// Bellis's own: stop where no deeper layer is worth its cost. Entropy asks whether the model is sure; gain asks whether
-/// more layers would help.
+/// Exits where no deeper layer is worth its cost.
 ///
 /// A small network for h⁰ and for each layer reads the chunk's state and predicts K_j = KL(p_L ‖ p_j) for this layer and all
-/// deeper ones (K_L = 0). The chunk stops at the first k with K_k − K_j ≤ λ (j − k) for every j > k: optimal stopping at a price of λ nats
-/// per layer, if the predictions were exact. No head runs.
+/// deeper ones (K_L = 0). The chunk exits at the first k with K_k − K_j ≤ λ (j − k) for every j > k. With exact predictions this is
+/// optimal stopping at a cost of λ nats per layer. No head runs.
 #[derive(Debug, Clone)]
 pub(super) struct Gain {
     /// λ, nats per layer.
@@ -153,7 +151,7 @@ impl ExitPolicy for Gain {
         let Some((present, deeper)) = observation.forecast.split_first() else { return Decision::Continue };
         let present = present.exp();
         let deeper = deeper.iter().map(|log_kl| log_kl.exp()).chain([0.0]);
-        // NaN fails the comparison: such a chunk goes on.
+        // NaN fails the comparison, so such a chunk continues.
         match deeper.zip(1u8..).all(|(kl, layers)| present - kl <= self.lambda * f32::from(layers)) {
             true => Decision::Exit(Reason::Gain),
             false => Decision::Continue,
@@ -165,7 +163,7 @@ impl ExitPolicy for Gain {
     }
 }
 
-/// Thresholds as people read them.
+/// Formats thresholds.
 struct Numbers<'a>(&'a PerLayer);
 
 impl fmt::Display for Numbers<'_> {

@@ -1,4 +1,4 @@
-//! The trait of all exit policies, and what they see and answer.
+//! The trait for exit policies, with its input and output.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::names::named;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// The head was sure enough (`threshold`, `range`, `calibrated`), or the CTC branch (`ctc`).
+    /// The head passed the threshold (`threshold`, `range`, `calibrated`), or the CTC branch did (`ctc`).
     Threshold,
-    /// The heads stopped changing their mind (`change`).
+    /// The heads stopped changing (`change`).
     Change,
     /// No deeper layer was predicted to be worth its cost (`gain`).
     Gain,
-    /// The layer was fixed beforehand (`fixed`, `periodic`, the end of a `range`).
+    /// The layer was fixed in advance (`fixed`, `periodic`, the end of a `range`).
     Schedule,
-    /// Nobody speaks: the gate in front of the first layer is closed.
+    /// The chunk is silent (`--gate`).
     Gate,
-    /// The next layer would have broken the chunk's deadline.
+    /// The next layer would have missed the chunk's deadline.
     Deadline,
-    /// There was no further layer, or none that could give what was asked for (phones, where no deeper layer has a CTC branch).
+    /// There is no further layer, or none with the required branch (a CTC branch for phones).
     LastLayer,
 }
 
@@ -47,7 +47,7 @@ pub enum Decision {
     Exit(Reason),
 }
 
-/// What a policy sees after a layer, and after the front end in packs whose front end has a head.
+/// The state of a chunk after a layer, and after the front end in packs whose front end has a head.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Observation<'a> {
@@ -55,15 +55,15 @@ pub struct Observation<'a> {
     pub layer: usize,
     /// Number of layers.
     pub layers: usize,
-    /// Evidence of this chunk's evaluated heads, in order; the present layer's is the last one, if its head ran.
+    /// Evidence of this chunk's evaluated heads, in order; the last one is the current layer's, if its head ran.
     pub evidence: &'a [Evidence],
-    /// Evidence of the present layer's CTC branch; `None` where the policy did not ask.
+    /// Evidence of the current layer's CTC branch; `None` if the policy did not request it.
     pub ctc: Option<&'a Evidence>,
-    /// Predicted ln KL(p_L ‖ p_j), nats, for j = the present layer … L−1; empty where the policy did not ask.
+    /// Predicted ln KL(p_L ‖ p_j), nats, for j = the current layer … L−1; empty if the policy did not request it.
     pub forecast: &'a [f32],
     /// Time since the chunk's computation began.
     pub elapsed: Duration,
-    /// Sound that waits behind this chunk: how late the stream already is.
+    /// Audio that is queued after this chunk: the current delay of the stream.
     pub backlog: Duration,
 }
 
@@ -74,13 +74,13 @@ impl<'a> Observation<'a> {
         Self { layer, layers, evidence: &[], ctc: None, forecast: &[], elapsed, backlog }
     }
 
-    /// Evidence of the present layer, if its head ran.
+    /// Evidence of the current layer, if its head ran.
     pub fn present(&self) -> Option<&'a Evidence> {
         self.evidence.last().filter(|evidence| evidence.layer == self.layer)
     }
 }
 
-/// What a policy has to see to decide after a layer.
+/// The evidence that a policy needs to decide after a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Needs {
@@ -98,14 +98,14 @@ pub enum Needs {
 
 /// Decides layer by layer where a chunk exits.
 ///
-/// Every stream has a policy of its own, which may keep state from chunk to chunk. After the front end (in packs whose front end has
-/// a head) and after each layer, the session asks what the policy [`needs`](Self::needs) to see and lets it
+/// Every stream has a policy of its own, which may keep state between chunks. After the front end (in packs whose front end has
+/// a head) and after each layer, the session computes what the policy [`needs`](Self::needs) and calls
 /// [`decide`](Self::decide).
 ///
 /// ```
 /// use bellis::exit::{Decision, ExitPolicy, Needs, Observation, Reason};
 ///
-/// /// Exits at the first layer whose head gives its likeliest unit a mean probability of 0.6 or more.
+/// /// Exits at the first layer whose head has a mean maximum probability of at least 0.6.
 /// struct Confident;
 ///
 /// impl ExitPolicy for Confident {
@@ -125,10 +125,10 @@ pub trait ExitPolicy: Send {
     /// Called before a chunk's first decision.
     fn begin_chunk(&mut self) {}
 
-    /// What [`decide`](Self::decide) has to see after `layer`; 0 stands for the front end. A head that is not needed does not run.
+    /// The evidence that [`decide`](Self::decide) needs after `layer`; 0 is the front end. A head that is not needed does not run.
     fn needs(&self, layer: usize) -> Needs;
 
-    /// Decides after a layer. A chunk exits after the last layer whatever the answer.
+    /// Decides after a layer. A chunk exits after the last layer regardless of the decision.
     fn decide(&mut self, observation: &Observation<'_>) -> Decision;
 
     /// One line for summaries and logs: the policy and its numbers.

@@ -1,4 +1,4 @@
-//! The policies that do not look at the evidence: `fixed`, `never`, `periodic`, and `deadline`, which wraps another one.
+//! Policies that do not use evidence: `fixed`, `never`, `periodic`; and `deadline`, which wraps another policy.
 
 use std::time::Duration;
 
@@ -72,21 +72,21 @@ impl ExitPolicy for Periodic {
     }
 }
 
-/// A wrapper that exits when the next layer is predicted to end after the deadline, from a running mean of recent layer times.
+/// A wrapper that exits if the next layer is predicted to end after the deadline, from a running mean of recent layer times.
 pub struct Deadline {
     inner: Box<dyn ExitPolicy>,
-    /// From the moment when the chunk's last sample was captured to its representation.
+    /// Maximum time from the capture of the chunk's last sample to its representation.
     deadline: Duration,
-    /// Running mean of what one layer (its head included) takes, seconds.
+    /// Running mean of the time per layer including its head, seconds.
     layer_seconds: f64,
     last_elapsed: Duration,
 }
 
-/// Weight of the newest layer in the running mean: a change of load is followed within about ten layers.
+/// Weight of the latest layer in the running mean: it follows a change of load within about ten layers.
 const LAYER_WEIGHT: f64 = 0.1;
 
 impl Deadline {
-    /// Puts `deadline` on top of `inner`.
+    /// Adds `deadline` to `inner`.
     pub fn new(inner: Box<dyn ExitPolicy>, deadline: Duration) -> Self {
         Self { inner, deadline, layer_seconds: 0.0, last_elapsed: Duration::ZERO }
     }
@@ -103,7 +103,7 @@ impl ExitPolicy for Deadline {
     }
 
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
-        // The first layer's share holds the front end, too: the mean follows the layers alone.
+        // The first layer's time includes the front end, so it is not counted.
         if observation.layer > 1 {
             let took = observation.elapsed.saturating_sub(self.last_elapsed).as_secs_f64();
             let weight = if self.layer_seconds == 0.0 { 1.0 } else { LAYER_WEIGHT };
@@ -113,7 +113,7 @@ impl ExitPolicy for Deadline {
         let spent = observation.elapsed + observation.backlog + Duration::from_secs_f64(self.layer_seconds);
         match self.inner.decide(observation) {
             Decision::Continue if spent > self.deadline && observation.layer < observation.layers => {
-                // No layer is timed while every chunk stops at the first: the estimate falls until one is tried again.
+                // If every chunk exits at the first layer, no layer is timed: decay the estimate until one is tried again.
                 self.layer_seconds *= 1.0 - LAYER_WEIGHT;
                 Decision::Exit(Reason::Deadline)
             }
@@ -130,7 +130,7 @@ impl ExitPolicy for Deadline {
 mod tests {
     use super::*;
 
-    /// Layers of `layer_ms` each; returns the depth at which the chunk stops.
+    /// Simulates layers of `layer_ms` each, and returns the exit layer.
     fn depth(policy: &mut Deadline, layer_ms: u64) -> usize {
         policy.begin_chunk();
         let stop = (1..=10).find(|&layer| {
@@ -147,11 +147,11 @@ mod tests {
         let never = Box::new(Fixed::new(10));
         let mut policy = Deadline::new(never, Duration::from_millis(100));
         assert_eq!(depth(&mut policy, 5), 10);
-        // One layer stood still for seconds, as a process does that was stopped.
+        // One layer took seconds, as in a process that was suspended.
         assert_eq!(depth(&mut policy, 3_000), 1);
         let depths: Vec<usize> = (0..80).map(|_| depth(&mut policy, 5)).collect();
         assert_eq!(depths.last(), Some(&10), "{depths:?}");
-        // Twice too slow: half of the layers.
+        // Half the required speed: half of the layers.
         let loaded: Vec<usize> = (0..60).map(|_| depth(&mut policy, 20)).collect();
         assert!((3..=5).contains(loaded.last().unwrap()), "{loaded:?}");
     }

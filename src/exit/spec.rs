@@ -95,9 +95,9 @@ pub enum PolicyError {
         policy: String,
         /// The pack's name.
         pack: String,
-        /// What it lacks.
+        /// The missing value.
         what: String,
-        /// The way out.
+        /// What to do.
         hint: String,
     },
     /// A number makes no sense.
@@ -106,7 +106,7 @@ pub enum PolicyError {
     Invalid {
         /// The policy.
         policy: String,
-        /// What is wrong and what would be right.
+        /// The problem, and the valid values.
         problem: String,
     },
 }

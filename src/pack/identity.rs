@@ -1,4 +1,4 @@
-//! Whether two packs mean the same by a unit.
+//! Whether the units of two packs have the same meaning.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use super::manifest::StageEntry;
 use super::{Pack, hex};
 
 impl Pack {
-    /// What its units mean, as a hash: the SHA-256 over the hashes of front end, layers, heads and what keywords are matched in. Packs with
-    /// the same identity give the same units for the same sound; their policies, CTC branches and predictors may differ.
+    /// A hash of the meaning of its units: the SHA-256 over the hashes of front end, layers, heads and keyword embeddings. Packs with
+    /// the same identity give the same units for the same audio; their policies, CTC branches and predictors may differ.
     pub fn identity(&self) -> String {
         let stages = &self.manifest.stages;
         let line = |name: &str, entry: &StageEntry| format!("{name} {}\n", entry.sha256.to_lowercase());

@@ -1,4 +1,4 @@
-//! `pack.toml` as it is written: docs/pack.md explains every key.
+//! `pack.toml`. docs/pack.md explains every key.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::names::named;
 
-/// The whole of `pack.toml`.
+/// The contents of `pack.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -14,23 +14,23 @@ pub struct Manifest {
     pub format: u32,
     /// Short name.
     pub name: String,
-    /// One line for people.
+    /// One-line description.
     #[serde(default)]
     pub description: String,
-    /// What the front end expects.
+    /// Input of the front end.
     pub audio: AudioSection,
-    /// The encoder's shape.
+    /// Shape of the encoder.
     pub encoder: EncoderSection,
-    /// When to stop.
+    /// Parameters of the exit policies.
     #[serde(default)]
     pub exit: ExitSection,
     /// DAISY's featurizer.
     pub mixture: Option<MixtureSection>,
-    /// What the `ctc.k` stages predict.
+    /// Classes of the `ctc.k` stages.
     pub ctc: Option<CtcSection>,
     /// `[embedding]`; absent for packs without the stage.
     pub embedding: Option<EmbeddingSection>,
-    /// Where it comes from.
+    /// Origin and licence.
     pub provenance: Provenance,
     /// The files.
     pub stages: StagesSection,
@@ -44,19 +44,19 @@ pub struct AudioSection {
     pub sample_rate: u32,
     /// Samples between frames.
     pub hop: usize,
-    /// Samples that one frame sees.
+    /// Input samples of one frame.
     pub receptive_field: usize,
-    /// Zeros before the stream's first sample: frame t sees `[t*hop - lead, t*hop - lead + receptive_field)`.
+    /// Zeros before the first sample: frame t covers `[t*hop - lead, t*hop - lead + receptive_field)`.
     #[serde(default)]
     pub lead: usize,
     /// Only `mono`.
     pub layout: Layout,
-    /// What the front end expects of the level.
+    /// Level normalisation.
     #[serde(default)]
     pub level: Level,
 }
 
-/// Channels that the front end takes.
+/// Channel layout of the front end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
@@ -64,7 +64,7 @@ pub enum Layout {
     Mono,
 }
 
-/// Level handling before the front end.
+/// Level normalisation before the front end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
@@ -90,20 +90,20 @@ pub struct EncoderSection {
     pub heads: usize,
     /// Classes of an exit head, U.
     pub units: usize,
-    /// The unit that means that nobody speaks.
+    /// The unit for silence.
     pub quiet_unit: Option<usize>,
-    /// How context is had.
+    /// Whether context comes from a KV cache or is recomputed.
     pub mode: Mode,
-    /// Chunk sizes that it was trained for.
+    /// Supported chunk sizes.
     pub chunk_frames: ChunkFrames,
-    /// The chunk size taken when none is asked for.
+    /// Default chunk size.
     pub default_chunk_frames: Option<usize>,
-    /// Frames before the chunk that attention sees.
+    /// Frames of left context for attention.
     pub left_context: usize,
-    /// Frames after the chunk that attention sees.
+    /// Frames of right context for attention.
     #[serde(default)]
     pub right_context: usize,
-    /// What a layer hands on.
+    /// The feature of a layer.
     #[serde(default)]
     pub feature: Feature,
     /// Whether a front-end frame depends on its receptive field alone.
@@ -115,7 +115,7 @@ pub struct EncoderSection {
     /// One slope per attention head for `alibi`.
     #[serde(default)]
     pub alibi_slopes: Vec<f32>,
-    /// How the frames that an exit left out are filled in by default.
+    /// Default for the keys and values that early exits leave out.
     #[serde(default)]
     pub gap_fill: GapFill,
 }
@@ -127,17 +127,17 @@ impl EncoderSection {
     }
 }
 
-/// Cached keys and values, or every window anew.
+/// Whether context comes from a KV cache or is recomputed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Each layer keeps the keys and values of the last frames.
+    /// Each layer caches the keys and values of the last frames.
     Cached,
-    /// Each chunk is computed with its context anew.
+    /// Each chunk is recomputed with its context.
     Windowed,
 }
 
-/// What a layer hands to its head and to the consumer.
+/// The state of a layer that its head and the consumers receive.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Feature {
@@ -148,14 +148,14 @@ pub enum Feature {
     BeforeNorm,
 }
 
-/// What a front-end frame depends on.
+/// Input that a front-end frame depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FrontendScope {
     /// Its receptive field: computed once per frame.
     #[default]
     Frame,
-    /// The whole window: computed anew for each window.
+    /// The whole window: recomputed for each window.
     Window,
 }
 
@@ -170,24 +170,24 @@ pub enum Position {
     Alibi,
 }
 
-/// How a deeper layer gets the keys and values of chunks that stopped before it.
+/// How deeper layers get the keys and values of chunks that exited before them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapFill {
-    /// Run the layer for the lagging chunks too: exact, and gives back part of the saving.
+    /// Runs the skipped layers: exact, and gives up part of the saving.
     #[default]
     CatchUp,
-    /// Only the key and value projections run, on the exit state: cheap; wants a model trained for it.
+    /// Runs only the key and value projections, on the exit state: fast, but needs a model trained for it.
     Project,
 }
 
 named!(GapFill, "gap fill", { CatchUp => "catch-up", Project => "project" });
 
-/// The chunk sizes a pack allows, in frames.
+/// Supported chunk sizes, in frames.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
 pub enum ChunkFrames {
-    /// These.
+    /// A list.
     List(Vec<usize>),
     /// All from `min` to `max`.
     Range(ChunkRange),
@@ -212,7 +212,7 @@ impl ChunkFrames {
         }
     }
 
-    /// The one in the middle: a balance of latency and cost.
+    /// The middle one: a compromise between latency and cost.
     pub fn middle(&self) -> Option<usize> {
         match self {
             Self::List(list) => {
@@ -234,11 +234,11 @@ impl std::fmt::Display for ChunkFrames {
     }
 }
 
-/// `[exit]`: the numbers of the policies. A policy whose numbers are missing says so when it is asked for.
+/// `[exit]`: parameters of the policies. A policy without its parameters cannot be selected.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExitSection {
-    /// The policy taken when none is asked for; every layer without one.
+    /// Default policy; `never` if it is missing.
     pub policy: Option<String>,
     /// Entropy threshold of `threshold`, nats.
     pub threshold: Option<PerLayer>,
@@ -250,13 +250,13 @@ pub struct ExitSection {
     pub range: Option<[usize; 2]>,
     /// Layer of `fixed`.
     pub fixed: Option<usize>,
-    /// Thresholds for promised agreements.
+    /// Thresholds per target agreement.
     pub calibrated: Option<CalibratedSection>,
-    /// The number of `gain`.
+    /// Parameter of `gain`.
     pub gain: Option<GainSection>,
 }
 
-/// One number for all layers, or one for each.
+/// One number for all layers, or one per layer.
 #[derive(Debug, Clone, PartialEq, Deserialize, serde::Serialize)]
 #[serde(untagged)]
 pub enum PerLayer {
@@ -292,13 +292,13 @@ impl PerLayer {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibratedSection {
-    /// What they were calibrated on.
+    /// The calibration data.
     pub data: String,
-    /// One entry per promised agreement.
+    /// One entry per target agreement.
     pub targets: Vec<CalibratedTarget>,
 }
 
-/// Thresholds that keep one promise.
+/// Thresholds for one target agreement.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CalibratedTarget {
@@ -312,7 +312,7 @@ pub struct CalibratedTarget {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GainSection {
-    /// Exit where no deeper layer is predicted to bring p_L nearer by more than this per layer, nats.
+    /// Exit if no deeper layer is predicted to reduce KL(p_L ‖ p_k) by more than this per layer, nats.
     pub lambda: f32,
 }
 
@@ -322,7 +322,7 @@ pub struct GainSection {
 pub struct MixtureSection {
     /// L + 1 numbers before the softmax.
     pub weights: Vec<f32>,
-    /// Normalise each state first.
+    /// Whether to normalise each state first.
     #[serde(default)]
     pub layer_norm: bool,
 }
@@ -341,14 +341,14 @@ pub struct CtcSection {
 pub struct Provenance {
     /// Where the weights come from.
     pub weights: String,
-    /// What they were trained on.
+    /// Training data.
     pub data: String,
-    /// What was kept out of training.
+    /// Data held out from training.
     #[serde(default)]
     pub held_out: String,
     /// Licence of the weights.
     pub licence: String,
-    /// The command that made them.
+    /// The training command.
     #[serde(default)]
     pub command: String,
     /// Date of the training.
@@ -359,7 +359,7 @@ pub struct Provenance {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbeddingSection {
-    /// Numbers of a vector.
+    /// Dimensions of a vector.
     pub width: usize,
 }
 
@@ -382,7 +382,7 @@ pub struct StagesSection {
     /// Predictors of `gain` by layer; 0 reads h⁰.
     #[serde(default)]
     pub gain: BTreeMap<String, StageEntry>,
-    /// What keywords are matched in by layer; 0 reads h⁰.
+    /// Keyword embeddings by layer; 0 reads h⁰.
     #[serde(default)]
     pub embedding: BTreeMap<String, StageEntry>,
 }
@@ -391,11 +391,11 @@ pub struct StagesSection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StageEntry {
-    /// Name inside of the pack's folder.
+    /// File name within the pack's folder.
     pub file: String,
     /// SHA-256, hex.
     pub sha256: String,
-    /// Further state carried from call to call: name to shape.
+    /// Additional state carried from call to call: name to shape.
     #[serde(default)]
     pub state: BTreeMap<String, Vec<usize>>,
 }

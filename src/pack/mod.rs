@@ -25,7 +25,7 @@ const FORMAT: u32 = 2;
 const MAX_EMBEDDING_WIDTH: usize = 4096;
 const MANIFEST: &str = "pack.toml";
 const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
-/// HuBERT X-Large's layers have 80 MB each; no stage for small boards comes near this.
+/// The layers of HuBERT X-Large have 80 MB each; stages for small boards are far smaller.
 const STAGE_LIMIT_BYTES: u64 = 512 << 20;
 const MAX_LAYERS: usize = 256;
 /// A file is verified in parts of this size.
@@ -214,7 +214,7 @@ impl Pack {
     }
 }
 
-/// The shallowest depth at which a chunk may stop in a pack with `heads`, by rising layer.
+/// The shallowest depth at which a chunk may exit in a pack with `heads`, in ascending order of layers.
 fn shallowest_exit(heads: &[(usize, StageFile)]) -> usize {
     usize::from(heads.first().is_none_or(|(layer, _)| *layer != 0))
 }
@@ -359,7 +359,7 @@ impl Files<'_> {
 
 type Problem = (String, String);
 
-/// Holds the manifest's numbers against each other.
+/// Checks the manifest's numbers for consistency.
 fn check(m: &Manifest) -> Result<(), Problem> {
     let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
     let (audio, encoder) = (&m.audio, &m.encoder);
@@ -403,7 +403,7 @@ fn check(m: &Manifest) -> Result<(), Problem> {
         if encoder.right_context != 0 {
             return fail(
                 "[encoder] right_context",
-                "must be 0 in cached mode: a cached chunk sees itself and what came before".into(),
+                "must be 0 in cached mode: a cached chunk attends to itself and to earlier frames only".into(),
             );
         }
         if encoder.frontend_scope == FrontendScope::Window || audio.level == Level::WindowNorm || m.stages.position.is_some() {
@@ -414,7 +414,7 @@ fn check(m: &Manifest) -> Result<(), Problem> {
         }
     }
     if audio.level == Level::WindowNorm && encoder.frontend_scope == FrontendScope::Frame {
-        return fail("[audio] level", "`window-norm` wants frontend_scope = \"window\"".into());
+        return fail("[audio] level", "`window-norm` requires frontend_scope = \"window\"".into());
     }
     if encoder.position == Position::Alibi && encoder.alibi_slopes.len() != encoder.heads {
         return fail("[encoder] alibi_slopes", format!("{} slopes for {} heads", encoder.alibi_slopes.len(), encoder.heads));
@@ -436,12 +436,12 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     if let Some([first, last]) = m.exit.range
         && !(1 <= first && first <= last && last <= layers)
     {
-        return fail("[exit] range", format!("[{first}, {last}] is no range of layers 1 to {layers}"));
+        return fail("[exit] range", format!("[{first}, {last}] is not a range of layers from 1 to {layers}"));
     }
     if let Some(layer) = m.exit.fixed
         && !(1..=layers).contains(&layer)
     {
-        return fail("[exit] fixed", format!("{layer} is no layer of 1 to {layers}"));
+        return fail("[exit] fixed", format!("must be between 1 and {layers}, got {layer}"));
     }
     if m.stages.layer.is_empty() {
         return fail("[stages] layer.1", "is missing".into());
@@ -449,18 +449,18 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     if m.stages.gain.contains_key("0") && !m.stages.head.contains_key("0") {
         return fail(
             "[stages] gain.0",
-            "wants a head.0: a chunk that stops before the first layer has its units from there".into(),
+            "requires head.0: a chunk that exits before the first layer gets its units from it".into(),
         );
     }
     if m.encoder.quiet_unit.is_some_and(|unit| unit >= m.encoder.units) {
-        return fail("[encoder] quiet_unit", format!("is no unit of 0 to {}", m.encoder.units - 1));
+        return fail("[encoder] quiet_unit", format!("must be between 0 and {}", m.encoder.units - 1));
     }
     if m.stages.gain.keys().any(|key| key.parse() == Ok(layers)) {
         return fail(&format!("[stages] gain.{layers}"), "nothing is left to gain after the last layer".into());
     }
     for target in m.exit.calibrated.iter().flat_map(|section| &section.targets) {
         if target.thresholds.len() + 1 != layers || !(0.0..=1.0).contains(&target.agreement) {
-            let problem = format!("a target wants an agreement of 0 to 1 and {} thresholds", layers - 1);
+            let problem = format!("a target needs an agreement from 0 to 1 and {} thresholds", layers - 1);
             return fail("[exit.calibrated] targets", problem);
         }
     }
@@ -475,7 +475,7 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     if let Some(embedding) = &m.embedding
         && !(1..=MAX_EMBEDDING_WIDTH).contains(&embedding.width)
     {
-        return fail("[embedding] width", format!("wants 1 to {MAX_EMBEDDING_WIDTH}"));
+        return fail("[embedding] width", format!("must be between 1 and {MAX_EMBEDDING_WIDTH}"));
     }
     if m.ctc.is_none() && !m.stages.ctc.is_empty() {
         return fail("[ctc] vocabulary", "is missing, but [stages] lists ctc branches".into());
@@ -483,7 +483,7 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     if let Some(ctc) = &m.ctc
         && !(2..=1 << 16).contains(&ctc.vocabulary.len())
     {
-        return fail("[ctc] vocabulary", "wants the blank and at least one class more".into());
+        return fail("[ctc] vocabulary", "needs the blank and at least one more class".into());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A source that runs, as whoever supervises it sees it.
+//! A running source, as seen by its supervisor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use super::counters::Counters;
 use super::{RunError, SUPERVISION};
 use crate::audio::{AudioError, EventReceiver, RingReader, RingStats, Source, SourceEvent, SourceSpec, events, ring};
 
-/// A source that was started and whose sound nobody reads yet.
+/// A started source that is not connected yet.
 pub struct Opened {
     pub(super) source: Box<dyn Source>,
     pub(super) spec: SourceSpec,
@@ -19,7 +19,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    /// Starts `source` with a ring for so much sound.
+    /// Starts `source` with a ring of this length.
     pub fn start(mut source: Box<dyn Source>, length: Duration) -> Result<Self, AudioError> {
         let spec = source.spec().clone();
         let (writer, ring) = ring((length.as_secs_f64() * f64::from(spec.sample_rate)) as usize);
@@ -45,7 +45,7 @@ pub enum SourceStatus {
     Failed(RunError),
 }
 
-/// A source whose sound is being computed.
+/// A source that is connected to the inference thread.
 pub struct Connection {
     source: Box<dyn Source>,
     spec: SourceSpec,
@@ -55,11 +55,11 @@ pub struct Connection {
     counters: Arc<Counters>,
     xruns: u64,
     stall: StallDetector,
-    /// Polls since its ring was closed and empty.
+    /// Number of polls since its ring was closed and empty.
     polls_after_close: u32,
 }
 
-/// A source that is over says so a moment after its ring was closed; after so many looks it will not any more.
+/// Number of polls after which a source with a closed ring counts as ended, even without an event.
 const MAX_POLLS_AFTER_CLOSE: u32 = 20;
 
 impl Connection {
@@ -74,17 +74,17 @@ impl Connection {
         Self { source, spec, events, stats, stopped, counters, xruns: 0, stall: StallDetector::new(), polls_after_close: 0 }
     }
 
-    /// What it delivers.
+    /// Description of the source.
     pub fn spec(&self) -> &SourceSpec {
         &self.spec
     }
 
-    /// Looks for what has happened, and waits for it a twentieth of a second at most. A live source that has delivered nothing
+    /// Waits up to 50 ms for an event of the source, and returns its state. A live source that has delivered nothing
     /// for `patience` has failed.
     pub fn poll(&mut self, patience: Duration) -> SourceStatus {
         let status = match self.events.receiver().recv_timeout(SUPERVISION) {
             Ok(SourceEvent::Xrun) => {
-                log::warn!("{}: overrun below Bellis: the device lost sound", self.spec.name);
+                log::warn!("{}: device overrun; audio was lost", self.spec.name);
                 SourceStatus::Running
             }
             Ok(SourceEvent::Error(error)) => SourceStatus::Failed(error.into()),
@@ -109,27 +109,27 @@ impl Connection {
         }
     }
 
-    /// For how long a live source has delivered nothing.
+    /// Time since a live source last delivered anything.
     pub fn silence(&self) -> Duration {
         if self.spec.live { self.stall.silence } else { Duration::ZERO }
     }
 
-    /// Samples that it has delivered.
+    /// Samples delivered.
     pub fn captured(&self) -> u64 {
         self.stats.captured()
     }
 
-    /// When its last sample was seen to come.
+    /// Time at which new samples were last observed.
     pub fn last_sample_at(&self) -> Option<Instant> {
         (self.stall.captured > 0).then_some(self.stall.moved)
     }
 
-    /// Stops the source; what waits in the ring is still computed. Returns how it ended by itself, if it did.
+    /// Stops the source; audio in the ring is still processed. Returns the source's own result, if it has ended.
     pub fn close(mut self) -> SourceStatus {
         self.source.stop();
         self.stopped.store(true, Ordering::Release);
         self.count_xruns();
-        // The source says how it ended after its last sample: that may have come between two polls.
+        // A source reports its end after its last sample, possibly between two polls.
         self.events.receiver().try_iter().fold(SourceStatus::Running, |status, event| match event {
             SourceEvent::Error(error) => SourceStatus::Failed(error.into()),
             SourceEvent::End => SourceStatus::Ended,
@@ -144,11 +144,11 @@ impl Connection {
     }
 }
 
-/// Watches whether a source still delivers.
+/// Observes whether a source still delivers samples.
 struct StallDetector {
     captured: u64,
     updated: Instant,
-    /// When the last sample was seen to come.
+    /// Time at which new samples were last observed.
     moved: Instant,
     silence: Duration,
 }
@@ -159,7 +159,7 @@ impl StallDetector {
         Self { captured: 0, updated: now, moved: now, silence: Duration::ZERO }
     }
 
-    /// Time in which this process itself stood still is no silence.
+    /// Ignores time in which this process itself was suspended.
     fn update(&mut self, captured: u64) {
         let now = Instant::now();
         let passed = now.duration_since(self.updated).min(2 * SUPERVISION);

@@ -1,4 +1,4 @@
-//! What a run counts. Every number can be read at any time, from any thread, and none holds the stream up.
+//! Counters of a run. All can be read at any time from any thread, without blocking the stream.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ pub struct Counters {
     pack_rate: u32,
     xruns: AtomicU64,
     chunks: AtomicU64,
-    /// Samples at the pack's rate whose representation is out.
+    /// Samples at the pack's rate whose representation has been delivered.
     samples_out: AtomicU64,
     compute_nanos: AtomicU64,
     delay_nanos: AtomicU64,
@@ -33,7 +33,7 @@ pub struct Counters {
     heartbeats: AtomicU64,
 }
 
-/// The rings of a run's sources: those that are done, added up, and those that still hold sound.
+/// The rings of a run's sources: the sum of the closed ones, and those in use.
 #[derive(Debug)]
 struct Rings {
     done: Samples,
@@ -51,7 +51,7 @@ pub struct ConsumerCounters {
     failed: AtomicBool,
 }
 
-/// What the inference thread could not yet put into the shared histograms, because a reader held them.
+/// Latencies that were not added to the shared histograms yet, because a reader held the lock.
 #[derive(Debug, Default)]
 pub(super) struct PendingLatencies(Vec<(Duration, Option<Duration>)>);
 
@@ -79,23 +79,23 @@ impl Counters {
         }
     }
 
-    /// Samples of every source so far, each at its source's rate: captured = processed + dropped + left (in the ring), exactly.
+    /// Samples of all sources so far, each at its source's rate: captured = processed + dropped + left (in the ring), exactly.
     pub fn samples(&self) -> Samples {
         let rings = locked(&self.rings);
         rings.live.iter().fold(rings.done, |sum, ring| sum + Samples::of(ring))
     }
 
-    /// Rings that still hold sound, or may get some.
+    /// Rings that still contain audio, or may receive some.
     pub fn live_rings(&self) -> usize {
         locked(&self.rings).live.len()
     }
 
-    /// Overruns that devices reported: sound lost below Bellis.
+    /// Overruns reported by the devices.
     pub fn xruns(&self) -> u64 {
         self.xruns.load(Ordering::Relaxed)
     }
 
-    /// Grows as long as the inference thread lives: while it computes, and while it waits for sound.
+    /// Increases while the inference thread makes progress: while it computes, and while it waits for audio.
     pub fn heartbeats(&self) -> u64 {
         self.heartbeats.load(Ordering::Relaxed)
     }
@@ -110,37 +110,37 @@ impl Counters {
         self.frames.load(Ordering::Relaxed)
     }
 
-    /// Samples at the pack's rate whose representation is out.
+    /// Samples at the pack's rate whose representation has been delivered.
     pub fn samples_out(&self) -> u64 {
         self.samples_out.load(Ordering::Relaxed)
     }
 
-    /// Sound whose representation is out.
+    /// Audio whose representation has been delivered.
     pub fn audio(&self) -> Duration {
         Duration::from_secs_f64(self.samples_out() as f64 / f64::from(self.pack_rate))
     }
 
-    /// Time spent on computing chunks.
+    /// Time spent computing chunks.
     pub fn compute(&self) -> Duration {
         Duration::from_nanos(self.compute_nanos.load(Ordering::Relaxed))
     }
 
-    /// Sum of all delays: from the capture of a chunk's last sample to its representation (live sources).
+    /// Sum of all delays from the capture of a chunk's last sample to its representation (live sources).
     pub fn delay(&self) -> Duration {
         Duration::from_nanos(self.delay_nanos.load(Ordering::Relaxed))
     }
 
-    /// Heads whose logits were not all finite.
+    /// Heads with logits that were not all finite.
     pub fn non_finite_heads(&self) -> u64 {
         self.non_finite_heads.load(Ordering::Relaxed)
     }
 
-    /// Frame-passes through whole layers: one frame through one layer is one. Filling in after early exits counts.
+    /// Frames through whole layers: one frame through one layer is one. Includes gap filling after early exits.
     pub fn layer_frames(&self) -> u64 {
         self.layer_frames.load(Ordering::Relaxed)
     }
 
-    /// Frame-passes through key and value projections alone.
+    /// Frames through only the key and value projections.
     pub fn projected_frames(&self) -> u64 {
         self.projected_frames.load(Ordering::Relaxed)
     }
@@ -150,7 +150,7 @@ impl Counters {
         self.macs.load(Ordering::Relaxed)
     }
 
-    /// Chunks that stopped after layer 0, 1, 2, …
+    /// Chunks that exited after layer 0, 1, 2, …
     pub fn exits(&self) -> Vec<u64> {
         self.exits.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
@@ -173,7 +173,7 @@ impl Counters {
         locked(&self.latencies).clone()
     }
 
-    /// Counters of the consumers, in the order in which they came.
+    /// Counters of the consumers, in the order in which they were added.
     pub fn consumers(&self) -> Vec<Arc<ConsumerCounters>> {
         locked(&self.consumers).clone()
     }
@@ -182,7 +182,7 @@ impl Counters {
         locked(&self.rings).live.push(ring);
     }
 
-    /// The ring is empty for good: from now on its numbers stand still, whatever a wedged device still does.
+    /// Freezes the counters of a ring that is closed and empty, even if a hanging device still holds it.
     pub(super) fn retire_ring(&self, ring: &Arc<RingStats>) {
         let mut rings = locked(&self.rings);
         let mut last = Samples::of(ring);
@@ -261,22 +261,22 @@ impl ConsumerCounters {
         &self.name
     }
 
-    /// What tells it from others of its name.
+    /// Unique label.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// Representations that it took.
+    /// Representations delivered.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed)
     }
 
-    /// Representations that it was too slow for, or that came after it had failed.
+    /// Representations dropped because the consumer was too slow or had failed.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Representations that wait for it, with the one that it works on.
+    /// Representations queued, including the one being consumed.
     pub fn queued(&self) -> u64 {
         let gone = self.delivered() + self.dropped();
         self.offered.load(Ordering::Relaxed).saturating_sub(gone)
@@ -304,7 +304,7 @@ impl ConsumerCounters {
     }
 }
 
-/// A lock that a dead thread held is taken all the same: what is behind these is whole at any time.
+/// Locks even if a thread panicked with the lock held: the data is consistent at any time.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! From the inference thread to the consumers: a bounded queue and a thread for each.
+//! Delivery from the inference thread to the consumers: a bounded queue and a thread for each.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +11,18 @@ use super::counters::ConsumerCounters;
 use crate::consumer::{Consumer, ConsumerError, OnOverflow, Requirements, StreamInfo};
 use crate::stream::Representation;
 
-/// The inference thread's end of one consumer's queue.
+/// The inference thread's end of a consumer's queue.
 pub(super) struct Queue {
     sender: Sender<Arc<Representation>>,
-    /// Taken from by `Coalesce`.
+    /// Used by `DropOldest`.
     receiver: Receiver<Arc<Representation>>,
     on_overflow: OnOverflow,
     counters: Arc<ConsumerCounters>,
-    /// Set when the consumer takes no more.
+    /// Set when the consumer accepts no more representations.
     dead: Arc<AtomicBool>,
 }
 
-/// A consumer's thread; it ends with the consumer's error, if it had one.
+/// A consumer's thread; its result is the consumer's error, if any.
 pub(super) struct ConsumerThread {
     pub counters: Arc<ConsumerCounters>,
     pub requirements: Requirements,
@@ -36,8 +36,8 @@ impl ConsumerThread {
     }
 }
 
-/// Tells the others when a consumer's thread ends before its queue did, by an error or a panic: what waits for it is
-/// counted as dropped, and whoever runs the stream is told.
+/// Reports that a consumer's thread has ended before its queue, by an error or a panic: the queued representations
+/// count as dropped, and the supervisor is notified.
 struct FailureGuard {
     whole: bool,
     queue: Receiver<Arc<Representation>>,
@@ -86,7 +86,7 @@ pub(super) fn start(
         }
         guard.whole = outcome.is_ok();
         drop(guard);
-        // What is open is closed also after an error; the first error is the one that tells.
+        // Finish even after an error, to close the output; the first error is returned.
         outcome.and(consumer.finish())
     })?;
     let thread = ConsumerThread { counters: counters.clone(), requirements, handle };
@@ -94,12 +94,12 @@ pub(super) fn start(
 }
 
 impl Queue {
-    /// What tells its consumer from others.
+    /// The consumer's unique label.
     pub fn label(&self) -> &str {
         self.counters.label()
     }
 
-    /// Hands a representation on, according to the consumer's overflow rule when its queue is full.
+    /// Delivers a representation, following the consumer's overflow rule if its queue is full.
     pub fn send(&self, representation: Arc<Representation>) {
         let counter = &self.counters;
         counter.count_queued();
@@ -123,7 +123,7 @@ impl Queue {
             }
             OnOverflow::Block => {
                 let mut waiting = full;
-                // This end keeps a receiver of its own, so a consumer that died is noticed by asking, not by the channel.
+                // This end also holds a receiver, so the channel does not report a dead consumer; check its flag.
                 while let Err(error) = self.sender.send_timeout(waiting, std::time::Duration::from_millis(50)) {
                     waiting = error.into_inner();
                     if self.dead.load(Ordering::Acquire) {
@@ -137,7 +137,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // What was sent while the consumer died is in nobody's hands.
+        // Count representations that were sent while the consumer ended.
         if self.dead.load(Ordering::Acquire) {
             self.receiver.try_iter().for_each(|_| self.counters.count_dropped());
         }

@@ -1,6 +1,6 @@
 //! The inference thread: ring → resampler → session → consumers.
 //!
-//! It is told by messages what to do besides: sound from another source ([`Input`]), another policy, other consumers.
+//! Messages connect another source ([`Input`]) or replace the policy and the consumers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,47 +19,47 @@ use crate::stream::{Representation, Session, SessionError, SessionOptions};
 
 /// Samples read from the ring at a time.
 const READ_SAMPLES: usize = 4096;
-/// Bounds of the sleep while the next chunk's sound has not come yet.
+/// Bounds of the sleep while waiting for the next chunk's audio.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 const LONGEST_SLEEP: Duration = Duration::from_millis(20);
-/// How often a thread without a source shows that it lives.
+/// Interval of heartbeats without a source.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// What the inference thread is told. The run ends when nobody is left to tell it anything.
+/// Messages to the inference thread. The run ends when all senders are gone.
 pub(super) enum Control {
-    /// Sound comes from here, after that of the source before.
+    /// Audio of another source, after that of the previous one.
     Input(Input),
-    /// From the next chunk on.
+    /// Changes from the next chunk on.
     Change(Change),
 }
 
-/// Replaces what may be replaced between two chunks; every chunk sees all of it or nothing.
+/// A replacement between two chunks; each chunk is affected by all of it or none.
 pub(super) struct Change {
     /// The new policy.
     pub policy: Option<Box<dyn ExitPolicy>>,
-    /// What representations carry.
+    /// Contents of the representations.
     pub session: SessionOptions,
-    /// Labels of the consumers that stay; the others get nothing more.
+    /// Labels of the consumers that continue; the others receive nothing more.
     pub keep: Vec<String>,
-    /// Consumers that join.
+    /// New consumers.
     pub add: Vec<Queue>,
 }
 
-/// Sound from one source.
+/// Audio of one source.
 pub(super) struct Input {
     pub ring: RingReader,
     pub resampler: Resampler,
     pub source_rate: u32,
     pub live: bool,
-    /// Samples at the pack's rate that nobody captured between the source before and this one.
+    /// Samples at the pack's rate that were not captured between the previous source and this one.
     pub missed: u64,
-    /// Set once the source has stopped: an empty ring is then the end, even if a wedged device still holds the writer.
+    /// Set once the source has stopped: an empty ring is then the end, even if a hanging device still holds the writer.
     pub source_stopped: Arc<AtomicBool>,
-    /// Whether its first sample has come.
+    /// Whether its first sample has arrived.
     started: bool,
-    /// Samples of the source that were dropped so far.
+    /// Samples of the source dropped so far.
     lost: u64,
-    /// Where at the pack's rate, from its first sample on, its last representation ended; lost samples are counted.
+    /// End of its last representation, in samples at the pack's rate from its first one, including dropped samples.
     out: i64,
 }
 
@@ -69,12 +69,12 @@ impl Input {
         Self { ring, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
     }
 
-    /// Sound that waits in the ring.
+    /// Audio in the ring.
     fn queued(&self) -> Duration {
         Duration::from_secs_f64(self.ring.queued() as f64 / f64::from(self.source_rate))
     }
 
-    /// Sound that was captured after the last sample of its last representation, be it computed, waiting or lost.
+    /// Audio captured after the last sample of its last representation, whether processed, queued or dropped.
     fn captured_since(&self, pack_rate: u32) -> Duration {
         let captured = self.ring.stats().captured() as f64 / f64::from(self.source_rate);
         Duration::from_secs_f64((captured - self.out as f64 / f64::from(pack_rate)).max(0.0))
@@ -87,16 +87,16 @@ pub(super) struct Inference {
     pub queues: Vec<Queue>,
     pub counters: Arc<Counters>,
     pub priority: Option<u8>,
-    /// Asks to drop what still waits.
+    /// Requests to drop the remaining audio.
     pub discard: StopFlag,
     pub pending: PendingLatencies,
     pub inputs: VecDeque<Input>,
-    /// Whether any sound has come yet.
+    /// Whether any audio has arrived.
     pub began: bool,
 }
 
 impl Inference {
-    /// Runs until nobody is left to tell of a source, and the last one's ring is closed and empty; everything in it is computed.
+    /// Runs until all senders are gone and the last source's ring is closed and empty; processes everything in it.
     pub fn run(mut self) -> Result<(), SessionError> {
         if let Some(priority) = self.priority {
             realtime::ask_for(priority);
@@ -134,7 +134,7 @@ impl Inference {
                 if let Some(policy) = policy {
                     self.session.set_policy(policy);
                 }
-                // Whoever sent this has checked it.
+                // The sender has validated this.
                 if let Err(error) = self.session.set_options(session) {
                     log::error!("what representations carry stays as it was: {error}");
                 }
@@ -144,7 +144,7 @@ impl Inference {
         }
     }
 
-    /// Computes all that a source delivers.
+    /// Processes everything that a source delivers.
     fn stream(&mut self, mut input: Input) -> Result<(), SessionError> {
         let mut block = vec![0.0; READ_SAMPLES];
         let mut resampled = Vec::with_capacity(2 * READ_SAMPLES);
@@ -186,8 +186,8 @@ impl Inference {
         Ok(())
     }
 
-    /// The first sample of a source: the encoder starts afresh, and what was not captured since the source before is a gap. A
-    /// source that delivers nothing leaves no trace.
+    /// Handles the first sample of a source: resets the encoder, and reports the time since the previous source as a gap. A
+    /// source that delivers nothing has no effect.
     fn begin(&mut self, input: &mut Input) -> Result<(), SessionError> {
         if std::mem::replace(&mut input.started, true) {
             return Ok(());
@@ -198,7 +198,7 @@ impl Inference {
         Ok(())
     }
 
-    /// Computes every chunk that is whole, and hands it on.
+    /// Computes every complete chunk, and delivers it.
     fn drain(&mut self, input: &mut Input) -> Result<(), SessionError> {
         while !self.discard.is_set()
             && let Some(mut representation) = self.session.next_chunk_live(self.backlog(input))?
@@ -223,7 +223,7 @@ impl Inference {
         }
     }
 
-    /// Sound that waits behind the next chunk. A file waits for nobody: its sound is late for nothing.
+    /// Audio queued after the next chunk; zero for files, which have no deadline.
     fn backlog(&self, input: &Input) -> Duration {
         let waiting = self.session.waiting_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
         if input.live { input.queued() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
@@ -235,7 +235,7 @@ impl Inference {
         sleep.clamp(SHORTEST_SLEEP, if input.live { LONGEST_SLEEP } else { SHORTEST_SLEEP })
     }
 
-    /// Puts a gap where it lies at the pack's rate. Positions and lengths are rounded from exact sums: errors do not add up.
+    /// Converts a gap to the pack's rate. Positions and lengths are rounded from exact sums, so that errors do not accumulate.
     fn gap(&mut self, gap: Gap, input: &mut Input) -> Result<(), SessionError> {
         let rate = self.session.encoder().audio().sample_rate;
         let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(input.source_rate)) as u64;

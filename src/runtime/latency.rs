@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// Longest latency that is told apart from longer ones: an hour, in microseconds.
+/// Upper bound of the histogram: one hour, in microseconds.
 const LONGEST_MICROS: u64 = 3_600_000_000;
 
 /// A histogram of latencies from a microsecond to an hour, to three significant digits.
@@ -81,7 +81,7 @@ impl LatencyHistogram {
 pub struct Latencies {
     /// Time to compute a chunk.
     pub compute: LatencyHistogram,
-    /// From the capture of a chunk's last sample to its representation; empty for sources that are not live.
+    /// Time from the capture of a chunk's last sample to its representation; empty for sources that are not live.
     pub delay: LatencyHistogram,
 }
 

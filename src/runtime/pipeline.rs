@@ -1,5 +1,4 @@
-//! What stands behind a source: the inference thread and the consumers' threads, from their start to their end. Sources come and
-//! go; so may the policy and the consumers.
+//! The inference and consumer threads, from start to end. Sources, the policy and consumers may be replaced in between.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,7 +19,7 @@ use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::stream::{Session, SessionError, SessionOptions};
 
-/// A consumer with a label that tells it from others of its kind.
+/// A consumer with a unique label.
 pub struct NamedConsumer {
     /// The label in counters and metrics.
     pub label: String,
@@ -49,11 +48,11 @@ pub struct Pipeline {
     began: Instant,
 }
 
-/// How often a patient end looks around.
+/// Polling interval while waiting for a thread to end.
 const ENDING: Duration = Duration::from_millis(5);
 
 impl Pipeline {
-    /// Starts the threads. `stream` is what the consumers are told.
+    /// Starts the threads. `stream` describes the stream for the consumers.
     pub fn start(
         encoder: &Arc<Encoder>,
         policy: Box<dyn ExitPolicy>,
@@ -108,7 +107,7 @@ impl Pipeline {
         Ok(Self { encoder, options, stream, counters, control, inference, consumers: threads, failed, discard, began })
     }
 
-    /// Lets the sound of `opened` be computed after that of the source before. `missed` is the time between the two sources, during which nothing was captured.
+    /// Connects `opened` after the previous source. `missed` is the time in between, during which nothing was captured.
     pub fn connect(&mut self, opened: Opened, missed: Duration) -> Result<Connection, RunError> {
         let Opened { source, spec, ring, events } = opened;
         let pack_rate = self.encoder.audio().sample_rate;
@@ -119,12 +118,12 @@ impl Pipeline {
         let connection =
             Connection::new(source, spec, events, stats.clone(), input.source_stopped.clone(), self.counters.clone());
         self.counters.add_ring(stats);
-        // Where the inference thread has died, its end tells why.
+        // If the inference thread has died, its result says why.
         let _ = self.control.send(Control::Input(input));
         Ok(connection)
     }
 
-    /// Replaces the policy and the consumers between two chunks. Of those that run, consumers whose labels are in `keep` stay.
+    /// Replaces the policy and the consumers between two chunks. Running consumers whose labels are in `keep` continue.
     pub fn change(
         &mut self,
         policy: Option<Box<dyn ExitPolicy>>,
@@ -156,39 +155,39 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The numbers.
+    /// The counters.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
-    /// What the consumers are told.
+    /// The description of the stream for the consumers.
     pub fn stream(&self) -> &StreamInfo {
         &self.stream
     }
 
-    /// Whether a consumer has failed, ever.
+    /// Whether a consumer has ever failed.
     pub fn consumer_failed(&self) -> bool {
         self.failed.is_set()
     }
 
-    /// Consumers whose threads live.
+    /// Number of running consumers.
     pub fn consumers(&self) -> usize {
         self.consumers.len()
     }
 
-    /// Takes away the consumers that have ended, and tells how.
+    /// Removes the consumers that have ended, and returns their results.
     pub fn reap(&mut self) -> Vec<(String, Result<(), ConsumerError>)> {
         let ended = self.consumers.extract_if(.., |thread| thread.handle.is_finished());
         ended.map(|thread| (thread.counters.label().to_owned(), thread.outcome())).collect()
     }
 
-    /// Whether the inference thread has ended: without being asked, that is a failure.
+    /// Whether the inference thread has ended; unless requested, that is a failure.
     pub fn inference_ended(&self) -> bool {
         self.inference.is_finished()
     }
 
-    /// Computes what the sources left in their rings, ends all threads, and adds how they ended to `outcome`. With `patience`, what
-    /// cannot be computed in half of that time is dropped and counted, and a thread that does not end is left behind as an error.
+    /// Processes the remaining audio, stops all threads, and adds their results to `outcome`. With `patience`, audio that is not
+    /// processed within half of that time is dropped and counted, and a thread that does not stop in time is an error.
     pub fn finish(self, outcome: Result<(), RunError>, patience: Option<Duration>) -> RunReport {
         drop(self.control);
         let until = patience.map(|patience| Instant::now() + patience);
@@ -203,7 +202,7 @@ impl Pipeline {
                 outcome.and(computed.and_then(|computed| computed.map_err(RunError::from)))
             }
         };
-        // A stuck inference thread holds the consumers' queues open.
+        // A hanging inference thread keeps the consumers' queues open.
         let stuck = matches!(outcome, Err(RunError::Stuck(_)));
         for thread in self.consumers.into_iter().filter(|_| !stuck) {
             let name = thread.counters.label().to_owned();
@@ -220,7 +219,7 @@ impl Pipeline {
     }
 }
 
-/// Waits until a thread has ended; false when `until` came first.
+/// Waits for a thread to end; returns false if `until` comes first.
 fn ends<T>(thread: &JoinHandle<T>, until: Option<Instant>) -> bool {
     let Some(until) = until else { return true };
     while !thread.is_finished() {
@@ -232,7 +231,7 @@ fn ends<T>(thread: &JoinHandle<T>, until: Option<Instant>) -> bool {
     true
 }
 
-/// What the session computes for itself and for its consumers.
+/// The session's own options combined with the requirements of its consumers.
 fn with_requirements(own: &SessionOptions, consumers: impl Iterator<Item = Requirements>) -> SessionOptions {
     consumers.fold(own.clone(), |mut session, requirements| {
         session.posteriors |= requirements.posteriors;

@@ -13,7 +13,7 @@ use crate::consumer::{Consumer, StreamInfo};
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 
-/// Builds a [`Run`].
+/// Builder of a [`Run`].
 ///
 /// ```no_run
 /// use bellis::audio::{ChannelPick, FileSource};
@@ -112,7 +112,7 @@ impl RunBuilder {
     }
 }
 
-/// Polls the source until something ends the run, and brings all threads to their end.
+/// Polls the source until the run ends, and stops all threads.
 fn supervise(pipeline: Pipeline, mut connection: Connection, watchdog: Duration, stop: &StopFlag) -> RunReport {
     let mut status = SourceStatus::Running;
     while matches!(status, SourceStatus::Running) && !stop.is_set() && !pipeline.consumer_failed() && !pipeline.inference_ended()
@@ -150,12 +150,12 @@ impl Run {
         &self.stop
     }
 
-    /// The live counters; they stay readable after the end.
+    /// The live counters; they remain readable after the end.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
-    /// The stream as its consumers see it.
+    /// The description of the stream for consumers.
     pub fn stream(&self) -> &StreamInfo {
         &self.stream
     }
@@ -174,18 +174,18 @@ impl Run {
     }
 }
 
-/// The numbers of a run that has ended, and whether it failed.
+/// The summary of a run, and its result.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RunReport {
-    /// The numbers, also of a run that failed.
+    /// The summary, also of a failed run.
     pub summary: Summary,
-    /// How it ended.
+    /// The result.
     pub outcome: Result<(), RunError>,
 }
 
 impl RunReport {
-    /// The numbers, or the error of a run that failed.
+    /// The summary, or the error of a failed run.
     ///
     /// # Errors
     ///

@@ -10,21 +10,21 @@ use crate::audio::RingStats;
 pub struct Samples {
     /// Samples that the source delivered.
     pub captured: u64,
-    /// Samples that were computed.
+    /// Samples processed.
     pub processed: u64,
-    /// Samples that found the ring full.
+    /// Samples that arrived while the ring was full.
     pub dropped: u64,
-    /// Samples in the ring; after a run, those that a failure left there.
+    /// Samples in the ring; after a run, 0 unless it failed.
     pub left: u64,
-    /// Captured samples that were NaN, infinite or far beyond full scale, and were replaced by zeros.
+    /// Captured samples that were NaN, infinite or far out of range, and were replaced with zeros.
     pub non_finite: u64,
 }
 
 impl Samples {
-    /// The balance of a ring at one moment.
+    /// A snapshot of a ring's counters.
     pub(super) fn of(ring: &RingStats) -> Self {
         let (processed, dropped) = (ring.read(), ring.dropped());
-        // Read last: what is gone was captured. A block that is being pushed counts as dropped a moment before it counts as captured.
+        // Read last: while a block is pushed, its drops are counted slightly before its captures.
         let captured = ring.captured().max(processed + dropped);
         Self { captured, processed, dropped, left: captured - processed - dropped, non_finite: ring.non_finite() }
     }

@@ -1,75 +1,75 @@
-//! Cuts a stream of samples into the calls of an encoder: chunks, with the samples that their frames see.
+//! Cuts a stream of samples into chunks, with the samples that their frames cover.
 //!
-//! Frame t sees the samples `[t*hop − lead, t*hop − lead + receptive_field)`; the stream starts with `lead` zeros, and its end
-//! is filled with zeros so that every sample lies in the hop of a frame: S samples make ceil(S / hop) frames.
+//! Frame t covers the samples `[t*hop − lead, t*hop − lead + receptive_field)`. The stream starts with `lead` zeros, and its end
+//! is padded with zeros so that every sample is in the hop of a frame: S samples give ceil(S / hop) frames.
 //!
-//! A stream may end and start again ([`Chunker::restart`]): frames count anew, positions of samples go on.
+//! A stream can end and restart ([`Chunker::restart`]): frame numbers restart at 0, sample positions continue.
 
 use std::collections::VecDeque;
 
 use crate::engine::{Encoder, WindowSpan};
 
-/// A place inside of a chunk where samples were lost.
+/// A position within a chunk where samples were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Discontinuity {
-    /// In front of which of the chunk's own received samples, from 1; their number, when it is behind the last one.
+    /// Index of the first of the chunk's received samples after the gap, from 1; equal to their number if the gap is at the end.
     pub offset: u64,
-    /// Samples lost there.
+    /// Number of samples dropped there.
     pub lost_samples: u64,
 }
 
-/// One stream's chunker. Positions of frames count from the stream's (last) start.
+/// Chunker of one stream. Frame positions count from the last start of the stream.
 #[derive(Debug)]
 pub struct Chunker {
     hop: usize,
     receptive_field: usize,
     chunk_frames: usize,
-    /// Frames of attention before and after the chunk (windowed mode).
+    /// Frames of left and right context (windowed mode).
     left_context: u64,
     right_context: u64,
-    /// Whether the front end wants the samples of the whole window at each call.
+    /// Whether the front end needs the samples of the whole window in each call.
     whole_window: bool,
-    /// Lead and samples from `buffer_first` on, the lead's first zero being 0.
+    /// Lead and samples from `buffer_first`, where 0 is the first zero of the lead.
     buffer: Vec<f32>,
     buffer_first: u64,
     lead: usize,
     received: u64,
     next_frame: u64,
-    /// Front-end frames given out so far.
+    /// Front-end frames produced so far.
     given_frames: u64,
     finished: bool,
-    /// Samples lost in front of a position (in received samples).
+    /// Dropped samples by position, in received samples.
     gaps: VecDeque<(u64, u64)>,
     lost: u64,
-    /// Those inside of the present chunk.
+    /// The gaps within the current chunk.
     discontinuities: Vec<Discontinuity>,
-    /// Where the stream ended before it started again, lost samples counted.
+    /// Position at which the stream last restarted, including dropped samples.
     base: u64,
 }
 
-/// One chunk: what its encoder call needs, and where it lies in the stream.
+/// One chunk: the input of its encoder call, and its position in the stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Chunk<'a> {
     /// Samples for the front end.
     pub audio: &'a [f32],
     /// The chunk's own received samples.
     pub own: &'a [f32],
-    /// Received samples behind them that its frames see.
+    /// Received samples after the chunk that its frames cover.
     pub lookahead: &'a [f32],
     /// Frames of the call.
     pub span: WindowSpan,
-    /// Position of the chunk's first sample, lost ones counted.
+    /// Position of the chunk's first sample, including dropped samples.
     pub first_sample: u64,
-    /// Samples of the chunk itself that were received; fewer than `chunk_frames * hop` only at an end of the stream.
+    /// Received samples of the chunk itself; fewer than `chunk_frames * hop` only at the end of a stream.
     pub samples: u64,
-    /// Samples that were lost in front of the chunk's last one, since the chunk before.
+    /// Samples dropped since the previous chunk, up to this chunk's last sample.
     pub lost_samples: u64,
-    /// Where inside of the chunk they were lost; those in front of its first sample are in `first_sample` already.
+    /// Gaps within the chunk; those before its first sample are already in `first_sample`.
     pub discontinuities: &'a [Discontinuity],
 }
 
 impl Chunker {
-    /// A chunker for `encoder`, `chunk_frames` frames a chunk.
+    /// A chunker for `encoder` with `chunk_frames` frames per chunk.
     pub fn new(encoder: &Encoder, chunk_frames: usize) -> Self {
         let audio = encoder.audio();
         let mut chunker = Self {
@@ -95,9 +95,9 @@ impl Chunker {
         chunker
     }
 
-    /// Starts again after the end, when every chunk has been taken: nothing of the sound before is seen by what comes, and
-    /// positions go on behind it. `lost` samples lie between; they and those that no chunk has told yet are told with the next
-    /// chunk. Returns how many that will be.
+    /// Restarts after the end, once every chunk has been taken. Later frames do not depend on earlier audio, and positions
+    /// continue. `lost` samples are missing in between; the next chunk reports them, together with unreported earlier ones.
+    /// Returns the number that it will report.
     pub fn restart(&mut self, lost: u64) -> u64 {
         let untold = lost + self.gaps.drain(..).map(|(_, samples)| samples).sum::<u64>();
         self.base += self.received + self.lost;
@@ -117,13 +117,13 @@ impl Chunker {
         self.received += samples.len() as u64;
     }
 
-    /// Says that `samples` samples were lost in front of the received sample number `position` (which may still have to come).
-    /// Gaps come in order.
+    /// Reports that `samples` samples were dropped before the received sample number `position`, which may not have arrived yet.
+    /// Gaps must be reported in order.
     pub fn gap(&mut self, position: u64, samples: u64) {
         self.gaps.push_back((position, samples));
     }
 
-    /// Says that no more samples come: what is left makes the last chunks.
+    /// Ends the input; the remaining samples form the last chunks.
     pub fn finish(&mut self) {
         if !self.finished {
             self.finished = true;
@@ -160,19 +160,19 @@ impl Chunker {
         self.received
     }
 
-    /// Samples that must still come before the next chunk is whole.
+    /// Samples missing for the next chunk.
     pub fn missing_samples(&self) -> u64 {
         let end = self.end_of(self.next_frame + self.chunk_frames as u64 + self.right_context);
         end.saturating_sub(self.buffer_first + self.buffer.len() as u64)
     }
 
-    /// Samples that wait behind the next chunk.
+    /// Samples queued after the next chunk.
     pub fn waiting_samples(&self) -> u64 {
         let end = self.end_of(self.next_frame + self.chunk_frames as u64 + self.right_context);
         (self.buffer_first + self.buffer.len() as u64).saturating_sub(end)
     }
 
-    /// The next chunk, if all its samples are there.
+    /// The next chunk, if all its samples have arrived.
     pub fn next_chunk(&mut self) -> Option<Chunk<'_>> {
         let first = self.next_frame;
         let wanted = first + self.chunk_frames as u64;
@@ -190,7 +190,7 @@ impl Chunker {
         let window_first = first.saturating_sub(self.left_context);
         let audio_first = if self.whole_window { window_first } else { self.given_frames };
 
-        // What neither this call nor a later one needs is dropped now, before this call's samples are borrowed.
+        // Discard what no later call needs, before this call's samples are borrowed.
         let stale = audio_first.min(first) * self.hop as u64 - self.buffer_first;
         self.buffer.drain(..(stale as usize).min(self.buffer.len()));
         self.buffer_first += stale;
@@ -234,7 +234,7 @@ impl Chunker {
         })
     }
 
-    /// Where the last sample that frame `frames − 1` sees ends, in buffer coordinates.
+    /// End of the last sample that frame `frames − 1` covers, in buffer coordinates.
     fn end_of(&self, frames: u64) -> u64 {
         (frames.max(1) - 1) * self.hop as u64 + self.receptive_field as u64
     }

@@ -1,4 +1,4 @@
-//! One stream: chunks cut from samples, the session that computes them, and the representation that comes out.
+//! Streams: the session that computes chunks of samples, and their representations.
 
 pub(crate) mod chunker;
 mod mixture;

@@ -1,4 +1,4 @@
-//! What a consumer gets for each chunk.
+//! The result for one chunk.
 
 use std::time::{Duration, Instant};
 
@@ -6,49 +6,49 @@ use super::chunker::Discontinuity;
 use crate::engine::Frames;
 use crate::exit::{Evidence, Reason};
 
-/// The representation of one chunk of sound.
+/// Representation of one chunk of audio.
 #[derive(Debug, Clone)]
 pub struct Representation {
     /// Number of the chunk in its stream, from 0.
     pub sequence: u64,
-    /// Position of the chunk's first sample at the pack's rate; samples lost before it are counted.
+    /// Position of the chunk's first sample at the pack's rate, including dropped samples.
     pub first_sample: u64,
-    /// Samples that the chunk holds; the last one of a stream, or before a device was lost, may be short.
+    /// Length in samples; the last chunk of a stream, or before a device was lost, may be short.
     pub samples: u64,
-    /// Samples lost inside of this chunk or right before it: its sound has a discontinuity. The time without a device counts as lost.
+    /// Samples dropped within this chunk or immediately before it, including the time without a device.
     pub lost_samples: u64,
-    /// Where inside of the chunk they were lost; empty almost always.
+    /// Positions of the gaps within the chunk; usually empty.
     pub discontinuities: Vec<Discontinuity>,
     /// Rate of the positions, Hz.
     pub sample_rate: u32,
     /// Samples between frames.
     pub hop_samples: usize,
-    /// The layer after which the chunk stopped.
+    /// The exit layer.
     pub exit_layer: usize,
-    /// Why it stopped there.
+    /// Reason for the exit.
     pub reason: Reason,
-    /// What the evaluated heads said.
+    /// Evidence of the evaluated heads.
     pub evidence: Vec<Evidence>,
-    /// What the evaluated CTC branches said (policy `ctc`).
+    /// Evidence of the evaluated CTC branches (policy `ctc`).
     pub ctc_evidence: Vec<Evidence>,
-    /// What the predictor of the exit layer expects of KL(p_L ‖ p_k), nats: how far from full depth the chunk stopped (policy `gain`).
+    /// Predicted KL(p_L ‖ p_k) of the exit layer k, nats: the distance from full depth (policy `gain`).
     pub expected_kl: Option<f32>,
     /// The vectors, `[frames, dim]`.
     pub vectors: Frames,
-    /// Log-posteriors of the units at the exit layer, `[frames, units]`, when asked for.
+    /// Log-posteriors of the units at the exit layer, `[frames, units]`, if requested.
     pub log_posteriors: Option<Frames>,
-    /// What keywords are matched in, `[frames, width]`, when asked for: the cosine of two frames tells how alike they are, whatever the
-    /// layers where they stopped.
+    /// Keyword embeddings, `[frames, width]`, if requested. The cosine of two embeddings is the similarity of two frames, across
+    /// exit layers.
     pub embedding: Option<Frames>,
-    /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, when asked for.
+    /// Logits of the CTC branch at the exit layer, `[frames, vocabulary]`, if requested.
     pub ctc_logits: Option<Frames>,
-    /// The chunk's own sound at the pack's rate, `samples` of it, when asked for.
+    /// The chunk's audio at the pack's rate, `samples` values, if requested.
     pub audio: Option<Vec<f32>>,
-    /// The sound behind it that its frames see, with it.
+    /// Audio after the chunk that its frames also cover, if the audio was requested.
     pub lookahead: Option<Vec<f32>>,
-    /// Time that the computation took.
+    /// Time to compute the chunk.
     pub compute: Duration,
-    /// When the chunk's last sample was captured, for live sources.
+    /// Time at which the chunk's last sample was captured, for live sources.
     pub captured_at: Option<Instant>,
 }
 
@@ -58,7 +58,7 @@ impl Representation {
         self.first_sample as f64 / f64::from(self.sample_rate)
     }
 
-    /// Position in the stream of the chunk's own sample number `offset`, lost samples counted.
+    /// Position in the stream of the chunk's sample number `offset`, including dropped samples.
     pub fn position(&self, offset: u64) -> u64 {
         let lost: u64 = self
             .discontinuities
@@ -69,7 +69,7 @@ impl Representation {
         self.first_sample + offset + lost
     }
 
-    /// Length of the chunk's own sound, seconds.
+    /// Length of the chunk's audio, seconds.
     pub fn seconds(&self) -> f64 {
         self.samples as f64 / f64::from(self.sample_rate)
     }
