@@ -1,5 +1,4 @@
-//! Heap allocations of a chunk, for whom looks for what still allocates on the hot path: feature `count-allocations`, since a
-//! counting allocator in every build would cost everybody a little.
+//! Heap allocations per chunk. Behind the feature `count-allocations`, because a counting allocator slows every build.
 
 use std::sync::Arc;
 
@@ -9,17 +8,17 @@ use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::stream::SessionError;
 
-/// What one chunk allocates, mean over a steady stream; all of it is given back.
+/// Mean allocations per chunk of a steady stream; all of them are freed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Allocations {
-    /// Calls of the allocator.
+    /// Number of allocations.
     pub count: f64,
     /// Bytes.
     pub bytes: f64,
 }
 
-/// Counts those of a session on `sound` (at the pack's rate), after a start that fills caches; `None` without the feature, or for
-/// a sound that is too short.
+/// Counts the allocations of a session on `sound` (at the pack's rate), after a warm-up that fills the caches; `None` without the feature or if
+/// the audio is too short.
 #[cfg(feature = "count-allocations")]
 pub(super) fn count(
     encoder: &Arc<Encoder>,
@@ -30,7 +29,7 @@ pub(super) fn count(
     use crate::stream::{Session, SessionOptions};
 
     let chunk = chunk_frames * encoder.audio().hop;
-    // The left context and a few chunks more; then a minute at most.
+    // The left context and a few more chunks, then at most a minute.
     let start = encoder.left_context() / chunk_frames + 4;
     let most = start + 60 * encoder.audio().sample_rate as usize / chunk;
     let mut session = Session::new(encoder, policy, SessionOptions::default().chunk_frames(chunk_frames))?;
@@ -50,7 +49,7 @@ pub(super) fn count(
     Ok((chunks > 0).then(|| Allocations { count: per_chunk(allocations), bytes: per_chunk(bytes) }))
 }
 
-/// Counts nothing: the feature is not in this build.
+/// Disabled: the feature is not enabled.
 #[cfg(not(feature = "count-allocations"))]
 pub(super) fn count(
     _encoder: &Arc<Encoder>,

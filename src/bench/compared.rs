@@ -1,14 +1,14 @@
-//! Two reports side by side.
+//! Comparison of two reports.
 
 use std::fmt;
 
 use super::report::{Cell, Report};
 
-/// Two boards, two packs, or two versions.
+/// Two reports, of two boards, packs or versions.
 #[derive(Debug)]
 pub struct Compared<'a>(pub &'a Report, pub &'a Report);
 
-/// A policy in both reports: means over the conditions that both have.
+/// A policy in both reports: means over their common conditions.
 #[derive(Debug)]
 pub struct Row<'a> {
     /// The policy.
@@ -17,22 +17,22 @@ pub struct Row<'a> {
     pub depth: (f64, f64),
     /// KL from full depth, nats.
     pub kl: Option<(f64, f64)>,
-    /// MACs per second of sound.
+    /// MACs per second of audio.
     pub macs: (f64, f64),
-    /// Processor seconds per second of sound.
+    /// Processor seconds per second of audio.
     pub cpu: Option<(f64, f64)>,
-    /// Computing one chunk, 99 of 100, milliseconds.
+    /// Time to compute a chunk, 99th percentile, milliseconds.
     pub p99: (f64, f64),
 }
 
 impl<'a> Compared<'a> {
-    /// Conditions that both have.
+    /// Common conditions.
     pub fn conditions(&self) -> Vec<&'a str> {
         let known = |name: &str| self.1.conditions.iter().any(|condition| condition.name == name);
         self.0.conditions.iter().map(|condition| condition.name.as_str()).filter(|name| known(name)).collect()
     }
 
-    /// Policies that both have.
+    /// Common policies.
     pub fn rows(&self) -> Vec<Row<'a>> {
         let Self(a, b) = *self;
         let (conditions, known) = (self.conditions(), b.policies());
@@ -55,7 +55,7 @@ impl<'a> Compared<'a> {
         a.policies().into_iter().filter(|policy| known.contains(policy)).filter_map(row).collect()
     }
 
-    /// What is on each side, in a line.
+    /// One-line description of each side.
     pub fn titles(&self) -> [String; 2] {
         [self.0, self.1].map(|report| {
             format!(
@@ -95,7 +95,7 @@ impl fmt::Display for Compared<'_> {
             )?;
         }
         if self.rows().is_empty() {
-            writeln!(f, "(no policy is in both)")?;
+            writeln!(f, "(the reports have no policy in common)")?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! A stream as a device that listens all day hears it: 30 % speech, half of it in noise, 40 % silence, 30 % noise alone.
+//! The device-like stream: 30 % speech, half of it in noise, 40 % silence, 30 % noise alone.
 
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -8,37 +8,37 @@ use serde::{Deserialize, Serialize};
 use super::BenchError;
 use super::sound::{NoiseKind, SEED, Speech, power, scale_for};
 
-/// Share of the stream in which somebody speaks.
+/// Share of speech in the stream.
 pub(super) const SPEECH_SHARE: f64 = 0.3;
-/// Seconds of silence, and of noise, for a second of speech.
+/// Seconds of silence, and of noise, per second of speech.
 const SILENCE: f64 = 0.4 / SPEECH_SHARE;
 const NOISE: f64 = 0.3 / SPEECH_SHARE;
-/// Longest run of silence or noise, seconds.
+/// Maximum length of silence or noise, seconds.
 const LONGEST_RUN: f64 = 8.0;
-/// Ratio of the speech that is in noise, dB.
+/// SNR of the speech in noise, dB.
 const SNR_DB: f64 = 10.0;
-/// Noise alone is as loud as speech in it would make it: so far under the speech, dB.
+/// Level of noise alone relative to speech, dB.
 const NOISE_UNDER_SPEECH_DB: f64 = 5.0;
-/// Room tone: pink noise so far under full scale, dB. Every second silence is digital: nothing but zeros.
+/// Level of room tone (pink noise), dBFS. Every second silence is digital: zeros.
 const ROOM_TONE_DB: f64 = -65.0;
 
-/// What a stretch of the stream holds.
+/// Content of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SegmentKind {
-    /// Somebody speaks.
+    /// Speech.
     Speech,
-    /// Nothing, or a room's tone.
+    /// Digital silence or room tone.
     Silence,
     /// Noise without speech.
     Noise,
 }
 
 impl SegmentKind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Speech, Self::Silence, Self::Noise];
 
-    /// For people.
+    /// Display name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Speech => "speech",
@@ -48,18 +48,18 @@ impl SegmentKind {
     }
 }
 
-/// A stretch of the stream.
+/// A segment of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Segment {
-    /// What it holds.
+    /// Content.
     pub kind: SegmentKind,
-    /// Where it starts, seconds.
+    /// Start, seconds.
     pub start: f64,
-    /// How long it is, seconds.
+    /// Length, seconds.
     pub seconds: f64,
 }
 
-/// The stream's samples, and what lies where.
+/// The stream's samples and segments.
 pub(super) fn stream(speech: &Speech, noises: &[NoiseKind], rate: u32) -> Result<(Vec<f32>, Vec<Segment>), BenchError> {
     let mut rng = SmallRng::seed_from_u64(SEED);
     let white = [NoiseKind::White];
@@ -105,7 +105,7 @@ pub(super) fn stream(speech: &Speech, noises: &[NoiseKind], rate: u32) -> Result
     Ok((samples, segments))
 }
 
-/// `total` samples in equal pieces, each at most [`LONGEST_RUN`], at least `least` of them.
+/// Splits `total` samples into equal pieces of at most [`LONGEST_RUN`], at least `least` of them.
 fn pieces(total: f64, rate: u32, least: usize) -> Vec<usize> {
     let count = ((total / (LONGEST_RUN * f64::from(rate))).ceil() as usize).max(least).max(1);
     vec![(total / count as f64).round() as usize; count]
@@ -125,7 +125,7 @@ mod tests {
             let found: f64 = segments.iter().filter(|segment| segment.kind == kind).map(|segment| segment.seconds).sum();
             assert!((found / total - share).abs() < 0.01, "{kind:?}: {found} of {total}");
         }
-        // One after the other, without a hole.
+        // Contiguous segments.
         let ends = segments.windows(2).all(|pair| (pair[0].start + pair[0].seconds - pair[1].start).abs() < 1e-9);
         assert!(ends && segments[0].start == 0.0);
         let level = |segment: &Segment| {

@@ -1,5 +1,5 @@
-//! What a pack costs and what its exits are worth, under noise: real speech mixed with noise at exact ratios, streamed
-//! through the whole runtime (ring, resampler, session) with every policy, beside full depth and fixed depths.
+//! Benchmark of a pack under noise: speech mixed with noise at exact SNRs, streamed through the whole runtime (ring, resampler,
+//! session) with every policy, compared with full depth and fixed depths.
 
 mod allocations;
 mod compared;
@@ -33,68 +33,68 @@ use crate::runtime::{LatencyHistogram, RunBuilder, RunError, RunOptions, StopFla
 use crate::stream::{SessionError, SessionOptions};
 use study::{Nearness, Study};
 
-/// Why a benchmark could not be run.
+/// Why a benchmark failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// No speech.
-    #[error("there is no speech to run on: the files given are empty")]
+    #[error("no speech: the files are empty")]
     NoSpeech,
-    /// Noise that cannot be scaled.
-    #[error("{0}: is silent; noise needs some power to be mixed at a ratio")]
+    /// Silent noise cannot be scaled.
+    #[error("{0}: is silent, so it cannot be mixed at an SNR")]
     SilentNoise(PathBuf),
-    /// A sound file.
+    /// An audio file failed.
     #[error(transparent)]
     Audio(#[from] AudioError),
-    /// The pack.
+    /// The pack failed.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// A policy.
+    /// A policy failed.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-    /// The encoder.
+    /// The encoder failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A stream.
+    /// A session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// A run.
+    /// A run failed.
     #[error(transparent)]
     Run(#[from] RunError),
 }
 
-/// What is to be measured.
+/// What to measure.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The speech.
     pub speech: Speech,
     /// Kinds of noise.
     pub noises: Vec<NoiseKind>,
-    /// Ratios, dB; each with every kind. Clean speech is always measured.
+    /// SNRs in dB, for every noise. Clean speech is always included.
     pub snrs: Vec<f64>,
-    /// Whether a stream as a device hears it is measured, too.
+    /// Whether to include the device-like stream.
     pub device: bool,
-    /// Policies, as `NAME` or `NAME:NUMBER`. Full depth (`never`) is always measured.
+    /// Policies, as `NAME` or `NAME:NUMBER`. Full depth (`never`) is always included.
     pub policies: Vec<String>,
     /// New frames per chunk.
     pub chunk_frames: usize,
-    /// Rate at which the sound comes, Hz; the runtime resamples it to the pack's.
+    /// Sample rate of the source, Hz; the runtime resamples to the pack's rate.
     pub rate: u32,
-    /// Sound comes at its own pace, so that the delay from the sound to its representation is measured, too.
+    /// Whether to play in real time and measure the delay as well.
     pub realtime: bool,
 }
 
-/// How far a benchmark is.
+/// Progress of a benchmark.
 #[derive(Debug)]
 pub struct Progress<'a> {
-    /// Sound that has been streamed, counted once for every run, seconds.
+    /// Audio processed so far, over all runs, seconds.
     pub done: f64,
-    /// The same, at the end.
+    /// Audio in total, seconds.
     pub total: f64,
     /// Condition and policy of the next run.
     pub now: &'a str,
 }
 
-/// One condition's sound.
+/// The audio of a condition.
 enum Mix<'a> {
     Clean,
     Noisy(&'a NoiseKind, f64),
@@ -108,7 +108,7 @@ impl Plan {
     }
 }
 
-/// A policy that is measured, and what a fixed depth's one timed run gave: its cost does not depend on the sound.
+/// A policy to measure. A fixed depth is timed once, because its cost does not depend on the audio.
 struct Candidate {
     text: String,
     spec: PolicySpec,
@@ -117,7 +117,7 @@ struct Candidate {
     delay: LatencyHistogram,
 }
 
-/// Runs `plan`; `progress` is told before every run.
+/// Runs `plan`; calls `progress` before every run.
 pub fn bench(
     pack: &Pack,
     encoder: &Arc<Encoder>,
@@ -176,7 +176,7 @@ pub fn bench(
             done += seconds;
         }
     }
-    log::debug!("{sounds_seconds:.0} s of sound in all conditions");
+    log::debug!("{sounds_seconds:.0} s of audio in all conditions");
     report.add_curves(&candidates);
     report.peak_memory_bytes = report.cells.iter().filter_map(|cell| cell.peak_memory_bytes).max();
     progress(&Progress { done, total: done, now: "" });
@@ -184,14 +184,14 @@ pub fn bench(
 }
 
 impl Plan {
-    /// Sound of all runs, from the length of the clean speech.
+    /// Audio of all runs in seconds, from the length of the clean speech.
     fn seconds_in_all(&self, clean: f64, candidates: &[Candidate]) -> f64 {
         let device = if self.device { clean / device::SPEECH_SHARE } else { 0.0 };
         let conditions = 1.0 + (self.noises.len() * self.snrs.len()) as f64;
         candidates.len() as f64 * (clean * conditions + device)
     }
 
-    /// How long it takes at least, seconds: where sound comes at its own pace, that is foreseen.
+    /// Minimum duration in seconds; known in advance in real time.
     pub fn at_least_seconds(&self, rate: u32) -> f64 {
         let clean = self.speech.samples.len() as f64 / f64::from(rate);
         let fixed = self.policies.iter().filter(|text| text.starts_with("fixed")).count() as f64;
@@ -211,19 +211,19 @@ fn resampled(sound: &[f32], from: u32, to: u32) -> Result<Vec<f32>, AudioError> 
     Ok(out)
 }
 
-/// One condition's sound, to be streamed with any policy.
+/// One condition's audio, for streaming with any policy.
 struct Stream<'a> {
     pack: &'a Pack,
     encoder: &'a Arc<Encoder>,
     plan: &'a Plan,
     /// At the pack's rate.
     sound: &'a [f32],
-    /// At the source's.
+    /// At the source's rate.
     at_source: Arc<[f32]>,
     stop: &'a StopFlag,
 }
 
-/// A run as a user has it, with nothing else computed.
+/// A timed run, without any other computation.
 #[derive(Clone)]
 struct Timed {
     summary: Summary,
@@ -234,7 +234,7 @@ struct Timed {
 }
 
 impl Stream<'_> {
-    /// Measures a policy: its cell, and where every chunk stopped.
+    /// Measures a policy: its cell, and the exit layer of every chunk.
     fn cell(&self, study: &Study, condition: &Condition, candidate: &mut Candidate) -> Result<(Cell, Vec<usize>), BenchError> {
         let timed = match &candidate.kept {
             Some(timed) => timed.clone(),

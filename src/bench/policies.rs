@@ -1,9 +1,9 @@
-//! The policies that a benchmark compares.
+//! The policies of a benchmark.
 
 use crate::exit::PolicySpec;
 use crate::pack::Pack;
 
-/// The policies that are compared when none are named: every one that the pack has numbers for, and every fixed depth.
+/// Default policies: all that the pack has parameters for, and every fixed depth.
 pub fn default_policies(pack: &Pack) -> Vec<String> {
     let fixed = (pack.shallowest_exit()..pack.manifest.encoder.layers).map(|layer| format!("fixed:{layer}"));
     let others = ["periodic", "range", "threshold", "ctc", "change", "calibrated", "gain"];
@@ -11,7 +11,7 @@ pub fn default_policies(pack: &Pack) -> Vec<String> {
     fixed.chain(possible.map(str::to_owned)).collect()
 }
 
-/// The pack's own default.
+/// The pack's default policy.
 pub fn default_policy(pack: &Pack) -> String {
     pack.manifest.exit.policy.clone().unwrap_or_else(|| "never".to_owned())
 }

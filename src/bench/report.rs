@@ -1,4 +1,4 @@
-//! The numbers of a benchmark, as they stand in its JSON.
+//! The report, as serialised to JSON.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::pack::Pack;
 use crate::process;
 use crate::runtime::{LatencyHistogram, Percentiles};
 
-/// Version of the JSON; another one is not read.
+/// Version of the JSON format; others are rejected.
 pub const FORMAT: u32 = 2;
 
-/// What a condition is.
+/// Kind of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConditionKind {
@@ -29,16 +29,16 @@ pub enum ConditionKind {
     Device,
 }
 
-/// What was heard.
+/// A condition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Condition {
-    /// For people.
+    /// Display name.
     pub name: String,
-    /// What it is.
+    /// Kind.
     pub kind: ConditionKind,
-    /// Kind of noise; none for clean speech.
+    /// Kind of noise; empty for clean speech.
     pub noise: Option<String>,
-    /// Ratio, dB.
+    /// SNR, dB.
     pub snr: Option<f64>,
     /// Length, seconds.
     pub seconds: f64,
@@ -64,41 +64,41 @@ impl Condition {
     }
 }
 
-/// One policy under one condition.
+/// One policy in one condition.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cell {
     /// The condition's name.
     pub condition: String,
-    /// The policy as it was asked for.
+    /// The policy as requested.
     pub policy: String,
-    /// The policy with its numbers.
+    /// The policy with its parameters.
     pub policy_with_numbers: String,
     /// Mean exit layer.
     pub depth: f64,
-    /// Chunks that stopped before the first layer, after layer 1, 2, …
+    /// Chunks that exited before the first layer, after layer 1, 2, …
     pub exits: Vec<u64>,
-    /// Mean KL(p_L ‖ p_exit), nats; none for a pack without heads.
+    /// Mean KL(p_L ‖ p_exit), nats; `None` for a pack without heads.
     pub kl: Option<f64>,
-    /// Share of frames whose likeliest unit is full depth's.
+    /// Share of frames with the same most probable unit as at full depth.
     pub agreement: Option<f64>,
-    /// Whole-layer passes per frame, filling in after early exits included.
+    /// Layer passes per frame, including gap filling after early exits.
     pub layer_passes_per_frame: f64,
-    /// MACs of every stage that ran per second of sound.
+    /// MACs of every stage that ran, per second of audio.
     pub macs_per_second: f64,
-    /// Processor seconds per second of sound, all threads. A fixed depth (like all its costs) is timed on clean speech alone: what it
-    /// costs does not depend on the sound.
+    /// Processor seconds per second of audio, all threads. A fixed depth is timed on clean speech only, because its cost does
+    /// not depend on the audio.
     pub cpu_seconds_per_second: Option<f64>,
-    /// Computing time per second of sound.
+    /// Computing time per second of audio.
     pub real_time_factor: f64,
-    /// Computing one chunk, milliseconds.
+    /// Time to compute a chunk, milliseconds.
     pub chunk_ms: Percentiles,
-    /// From a chunk's last sample to its representation, milliseconds (`--realtime`).
+    /// Time from a chunk's last sample to its representation, milliseconds (`--realtime`).
     pub delay_ms: Option<Percentiles>,
     /// Samples dropped.
     pub dropped: u64,
-    /// The most memory held during the run, without the benchmark's own sound, bytes (Linux).
+    /// Peak memory of the run without the benchmark's own audio, bytes (Linux).
     pub peak_memory_bytes: Option<u64>,
-    /// What a chunk allocates on the heap (builds with the feature `count-allocations`).
+    /// Heap allocations per chunk (builds with the feature `count-allocations`).
     pub allocations_per_chunk: Option<Allocations>,
 }
 
@@ -126,17 +126,17 @@ impl Cell {
     }
 }
 
-/// What lies where in the device-like stream, and how deep every policy went.
+/// The device-like stream, and the depth of every policy on it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceStream {
-    /// What the stream holds.
+    /// Segments of the stream.
     pub segments: Vec<Segment>,
-    /// Per policy: the exit layer of every chunk; none for fixed depths.
+    /// Exit layer of every chunk per policy; empty for fixed depths.
     pub exits: Vec<(String, Vec<usize>)>,
 }
 
 impl DeviceStream {
-    /// Mean exit layer of `policy` over the chunks that lie in `kind` (by their middle).
+    /// Mean exit layer of `policy` over the chunks whose middle is in `kind`.
     pub fn depth(&self, policy: &str, kind: SegmentKind, chunk_seconds: f64) -> Option<f64> {
         let (_, exits) = self.exits.iter().find(|(name, _)| name == policy)?;
         let is_of_kind = |index: usize| {
@@ -149,7 +149,7 @@ impl DeviceStream {
     }
 }
 
-/// A latency's distribution over all conditions.
+/// Distribution of a latency over all conditions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Curve {
     /// The policy.
@@ -161,7 +161,7 @@ pub struct Curve {
 }
 
 impl Curve {
-    /// Quantiles 1 − 10^(−n/10), as far as the chunks reach; `None` for an empty histogram.
+    /// Quantiles 1 − 10^(−n/10), as far as the number of chunks allows; `None` for an empty histogram.
     fn of(policy: &str, histogram: &LatencyHistogram) -> Option<Self> {
         let chunks = histogram.count();
         let tail = (0..).map(|n| 10f64.powf(-f64::from(n) / 10.0)).take_while(|tail| tail * chunks as f64 >= 1.0);
@@ -172,46 +172,46 @@ impl Curve {
     }
 }
 
-/// A whole benchmark.
+/// The report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
-    /// [`FORMAT`].
+    /// Format version, [`FORMAT`].
     pub format: u32,
-    /// Bellis's version.
+    /// Version of Bellis.
     pub bellis: String,
-    /// The processor or board.
+    /// Processor or board.
     pub machine: String,
-    /// Its cores.
+    /// Number of cores.
     pub cores: usize,
     /// The pack's name.
     pub pack: String,
-    /// Bytes of its files.
+    /// Size of its files, bytes.
     pub pack_bytes: u64,
-    /// In how many bits its products were computed.
+    /// Precision of its matmuls.
     pub precision: String,
-    /// Its layers.
+    /// Number of layers.
     pub layers: usize,
-    /// The pack's own policy.
+    /// The pack's default policy.
     pub default_policy: String,
     /// Length of a chunk, milliseconds.
     pub chunk_ms: f64,
-    /// Rate at which the sound came, Hz.
+    /// Sample rate of the source, Hz.
     pub rate: u32,
-    /// Whether sound came at its own pace.
+    /// Whether audio was played in real time.
     pub realtime: bool,
-    /// Depths that have a head: what the conditions' entropies are of.
+    /// Depths that have a head, for the conditions' entropies.
     pub heads: Vec<usize>,
-    /// What was heard.
+    /// The conditions.
     pub conditions: Vec<Condition>,
-    /// Every policy under every condition.
+    /// Every policy in every condition.
     pub cells: Vec<Cell>,
     /// The device-like stream.
     pub device: Option<DeviceStream>,
-    /// Computing one chunk, per policy.
+    /// Time to compute a chunk, per policy.
     pub chunk_latency: Vec<Curve>,
-    /// From a chunk's last sample to its representation, per policy (`--realtime`).
+    /// Time from a chunk's last sample to its representation, per policy (`--realtime`).
     pub delay: Vec<Curve>,
-    /// The most memory held during any run, without the benchmark's own sound, bytes (Linux).
+    /// Peak memory of any run without the benchmark's own audio, bytes (Linux).
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -254,7 +254,7 @@ impl Report {
         }
     }
 
-    /// The policies, in the order in which they ran.
+    /// The policies, in order.
     pub fn policies(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::new();
         for cell in &self.cells {
@@ -265,7 +265,7 @@ impl Report {
         names
     }
 
-    /// The policies that are no fixed depth: the pack's own first, then DAISY's threshold, then the others.
+    /// Policies other than fixed depths: the pack's default first, then DAISY's threshold, then the others.
     pub fn adaptive(&self) -> Vec<&str> {
         let mut names: Vec<&str> =
             self.policies().into_iter().filter(|name| !name.starts_with("fixed") && *name != "never").collect();
@@ -273,7 +273,7 @@ impl Report {
         names
     }
 
-    /// The policy that matters most: the pack's default, else the last one.
+    /// The policy in focus: the pack's default, otherwise the last one.
     pub fn focus(&self) -> &str {
         let names = self.policies();
         let own = names.iter().find(|name| name.split(':').next() == Some(self.default_policy.as_str()));
@@ -285,13 +285,13 @@ impl Report {
         self.cells.iter().filter(move |cell| cell.policy == policy)
     }
 
-    /// A policy's cell under a condition of a kind; the first one.
+    /// A policy's cell in the first condition of a kind.
     pub fn first_of_kind(&self, policy: &str, kind: ConditionKind) -> Option<&Cell> {
         let condition = self.conditions.iter().find(|condition| condition.kind == kind)?;
         self.cells.iter().find(|cell| cell.policy == policy && cell.condition == condition.name)
     }
 
-    /// A policy's mean over the conditions with speech throughout; `None` where `value` is none anywhere.
+    /// Mean of a policy over the conditions with speech throughout; `None` if a value is missing.
     pub fn mean(&self, policy: &str, value: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
         let device = self.conditions.iter().find(|condition| condition.kind == ConditionKind::Device);
         let cells = self.of(policy).filter(|cell| device.is_none_or(|device| device.name != cell.condition));
@@ -316,7 +316,7 @@ impl Report {
         Some((self.mean(policy, |cell| Some(cell.macs_per_second))?, self.mean(policy, |cell| cell.kl)?))
     }
 
-    /// KL of a fixed depth that costs as much as `policy` does, between the two nearest depths that were measured.
+    /// KL of a fixed depth with the same cost as `policy`, interpolated between the two nearest depths.
     pub fn fixed_at_same_cost(&self, policy: &str, device: bool) -> Option<f64> {
         let (cost, _) = self.cost_and_kl(policy, device)?;
         let points = self.fixed_depths(device);

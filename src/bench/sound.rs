@@ -9,18 +9,18 @@ use rand_distr::StandardNormal;
 use super::BenchError;
 use crate::audio::{ChannelPick, decode_file_at};
 
-/// Pause between two recordings, seconds.
+/// Pause between recordings, seconds.
 const PAUSE_SECONDS: f64 = 0.4;
 /// Voices in generated babble.
 const VOICES: usize = 6;
 pub(super) const SEED: u64 = 2406_05464;
 
-/// Recordings one after the other, with pauses.
+/// Recordings in sequence, with pauses.
 #[derive(Debug, Clone)]
 pub struct Speech {
     /// All samples at the pack's rate.
     pub samples: Vec<f32>,
-    /// Where each recording lies in them.
+    /// Position of each recording in them.
     pub clips: Vec<std::ops::Range<usize>>,
     /// The files.
     pub files: Vec<PathBuf>,
@@ -35,9 +35,9 @@ pub enum NoiseKind {
     Pink,
     /// Power falling with frequency, 6 dB an octave.
     Brown,
-    /// The benchmark's own speech, six voices at once, each from another place.
+    /// The benchmark's own speech, six voices at once from different positions.
     Babble,
-    /// A recording, over and over.
+    /// A recording, repeated.
     File(PathBuf),
 }
 
@@ -56,7 +56,7 @@ impl std::fmt::Display for NoiseKind {
 impl std::str::FromStr for NoiseKind {
     type Err = std::convert::Infallible;
 
-    /// The name of a generated kind; anything else is a file's path.
+    /// The name of a generated kind; anything else is a path.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text {
             "white" => Self::White,
@@ -69,7 +69,7 @@ impl std::str::FromStr for NoiseKind {
 }
 
 impl Speech {
-    /// Reads `files` at `rate`, in order, up to `seconds` of sound (the last file whole).
+    /// Reads `files` at `rate`, in order, up to `seconds` of audio (the last file completely).
     pub fn read(files: &[PathBuf], rate: u32, seconds: f64) -> Result<Self, BenchError> {
         let pause = (PAUSE_SECONDS * f64::from(rate)) as usize;
         let mut speech = Self { samples: Vec::new(), clips: Vec::new(), files: Vec::new() };
@@ -90,13 +90,13 @@ impl Speech {
         }
     }
 
-    /// The speech with `noise` at `snr` dB: for every clip by itself, 10 log₁₀ of the ratio of mean powers.
+    /// The speech with `noise` at `snr` dB, per clip: 10 log₁₀ of the ratio of mean powers.
     pub fn with_noise(&self, noise: &NoiseKind, snr: f64, rate: u32) -> Result<Vec<f32>, BenchError> {
         let noise = self.noise(noise, self.samples.len(), rate)?;
         let mut mixed = self.samples.clone();
         for (index, clip) in self.clips.iter().enumerate() {
             let scale = scale_for(&self.samples[clip.clone()], &noise[clip.clone()], snr);
-            // The pause after a clip has the clip's noise.
+            // The pause after a clip has the clip's noise level.
             let end = self.clips.get(index + 1).map_or(mixed.len(), |next| next.start);
             for (out, noise) in mixed[clip.start..end].iter_mut().zip(&noise[clip.start..end]) {
                 *out += scale * noise;
@@ -105,7 +105,7 @@ impl Speech {
         Ok(mixed)
     }
 
-    /// `count` samples of noise, at no level in particular.
+    /// `count` samples of noise, at an arbitrary level.
     pub(super) fn noise(&self, kind: &NoiseKind, count: usize, rate: u32) -> Result<Vec<f32>, BenchError> {
         let mut rng = SmallRng::seed_from_u64(SEED);
         let mut white = || rng.sample::<f32, _>(StandardNormal);
@@ -147,7 +147,7 @@ impl Speech {
     }
 }
 
-/// By what `noise` is multiplied to lie `snr` dB under `speech`; 0 where there is no noise.
+/// Gain of `noise` for `snr` dB relative to `speech`; 0 for silent noise.
 pub(super) fn scale_for(speech: &[f32], noise: &[f32], snr: f64) -> f32 {
     let power_of_noise = power(noise);
     if power_of_noise == 0.0 { 0.0 } else { (power(speech) / power_of_noise / 10f64.powf(snr / 10.0)).sqrt() as f32 }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn colours_fall_as_they_say() {
         let speech = Speech { samples: vec![0.0; 1 << 17], clips: std::iter::once(0..1 << 17).collect(), files: Vec::new() };
-        // Power of the differences over power: flat for white, smaller the steeper the fall.
+        // Power of the differences over power: flat for white, smaller for steeper slopes.
         let roughness = |kind| {
             let noise = speech.noise(&kind, 1 << 17, 16_000).unwrap();
             let steps: Vec<f32> = noise.windows(2).map(|pair| pair[1] - pair[0]).collect();

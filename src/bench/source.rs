@@ -1,4 +1,4 @@
-//! Plays a benchmark's sound as a sound card would: in callbacks, as fast as it is taken or at its own pace.
+//! A source that plays the benchmark's audio in callbacks like a sound card, as fast as possible or in real time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::audio::{AudioError, EventSender, RingWriter, Source, SourceEvent, SourceSpec};
 
-/// Sound in a callback, as much as sound cards give.
+/// Audio per callback, as with usual sound cards.
 const CALLBACK_SECONDS: f64 = 0.01;
 
-/// Sound in memory, shared by all runs.
+/// Audio in memory, shared by all runs.
 pub(super) struct Playback {
     spec: SourceSpec,
     sound: Arc<[f32]>,
@@ -19,7 +19,7 @@ pub(super) struct Playback {
 }
 
 impl Playback {
-    /// `sound` at `rate`; when `paced`, no faster than it sounds.
+    /// Plays `sound` at `rate`; in real time if `paced`.
     pub fn new(sound: Arc<[f32]>, rate: u32, paced: bool) -> Self {
         let total_samples = Some(sound.len() as u64);
         let spec = SourceSpec { name: "benchmark".into(), sample_rate: rate, channels: 1, live: paced, total_samples };
@@ -59,7 +59,7 @@ impl Source for Playback {
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // The thread does not panic; if it ever did, there is nothing left to stop.
+            // The thread does not panic; if it did, there would be nothing left to stop.
             let _ = thread.join();
         }
     }

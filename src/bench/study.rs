@@ -1,6 +1,6 @@
-//! What a pack says, held against its own full depth: every layer in one pass, or a policy's exits.
+//! Comparison of a pack with its own full depth: every layer in one pass, or a policy's exits.
 //!
-//! A layer's state does not depend on the layers behind it, so that one pass to the end tells what every fixed depth would say.
+//! A layer's state does not depend on later layers, so one full pass gives the result of every fixed depth.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::exit::ExitPolicy;
 use crate::exit::evidence::{Measurer, kl};
 use crate::stream::{Chunker, Session, SessionError, SessionOptions};
 
-/// How near full depth something is.
+/// Distance from full depth.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Nearness {
     /// Mean KL(p_L ‖ p), nats.
     pub kl: f64,
-    /// Share of frames with the same likeliest unit.
+    /// Share of frames with the same most probable unit.
     pub agreement: f64,
 }
 
-/// Sums towards a [`Nearness`].
+/// Accumulates a [`Nearness`].
 #[derive(Debug, Clone, Copy, Default)]
 struct Comparison {
     divergence: f64,
@@ -27,7 +27,7 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// Adds frames: log-posteriors `[T, units]` of full depth, and of what is compared with it.
+    /// Adds frames: log-posteriors `[T, units]` of full depth, and those to compare.
     fn add(&mut self, full: &[f32], found: &[f32], units: usize) {
         let likeliest = |row: &[f32]| row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map(|(unit, _)| unit);
         for (full, found) in full.chunks_exact(units).zip(found.chunks_exact(units)) {
@@ -43,7 +43,7 @@ impl Comparison {
     }
 }
 
-/// A pass to the end over one sound. Empty for a pack without heads.
+/// A full pass over one recording. Empty for a pack without heads.
 #[derive(Debug, Default)]
 pub(super) struct Study {
     /// Depths that have a head.
@@ -107,17 +107,17 @@ impl Study {
         Ok(study)
     }
 
-    /// Whether there is anything to compare with.
+    /// Whether there is anything to compare.
     pub fn has_heads(&self) -> bool {
         !self.depths.is_empty()
     }
 
-    /// How near full depth `depth` is, at every chunk; `None` where it has no head.
+    /// Distance of `depth` from full depth over all chunks; `None` if it has no head.
     pub fn fixed(&self, depth: usize) -> Option<Nearness> {
         self.depths.iter().position(|&has| has == depth).map(|index| self.nearness[index])
     }
 
-    /// Streams the same sound with `policy`: how near full depth it stays (`None` without heads), and the exit layer of every chunk.
+    /// Streams the same audio with `policy`: distance from full depth (`None` without heads), and the exit layer of every chunk.
     pub fn with_policy(
         &self,
         encoder: &Arc<Encoder>,

@@ -1,11 +1,11 @@
-//! The report on a terminal.
+//! The report as text.
 
 use std::fmt;
 
 use super::device::SegmentKind;
 use super::report::{Cell, ConditionKind, Report};
 
-/// A number, or a dash where there is none.
+/// A number, or a dash for `None`.
 struct Maybe(Option<f64>, usize);
 
 impl fmt::Display for Maybe {
@@ -30,7 +30,7 @@ impl fmt::Display for Report {
             self.chunk_ms,
             self.rate,
             self.conditions.len(),
-            if self.realtime { ", at the sound's own pace" } else { "" }
+            if self.realtime { ", in real time" } else { "" }
         )?;
         self.policies_table(f)?;
         self.depth_table(f)?;
@@ -45,7 +45,7 @@ impl Report {
         writeln!(
             f,
             "{:<14} {:>6} {:>8} {:>8} {:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
-            "policy", "depth", "KL nats", "fixed *", "agreement", "M mul/s", "CPU s/s", "RTF", "p50 ms", "p90", "p99", "max"
+            "policy", "depth", "KL nats", "fixed *", "agreement", "M MAC/s", "CPU s/s", "RTF", "p50 ms", "p90", "p99", "max"
         )?;
         for policy in self.policies() {
             let mean = |value: &dyn Fn(&Cell) -> Option<f64>| self.mean(policy, value);
@@ -66,7 +66,7 @@ impl Report {
                 self.of(policy).map(|cell| cell.chunk_ms.max).fold(0.0, f64::max)
             )?;
         }
-        writeln!(f, "means over the conditions with speech; * KL of a fixed depth of the same MACs: `never` is full depth")
+        writeln!(f, "means over the conditions with speech; * KL of a fixed depth with the same MACs; `never` is full depth")
     }
 
     fn depth_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,7 +88,7 @@ impl Report {
         Ok(())
     }
 
-    /// Clean speech, the worst of every noise, and the device: between them lies the rest (it is in the JSON).
+    /// Clean speech, the worst case of every noise, and the device-like stream; the JSON has the rest.
     fn entropy_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.heads.is_empty() {
             return Ok(());
@@ -110,7 +110,7 @@ impl Report {
         writeln!(
             f,
             "\ndevice-like stream: 30 % speech, 40 % silence, 30 % noise alone\n{:<14} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>11} {:>12}",
-            "policy", "depth", "speech", "silence", "noise", "KL nats", "fixed *", "CPU s/s", "CPU / clean", "mul / clean"
+            "policy", "depth", "speech", "silence", "noise", "KL nats", "fixed *", "CPU s/s", "CPU / clean", "MAC / clean"
         )?;
         for policy in self.policies().into_iter().filter(|name| !name.starts_with("fixed")) {
             let Some(cell) = self.first_of_kind(policy, ConditionKind::Device) else { continue };
@@ -134,7 +134,7 @@ impl Report {
         Ok(())
     }
 
-    /// Cost on the device-like stream over that on clean speech: processor time, and MACs.
+    /// Cost on the device-like stream relative to clean speech: processor time and MACs.
     pub fn device_over_clean(&self, policy: &str) -> (Option<f64>, Option<f64>) {
         let cells = self.first_of_kind(policy, ConditionKind::Device).zip(self.first_of_kind(policy, ConditionKind::Clean));
         let Some((device, clean)) = cells else { return (None, None) };
@@ -171,7 +171,7 @@ impl Report {
         let dropped: u64 = self.cells.iter().map(|cell| cell.dropped).sum();
         match dropped {
             0 => writeln!(f, "\nno sample was dropped")?,
-            _ => writeln!(f, "\nwarning: {dropped} samples were dropped: this machine is too slow for this pack at this depth")?,
+            _ => writeln!(f, "\nwarning: {dropped} samples were dropped; this machine is too slow for this pack at this depth")?,
         }
         match self.peak_memory_bytes {
             Some(bytes) => writeln!(

@@ -1,4 +1,4 @@
-//! Axes that several pictures share.
+//! Axes shared by several plots.
 
 use std::error::Error;
 use std::ops::Range;
@@ -10,13 +10,13 @@ use plotters::prelude::*;
 
 use super::paint::{Area, GRID, label};
 
-/// A chart in a picture.
+/// A plot.
 pub(super) type Chart<'a, X, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>;
 
-/// An axis with named places 0, 1, 2, …
+/// An axis with categories 0, 1, 2, …
 pub(super) struct Places {
     pub names: Vec<String>,
-    /// Room before the first and after the last.
+    /// Margin before the first and after the last.
     pub margin: f64,
 }
 
@@ -63,7 +63,7 @@ pub(super) fn kl_against_compute<'a>(
         .bold_line_style(GRID)
         .axis_style(GRID)
         .x_desc(x_axis)
-        .y_desc("KL to full depth, nats")
+        .y_desc("KL(full depth ‖ exit), nats")
         .x_labels(6)
         .y_labels(5)
         .x_label_formatter(&|x| format!("{x:.0}"))
@@ -73,7 +73,7 @@ pub(super) fn kl_against_compute<'a>(
     Ok(chart)
 }
 
-/// An empty chart of mean exit layers up to `layers` against clean sound and the ratios `snrs`, dB.
+/// An empty chart of mean exit layers up to `layers` against clean speech and the SNRs `snrs`, dB.
 pub(super) fn depth_against_noise<'a>(
     area: &Area<'a>,
     snrs: &[f64],
@@ -92,7 +92,7 @@ pub(super) fn depth_against_noise<'a>(
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(GRID)
-        .x_desc("signal to noise, dB")
+        .x_desc("SNR, dB")
         .y_desc("mean exit layer")
         .y_label_formatter(&|y| format!("{y:.0}"))
         .y_labels(6)

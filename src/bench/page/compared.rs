@@ -1,4 +1,4 @@
-//! Two reports side by side, as a page.
+//! The page that compares two reports.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use super::{Page, escaped};
 use crate::bench::compared::Compared;
 use crate::bench::report::{ConditionKind, Curve, Report};
 
-/// The page of two reports.
+/// The page for two reports.
 pub fn compared_page(compared: &Compared<'_>) -> String {
     let Compared(a, b) = compared;
     let mut page = Page::new("Two runs side by side", a.layers.max(b.layers));
@@ -28,11 +28,11 @@ pub fn compared_page(compared: &Compared<'_>) -> String {
 
     page.heading(
         "Cost",
-        "Processor time per second of sound, and the slowest of 100 chunks; means over the conditions that both have.",
+        "Processor time per second of audio, and the 99th percentile of the time per chunk; means over the common conditions.",
     );
     page.raw(&table(compared));
 
-    page.heading("Depth and time", "The pack's own policy: mean exit layer over all noises, and how long a chunk takes.");
+    page.heading("Depth and time", "The pack's default policy: mean exit layer over all noises, and time per chunk.");
     page.legend(&names, "line");
     page.plots(&[
         ("depth against noise", drawn(SMALL, |area| depth([a, b], area))),
@@ -62,7 +62,7 @@ fn quality(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
         return Err("nothing to compare".into());
     }
     let floor = low * 0.7;
-    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "million MACs per second of sound")?;
+    let mut chart = kl_against_compute(area, right, floor..high * 1.3, "million MACs per second of audio")?;
     for (index, report) in reports.into_iter().enumerate() {
         chart.draw_series(LineSeries::new(line(report), series(index).stroke_width(2)))?;
         chart.draw_series(points(report).into_iter().map(|(x, y)| Circle::new((x, y.max(floor)), 5, series(index).filled())))?;
@@ -70,12 +70,12 @@ fn quality(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
     Ok(())
 }
 
-/// Mean exit layer of each report's own policy, over the noises, at the ratios that both have.
+/// Mean exit layer of each report's default policy, over the noises, at the common SNRs.
 fn depth(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
     let [first, second] = reports.map(ratios);
     let shared: Vec<f64> = first.into_iter().filter(|snr| second.contains(snr)).collect();
     if shared.is_empty() {
-        return Err("no ratio is in both".into());
+        return Err("the reports have no SNR in common".into());
     }
     let layers = reports.iter().map(|report| report.layers).max().unwrap_or(1);
     let mut chart = depth_against_noise(area, &shared, layers)?;
@@ -99,7 +99,7 @@ fn depth(reports: [&Report; 2], area: &Area<'_>) -> Drawn {
     Ok(())
 }
 
-/// Time per chunk of each report's own policy.
+/// Time per chunk of each report's default policy.
 fn curves<'a>(reports: [&'a Report; 2]) -> Vec<(&'a Curve, RGBColor)> {
     let own = |(index, report): (usize, &'a Report)| {
         report.chunk_latency.iter().find(|curve| curve.policy == report.focus()).map(|curve| (curve, series(index)))

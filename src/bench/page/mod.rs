@@ -1,4 +1,4 @@
-//! The report as one self-contained HTML page with pictures: nothing is loaded, and it follows the reader's light or dark dress.
+//! The report as one self-contained HTML page with plots, in light and dark mode.
 
 mod axes;
 mod compared;
@@ -18,13 +18,13 @@ pub fn page(report: &Report) -> String {
     let mut page = Page::new(&format!("{} on {}", report.pack, report.machine), report.layers);
     let speech = report.conditions.first().map_or(0.0, |condition| condition.seconds);
     page.text(&format!(
-        "Products in {}, chunks of {:.0} ms, {speech:.0} s of speech at {} Hz, {} conditions{}; {} cores, Bellis {}. A chunk of sound goes through as \
-         many of the pack's {} layers as its policy asks for; <strong>never</strong> stopping early is what everything is held against.",
+        "Matmuls in {}, chunks of {:.0} ms, {speech:.0} s of speech at {} Hz, {} conditions{}; {} cores, Bellis {}. Each chunk runs as many of the \
+         pack's {} layers as its policy decides; the reference is full depth, <strong>never</strong>.",
         escaped(&report.precision),
         report.chunk_ms,
         report.rate,
         report.conditions.len(),
-        if report.realtime { ", at the sound's own pace" } else { "" },
+        if report.realtime { ", in real time" } else { "" },
         report.cores,
         escaped(&report.bellis),
         report.layers,
@@ -33,8 +33,8 @@ pub fn page(report: &Report) -> String {
 
     page.heading(
         "Quality against compute",
-        "Lower and further left is better. The grey line joins the fixed depths: a policy is worth its \
-         trouble where its point lies under that line.",
+        "Lower and further left is better. The grey line connects the fixed depths: a policy is better \
+         than a fixed depth where its point is below that line.",
     );
     let policies: Vec<(&str, String)> = adaptive
         .iter()
@@ -52,7 +52,7 @@ pub fn page(report: &Report) -> String {
     ]);
 
     if !pictures::ratios(report).is_empty() {
-        page.heading("Depth against noise", "Mean exit layer. DAISY's idea is that a chunk goes deeper the harder its sound is.");
+        page.heading("Depth against noise", "Mean exit layer. DAISY's premise is that harder audio goes deeper.");
         let noises: Vec<(&str, String)> =
             pictures::noises(report).into_iter().enumerate().map(|(index, name)| (name, series_variable(index))).collect();
         page.legend(&noises, "line");
@@ -62,7 +62,7 @@ pub fn page(report: &Report) -> String {
         page.plots(&plots);
     }
 
-    page.heading("Where chunks stop", "Share of chunks by exit layer, a bar for each condition.");
+    page.heading("Exit layers", "Share of chunks by exit layer, a bar for each condition.");
     let first = report.cells.iter().flat_map(|cell| cell.exits.iter().position(|&count| count > 0)).min().unwrap_or(1);
     page.raw(&format!("<p>layer {first}<span class=\"ramp\"></span>layer {}</p>", report.layers));
     let mut shown = vec![report.focus()];
@@ -71,7 +71,7 @@ pub fn page(report: &Report) -> String {
     page.plots(&shown.iter().map(|name| (*name, exits(name))).collect::<Vec<_>>());
 
     if report.device.is_some() {
-        page.heading("As a device hears it", "30 % speech, 40 % silence (digital, and a room's tone), 30 % noise alone.");
+        page.heading("Device-like stream", "30 % speech, 40 % silence (digital, and room tone), 30 % noise alone.");
         let lines: Vec<_> = shown.iter().map(|name| (*name, colour_of(report, name))).collect();
         let named: Vec<_> = shown.iter().map(|name| (*name, variable_of(report, name))).collect();
         page.legend(&named, "line");
@@ -80,10 +80,7 @@ pub fn page(report: &Report) -> String {
 
     let entropy: Vec<(String, Vec<f64>)> = pictures::entropy_lines(report);
     if !entropy.is_empty() || !report.chunk_latency.is_empty() {
-        page.heading(
-            "Entropy and time",
-            "How sure each layer's head is at full depth, and how long a chunk takes, over all conditions.",
-        );
+        page.heading("Entropy and time", "Entropy of each layer's head at full depth, and time per chunk, over all conditions.");
     }
     let mut both = Vec::new();
     if !entropy.is_empty() {
@@ -94,7 +91,7 @@ pub fn page(report: &Report) -> String {
     let mut named = shown.clone();
     named.push("never");
     named.dedup();
-    for (title, curves) in [("time per chunk", &report.chunk_latency), ("delay after a chunk's last sample", &report.delay)] {
+    for (title, curves) in [("time per chunk", &report.chunk_latency), ("delay from a chunk's last sample", &report.delay)] {
         let chosen: Vec<(&Curve, _)> = named
             .iter()
             .filter_map(|name| curves.iter().find(|curve| curve.policy == *name).map(|curve| (curve, colour_of(report, name))))
@@ -108,7 +105,7 @@ pub fn page(report: &Report) -> String {
 
     page.heading(
         "By policy",
-        "Means over the conditions with speech; <em>fixed</em> is the KL of a fixed depth of the same MACs.",
+        "Means over the conditions with speech; <em>fixed</em> is the KL of a fixed depth with the same MACs.",
     );
     page.raw(&policies_table(report));
     page.raw(&all_numbers(report));
@@ -127,7 +124,7 @@ fn variable_of(report: &Report, policy: &str) -> String {
     index_of(report, policy).map_or_else(|| "var(--muted)".to_owned(), series_variable)
 }
 
-/// The figures that a reader wants first: (number, what it is).
+/// The headline figures: (number, description).
 fn cards(report: &Report) -> Vec<(String, String)> {
     let focus = report.focus();
     let full = report.mean("never", |cell| Some(cell.macs_per_second));
@@ -140,7 +137,7 @@ fn cards(report: &Report) -> Vec<(String, String)> {
     );
     let share = mean(&|c| Some(c.macs_per_second)).zip(full).map(|(own, full)| format!("{:.0} %", 100.0 * own / full));
     card(share, "of full depth's MACs".into());
-    card(mean(&|c| c.kl).map(|kl| format!("{kl:.3} nats")), "KL to full depth".into());
+    card(mean(&|c| c.kl).map(|kl| format!("{kl:.3} nats")), "KL(full depth ‖ exit)".into());
     let cpu = mean(&|c| c.cpu_seconds_per_second);
     card(cpu.map(|cpu| format!("{:.1} ms", 1e3 * cpu)), "of processor time per second of speech".into());
     let device = report.device_over_clean(focus).1.map(|ratio| format!("{:.0} %", 100.0 * ratio));
@@ -149,7 +146,7 @@ fn cards(report: &Report) -> Vec<(String, String)> {
     let p99 = curve
         .and_then(|curve| curve.points.iter().find(|(quantile, _)| *quantile >= 0.9899))
         .map(|(_, ms)| format!("{ms:.1} ms"));
-    card(p99, format!("99 of 100 chunks of {:.0} ms take at most", report.chunk_ms));
+    card(p99, format!("99th percentile of the time per chunk of {:.0} ms", report.chunk_ms));
     card(report.peak_memory_bytes.map(|bytes| format!("{:.0} MB", bytes as f64 / 1e6)), "peak memory".into());
     cards
 }
@@ -210,7 +207,7 @@ fn all_numbers(report: &Report) -> String {
     }
     format!(
         "<details><summary>All numbers</summary><div class=\"scroll\"><table><tr><th>condition</th><th class=\"name\">policy</th><th>depth</th>\
-         <th>KL</th><th>agreement</th><th>M mul-adds/s</th><th>CPU s/s</th><th>p50 ms</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th>\
+         <th>KL</th><th>agreement</th><th>M MAC/s</th><th>CPU s/s</th><th>p50 ms</th><th>p90</th><th>p99</th><th>p99.9</th><th>max</th>\
          <th>delay p99</th><th>allocations</th><th>dropped</th></tr>{rows}</table></div></details>"
     )
 }
@@ -222,7 +219,7 @@ fn escaped(text: &str) -> String {
 /// Names and their colours.
 type Legend<'a> = Vec<(&'a str, String)>;
 
-/// A page that grows.
+/// A page under construction.
 struct Page {
     title: String,
     layers: usize,
@@ -255,13 +252,13 @@ impl Page {
         self.body.push_str("</div>");
     }
 
-    /// Names and their colours; `class` is the mark's shape.
+    /// Names and their colours; `class` is the shape of the mark.
     fn legend(&mut self, entries: &[(&str, String)], class: &str) {
         let html = legend(entries, class);
         self.body.push_str(&html);
     }
 
-    /// Pictures side by side where there is room; those that could not be drawn are left out.
+    /// Plots side by side; those that failed are omitted.
     fn plots(&mut self, plots: &[(&str, Option<String>)]) {
         self.plots_with_legends(&plots.iter().map(|(title, picture)| (*title, picture.clone(), Vec::new())).collect::<Vec<_>>());
     }

@@ -1,7 +1,7 @@
-//! Colours and frames of the page's pictures.
+//! Colours and frames of the plots.
 //!
-//! plotters writes fixed colours. The page has a light and a dark dress, so the pictures carry marker colours that stand for the
-//! style sheet's variables, and a rule for each turns it into what the reader's dress says.
+//! plotters writes fixed colours. To support light and dark mode, the plots use marker colours, and the style sheet maps each
+//! of them to a variable.
 
 use std::fmt::Write;
 
@@ -25,7 +25,7 @@ pub(super) fn series(index: usize) -> RGBColor {
     RGBColor(0, 0, FIRST_SERIES + (index % usize::from(SERIES)) as u8)
 }
 
-/// The same for the page around the picture.
+/// The same for the page around the plot.
 pub(super) fn series_variable(index: usize) -> String {
     format!("var(--s{})", index % usize::from(SERIES))
 }
@@ -35,7 +35,7 @@ pub(super) fn depth(layer: usize) -> RGBColor {
     RGBColor(0, 1, layer.min(255) as u8)
 }
 
-/// Rules that give every marker colour its meaning, for a pack of `layers`.
+/// Rules that map every marker colour to its variable, for a pack of `layers`.
 pub(super) fn rules(layers: usize) -> String {
     let mut css = String::new();
     let mut rule = |RGBColor(r, g, b): RGBColor, value: &str| {
@@ -54,15 +54,18 @@ pub(super) fn rules(layers: usize) -> String {
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 pub(super) type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Two beside each other on a desk, one under the other on a telephone.
+/// Two plots side by side on wide screens, one below the other on narrow ones.
 pub(super) const SMALL: (u32, u32) = (420, 310);
 
-/// An SVG picture; nothing where there is nothing to draw.
+/// An SVG plot; `None` if there is nothing to draw.
 pub(super) fn drawn(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawn) -> Option<String> {
     let mut text = String::new();
     {
         let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
-        draw(&area).and_then(|()| Ok(area.present()?)).map_err(|error| log::warn!("a picture of the report: {error}")).ok()?;
+        draw(&area)
+            .and_then(|()| Ok(area.present()?))
+            .map_err(|error| log::warn!("cannot draw a plot of the report: {error}"))
+            .ok()?;
     }
     Some(text)
 }
@@ -72,7 +75,7 @@ pub(super) fn label() -> TextStyle<'static> {
     ("sans-serif", 12.5).into_font().color(&MUTED)
 }
 
-/// Words inside of a picture, beginning at their point.
+/// Text in a plot, starting at its position.
 pub(super) fn words(colour: RGBColor) -> TextStyle<'static> {
     ("sans-serif", 12.5).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Center))
 }

@@ -1,4 +1,4 @@
-//! Pictures of one report.
+//! Plots of one report.
 
 use plotters::prelude::*;
 
@@ -11,7 +11,7 @@ use crate::bench::report::{ConditionKind, Curve, Report};
 pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
     let full = report.cost_and_kl("never", device).ok_or("nothing to compare with")?.0;
     let share = |(cost, kl): (f64, f64)| (100.0 * cost / full, kl);
-    // Full depth's KL of 0 has no place on a logarithmic axis.
+    // Full depth's KL of 0 has no position on a logarithmic axis.
     let fixed: Vec<(f64, f64)> = report.fixed_depths(device).into_iter().map(share).filter(|(_, kl)| *kl > 0.0).collect();
     let adaptive = report.adaptive();
     let policies: Vec<(usize, (f64, f64))> =
@@ -21,7 +21,7 @@ pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
     let (low, high) =
         all().map(|(_, y)| y).filter(|y| *y > 0.0).fold((f64::MAX, 0.0), |(low, high), y| (y.min(low), y.max(high)));
     if high == 0.0 {
-        return Err("every policy went to the end".into());
+        return Err("no policy exits early".into());
     }
     let floor = low * 0.7;
     let mut chart = kl_against_compute(area, right, floor..high * 1.3, "MACs, % of full depth")?;
@@ -44,7 +44,7 @@ pub(super) fn noises(report: &Report) -> Vec<&str> {
     found
 }
 
-/// Ratios in a report, the best first.
+/// SNRs in a report, in descending order.
 pub(super) fn ratios(report: &Report) -> Vec<f64> {
     let mut found: Vec<f64> = report.conditions.iter().filter_map(|condition| condition.snr).collect();
     found.sort_by(|a, b| b.total_cmp(a));
@@ -52,11 +52,11 @@ pub(super) fn ratios(report: &Report) -> Vec<f64> {
     found
 }
 
-/// Mean exit layer against the ratio, a line for each noise.
+/// Mean exit layer against the SNR, a line for each noise.
 pub(super) fn depth_under_noise(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
     let snrs = ratios(report);
     if snrs.is_empty() {
-        return Err("there was no noise".into());
+        return Err("no noise was measured".into());
     }
     let mut chart = depth_against_noise(area, &snrs, report.layers)?;
     let of = |name: &str| report.of(policy).find(|cell| cell.condition == name).map(|cell| cell.depth);
@@ -121,7 +121,7 @@ fn shortened(text: &str, longest: usize) -> String {
     }
 }
 
-/// Mean entropy of every head at full depth: clean, the mean over the noises at each ratio, and the device-like stream.
+/// Mean entropy of every head at full depth: clean, the mean over the noises at each SNR, and the device-like stream.
 pub(super) fn entropy(report: &Report, area: &Area<'_>) -> Drawn {
     let lines = entropy_lines(report);
     if lines.is_empty() {
@@ -154,7 +154,7 @@ pub(super) fn entropy(report: &Report, area: &Area<'_>) -> Drawn {
     Ok(())
 }
 
-/// What [`entropy`] draws: name, and the value of every head.
+/// Data of [`entropy`]: name, and the value of every head.
 pub(super) fn entropy_lines(report: &Report) -> Vec<(String, Vec<f64>)> {
     let of_kind = |kind| report.conditions.iter().filter(move |condition| condition.kind == kind);
     let line = |name: String, conditions: Vec<&Vec<f64>>| {
@@ -170,7 +170,7 @@ pub(super) fn entropy_lines(report: &Report) -> Vec<(String, Vec<f64>)> {
     clean.into_iter().chain(noisy).chain(device).collect()
 }
 
-/// Latency by percentile: the axis has as much room from 90 to 99 % as from 0 to 90 %.
+/// Latency by percentile; the axis gives 90 to 99 % as much room as 0 to 90 %.
 pub(super) fn latency(curves: &[(&Curve, RGBColor)], area: &Area<'_>) -> Drawn {
     let place = |quantile: f64, chunks: u64| -(1.0 - quantile).max(1.0 / (chunks.max(1) as f64 * 1.3)).log10();
     let lines: Vec<(Vec<(f64, f64)>, RGBColor)> = curves
@@ -181,7 +181,7 @@ pub(super) fn latency(curves: &[(&Curve, RGBColor)], area: &Area<'_>) -> Drawn {
     let right = points().map(|(x, _)| *x).fold(1.0, f64::max) * 1.02;
     let (low, high) = points().fold((f64::MAX, 0.0f64), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
     if high == 0.0 {
-        return Err("no chunk was timed".into());
+        return Err("no chunk was measured".into());
     }
     let mut chart = ChartBuilder::on(area)
         .margin(8)
@@ -199,7 +199,7 @@ pub(super) fn latency(curves: &[(&Curve, RGBColor)], area: &Area<'_>) -> Drawn {
         .bold_line_style(GRID)
         .axis_style(GRID)
         .x_labels(right as usize + 1)
-        .x_desc("share of chunks that took at most so long")
+        .x_desc("percentile")
         .x_label_formatter(&percent)
         .y_desc("ms")
         .y_labels(6)
@@ -215,11 +215,11 @@ pub(super) fn latency(curves: &[(&Curve, RGBColor)], area: &Area<'_>) -> Drawn {
 /// Size of [`timeline`].
 pub(super) const TIMELINE: (u32, u32) = (920, 230);
 
-/// The exit layer of every chunk of the device-like stream, over what is heard.
+/// The exit layer of every chunk of the device-like stream, over its segments.
 pub(super) fn timeline(report: &Report, policies: &[(&str, RGBColor)], area: &Area<'_>) -> Drawn {
     let device = report.device.as_ref().ok_or("no device-like stream was measured")?;
     let end = device.segments.last().map_or(1.0, |segment| segment.start + segment.seconds);
-    // Room for the words above the deepest layer.
+    // Margin for the labels above the deepest layer.
     let top = report.layers as f64 * 1.17;
     let mut chart = ChartBuilder::on(area)
         .margin(8)
