@@ -1,4 +1,4 @@
-"""What the Python scripts of this folder share: board files and finding the emulated program."""
+"""Shared code of the Python scripts: board files, and the path of the emulated program."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ REPOSITORY = HERE.parent
 
 
 def read(name):
-    """A board's settings, as the shell reads them."""
+    """A board's settings, parsed as by a shell."""
     lines = shlex.split((HERE / name / "board").read_text(), comments=True)
     settings = dict(line.split("=", 1) for line in lines)
     settings.setdefault("EMULATED", settings["CPU"])
@@ -25,5 +25,5 @@ def program(triple, profile):
     folder = pathlib.Path(os.environ.get("CROSS_TARGET_DIR", REPOSITORY / "target/cross"))
     path = folder / triple / profile / "bellis"
     if not path.is_file():
-        raise SystemExit(f"{path} is not there: targets/build pi-4 --profile {profile} makes it")
+        raise SystemExit(f"{path} does not exist; build it with targets/build pi-4 --profile {profile}")
     return path
