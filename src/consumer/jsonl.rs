@@ -1,4 +1,4 @@
-//! One JSON object per chunk and line.
+//! One line of JSON per chunk.
 
 use std::io::Write;
 
@@ -8,12 +8,12 @@ use super::{Consumer, ConsumerError, Requirements};
 use crate::exit::{Evidence, Reason};
 use crate::stream::Representation;
 
-/// What a line carries besides the chunk's position, depth and evidence.
+/// Optional fields of a line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JsonOptions {
     /// The vectors, one array per frame.
     pub vectors: bool,
-    /// The likeliest unit of each frame at the exit layer.
+    /// The most probable unit of each frame at the exit layer.
     pub units: bool,
 }
 
@@ -28,7 +28,7 @@ pub struct JsonLines<W> {
 #[derive(Debug, Serialize)]
 pub(super) struct Line<'a> {
     chunk: u64,
-    /// Seconds from the start of the stream to the chunk's start, and the chunk's length.
+    /// Start and length of the chunk, seconds.
     start: f64,
     seconds: f64,
     sample: u64,
@@ -54,7 +54,7 @@ fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-/// A layer's entropy as `[layer, nats]`: layers whose head did not run are not listed.
+/// Entropy of a layer as `[layer, nats]`; layers whose head did not run are omitted.
 #[derive(Debug, Serialize)]
 struct LayerValue(usize, Option<f32>);
 
@@ -103,7 +103,7 @@ fn likeliest(row: &[f32]) -> usize {
 }
 
 impl<W: Write + Send> JsonLines<W> {
-    /// Lines to `out`, which errors call `place`.
+    /// Writes lines to `out`, which errors call `place`.
     pub fn new(out: W, place: impl Into<String>, options: JsonOptions) -> Self {
         Self { out, place: place.into(), options }
     }
@@ -125,7 +125,7 @@ impl<W: Write + Send> Consumer for JsonLines<W> {
     fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
         let line = Line::new(representation, self.options);
         let written = serde_json::to_writer(&mut self.out, &line).map_err(std::io::Error::from);
-        // Each line is flushed: whoever reads a live stream wants a chunk when it is there.
+        // Flush every line, so that readers of a live stream receive each chunk at once.
         written.and_then(|()| self.out.write_all(b"\n")).and_then(|()| self.out.flush()).map_err(|error| self.failed(error))
     }
 

@@ -1,4 +1,4 @@
-//! Detections of keywords, one JSON object a line.
+//! Keyword detections, as one line of JSON each.
 
 use std::io::Write;
 
@@ -9,30 +9,30 @@ use crate::chain::Chain;
 use crate::keyword::{Event, FrameBlock, Hit, LANES, SecondLook, Spotter};
 use crate::stream::{Representation, SessionError};
 
-/// A keyword to look for.
+/// A keyword to search for.
 #[derive(Debug)]
 pub struct Watched {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its threshold, for the lines.
+    /// Threshold, for the output.
     pub threshold: f32,
-    /// Finds it.
+    /// Spotter for it.
     pub spotter: Spotter,
 }
 
-/// Looks for keywords in the keyword embeddings, and writes a line for each detection and, where a spotter is asked for them, near miss.
+/// Searches the keyword embeddings for keywords, and writes a line for each detection and, if enabled, near miss.
 pub struct KeywordLines<W> {
     out: W,
     place: String,
     keywords: Vec<Watched>,
     second: Option<SecondLook>,
     block: FrameBlock,
-    /// What the block tells: when, which keyword, what.
+    /// Hits in the current block: time, keyword, hit.
     hits: Vec<(u64, usize, Hit)>,
-    /// Frames so far, and where number 0 would lie if the stream had had no hole.
+    /// Number of frames so far, and the position of frame 0 in a stream without gaps.
     frames: u64,
     origin: u64,
-    /// Where the sound ends that was heard so far.
+    /// End of the audio processed so far.
     heard: u64,
     sample_rate: u32,
     hop_samples: u64,
@@ -43,17 +43,17 @@ pub struct KeywordLines<W> {
 struct Line<'a> {
     event: &'static str,
     keyword: &'a str,
-    /// Seconds from the start of the stream.
+    /// Start and end, seconds.
     start: f64,
     end: f64,
     score: f64,
     threshold: f64,
     sample: u64,
     samples: u64,
-    /// Which example matched best, from 1.
+    /// Number of the example with the highest score, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     example: Option<usize>,
-    /// Seconds of sound after the word's end that had been heard when it was told.
+    /// Seconds of audio between the end of the word and the report.
     delay: f64,
 }
 
@@ -79,7 +79,7 @@ impl<W: Write + Send> KeywordLines<W> {
         let round = |value: f64| (value * 1e4).round() / 1e4;
         let seconds = |samples: u64| round(samples as f64 / f64::from(self.sample_rate));
         let at = |frame: u64| self.origin + frame * self.hop_samples;
-        // The last frame of a stream may hold fewer samples than a hop.
+        // The last frame of a stream may have fewer samples than a hop.
         let (start, end) = (at(hit.start), at(hit.end).min(self.heard));
         let keyword = &self.keywords[index];
         let line = Line {
@@ -100,11 +100,11 @@ impl<W: Write + Send> KeywordLines<W> {
         let failed = |error| ConsumerError::write(self.place.clone(), error);
         let mut text = serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
         text.push('\n');
-        // In one piece, so that lines of several consumers do not mix.
+        // In one call, so that lines of several consumers do not mix.
         self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(failed)
     }
 
-    /// Looks for each keyword in the block.
+    /// Searches the block for each keyword.
     fn search(&mut self) -> Result<(), ConsumerError> {
         for (index, keyword) in self.keywords.iter_mut().enumerate() {
             let second = self.second.as_mut();
@@ -112,7 +112,7 @@ impl<W: Write + Send> KeywordLines<W> {
             told.map_err(|error| failed(&keyword.name, &error))?;
         }
         self.frames += self.block.frames() as u64;
-        // As they came in time, however the stream is cut.
+        // In order of time, independent of chunk boundaries.
         self.hits.sort_by_key(|(frame, index, _)| (*frame, *index));
         let mut hits = std::mem::take(&mut self.hits);
         let told = hits.drain(..).try_for_each(|(_, index, hit)| self.tell(index, hit));
@@ -120,7 +120,7 @@ impl<W: Write + Send> KeywordLines<W> {
         told
     }
 
-    /// Nothing matches from here on what was before.
+    /// Starts a new segment: later audio does not match across the gap.
     fn reset(&mut self) -> Result<(), ConsumerError> {
         for index in 0..self.keywords.len() {
             let keyword = &mut self.keywords[index];
@@ -158,7 +158,7 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     }
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
-        // Sound that was lost, or a chunk that was dropped before it came here: no word reaches across.
+        // Audio or a chunk was dropped: no detection spans the gap.
         if chunk.lost_samples > 0 || chunk.first_sample != self.heard {
             self.reset()?;
             self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);

@@ -1,9 +1,9 @@
-//! A consumer that does nothing: to measure all the rest.
+//! A consumer without output, for measuring everything else.
 
 use super::{Consumer, ConsumerError};
 use crate::stream::Representation;
 
-/// Takes every representation and does nothing with it.
+/// Ignores all representations.
 #[derive(Debug, Default)]
 pub struct Null;
 

@@ -1,11 +1,11 @@
-//! Representations as a length-prefixed binary stream, for any program behind a pipe or a Unix socket. docs/output.md describes it;
-//! examples/read_stream.py reads it.
+//! Representations as a length-prefixed binary stream, for programs at a pipe or a Unix socket. docs/output.md describes the
+//! format; examples/read_stream.py reads it.
 //!
 //! ```text
 //! stream  = "BELLIS1\n" message*                 the digit is the version
 //! message = u32 header bytes, u32 payload bytes, header, payload          little endian
 //! header  = JSON: "type" is "stream" (the first one), "chunk", "segment" or "end" (the last one), and
-//!           "arrays": [{"name", "dtype", "shape"}], which stand in the payload one after the other, rows first
+//!           "arrays": [{"name", "dtype", "shape"}], concatenated in the payload, row-major
 //! ```
 
 use std::io::Write;
@@ -19,7 +19,7 @@ use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::names::named;
 use crate::stream::Representation;
 
-/// What every stream begins with; the digit is the version.
+/// Magic of every stream; the digit is the version.
 pub const MAGIC: &[u8; 8] = b"BELLIS1\n";
 
 /// Numbers of the payload.
@@ -36,7 +36,7 @@ pub enum FloatType {
 named!(FloatType, "float type", { F32 => "f32", F16 => "f16" });
 
 impl FloatType {
-    /// As NumPy writes it.
+    /// NumPy's name.
     fn dtype(self) -> &'static str {
         match self {
             Self::F32 => "<f4",
@@ -45,20 +45,20 @@ impl FloatType {
     }
 }
 
-/// What the payload of a chunk can hold.
+/// Arrays in a chunk's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum ArrayName {
-    /// The representation's vectors, [frames, dim]
+    /// Vectors, [frames, dim]
     Vectors,
     /// Log-posteriors of the units at the exit layer, [frames, units]
     Posteriors,
-    /// What keywords are matched in, [frames, width]: cosines tell how alike two frames are
+    /// Keyword embeddings, [frames, width]
     Embedding,
     /// Logits of the exit layer's CTC branch, [frames, classes]
     Ctc,
-    /// The chunk's sound, `[samples]`
+    /// The chunk's audio, `[samples]`
     Audio,
 }
 
@@ -92,13 +92,13 @@ struct Header<'a, T> {
     arrays: Vec<ArrayInfo<'a>>,
 }
 
-/// Where a stream goes.
+/// Destination of a stream.
 pub enum Endpoint {
     /// Standard output.
     Stdout,
-    /// A Unix socket at which the reader listens.
+    /// A Unix socket on which the reader listens.
     Unix(PathBuf),
-    /// Anything else, and what errors call it.
+    /// Any writer, with its name for errors.
     Writer(Box<dyn Write + Send>, String),
 }
 
@@ -110,7 +110,7 @@ impl FromStr for Endpoint {
         match text.split_once(':') {
             None if text == "-" => Ok(Self::Stdout),
             Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            _ => Err(format!("`{text}`: a stream goes to `-` (standard output) or `unix:/path/of/a/socket`")),
+            _ => Err(format!("endpoint must be `-` (standard output) or `unix:/path/to/socket`, got `{text}`")),
         }
     }
 }
@@ -124,7 +124,7 @@ pub(super) struct MessageWriter {
 }
 
 impl MessageWriter {
-    /// Opens the endpoint, and says what stream it is.
+    /// Opens the endpoint and writes the stream's description.
     pub fn open(endpoint: Endpoint, float: FloatType, stream: &StreamInfo) -> Result<Self, ConsumerError> {
         let (out, place): (Box<dyn Write + Send>, String) = match endpoint {
             Endpoint::Stdout => (Box::new(std::io::stdout()), "standard output".into()),
@@ -135,12 +135,12 @@ impl MessageWriter {
                 Err(error) => {
                     let path = path.display();
                     return Err(ConsumerError::other(format!(
-                        "{path}: {error}; the reader listens at the socket, and is started first (examples/read_stream.py {path})"
+                        "{path}: {error}; start the reader first, it has to listen on the socket (examples/read_stream.py {path})"
                     )));
                 }
             },
             #[cfg(not(unix))]
-            Endpoint::Unix(_) => return Err(ConsumerError::other("there are no Unix sockets on this system".into())),
+            Endpoint::Unix(_) => return Err(ConsumerError::other("Unix sockets are not supported on this system".into())),
         };
         let mut writer = Self { out, place, float, message: MAGIC.to_vec() };
         writer.append("stream", stream, &[])?;
@@ -183,7 +183,7 @@ impl MessageWriter {
     }
 }
 
-/// Sends a message per chunk.
+/// Writes one message per chunk.
 pub struct Stream {
     endpoint: Option<Endpoint>,
     arrays: Vec<ArrayName>,
@@ -198,7 +198,7 @@ struct End {
 }
 
 impl Stream {
-    /// Will send these arrays of every chunk to `endpoint`, which is opened when the stream begins.
+    /// Writes `arrays` of every chunk to `endpoint`, which is opened when the stream begins.
     pub fn new(endpoint: Endpoint, arrays: Vec<ArrayName>, float: FloatType) -> Self {
         Self { endpoint: Some(endpoint), arrays, float, writer: None, chunks: 0 }
     }
@@ -340,7 +340,7 @@ mod tests {
     fn a_socket_without_a_reader_is_told_with_the_way_out() {
         let mut consumer = Stream::new(Endpoint::Unix("/nowhere/socket".into()), vec![], FloatType::F32);
         let error = consumer.begin(&stream(1)).unwrap_err().to_string();
-        assert!(error.contains("/nowhere/socket") && error.contains("started first"), "{error}");
+        assert!(error.contains("/nowhere/socket") && error.contains("start the reader first"), "{error}");
     }
 
     #[test]

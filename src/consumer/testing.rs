@@ -1,4 +1,4 @@
-//! Streams made by hand, for the consumers' tests.
+//! Synthetic streams for tests of consumers.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::stream::Representation;
 /// Samples of a frame.
 pub const HOP: usize = 320;
 
-/// What a consumer is told of a stream with `classes` CTC classes `p0`, `p1`, …
+/// Description of a stream with `classes` CTC classes `p0`, `p1`, …
 pub fn stream(classes: usize) -> StreamInfo {
     StreamInfo {
         source: "test".into(),
@@ -25,8 +25,8 @@ pub fn stream(classes: usize) -> StreamInfo {
     }
 }
 
-/// Chunks of `sizes` frames with CTC logits `[frames, classes]`, one after the other. A frame's vector is its number and 0, its
-/// samples count from the stream's start.
+/// Chunks of `sizes` frames with CTC logits `[frames, classes]`. The vector of a frame is its number and 0; its
+/// samples count from the start of the stream.
 pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representation> {
     let mut first = 0;
     let chunk = |(sequence, &frames): (usize, &usize)| {

@@ -1,23 +1,23 @@
-//! Prefix beam search: the likeliest phones, each sequence's probability summed over its alignments (Graves 2012, Hannun et al.
-//! 2014, arXiv 1408.2873), streaming.
+//! Streaming prefix beam search: the most probable phones, with the probability of a sequence summed over its alignments (Graves 2012,
+//! Hannun et al. 2014, arXiv 1408.2873).
 //!
 //! A hypothesis is a sequence of phones with two probabilities: of all alignments so far that end in a blank, and of those that
-//! end in its last phone. Beside each stands the best single alignment (Viterbi), which says when each phone was.
+//! end in its last phone. Each also keeps its best single alignment (Viterbi), which gives the times of the phones.
 //!
-//! What all hypotheses begin with can never change any more, since hypotheses only grow: it is given out as soon as the best
-//! alignment has left it. So the phones are those of a search that keeps everything to the end, and none is ever taken back.
-//! Only a phone that is still contested after [`LONGEST_WAIT`] frames is decided for the best hypothesis.
+//! The common prefix of all hypotheses is final, because hypotheses only grow: it is output once the best
+//! alignment has left it. The phones are therefore those of a search that waits for the end, and none is ever retracted.
+//! A phone that is still ambiguous after [`LONGEST_WAIT`] frames is decided for the best hypothesis.
 
 use std::collections::BTreeMap;
 
 use super::phone::{BLANK, OpenSpan, PhoneSpan};
 
-/// Frames that a phone waits for the hypotheses to agree: 0.5 s of 20 ms. No language model comes later to change the order of what
-/// was said so long ago.
+/// Frames until an ambiguous phone is decided: 0.5 s at 20 ms. There is no language model that could change the order
+/// after that time.
 const LONGEST_WAIT: u64 = 25;
-/// A class of less probability starts no hypothesis.
+/// Minimum probability of a class to extend a hypothesis.
 const LEAST_LOG_P: f32 = -13.8; // ln 1e-6
-/// A hypothesis of less probability than this share of the best one's is dropped: it would only keep the others from being certain.
+/// Minimum probability of a hypothesis relative to the best; less probable ones would only delay the others' agreement.
 const LEAST_SHARE: f64 = 1e-3;
 
 /// Decodes frame by frame.
@@ -28,28 +28,28 @@ pub struct Beam {
     least_share: f64,
     longest_wait: u64,
     frame: u64,
-    /// The last phone given out: the phone before every hypothesis.
+    /// The last phone that was output, which precedes all hypotheses.
     given: Option<usize>,
     given_start: u64,
-    /// Best first.
+    /// In descending order.
     hypotheses: Vec<Hypothesis>,
 }
 
 #[derive(Debug, Clone)]
 struct Hypothesis {
-    /// Phones behind those given out.
+    /// Phones after those that were output.
     phones: Vec<usize>,
-    /// Alignments that end in a blank, and in the last phone.
+    /// Alignments that end in a blank, and those that end in the last phone.
     blank: Ending,
     phone: Ending,
 }
 
-/// All alignments of a hypothesis that end the same way.
+/// All alignments of a hypothesis with the same ending.
 #[derive(Debug, Clone)]
 struct Ending {
     /// ln Σ P(alignment).
     log_p: f64,
-    /// ln P of the best one, and where its phones lie.
+    /// ln P of the best one, and the times of its phones.
     best: f64,
     spans: Vec<OpenSpan>,
 }
@@ -77,7 +77,7 @@ impl Hypothesis {
         log_add(self.blank.log_p, self.phone.log_p)
     }
 
-    /// The better one of the best alignments, and whether it still stands in the last phone.
+    /// The better of the best alignments, and whether it is still in the last phone.
     fn alignment(&self) -> (&Ending, bool) {
         if self.phone.best > self.blank.best { (&self.phone, true) } else { (&self.blank, false) }
     }
@@ -90,7 +90,7 @@ fn log_add(a: f64, b: f64) -> f64 {
 }
 
 impl Beam {
-    /// A search that keeps the best `width` hypotheses, at least one.
+    /// Keeps the best `width` hypotheses, at least one.
     pub fn new(width: usize) -> Self {
         Self {
             width: width.max(1),
@@ -111,7 +111,7 @@ impl Beam {
         self.give_out(out);
     }
 
-    /// Gives out the best hypothesis; the next frame begins anew.
+    /// Outputs the best hypothesis and resets.
     pub fn finish(&mut self, out: &mut Vec<PhoneSpan>) {
         let spans = self.hypotheses.first().map_or_else(Vec::new, |best| best.alignment().0.spans.clone());
         self.emit(&spans, out);
@@ -119,7 +119,7 @@ impl Beam {
         self.given = None;
     }
 
-    /// The first frame of a phone that was not given out yet in any hypothesis, or the next frame.
+    /// The first frame of a phone in any hypothesis that was not output yet, or the next frame.
     pub fn pending_since(&self) -> u64 {
         let endings = self.hypotheses.iter().flat_map(|one| [&one.blank, &one.phone]);
         endings.filter_map(|ending| ending.spans.first()).map(|span| span.start).min().unwrap_or(self.frame)
@@ -143,7 +143,7 @@ impl Beam {
                     entry(&mut next, longer()).phone.add(both + p, best.best + p, || begin(&best.spans));
                     continue;
                 }
-                // The same phone goes on, or, behind a blank, comes again.
+                // The same phone continues or, after a blank, repeats.
                 if one.phone.log_p > f64::NEG_INFINITY {
                     entry(&mut next, one.phones.clone()).phone.add(one.phone.log_p + p, one.phone.best + p, || {
                         let mut spans = one.phone.spans.clone();
@@ -157,14 +157,14 @@ impl Beam {
             }
         }
         let mut ranked: Vec<(f64, Hypothesis)> = next.into_values().map(|one| (one.log_p(), one)).collect();
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: equals stay in the order of their phones
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0)); // stable: ties keep the order of their phones
         ranked.truncate(self.width);
         let least = ranked.first().map_or(0.0, |(best, _)| best + self.least_share.ln());
         ranked.retain(|(log_p, _)| *log_p >= least);
         self.hypotheses = ranked.into_iter().map(|(_, one)| one).collect();
     }
 
-    /// Gives out what all hypotheses agree on and the best alignment has left.
+    /// Outputs what all hypotheses agree on and the best alignment has left.
     fn give_out(&mut self, out: &mut Vec<PhoneSpan>) {
         let Some(best) = self.hypotheses.first() else { return };
         let (alignment, open) = best.alignment();
@@ -191,7 +191,7 @@ impl Beam {
         }
     }
 
-    /// Another alignment may have put the phones before these elsewhere: what is given out does not go back in time.
+    /// Keeps times monotonic: another alignment may have placed the earlier phones elsewhere.
     fn emit(&mut self, spans: &[OpenSpan], out: &mut Vec<PhoneSpan>) {
         for span in spans {
             let mut span = span.close();
@@ -244,7 +244,7 @@ mod tests {
         prop::collection::vec(prop::collection::vec(-scale..scale, classes), frames).prop_map(|rows| log_softmax(&rows))
     }
 
-    /// Frames that are sure of one class.
+    /// Frames with one certain class.
     fn peaky(classes: usize, frames: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = Vec<Vec<f32>>> {
         prop::collection::vec((0..classes, 14.0f32..18.0), frames).prop_map(move |frames| {
             let one = |&(class, peak): &(usize, f32)| (0..classes).map(|c| if c == class { peak } else { 0.0 }).collect();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     proptest! {
-        /// The sum over alignments is exact for every sequence that there is.
+        /// The sum over alignments is exact for every possible sequence.
         #[test]
         fn without_a_limit_every_probability_is_the_sum_over_all_alignments(rows in rows(3, 1..=6, 4.0)) {
             let (mut beam, mut out) = (exact(), Vec::new());
@@ -281,7 +281,7 @@ mod tests {
             prop_assert!((wanted[&classes(&out)] - best).abs() < 1e-12);
         }
 
-        /// The best alignment of each hypothesis is the best one there is.
+        /// The best alignment of each hypothesis is optimal.
         #[test]
         fn times_are_those_of_the_best_alignment(rows in rows(3, 1..=6, 4.0)) {
             let (mut beam, mut out) = (exact(), Vec::new());
@@ -289,7 +289,7 @@ mod tests {
             for one in &beam.hypotheses {
                 let (alignment, _) = one.alignment();
                 prop_assert_eq!(alignment.spans.iter().map(OpenSpan::class).collect::<Vec<_>>(), one.phones.clone());
-                // Its probability, from its spans.
+                // Its probability from its spans.
                 let mut path = vec![BLANK; rows.len()];
                 for span in alignment.spans.iter().map(|span| span.close()) {
                     (span.start..span.end).for_each(|t| path[t as usize] = span.class);
@@ -297,13 +297,13 @@ mod tests {
                 let log_p: f64 = path.iter().zip(&rows).map(|(&class, row)| f64::from(row[class])).sum();
                 prop_assert!((log_p - alignment.best).abs() < 1e-6);
             }
-            // Over all hypotheses it is the best path of all, which greedy decoding takes.
+            // Over all hypotheses it is the best path, as in greedy decoding.
             let best = beam.hypotheses.iter().map(|one| one.alignment().0.best).fold(f64::NEG_INFINITY, f64::max);
             let path: f64 = rows.iter().map(|row| f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max))).sum();
             prop_assert!((best - path).abs() < 1e-9);
         }
 
-        /// What is given out on the way is what a search that waits for the end gives out then.
+        /// Early output equals that of a search that waits for the end.
         #[test]
         fn giving_out_early_changes_nothing(rows in rows(5, 1..=80, 6.0), width in 1usize..12) {
             let mut beam = Beam { longest_wait: u64::MAX, ..Beam::new(width) };
@@ -314,7 +314,7 @@ mod tests {
                 early = out.len();
                 patient.step(row);
                 patient.frame += 1;
-                // Every hypothesis of the patient search begins with what was given out.
+                // Every hypothesis of the waiting search begins with the early output.
                 for one in &patient.hypotheses {
                     prop_assert!(one.phones.starts_with(&classes(&out)));
                 }
@@ -329,7 +329,7 @@ mod tests {
             prop_assert!(early <= out.len());
         }
 
-        /// Sure posteriors leave nothing to search: greedy finds the same phones at the same times.
+        /// With certain posteriors, greedy decoding finds the same phones at the same times.
         #[test]
         fn equals_greedy_where_the_posteriors_are_peaky(rows in peaky(5, 1..=60), width in 1usize..9) {
             let (mut greedy, mut wanted) = (Greedy::default(), Vec::new());
@@ -338,7 +338,7 @@ mod tests {
             prop_assert_eq!(decode(Beam::new(width), &rows), wanted);
         }
 
-        /// However contested, a phone is given out in bounded time and memory.
+        /// An ambiguous phone is output in bounded time and memory.
         #[test]
         fn contested_phones_do_not_wait_for_ever(rows in rows(4, 300..=400, 0.2), width in 2usize..9) {
             let (mut beam, mut out) = (Beam { longest_wait: 20, ..Beam::new(width) }, Vec::new());

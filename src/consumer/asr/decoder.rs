@@ -1,25 +1,25 @@
-//! The choice between the two decoders.
+//! Selection of the decoder.
 
 use super::beam::Beam;
 use super::greedy::Greedy;
 use super::phone::PhoneSpan;
 
-/// Log-probabilities to phones, frame by frame. What was given out is never taken back.
+/// Decodes log-probabilities to phones, frame by frame. Its output is final.
 #[derive(Debug, Clone)]
 pub enum Decoder {
-    /// The likeliest class of each frame; repeats are one, blanks are dropped.
+    /// The most probable class of each frame; repeats are merged, blanks removed.
     Greedy(Greedy),
-    /// The likeliest phones, summed over their alignments, among the best few prefixes.
+    /// Prefix beam search: the most probable phones, summed over their alignments.
     Beam(Beam),
 }
 
 impl Decoder {
-    /// Greedy without a width, a prefix beam with one.
+    /// Greedy decoding, or a prefix beam search of this width.
     pub fn new(width: Option<usize>) -> Self {
         width.map_or_else(|| Self::Greedy(Greedy::default()), |width| Self::Beam(Beam::new(width)))
     }
 
-    /// One frame's log-probabilities `[vocabulary]`; phones that are certain now are appended to `out`.
+    /// Processes one frame's log-probabilities `[vocabulary]`; appends final phones to `out`.
     pub fn push(&mut self, log_p: &[f32], out: &mut Vec<PhoneSpan>) {
         match self {
             Self::Greedy(greedy) => greedy.push(log_p, out),
@@ -27,7 +27,7 @@ impl Decoder {
         }
     }
 
-    /// Gives out what is left; the next frame begins anew.
+    /// Outputs the rest and resets.
     pub fn finish(&mut self, out: &mut Vec<PhoneSpan>) {
         match self {
             Self::Greedy(greedy) => greedy.finish(out),
@@ -35,7 +35,7 @@ impl Decoder {
         }
     }
 
-    /// The earliest frame that a phone not given out yet may start at.
+    /// The earliest possible start of a phone that was not output yet.
     pub fn pending_since(&self) -> u64 {
         match self {
             Self::Greedy(greedy) => greedy.pending_since(),

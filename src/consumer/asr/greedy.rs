@@ -1,8 +1,8 @@
-//! Greedy CTC: the likeliest class of each frame, repeats as one, blanks dropped (Graves et al. 2006, best path decoding).
+//! Greedy CTC decoding: the most probable class of each frame, repeats merged, blanks removed (Graves et al. 2006, best path decoding).
 
 use super::phone::{BLANK, OpenSpan, PhoneSpan};
 
-/// Decodes frame by frame. A phone is given out when its run of frames has ended.
+/// Decodes frame by frame. A phone is output when its run of frames has ended.
 #[derive(Debug, Clone, Default)]
 pub struct Greedy {
     frame: u64,
@@ -26,7 +26,7 @@ impl Greedy {
         self.frame += 1;
     }
 
-    /// Gives out the run that is open.
+    /// Outputs the open run.
     pub fn finish(&mut self, out: &mut Vec<PhoneSpan>) {
         out.extend(self.run.take().map(OpenSpan::close));
     }
@@ -41,7 +41,7 @@ impl Greedy {
 mod tests {
     use super::*;
 
-    /// Frames whose class `classes[t]` has probability 0.8 of three.
+    /// Frames in which class `classes[t]` of three has probability 0.8.
     fn decode(classes: &[usize]) -> Vec<(usize, u64, u64)> {
         let (mut greedy, mut out) = (Greedy::default(), Vec::new());
         for &class in classes {

@@ -1,7 +1,7 @@
 //! A front end for speech recognition: phones read from the CTC branches, and whole utterances cut from the stream.
 //!
-//! `timeline` places frames in the stream, to the sample; `greedy` and `beam` decode; `speech` says how surely somebody speaks in
-//! a frame; `segmenter` cuts; [`Phones`] and [`Segments`] are the consumers on top. docs/phones.md shows them at work.
+//! `timeline` maps frames to positions in the stream; `greedy` and `beam` decode; `speech` gives the probability of speech in
+//! a frame; `segmenter` cuts; [`Phones`] and [`Segments`] are the consumers. See docs/phones.md.
 
 mod beam;
 mod decoder;

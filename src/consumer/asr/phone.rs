@@ -3,12 +3,12 @@
 /// The blank of every CTC vocabulary.
 pub(super) const BLANK: usize = 0;
 
-/// One decoded phone, in frames counted from the first one pushed.
+/// One decoded phone; frames count from the first one pushed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PhoneSpan {
-    /// Class of the vocabulary.
+    /// Class in the vocabulary.
     pub class: usize,
-    /// First frame that says it.
+    /// First frame.
     pub start: u64,
     /// The frame after the last one.
     pub end: u64,
@@ -16,7 +16,7 @@ pub struct PhoneSpan {
     pub confidence: f32,
 }
 
-/// A phone that may still go on.
+/// A phone that may continue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct OpenSpan {
     class: usize,
@@ -31,7 +31,7 @@ impl OpenSpan {
         Self { class, start: frame, end: frame + 1, sum: f64::from(log_p).exp() }
     }
 
-    /// One frame more.
+    /// Adds a frame.
     pub fn extend(&mut self, log_p: f32) {
         self.end += 1;
         self.sum += f64::from(log_p).exp();

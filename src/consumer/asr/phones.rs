@@ -1,4 +1,4 @@
-//! Phones as they become certain: JSON lines, or text that a person reads along.
+//! Phones as they become final, as JSON lines or as text.
 
 use std::io::Write;
 
@@ -11,22 +11,22 @@ use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::exit::log_probabilities;
 use crate::stream::Representation;
 
-/// How phones are written.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// One JSON object per phone and line.
+    /// One line of JSON per phone.
     Json,
-    /// A line per stretch of speech, with its start in seconds, growing as phones come. With word boundaries in the vocabulary words
-    /// stand apart, without them phones do.
+    /// One line per stretch of speech, with its start in seconds, extended as phones arrive. Spaces separate words if the vocabulary has
+    /// word boundaries, otherwise phones.
     Text,
 }
 
-/// Without a phone for so long, the next one begins a new line of text.
+/// Time without a phone after which a new line of text starts.
 const PAUSE_SECONDS: f64 = 0.4;
-/// The class of a vocabulary that is no phone: between two words.
+/// The class for a word boundary.
 const WORD_BOUNDARY: &str = "<wb>";
 
-/// Decodes the exit layer's CTC branch and writes phones to any writer.
+/// Decodes the exit layer's CTC branch and writes phones.
 pub struct Phones<W> {
     out: W,
     place: String,
@@ -34,13 +34,13 @@ pub struct Phones<W> {
     decoder: Decoder,
     vocabulary: Vec<String>,
     boundary: Option<usize>,
-    /// Whether a word boundary stands in front of the next phone.
+    /// Whether a word boundary precedes the next phone.
     word_begins: bool,
     sample_rate: f64,
     timeline: Timeline,
     log_p: Vec<f32>,
     spans: Vec<PhoneSpan>,
-    /// Where the last phone of the open line of text ended, in samples.
+    /// End of the last phone on the open line of text, in samples.
     line_end: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ pub struct Phones<W> {
 #[derive(Debug, Serialize)]
 struct Line<'a> {
     phone: &'a str,
-    /// Seconds from the start of the stream.
+    /// Start and end, seconds.
     start: f64,
     end: f64,
     sample: u64,
@@ -60,7 +60,7 @@ struct Line<'a> {
 }
 
 impl<W: Write + Send> Phones<W> {
-    /// Phones to `out`, which errors call `place`.
+    /// Writes phones to `out`, which errors call `place`.
     pub fn new(out: W, place: impl Into<String>, form: Form, decoder: Decoder) -> Self {
         Self {
             out,
@@ -78,7 +78,7 @@ impl<W: Write + Send> Phones<W> {
         }
     }
 
-    /// Writes the phones that became certain.
+    /// Writes the phones that have become final.
     fn write(&mut self) -> Result<(), ConsumerError> {
         let spans = std::mem::take(&mut self.spans);
         let written = spans.iter().try_for_each(|span| self.write_one(span)).and_then(|()| self.out.flush());
@@ -93,7 +93,7 @@ impl<W: Write + Send> Phones<W> {
             return Ok(());
         }
         let word_begins = std::mem::take(&mut self.word_begins);
-        // A decoder gives out only frames that it was shown and that are still pending.
+        // A decoder outputs only frames that it has received and that are still pending.
         let (Some(first), Some(last)) = (self.timeline.place(span.start), self.timeline.place(span.end - 1)) else {
             return Ok(());
         };
@@ -124,7 +124,7 @@ impl<W: Write + Send> Phones<W> {
         }
     }
 
-    /// Ends the line of text when nothing was said for a while.
+    /// Ends the line of text after a pause.
     fn end_line(&mut self) -> std::io::Result<()> {
         self.line_end = None;
         self.out.write_all(b"\n").and_then(|()| self.out.flush())
@@ -149,18 +149,18 @@ impl<W: Write + Send> Consumer for Phones<W> {
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
         let Some(logits) = &chunk.ctc_logits else {
-            let text = format!("chunk {} carries no CTC logits: a session gives them when it is asked for `ctc`", chunk.sequence);
+            let text = format!("chunk {} has no CTC logits; enable `ctc` in the session options", chunk.sequence);
             return Err(ConsumerError::other(text));
         };
         for (frame, place) in self.timeline.push(chunk).iter().enumerate() {
-            // No phone reaches over sound that is missing.
+            // No phone spans dropped audio.
             if place.hole_before > 0 || place.hole_inside > 0 {
                 self.decoder.finish(&mut self.spans);
             }
             let row = logits.row(frame);
             self.log_p.resize(row.len(), 0.0);
             if !log_probabilities(row, &mut self.log_p) {
-                // A broken frame says nothing.
+                // Skip a frame with non-finite logits.
                 self.log_p.fill(f32::NEG_INFINITY);
                 self.log_p[BLANK] = 0.0;
             }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     proptest! {
-        /// In chunks of any size come the phones of one whole chunk, at the same samples.
+        /// Chunks of any size give the phones of a single chunk, at the same samples.
         #[test]
         fn streaming_is_offline(
             logits in prop::collection::vec(-4.0f32..4.0, CLASSES * 60), sizes in prop::collection::vec(1usize..20, 60),
@@ -244,10 +244,10 @@ mod tests {
             lines.iter().map(one).collect()
         };
         assert_eq!(at(&whole), [("p1".into(), 320, 960), ("p2".into(), 1600, 640)]);
-        // 1,000 samples lost in front of the second chunk.
+        // 1,000 samples dropped before the second chunk.
         let shifted = lines(&logits, &[4, 4], None, |chunks| chunks[1].first_sample += 1000);
         assert_eq!(at(&shifted), [("p1".into(), 320, 960), ("p2".into(), 2600, 640)]);
-        // 1,000 samples lost inside of the first chunk, between frames 1 and 2 (sample 640): the phone there is two.
+        // 1,000 samples dropped within the first chunk, between frames 1 and 2 (sample 640): the phone there is split.
         let torn = lines(&logits, &[4, 4], None, |chunks| {
             chunks[0].discontinuities.push(Discontinuity { offset: 640, lost_samples: 1000 });
             chunks[1].first_sample += 1000;

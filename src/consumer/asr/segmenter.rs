@@ -1,26 +1,26 @@
-//! Cuts utterances: from the probability that somebody speaks in each frame to spans of frames.
+//! Cuts utterances: from the probability of speech in each frame to spans of frames.
 
 use std::collections::VecDeque;
 
-/// When an utterance begins and ends; lengths in frames.
+/// Segmentation rules; lengths in frames.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SegmentRules {
-    /// A frame is speech from this probability on.
+    /// Minimum probability for speech to start.
     pub speech: f32,
-    /// And quiet below this one; between them it stays what it was.
+    /// Probability below which speech ends; in between the state is unchanged.
     pub quiet: f32,
-    /// Frames of speech that begin an utterance; fewer are a click.
+    /// Minimum frames of speech in an utterance; fewer are a click.
     pub least_speech: usize,
-    /// Frames of quiet that end it.
+    /// Frames of silence that end it.
     pub hangover: usize,
-    /// Frames kept before the first and after the last one of speech.
+    /// Frames kept before and after the speech.
     pub pad: usize,
-    /// An utterance of so many frames is cut where it is quietest in its last fifth.
+    /// Maximum length in frames; a longer utterance is cut at the quietest frame of its last fifth.
     pub longest: usize,
 }
 
 impl Default for SegmentRules {
-    /// For frames of 20 ms: 0.1 s of speech begin, 0.5 s of quiet end, 0.2 s are kept around, 30 s are the longest.
+    /// For frames of 20 ms: at least 0.1 s of speech, 0.5 s of hangover, 0.2 s of padding, at most 30 s.
     fn default() -> Self {
         Self { speech: 0.5, quiet: 0.35, least_speech: 5, hangover: 25, pad: 10, longest: 1500 }
     }
@@ -30,60 +30,60 @@ impl Default for SegmentRules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cut {
-    /// Nobody spoke any more.
+    /// Silence.
     Quiet,
-    /// It was as long as may be.
+    /// Maximum length.
     Longest,
-    /// Sound was lost for longer than the hangover.
+    /// Audio was dropped for longer than the hangover.
     Lost,
     /// The stream ended.
     End,
 }
 
-/// One utterance, in frames counted from the first one pushed.
+/// One utterance; frames count from the first one pushed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Utterance {
     /// First frame.
     pub start: u64,
     /// The frame after the last one.
     pub end: u64,
-    /// Mean probability of speech over it.
+    /// Mean probability of speech.
     pub speech: f32,
-    /// Why it ended.
+    /// Reason for its end.
     pub cut: Cut,
 }
 
-/// Frame by frame; what comes out does not depend on how the frames are cut into chunks.
+/// Segments frame by frame; the result does not depend on chunk boundaries.
 #[derive(Debug, Clone)]
 pub struct Segmenter {
     rules: SegmentRules,
     frame: u64,
-    /// No utterance begins before this frame: it belongs to the last one, or lies before lost sound.
+    /// Earliest start of the next utterance: after the previous one and after dropped audio.
     floor: u64,
-    /// Frames of speech so far that have not begun an utterance yet.
+    /// Frames of speech that have not started an utterance yet.
     onset: usize,
     open: Option<u64>,
     last_speech: u64,
     speaking: bool,
-    /// Of the frames from `keep_from` on.
+    /// Probabilities of the frames from `keep_from`.
     probabilities: VecDeque<f32>,
 }
 
 impl Segmenter {
-    /// Nothing heard yet.
+    /// A segmenter at the start of a stream.
     pub fn new(rules: SegmentRules) -> Self {
         let rules = SegmentRules { least_speech: rules.least_speech.max(1), longest: rules.longest.max(2), ..rules };
         let probabilities = VecDeque::new();
         Self { rules, frame: 0, floor: 0, onset: 0, open: None, last_speech: 0, speaking: false, probabilities }
     }
 
-    /// The earliest frame that an utterance not given out yet may begin with.
+    /// The earliest possible start of an utterance that was not returned yet.
     pub fn keep_from(&self) -> u64 {
         let before = (self.rules.pad + self.onset) as u64;
         self.open.unwrap_or_else(|| self.frame.saturating_sub(before).max(self.floor))
     }
 
-    /// One frame more: an utterance, if that ends one.
+    /// Adds a frame; returns an utterance if the frame ends one.
     pub fn push(&mut self, probability: f32) -> Option<Utterance> {
         let rules = self.rules;
         let here = self.frame;
@@ -116,8 +116,8 @@ impl Segmenter {
         found
     }
 
-    /// `frames` frames of sound are missing in front of the next frame: they count as quiet, and an utterance never reaches over more
-    /// than a hangover of them. `true` with it says that nothing before may be joined to what comes.
+    /// Reports `frames` dropped frames before the next one. They count as silence; an utterance spans at most
+    /// one hangover of them. Returns true if later frames cannot be joined to earlier ones.
     pub fn lost(&mut self, frames: u64) -> (Option<Utterance>, bool) {
         let quiet = if self.open.is_some() { self.frame - (self.last_speech + 1) } else { 0 };
         if quiet + frames < self.rules.hangover.max(1) as u64 {
@@ -129,14 +129,14 @@ impl Segmenter {
         (found, true)
     }
 
-    /// The next frame belongs to no utterance.
+    /// Adds a frame that belongs to no utterance.
     pub fn skip(&mut self) {
         self.push(0.0);
         self.floor = self.frame;
         self.forget();
     }
 
-    /// The stream has ended.
+    /// Ends the stream.
     pub fn finish(&mut self) -> Option<Utterance> {
         let found = self.open.and_then(|start| self.close(start, Cut::End));
         (self.floor, self.onset, self.speaking) = (self.frame, 0, false);
@@ -146,7 +146,7 @@ impl Segmenter {
     fn close(&mut self, start: u64, cut: Cut) -> Option<Utterance> {
         self.open = None;
         self.floor = start;
-        // What was left behind a cut may hold nobody.
+        // After a cut, the rest may contain no speech.
         if self.last_speech < start {
             return None;
         }
@@ -160,7 +160,7 @@ impl Segmenter {
         if length < self.rules.longest {
             return None;
         }
-        // The quietest frame of the last fifth ends this one; the next one begins behind it.
+        // Cut at the quietest frame of the last fifth; the next utterance starts after it.
         let offset = length - (length / 5).max(1);
         let quietest =
             (offset..length).min_by(|&a, &b| self.probabilities[a].total_cmp(&self.probabilities[b])).unwrap_or(length - 1);
@@ -193,7 +193,7 @@ mod tests {
 
     const RULES: SegmentRules = SegmentRules { speech: 0.5, quiet: 0.3, least_speech: 3, hangover: 5, pad: 2, longest: 40 };
 
-    /// '#' is speech, '~' between the thresholds, any other quiet.
+    /// '#' is speech, '~' is between the thresholds, anything else is silence.
     fn cut(text: &str) -> Vec<(u64, u64, Cut)> {
         let mut segmenter = Segmenter::new(RULES);
         let frame = |c| match c {
@@ -253,7 +253,7 @@ mod tests {
                 let keep = segmenter.keep_from();
                 let found = segmenter.push(probability);
                 prop_assert!(segmenter.probabilities.len() <= RULES.longest + 1);
-                // What an utterance needs was never given up.
+                // Nothing that an utterance needs is discarded.
                 prop_assert!(found.is_none_or(|span| span.start >= keep));
                 spans.extend(found);
             }
@@ -261,7 +261,7 @@ mod tests {
             prop_assert!(spans.iter().all(|span| span.start < span.end && span.end <= frames.len() as u64));
             prop_assert!(spans.iter().all(|span| span.end - span.start <= RULES.longest as u64));
             prop_assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start));
-            // Every run of speech that is long enough is in one.
+            // Every sufficiently long run of speech is in an utterance.
             for start in 0..frames.len().saturating_sub(RULES.least_speech) {
                 if frames[start..start + RULES.least_speech].iter().all(|p| *p == 1.0) {
                     let inside = (start..start + RULES.least_speech).all(|t| spans.iter().any(|s| (s.start..s.end).contains(&(t as u64))));

@@ -1,4 +1,4 @@
-//! Whole utterances: cut by [`Segmenter`], and given out with their times, their sound and their representation.
+//! Utterances, cut by [`Segmenter`], with their times, audio and vectors.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -14,16 +14,16 @@ use crate::consumer::stream::{Array, Endpoint, FloatType, MessageWriter};
 use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo, npy};
 use crate::stream::Representation;
 
-/// The file of a folder of utterances that lists them.
+/// Name of the list of utterances in an output folder.
 pub const SEGMENTS: &str = "segments.jsonl";
 
-/// Where utterances go.
+/// Destination of utterances.
 pub enum SegmentTarget {
-    /// A JSON line for each, and what errors call the place.
+    /// One line of JSON each; the string names the destination in errors.
     Lines(Box<dyn Write + Send>, String),
-    /// A folder: `segments.jsonl`, and for each utterance its sound as WAV (16 bit) and its vectors as NPY.
+    /// A folder: `segments.jsonl`, and for each utterance its audio as 16-bit WAV and its vectors as NPY.
     Folder(PathBuf),
-    /// The binary stream, a message for each with the arrays `vectors` and `audio`.
+    /// The binary stream: one message each, with the arrays `vectors` and `audio`.
     Stream(Endpoint, FloatType),
 }
 
@@ -42,7 +42,7 @@ pub struct Segments {
     timeline: Timeline,
     sample_rate: u32,
     dim: usize,
-    /// Of the frames that may still be needed: their sound without gaps (what was lost is silence), and their vectors.
+    /// Audio without gaps (dropped audio is silence) and vectors of the frames that may still be needed.
     sound: VecDeque<f32>,
     sound_start: u64,
     vectors: VecDeque<f32>,
@@ -55,18 +55,18 @@ pub struct Segments {
 #[derive(Debug, Serialize)]
 struct Line {
     segment: u64,
-    /// Seconds from the start of the stream.
+    /// Start and end, seconds.
     start: f64,
     end: f64,
     sample: u64,
     samples: u64,
     frames: u64,
-    /// Mean probability that somebody speaks.
+    /// Mean probability of speech.
     speech: f64,
     /// Mean exit layer.
     layer: f64,
     cut: Cut,
-    /// Samples that were lost inside of it: silence in its sound, and no frames.
+    /// Samples dropped within it: silence in its audio, and no frames.
     #[serde(skip_serializing_if = "is_zero")]
     lost_samples: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ struct End {
 }
 
 impl Segments {
-    /// Utterances by `rules` to `target`, which is opened when the stream begins.
+    /// Writes utterances by `rules` to `target`, which is opened when the stream begins.
     pub fn new(target: SegmentTarget, detector: SpeechDetector, rules: SegmentRules) -> Self {
         Self {
             keeps_content: !matches!(target, SegmentTarget::Lines(..)),
@@ -145,7 +145,7 @@ impl Segments {
                 write_wav(&folder.join(format!("{name}.wav")), &sound, self.sample_rate)?;
                 write_npy(&folder.join(format!("{name}.npy")), &vectors, self.dim)?;
                 (line.wav, line.npy) = (Some(format!("{name}.wav")), Some(format!("{name}.npy")));
-                // The line comes last: whoever follows the file finds what it names.
+                // Write the line last, so that its files exist when a reader sees it.
                 write_line(out, &folder.display().to_string(), &line)
             }
             Some(Sink::Stream(writer)) => {
@@ -156,7 +156,7 @@ impl Segments {
         }
     }
 
-    /// Frames that no utterance will need.
+    /// Discards frames that no utterance needs.
     fn forget(&mut self) {
         let keep = self.segmenter.keep_from();
         let gone = (keep.saturating_sub(self.first_frame) as usize * self.dim).min(self.vectors.len());
@@ -176,7 +176,7 @@ fn write_line(out: &mut impl Write, place: &str, line: &Line) -> Result<(), Cons
     written.map_err(|error| ConsumerError::write(place, error))
 }
 
-/// 16 bits, which every recogniser takes.
+/// 16 bits, which every recogniser supports.
 fn write_wav(path: &Path, sound: &[f32], sample_rate: u32) -> Result<(), ConsumerError> {
     let failed = |error| match error {
         hound::Error::IoError(error) => ConsumerError::write(path.display().to_string(), error),
@@ -219,7 +219,7 @@ impl Consumer for Segments {
                 std::fs::create_dir_all(&folder).map_err(failed)?;
                 let lines = File::create_new(folder.join(SEGMENTS)).map_err(|error| match error.kind() {
                     std::io::ErrorKind::AlreadyExists => {
-                        ConsumerError::other(format!("{place} holds the segments of another run; name another folder"))
+                        ConsumerError::other(format!("{place}: contains the segments of another run; choose another folder"))
                     }
                     _ => failed(error),
                 })?;
@@ -233,8 +233,7 @@ impl Consumer for Segments {
         let audio = chunk.audio.as_ref().filter(|_| self.keeps_content);
         let found = self.detector.probabilities(chunk).filter(|_| audio.is_some() || !self.keeps_content);
         let Some(probabilities) = found else {
-            let text =
-                format!("chunk {} lacks its sound or its posteriors: a session gives what it is asked for", chunk.sequence);
+            let text = format!("chunk {} has no audio or posteriors; enable them in the session options", chunk.sequence);
             return Err(ConsumerError::other(text));
         };
         let hop = chunk.hop_samples as u64;
@@ -244,7 +243,7 @@ impl Consumer for Segments {
                 self.write(span)?;
                 if apart {
                     self.forget();
-                    // A frame with a long hole in it is half here and half there.
+                    // A frame with a long gap inside counts as half before and half after it.
                     if place.hole_inside > 0 {
                         self.segmenter.skip();
                         self.forget();

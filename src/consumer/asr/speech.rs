@@ -1,42 +1,42 @@
-//! How surely somebody speaks, frame by frame: from the unit that means that nobody does, or from the sound's level.
+//! Probability of speech per frame, from the unit for silence or from the level.
 
 use crate::consumer::Requirements;
 use crate::stream::Representation;
 
-/// Tells speech from the rest.
+/// Speech detector.
 #[derive(Debug, Clone)]
 pub enum SpeechDetector {
-    /// 1 − P(quiet unit) at the exit layer: the heads of all layers predict the same units, so frames compare whatever the depth.
+    /// 1 − P(quiet unit) at the exit layer. The heads of all layers predict the same units, so frames are comparable across depths.
     Units {
-        /// The unit that means that nobody speaks.
+        /// The unit for silence.
         quiet_unit: usize,
     },
-    /// The frame's level above the noise floor: for packs without such a unit.
+    /// The level above the noise floor, for packs without such a unit.
     Level(Level),
 }
 
-/// A noise floor that falls at once and rises slowly.
+/// Noise floor that falls immediately and rises slowly.
 #[derive(Debug, Clone, Default)]
 pub struct Level {
     floor: Option<f32>,
 }
 
-/// What is this far above the floor is speech as likely as not; the probability goes from 0 to 1 over twice that.
+/// Level above the floor at which the probability is 0.5; it rises from 0 to 1 over twice that.
 const ABOVE_FLOOR_DB: f32 = 10.0;
-/// How fast the floor follows a level that stays: noise that begins is taken for speech for a few seconds.
+/// Rate at which the floor rises: new noise counts as speech for a few seconds.
 const FLOOR_RISES_DB_PER_SECOND: f32 = 3.0;
-/// No floor is lower: below are dither and the last bits of the converter.
+/// Lower limit of the floor: dither and the last bits of the converter are below.
 const LOWEST_FLOOR_DBFS: f32 = -65.0;
-/// The floor before anything was heard is no higher: a stream may begin with speech.
+/// Upper limit of the initial floor, because a stream may start with speech.
 const FIRST_FLOOR_DBFS: f32 = -50.0;
 
 impl SpeechDetector {
-    /// By units where the pack says which one is nobody's, by level otherwise.
+    /// Uses units if the pack has a quiet unit, otherwise the level.
     pub fn new(quiet_unit: Option<usize>) -> Self {
         quiet_unit.map_or_else(|| Self::Level(Level::default()), |quiet_unit| Self::Units { quiet_unit })
     }
 
-    /// What it reads of a representation.
+    /// Required parts of a representation.
     pub fn requires(&self) -> Requirements {
         match self {
             Self::Units { .. } => Requirements { posteriors: true, ..Requirements::default() },
@@ -44,7 +44,7 @@ impl SpeechDetector {
         }
     }
 
-    /// Probability that somebody speaks in each frame of the chunk; `None` when the chunk lacks what this reads.
+    /// Probability of speech in each frame of the chunk; `None` if the chunk lacks the required parts.
     pub fn probabilities(&mut self, chunk: &Representation) -> Option<Vec<f32>> {
         match self {
             Self::Units { quiet_unit } => {

@@ -1,4 +1,4 @@
-//! Utterances cut from streams made by hand: exact samples and frames, also where sound was lost.
+//! Utterances of synthetic streams: exact samples and frames, including dropped audio.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -53,7 +53,7 @@ fn lines(chunks: &[Representation]) -> Vec<serde_json::Value> {
     String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The lines, the sound in units of 1/32768 and the first number of each vector, read back from a folder.
+/// Lines, audio in units of 1/32768 and the first number of each vector, read back from a folder.
 fn folder(chunks: &[Representation]) -> Vec<(serde_json::Value, Vec<i16>, Vec<f32>)> {
     let folder = tempfile::tempdir().unwrap();
     run(SegmentTarget::Folder(folder.path().to_owned()), chunks);
@@ -72,7 +72,7 @@ fn number(line: &serde_json::Value, key: &str) -> u64 {
     line[key].as_u64().unwrap()
 }
 
-/// What stands at these positions of the test's sound.
+/// Expected values at these positions of the test's audio.
 fn counted(positions: std::ops::Range<u64>) -> Vec<i16> {
     positions.map(|sample| (sample % 30_000) as i16).collect()
 }
@@ -91,7 +91,7 @@ fn an_utterance_has_exactly_its_samples_and_frames() {
 
 #[test]
 fn short_holes_are_silence_in_place_and_long_ones_part_utterances() {
-    // Lost: 500 samples in front of the second chunk, and 700 inside of it, in the middle of its second frame.
+    // Dropped: 500 samples before the second chunk, and 700 within it, in the middle of its second frame.
     let mut torn = speech("..######........", &[4, 12]);
     torn[1].first_sample += 500;
     torn[1].discontinuities.push(Discontinuity { offset: 480, lost_samples: 700 });
@@ -106,7 +106,7 @@ fn short_holes_are_silence_in_place_and_long_ones_part_utterances() {
     assert_eq!(*sound, wanted);
     assert_eq!(vectors.len(), 10);
 
-    // Chunks that the consumer never saw are missing sound as well.
+    // Chunks that the consumer did not receive are dropped audio as well.
     let whole = speech("..######............####.......", &[8, 12, 11]);
     let missing = [whole[0].clone(), whole[2].clone()];
     let found = folder(&missing);
@@ -117,7 +117,7 @@ fn short_holes_are_silence_in_place_and_long_ones_part_utterances() {
     assert_eq!(at(1), (20, 6, &serde_json::json!("quiet")), "it has no pad in front: that sound was never here");
     assert_eq!(found[1].1, counted(20 * 320..26 * 320));
 
-    // A long hole inside of a frame: the frame is half here and half there, and in no utterance.
+    // A long gap within a frame: half before, half after, in no utterance.
     let mut torn = speech("..####.####.....", &[16]);
     torn[0].discontinuities.push(Discontinuity { offset: 6 * 320 + 100, lost_samples: 100_000 });
     let found = folder(&torn);

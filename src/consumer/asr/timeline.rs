@@ -1,25 +1,25 @@
-//! Frames and where they lie in the stream, to the sample, lost sound counted.
+//! Positions of frames in the stream, to the sample, including dropped audio.
 
 use std::collections::VecDeque;
 
 use crate::stream::Representation;
 
-/// One frame's place in the stream, in samples at the pack's rate.
+/// Position of a frame, in samples at the pack's rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Of its first sample.
+    /// First sample.
     pub start: u64,
-    /// Behind its last one.
+    /// End (exclusive).
     pub end: u64,
-    /// Samples lost inside of it: its sound has a discontinuity.
+    /// Samples dropped within it.
     pub hole_inside: u64,
-    /// Samples missing between the frame before and this one: lost, or of chunks that the consumer was too slow for.
+    /// Samples missing before it: dropped, or in chunks that the consumer was too slow for.
     pub hole_before: u64,
-    /// The layer at which its chunk stopped.
+    /// Exit layer of its chunk.
     pub layer: usize,
 }
 
-/// Numbers the frames that it is shown from 0, and remembers the places of those that are still needed.
+/// Numbers frames from 0, and stores the positions of those that are still needed.
 #[derive(Debug, Default)]
 pub(super) struct Timeline {
     first: u64,
@@ -28,7 +28,7 @@ pub(super) struct Timeline {
 }
 
 impl Timeline {
-    /// The places of a chunk's frames.
+    /// Adds the frames of a chunk.
     pub fn push(&mut self, chunk: &Representation) -> Vec<Place> {
         let (hop, samples) = (chunk.hop_samples as u64, chunk.samples);
         let frames = samples.div_ceil(hop.max(1));
@@ -44,19 +44,19 @@ impl Timeline {
         places
     }
 
-    /// The place of frame number `frame`, if it was not forgotten.
+    /// Position of frame number `frame`, if it is still stored.
     pub fn place(&self, frame: u64) -> Option<&Place> {
         self.places.get(frame.checked_sub(self.first)? as usize)
     }
 
-    /// Frames before number `frame` are no longer needed.
+    /// Discards frames before number `frame`.
     pub fn forget_before(&mut self, frame: u64) {
         let gone = frame.saturating_sub(self.first).min(self.places.len() as u64);
         self.places.drain(..gone as usize);
         self.first += gone;
     }
 
-    /// Behind the last sample so far.
+    /// End of the last sample so far.
     pub fn end(&self) -> u64 {
         self.end.unwrap_or(0)
     }
