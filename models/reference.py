@@ -1,17 +1,17 @@
-"""Streams a WAV through a cached pack with onnxruntime and numpy alone, the way the runtime does, and writes what came out:
+"""Streams a WAV through a cached pack with onnxruntime and NumPy, like the runtime, and writes the results:
 
     pip install numpy onnxruntime soundfile
     python models/reference.py PACK IN.wav golden.npz [--chunk-frames N] [--threshold NATS]
 
 golden.npz
     audio [S] f32
-    h [L+1, T, D] f32, entropy [heads, chunks] f64 nats: never exiting; the first head is that of h0 where there is one
+    h [L+1, T, D] f32, entropy [heads, chunks] f64 nats: at full depth; the first head is that of h0, if there is one
     exit_layer_NAME [chunks] i64, exit_state_NAME [T, D] f32, ctc_NAME [T, V] f32 (of the exit layer's CTC branch), NAME being
         catch_up, project: DAISY's rule (the first layer whose entropy is at most the threshold), both ways of gap filling
         gain: the policy `gain` at the pack's lambda (only for packs with predictors)
-    forecast [predictors, chunks] f32: what h0 and layer k expect of ln KL(p_L || p_k), never exiting
+    forecast [predictors, chunks] f32: predicted ln KL(p_L || p_k) of h0 and layer k, at full depth
 
-S samples make T = ceil(S / hop) frames; the end is filled with zeros, and the last chunk may be short. Python 3.11 or newer.
+S samples give T = ceil(S / hop) frames; the end is padded with zeros, and the last chunk may be short. Python 3.11 or newer.
 """
 
 import argparse
@@ -80,7 +80,7 @@ class Stream:
         return out["y"], out.get("f", out["y"])
 
     def fill(self, k, first):
-        """Brings layer k's cache up to frame `first`: the chunks of the left context that stopped before it."""
+        """Brings layer k's cache up to frame `first`: the chunks of the left context that exited before it."""
         if self.next[k] == first:
             return
         lagging = [c for c in self.past if c[0] + c[1].shape[1] > first - self.context and c[0] >= self.next[k]]
@@ -94,7 +94,7 @@ class Stream:
                 chunk[1] = y
 
     def chunk(self, first, x, stop):
-        """Front-end frames x of the chunk at frame `first`; stops at depth k when stop(k, logits, feature) says so, at 0 only where
+        """Front-end frames x of the chunk at frame `first`; exits at depth k if stop(k, logits, feature) is true, at 0 only if
         the front end has a head. Features by depth, and the logits of the heads."""
         features, logits, layers = [x], {}, len(self.pack.layers)
         for depth in range(layers + 1):
@@ -137,13 +137,13 @@ def main():
     parser.add_argument("wav")
     parser.add_argument("golden")
     parser.add_argument("--chunk-frames", type=int, default=16)
-    parser.add_argument("--threshold", type=float, help="nats; the pack's own without one")
+    parser.add_argument("--threshold", type=float, help="nats (default: the pack's)")
     arguments = parser.parse_args()
 
     pack = CachedPack(arguments.pack)
     audio, rate = soundfile.read(arguments.wav, dtype="float32")
     if rate != pack.audio["sample_rate"] or audio.ndim != 1:
-        raise SystemExit(f"{arguments.wav}: wants {pack.audio['sample_rate']} Hz mono")
+        raise SystemExit(f"{arguments.wav}: must be {pack.audio['sample_rate']} Hz mono")
     threshold = arguments.threshold if arguments.threshold is not None else pack.manifest["exit"]["threshold"]
     layers = pack.encoder["layers"]
     cut = list(chunks(pack, audio, arguments.chunk_frames))
@@ -157,7 +157,7 @@ def main():
     }
 
     def keep(name, stopped):
-        """What came out where each chunk stopped."""
+        """Results at each chunk's exit layer."""
         depth = np.array([len(features) - 1 for features, _ in stopped])
         golden[f"exit_layer_{name}"] = depth
         golden[f"exit_state_{name}"] = np.concatenate([features[-1][0] for features, _ in stopped])

@@ -1,4 +1,4 @@
-"""The user's recordings: read, mixed to mono, brought to the pack's sample rate."""
+"""Reads recordings, mixed to mono and resampled to the pack's rate."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 from .checkpoint import ConvertError
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
-# Quieter than this, −80 dB of full scale, is no sound: its level says nothing about a microphone.
+# Below −80 dBFS a recording is silence and says nothing about the level of a microphone.
 SILENCE_RMS = 1e-4
 
 

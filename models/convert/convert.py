@@ -80,7 +80,7 @@ def add_heads(writer, branches, args):
     for agreement in heads.AGREEMENTS:
         thresholds = heads.calibrate(*held, agreement)
         kept, depth = heads.cascade(*checked, thresholds)
-        print(f"promised agreement {agreement:.2f}: on recordings not calibrated on {kept:.3f}, mean exit layer {depth:.1f} of {shape.layers}")
+        print(f"target agreement {agreement:.2f}: {kept:.3f} on the test set, mean exit layer {depth:.1f} of {shape.layers}")
         targets.append(dict(agreement=agreement, thresholds=thresholds))
     seconds = held[2].sum() * shape.hop / writer.checkpoint.sample_rate
     data = f"{seconds:.0f} s of the user's recordings, kept out of the heads' training"

@@ -1,10 +1,10 @@
-"""Makes the small windowed packs and golden files that the Rust tests and the Python ones hold the runtime to:
+"""Generates the small windowed packs and golden files of the Rust and Python tests:
 
     python -m models.convert.golden [--out tests/data] [--wav RECORDING.wav]
 
 Random weights, real geometry (receptive field 400, hop 320), real speech. Each folder has the pack and golden.npz
 (models/convert/reference.py) with exit_layer [chunks] at the pack's thresholds. The recording is kept in windowed-base/golden.npz and taken from there without --wav, so the
-files can be made anew from the repository alone.
+files can be regenerated from the repository alone.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def make(folder, audio):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "tests" / "data")
-    parser.add_argument("--wav", help="16 kHz mono; its part from 1 s on is taken")
+    parser.add_argument("--wav", help="16 kHz mono recording; used from 1 s")
     args = parser.parse_args()
     if args.wav:
         import soundfile

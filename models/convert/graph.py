@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 20  # Gelu stands in it; tract 0.23 reads it
 IR_VERSION = 9
 # tract folds a constant Cast whose output has at most 4 MiB, and a Concat of what it folded: a larger f16 weight is cast in
-# pieces, or it would be cast anew at every call (293 against 179 ms for the twelve layers of a base model).
+# pieces, or it would be cast again at every call (293 against 179 ms for the twelve layers of a base model).
 FOLD_LIMIT = 1 << 20
 
 class Graph:

@@ -20,7 +20,7 @@ MIN_CHUNKS = 10
 
 @dataclass
 class States:
-    """What the encoder made of the recordings. Frames of a chunk stand together."""
+    """States of the recordings; the frames of a chunk are contiguous."""
 
     features: list       # per layer: [frames, D] f16, the input of its head
     outputs: np.ndarray  # [frames, D] f16, the output of the layer that units are made of
@@ -60,9 +60,9 @@ def collect(pack, folder, minutes, units_layer):
             number, seconds = number + 1, seconds + len(piece) / rate
             if (now := time.monotonic()) - told > 10:
                 told = now
-                print(f"  {seconds / 60:.1f} of at most {minutes:g} minutes streamed, {(now - started) / seconds:.2f} s per second of sound", flush=True)
+                print(f"  {seconds / 60:.1f} of at most {minutes:g} minutes streamed, {(now - started) / seconds:.2f} s per second of audio", flush=True)
     if number < 4:
-        raise ConvertError(f"{folder} holds {seconds:.0f} s of sound in {number} pieces: heads want some minutes, and four pieces of up to {PIECE_SECONDS} s at least")
+        raise ConvertError(f"{folder} has only {seconds:.0f} s of audio in {number} pieces: heads need some minutes, and at least four pieces of up to {PIECE_SECONDS} s")
     return States([np.concatenate(f) for f in features], np.concatenate(outputs), np.concatenate(chunks), np.concatenate(pieces))
 
 
@@ -75,7 +75,7 @@ def split(states, seed):
 
 
 def train(x, labels, units, seed, epochs=20, batch=256, rate=4e-3):
-    """One head by Adam (arXiv 1412.6980) on the cross-entropy. Features are standardised for the training; the head takes them as they are."""
+    """One head by Adam (arXiv 1412.6980) on the cross-entropy. Features are standardised for training only; the head applies to raw features."""
     random, x = np.random.default_rng(seed), x.astype(np.float32)
     mean, deviation = x.mean(0), x.std(0) + 1e-6
     parameters = [np.zeros((x.shape[1], units), np.float32), np.zeros(units, np.float32)]
@@ -118,7 +118,7 @@ def evidence(heads, states, frames):
 
 def calibrate(entropies, agreement, frames, target):
     """Thresholds of layers 1 … L−1, nats: at each layer the largest whose exits agree with full depth on `target` of their frames,
-    among the chunks that no earlier layer took. Negative: never."""
+    among the chunks that did not exit earlier. Negative: never."""
     alive, thresholds = np.ones(entropies.shape[1], bool), []
     for h, agreed in zip(entropies[:-1], agreement[:-1]):
         order = np.flatnonzero(alive)[np.argsort(h[alive])]
@@ -131,7 +131,7 @@ def calibrate(entropies, agreement, frames, target):
 
 
 def cascade(entropies, agreement, frames, thresholds):
-    """(agreement with full depth, mean exit layer) of the cascade that stops at the first entropy under its threshold."""
+    """(agreement with full depth, mean exit layer) of the cascade that exits at the first entropy below its threshold."""
     stop = np.vstack([entropies[:-1] <= np.array(thresholds)[:, None], np.ones((1, len(frames)), bool)])
     layer = stop.argmax(0)
     share = (agreement[layer, np.arange(len(frames))] * frames).sum() / frames.sum()

@@ -31,12 +31,12 @@ def statistics(checkpoint, samples):
 
 
 def measured(checkpoint, folder, minutes=None):
-    """Statistics over the recordings of a folder: the mean of the means, the geometric mean of the deviations, so that a loud
-    recording counts no more than a soft one."""
+    """Statistics over the recordings of a folder: the mean of the means, the geometric mean of the deviations, so that loud
+    and quiet recordings have equal weight."""
     clips = (samples for _, samples in recordings(folder, checkpoint.sample_rate, minutes))
     found = [statistics(checkpoint, samples) for samples in clips if samples.std() > SILENCE_RMS]
     if not found:
-        raise ConvertError(f"{folder} holds only silence: the folded norm wants sound at the level of your microphone")
+        raise ConvertError(f"{folder} contains only silence; --norm folded needs recordings at the level of your microphone")
     return pool(found)
 
 

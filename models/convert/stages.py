@@ -128,7 +128,7 @@ def position_bias(g, x, s, w, k):
     """WavLM (arXiv 2110.13900, section 3.2): a bias per bucket of distance, [1, H, T, T], times a gate per head and frame.
     x [1, T, D] is the attention's input. The bias table is layer 1's, shared by all layers."""
     get = prefixed(w, f"encoder.layers.{k - 1}.attention.")
-    # Eight outputs per head, summed in two groups of four: the sums go into the weights, and all heads into one product.
+    # Eight outputs per head, summed in two groups of four: the sums are folded into the weights, and all heads into one matmul.
     weight = get("gru_rel_pos_linear.weight").reshape(2, 4, -1).sum(1)
     bias = get("gru_rel_pos_linear.bias").reshape(2, 4).sum(1)
     gate = lambda i: g.op("Sigmoid", g.linear(x, np.kron(np.eye(s.heads, dtype=np.float32), weight[i : i + 1]), np.repeat(bias[i], s.heads)))

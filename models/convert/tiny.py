@@ -20,7 +20,7 @@ VARIANTS = {
 
 
 def build(name, seed=1, **more):
-    """The `transformers` model of a variant, with every parameter random: none is left at 0 or 1, where a mistake would not show."""
+    """The `transformers` model of a variant, with every parameter random: 0 or 1 could hide a mistake."""
     import torch
     import transformers
 
@@ -65,7 +65,7 @@ def save(name, folder, seed=1, safetensors=True, **more):
 
 
 def hidden_states(model, audio):
-    """All hidden states [L + 1, T, D] of `transformers` for `audio` [S] as it is."""
+    """All hidden states [L + 1, T, D] of `transformers` for the unmodified `audio` [S]."""
     import torch
 
     with torch.no_grad():

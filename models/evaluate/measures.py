@@ -1,4 +1,4 @@
-"""Quality of representations: distance from full depth, what a linear probe reads of phones, letters across speakers."""
+"""Quality of representations: distance from full depth, phones read by a linear probe, letters across speakers."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Heads:
 
     @property
     def depths(self):
-        """Where a chunk may stop: the layers, and 0 where h⁰ has a head."""
+        """Possible exit layers: all layers, and 0 if h⁰ has a head."""
         return list(self.sessions)
 
     def __call__(self, run):
@@ -50,7 +50,7 @@ def divergence(full, found):
 
 
 def agreement(full, found):
-    """Whether the likeliest unit is full depth's, per frame."""
+    """Whether the most probable unit is that of full depth, per frame."""
     return full.argmax(1) == found.argmax(1)
 
 
@@ -72,7 +72,7 @@ def interval(means, weights, groups=None, repeats=400, seed=0):
 
 
 def log_mel(stream):
-    """The front end's own log-mel features of a stream, [T, 4 · 80], mean and scale taken out: what no model has to be trained for."""
+    """The front end's own log-mel features of a stream, [T, 4 · 80], standardised; a baseline without training."""
     audio, _ = soundfile.read(STREAMS / f"{stream}.wav", dtype="float32")
     frames = -(-len(audio) // HOP)
     padded = np.zeros(LEAD + frames * HOP + RECEPTIVE_FIELD, np.float32)
@@ -135,13 +135,13 @@ class PhoneProbe:
         return wrong & (self.labels >= 0)
 
     def error(self, found, conditions=None):
-        """Share of the test frames that are misread."""
+        """Frame error rate on the test frames."""
         mask = np.any([m for c, m in self.test.items() if conditions is None or c in conditions], axis=0)
         return self.errors(found)[mask].mean()
 
 
 def purity(units, labels):
-    """PNMI: what the units tell of the phones, as a share of the phones' entropy."""
+    """PNMI: mutual information of units and phones, as a share of the phones' entropy."""
     shared, entropy, _ = information(labels.astype(int), units.astype(int))
     return shared / entropy
 

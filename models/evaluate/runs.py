@@ -1,4 +1,4 @@
-"""Runs Bellis over a stream, and reads what came out."""
+"""Runs Bellis on a stream and reads the results."""
 
 import json
 import os
@@ -18,7 +18,7 @@ BELLIS = os.environ.get("BELLIS", REPOSITORY / "target/release/bellis")
 
 @dataclass
 class Run:
-    """One policy over one stream."""
+    """One policy on one stream."""
 
     states: np.ndarray  # [T, D], each frame's at its exit layer
     depth: np.ndarray  # [T], exit layers
@@ -27,7 +27,7 @@ class Run:
 
     @property
     def macs(self):
-        """Multiply-adds per second of sound, of all stages that ran: front end, layers, projections, heads, predictors."""
+        """MACs per second of audio of all stages that ran: front end, layers, projections, heads, predictors."""
         return self.report["macs_per_second"]
 
     @property

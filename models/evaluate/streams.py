@@ -1,4 +1,4 @@
-"""Streams of held-out sound: speech in noise at exact SNRs, sound as a device hears it, phone-labelled speech.
+"""Streams of held-out audio: speech in noise at exact SNRs, the device-like stream, phone-labelled speech.
 
     python -m models.evaluate.streams [--minutes M]
 
@@ -63,7 +63,7 @@ class Pool:
         return audio * LEVEL / (audio.std() + 1e-6)
 
     def of(self, package, part, samples):
-        """A stretch of the recordings of a noise package whose paths hold `part`."""
+        """A piece of a noise package's recordings whose paths contain `part`."""
         sound, index = self.group("noise.test")
         entries = [entry for entry in index if entry["package"] == package and part in entry["clip"]]
         pieces, length = [], 0
@@ -74,7 +74,7 @@ class Pool:
         return np.concatenate(pieces)[:samples]
 
     def babble(self, samples, voices=6):
-        """Voices that are in no other stream."""
+        """Voices that occur in no other stream."""
         sound, _ = self.group("speech.match")
         starts = self.rng.integers(len(sound) - samples, size=voices)
         return sum(self.cut(sound, start, samples) for start in starts).astype(np.float32)
@@ -95,7 +95,7 @@ KINDS = ("white", "pink", "babble", "public", "music", "events")
 
 
 class Stream:
-    """Pieces, and where they lie."""
+    """Pieces and their positions."""
 
     def __init__(self):
         self.pieces, self.segments, self.at = [], [], 0
@@ -202,7 +202,7 @@ EDGE = 5  # frames of quiet that a letter keeps on both sides
 
 
 def trimmed(audio):
-    """Without the quiet before and after what is said: frames 35 dB below the loudest."""
+    """Trims silence: frames 35 dB below the loudest at both ends."""
     level = 10 * np.log10((audio[: len(audio) // HOP * HOP].reshape(-1, HOP) ** 2).mean(1) + 1e-9)
     loud = np.flatnonzero(level > level.max() - 35)
     return audio[max(0, loud[0] - EDGE) * HOP : (loud[-1] + 1 + EDGE) * HOP]
@@ -233,7 +233,7 @@ def letters(pool):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=2, help="of speech in each condition of `noisy`; `device` and `phones` have ten times as much")
+    parser.add_argument("--minutes", type=float, default=2, help="minutes of speech per condition of `noisy`; `device` and `phones` have ten times as much")
     arguments = parser.parse_args()
     noisy(Pool(1), arguments.minutes).write("noisy")
     device(Pool(2), arguments.minutes * 10).write("device")

@@ -1,4 +1,4 @@
-"""The converter keeps its promise: every architecture's hidden states equal those of `transformers`, one by one, within 1e-4."""
+"""Every hidden state of every converted architecture equals that of `transformers` within 1e-4."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What keywords are matched in: decorrelated vectors, and branches that make of every layer's state what they can of them."""
+"""Keyword embeddings: decorrelated vectors, and branches that estimate them from every layer's state."""
 
 import hashlib
 import tomllib

@@ -96,7 +96,7 @@ def test_gain_stops_where_no_deeper_layer_is_worth_its_price():
     assert calibrate.stops(exact, 0.001).tolist() == [3, 3, 3]
 
 
-def test_a_promise_is_kept_on_what_it_was_calibrated_on():
+def test_thresholds_meet_their_target_on_the_calibration_data():
     torch.manual_seed(0)
     layers, chunks = 5, 4000
     difficulty = torch.rand(chunks)
@@ -104,7 +104,7 @@ def test_a_promise_is_kept_on_what_it_was_calibrated_on():
     agreement = (1 - difficulty * torch.linspace(1, 0, layers + 1)[:, None]).clamp(0, 1)
     evidence = {"entropy": entropy, "agreement": agreement}
     for target in (0.9, 0.95):
-        depth = calibrate.first_at_most(entropy, calibrate.promise(evidence, target))
+        depth = calibrate.first_at_most(entropy, calibrate.thresholds_for(evidence, target))
         assert target <= float(calibrate.at(agreement, depth).mean()) < target + 0.01
         assert depth.float().mean() < layers
 

@@ -5,11 +5,11 @@
 Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 
 threshold    DAISY's τ: half of the layers, on average over speech, clean and in noise
-calibrated   τ per layer for a promised agreement with full depth, each found on the chunks that survive the layers before
+calibrated   τ per layer for a target agreement with full depth, each calibrated on the chunks that did not exit earlier
 change, ctc  δ, and τ of the CTC branches' entropy: the same mean depth as τ has
 gain         a predictor for the front end and every layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
 
-The predictors learn from training's speech; the numbers are found on voices that training never heard.
+The predictors are trained on the training speech; the parameters are calibrated on held-out voices.
 """
 
 import argparse
@@ -24,13 +24,13 @@ from .train import CHUNKS, FRAMES
 TARGETS = (0.90, 0.95, 0.98)
 LOSS = 0.05  # nats: mean KL from full depth at the default λ
 BATCH, RATE = 384, 4e-3
-DEPTH = 1 / 2  # of the layers: mean depth of the thresholds that promise nothing
+DEPTH = 1 / 2  # of the layers: mean depth of thresholds without a target
 LEAST = 50  # chunks that a threshold must rest on
 
 
 @torch.no_grad()
 def measure(model, sounds, chunk):
-    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy (and that of the CTC branches), change, KL to full depth, agreement, share of frames where nobody seems to speak; and the states [L + 1, chunks, chunk, D]."""
+    """Evidence of h⁰ and of every layer, [L + 1, chunks]: entropy (and that of the CTC branches), change, KL to full depth, agreement, share of frames classified as silence; and the states [L + 1, chunks, chunk, D]."""
     found = {"entropy": [], "ctc": [], "change": [], "kl": [], "agreement": [], "quiet": [], "states": []}
     for audio in sounds:
         states = model(torch.from_numpy(audio)[None], chunk)
@@ -81,7 +81,7 @@ def survivors(evidence, least_agreement):
     return thresholds
 
 
-def promise(evidence, target):
+def thresholds_for(evidence, target):
     """Thresholds whose cascade agrees with full depth on `target` of the frames, chunks at full depth included."""
     reached = lambda least: float(at(evidence["agreement"], first_at_most(evidence["entropy"], survivors(evidence, least))).mean())
     least = bisect(0.0, 1.0, lambda least: reached(1 - least) < target, 12)
@@ -124,7 +124,7 @@ def stops(predicted, price):
 
 
 def hear(model, crops, count):
-    """Evidence of `count` crops of what a device hears, by chunk size."""
+    """Evidence of `count` crops of the device-like mix, by chunk size."""
     share, parts = {8: 0.25, 16: 0.5, 32: 0.25}, {}
     for size in CHUNKS:
         parts[size] = measure(model, [crops.device() for _ in range(max(2, int(count * share[size])))], size)
@@ -142,14 +142,14 @@ def predictors(model, crops, count, steps):
 
 
 def thresholds(model, gain, crops, count, chunk=16):
-    """All numbers, from `count` crops of speech, and for λ as many of all that a device hears."""
+    """All numbers, from `count` crops of speech, and for λ as many of the device-like mix."""
     layers = model.shape.layers
     speech = measure(model, [crops.crop()[0] for _ in range(count)], chunk)
     deep = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < layers * DEPTH
     threshold = bisect(0.0, 6.0, deep(speech["entropy"]))
     change, ctc = bisect(0.0, 2.0, deep(speech["change"])), bisect(0.0, 4.0, deep(speech["ctc"]))
     depth = int(first_at_most(speech["entropy"], threshold).float().mean())
-    # A promise is about speech: silence agrees with itself, and would keep it alone.
+    # Targets are for speech: silence agrees trivially and would meet them alone.
     spoken = {name: speech[name][:, speech["quiet"][-1] < 0.5] for name in ("entropy", "agreement")}
     print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, CTC {ctc:.3f} nats, on {speech['kl'].shape[1]} chunks", flush=True)
     heard = measure(model, [crops.device() for _ in range(count)], chunk)
@@ -163,7 +163,7 @@ def thresholds(model, gain, crops, count, chunk=16):
     return {
         "threshold": threshold, "change": change, "ctc": ctc, "lambda": price, "fixed": (layers + 1) // 2,
         "range": [depth, min(layers, depth + 1)],
-        "calibrated": {target: promise(spoken, target) for target in TARGETS},
+        "calibrated": {target: thresholds_for(spoken, target) for target in TARGETS},
         "data": f"{count} crops of {FRAMES / 50:.1f} s of speech.calibrate in noise (models/train/mixing.py)",
         "gain": gain,
     }
@@ -174,7 +174,7 @@ def main():
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--crops", type=int, default=500)
     parser.add_argument("--steps", type=int, default=2000, help="of each gain predictor's training")
-    parser.add_argument("--keep", action="store_true", help="the gain predictors of an earlier call; only the numbers are found anew")
+    parser.add_argument("--keep", action="store_true", help="reuse the gain predictors of an earlier call, and only calibrate the parameters")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -77,8 +77,8 @@ def numpy(parameter):
 def folded(part):
     """The DFT's rows about the middle of the window, [WINDOW/2, bins] of cosines and of sines, and the mel filters of those bins.
 
-    The window and the cosines are the same on both sides of the middle, the sines opposite, so a product of half the size takes
-    the sum (the difference) of the two sides. Bins that no filter hears are left out.
+    The window and the cosines are the same on both sides of the middle, the sines opposite, so a matmul of half the size is applied to
+    the sum (the difference) of the two sides. Bins without a filter are omitted.
     """
     mel = numpy(part.mel)
     heard = np.flatnonzero(mel.any(0))
@@ -251,7 +251,7 @@ def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), desc
 
 
 def read(folder, phones=None):
-    """The model of a pack that `write` wrote: what a longer training goes on from when its checkpoints are gone.
+    """The model of a pack that `write` wrote: for resuming training without its checkpoints.
 
     Heads and branches that the pack lacks are fresh; `phones` is the number of classes of the CTC branches, the pack's own without it.
     """

@@ -62,7 +62,7 @@ def main():
         try:
             file = download(registry, package, folder / ".download")
         except subprocess.CalledProcessError:
-            print(f"fetch: {package} is not to be had here; what follows goes on without it", flush=True)
+            print(f"fetch: {package} is not available; continuing without it", flush=True)
             continue
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         if lock.setdefault(file.name, digest) != digest:

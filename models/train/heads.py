@@ -1,5 +1,5 @@
 """DAISY's own exit heads, beside the jointly trained ones: encoder frozen, a linear layer on every layer's state,
-cross-entropy to the last head's likeliest unit (arXiv 2406.05464).
+cross-entropy with the last head's most probable unit (arXiv 2406.05464).
 
     python -m models.train.heads CHECKPOINT [--steps N] [--threads N]
 

@@ -1,4 +1,4 @@
-"""Crops of speech as a device hears them: noise of all kinds at random SNRs, rooms, gains, silence, and noise alone."""
+"""Device-like crops of speech: noise of all kinds at random SNRs, rooms, gains, silence, and noise alone."""
 
 import json
 
@@ -10,7 +10,7 @@ from .paths import HOP, PREPARED, RATE, TARGETS
 
 NONE = 65535
 SPEECH_SHARE, NOISE_SHARE = 0.82, 0.12  # of the lessons; the rest is silence
-QUIET = 0  # the unit of frames where nobody speaks
+QUIET = 0  # the unit for silence
 
 
 def coloured(rng, samples, slope):
@@ -69,7 +69,7 @@ class Crops:
         return coloured(self.rng, self.samples, self.rng.uniform(0, 2))
 
     def crop(self):
-        """Speech as a device hears it: samples f32, units (NONE where nobody knows), phones (0 between them)."""
+        """Device-like speech: samples f32, units (NONE if unknown), phones (0 between them)."""
         rng = self.rng
         first = int(rng.integers(2, self.last))
         units, phones = (targets[first : first + self.frames].copy() for targets in (self.units, self.phones))
@@ -97,17 +97,17 @@ class Crops:
         return tone / tone.std() * np.float32(10 ** (self.rng.uniform(-90, -50) / 20))
 
     def noise_alone(self):
-        """Noise at any level, and nobody speaks."""
+        """Noise at any level, without speech."""
         noise = self.noise_crop()
         return noise / (np.abs(noise).max() + 1e-6) * np.float32(10 ** (self.rng.uniform(-40, -3) / 20))
 
     def device(self):
-        """What a device hears: speech in noise, noise alone, silence."""
+        """A device-like crop: speech in noise, noise alone, silence."""
         draw = self.rng.random()
         return self.crop()[0] if draw < 0.7 else self.noise_alone() if draw < 0.9 else self.silent()
 
     def lesson(self):
-        """What training hears: mostly speech, and now and then nobody."""
+        """A training crop: mostly speech, sometimes none."""
         draw = self.rng.random()
         if draw < SPEECH_SHARE:
             return self.crop()

@@ -86,7 +86,7 @@ class Frontend(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward. Keys and values have products of their own, so that the runtime can cut there."""
+    """Pre-norm attention and feed-forward. Keys and values have separate matmuls, so that the runtime can extract them."""
 
     def __init__(self, shape):
         super().__init__()
@@ -161,7 +161,7 @@ class Student(nn.Module):
     def forward(self, audio, chunk, exits=None):
         """audio [B, (T-1)·hop + RECEPTIVE_FIELD] -> states h⁰ … h^L, each [B, T, D]. T must be whole chunks.
 
-        exits [B, T/chunk]: the layer after which each chunk stops (0: none runs); past it, its state stays as it is.
+        exits [B, T/chunk]: the layer after which each chunk exits (0: none runs); its state is unchanged after that.
         """
         x = self.frontend(audio)
         bias = self.bias(chunk, x.shape[1] // chunk)

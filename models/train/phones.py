@@ -1,12 +1,12 @@
-"""Phones for the CTC branches: what a pretrained recogniser hears in the clean sound.
+"""Phones for the CTC branches: the output of a pretrained recogniser for the clean audio.
 
     python -m models.train.phones [--hours H]
 
 The recogniser is hama 1.7 (Apache-2.0): a small Conformer with CTC over IPA tokens, 50 frames a second.
 
-targets/GROUP.tokens.npy   u8, its likeliest token of each frame of prepared/GROUP (blank between phones); 255 where nothing was heard
+targets/GROUP.tokens.npy   u8, the most probable token of each frame of prepared/GROUP (blank between phones); 255 if not transcribed
 targets/GROUP.phones.npy   u8, the same in the vocabulary of targets/phones.json: the blank, then the tokens that training holds often
-                           enough to be learnt, the frequent ones first; 255 where nothing was heard
+                           enough to be learnt, the frequent ones first; 255 if not transcribed
 """
 
 import argparse
@@ -17,12 +17,12 @@ import numpy as np
 from .paths import HOP, PREPARED, RATE, TARGETS
 from .voice import speech_groups
 
-SHORTEST, LONGEST = 10, 1000  # frames that the recogniser hears at once
+SHORTEST, LONGEST = 10, 1000  # frames per call of the recogniser
 BLOCK = 64  # clips
 NOTHING = 255
 BLANK = "<blank>"
 SAME = {"ɡ": "g"}  # tokens that mean the same phone
-OFTEN = 5e-4  # share of all heard phones
+OFTEN = 5e-4  # share of all phones
 
 
 def vocabulary():
@@ -31,8 +31,8 @@ def vocabulary():
 
 
 def hear(group, hours):
-    """Tokens of a group's clips until `hours` are heard; goes on where it was stopped. Neighbours are heard together, since a
-    crop teaches phones only where all of it was heard, but the blocks of them are in random order."""
+    """Tokens of a group's clips until `hours` are transcribed; resumes after an interruption. Neighbours are transcribed together, because a
+    crop trains phones only if all of it is transcribed, but their blocks are in random order."""
     from hama.asr import ASRModel
 
     model, path = ASRModel(), TARGETS / f"{group}.tokens.npy"
@@ -63,7 +63,7 @@ def hear(group, hours):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, default=100.0, help="of each group, at most; a later call goes on from there, with the same vocabulary")
+    parser.add_argument("--hours", type=float, default=100.0, help="maximum hours per group; a later call continues from there with the same vocabulary")
     arguments = parser.parse_args()
     for group in speech_groups():
         heard, names = hear(group, arguments.hours)

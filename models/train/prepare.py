@@ -1,4 +1,4 @@
-"""Decodes all sound to 16 kHz mono and writes down who speaks where.
+"""Decodes all audio to 16 kHz mono and indexes the speakers.
 
     python -m models.train.prepare [--workers N] [--limit CLIPS] [--quick]
 
@@ -26,7 +26,7 @@ SPEECH_OF_OTHERS = ("voices",)  # folders of speech inside of noise packages
 
 
 def decode(path, longest=LONGEST_SECONDS):
-    """mono f32 at 16 kHz, so many seconds of it at most, or None for what is no sound."""
+    """mono f32 at 16 kHz, at most `seconds` of it, or None if it is not audio."""
     try:
         if path.suffix == ".g722":
             command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", path, "-f", "wav", "-"]
@@ -44,7 +44,7 @@ def decode(path, longest=LONGEST_SECONDS):
 
 
 def speaker(package, relative):
-    """Who speaks: the package, and the language or actor where its folders tell."""
+    """The speaker: the package, and the language or actor if its folders name them."""
     parts = relative.parts
     if package == "gcin-voice":  # SYLLABLE/SPEAKER.ogg
         return f"{package}/{relative.stem}"

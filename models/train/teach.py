@@ -1,14 +1,14 @@
-"""Targets: frame-wise clusters of a pretrained encoder's states on the clean sound (HuBERT's pretext, with a stronger teacher).
+"""Targets: frame-wise clusters of a pretrained encoder's states for the clean audio (HuBERT's pretext task with a stronger teacher).
 
     python -m models.train.teach [--threads N] [--hours H]
 
 The teacher is Whisper tiny.en's encoder: 30 s windows packed with clips, 384 numbers every 20 ms. Its raw states tell the
 position in the window rather than the phone, so the mean per position is taken out first; then scale, 64 principal
-components, k-means of the frames where somebody speaks (models/train/voice.py). Unit 0 is all other frames: clusters of silence
-tell nothing, and an encoder that knows that nobody speaks is sure of it after few layers. Printed: the mutual information of units and position (should be near 0 nats), and the phone purity PNMI
+components, k-means of the frames with speech (models/train/voice.py). Unit 0 is all other frames: clusters of silence
+have no information, and silence can be recognised after few layers. Printed: the mutual information of units and position (should be near 0 nats), and the phone purity PNMI
 on aligned labels (should be near 0.5).
 
-targets/GROUP.units.npy   u16, one unit per frame of prepared/GROUP; 0 where nobody speaks, 65535 where there is none
+targets/GROUP.units.npy   u16, one unit per frame of prepared/GROUP; 0 for silence, 65535 if there is none
 targets/codebook.npz      position mean, scale, components and centroids
 """
 
@@ -75,7 +75,7 @@ def encode(model, extractor, sound, windows, name, batch=2):
 
 
 def spoken(windows, silent):
-    """Frames of the windows where somebody speaks, [windows, WINDOW]."""
+    """Frames with speech in the windows, [windows, WINDOW]."""
     mask = np.zeros((len(windows), WINDOW), bool)
     for row, window in zip(mask, windows):
         for _, at, first, frames in window:

@@ -3,7 +3,7 @@
     python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT|PACK]
 
 The rate is constant after a warm-up and falls to zero over the run's last part (--decay): runs/NAME/stable.pt is what a longer
-training goes on from, runs/NAME/final.pt what is exported. A run that was killed goes on from runs/NAME/latest.pt.
+training goes on from, runs/NAME/final.pt what is exported. An interrupted run resumes from runs/NAME/latest.pt.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def spoken(phones):
 
 
 def ctc_loss(log_p, phones):
-    """CTC of log-probabilities [B, T, V] to the phones of the frames [B, T], nats per phone, mean over the crops that were heard."""
+    """CTC of log-probabilities [B, T, V] to the phones of the frames [B, T], nats per phone, mean over the crops with phones."""
     heard = ~(phones == NOTHING).any(1)
     if not heard.any():
         return log_p.sum() * 0
@@ -86,7 +86,7 @@ def losses(model, audio, units, phones, chunk):
 
 
 def crops_ahead(batch, seed):
-    """Batches, the next one made while this one is learnt."""
+    """Batches, prepared in parallel with training."""
     crops = Crops(FRAMES, seed=seed)
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(crops.batch, batch)
@@ -131,10 +131,10 @@ def main():
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--rate", type=float, default=1.2e-3)
-    parser.add_argument("--decay", type=float, default=0.2, help="share of the run, its last, over which the rate falls to zero")
+    parser.add_argument("--decay", type=float, default=0.2, help="final share of the run with a decaying learning rate")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cpu._is_avx512_bf16_supported(), help="products in bfloat16; by default where the CPU has them")
-    parser.add_argument("--resume", help="a checkpoint or a pack to go on from, with a fresh optimiser if it holds none")
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=torch.cpu._is_avx512_bf16_supported(), help="matmuls in bfloat16 (default: if the CPU supports it)")
+    parser.add_argument("--resume", help="checkpoint or pack to resume from; a pack has no optimiser state")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)

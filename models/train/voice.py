@@ -1,10 +1,10 @@
-"""Where somebody speaks: the probability of a pretrained detector on the clean sound.
+"""Voice activity: the probability of a pretrained detector on the clean audio.
 
     python -m models.train.voice
 
 The detector is Silero VAD (MIT), 32 ms at a time; many clips run side by side.
 
-targets/GROUP.voice.npy   f16, the probability that somebody speaks in each frame of prepared/GROUP; 0 between clips
+targets/GROUP.voice.npy   f16, probability of speech in each frame of prepared/GROUP; 0 between clips
 """
 
 import argparse
@@ -18,7 +18,7 @@ from .paths import HOP, PACKAGES, PREPARED, RATE, TARGETS
 
 WINDOW, CONTEXT = 512, 64  # samples of the detector's step, and of the step before it
 TOGETHER = 256  # clips side by side
-QUIET, REACH, BELOW = 0.2, 3, 20  # nobody speaks: probability, frames around that it must hold for, dB below the clip's loud frames
+QUIET, REACH, BELOW = 0.2, 3, 20  # silence: probability, surrounding frames it must hold for, dB below the clip's loud frames
 
 
 def speech_groups():
@@ -27,7 +27,7 @@ def speech_groups():
 
 
 def detect(session, sounds):
-    """Probability of each window, [clips, windows], of sounds of different lengths."""
+    """Probability of each window, [clips, windows], of clips of different lengths."""
     windows = -(-max(map(len, sounds)) // WINDOW)
     audio = np.zeros((len(sounds), CONTEXT + windows * WINDOW), np.float32)
     for row, sound in zip(audio, sounds):
@@ -40,7 +40,7 @@ def detect(session, sounds):
 
 
 def quiet(group):
-    """Frames of prepared/GROUP where nobody speaks: the detector hears nobody within 60 ms, and the frame is far below the clip's level."""
+    """Silent frames of prepared/GROUP: no speech is detected within 60 ms, and the frame is far below the clip's level."""
     voice = np.load(TARGETS / f"{group}.voice.npy").astype(np.float32)
     sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
     silent = maximum_filter1d(voice, 2 * REACH + 1) < QUIET
@@ -73,7 +73,7 @@ def main():
                 middles = (np.arange(clip["frames"]) * HOP + HOP // 2) // WINDOW
                 voice[clip["start"] : clip["start"] + clip["frames"]] = windows[middles]
         np.save(path, voice)
-        print(f"voice: {group}: somebody speaks in {(voice > 0.5).mean():.0%} of {len(voice) * HOP / RATE / 3600:.2f} h", flush=True)
+        print(f"voice: {group}: speech in {(voice > 0.5).mean():.0%} of {len(voice) * HOP / RATE / 3600:.2f} h", flush=True)
 
 
 if __name__ == "__main__":
