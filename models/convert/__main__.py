@@ -10,8 +10,8 @@ from .pack import Options
 
 DESCRIPTION = """Converts a Hugging Face checkpoint (HuBERT, wav2vec 2.0, WavLM, DistilHuBERT) into a windowed Bellis pack.
 
-CHECKPOINT is a folder with config.json, model.safetensors or pytorch_model.bin, and preferably preprocessor_config.json
-and README.md, as `huggingface-cli download NAME --local-dir DIR` leaves it. OUT becomes the pack.
+CHECKPOINT is a folder with config.json, model.safetensors or pytorch_model.bin, preprocessor_config.json or (transformers 5)
+processor_config.json, and preferably README.md, as `huggingface-cli download NAME --local-dir DIR` leaves it. OUT becomes the pack.
 
 A windowed pack recomputes every chunk with its context, because these encoders are bidirectional: cost per second of audio
 is (left context + chunk + right context) / chunk times that of the whole recording at once. Latency is chunk + right context.
@@ -45,7 +45,7 @@ def parser():
         "norms over the recording (GroupNorm of base models, do_normalize): over the window, or fixed statistics measured on recordings, "
         "which lets front-end frames be kept from window to window (default: %(default)s)"))
     encoder.add_argument("--norm-audio", metavar="DIR", help="recordings for --norm folded (default: --heads-audio)")
-    encoder.add_argument("--normalize", choices=["yes", "no"], help="do_normalize, overriding preprocessor_config.json")
+    encoder.add_argument("--normalize", choices=["yes", "no"], help="do_normalize, overriding what the checkpoint stores")
     encoder.add_argument("--f16", action="store_true", help="store weights as f16: half the size, still computed in f32")
     heads = p.add_argument_group("exit heads")
     heads.add_argument("--heads-audio", metavar="DIR", help="unlabelled recordings for training heads and calibrating thresholds (default: no heads)")
@@ -77,6 +77,8 @@ def main():
         out = convert(args.checkpoint, args.out, options, args)
     except ConvertError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB; try it with: bellis inspect {out}")
 

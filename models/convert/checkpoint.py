@@ -1,6 +1,7 @@
-"""Reads a checkpoint folder as `transformers` saves it: config.json, preprocessor_config.json, weights, README.md."""
+"""Reads a checkpoint folder as `transformers` saves it: config.json, the feature extractor's settings, weights, README.md."""
 
 import json
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,23 +73,64 @@ class Checkpoint:
     card: dict                # front matter of README.md: licence, datasets
 
 
-def load(folder):
-    """Reads the checkpoint in `folder`."""
+def load(folder, normalize=None):
+    """Reads the checkpoint in `folder`. `normalize` replaces what the folder says of `do_normalize`."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise ConvertError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint (as `save_pretrained` writes it)")
-    config = json.loads((folder / "config.json").read_text())
-    shape = read_shape(config)
-    preprocessor = folder / "preprocessor_config.json"
-    if preprocessor.is_file():
-        audio = json.loads(preprocessor.read_text())
-        normalize, rate = bool(audio.get("do_normalize", True)), int(audio.get("sampling_rate", 16000))
-    else:
-        # The published recipes: models with layer norm in their extractor were trained on normalised sound.
-        normalize, rate = not shape.group_norm, 16000
-        print(f"no preprocessor_config.json: taking do_normalize = {normalize} as models of this kind were trained; --normalize says otherwise")
+        inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        hint = f"it has checkpoints in {', '.join(inside)}: name one of them" if inside else "give the folder of a Hugging Face checkpoint (as `save_pretrained` writes it)"
+        raise ConvertError(f"{folder} has no config.json: {hint}")
+    shape = read_shape(read_json(folder / "config.json"))
+    stored, rate = read_preprocessing(folder)
+    if normalize is None and stored is None:
+        raise ConvertError(
+            f"{folder} has neither preprocessor_config.json nor processor_config.json, which say whether the model expects normalised audio: "
+            "download them too, or give --normalize yes or no (yes for most HuBERT and wav2vec 2.0 models and WavLM large, no for WavLM base and DistilHuBERT)"
+        )
     card = read_card(folder / "README.md")
-    return Checkpoint(folder.resolve().name, shape, read_weights(folder), rate, normalize, card)
+    return Checkpoint(folder.resolve().name, shape, read_weights(folder), rate, stored if normalize is None else normalize, card)
+
+
+def read_json(path):
+    """The object in a JSON file."""
+    check_content(path)
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConvertError(f"{path} is not valid JSON ({error}): it is cut off or damaged; download it again") from None
+    if not isinstance(content, dict):
+        raise ConvertError(f"{path} does not hold a JSON object: download it again")
+    return content
+
+
+def check_content(path):
+    """Refuses what stands in for a file that was not downloaded."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise ConvertError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in {path.parent}")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise ConvertError(f"{path} is a web page, not the file: download it again (log in first if the model is gated)")
+    if not head:
+        raise ConvertError(f"{path} is empty: download it again")
+
+
+def read_preprocessing(folder):
+    """(do_normalize, sample rate) of the feature extractor; (None, 16000) where the checkpoint does not store it.
+
+    transformers 4 writes preprocessor_config.json; transformers 5 writes processor_config.json with the feature extractor inside.
+    """
+    found = {}
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            stored = read_json(folder / name)
+            stored = stored.get("feature_extractor", stored)
+            if isinstance(stored, dict) and ("do_normalize" in stored or name.startswith("pre")):
+                # Wav2Vec2FeatureExtractor's own defaults.
+                found[name] = bool(stored.get("do_normalize", True)), int(stored.get("sampling_rate", 16000))
+    if len(set(found.values())) > 1:
+        raise ConvertError(f"{folder}: {' and '.join(found)} contradict each other: remove the one that is wrong")
+    return next(iter(found.values()), (None, 16000))
 
 
 def read_shape(config):
@@ -125,38 +167,116 @@ def read_shape(config):
 
 def read_weights(folder):
     """Weights of the encoder, by name without the `hubert.` (or other) prefix, as f32."""
+    listed, source = None, None
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (folder / index).is_file():
-            files = sorted(set(json.loads((folder / index).read_text())["weight_map"].values()))
+            listed = read_json(folder / index).get("weight_map")
+            if not isinstance(listed, dict) or not listed:
+                raise ConvertError(f"{folder / index} lists no weights: download it again")
+            source, files = index, sorted(set(map(str, listed.values())))
             if any(Path(name).name != name for name in files):
                 raise ConvertError(f"{index} lists files outside of the checkpoint's folder")
+            missing = [name for name in files if not (folder / name).is_file()]
+            if missing:
+                raise ConvertError(f"{folder} lacks {', '.join(missing)}, which {index} lists: download {'it' if len(missing) == 1 else 'them'} too")
             break
     else:
         files = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()][:1]
     if not files:
-        raise ConvertError(f"{folder} has neither model.safetensors nor pytorch_model.bin")
+        others = sorted(path.name for pattern in ("tf_model.h5", "flax_model.msgpack", "*.pt", "*.ckpt", "zero_to_fp32.py") for path in folder.glob(pattern))
+        if "zero_to_fp32.py" in others:
+            raise ConvertError(f"{folder} is a DeepSpeed checkpoint: run `python zero_to_fp32.py . .` in it first")
+        hint = f"{', '.join(others)} cannot be read: save the model with `save_pretrained`" if others else "download them too"
+        raise ConvertError(f"{folder} has neither model.safetensors nor pytorch_model.bin: {hint}")
     weights = {}
     for name in files:
         weights.update(read_tensors(folder / name))
-    return {re.sub(rf"^(model\.)?({'|'.join(MODEL_TYPES)})\.", "", name): array for name, array in weights.items()}
+    absent = sorted(set(listed or ()) - set(weights))
+    if absent:
+        raise ConvertError(f"{folder} lacks the weight {absent[0]} (and {len(absent) - 1} more), which {source} lists in {listed[absent[0]]}: download that file again")
+    return without_prefix(weights, folder / files[0])
+
+
+# A weight that every encoder has, by which the prefix in front of the others is known.
+FIRST_WEIGHT = "feature_extractor.conv_layers.0.conv.weight"
+# What trainers put in front of all names: DistributedDataParallel, torch.compile, Lightning.
+WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "model.")
+
+
+def without_prefix(weights, path):
+    """The weights without what a trainer or a model with a task head puts in front of the encoder's names."""
+    if any(".lora_A." in name or ".base_layer." in name for name in weights):
+        raise ConvertError(f"{path} has LoRA adapters: merge them first (`merge_and_unload`) and save the model")
+    weights = {name.replace("._orig_mod.", "."): array for name, array in weights.items()}
+    while wrapper := next((one for one in WRAPPERS if weights and all(name.startswith(one) for name in weights)), None):
+        weights = {name[len(wrapper):]: array for name, array in weights.items()}
+    prefixes = sorted(name[: -len(FIRST_WEIGHT)] for name in weights if name.endswith("." + FIRST_WEIGHT) or name == FIRST_WEIGHT)
+    if not prefixes:
+        if any(name.endswith("feature_extractor.conv_layers.0.0.weight") for name in weights):
+            raise ConvertError(f"{path} is a fairseq checkpoint: convert it with transformers' convert_*_original_pytorch_checkpoint_to_pytorch.py first")
+        some = ", ".join(sorted(weights)[:3]) or "none"
+        raise ConvertError(f"{path} holds no {FIRST_WEIGHT}: it is no HuBERT, wav2vec 2.0 or WavLM encoder; its weights are {some} …")
+    if len(prefixes) > 1:
+        raise ConvertError(f"{path} holds {len(prefixes)} encoders ({', '.join(one or '(no prefix)' for one in prefixes)}): save the one to convert by itself")
+    prefix = prefixes[0]
+    return {name.removeprefix(prefix): array for name, array in weights.items()}
 
 
 def read_tensors(path):
     """name -> f32 array of one weights file. A .bin is a pickle: PyTorch reads it with `weights_only`, which runs no code of it."""
+    check_content(path)
     if path.suffix == ".safetensors":
         import ml_dtypes  # noqa: F401  gives numpy its bfloat16 (a dependency of onnx)
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        tensors = load_file(path)
+        check_length(path)
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise ConvertError(f"{path} is damaged ({error}): download it again") from None
     else:
         try:
             import torch
         except ImportError:
             raise ConvertError(f"{path.name} needs PyTorch to be read: pip install torch, or save the checkpoint as safetensors") from None
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = tensors.get("state_dict", tensors)
+        try:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError) as error:
+            raise ConvertError(f"{path} is cut off or damaged ({first_line(error)}): download it again") from None
+        except pickle.UnpicklingError as error:
+            # Either no pickle at all, or one that would run code.
+            raise ConvertError(
+                f"{path} cannot be read with weights_only ({first_line(error)}): it is damaged, or would run code; save the checkpoint as safetensors"
+            ) from None
+        if not isinstance(tensors, dict):
+            raise ConvertError(f"{path} does not hold a state_dict: save the model with `save_pretrained`")
+        for key in ("state_dict", "model_state_dict", "model", "module"):
+            if isinstance(tensors.get(key), dict):
+                tensors = tensors[key]
+                break
         tensors = {name: value.detach().float().numpy() for name, value in tensors.items() if isinstance(value, torch.Tensor)}
     return {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items() if np.issubdtype(array.dtype, np.number) or array.dtype.kind == "V"}
+
+
+def check_length(path):
+    """Refuses a safetensors file that is shorter than its header says."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, size))
+    try:
+        wanted = 8 + length + max((tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        if 8 + length > size:
+            raise ConvertError(f"{path} is cut off within its header: download it again") from None
+        raise ConvertError(f"{path} is no safetensors file, or damaged: download it again") from None
+    if size < wanted:
+        raise ConvertError(f"{path} is cut off: it has {size:,} of {wanted:,} bytes; download it again")
+
+
+def first_line(error):
+    return str(error).strip().split("\n")[0][:120]
 
 
 def read_card(path):

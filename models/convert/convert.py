@@ -13,9 +13,7 @@ def convert(source, out, options, args):
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise ConvertError(f"{out} is not empty: remove it, or name another folder")
-    found = checkpoint.load(source)
-    if args.normalize is not None:
-        found.normalize = args.normalize == "yes"
+    found = checkpoint.load(source, None if args.normalize is None else args.normalize == "yes")
     writer = Writer(out, found, options, fold(found, args))
     writer.encoder()
     writer.manifest()
@@ -46,7 +44,7 @@ def carried_over(found, args):
     """Exit branches that the checkpoint (or --branches-file) has, one per layer, or None."""
     if not args.branches:
         return None
-    weights = checkpoint.read_tensors(Path(args.branches_file)) if args.branches_file else found.weights
+    weights = branches_in(Path(args.branches_file)) if args.branches_file else found.weights
     out = []
     for k in range(1, found.shape.layers + 1):
         name = args.branches.format(k=k, k0=k - 1)
@@ -57,6 +55,13 @@ def carried_over(found, args):
         if out[-1].weight.shape[1] != found.shape.dim:
             raise ConvertError(f"{name}.weight is {out[-1].weight.shape}: a branch is linear, [units, {found.shape.dim}]")
     return out
+
+
+def branches_in(path):
+    """The weights of a file of branches."""
+    if not path.is_file():
+        raise ConvertError(f"--branches-file {path}: there is no such file")
+    return checkpoint.read_tensors(path)
 
 
 def add_heads(writer, branches, args):

@@ -80,8 +80,9 @@ def main():
     parser.add_argument("recordings")
     parser.add_argument("--window-frames", type=int, nargs="+", default=[24, 72, 144], help="left context + chunk + right context (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=2, help="of recordings (default: %(default)s)")
+    parser.add_argument("--normalize", choices=["yes", "no"], help="do_normalize, in place of what the checkpoint stores")
     args = parser.parse_args()
-    found = checkpoint.load(args.checkpoint)
+    found = checkpoint.load(args.checkpoint, None if args.normalize is None else args.normalize == "yes")
     clips = [x for _, x in audio.recordings(args.recordings, found.sample_rate, args.minutes) if x.std() > audio.SILENCE_RMS]
     layers = found.shape.layers
     shown = {"front end": 0, "layer 1's input": 1, f"layer {(layers + 1) // 2}": 1 + (layers + 1) // 2, f"layer {layers}": layers + 1}
