@@ -194,6 +194,8 @@ pub mod internal;
 #[cfg(feature = "keywords")]
 pub mod keyword;
 mod names;
+#[cfg(feature = "runtime")]
+mod output;
 pub mod pack;
 #[cfg(any(feature = "bench", feature = "serve"))]
 mod process;

@@ -1,5 +1,8 @@
 //! The `bellis` command.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
 mod cli;
 
 use std::io::{IsTerminal, Write};
@@ -15,7 +18,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The error and its causes; no error of the library repeats its cause.
-            eprintln!("error: {error:#}");
+            errln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -115,7 +115,7 @@ fn a_wav_that_is_cut_off_delivers_what_is_there_and_says_so() {
     assert!(samples.len() > 7_900 && samples.len() <= 8_000, "{}", samples.len());
     assert_eq!(samples, wanted[..samples.len()]);
     let SourceEvent::Error(error) = event else { panic!("{event:?}") };
-    assert_eq!(error.kind(), AudioErrorKind::Malformed);
+    assert_eq!(error.kind(), AudioErrorKind::Damaged);
     assert!(error.to_string().contains("cut.wav") && error.to_string().contains("cut off"), "{error}");
 }
 
@@ -140,7 +140,7 @@ fn what_is_no_sound_is_refused_by_name_and_reason() {
         (
             path("text.wav", b"these are words, and no sound at all, however long they go on\n".repeat(40).as_slice()),
             AudioErrorKind::Malformed,
-            "no sound file",
+            "is not audio in a format that Bellis reads",
         ),
         (path("noise.mp3", &noise), AudioErrorKind::Malformed, ""),
         (path("no-channels.wav", &no_channels), AudioErrorKind::Malformed, ""),
@@ -209,9 +209,9 @@ fn raw_pcm_of_every_format_in_reads_of_any_size() {
         let (samples, event) = play(source(bytes));
         assert_eq!(event, SourceEvent::End);
         assert!(common::deviation(&samples, &mono) <= tolerance, "{format:?}");
+        // A recorder that is stopped leaves half a frame: no error.
         let (samples, event) = play(source(cut));
-        assert_eq!(samples.len(), mono.len());
-        assert!(matches!(&event, SourceEvent::Error(error) if error.to_string().contains("within a frame")), "{event:?}");
+        assert_eq!((samples.len(), event), (mono.len(), SourceEvent::End));
     }
 }
 

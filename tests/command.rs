@@ -245,7 +245,7 @@ fn wrong_sound_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("words.wav");
     std::fs::write(&text, "no sound\n".repeat(100)).unwrap();
-    refused(&["run", text.to_str().unwrap()], &["words.wav", "no sound file"]);
+    refused(&["run", text.to_str().unwrap()], &["words.wav", "is not audio in a format that Bellis reads"]);
     refused(&["run", "missing.wav"], &["missing.wav", "No such file"]);
     refused(&["run", "models"], &["models", "is a folder"]);
     refused(&["run", "models/sample.wav", "--channel", "2"], &["sample.wav", "no channel 2"]);

@@ -22,6 +22,8 @@ pub enum AudioErrorKind {
     NotReadable,
     /// The data is not what it claims to be: broken, truncated, or another format. A retry does not help.
     Malformed,
+    /// A file is damaged or cut off. Everything readable was delivered, the rest is counted as lost. A retry does not help.
+    Damaged,
     /// The sound system below failed in a way that has no kind of its own. Opening the device anew may help.
     Backend,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{AudioError, AudioErrorKind};
 
 /// Suffixes of the formats that are decoded, in lower case.
-const SUFFIXES: [&str; 7] = ["wav", "flac", "ogg", "oga", "mp3", "aiff", "aif"];
+const SUFFIXES: [&str; 9] = ["wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif"];
 
 /// Replaces each folder in `paths` by the audio files directly inside it, sorted by name; a file is kept, whatever its suffix.
 ///
@@ -27,7 +27,7 @@ pub fn audio_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, AudioError> {
             .collect();
         inside.sort();
         if inside.is_empty() {
-            return Err(error("contains no audio files (WAV, FLAC, Ogg, MP3, AIFF)".into()));
+            return Err(error("contains no audio files (WAV, FLAC, Ogg, Opus, MP3, AIFF)".into()));
         }
         files.append(&mut inside);
     }

@@ -9,23 +9,34 @@ use crossbeam_channel::{Receiver, bounded};
 use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
 use crate::names::named;
 
-/// How a sample of raw PCM is written; all little-endian.
+/// How a sample of raw PCM is stored, by ffmpeg's names and ALSA's; all little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum PcmFormat {
-    /// Unsigned 8 bit
+    /// Unsigned 8-bit (ffmpeg: u8, ALSA: U8)
+    #[serde(alias = "U8")]
     U8,
-    /// Signed 16 bit
+    /// Signed 16-bit (ffmpeg: s16le, ALSA: S16_LE)
+    #[serde(alias = "S16_LE")]
     S16le,
-    /// Signed 24 bit in three bytes
+    /// Signed 24-bit in three bytes (ffmpeg: s24le, ALSA: S24_3LE)
+    #[serde(alias = "S24_3LE")]
     S24le,
-    /// Signed 32 bit
+    /// Signed 24-bit in the low three of four bytes (ALSA: S24_LE)
+    #[serde(rename = "S24_LE")]
+    S24In32,
+    /// Signed 32-bit (ffmpeg: s32le, ALSA: S32_LE)
+    #[serde(alias = "S32_LE")]
     S32le,
-    /// 32 bit float
+    /// 32-bit float (ffmpeg: f32le, ALSA: FLOAT_LE)
+    #[serde(alias = "FLOAT_LE")]
     F32le,
 }
 
-named!(PcmFormat, "PCM format", { U8 => "u8", S16le => "s16le", S24le => "s24le", S32le => "s32le", F32le => "f32le" });
+named!(PcmFormat, "PCM format", {
+    U8 => "u8", S16le => "s16le", S24le => "s24le", S24In32 => "S24_LE", S32le => "s32le", F32le => "f32le",
+});
 
 impl PcmFormat {
     /// Bytes of a sample.
@@ -34,7 +45,7 @@ impl PcmFormat {
             Self::U8 => 1,
             Self::S16le => 2,
             Self::S24le => 3,
-            Self::S32le | Self::F32le => 4,
+            Self::S24In32 | Self::S32le | Self::F32le => 4,
         }
     }
 
@@ -43,7 +54,9 @@ impl PcmFormat {
         match (self, b) {
             (Self::U8, &[a]) => (f32::from(a) - 128.0) / 128.0,
             (Self::S16le, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32_768.0,
-            (Self::S24le, &[a, b, c]) => (i32::from_le_bytes([0, a, b, c]) >> 8) as f32 / 8_388_608.0,
+            (Self::S24le, &[a, b, c]) | (Self::S24In32, &[a, b, c, _]) => {
+                (i32::from_le_bytes([0, a, b, c]) >> 8) as f32 / 8_388_608.0
+            }
             (Self::S32le, &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]) as f32 / 2_147_483_648.0,
             (Self::F32le, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]),
             _ => 0.0,
@@ -105,16 +118,15 @@ impl Source for PcmSource {
             let _done = done_sender;
             let mut bytes = vec![0; READ_BYTES.max(frame_bytes)];
             let mut mono = Vec::with_capacity(bytes.len() / frame_bytes);
-            let mut held = 0;
+            let (mut held, mut read) = (0, 0u64);
             let outcome = loop {
                 match reader.read(&mut bytes[held..]) {
-                    Ok(0) if held == 0 => break Ok(()),
-                    Ok(0) => {
-                        let message = format!(
-                            "ends within a frame: {held} of {frame_bytes} bytes are left over; check --format and --channels"
-                        );
+                    Ok(0) if read == 0 => {
+                        let message = format!("holds no audio: {held} bytes, and a frame has {frame_bytes}");
                         break Err(AudioError::new(AudioErrorKind::Malformed, error_at, message));
                     }
+                    // The writer was stopped within a frame.
+                    Ok(0) => break Ok(()),
                     Ok(count) => held += count,
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                     Err(error) => break Err(AudioError::new(AudioErrorKind::NotReadable, error_at, error.to_string())),
@@ -138,6 +150,7 @@ impl Source for PcmSource {
                 }
                 bytes.copy_within(whole..held, 0);
                 held -= whole;
+                read += whole as u64;
                 if !ring.push_blocking(&mono, &stop) {
                     return;
                 }

@@ -156,6 +156,14 @@ impl RingWriter {
         true
     }
 
+    /// Counts samples that the source knows to be missing here: they are captured and dropped, and whoever reads finds the gap.
+    pub fn lose(&mut self, samples: u64) {
+        let position = self.stats.captured.load(Ordering::Relaxed);
+        self.pending.get_or_insert(Gap { position, samples: 0 }).samples += samples;
+        self.stats.dropped.fetch_add(samples, Ordering::Release);
+        self.stats.captured.fetch_add(samples, Ordering::Release);
+    }
+
     /// The ring's numbers.
     pub fn stats(&self) -> &Arc<RingStats> {
         &self.stats

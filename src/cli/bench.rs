@@ -107,7 +107,7 @@ impl Bench {
         if let Some([a, b]) = self.compare.as_deref() {
             let (a, b) = (read(a)?, read(b)?);
             let compared = Compared(&a, &b);
-            print!("{compared}");
+            out!("{compared}");
             return match &self.html {
                 Some(path) => write(path, &bench::compared_page(&compared)),
                 None => Ok(()),
@@ -140,7 +140,7 @@ impl Bench {
         };
         if self.realtime {
             let least = Duration::from_secs_f64(plan.at_least_seconds(audio.sample_rate));
-            eprintln!("measuring in real time: about {}; reduce --policy, --noise or --seconds for less", HumanDuration(least));
+            errln!("measuring in real time: about {}; reduce --policy, --noise or --seconds for less", HumanDuration(least));
         }
         let (bar, began) = (bar(), Instant::now());
         let stop = signals::stop_on_signals()?;
@@ -151,7 +151,7 @@ impl Bench {
             bar.set_message(progress.now.to_owned());
         })?;
         bar.finish_and_clear();
-        print!("{report}");
+        out!("{report}");
         let neither = self.json.is_none() && self.html.is_none() && !self.no_files;
         let or = |path: &Option<PathBuf>, default: &str| path.clone().or_else(|| neither.then(|| default.into()));
         if let Some(path) = or(&self.json, "bellis-bench.json") {
@@ -163,7 +163,7 @@ impl Bench {
         if stop.is_set() {
             bail!("interrupted: the report contains only what had finished");
         }
-        eprintln!("done in {}", HumanDuration(began.elapsed()));
+        errln!("done in {}", HumanDuration(began.elapsed()));
         Ok(())
     }
 
@@ -206,8 +206,8 @@ impl Bench {
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| path.display().to_string())?;
-    eprintln!("wrote {}", path.display());
+    bellis::internal::replace_file(path, text.as_bytes()).with_context(|| path.display().to_string())?;
+    errln!("wrote {}", path.display());
     Ok(())
 }
 

@@ -1,34 +1,79 @@
 //! `--consumer` and its flags.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bellis::consumer::asr::{Decoder, Form, Phones, SegmentRules, SegmentTarget, Segments, SpeechDetector};
-use bellis::consumer::stream::{ArrayName, Endpoint, Stream};
-use bellis::consumer::{Consumer, JsonLines, JsonOptions, Npy, Null, Wav};
+use bellis::consumer::stream::{ArrayName, Stream};
+use bellis::consumer::{Consumer, ConsumerSpec, JsonLines, JsonOptions, LineFile, Npy, Null, TextOutput, Wav};
 use bellis::engine::Encoder;
+use bellis::internal::RunFile;
 use bellis::pack::Pack;
 
+use super::files::set_aside;
 use super::keywords::consumer as keywords;
-use super::settings::Settings;
+use super::settings::{Input, Settings};
 
-/// Names of the consumers.
-const KNOWN: [&str; 8] = ["jsonl", "npy", "wav", "phones", "segments", "stream", "keyword", "null"];
 /// Limit for `--beam`; the best hypotheses are among the first few.
 const WIDEST_BEAM: usize = 1000;
 
-/// Creates all requested consumers.
+/// Creates all requested consumers. A file that one of them wrote before is kept under another name.
 pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let asked = asked(settings);
-    let on_stdout: Vec<&String> = asked.iter().filter(|text| to_stdout(text)).collect();
-    if let [first, second, ..] = on_stdout[..] {
-        bail!("consumers `{first}` and `{second}` both write to standard output; write one of them to a file");
+    let made = asked.iter().map(|text| one(text, settings, pack, encoder)).collect::<anyhow::Result<_>>()?;
+    for text in &asked {
+        // A folder of utterances is refused if it has some.
+        if !matches!(text.parse()?, ConsumerSpec::SegmentFolder(_)) {
+            set_aside(text)?;
+        }
+        create_file(text)?;
     }
-    asked.iter().map(|text| one(text, settings, pack, encoder)).collect()
+    Ok(made)
+}
+
+/// Creates the file of lines that a consumer writes, so that a path that cannot be written is an error at once.
+pub fn create_file(text: &str) -> anyhow::Result<()> {
+    match text.parse()? {
+        ConsumerSpec::JsonLines(TextOutput::File(path)) | ConsumerSpec::Phones(TextOutput::File(path)) => {
+            LineFile::new(&path).create().with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that no output of a run is one of its inputs or another output. `files` are read besides: the configuration, for instance.
+pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyhow::Result<()> {
+    let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+    match settings.input() {
+        Input::Sample | Input::Microphone => {}
+        Input::Stdin => inputs.extend(RunFile::of("standard input", std::io::stdin())),
+        Input::File(path) => inputs.push(RunFile::at(format!("the input {}", path.display()), path)),
+    }
+    inputs.extend(files.iter().map(|path| RunFile::at(path.display().to_string(), path)));
+    let stages = std::fs::read_dir(pack).into_iter().flatten().flatten();
+    inputs.extend(stages.map(|entry| RunFile::at(format!("the pack's {}", entry.path().display()), &entry.path())));
+    let mut first_on_stdout: Option<String> = None;
+    for text in asked(settings) {
+        let spec: ConsumerSpec = text.parse()?;
+        if let ConsumerSpec::Keyword(Some(path)) = &spec {
+            inputs.push(RunFile::at(format!("the keywords {}", path.display()), path));
+        }
+        if spec.is_stdout() {
+            match &first_on_stdout {
+                Some(first) => {
+                    bail!("consumers `{first}` and `{text}` both write to standard output; write one of them to a file")
+                }
+                None => outputs.extend(RunFile::of(format!("consumer `{text}` on standard output"), std::io::stdout())),
+            }
+            first_on_stdout = Some(text);
+            continue;
+        }
+        outputs.extend(spec.files().iter().map(|path| RunFile::at(format!("consumer `{text}`"), path)));
+    }
+    outputs.extend(settings.report.iter().map(|path| RunFile::at(format!("--report {}", path.display()), path)));
+    Ok(bellis::internal::check_outputs(&inputs, &outputs)?)
 }
 
 /// Whether one of them writes to standard output.
@@ -42,69 +87,60 @@ pub fn asked(settings: &Settings) -> Vec<String> {
 }
 
 fn to_stdout(text: &str) -> bool {
-    matches!(text, "jsonl" | "phones" | "segments" | "keyword") || text.starts_with("keyword:") || text.ends_with(":-")
+    text.parse::<ConsumerSpec>().is_ok_and(|spec| spec.is_stdout())
 }
 
 /// Creates one consumer.
 pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let float = settings.float.unwrap_or_default();
-    Ok(match text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest))) {
-        ("null", None) => Box::new(Null),
-        ("jsonl", path) => {
-            let (out, place) = lines_to(path)?;
+    Ok(match text.parse()? {
+        ConsumerSpec::Null => Box::new(Null),
+        ConsumerSpec::JsonLines(output) => {
+            let (out, place) = lines_to(output);
             Box::new(JsonLines::new(out, place, json))
         }
-        ("npy", Some(path)) => Box::new(Npy::new(Path::new(path))),
-        ("wav", Some(path)) => Box::new(Wav::new(Path::new(path))),
-        ("keyword", path) => Box::new(keywords(path.map(Path::new), settings, pack, encoder)?),
-        ("phones", path) => {
-            let decoder = match settings.beam {
-                Some(width) if !(1..=WIDEST_BEAM).contains(&width) => {
-                    bail!("--beam must be between 1 and {WIDEST_BEAM}, got {width}")
-                }
-                width => Decoder::new(width),
-            };
-            let form = if path.is_none() { Form::Text } else { Form::Json };
-            let (out, place) = lines_to(path)?;
-            Box::new(Phones::new(out, place, form, decoder))
+        ConsumerSpec::Npy(path) => Box::new(Npy::new(&path)),
+        ConsumerSpec::Wav(TextOutput::File(path), format) => Box::new(Wav::new(&path).format(format)),
+        ConsumerSpec::Wav(TextOutput::Stdout, format) => Box::new(Wav::to_writer(std::io::stdout(), STDOUT).format(format)),
+        ConsumerSpec::Keyword(path) => Box::new(keywords(path.as_deref(), settings, pack, encoder)?),
+        ConsumerSpec::PhonesText => Box::new(Phones::new(std::io::stdout(), STDOUT, Form::Text, decoder(settings)?)),
+        ConsumerSpec::Phones(output) => {
+            let (out, place) = lines_to(output);
+            Box::new(Phones::new(out, place, Form::Json, decoder(settings)?))
         }
-        ("segments", target) => {
-            let target = match target.map(|target| (target, target.strip_prefix("stream:"))) {
-                Some((_, Some(endpoint))) => SegmentTarget::Stream(at(endpoint)?, float),
-                Some((folder, None)) if folder != "-" => SegmentTarget::Folder(folder.into()),
-                _ => {
-                    let (out, place) = lines_to(None)?;
-                    SegmentTarget::Lines(out, place)
-                }
-            };
-            let quiet_unit = pack.manifest.encoder.quiet_unit.filter(|_| !pack.heads.is_empty());
-            Box::new(Segments::new(target, SpeechDetector::new(quiet_unit), rules(settings, pack)?))
-        }
-        ("stream", Some(endpoint)) => {
+        ConsumerSpec::SegmentLines => segments(SegmentTarget::Lines(Box::new(std::io::stdout()), STDOUT.into()), settings, pack)?,
+        ConsumerSpec::SegmentFolder(folder) => segments(SegmentTarget::Folder(folder), settings, pack)?,
+        ConsumerSpec::SegmentStream(output) => segments(SegmentTarget::Stream(output.into(), float), settings, pack)?,
+        ConsumerSpec::Stream(output) => {
             let arrays = if settings.arrays.is_empty() { vec![ArrayName::Vectors] } else { settings.arrays.clone() };
-            Box::new(Stream::new(at(endpoint)?, arrays, float))
+            Box::new(Stream::new(output.into(), arrays, float))
         }
-        (name @ ("npy" | "wav"), None) => bail!("consumer `{name}` needs a file: {name}:out.{name}"),
-        ("stream", None) => bail!("consumer `stream` needs an endpoint: stream:- or stream:unix:/path/to/socket"),
-        (name, _) => {
-            let hint =
-                bellis::internal::nearest(name, KNOWN).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
-            bail!("no consumer `{name}`; available: {} (see `bellis run --help`){hint}", KNOWN.join(", "))
-        }
+        other => bail!("consumer `{text}` ({other:?}) is not available here"),
     })
 }
 
-/// Standard output, or a file.
-fn lines_to(path: Option<&str>) -> anyhow::Result<(Box<dyn Write + Send>, String)> {
-    Ok(match path {
-        None | Some("-") => (Box::new(std::io::stdout()), "standard output".into()),
-        Some(path) => (Box::new(BufWriter::new(File::create(path).with_context(|| path.to_owned())?)), path.into()),
-    })
+/// What messages call it.
+const STDOUT: &str = "standard output";
+
+/// Standard output, or a file that is created by the first line.
+fn lines_to(output: TextOutput) -> (Box<dyn Write + Send>, String) {
+    match output {
+        TextOutput::Stdout => (Box::new(std::io::stdout()), STDOUT.into()),
+        TextOutput::File(path) => (Box::new(LineFile::new(&path)), path.display().to_string()),
+    }
 }
 
-fn at(endpoint: &str) -> anyhow::Result<Endpoint> {
-    Endpoint::from_str(endpoint).map_err(anyhow::Error::msg)
+fn decoder(settings: &Settings) -> anyhow::Result<Decoder> {
+    match settings.beam {
+        Some(width) if !(1..=WIDEST_BEAM).contains(&width) => bail!("--beam must be between 1 and {WIDEST_BEAM}, got {width}"),
+        width => Ok(Decoder::new(width)),
+    }
+}
+
+fn segments(target: SegmentTarget, settings: &Settings, pack: &Pack) -> anyhow::Result<Box<dyn Consumer>> {
+    let quiet_unit = pack.manifest.encoder.quiet_unit.filter(|_| !pack.heads.is_empty());
+    Ok(Box::new(Segments::new(target, SpeechDetector::new(quiet_unit), rules(settings, pack)?)))
 }
 
 /// The segmentation rules in frames.

@@ -11,7 +11,7 @@ impl Devices {
     pub fn run(self) -> anyhow::Result<()> {
         let devices = bellis::audio::devices()?;
         if devices.is_empty() {
-            println!("no microphone found; check that one is connected and that you are in the group `audio`");
+            outln!("no microphone found; check that one is connected and that you are in the group `audio`");
         }
         let (open, closed): (Vec<_>, Vec<_>) = devices.into_iter().partition(|device| !device.formats.is_empty());
         for device in open {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bellis::audio::audio_files;
-use bellis::audio::{ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
+use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::internal::Scorer;
@@ -126,7 +126,8 @@ impl Enroll {
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         if let Some((file, _)) = &scorer {
             let name = format!("{}.onnx", self.name);
-            std::fs::write(folder.join(&name), file.read()?).with_context(|| folder.join(&name).display().to_string())?;
+            bellis::internal::replace_file(&folder.join(&name), &file.read()?)
+                .with_context(|| folder.join(&name).display().to_string())?;
             keyword.detector = Some(DetectorFile { file: name, sha256: file.sha256().to_owned() });
         }
         keyword.save(&path)?;
@@ -163,7 +164,7 @@ impl Enroll {
 
     fn recorded(&self, count: usize, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
         let mut takes: Vec<Enrolment> = Vec::new();
-        eprintln!("say `{}` {count} times, with a pause after each", self.name);
+        errln!("say `{}` {count} times, with a pause after each", self.name);
         record(self.device.clone(), model.encoder.audio().sample_rate, stop, |audio| {
             let number = takes.len() + 1;
             let outcome = model.enroll(Take { source: format!("take {number}"), audio })?;
@@ -171,14 +172,14 @@ impl Enroll {
                 |take: &Enrolment| if self.keep_unlike { Ok(1.0) } else { take.likeness(takes.iter()).unwrap_or(Ok(1.0)) };
             match outcome.and_then(|take| alike(&take).map(|_| take)) {
                 Ok(take) => {
-                    eprintln!("take {number} of {count}: {:.2} s of speech", take.example.seconds);
+                    errln!("take {number} of {count}: {:.2} s of speech", take.example.seconds);
                     takes.push(take);
                 }
                 Err(problem) => {
-                    eprintln!("rejected: {problem}");
+                    errln!("rejected: {problem}");
                     // With two takes, it is unknown which one is wrong.
                     if takes.len() == 1 && matches!(problem, TakeProblem::TooUnlike { .. }) {
-                        eprintln!("take 1 is discarded as well; record it again");
+                        errln!("take 1 is discarded as well; record it again");
                         takes.clear();
                     }
                 }
@@ -223,13 +224,21 @@ impl Enroll {
                     Ok(session.each(|chunk| background.listen(chunk))?)
                 };
                 if condition == Condition::Babble {
-                    let sound = decode_file_at(file, ChannelPick::MixDown, rate)?;
+                    let mut sound = Vec::new();
+                    let read = read_file_at(file, ChannelPick::MixDown, rate, |block| {
+                        sound.extend_from_slice(block);
+                        Ok::<_, anyhow::Error>(())
+                    });
+                    damage_of(read)?;
                     let mut voices = babble(&sound);
                     for second in sound.chunks(rate as usize) {
                         listen(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
                     }
                 } else {
-                    read_file_at(file, ChannelPick::MixDown, rate, listen)?;
+                    let damage = damage_of(read_file_at(file, ChannelPick::MixDown, rate, listen))?;
+                    if let (Some(error), Condition::Plain) = (damage, condition) {
+                        log::warn!("{error}");
+                    }
                 }
                 session.finish();
                 session.each(|chunk| background.listen(chunk))?;
@@ -251,6 +260,16 @@ impl Model {
     fn enroll(&self, take: Take) -> anyhow::Result<Result<Enrolment, TakeProblem>> {
         let policy = || Ok(PolicySpec::default().build(&self.pack)?);
         enroll(&take, &self.encoder, policy, self.pack.default_chunk_frames())
+    }
+}
+
+/// The damage to a file whose readable part was read.
+pub fn damage_of(read: anyhow::Result<()>) -> anyhow::Result<Option<AudioError>> {
+    match read.map_err(anyhow::Error::downcast::<AudioError>) {
+        Ok(()) => Ok(None),
+        Err(Ok(error)) if error.kind() == AudioErrorKind::Damaged => Ok(Some(error)),
+        Err(Ok(error)) => Err(error.into()),
+        Err(Err(other)) => Err(other),
     }
 }
 
@@ -283,7 +302,7 @@ fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
     rows.push(("file", path.display().to_string()));
     table::print(&format!("keyword `{}`", keyword.name), &rows);
     if lowest < keyword.threshold {
-        println!(
+        outln!(
             "\nAn example scores below the threshold against the others ({lowest:.2}): expect misses. Use a longer word, more examples, or a higher \
              --false-accepts."
         );

@@ -1,30 +1,27 @@
 //! Output files of the daemon, which a restart must not overwrite.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use bellis::consumer::asr::SEGMENTS;
-use bellis::consumer::side_file;
+use bellis::consumer::{ConsumerSpec, side_file};
 
 /// Consumers whose argument is the file or folder that they write.
-const WRITE_FILES: [&str; 5] = ["jsonl", "npy", "phones", "segments", "wav"];
-
 /// The file or the folder that a consumer writes.
-pub fn file_of(text: &str) -> Option<&Path> {
-    let (name, path) = text.split_once(':')?;
-    (WRITE_FILES.contains(&name) && path != "-" && !path.starts_with("stream:")).then(|| Path::new(path))
+pub fn file_of(text: &str) -> Option<PathBuf> {
+    text.parse::<ConsumerSpec>().ok().and_then(|spec| spec.path().map(Path::to_owned))
 }
 
 /// Renames an existing file with the first free number: `x.npy` becomes `x.1.npy`.
 pub fn set_aside(text: &str) -> anyhow::Result<()> {
     let taken =
-        |path: &&Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
+        |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
     let Some(path) = file_of(text).filter(taken) else { return Ok(()) };
     let extension = path.extension().unwrap_or_default().to_string_lossy();
     let numbered = |number: u64| path.with_extension(format!("{number}.{extension}").trim_end_matches('.'));
     let Some(free) = (1..).map(numbered).find(|free| !free.exists()) else { return Ok(()) };
-    let side = text.starts_with("npy:").then(|| (side_file(path), side_file(&free)));
-    for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
+    let side = text.starts_with("npy:").then(|| (side_file(&path), side_file(&free)));
+    for (from, to) in [(path.clone(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
         std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
     }
     log::info!("renamed {} to {}", path.display(), free.display());
@@ -53,6 +50,6 @@ mod tests {
         std::fs::create_dir_all(at("talk")).unwrap();
         set_aside(&format!("segments:{}", at("talk").display())).unwrap();
         assert!(at("talk").exists());
-        assert_eq!([file_of("segments:stream:-"), file_of("phones:-"), file_of("segments")], [None; 3]);
+        assert_eq!([file_of("segments:stream:-"), file_of("phones:-"), file_of("segments")], [const { None }; 3]);
     }
 }

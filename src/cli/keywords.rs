@@ -17,7 +17,7 @@ use bellis::pack::Pack;
 use bellis::stream::{Representation, Session, SessionOptions};
 use clap::{Args, Subcommand};
 
-use super::enroll::threshold;
+use super::enroll::{damage_of, threshold};
 use super::settings::Settings;
 use super::{locate, table};
 
@@ -67,7 +67,7 @@ impl Keywords {
 
 fn list(folder: &Path) -> anyhow::Result<()> {
     if !folder.is_dir() {
-        println!("no keywords in {}; enroll one with `bellis enroll NAME --from a.wav b.wav c.wav`", folder.display());
+        outln!("no keywords in {}; enroll one with `bellis enroll NAME --from a.wav b.wav c.wav`", folder.display());
         return Ok(());
     }
     for path in find(folder)? {
@@ -102,7 +102,8 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     let encoder = Encoder::load(&pack, &LoadOptions::default())?;
     let audio = encoder.audio();
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
-    println!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
+    outln!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
+    let mut damaged = 0;
     for file in audio_files(sound)? {
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
@@ -110,24 +111,32 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
         let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
         let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
         let mut hear = |chunk: &Representation| listener.hear(chunk, |hit| hits.push(hit));
-        read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| {
+        let read = read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| {
             session.push(sound)?;
             Ok::<_, anyhow::Error>(session.each(&mut hear)?)
-        })?;
+        });
+        let damage = damage_of(read)?;
         session.finish();
         session.each(&mut hear)?;
         hits.extend(listener.end()?);
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
-        println!("{}", file.display());
+        outln!("{}", file.display());
         for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
             let (start, end) = (hit.start as f64 * hop_seconds, hit.end as f64 * hop_seconds);
             let fires = if hit.score >= keyword.threshold { "detected" } else { "not detected" };
             let example = hit.example.map_or_else(String::new, |example| format!(", example {}", example + 1));
-            println!("  {fires}: score {:.3} from {start:.2} to {end:.2} s{example}", hit.score);
+            outln!("  {fires}: score {:.3} from {start:.2} to {end:.2} s{example}", hit.score);
         }
         if hits.is_empty() {
-            println!("  not detected: no similar audio");
+            outln!("  not detected: no similar audio");
         }
+        if let Some(error) = damage {
+            damaged += 1;
+            errln!("warning: {error}");
+        }
+    }
+    if damaged > 0 {
+        bail!("{damaged} of the files are damaged");
     }
     Ok(())
 }
@@ -141,7 +150,7 @@ fn remove(folder: &Path, names: &[String]) -> anyhow::Result<()> {
             std::fs::remove_file(&graph).with_context(|| graph.display().to_string())?;
         }
         std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
-        println!("removed {}", path.display());
+        outln!("removed {}", path.display());
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! The commands: one file each, which calls the library.
 
+#[macro_use]
+pub mod say;
+
 #[cfg(feature = "bench")]
 mod bench;
 mod consumers;
 mod devices;
 mod enroll;
-#[cfg(all(unix, feature = "serve"))]
 mod files;
 mod inspect;
 mod keywords;
@@ -61,8 +63,8 @@ impl Cli {
         match self.command {
             // A daemon's log is read later.
             #[cfg(all(unix, feature = "serve"))]
-            Command::Serve(_) => "warn,bellis=info,tract_onnx=error",
-            _ => "warn,tract_onnx=error",
+            Command::Serve(_) => "off,bellis=info",
+            _ => "off,bellis=warn",
         }
     }
 

@@ -26,7 +26,7 @@ pub fn record(
 ) -> anyhow::Result<()> {
     let mut source = MicrophoneSource::open(MicrophoneOptions { device, ..Default::default() })?;
     let spec = source.spec().clone();
-    eprintln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
+    errln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
     let mut resampler = Resampler::new(spec.sample_rate, sample_rate)?;
     let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize);
     let (sender, receiver) = events();
@@ -92,14 +92,14 @@ impl Meter {
             let filled = (share * METER_WIDTH as f32).round() as usize;
             let bar = "█".repeat(filled) + &"░".repeat(METER_WIDTH - filled);
             let word = if speaking { "speech " } else { "waiting" };
-            eprint!("\r  {bar} {dbfs:>4.0} dBFS  {word}");
+            err!("\r  {bar} {dbfs:>4.0} dBFS  {word}");
             let _ = std::io::stderr().flush();
         }
     }
 
     fn clear(&self) {
         if self.shown {
-            eprint!("\r{:60}\r", "");
+            err!("\r{:60}\r", "");
         }
     }
 }

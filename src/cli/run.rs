@@ -7,14 +7,15 @@ use std::time::Duration;
 use anyhow::Context;
 use bellis::audio::Source;
 use bellis::engine::Encoder;
+use bellis::internal::replace_file;
 use bellis::pack::Pack;
 use bellis::runtime::{RunBuilder, RunReport};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::consumers::{consumers, writes_to_stdout};
+use super::consumers::{check_outputs, consumers, writes_to_stdout};
 use super::locate;
-use super::settings::Settings;
+use super::settings::{Input, Settings};
 use super::signals::stop_on_signals;
 use super::source::{run_options, source};
 
@@ -60,16 +61,19 @@ impl Run {
             Some(path) => self.settings.over(Settings::from_file(path)?),
             None => self.settings,
         };
-        let pack = Pack::open(&locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))?)?;
+        let pack = locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))?;
+        let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
+        check_outputs(&settings, &pack, &config)?;
+        let pack = Pack::open(&pack)?;
         let policy = settings.policy_spec().build(&pack)?;
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
         let consumers = consumers(&settings, &pack, &encoder)?;
         let stop = stop_on_signals()?;
-        if settings.input.as_deref() == Some("mic") && !settings.quiet {
+        if settings.input() == Input::Microphone && !settings.quiet {
             let spec = source.spec();
-            eprintln!("recording from {} at {} Hz; Ctrl-C stops", spec.name, spec.sample_rate);
+            errln!("recording from {} at {} Hz; Ctrl-C stops", spec.name, spec.sample_rate);
         }
         let bar = progress_bar(&settings, source.as_ref());
         let total = source.spec().total_samples.unwrap_or(0);
@@ -78,7 +82,7 @@ impl Run {
         let mut stopping = false;
         while !run.is_finished() {
             if stop.is_set() && !std::mem::replace(&mut stopping, true) {
-                eprintln!("\nstopping: processing captured audio (Ctrl-C again to quit at once)");
+                errln!("\nstopping: processing captured audio (Ctrl-C again to quit at once)");
             }
             if let Some(bar) = &bar {
                 let counters = run.counters();
@@ -100,11 +104,11 @@ impl Run {
 /// Prints and writes the summary of a finished run, and returns its outcome.
 pub fn tell(report: RunReport, settings: &Settings) -> anyhow::Result<()> {
     if !settings.quiet {
-        eprint!("{}", report.summary);
+        err!("{}", report.summary);
     }
     if let Some(path) = &settings.report {
         let text = serde_json::to_string_pretty(&report.summary)?;
-        std::fs::write(path, text + "\n").with_context(|| path.display().to_string())?;
+        replace_file(path, (text + "\n").as_bytes()).with_context(|| path.display().to_string())?;
     }
     Ok(report.outcome?)
 }

@@ -14,11 +14,11 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::consumers::{asked, one};
+use super::consumers::{asked, check_outputs, create_file, one};
 use super::files::{file_of, set_aside};
 use super::locate;
 use super::run::tell;
-use super::settings::Settings;
+use super::settings::{Input, Settings};
 use super::source::{run_options, source};
 
 /// Run as a daemon
@@ -59,20 +59,21 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let settings = self.read()?;
         let commands = commands_from_signals()?;
-        let pack = Pack::open(&locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))?)?;
+        let pack = Pack::open(&pack_folder(&settings)?)?;
         let policy = settings.policy_spec().build(&pack)?;
         let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
         settings.channel_pick()?;
-        let (name, live) = match settings.input.as_deref() {
-            Some("mic") => (settings.device.as_deref().unwrap_or("microphone"), true),
-            Some("-") => ("standard input", false),
-            input => (input.unwrap_or_default(), settings.realtime),
+        let (name, live) = match settings.input() {
+            Input::Microphone => (settings.device.clone().unwrap_or_else(|| "microphone".to_owned()), true),
+            Input::Stdin => ("standard input".to_owned(), false),
+            Input::File(path) => (path.display().to_string(), settings.realtime),
+            Input::Sample => (String::new(), settings.realtime),
         };
-        options.reopen = settings.input.as_deref() == Some("mic");
+        options.reopen = settings.input() == Input::Microphone;
         let address = address(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
         let consumers = join(&asked(&settings), &settings, &pack, &encoder)?;
-        let daemon = Daemon::start(&encoder, policy, consumers, options, name, live)?;
+        let daemon = Daemon::start(&encoder, policy, consumers, options, &name, live)?;
         let _server = match address {
             None => None,
             Some(address) => {
@@ -104,13 +105,20 @@ impl Serve {
             Some(path) => flags.over(Settings::from_file(path)?),
             None => flags,
         };
-        settings.input.get_or_insert_with(|| "mic".to_owned());
+        settings.input.get_or_insert_with(|| PathBuf::from("mic"));
+        // Labels tell consumers apart on reload.
         let consumers = asked(&settings);
         if let Some(twice) = consumers.iter().enumerate().find(|(at, one)| consumers[..*at].contains(one)) {
             bail!("consumer `{}` is listed twice", twice.1);
         }
+        let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
+        check_outputs(&settings, &pack_folder(&settings)?, &config)?;
         Ok(settings)
     }
+}
+
+fn pack_folder(settings: &Settings) -> anyhow::Result<PathBuf> {
+    locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))
 }
 
 fn address(settings: &Settings) -> anyhow::Result<Option<SocketAddr>> {
@@ -145,7 +153,7 @@ fn commands_from_signals() -> anyhow::Result<Receiver<Command>> {
 fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
     source(settings).map_err(|error| {
         error.downcast::<AudioError>().unwrap_or_else(|error| {
-            let input = settings.input.as_deref().unwrap_or("input");
+            let input = settings.input.as_deref().map_or_else(|| "input".to_owned(), |path| path.display().to_string());
             AudioError::new(AudioErrorKind::Unsupported, input, format!("{error:#}"))
         })
     })
@@ -155,6 +163,7 @@ fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
 fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<NamedConsumer>> {
     let labelled = |text: &String| {
         set_aside(text)?;
+        create_file(text)?;
         Ok(NamedConsumer { label: text.clone(), consumer: one(text, settings, pack, encoder)? })
     };
     texts.iter().map(labelled).collect()
@@ -170,7 +179,7 @@ fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack, en
     let policy = wanted.policy_spec().build(pack)?;
     let session = run_options(&Settings { chunk: current.chunk, ..wanted.clone() }, pack)?.session;
     let same = wanted.of_consumers() == current.of_consumers();
-    let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(Path::exists);
+    let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(|path| path.exists());
     let (keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
     Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack, encoder)? })
 }

@@ -26,6 +26,19 @@ pub enum VectorsName {
     Mixture,
 }
 
+/// Where the audio comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input<'a> {
+    /// The bundled recording.
+    Sample,
+    /// A microphone.
+    Microphone,
+    /// A pipe.
+    Stdin,
+    /// A file.
+    File(&'a Path),
+}
+
 /// Effect of a changed setting when `bellis serve` reloads.
 #[derive(PartialEq, Eq)]
 enum Reload {
@@ -114,7 +127,7 @@ settings! {
         /// Audio file (WAV, FLAC, Ogg Vorbis, MP3), `-` for raw PCM on stdin, or `mic`
         ///
         /// The default of `bellis run` is the bundled recording, that of `bellis serve` the microphone.
-        pub input: Option<String> = Restart,
+        pub input: Option<PathBuf> = Restart,
 
         /// Pack: a folder, or the name of a bundled one [default: daisy-tiny]
         #[arg(long, value_name = "PACK", help_heading = "Model")]
@@ -324,6 +337,17 @@ impl Settings {
     }
 
     /// Frames per chunk for the requested length.
+    /// The input.
+    pub fn input(&self) -> Input<'_> {
+        match self.input.as_deref() {
+            None => Input::Sample,
+            Some(path) if path == Path::new("mic") => Input::Microphone,
+            Some(path) if path == Path::new("-") => Input::Stdin,
+            Some(path) => Input::File(path),
+        }
+    }
+
+    /// Frames per chunk.
     pub fn chunk_frames(&self, hop_ms: f64, default: usize) -> anyhow::Result<usize> {
         let Some(milliseconds) = self.chunk else { return Ok(default) };
         let frames = milliseconds / hop_ms;

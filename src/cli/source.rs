@@ -1,16 +1,15 @@
 //! Creates the source and the run options from the settings.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
-use bellis::audio::{FileSource, MicrophoneOptions, MicrophoneSource, PcmFormat, PcmSource, Source};
+use bellis::audio::{FileSource, MicrophoneOptions, MicrophoneSource, PcmFormat, RawLayout, Source, open_pipe};
 use bellis::pack::Pack;
 use bellis::runtime::RunOptions;
 use bellis::stream::{Mixture, SessionOptions, Vectors};
 
 use super::locate;
-use super::settings::{Settings, VectorsName};
+use super::settings::{Input, Settings, VectorsName};
 
 /// Default rate of raw PCM, Hz.
 const PCM_RATE: u32 = 16_000;
@@ -47,13 +46,13 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
 /// Opens the input without starting it.
 pub fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
     let pick = settings.channel_pick()?;
-    Ok(match settings.input.as_deref() {
-        None => {
+    Ok(match settings.input() {
+        Input::Sample => {
             let path = locate::sample()?;
-            eprintln!("no INPUT: processing {}; `bellis run mic` uses the microphone", path.display());
+            errln!("no INPUT: processing {}; `bellis run mic` uses the microphone", path.display());
             Box::new(FileSource::open(&path, pick, settings.realtime)?)
         }
-        Some("mic") => {
+        Input::Microphone => {
             let mut options = MicrophoneOptions {
                 device: settings.device.clone(),
                 sample_rate: settings.rate,
@@ -67,11 +66,15 @@ pub fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
             }
             Box::new(MicrophoneSource::open(options)?)
         }
-        Some("-") => {
-            let format = settings.format.unwrap_or(PcmFormat::S16le);
-            let (rate, channels) = (settings.rate.unwrap_or(PCM_RATE), settings.channels.unwrap_or(1));
-            Box::new(PcmSource::new(Box::new(std::io::stdin()), "standard input", format, rate, channels, pick)?)
+        Input::Stdin => {
+            let raw = RawLayout {
+                format: settings.format.unwrap_or(PcmFormat::S16le),
+                sample_rate: settings.rate.unwrap_or(PCM_RATE),
+                channels: settings.channels.unwrap_or(1),
+                is_given: settings.format.is_some(),
+            };
+            open_pipe(Box::new(std::io::stdin()), raw, pick, settings.realtime)?
         }
-        Some(path) => Box::new(FileSource::open(Path::new(path), pick, settings.realtime)?),
+        Input::File(path) => Box::new(FileSource::open(path, pick, settings.realtime)?),
     })
 }

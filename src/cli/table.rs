@@ -4,13 +4,13 @@
 pub fn print(title: &str, rows: &[(&str, String)]) {
     const VALUE_WIDTH: usize = 88;
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    println!("{title}");
+    outln!("{title}");
     for (name, value) in rows {
         let mut line = String::new();
         let mut label = *name;
         for word in value.split_whitespace() {
             if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > VALUE_WIDTH {
-                println!("  {label:<width$}  {line}");
+                outln!("  {label:<width$}  {line}");
                 (label, line) = ("", String::new());
             }
             if !line.is_empty() {
@@ -18,6 +18,6 @@ pub fn print(title: &str, rows: &[(&str, String)]) {
             }
             line.push_str(word);
         }
-        println!("  {label:<width$}  {line}");
+        outln!("  {label:<width$}  {line}");
     }
 }

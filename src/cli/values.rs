@@ -73,12 +73,19 @@ pub fn float_type() -> impl TypedValueParser<Value = FloatType> {
     ])
 }
 
+/// ALSA's names stand for themselves, where ffmpeg has another one for the same format.
 pub fn pcm_format() -> impl TypedValueParser<Value = PcmFormat> {
-    named([
-        (PcmFormat::U8.name(), "Unsigned 8-bit"),
-        (PcmFormat::S16le.name(), "Signed 16-bit little-endian"),
-        (PcmFormat::S24le.name(), "Signed 24-bit little-endian, three bytes"),
-        (PcmFormat::S32le.name(), "Signed 32-bit little-endian"),
-        (PcmFormat::F32le.name(), "32-bit float little-endian"),
-    ])
+    let values = [
+        (PcmFormat::U8, "U8", "Unsigned 8-bit (ALSA: U8)"),
+        (PcmFormat::S16le, "S16_LE", "Signed 16-bit little-endian (ALSA: S16_LE)"),
+        (PcmFormat::S24le, "S24_3LE", "Signed 24-bit little-endian, three bytes (ALSA: S24_3LE)"),
+        (PcmFormat::S24In32, "s24_le", "Signed 24-bit in the low three of four bytes, as ALSA's S24_LE"),
+        (PcmFormat::S32le, "S32_LE", "Signed 32-bit little-endian (ALSA: S32_LE)"),
+        (PcmFormat::F32le, "FLOAT_LE", "32-bit float little-endian (ALSA: FLOAT_LE)"),
+    ];
+    let possible = values.map(|(format, alias, help)| PossibleValue::new(format.name()).alias(alias).help(help));
+    PossibleValuesParser::new(possible).try_map(move |name| {
+        let aliased = values.iter().find(|(_, alias, _)| *alias == name).map(|(format, ..)| *format);
+        aliased.map_or_else(|| name.parse::<PcmFormat>(), Ok)
+    })
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::files::write_line;
 use super::{Consumer, ConsumerError, Requirements};
 use crate::exit::{Evidence, Reason};
 use crate::stream::Representation;
@@ -107,10 +108,6 @@ impl<W: Write + Send> JsonLines<W> {
     pub fn new(out: W, place: impl Into<String>, options: JsonOptions) -> Self {
         Self { out, place: place.into(), options }
     }
-
-    fn failed(&self, error: std::io::Error) -> ConsumerError {
-        ConsumerError::write(self.place.clone(), error)
-    }
 }
 
 impl<W: Write + Send> Consumer for JsonLines<W> {
@@ -124,12 +121,11 @@ impl<W: Write + Send> Consumer for JsonLines<W> {
 
     fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
         let line = Line::new(representation, self.options);
-        let written = serde_json::to_writer(&mut self.out, &line).map_err(std::io::Error::from);
         // Flush every line, so that readers of a live stream receive each chunk at once.
-        written.and_then(|()| self.out.write_all(b"\n")).and_then(|()| self.out.flush()).map_err(|error| self.failed(error))
+        write_line(&mut self.out, &self.place, &line)
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        self.out.flush().map_err(|error| self.failed(error))
+        self.out.flush().map_err(|error| ConsumerError::write(self.place.clone(), error))
     }
 }

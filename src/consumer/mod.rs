@@ -4,11 +4,13 @@
 //! every representation in order, and the end of the stream, also after an error.
 
 pub mod asr;
+mod files;
 mod jsonl;
 #[cfg(feature = "keywords")]
 mod keyword;
 mod npy;
 mod null;
+mod spec;
 pub mod stream;
 #[cfg(test)]
 mod testing;
@@ -18,12 +20,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use files::LineFile;
 pub use jsonl::{JsonLines, JsonOptions};
 #[cfg(feature = "keywords")]
 pub use keyword::{KeywordLines, Watched};
 pub use npy::Npy;
 pub use null::Null;
-pub use wav::Wav;
+pub use spec::{ConsumerSpec, ConsumerSpecError, StreamOutput, TextOutput};
+pub use wav::{Wav, WavFormat};
 
 use crate::stream::Representation;
 
@@ -102,7 +106,7 @@ impl ConsumerError {
     /// An input/output error at `place`; a closed pipe is [`ConsumerError::Closed`].
     pub fn write(place: impl Into<String>, source: std::io::Error) -> Self {
         match source.kind() {
-            std::io::ErrorKind::BrokenPipe => Self::Closed,
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => Self::Closed,
             _ => Self::Write { place: place.into(), source },
         }
     }

@@ -3,10 +3,9 @@
 //! The header has room for any number of frames and is put right now and then and at the end, with live sound after every chunk:
 //! memory stays constant however long the stream is, and a run that is killed leaves a file that opens and holds what it computed.
 
-use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::files::{LineFile, RowFile};
 use super::jsonl::{JsonLines, JsonOptions};
 use super::{Consumer, ConsumerError, StreamInfo};
 use crate::stream::Representation;
@@ -14,11 +13,11 @@ use crate::stream::Representation;
 /// Writes `x.npy` and `x.chunks.jsonl`.
 pub struct Npy {
     path: PathBuf,
-    frames_out: Option<BufWriter<File>>,
-    chunks_out: Option<JsonLines<BufWriter<File>>>,
-    frames: u64,
+    frames_out: Option<RowFile>,
+    chunks_out: Option<JsonLines<LineFile>>,
     dim: usize,
     chunks_per_header: u64,
+    bytes: Vec<u8>,
 }
 
 /// Bytes of the header: the magic, its length, and the dictionary padded to a multiple of 64 (NumPy's format 1.0).
@@ -27,33 +26,21 @@ const HEADER_BYTES: usize = 128;
 const CHUNKS_PER_HEADER: u64 = 64;
 
 impl Npy {
-    /// Will write to `path`, which is made when the stream begins.
+    /// Will write to `path`, which is created when the stream begins.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
             frames_out: None,
             chunks_out: None,
-            frames: 0,
             dim: 0,
             chunks_per_header: CHUNKS_PER_HEADER,
+            bytes: Vec::new(),
         }
     }
 
-    fn failed(&self) -> impl Fn(std::io::Error) -> ConsumerError + use<> {
-        let place = self.path.display().to_string();
-        move |error| ConsumerError::write(place.clone(), error)
-    }
-}
-
-impl Npy {
-    fn put_header_right(&mut self) -> Result<(), ConsumerError> {
-        let (header, failed) = (header(self.frames, self.dim), self.failed());
+    fn write_header(&mut self) -> Result<(), ConsumerError> {
         let Some(out) = &mut self.frames_out else { return Ok(()) };
-        let end = out.stream_position().map_err(&failed)?;
-        out.seek(SeekFrom::Start(0)).map_err(&failed)?;
-        out.write_all(&header).map_err(&failed)?;
-        out.seek(SeekFrom::Start(end)).map_err(&failed)?;
-        Ok(())
+        out.write_header(&header(out.rows(), self.dim))
     }
 }
 
@@ -76,42 +63,34 @@ impl Consumer for Npy {
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.dim = stream.dim;
         self.chunks_per_header = if stream.live { 1 } else { CHUNKS_PER_HEADER };
-        let create = |path: &Path| {
-            let failed = |error| ConsumerError::write(path.display().to_string(), error);
-            File::create(path).map(BufWriter::new).map_err(failed)
-        };
-        let mut out = create(&self.path)?;
-        out.write_all(&header(0, self.dim)).map_err(self.failed())?;
-        self.frames_out = Some(out);
+        self.frames_out = Some(RowFile::create(&self.path, &header(0, self.dim), 4 * self.dim)?);
         let side = super::side_file(&self.path);
-        self.chunks_out = Some(JsonLines::new(create(&side)?, side.display().to_string(), JsonOptions::default()));
+        let place = side.display().to_string();
+        let mut lines = LineFile::new(side);
+        lines.create().map_err(|error| ConsumerError::write(place.clone(), error))?;
+        self.chunks_out = Some(JsonLines::new(lines, place, JsonOptions::default()));
         Ok(())
     }
 
     fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
-        let failed = self.failed();
         if let (Some(frames), Some(chunks)) = (&mut self.frames_out, &mut self.chunks_out) {
-            for value in representation.vectors.as_slice() {
-                frames.write_all(&value.to_le_bytes()).map_err(&failed)?;
-            }
-            self.frames += representation.vectors.frames() as u64;
+            self.bytes.clear();
+            self.bytes.extend(representation.vectors.as_slice().iter().flat_map(|value| value.to_le_bytes()));
+            frames.append(&self.bytes)?;
             chunks.consume(representation)?;
             if representation.sequence % self.chunks_per_header == self.chunks_per_header - 1 {
-                self.put_header_right()?;
+                self.write_header()?;
             }
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        let failed = self.failed();
-        if let Some(mut chunks) = self.chunks_out.take() {
-            chunks.finish()?;
+        let written = self.write_header();
+        self.frames_out = None;
+        match self.chunks_out.take() {
+            Some(mut chunks) => written.and(chunks.finish()),
+            None => written,
         }
-        self.put_header_right()?;
-        if let Some(mut frames) = self.frames_out.take() {
-            frames.flush().map_err(&failed)?;
-        }
-        Ok(())
     }
 }

@@ -102,6 +102,15 @@ pub enum Endpoint {
     Writer(Box<dyn Write + Send>, String),
 }
 
+impl From<super::StreamOutput> for Endpoint {
+    fn from(output: super::StreamOutput) -> Self {
+        match output {
+            super::StreamOutput::Stdout => Self::Stdout,
+            super::StreamOutput::Unix(path) => Self::Unix(path),
+        }
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = String;
 

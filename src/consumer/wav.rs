@@ -1,35 +1,120 @@
-//! The sound that was computed, as a WAV file: to hear what Bellis heard.
+//! The audio that was computed, as a WAV file.
 
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::files::RowFile;
 use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::stream::Representation;
 
-/// Writes 32-bit float WAV at the pack's rate.
+/// How samples are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WavFormat {
+    /// 16-bit PCM, which every program opens; samples beyond full scale are clipped.
+    #[default]
+    S16,
+    /// 32-bit float: exactly what was computed.
+    F32,
+}
+
+/// Writes WAV, mono, at the pack's rate.
 pub struct Wav {
-    path: PathBuf,
-    out: Option<hound::WavWriter<BufWriter<File>>>,
-    /// Put the header right after every chunk: a live run may be killed.
-    live: bool,
+    target: Target,
+    format: WavFormat,
+    /// Live: the header is written after every chunk, since a live run may be killed.
+    chunks_per_header: u64,
+    sample_rate: u32,
+    bytes: Vec<u8>,
     samples: u64,
 }
 
-/// The format counts bytes in 32 bits: 18 hours at 16 kHz.
-const LONGEST_SAMPLES: u64 = (u32::MAX as u64 - 1024) / 4;
+enum Target {
+    Path(PathBuf),
+    File(RowFile),
+    Writer(Box<dyn Write + Send>, String),
+}
 
-impl Wav {
-    /// Will write to `path`, which is made when the stream begins.
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), out: None, live: false, samples: 0 }
+/// How often a running file's header is written when the source is not live.
+const CHUNKS_PER_HEADER: u64 = 64;
+/// Longer files have no size in a WAV header.
+const LONGEST_BYTES: u64 = u32::MAX as u64 - 1024;
+
+impl WavFormat {
+    fn bytes(self) -> usize {
+        match self {
+            Self::S16 => 2,
+            Self::F32 => 4,
+        }
     }
 
-    fn failed(&self) -> impl Fn(hound::Error) -> ConsumerError + use<> {
-        let place = self.path.display().to_string();
-        move |error| match error {
-            hound::Error::IoError(error) => ConsumerError::write(place.clone(), error),
-            other => ConsumerError::other(format!("{place}: {other}")),
+    /// Appends samples as they are stored.
+    pub(super) fn encode(self, samples: &[f32], out: &mut Vec<u8>) {
+        match self {
+            Self::S16 => out.extend(
+                samples.iter().flat_map(|sample| ((sample * 32_768.0).round().clamp(-32_768.0, 32_767.0) as i16).to_le_bytes()),
+            ),
+            Self::F32 => out.extend(samples.iter().flat_map(|sample| sample.to_le_bytes())),
+        }
+    }
+
+    /// The header in front of `samples` samples; without, of a stream of unknown length, as sox and ffmpeg write it into a pipe.
+    pub(super) fn header(self, sample_rate: u32, samples: Option<u64>) -> Vec<u8> {
+        let bytes = self.bytes() as u32;
+        // PCM takes the shortest form; everything else has to have an extension (of no bytes) and the number of samples.
+        let (tag, format_bytes): (u16, u32) = match self {
+            Self::S16 => (1, 16),
+            Self::F32 => (3, 18),
+        };
+        let count = samples.map(|samples| u32::try_from(samples).unwrap_or(u32::MAX));
+        let data = count.map_or(u32::MAX, |count| count.saturating_mul(bytes));
+        let mut out = b"RIFF\0\0\0\0WAVEfmt ".to_vec();
+        out.extend(format_bytes.to_le_bytes());
+        out.extend(tag.to_le_bytes());
+        out.extend(1u16.to_le_bytes());
+        out.extend(sample_rate.to_le_bytes());
+        out.extend(sample_rate.saturating_mul(bytes).to_le_bytes());
+        out.extend((bytes as u16).to_le_bytes());
+        out.extend((8 * bytes as u16).to_le_bytes());
+        if self == Self::F32 {
+            out.extend([0, 0]);
+            out.extend(b"fact\x04\0\0\0");
+            out.extend(count.unwrap_or(u32::MAX).to_le_bytes());
+        }
+        out.extend(b"data");
+        out.extend(data.to_le_bytes());
+        let riff = data.saturating_add(out.len() as u32 - 8);
+        out[4..8].copy_from_slice(&riff.to_le_bytes());
+        out
+    }
+}
+
+impl Wav {
+    /// Will write 16-bit PCM to `path`, which is created when the stream begins.
+    pub fn new(path: &Path) -> Self {
+        Self::to(Target::Path(path.to_owned()))
+    }
+
+    /// Will write 16-bit PCM with a header of unknown length to `out`, which errors call `place`.
+    pub fn to_writer(out: impl Write + Send + 'static, place: impl Into<String>) -> Self {
+        Self::to(Target::Writer(Box::new(out), place.into()))
+    }
+
+    fn to(target: Target) -> Self {
+        let format = WavFormat::default();
+        Self { target, format, chunks_per_header: CHUNKS_PER_HEADER, sample_rate: 1, bytes: Vec::new(), samples: 0 }
+    }
+
+    /// Replaces the sample format.
+    pub fn format(mut self, format: WavFormat) -> Self {
+        self.format = format;
+        self
+    }
+
+    fn write_header(&mut self) -> Result<(), ConsumerError> {
+        match &mut self.target {
+            Target::File(file) => file.write_header(&self.format.header(self.sample_rate, Some(file.rows()))),
+            _ => Ok(()),
         }
     }
 }
@@ -44,33 +129,47 @@ impl Consumer for Wav {
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
-        self.live = stream.live;
-        let sample_format = hound::SampleFormat::Float;
-        let spec = hound::WavSpec { channels: 1, sample_rate: stream.sample_rate, bits_per_sample: 32, sample_format };
-        self.out = Some(hound::WavWriter::create(&self.path, spec).map_err(self.failed())?);
+        self.sample_rate = stream.sample_rate;
+        self.chunks_per_header = if stream.live { 1 } else { CHUNKS_PER_HEADER };
+        let header = |samples| self.format.header(stream.sample_rate, samples);
+        match &mut self.target {
+            Target::Path(path) => self.target = Target::File(RowFile::create(path, &header(Some(0)), self.format.bytes())?),
+            Target::Writer(out, place) => {
+                out.write_all(&header(None))
+                    .and_then(|()| out.flush())
+                    .map_err(|error| ConsumerError::write(place.clone(), error))?;
+            }
+            Target::File(_) => {}
+        }
         Ok(())
     }
 
     fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
-        let failed = self.failed();
-        if let (Some(out), Some(audio)) = (&mut self.out, &representation.audio) {
-            self.samples += audio.len() as u64;
-            if self.samples > LONGEST_SAMPLES {
-                let path = self.path.display();
-                return Err(ConsumerError::other(format!(
-                    "{path}: a WAV file holds no more than 4 GiB; begin a new one in time"
-                )));
+        let Some(audio) = &representation.audio else { return Ok(()) };
+        self.bytes.clear();
+        self.format.encode(audio, &mut self.bytes);
+        self.samples += audio.len() as u64;
+        match &mut self.target {
+            Target::File(file) => {
+                if self.samples * self.format.bytes() as u64 > LONGEST_BYTES {
+                    return Err(ConsumerError::other("a WAV file holds at most 4 GiB; start a new one in time"));
+                }
+                file.append(&self.bytes)?;
             }
-            audio.iter().try_for_each(|&sample| out.write_sample(sample)).map_err(&failed)?;
-            if self.live {
-                out.flush().map_err(failed)?;
+            Target::Writer(out, place) => {
+                out.write_all(&self.bytes)
+                    .and_then(|()| out.flush())
+                    .map_err(|error| ConsumerError::write(place.clone(), error))?;
             }
+            Target::Path(_) => {}
+        }
+        if representation.sequence % self.chunks_per_header == self.chunks_per_header - 1 {
+            self.write_header()?;
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        let failed = self.failed();
-        self.out.take().map_or(Ok(()), |out| out.finalize().map_err(failed))
+        self.write_header()
     }
 }

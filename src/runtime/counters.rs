@@ -49,6 +49,7 @@ pub struct ConsumerCounters {
     delivered: AtomicU64,
     dropped: AtomicU64,
     failed: AtomicBool,
+    closed: AtomicBool,
 }
 
 /// Latencies that were not added to the shared histograms yet, because a reader held the lock.
@@ -203,6 +204,7 @@ impl Counters {
             delivered: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
         });
         locked(&self.consumers).push(counters.clone());
         counters
@@ -301,6 +303,15 @@ impl ConsumerCounters {
 
     pub(super) fn set_failed(&self, failed: bool) {
         self.failed.store(failed, Ordering::Relaxed);
+    }
+
+    /// Whether the reader of its output closed it.
+    pub fn closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_closed(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Relaxed);
     }
 }
 

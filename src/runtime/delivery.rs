@@ -69,6 +69,7 @@ pub(super) fn start(
     let (requirements, on_overflow) = (consumer.requires(), consumer.on_overflow(stream.live));
     let dead = Arc::<AtomicBool>::default();
     counters.set_failed(false);
+    counters.set_closed(false);
     let queue = receiver.clone();
     let mut guard = FailureGuard { whole: false, queue, counters: counters.clone(), dead: dead.clone(), failed: failed.clone() };
     let name = format!("consumer-{}", counters.name());
@@ -84,6 +85,7 @@ pub(super) fn start(
                 guard.counters.count_delivered();
             }
         }
+        guard.counters.set_closed(matches!(outcome, Err(ConsumerError::Closed)));
         guard.whole = outcome.is_ok();
         drop(guard);
         // Finish even after an error, to close the output; the first error is returned.

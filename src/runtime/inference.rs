@@ -241,7 +241,7 @@ impl Inference {
         let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(input.source_rate)) as u64;
         let received = at_pack_rate(gap.position - input.lost);
         let lost = at_pack_rate(input.lost + gap.samples) - at_pack_rate(input.lost);
-        log::warn!("the ring was full: {} samples dropped from sample {} on", gap.samples, gap.position);
+        log::warn!("{} samples are lost from sample {} on", gap.samples, gap.position);
         input.lost += gap.samples;
         self.session.gap(received, lost)
     }

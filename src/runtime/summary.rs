@@ -66,8 +66,10 @@ pub struct ConsumerSummary {
     pub name: String,
     /// Representations delivered.
     pub delivered: u64,
-    /// Representations dropped because it was too slow.
+    /// Representations that it did not take: it was too slow, had failed, or was closed.
     pub dropped: u64,
+    /// Whether the reader of its output closed it.
+    pub closed: bool,
 }
 
 impl Summary {
@@ -100,7 +102,12 @@ impl Summary {
             consumers: counters
                 .consumers()
                 .iter()
-                .map(|c| ConsumerSummary { name: c.name().to_owned(), delivered: c.delivered(), dropped: c.dropped() })
+                .map(|c| ConsumerSummary {
+                    name: c.name().to_owned(),
+                    delivered: c.delivered(),
+                    dropped: c.dropped(),
+                    closed: c.closed(),
+                })
                 .collect(),
         }
     }
@@ -137,12 +144,14 @@ impl fmt::Display for Summary {
             (0, 0) => writeln!(f)?,
             (bad, xruns) => writeln!(f, "; {bad} non-finite (replaced with zeros), {xruns} device overruns")?,
         }
-        for consumer in self.consumers.iter().filter(|consumer| consumer.dropped > 0) {
-            writeln!(
-                f,
-                "  consumer  {}: {} chunks delivered, {} dropped (too slow)",
-                consumer.name, consumer.delivered, consumer.dropped
-            )?;
+        for ConsumerSummary { name, delivered, dropped, closed } in &self.consumers {
+            match (closed, dropped) {
+                (true, _) => writeln!(f, "  consumer  {name}: {delivered} chunks delivered, then closed by its reader")?,
+                (false, 0) => {}
+                (false, dropped) => {
+                    writeln!(f, "  consumer  {name}: {delivered} chunks delivered, {dropped} dropped (too slow)")?
+                }
+            }
         }
         if self.non_finite_heads > 0 {
             writeln!(f, "  warning   {} heads gave numbers that are not finite; their chunks went on", self.non_finite_heads)?;

@@ -107,8 +107,10 @@ impl<W: Write + Send> Phones<W> {
                 let samples = end - sample;
                 let (end, layer) = (round(seconds(end)), first.layer);
                 let line = Line { phone, start, end, sample, samples, confidence, layer, word_begins };
-                serde_json::to_writer(&mut self.out, &line)?;
-                self.out.write_all(b"\n")
+                let mut text = serde_json::to_vec(&line)?;
+                text.push(b'\n');
+                // In one call, so that lines of several consumers do not mix.
+                self.out.write_all(&text)
             }
             Form::Text => {
                 let same_line = self.line_end.is_some_and(|before| seconds(sample.saturating_sub(before)) < PAUSE_SECONDS);

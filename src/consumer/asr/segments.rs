@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::segmenter::{Cut, SegmentRules, Segmenter, Utterance};
 use super::speech::SpeechDetector;
 use super::timeline::Timeline;
+use crate::consumer::files::{LineFile, write_line};
 use crate::consumer::stream::{Array, Endpoint, FloatType, MessageWriter};
-use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo, npy};
+use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo, WavFormat, npy};
 use crate::stream::Representation;
 
 /// Name of the list of utterances in an output folder.
@@ -29,7 +30,7 @@ pub enum SegmentTarget {
 
 enum Sink {
     Lines(Box<dyn Write + Send>, String),
-    Folder(PathBuf, BufWriter<File>),
+    Folder(PathBuf, LineFile),
     Stream(MessageWriter),
 }
 
@@ -170,31 +171,32 @@ impl Segments {
     }
 }
 
-fn write_line(out: &mut impl Write, place: &str, line: &Line) -> Result<(), ConsumerError> {
-    let written = serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from);
-    let written = written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-    written.map_err(|error| ConsumerError::write(place, error))
-}
-
 /// 16 bits, which every recogniser supports.
 fn write_wav(path: &Path, sound: &[f32], sample_rate: u32) -> Result<(), ConsumerError> {
-    let failed = |error| match error {
-        hound::Error::IoError(error) => ConsumerError::write(path.display().to_string(), error),
-        other => ConsumerError::other(format!("{}: {other}", path.display())),
-    };
-    let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
-    let mut out = hound::WavWriter::create(path, spec).map_err(failed)?;
-    for sample in sound {
-        out.write_sample((sample * 32_768.0).round().clamp(-32_768.0, 32_767.0) as i16).map_err(failed)?;
+    let mut bytes = WavFormat::S16.header(sample_rate, Some(sound.len() as u64));
+    WavFormat::S16.encode(sound, &mut bytes);
+    write_new(path, &bytes)
+}
+
+/// A file of an utterance takes the place of no other file.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ConsumerError> {
+    let failed = |error| ConsumerError::write(path.display().to_string(), error);
+    let mut file = File::create_new(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => ConsumerError::other(format!("{} exists; name another folder", path.display())),
+        _ => failed(error),
+    })?;
+    let written = file.write_all(bytes);
+    if written.is_err() {
+        // Half an utterance is of no use.
+        let _ = std::fs::remove_file(path);
     }
-    out.finalize().map_err(failed)
+    written.map_err(failed)
 }
 
 fn write_npy(path: &Path, vectors: &[f32], dim: usize) -> Result<(), ConsumerError> {
-    let failed = |error| ConsumerError::write(path.display().to_string(), error);
     let mut bytes = npy::header((vectors.len() / dim.max(1)) as u64, dim).to_vec();
     vectors.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
-    std::fs::write(path, bytes).map_err(failed)
+    write_new(path, &bytes)
 }
 
 impl Consumer for Segments {
@@ -217,13 +219,15 @@ impl Consumer for Segments {
                 let place = folder.display().to_string();
                 let failed = |error| ConsumerError::write(place.clone(), error);
                 std::fs::create_dir_all(&folder).map_err(failed)?;
-                let lines = File::create_new(folder.join(SEGMENTS)).map_err(|error| match error.kind() {
-                    std::io::ErrorKind::AlreadyExists => {
-                        ConsumerError::other(format!("{place}: contains the segments of another run; choose another folder"))
-                    }
-                    _ => failed(error),
-                })?;
-                Some(Sink::Folder(folder, BufWriter::new(lines)))
+                let lines = folder.join(SEGMENTS);
+                if lines.exists() {
+                    return Err(ConsumerError::other(format!(
+                        "{place}: contains the segments of another run; choose another folder"
+                    )));
+                }
+                let mut lines = LineFile::new(lines);
+                lines.create().map_err(failed)?;
+                Some(Sink::Folder(folder, lines))
             }
         };
         Ok(())

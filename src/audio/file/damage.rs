@@ -1,0 +1,66 @@
+//! Damage to a file, told once and in one line, when everything readable was delivered.
+
+use crate::audio::{AudioError, AudioErrorKind};
+
+/// Places that are named one by one.
+const NAMED: usize = 4;
+
+/// What a file has lost.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    places: Vec<(u64, u64)>,
+    count: u64,
+    lost: u64,
+    cut_off: Option<(u64, u64)>,
+}
+
+impl Damage {
+    /// `samples` are lost at `position`.
+    pub fn lose(&mut self, position: u64, samples: u64) {
+        self.lost += samples;
+        match self.places.last_mut() {
+            Some((at, count)) if *at + *count == position => *count += samples,
+            _ => {
+                self.count += 1;
+                if self.places.len() < NAMED {
+                    self.places.push((position, samples));
+                }
+            }
+        }
+    }
+
+    /// The file ends at `position` though `samples` more are announced; 0 where that is not known.
+    pub fn cut_off(&mut self, position: u64, samples: u64) {
+        self.cut_off.get_or_insert((position, samples));
+    }
+
+    pub fn is_none(&self) -> bool {
+        self.count == 0 && self.cut_off.is_none()
+    }
+
+    /// An error of kind [`AudioErrorKind::Damaged`] where anything is lost.
+    pub fn outcome(&self, place: &str, rate: u32, delivered: u64) -> Result<(), AudioError> {
+        if self.is_none() {
+            return Ok(());
+        }
+        let seconds = |samples: u64| format!("{:.2} s", samples as f64 / f64::from(rate.max(1)));
+        let mut text = String::new();
+        if self.count > 0 {
+            let mut places: Vec<String> =
+                self.places.iter().map(|(at, count)| format!("{count} at sample {at} ({})", seconds(*at))).collect();
+            if self.count > self.places.len() as u64 {
+                places.push(format!("and {} more", self.count - self.places.len() as u64));
+            }
+            text = format!("is damaged: {} samples are lost ({})", self.lost, places.join(", "));
+        }
+        if let Some((at, missing)) = self.cut_off {
+            let and = if text.is_empty() { "" } else { ", and it " };
+            text += &match missing {
+                0 => format!("{and}is cut off at sample {at} ({})", seconds(at)),
+                _ => format!("{and}is cut off at sample {at} ({}): {missing} more are announced", seconds(at)),
+            };
+        }
+        text += &format!("; the other {delivered} samples were read");
+        Err(AudioError::new(AudioErrorKind::Damaged, place, text))
+    }
+}

@@ -1,0 +1,144 @@
+//! A file or pipe as mono samples at one rate: channels picked, streams of another rate resampled, damage counted.
+
+use super::bytes::Bytes;
+use super::damage::Damage;
+use super::{Failure, Layout, Piece, Stream, detect};
+use crate::audio::{AudioError, AudioErrorKind, ChannelPick, Resampler};
+
+/// Rates that make sense, Hz.
+const RATES: std::ops::RangeInclusive<u32> = 1_000..=384_000;
+
+/// An open file or pipe.
+pub(super) struct Decoder {
+    pub place: String,
+    pub layout: Layout,
+    /// Samples that the header speaks of.
+    pub announced: Option<u64>,
+    pick: ChannelPick,
+    stream: Box<dyn Stream>,
+    /// Of the stream that is read now: several can follow each other.
+    current: Layout,
+    resampler: Option<Resampler>,
+    interleaved: Vec<f32>,
+    mono: Vec<f32>,
+    /// Samples given out or lost.
+    position: u64,
+    delivered: u64,
+    damage: Damage,
+}
+
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Samples were appended.
+    Samples,
+    /// So many samples are damaged.
+    Lost(u64),
+    /// The end.
+    End,
+}
+
+impl Decoder {
+    pub fn open(bytes: Bytes, place: String, pick: ChannelPick) -> Result<Self, AudioError> {
+        let stream = detect::open(bytes).map_err(|failure| failure.at(&place))?;
+        let (layout, announced) = (stream.layout(), stream.announced());
+        let decoder = Self {
+            layout,
+            announced,
+            pick,
+            stream,
+            current: layout,
+            resampler: None,
+            interleaved: Vec::new(),
+            mono: Vec::new(),
+            position: 0,
+            delivered: 0,
+            damage: Damage::default(),
+            place,
+        };
+        decoder.check()?;
+        if announced == Some(0) {
+            return Err(Failure::Malformed("holds no samples".into()).at(&decoder.place));
+        }
+        Ok(decoder)
+    }
+
+    fn check(&self) -> Result<(), AudioError> {
+        let Layout { rate, channels } = self.current;
+        self.pick.check(channels, &self.place)?;
+        if !RATES.contains(&rate) {
+            let text = format!("contradictory header: {rate} samples per second; 1,000 to 384,000 are possible");
+            return Err(AudioError::new(AudioErrorKind::Malformed, &self.place, text));
+        }
+        Ok(())
+    }
+
+    /// Appends the next mono samples to `out`.
+    pub fn next(&mut self, out: &mut Vec<f32>) -> Result<Next, AudioError> {
+        loop {
+            self.interleaved.clear();
+            let piece = self.stream.next(&mut self.interleaved).map_err(|failure| failure.at(&self.place))?;
+            let before = out.len();
+            match piece {
+                Piece::Samples => match &mut self.resampler {
+                    None => self.pick.append(&self.interleaved, self.current.channels, out),
+                    Some(resampler) => {
+                        self.mono.clear();
+                        self.pick.append(&self.interleaved, self.current.channels, &mut self.mono);
+                        resampler.push(&self.mono, out);
+                    }
+                },
+                Piece::Lost { samples: 0 } => {}
+                Piece::Lost { samples } => {
+                    let samples = (samples as f64 * f64::from(self.layout.rate) / f64::from(self.current.rate)).round() as u64;
+                    self.damage.lose(self.position, samples);
+                    self.position += samples;
+                    return Ok(Next::Lost(samples));
+                }
+                Piece::CutOff { samples } => {
+                    let samples = (samples as f64 * f64::from(self.layout.rate) / f64::from(self.current.rate)).round() as u64;
+                    self.damage.cut_off(self.position, samples);
+                }
+                Piece::Next => self.change(out)?,
+                Piece::End => {
+                    if let Some(mut resampler) = self.resampler.take() {
+                        resampler.finish(out);
+                    }
+                    if out.len() == before {
+                        if self.delivered == 0 {
+                            let text = match self.damage.is_none() {
+                                true => "holds no samples",
+                                false => "holds no samples that can be decoded",
+                            };
+                            return Err(AudioError::new(AudioErrorKind::Malformed, &self.place, text));
+                        }
+                        return Ok(Next::End);
+                    }
+                }
+            }
+            if out.len() > before {
+                self.position += (out.len() - before) as u64;
+                self.delivered += (out.len() - before) as u64;
+                return Ok(Next::Samples);
+            }
+        }
+    }
+
+    /// Another stream begins.
+    fn change(&mut self, out: &mut Vec<f32>) -> Result<(), AudioError> {
+        if let Some(mut resampler) = self.resampler.take() {
+            resampler.finish(out);
+        }
+        self.current = self.stream.layout();
+        self.check()?;
+        if self.current.rate != self.layout.rate {
+            self.resampler = Some(Resampler::new(self.current.rate, self.layout.rate)?);
+        }
+        Ok(())
+    }
+
+    /// What is lost, once everything was read.
+    pub fn damage(&self) -> Result<(), AudioError> {
+        self.damage.outcome(&self.place, self.layout.rate, self.delivered)
+    }
+}

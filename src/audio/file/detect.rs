@@ -1,0 +1,100 @@
+//! Which format a stream has, by its first bytes. Names and extensions do not count.
+
+use super::bytes::Bytes;
+use super::{Failure, Stream, flac, mpeg, ogg, other, wav};
+
+/// Tags in front of the audio, cover art included, have at most this many bytes.
+const TAGS_LIMIT_BYTES: u64 = 256 << 20;
+
+/// Formats that Bellis names and does not read: what they begin with, and where.
+const NAMED: [(&str, usize, &[u8]); 22] = [
+    ("MPEG-4 audio (AAC, M4A)", 4, b"ftyp"),
+    ("AAC", 0, b"ADIF"),
+    ("WMA or other ASF", 0, &[0x30, 0x26, 0xb2, 0x75, 0x8e, 0x66, 0xcf, 0x11]),
+    ("Matroska or WebM", 0, &[0x1a, 0x45, 0xdf, 0xa3]),
+    ("AMR", 0, b"#!AMR"),
+    ("Core Audio (CAF)", 0, b"caff"),
+    ("Sun/NeXT audio (AU)", 0, b".snd"),
+    ("WavPack", 0, b"wvpk"),
+    ("Monkey's Audio", 0, b"MAC "),
+    ("True Audio", 0, b"TTA1"),
+    ("Musepack", 0, b"MPCK"),
+    ("Musepack", 0, b"MP+"),
+    ("DSD", 0, b"DSD "),
+    ("DSD", 0, b"FRM8"),
+    ("Wave64", 0, b"riff\x2e\x91\xcf\x11"),
+    ("big-endian WAV (RIFX)", 0, b"RIFX"),
+    ("AVI", 8, b"AVI "),
+    ("MIDI", 0, b"MThd"),
+    ("NIST SPHERE", 0, b"NIST_1A"),
+    ("Creative Voice", 0, b"Creative Voice File"),
+    ("MPEG transport or program stream", 0, &[0, 0, 1, 0xba]),
+    ("Flash video", 0, b"FLV\x01"),
+];
+
+/// Whether `head` begins like a file, and not like raw PCM. Bare MPEG frames are no proof: samples can look like them.
+pub(super) fn is_container(head: &[u8]) -> bool {
+    wav::detect(head)
+        || flac::detect(head)
+        || ogg::detect(head)
+        || other::detect_aiff(head)
+        || (head.starts_with(b"ID3") && mpeg::tag_bytes(head) > 0)
+        || named(head).is_some()
+}
+
+fn named(head: &[u8]) -> Option<&'static str> {
+    NAMED.iter().find(|(_, at, mark)| head.get(*at..at + mark.len()) == Some(*mark)).map(|(name, ..)| *name)
+}
+
+/// Bytes that [`is_container`] needs.
+pub(super) const HEAD_BYTES: usize = 32;
+
+/// Opens the stream with the reader of its format.
+pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
+    if bytes.fill(HEAD_BYTES)?.is_empty() {
+        return Err(Failure::Malformed("is empty".into()));
+    }
+    // ID3 tags are in front of FLAC, too.
+    loop {
+        let tag = mpeg::tag_bytes(bytes.fill(HEAD_BYTES)?);
+        if tag == 0 {
+            break;
+        }
+        if bytes.position() + tag > TAGS_LIMIT_BYTES || bytes.skip(tag)? < tag {
+            return Err(Failure::Malformed("is cut off within its tags: it holds no audio".into()));
+        }
+    }
+    let head = bytes.fill(HEAD_BYTES)?;
+    if let Some(name) = named(head) {
+        return Err(Failure::unsupported(name));
+    }
+    if wav::detect(head) {
+        return Ok(match wav::Wav::open(bytes)? {
+            wav::Opened::Stream(wav) => wav,
+            wav::Opened::Other(bytes) => Box::new(other::Other::open(bytes, "wav")?),
+        });
+    }
+    if flac::detect(head) {
+        return Ok(Box::new(flac::Flac::open(bytes)?));
+    }
+    if ogg::detect(head) {
+        return Ok(Box::new(ogg::Ogg::open(bytes)?));
+    }
+    if other::detect_aiff(head) {
+        return Ok(Box::new(other::Other::open(bytes, "aiff")?));
+    }
+    // ADTS, and the other layers of MPEG audio.
+    match head {
+        [0xff, b, ..] if b & 0xf6 == 0xf0 => return Err(Failure::unsupported("AAC")),
+        [0xff, b, ..] if matches!(b & 0xe6, 0xe4 | 0xe6) && b & 0x18 != 0x08 => {
+            return Err(Failure::unsupported("MPEG audio of layer I or II"));
+        }
+        _ => {}
+    }
+    mpeg::Mpeg::open(bytes).map(|mpeg| Box::new(mpeg) as Box<dyn Stream>).map_err(|failure| match failure {
+        Failure::Malformed(_) => {
+            Failure::Malformed("is not audio in a format that Bellis reads: WAV, FLAC, Ogg, MP3, AIFF".into())
+        }
+        other => other,
+    })
+}

@@ -1,0 +1,308 @@
+//! Audio files and what is piped like one: WAV, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AIFF, at any rate and channel count.
+//!
+//! Every format has a reader of its own, which keeps positions right over damage: a damaged frame is a hole of known length, and the
+//! audio behind it stays where it was. Damage is reported once, at the end, as [`AudioErrorKind::Damaged`].
+
+mod bytes;
+mod codec;
+mod damage;
+mod decoder;
+mod detect;
+mod flac;
+mod mpeg;
+mod ogg;
+mod other;
+mod wav;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::{
+    AudioError, AudioErrorKind, ChannelPick, EventSender, PcmFormat, PcmSource, Resampler, RingWriter, STOP_PATIENCE, Source,
+    SourceEvent, SourceSpec,
+};
+use bytes::Bytes;
+use decoder::{Decoder, Next};
+
+/// What a reader of a format gives next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    /// Samples were appended, none perhaps.
+    Samples,
+    /// So many samples per channel are damaged here.
+    Lost { samples: u64 },
+    /// The stream ends here, though so many samples per channel are announced; 0 where nothing is announced. More may follow.
+    CutOff { samples: u64 },
+    /// Another stream begins, with a layout of its own.
+    Next,
+    /// The end.
+    End,
+}
+
+/// Rate and channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    rate: u32,
+    channels: u16,
+}
+
+/// A reader of one format.
+trait Stream: Send {
+    /// Rate and channels of what comes next.
+    fn layout(&self) -> Layout;
+
+    /// Samples per channel that the header speaks of.
+    fn announced(&self) -> Option<u64>;
+
+    /// Appends the next samples, interleaved.
+    fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure>;
+}
+
+/// Why nothing more can be read.
+#[derive(Debug)]
+enum Failure {
+    /// The system does not let it be read.
+    Io(std::io::Error),
+    /// It is not what it claims to be.
+    Malformed(String),
+    /// A format or coding of this name, which Bellis does not read.
+    Unsupported(String),
+}
+
+impl Failure {
+    fn unsupported(name: &str) -> Self {
+        Self::Unsupported(name.to_owned())
+    }
+
+    fn at(self, place: &str) -> AudioError {
+        match self {
+            Self::Io(error) => AudioError::new(AudioErrorKind::NotReadable, place, error.to_string()),
+            Self::Malformed(text) => AudioError::new(AudioErrorKind::Malformed, place, text),
+            Self::Unsupported(name) => {
+                let input = if place == STDIN { "-".to_owned() } else { place.replace('\'', r"'\''") };
+                let text = format!("{name} is not supported; convert it: ffmpeg -i '{input}' -ac 1 -ar 16000 audio.wav");
+                AudioError::new(AudioErrorKind::Unsupported, place, text)
+            }
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What errors call a pipe.
+const STDIN: &str = "standard input";
+
+/// A file or pipe that is read by a thread of its own, as fast as it is taken or at its own pace.
+pub struct FileSource {
+    spec: SourceSpec,
+    decoder: Option<Decoder>,
+    stop: Arc<AtomicBool>,
+    done: Option<Receiver<()>>,
+}
+
+/// Audio per callback of a file that is played at its own pace.
+const PACE: Duration = Duration::from_millis(20);
+
+impl FileSource {
+    /// Opens `path`. With `realtime`, it comes at its own pace as a microphone's audio would, and what finds no room is dropped.
+    pub fn open(path: &Path, pick: ChannelPick, realtime: bool) -> Result<Self, AudioError> {
+        Ok(Self::new(open(path, pick)?, realtime))
+    }
+
+    fn new(decoder: Decoder, realtime: bool) -> Self {
+        let spec = SourceSpec {
+            name: decoder.place.clone(),
+            sample_rate: decoder.layout.rate,
+            channels: decoder.layout.channels,
+            live: realtime,
+            total_samples: decoder.announced,
+        };
+        Self { spec, decoder: Some(decoder), stop: Arc::default(), done: None }
+    }
+}
+
+/// What raw PCM looks like, which does not say so itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawLayout {
+    /// How a sample is stored.
+    pub format: PcmFormat,
+    /// Samples per second.
+    pub sample_rate: u32,
+    /// Interleaved channels.
+    pub channels: u16,
+    /// Whether the user described it: then bytes that look like bare MP3 frames are samples.
+    pub is_given: bool,
+}
+
+/// Opens standard input or another pipe: a file in any format that [`FileSource`] reads, or raw PCM. Waits for the first bytes.
+pub fn open_pipe(
+    reader: Box<dyn Read + Send>,
+    raw: RawLayout,
+    pick: ChannelPick,
+    realtime: bool,
+) -> Result<Box<dyn Source>, AudioError> {
+    let not_readable = |error: std::io::Error| Failure::from(error).at(STDIN);
+    let mut bytes = Bytes::new(reader, None);
+    if bytes.fill(1).map_err(not_readable)?.is_empty() {
+        return Err(AudioError::new(
+            AudioErrorKind::Malformed,
+            STDIN,
+            "is empty: the program in front of the pipe wrote nothing",
+        ));
+    }
+    let is_file = detect::is_container(bytes.fill(detect::HEAD_BYTES).map_err(not_readable)?)
+        || (!raw.is_given && mpeg::detect(&mut bytes).map_err(not_readable)?);
+    if is_file {
+        return Ok(Box::new(FileSource::new(Decoder::open(bytes, STDIN.to_owned(), pick)?, realtime)));
+    }
+    Ok(Box::new(PcmSource::new(Box::new(bytes), STDIN, raw.format, raw.sample_rate, raw.channels, pick)?))
+}
+
+fn open(path: &Path, pick: ChannelPick) -> Result<Decoder, AudioError> {
+    let place = path.display().to_string();
+    let not_readable = |error: std::io::Error| Failure::from(error).at(&place);
+    let file = File::open(path).map_err(not_readable)?;
+    let metadata = file.metadata().map_err(not_readable)?;
+    if metadata.is_dir() {
+        return Err(AudioError::new(AudioErrorKind::NotReadable, &place, "is a folder; name an audio file in it"));
+    }
+    let length = metadata.is_file().then_some(metadata.len());
+    Decoder::open(Bytes::new(Box::new(file), length), place, pick)
+}
+
+impl Source for FileSource {
+    fn spec(&self) -> &SourceSpec {
+        &self.spec
+    }
+
+    fn start(&mut self, mut ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
+        let place = self.spec.name.clone();
+        let error = |message: &str| AudioError::new(AudioErrorKind::Backend, place.clone(), message);
+        let mut decoder = self.decoder.take().ok_or_else(|| error("was started before"))?;
+        let (stop, live, rate) = (self.stop.clone(), self.spec.live, f64::from(self.spec.sample_rate));
+        let (done_sender, done) = bounded::<()>(0);
+        let reader = move || {
+            let _done = done_sender;
+            let mut block = Vec::new();
+            let began = Instant::now();
+            let mut paced = 0u64;
+            let pace = |samples: u64| {
+                let due = began + Duration::from_secs_f64(samples as f64 / rate);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            };
+            let outcome = loop {
+                block.clear();
+                match decoder.next(&mut block) {
+                    Ok(Next::Samples) if live => {
+                        for callback in block.chunks(((rate * PACE.as_secs_f64()) as usize).max(1)) {
+                            paced += callback.len() as u64;
+                            pace(paced);
+                            if stop.load(Ordering::Relaxed) {
+                                return;
+                            }
+                            ring.push_live(callback);
+                        }
+                    }
+                    Ok(Next::Samples) => {
+                        if !ring.push_blocking(&block, &stop) {
+                            return;
+                        }
+                    }
+                    Ok(Next::Lost(samples)) => {
+                        paced += if live { samples } else { 0 };
+                        ring.lose(samples);
+                    }
+                    Ok(Next::End) => break decoder.damage(),
+                    Err(error) => break Err(error),
+                }
+            };
+            drop(ring);
+            events.send(outcome.map_or_else(SourceEvent::Error, |()| SourceEvent::End));
+        };
+        let thread = std::thread::Builder::new().name("file".into()).spawn(reader);
+        thread.map_err(|system| error(&format!("no thread to read it: {system}")))?;
+        self.done = Some(done);
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(done) = self.done.take() {
+            // A reader that waits for a silent pipe cannot be woken; it is left behind, and pushes nothing more.
+            let _ = done.recv_timeout(STOP_PATIENCE);
+        }
+    }
+}
+
+/// Decodes a whole file to mono at its own rate: samples and rate.
+///
+/// # Errors
+///
+/// A damaged file is an error of kind [`AudioErrorKind::Damaged`].
+pub fn decode_file(path: &Path, pick: ChannelPick) -> Result<(Vec<f32>, u32), AudioError> {
+    let mut decoder = open(path, pick)?;
+    let mut samples = Vec::new();
+    while decoder.next(&mut samples)? != Next::End {}
+    decoder.damage()?;
+    Ok((samples, decoder.layout.rate))
+}
+
+/// Decodes a whole file to mono at `rate`.
+///
+/// # Errors
+///
+/// A damaged file is an error of kind [`AudioErrorKind::Damaged`].
+pub fn decode_file_at(path: &Path, pick: ChannelPick, rate: u32) -> Result<Vec<f32>, AudioError> {
+    let mut samples = Vec::new();
+    read_file_at(path, pick, rate, |block| {
+        samples.extend_from_slice(block);
+        Ok::<_, AudioError>(())
+    })?;
+    Ok(samples)
+}
+
+/// Decodes a file to mono at `rate`, block by block, until `each` fails. What is damaged is silence, so that positions stay right.
+///
+/// # Errors
+///
+/// A damaged file is an error of kind [`AudioErrorKind::Damaged`], after all blocks.
+pub fn read_file_at<E: From<AudioError>>(
+    path: &Path,
+    pick: ChannelPick,
+    rate: u32,
+    mut each: impl FnMut(&[f32]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut decoder = open(path, pick)?;
+    let mut resampler = Resampler::new(decoder.layout.rate, rate)?;
+    let (mut block, mut out) = (Vec::new(), Vec::new());
+    loop {
+        match decoder.next(&mut block)? {
+            Next::Samples => resampler.push(&block, &mut out),
+            Next::Lost(samples) => {
+                let silence = [0.0; 1024];
+                for from in (0..samples).step_by(silence.len()) {
+                    resampler.push(&silence[..(samples - from).min(silence.len() as u64) as usize], &mut out);
+                    each(&out)?;
+                    out.clear();
+                }
+            }
+            Next::End => break,
+        }
+        each(&out)?;
+        block.clear();
+        out.clear();
+    }
+    resampler.finish(&mut out);
+    each(&out)?;
+    Ok(decoder.damage()?)
+}

@@ -1,0 +1,175 @@
+//! Files that consumers write. Whatever interrupts a run (a full disk, a signal, a crash) leaves files that open: lines are whole, and
+//! headers describe the rows that are there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::ConsumerError;
+
+/// Serialises `value` and writes it as a line in one call, so that lines of several writers do not mix.
+pub(super) fn write_line(out: &mut impl Write, place: &str, value: &impl Serialize) -> Result<(), ConsumerError> {
+    let mut line = serde_json::to_vec(value).map_err(|error| ConsumerError::write(place, error.into()))?;
+    line.push(b'\n');
+    out.write_all(&line).and_then(|()| out.flush()).map_err(|error| ConsumerError::write(place, error))
+}
+
+/// A text file, created or emptied by the first write. Every write is appended whole or not at all: if the disk is full in the middle of
+/// a line, the part that was written is taken back. A file that another program truncates (`copytruncate` of logrotate) goes on at its
+/// new end.
+#[derive(Debug)]
+pub struct LineFile {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl LineFile {
+    /// Will write to `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), file: None }
+    }
+
+    /// Creates or empties the file now, so that a path that cannot be written is an error at once.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be created or opened.
+    pub fn create(&mut self) -> std::io::Result<()> {
+        self.open().map(drop)
+    }
+
+    fn open(&mut self) -> std::io::Result<&mut File> {
+        match &mut self.file {
+            Some(file) => Ok(file),
+            none => {
+                let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+                if file.metadata()?.is_file() {
+                    file.set_len(0)?;
+                }
+                Ok(none.insert(file))
+            }
+        }
+    }
+}
+
+impl Write for LineFile {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let file = self.open()?;
+        let mut written = 0;
+        while written < bytes.len() {
+            let error = match file.write(&bytes[written..]) {
+                Ok(0) => std::io::ErrorKind::WriteZero.into(),
+                Ok(count) => {
+                    written += count;
+                    continue;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let length = file.metadata().ok().filter(|found| found.is_file()).map(|found| found.len());
+            if let Some(length) = length.filter(|_| written > 0) {
+                let _ = file.set_len(length.saturating_sub(written as u64));
+            }
+            return Err(error);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.open().map(drop)
+    }
+}
+
+/// A binary file of a header and rows. The header is written last, over its older self; what is behind the last whole row is cut off.
+#[derive(Debug)]
+pub(super) struct RowFile {
+    file: File,
+    place: String,
+    is_file: bool,
+    /// Bytes of the file that are whole: header and rows.
+    length: u64,
+    header_bytes: u64,
+    row_bytes: u64,
+}
+
+impl RowFile {
+    /// Creates or empties `path` and writes the header of no rows.
+    pub fn create(path: &Path, header: &[u8], row_bytes: usize) -> Result<Self, ConsumerError> {
+        let place = path.display().to_string();
+        let failed = |error| ConsumerError::write(place.clone(), error);
+        let mut file = File::create(path).map_err(failed)?;
+        let is_file = file.metadata().map_err(failed)?.is_file();
+        file.write_all(header).map_err(failed)?;
+        let header_bytes = header.len() as u64;
+        Ok(Self { file, place, is_file, length: header_bytes, header_bytes, row_bytes: row_bytes.max(1) as u64 })
+    }
+
+    /// Whole rows in the file.
+    pub fn rows(&self) -> u64 {
+        (self.length - self.header_bytes) / self.row_bytes
+    }
+
+    /// Appends rows. After an error, the rows that found room stay.
+    pub fn append(&mut self, rows: &[u8]) -> Result<(), ConsumerError> {
+        let mut written = 0;
+        while written < rows.len() {
+            match self.file.write(&rows[written..]) {
+                Ok(count) if count > 0 => written += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                failed => {
+                    self.length += written as u64 - written as u64 % self.row_bytes;
+                    if self.is_file {
+                        let _ = self.file.set_len(self.length);
+                    }
+                    let error = failed.err().unwrap_or_else(|| std::io::ErrorKind::WriteZero.into());
+                    return Err(ConsumerError::write(self.place.clone(), error));
+                }
+            }
+        }
+        self.length += written as u64;
+        Ok(())
+    }
+
+    /// Writes the header, which has the length of the first one. Pipes and devices keep that one.
+    pub fn write_header(&mut self, header: &[u8]) -> Result<(), ConsumerError> {
+        if !self.is_file {
+            return Ok(());
+        }
+        let file = &mut self.file;
+        let written = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(header));
+        let back = file.seek(SeekFrom::Start(self.length));
+        written.and(back).map(drop).map_err(|error| ConsumerError::write(self.place.clone(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_truncated_by_another_program_goes_on_at_its_new_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.jsonl");
+        std::fs::write(&path, "what was there before\n").unwrap();
+        let mut file = LineFile::new(&path);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "what was there before\n");
+        write_line(&mut file, "x", &1).unwrap();
+        write_line(&mut file, "x", &2).unwrap();
+        // logrotate: copy, then truncate.
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n2\n");
+        File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        write_line(&mut file, "x", &3).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "3\n");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_device_is_an_error() {
+        let error = write_line(&mut LineFile::new("/dev/full"), "/dev/full", &1).unwrap_err();
+        assert!(matches!(error, ConsumerError::Write { .. }), "{error}");
+        let error = RowFile::create(Path::new("/dev/full"), &[0; 8], 4).unwrap_err();
+        assert!(matches!(error, ConsumerError::Write { .. }), "{error}");
+    }
+}

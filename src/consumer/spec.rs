@@ -1,0 +1,223 @@
+//! A consumer as text, `NAME` or `NAME:OUTPUT`: what the command line and configuration files call it, and what it writes to.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use super::asr::SEGMENTS;
+use super::side_file;
+use super::wav::WavFormat;
+
+/// A consumer and its output, from its textual form.
+///
+/// ```
+/// use bellis::consumer::ConsumerSpec;
+///
+/// let spec: ConsumerSpec = "npy:talk.npy".parse()?;
+/// assert_eq!(spec.files().len(), 2); // the array, and talk.chunks.jsonl
+/// assert!("jsonl".parse::<ConsumerSpec>()?.is_stdout());
+/// # Ok::<(), bellis::consumer::ConsumerSpecError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConsumerSpec {
+    /// `jsonl`, `jsonl:FILE`: one line per chunk.
+    JsonLines(TextOutput),
+    /// `npy:FILE`: all frames as a NumPy array, with a side file of chunks.
+    Npy(PathBuf),
+    /// `wav:FILE`, `wav:f32:FILE`: the audio that was computed; `wav:-` writes it to standard output.
+    Wav(TextOutput, WavFormat),
+    /// `phones`: phones as text to read along.
+    PhonesText,
+    /// `phones:FILE`: phones as JSON lines.
+    Phones(TextOutput),
+    /// `segments`: one line per utterance.
+    SegmentLines,
+    /// `segments:FOLDER`: each utterance as WAV and NPY, and the lines.
+    SegmentFolder(PathBuf),
+    /// `segments:stream:ENDPOINT`: utterances as a binary stream.
+    SegmentStream(StreamOutput),
+    /// `stream:ENDPOINT`: chunks as a binary stream.
+    Stream(StreamOutput),
+    /// `keyword`, `keyword:FILE-or-FOLDER`: detections of the enrolled keywords, or of those in a file or folder.
+    Keyword(Option<PathBuf>),
+    /// `null`: nothing is written.
+    Null,
+}
+
+/// Where a consumer writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextOutput {
+    /// Standard output, written `-`.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+/// Where a binary stream goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StreamOutput {
+    /// Standard output, written `-`.
+    Stdout,
+    /// A Unix socket at which the reader listens, written `unix:/path`.
+    Unix(PathBuf),
+}
+
+/// A text that describes no consumer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConsumerSpecError {
+    /// No consumer has that name.
+    #[error("there is no consumer `{name}`; known are {}{}", ConsumerSpec::NAMES.join(", "), .near.as_deref().map_or_else(String::new, |near| format!("; did you mean `{near}`?")))]
+    #[non_exhaustive]
+    Unknown {
+        /// The name.
+        name: String,
+        /// A name that is similar.
+        near: Option<String>,
+    },
+    /// The consumer needs an output, or takes none, or not this one.
+    #[error("consumer `{spec}`: {reason}")]
+    #[non_exhaustive]
+    Output {
+        /// The text.
+        spec: String,
+        /// What is wrong, and what to write instead.
+        reason: String,
+    },
+}
+
+impl ConsumerSpec {
+    /// The names of all consumers.
+    pub const NAMES: &[&str] = &["jsonl", "npy", "wav", "phones", "segments", "stream", "keyword", "null"];
+
+    /// Whether it writes to standard output.
+    pub fn is_stdout(&self) -> bool {
+        match self {
+            Self::JsonLines(output) | Self::Phones(output) | Self::Wav(output, _) => *output == TextOutput::Stdout,
+            Self::PhonesText | Self::SegmentLines | Self::Keyword(_) => true,
+            Self::SegmentStream(endpoint) | Self::Stream(endpoint) => *endpoint == StreamOutput::Stdout,
+            Self::Npy(_) | Self::SegmentFolder(_) | Self::Null => false,
+        }
+    }
+
+    /// The file or folder that it writes.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Npy(path) | Self::SegmentFolder(path) => Some(path),
+            Self::JsonLines(TextOutput::File(path))
+            | Self::Phones(TextOutput::File(path))
+            | Self::Wav(TextOutput::File(path), _) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Every file that it writes and whose name is known: side files, and the list of a folder, too.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let Some(path) = self.path() else { return Vec::new() };
+        match self {
+            Self::Npy(_) => vec![path.to_owned(), side_file(path)],
+            Self::SegmentFolder(_) => vec![path.to_owned(), path.join(SEGMENTS)],
+            _ => vec![path.to_owned()],
+        }
+    }
+}
+
+impl FromStr for ConsumerSpec {
+    type Err = ConsumerSpecError;
+
+    fn from_str(text: &str) -> Result<Self, ConsumerSpecError> {
+        let (name, output) = text.split_once(':').map_or((text, None), |(name, output)| (name, Some(output)));
+        fn error<T>(spec: &str, reason: &str) -> Result<T, ConsumerSpecError> {
+            Err(ConsumerSpecError::Output { spec: spec.to_owned(), reason: reason.to_owned() })
+        }
+        if output == Some("") {
+            return error(text, "nothing is behind the colon");
+        }
+        let to = |output: &str| if output == "-" { TextOutput::Stdout } else { TextOutput::File(output.into()) };
+        let endpoint = |output: &str| match output.split_once(':') {
+            None if output == "-" => Ok(StreamOutput::Stdout),
+            Some(("unix", path)) if !path.is_empty() => Ok(StreamOutput::Unix(path.into())),
+            _ => error(text, "a stream goes to `-` (standard output) or `unix:/path/of/a/socket`"),
+        };
+        Ok(match (name, output) {
+            ("jsonl", output) => Self::JsonLines(to(output.unwrap_or("-"))),
+            ("npy", Some("-")) => {
+                return error(
+                    text,
+                    "an array's header holds its length, which is known at the end: name a file, or use stream:-",
+                );
+            }
+            ("npy", Some(path)) => Self::Npy(path.into()),
+            ("npy", None) => return error(text, "needs a file: npy:out.npy"),
+            ("wav", Some(output)) => match output.strip_prefix("f32:") {
+                Some("") => return error(text, "needs a file: wav:f32:out.wav"),
+                Some(output) => Self::Wav(to(output), WavFormat::F32),
+                None => Self::Wav(to(output.strip_prefix("s16:").unwrap_or(output)), WavFormat::S16),
+            },
+            ("wav", None) => return error(text, "needs a file: wav:out.wav"),
+            ("phones", None) => Self::PhonesText,
+            ("phones", Some(output)) => Self::Phones(to(output)),
+            ("segments", None | Some("-")) => Self::SegmentLines,
+            ("segments", Some(output)) => match output.strip_prefix("stream:") {
+                Some(output) => Self::SegmentStream(endpoint(output)?),
+                None => Self::SegmentFolder(output.into()),
+            },
+            ("stream", Some(output)) => Self::Stream(endpoint(output)?),
+            ("stream", None) => return error(text, "needs an endpoint: stream:- or stream:unix:/path/of/a/socket"),
+            ("keyword", path) => Self::Keyword(path.map(PathBuf::from)),
+            ("null", None) => Self::Null,
+            ("null", Some(_)) => return error(text, "takes no output"),
+            (name, _) => {
+                let near = crate::toml_file::nearest(name, Self::NAMES.iter().copied());
+                return Err(ConsumerSpecError::Unknown { name: name.to_owned(), near });
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> ConsumerSpec {
+        text.parse().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_goes_to_standard_output() {
+        let on = ["jsonl", "jsonl:-", "wav:-", "wav:f32:-", "phones", "phones:-", "segments", "segments:-", "segments:stream:-"];
+        for text in on.into_iter().chain(["stream:-", "keyword", "keyword:folder"]) {
+            assert!(spec(text).is_stdout() && spec(text).files().is_empty(), "{text}");
+        }
+        for text in ["jsonl:a", "npy:a", "wav:a", "phones:a", "segments:a", "stream:unix:/a", "segments:stream:unix:/a", "null"] {
+            assert!(!spec(text).is_stdout(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written() {
+        assert_eq!(spec("npy:a/x.npy").files(), [Path::new("a/x.npy"), Path::new("a/x.chunks.jsonl")]);
+        assert_eq!(spec("segments:a").files(), [Path::new("a"), Path::new("a/segments.jsonl")]);
+        assert_eq!(spec("wav:f32:a:b.wav"), ConsumerSpec::Wav(TextOutput::File("a:b.wav".into()), WavFormat::F32));
+        assert_eq!(spec("wav:s16:b.wav"), spec("wav:b.wav"));
+    }
+
+    #[test]
+    fn what_describes_no_consumer() {
+        let cases = [
+            ("jsnol", "did you mean `jsonl`?"),
+            ("npy", "npy:out.npy"),
+            ("npy:-", "use stream:-"),
+            ("wav", "wav:out.wav"),
+            ("stream", "unix:/path"),
+            ("stream:tcp:1", "unix:/path"),
+            ("jsonl:", "behind the colon"),
+            ("null:a", "no output"),
+        ];
+        for (text, says) in cases {
+            let error = text.parse::<ConsumerSpec>().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Outputs of a run that must not meet: which files they are, whatever they are called, and how a finished file takes the place of an
+//! older one.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A file that a run reads or writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFile {
+    /// What messages call it: `--consumer wav:x.wav`, `the input x.wav`.
+    pub label: String,
+    path: Option<PathBuf>,
+    id: FileId,
+}
+
+/// What makes two paths the same file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum FileId {
+    /// A file that exists: device and number, the same through every link.
+    Existing(u64, u64),
+    /// A file that does not exist yet: its absolute path, links resolved.
+    Missing(PathBuf),
+    /// A character device (`/dev/null`, a terminal): any number of writers may share it.
+    Shared,
+}
+
+/// An output that is an input, or another output.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{output} would overwrite {other}; name another file")]
+#[non_exhaustive]
+pub struct OutputConflict {
+    /// The output.
+    pub output: String,
+    /// The input or the other output.
+    pub other: String,
+}
+
+impl RunFile {
+    /// The file at `path`.
+    pub fn at(label: impl Into<String>, path: &Path) -> Self {
+        Self { label: label.into(), path: Some(path.to_owned()), id: identify(path, 0) }
+    }
+
+    /// Standard input or output, if it is a file.
+    #[cfg(unix)]
+    pub fn of(label: impl Into<String>, stream: impl std::os::fd::AsFd) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::File::from(stream.as_fd().try_clone_to_owned().ok()?);
+        let found = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some(Self { label: label.into(), path: None, id: FileId::Existing(found.dev(), found.ino()) })
+    }
+}
+
+/// Checks that no output is an input or another output. Nothing is opened for writing.
+///
+/// # Errors
+///
+/// The first two that are the same file.
+pub fn check_outputs(inputs: &[RunFile], outputs: &[RunFile]) -> Result<(), OutputConflict> {
+    for (number, output) in outputs.iter().enumerate() {
+        let others = inputs.iter().chain(&outputs[..number]);
+        if let Some(other) = others.into_iter().find(|other| other.id == output.id && output.id != FileId::Shared) {
+            return Err(OutputConflict { output: output.label.clone(), other: other.label.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Links that are followed to a file that does not exist.
+const LINKS: usize = 40;
+
+fn identify(path: &Path, links: usize) -> FileId {
+    if let Ok(found) = std::fs::metadata(path) {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::{FileTypeExt, MetadataExt};
+            return match found.file_type().is_char_device() {
+                true => FileId::Shared,
+                false => FileId::Existing(found.dev(), found.ino()),
+            };
+        }
+        #[cfg(not(unix))]
+        return FileId::Missing(path.canonicalize().unwrap_or_else(|_| path.to_owned()));
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A link to a file that does not exist yet.
+    if let Some(target) = std::fs::read_link(path).ok().filter(|_| links < LINKS) {
+        return identify(&parent.join(target), links + 1);
+    }
+    let folder = match parent.canonicalize() {
+        Ok(folder) => folder,
+        // Folders that do not exist yet either: as written.
+        Err(_) => std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned()),
+    };
+    FileId::Missing(path.file_name().map_or(folder.clone(), |name| folder.join(name)))
+}
+
+/// Writes a file that is complete or not there at all: into a temporary file beside it, which then takes its place. Links are kept;
+/// devices and pipes are written to directly.
+///
+/// # Errors
+///
+/// The file cannot be written; what was there before is unchanged.
+pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if target.metadata().is_ok_and(|found| !found.is_file()) {
+        return std::fs::OpenOptions::new().write(true).open(&target)?.write_all(content);
+    }
+    let mut name = std::ffi::OsString::from(".");
+    name.push(target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?);
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = target.with_file_name(name);
+    let written = (|| {
+        let mut file = std::fs::File::create(&temporary)?;
+        if let Ok(found) = target.metadata() {
+            file.set_permissions(found.permissions())?;
+        }
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &target)
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn conflict(inputs: &[&Path], outputs: &[&Path]) -> Option<String> {
+        let files = |paths: &[&Path]| paths.iter().map(|path| RunFile::at(path.display().to_string(), path)).collect::<Vec<_>>();
+        check_outputs(&files(inputs), &files(outputs)).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_is_the_same_through_every_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("in.wav"), "x").unwrap();
+        std::fs::create_dir(at("sub")).unwrap();
+        symlink("in.wav", at("soft.wav")).unwrap();
+        std::fs::hard_link(at("in.wav"), at("hard.wav")).unwrap();
+        symlink(at("sub"), at("link")).unwrap();
+        for other in ["in.wav", "soft.wav", "hard.wav", "sub/../in.wav", "link/../in.wav", "./in.wav"] {
+            let text = conflict(&[&at("in.wav")], &[&at(other)]).unwrap_or_else(|| panic!("{other}"));
+            assert!(text.contains("would overwrite"), "{text}");
+            assert!(conflict(&[], &[&at(other), &at("in.wav")]).is_some());
+        }
+        // Files that do not exist yet.
+        symlink("sub/new.npy", at("dangling")).unwrap();
+        for other in ["sub/new.npy", "link/new.npy", "dangling", "sub/../sub/./new.npy"] {
+            assert!(conflict(&[], &[&at("sub/new.npy"), &at(other)]).is_some(), "{other}");
+        }
+        assert_eq!(conflict(&[&at("in.wav")], &[&at("out.wav"), &at("sub/out.wav"), &at("sub/in.wav")]), None);
+        assert_eq!(conflict(&[], &[Path::new("/dev/null"), Path::new("/dev/null")]), None);
+    }
+
+    #[test]
+    fn a_replaced_file_is_the_old_one_or_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("report.json"), folder.path().join("link"));
+        symlink("report.json", &link).unwrap();
+        replace_file(&path, b"old").unwrap();
+        replace_file(&link, b"new").unwrap();
+        assert!(link.is_symlink() && std::fs::read(&path).unwrap() == b"new");
+        assert!(replace_file(&folder.path().join("none/x"), b"").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        replace_file(Path::new("/dev/null"), b"x").unwrap();
+    }
+}

@@ -1,0 +1,522 @@
+//! Files as recorders, networks and disks leave them: everything readable is delivered at its place, and what is lost is counted.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bellis::audio::{AudioErrorKind, ChannelPick, FileSource, PcmFormat, RawLayout, Source, SourceEvent, decode_file, open_pipe};
+use bellis::internal::{Block, Gap, events, ring};
+
+fn data(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/audio").join(name)).unwrap()
+}
+
+/// What a source delivered: samples in stream order, holes as zeros, where they are, and how it ended.
+struct Played {
+    samples: Vec<f32>,
+    rate: u32,
+    gaps: Vec<Gap>,
+    end: SourceEvent,
+}
+
+impl Played {
+    #[track_caller]
+    fn whole(self) -> Vec<f32> {
+        assert_eq!((&self.end, &self.gaps[..]), (&SourceEvent::End, &[][..]));
+        self.samples
+    }
+
+    #[track_caller]
+    fn damage(&self) -> String {
+        let SourceEvent::Error(error) = &self.end else { panic!("{:?}", self.end) };
+        assert_eq!(error.kind(), AudioErrorKind::Damaged, "{error}");
+        error.to_string()
+    }
+}
+
+fn play(mut source: Box<dyn Source>) -> Played {
+    let (writer, mut reader) = ring(1 << 22);
+    let (sender, receiver) = events();
+    let rate = source.spec().sample_rate;
+    source.start(writer, sender).unwrap();
+    let end = receiver.receiver().recv_timeout(Duration::from_secs(60)).unwrap();
+    source.stop();
+    let (mut samples, mut gaps, mut block) = (Vec::new(), Vec::new(), [0.0; 4096]);
+    loop {
+        match reader.read(&mut block) {
+            Block::Samples(read) => samples.extend_from_slice(read),
+            Block::Gap(gap) => {
+                assert_eq!(gap.position, samples.len() as u64);
+                gaps.push(gap);
+                samples.resize(samples.len() + gap.samples as usize, 0.0);
+            }
+            _ => break,
+        }
+    }
+    let stats = reader.stats();
+    assert_eq!(stats.captured(), stats.read() + stats.dropped());
+    assert_eq!(stats.dropped(), gaps.iter().map(|gap| gap.samples).sum::<u64>());
+    Played { samples, rate, gaps, end }
+}
+
+/// Plays `bytes` as a file and as a pipe, which is to be the same.
+#[track_caller]
+fn played(bytes: &[u8]) -> Played {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let found = play(Box::new(FileSource::open(file.path(), ChannelPick::MixDown, false).unwrap()));
+    let piped = play(pipe(bytes).unwrap());
+    assert!(piped.samples == found.samples && piped.gaps == found.gaps && piped.rate == found.rate);
+    found
+}
+
+fn raw(format: PcmFormat, is_given: bool) -> RawLayout {
+    RawLayout { format, sample_rate: 16_000, channels: 1, is_given }
+}
+
+/// A few bytes at a time, as pipes give them.
+struct Dribble(Vec<u8>, usize);
+
+impl Read for Dribble {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let left = &self.0[self.1..];
+        let count = out.len().min(1 + self.1 * 7919 % 4001).min(left.len());
+        out[..count].copy_from_slice(&left[..count]);
+        self.1 += count;
+        Ok(count)
+    }
+}
+
+fn pipe(bytes: &[u8]) -> Result<Box<dyn Source>, bellis::audio::AudioError> {
+    open_pipe(Box::new(Dribble(bytes.to_vec(), 0)), raw(PcmFormat::S16le, false), ChannelPick::MixDown, false)
+}
+
+/// How far `found` is below `wanted`, in dB.
+fn ratio(found: &[f32], wanted: &[f32]) -> f64 {
+    let noise: f64 = wanted.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    10.0 * (wanted.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>() / noise.max(1e-30)).log10()
+}
+
+fn tone(count: usize) -> Vec<f32> {
+    (0..count).map(|n| 0.4 * (n as f32 * 0.07).sin()).collect()
+}
+
+/// A WAV file with a header of one's own.
+struct Header {
+    riff: u32,
+    tag: u16,
+    channels: u16,
+    align: u16,
+    bits: u16,
+    data: u32,
+}
+
+const S16: Header = Header { riff: 36, tag: 1, channels: 1, align: 2, bits: 16, data: 0 };
+
+fn wav(header: &Header, audio: &[u8]) -> Vec<u8> {
+    let mut out = b"RIFF".to_vec();
+    out.extend(header.riff.to_le_bytes());
+    out.extend(b"WAVEfmt \x10\0\0\0");
+    out.extend(header.tag.to_le_bytes());
+    out.extend(header.channels.to_le_bytes());
+    out.extend(16_000u32.to_le_bytes());
+    out.extend((16_000 * u32::from(header.align)).to_le_bytes());
+    out.extend(header.align.to_le_bytes());
+    out.extend(header.bits.to_le_bytes());
+    out.extend(b"data");
+    out.extend(header.data.to_le_bytes());
+    out.extend(audio);
+    out
+}
+
+fn s16(samples: &[f32]) -> Vec<u8> {
+    samples.iter().flat_map(|x| ((x * 32_768.0) as i16).to_le_bytes()).collect()
+}
+
+#[test]
+fn headers_that_were_never_finished_are_no_damage() {
+    let audio = s16(&tone(5_000));
+    let wanted = played(&wav(&Header { riff: 36 + 10_000, data: 10_000, ..S16 }, &audio)).whole();
+    assert_eq!(wanted.len(), 5_000);
+    for (riff, data) in [
+        (0x8000_0024, 0x8000_0000),
+        (0x7fff_ffff, 0x7fff_ffff),
+        (0x7fff_ffff, 0x7fff_ffdb),
+        (0x7fff_f024, 0x7fff_f000),
+        (0xffff_ffff, 0xffff_ffff),
+        (0xffff_ffff, 0xffff_ffdb),
+        (0, 0),
+        (0, 10_000),
+        (36, 0),
+        (36, 10_000),
+    ] {
+        // A recorder that is killed stops within a sample, too.
+        for extra in [0, if data == 10_000 { 0 } else { 1 }] {
+            let bytes = wav(&Header { riff, data, ..S16 }, &[&audio[..], &[7; 1][..extra]].concat());
+            assert!(played(&bytes).whole() == wanted, "{riff:#x} {data:#x}");
+        }
+    }
+}
+
+#[test]
+fn an_empty_wav_stays_empty_and_a_short_one_is_cut_off() {
+    let empty = wav(&S16, b"LIST\x04\0\0\0INFO");
+    let error = pipe(&empty).err().expect("was read");
+    assert!(error.to_string().contains("no samples"), "{error}");
+    let cut = played(&wav(&Header { riff: 36 + 10_000, data: 10_000, ..S16 }, &s16(&tone(3_000))));
+    assert_eq!((cut.samples.len(), cut.gaps.len()), (3_000, 0));
+    assert!(cut.damage().contains("cut off at sample 3000 (0.19 s): 2000 more"), "{}", cut.damage());
+}
+
+#[test]
+fn twenty_four_bits_in_four_bytes_are_read_as_they_are_aligned() {
+    let wanted = tone(4_000);
+    let samples: Vec<i32> = wanted.iter().map(|x| (x * 8_388_608.0) as i32).collect();
+    let low: Vec<u8> = samples.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let unsigned: Vec<u8> = samples.iter().flat_map(|x| (x & 0xff_ffff).to_le_bytes()).collect();
+    let high: Vec<u8> = samples.iter().flat_map(|x| (x << 8).to_le_bytes()).collect();
+    let packed: Vec<u8> = samples.iter().flat_map(|x| x.to_le_bytes()[..3].to_vec()).collect();
+    for (align, audio) in [(4, &low), (4, &unsigned), (4, &high), (3, &packed)] {
+        let bytes = wav(&Header { align, bits: 24, data: audio.len() as u32, ..S16 }, audio);
+        assert!(ratio(&played(&bytes).whole(), &wanted) > 120.0, "{align}");
+    }
+    for (format, audio) in [(PcmFormat::S24In32, &low), (PcmFormat::S24In32, &unsigned), (PcmFormat::S24le, &packed)] {
+        let source = open_pipe(Box::new(Dribble(audio.clone(), 0)), raw(format, true), ChannelPick::MixDown, false).unwrap();
+        assert!(ratio(&play(source).whole(), &wanted) > 120.0, "{format:?}");
+    }
+}
+
+#[test]
+fn contradictory_headers_are_refused_by_what_contradicts() {
+    let audio = [0x55; 6_000];
+    for (tag, channels, align, bits) in
+        [(1, 1, 4, 16), (1, 2, 3, 16), (3, 1, 2, 16), (1, 1, 2, 32), (1, 1, 2, 0), (3, 1, 4, 24), (6, 1, 2, 16), (1, 0, 2, 16)]
+    {
+        let bytes = wav(&Header { tag, channels, align, bits, data: 6_000, ..S16 }, &audio);
+        let error = pipe(&bytes).err().unwrap_or_else(|| panic!("{tag} {channels} {align} {bits} was read"));
+        assert_eq!(error.kind(), AudioErrorKind::Malformed, "{error}");
+        assert!(error.to_string().contains("contradictory") || error.to_string().contains("no channels"), "{error}");
+    }
+    // An alignment of 0 says nothing, and bytes per second are redundant.
+    let fine = wav(&Header { align: 0, data: 6_000, ..S16 }, &audio);
+    assert_eq!(played(&fine).whole().len(), 3_000);
+}
+
+#[test]
+fn rf64_and_other_codings_in_wav() {
+    let audio = s16(&tone(5_000));
+    let plain = wav(&Header { data: u32::MAX, riff: u32::MAX, ..S16 }, &audio);
+    let mut rf64 = b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0".to_vec();
+    rf64.extend((10_072u64).to_le_bytes());
+    rf64.extend((10_000u64).to_le_bytes());
+    rf64.extend((5_000u64).to_le_bytes());
+    rf64.extend([0; 4]);
+    rf64.extend(&plain[12..]);
+    assert_eq!(played(&rf64).whole(), played(&plain).whole());
+    rf64.truncate(rf64.len() - 4_000);
+    assert!(played(&rf64).damage().contains("2000 more are announced"));
+
+    // A full turn of every code: monotonous from the lowest to the highest value, and nearly what it was.
+    for (tag, level) in [(6, 0.984_375), (7, 0.980_346_7)] {
+        let bytes = wav(&Header { tag, align: 1, bits: 8, data: 256, ..S16 }, &(0..=255).collect::<Vec<u8>>());
+        let mut found = played(&bytes).whole();
+        found.sort_by(f32::total_cmp);
+        assert!((found[255] - level).abs() < 1e-6 && (found[0] + level).abs() < 1e-6, "{} {}", found[0], found[255]);
+    }
+    let wanted = played(&data("speech.wav")).whole();
+    let adpcm = played(&data("adpcm.wav")).whole();
+    assert!(ratio(&adpcm[..wanted.len()], &wanted) > 15.0, "{}", ratio(&adpcm, &wanted));
+    assert_eq!(played(&data("speech.aiff")).whole(), wanted);
+}
+
+/// Where the frames of a FLAC file of `speech.wav` begin: two bytes of synchronisation and fixed-size blocks, 16 bit, mono, 16 kHz.
+fn flac_frames(bytes: &[u8]) -> Vec<usize> {
+    let mut number = 0;
+    (0..bytes.len() - 4)
+        .filter(|&at| {
+            let found = bytes[at] == 0xff && bytes[at + 1] == 0xf8 && bytes[at + 3] >> 4 == 0 && bytes[at + 4] == number;
+            number += u8::from(found);
+            found
+        })
+        .collect()
+}
+
+#[test]
+fn a_damaged_flac_frame_is_a_hole_of_its_own_length() {
+    let whole = data("frames.flac");
+    let wanted = played(&whole).whole();
+    let frames = flac_frames(&whole);
+    assert_eq!(frames.len(), wanted.len().div_ceil(1_024));
+    for (frame, offset) in [(0, 0), (0, 60), (3, 0), (3, 2), (3, 100), (5, 4)] {
+        let mut bytes = whole.clone();
+        bytes[frames[frame] + offset] ^= 0x15;
+        let found = played(&bytes);
+        assert_eq!(found.gaps, [Gap { position: frame as u64 * 1_024, samples: 1_024 }], "frame {frame}, byte {offset}");
+        let mut silenced = wanted.clone();
+        silenced[frame * 1_024..(frame + 1) * 1_024].fill(0.0);
+        assert!(found.samples == silenced);
+        assert!(found.damage().contains(&format!("1024 at sample {} (", frame * 1_024)), "{}", found.damage());
+    }
+    // A sector of zeros over several frames; bytes that are missing; the last frame.
+    let mut zeros = whole.clone();
+    zeros[frames[2] + 50..frames[4] + 50].fill(0);
+    assert_eq!(played(&zeros).gaps, [Gap { position: 2_048, samples: 3 * 1_024 }]);
+    let missing = [&whole[..frames[2] + 50], &whole[frames[4] + 50..]].concat();
+    assert_eq!(played(&missing).gaps, [Gap { position: 2_048, samples: 3 * 1_024 }]);
+    let last = played(&whole[..frames[6] + 20]);
+    assert!(last.samples == wanted[..6 * 1_024] && last.damage().contains("cut off at sample 6144"), "{}", last.damage());
+}
+
+/// Where the pages of an Ogg file begin.
+fn pages(bytes: &[u8]) -> Vec<usize> {
+    (0..bytes.len() - 4).filter(|&at| &bytes[at..at + 4] == b"OggS").collect()
+}
+
+fn granule(bytes: &[u8], page: usize) -> i64 {
+    i64::from_le_bytes(bytes[page + 6..page + 14].try_into().unwrap())
+}
+
+#[test]
+fn a_damaged_ogg_page_is_a_hole_up_to_the_next_good_position() {
+    for (name, skip) in [("pages.ogg", 0), ("speech.opus", 312)] {
+        let whole = data(name);
+        let wanted = played(&whole).whole();
+        let pages = pages(&whole);
+        assert!(pages.len() > 6, "{name}: {}", pages.len());
+        for (page, kind) in [(3, "changed"), (4, "changed"), (4, "missing"), (3, "unmarked")] {
+            let mut bytes = whole.clone();
+            match kind {
+                "changed" => bytes[pages[page] + 60] ^= 0x20,
+                "unmarked" => bytes[pages[page]] = b'X',
+                _ => drop(bytes.drain(pages[page]..pages[page + 1])),
+            }
+            let found = played(&bytes);
+            assert_eq!(found.samples.len(), wanted.len(), "{name}, page {page} {kind}: {:?} {:?}", found.gaps, found.end);
+            assert_eq!(found.gaps.len(), 1, "{name}");
+            let gap = found.gaps[0];
+            let ended = (granule(&whole, pages[page - 1]) - skip).max(0) as u64;
+            assert!(gap.position.abs_diff(ended) < 600, "{name}: {gap:?}, the page before ended at {ended}");
+            let lost = (granule(&whole, pages[page]) - granule(&whole, pages[page - 1])) as u64;
+            assert!((lost / 2..lost + 1_600).contains(&gap.samples), "{name}: {gap:?}, the page had {lost}");
+            assert!(found.damage().contains(&format!("{} at sample {}", gap.samples, gap.position)), "{}", found.damage());
+            // What comes behind the hole is where it was.
+            let from = (gap.position + gap.samples) as usize + 4_000;
+            if from + 2_000 < wanted.len() {
+                assert!(
+                    ratio(&found.samples[from..], &wanted[from..]) > 25.0,
+                    "{name}: {}",
+                    ratio(&found.samples[from..], &wanted[from..])
+                );
+            }
+            assert!(found.samples[..gap.position as usize] == wanted[..gap.position as usize]);
+        }
+        let cut = played(&whole[..pages[5] + 40]);
+        assert!(cut.samples.len() > 3_000 && cut.samples[..] == wanted[..cut.samples.len()]);
+        assert!(cut.damage().contains("cut off"), "{}", cut.damage());
+    }
+}
+
+/// Where the frames of a CBR MP3 begin: every header has the same first two bytes.
+fn mp3_frames(bytes: &[u8]) -> Vec<usize> {
+    let length = |at: usize| {
+        let kilobits = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160][usize::from(bytes[at + 2] >> 4)];
+        72_000 * kilobits / 16_000 + usize::from(bytes[at + 2] >> 1 & 1)
+    };
+    let mut at = (0..bytes.len()).find(|&at| bytes[at] == 0xff && bytes[at + 1] & 0xfe == 0xf2).unwrap();
+    let mut frames = Vec::new();
+    while at + 4 < bytes.len() && bytes[at] == 0xff {
+        frames.push(at);
+        at += length(at);
+    }
+    frames
+}
+
+#[test]
+fn damaged_mp3_frames_are_lost_and_the_rest_stays_where_it_was() {
+    let whole = data("speech.mp3");
+    let wanted = played(&whole).whole();
+    let frames = mp3_frames(&whole);
+    assert!(frames.len() > 15);
+    for frame in [4, 7, 9] {
+        for zeros in [0..4, 0..200] {
+            let mut bytes = whole.clone();
+            bytes[frames[frame]..][zeros].fill(0);
+            let found = played(&bytes);
+            assert_eq!(found.samples.len(), wanted.len(), "frame {frame}");
+            assert_eq!(found.gaps.len(), 1, "frame {frame}");
+            let gap = found.gaps[0];
+            // Frames behind it may need bytes of it.
+            assert!(gap.samples % 576 == 0 && (576..=4 * 576).contains(&gap.samples), "{gap:?}");
+            assert!(gap.position.abs_diff((frame as u64 - 1) * 576) <= 1_200, "frame {frame}: {gap:?}");
+            let from = (gap.position + gap.samples) as usize + 1_200;
+            assert!(ratio(&found.samples[from..], &wanted[from..]) > 20.0, "{}", ratio(&found.samples[from..], &wanted[from..]));
+            assert!(found.damage().contains("is damaged"));
+        }
+    }
+    let cut = played(&whole[..frames[10] + 30]);
+    assert!(cut.samples.len() > 4_000 && cut.damage().contains("cut off"), "{}", cut.damage());
+}
+
+#[test]
+fn streams_may_follow_each_other() {
+    for name in ["speech.flac", "pages.ogg", "speech.ogg", "speech.mp3", "speech.opus", "flac.ogg"] {
+        let one = data(name);
+        let single = played(&one).whole();
+        let both = played(&[&one[..], &one[..]].concat()).whole();
+        assert_eq!(both.len(), 2 * single.len(), "{name}");
+        assert!(both[..single.len()] == single[..] && ratio(&both[single.len()..], &single) > 60.0, "{name}");
+    }
+    // Of another rate and another number of channels: at the rate of the first.
+    let (mono, stereo) = (data("speech.opus"), data("stereo.opus"));
+    let lengths = played(&mono).whole().len() + played(&stereo).whole().len();
+    assert_eq!(played(&[&mono[..], &stereo[..]].concat()).whole().len(), lengths);
+    let mixed = played(&[&data("pages.ogg")[..], &mono[..]].concat()).whole();
+    let (vorbis, opus) = (played(&data("pages.ogg")).whole().len(), played(&mono).whole().len());
+    assert!(mixed.len().abs_diff(vorbis + opus / 3) <= 2, "{} {vorbis} {opus}", mixed.len());
+    // The first one lacks its end.
+    let pages = data("pages.ogg");
+    let at = self::pages(&pages);
+    let both = played(&[&pages[..at[5]], &pages[..]].concat());
+    assert!(both.samples.len() > vorbis + 4_000 && both.gaps.is_empty());
+}
+
+#[test]
+fn tags_of_any_size_are_skipped() {
+    let (mp3, flac) = (data("speech.mp3"), data("speech.flac"));
+    let size = 6u32 << 20;
+    let syncsafe = [size >> 21, size >> 14 & 127, size >> 7 & 127, size & 127].map(|byte| byte as u8);
+    // A cover that looks like frames.
+    let cover = [0xff, 0xfb, 0x90, 0x44].repeat(size as usize / 4);
+    let id3 = [&b"ID3\x04\0\0"[..], &syncsafe, &cover].concat();
+    let id3v1 = [&b"TAG"[..], &[b' '; 125]].concat();
+    let wanted = (played(&mp3).whole(), played(&flac).whole());
+    assert!(played(&[&id3[..], &mp3, &id3v1].concat()).whole() == wanted.0);
+    assert!(played(&[&id3[..], &mp3, &id3v1, &id3, &mp3].concat()).whole().len() == 2 * wanted.0.len());
+    assert!(played(&[&id3[..], &flac, &id3v1].concat()).whole() == wanted.1);
+    let error = pipe(&id3[..1_000_000]).err().unwrap().to_string();
+    assert!(error.contains("cut off within its tags"), "{error}");
+}
+
+#[test]
+fn opus_is_what_libopus_decodes() {
+    for (name, reference) in [("speech.opus", "opus.wav"), ("stereo.opus", "stereo-opus.wav")] {
+        let (found, wanted) = (played(&data(name)), played(&data(reference)).whole());
+        assert_eq!(found.rate, 48_000);
+        let found = found.whole();
+        let length = found.len().min(wanted.len());
+        assert!(found.len().abs_diff(wanted.len()) <= 960, "{} {}", found.len(), wanted.len());
+        let ratio = ratio(&found[..length], &wanted[..length]);
+        println!("{name}: {ratio:.1} dB");
+        assert!(ratio > 40.0, "{name}: {ratio:.1} dB");
+    }
+}
+
+#[test]
+fn formats_that_are_not_supported_are_named_with_the_command_that_converts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let adts = [0xff, 0xf1, 0x50, 0x80, 0x02, 0x1f, 0xfc].repeat(30);
+    let mp2 = [0xff, 0xfd, 0x90, 0x00].repeat(100);
+    let cases: [(&str, Vec<u8>); 8] = [
+        ("AAC", data("speech.m4a")),
+        ("AAC", adts),
+        ("layer I or II", mp2),
+        ("WMA", [&[0x30, 0x26, 0xb2, 0x75, 0x8e, 0x66, 0xcf, 0x11][..], &[0; 99]].concat()),
+        ("Matroska", [&[0x1a, 0x45, 0xdf, 0xa3][..], &[0; 99]].concat()),
+        ("RIFX", [&b"RIFX"[..], &[0; 99]].concat()),
+        ("AMR", [&b"#!AMR\n"[..], &[0; 99]].concat()),
+        ("AAC inside WAV", wav(&Header { tag: 0xff, data: 99, ..S16 }, &[0; 99])),
+    ];
+    for (name, bytes) in cases {
+        let path = folder.path().join("it's.wav");
+        std::fs::write(&path, bytes).unwrap();
+        let error = decode_file(&path, ChannelPick::MixDown).unwrap_err();
+        assert_eq!(error.kind(), AudioErrorKind::Unsupported, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains("ffmpeg -i '") && text.contains(r"it'\''s.wav'"), "{text}");
+    }
+}
+
+#[test]
+fn pipes_carry_files_or_samples() {
+    let error = pipe(b"").err().unwrap().to_string();
+    assert!(error.contains("standard input: is empty"), "{error}");
+    // Samples that look like a frame of MP3 are samples, and so is everything that has no frames behind the first.
+    let samples = s16(&tone(3_000));
+    let like_mp3 = [&[0xff, 0xfb, 0x90, 0x44][..], &samples, &[9]].concat();
+    assert_eq!(play(pipe(&like_mp3).unwrap()).whole().len(), 3_002);
+    let given =
+        open_pipe(Box::new(std::io::Cursor::new(data("speech.mp3"))), raw(PcmFormat::U8, true), ChannelPick::MixDown, false);
+    // An ID3 tag, on the other hand, is proof.
+    let is_raw = given.unwrap().spec().name == "standard input" && !data("speech.mp3").starts_with(b"ID3");
+    assert!(is_raw || data("speech.mp3").starts_with(b"ID3"));
+    let one_byte = play(pipe(&[1]).unwrap());
+    assert!(matches!(&one_byte.end, SourceEvent::Error(error) if error.to_string().contains("no audio")), "{:?}", one_byte.end);
+    // The header is read from a pipe, whatever the settings say of raw samples.
+    let wav = wav(&Header { data: 6_000, ..S16 }, &samples);
+    let source = open_pipe(Box::new(Dribble(wav, 0)), raw(PcmFormat::S32le, true), ChannelPick::MixDown, false).unwrap();
+    assert_eq!(play(source).whole().len(), 3_000);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_that_is_no_text_is_a_path() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.wav"));
+    std::fs::write(&path, data("speech.wav")).unwrap();
+    assert_eq!(decode_file(&path, ChannelPick::MixDown).unwrap().1, 16_000);
+}
+
+/// Whatever is broken: no panic, no endless loop, and never more samples than the bytes can hold.
+#[test]
+fn any_bytes_may_be_wrong_cut_or_doubled() {
+    let names = [
+        "speech.wav",
+        "adpcm.wav",
+        "speech.aiff",
+        "frames.flac",
+        "flac.ogg",
+        "pages.ogg",
+        "speech.opus",
+        "stereo.opus",
+        "speech.mp3",
+    ];
+    for name in names {
+        let good = data(name);
+        let mut seed = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = move |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed % below.max(1) as u64) as usize
+        };
+        for round in 0..80 {
+            let mut bytes = good.clone();
+            for _ in 0..1 + round % 6 {
+                let at = random(if round % 3 == 0 { bytes.len().min(300) } else { bytes.len() });
+                match random(4) {
+                    0 => bytes.truncate(at.max(1)),
+                    1 => {
+                        let to = (at + random(2_000)).min(bytes.len());
+                        bytes.drain(at..to);
+                    }
+                    2 => {
+                        let to = (at + random(2_000)).min(bytes.len());
+                        let part = bytes[at..to].to_vec();
+                        bytes.splice(at..at, part);
+                    }
+                    _ => bytes[at] ^= 1 << random(8),
+                }
+                if bytes.is_empty() {
+                    bytes.push(0);
+                }
+            }
+            if let Ok(source) = pipe(&bytes) {
+                let played = play(source);
+                let read = played.samples.len() as u64 - played.gaps.iter().map(|gap| gap.samples).sum::<u64>();
+                assert!(read < 2_000_000, "{name}, round {round}: {read}");
+            }
+        }
+    }
+}

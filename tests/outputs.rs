@@ -1,0 +1,333 @@
+//! Outputs as a user meets them: no run destroys its input, files open whatever ended the run, and a closed pipe is no failure.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::{BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn bellis(arguments: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).env_remove("RUST_LOG");
+    if let [first, ..] = arguments
+        && *first == "run"
+    {
+        command.arg("--pack").arg(repository("models/daisy-nano"));
+    }
+    command
+}
+
+fn run(arguments: &[&str], folder: &Path) -> Output {
+    bellis(&[&["run"], arguments].concat(), folder).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn refused(arguments: &[&str], folder: &Path, says: &[&str]) {
+    let output = run(arguments, folder);
+    let text = stderr(&output);
+    assert!(
+        !output.status.success() && !text.contains("panicked") && text.trim_end().lines().count() == 1,
+        "{arguments:?}: {text}"
+    );
+    for part in says {
+        assert!(text.contains(part), "{arguments:?} does not say `{part}`: {text}");
+    }
+}
+
+/// A folder with the bundled recording as `in.wav`.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(repository("models/sample.wav"), folder.path().join("in.wav")).unwrap();
+    folder
+}
+
+fn python(script: &str, arguments: &[&Path]) -> String {
+    let found = Command::new("python3").arg("-c").arg(script).args(arguments).output().unwrap();
+    assert!(found.status.success(), "{}", stderr(&found));
+    String::from_utf8(found.stdout).unwrap()
+}
+
+#[test]
+fn no_output_is_an_input_or_another_output() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let before = std::fs::read(at("in.wav")).unwrap();
+    std::os::unix::fs::symlink("in.wav", at("soft.wav")).unwrap();
+    std::fs::hard_link(at("in.wav"), at("hard.wav")).unwrap();
+    std::fs::write(at("bellis.toml"), "consumer = [\"jsonl:bellis.toml\"]\n").unwrap();
+    for name in ["in.wav", "./in.wav", "soft.wav", "hard.wav"] {
+        for consumer in ["wav:", "wav:f32:", "jsonl:", "npy:", "phones:"] {
+            refused(&["in.wav", "--consumer", &format!("{consumer}{name}")], folder.path(), &["would overwrite", "in.wav"]);
+        }
+        refused(&["in.wav", "--report", name], folder.path(), &["--report", "would overwrite"]);
+        let mut piped = bellis(&["run", "-", "--consumer", &format!("wav:{name}")], folder.path());
+        let piped = piped.stdin(std::fs::File::open(at("in.wav")).unwrap()).output().unwrap();
+        assert!(stderr(&piped).contains("would overwrite standard input"), "{}", stderr(&piped));
+    }
+    refused(&["in.wav", "--config", "bellis.toml"], folder.path(), &["would overwrite", "bellis.toml"]);
+    for pair in [["jsonl:a", "phones:./a"], ["npy:x.npy", "jsonl:x.chunks.jsonl"], ["segments:s", "jsonl:s/segments.jsonl"]] {
+        refused(&["in.wav", "--consumer", pair[0], "--consumer", pair[1]], folder.path(), &["would overwrite"]);
+    }
+    refused(&["in.wav", "--consumer", "jsonl:a", "--report", "a"], folder.path(), &["--report a", "would overwrite"]);
+    refused(&["in.wav", "--consumer", "jsonl", "--consumer", "phones"], folder.path(), &["standard output"]);
+    assert!(std::fs::read(at("in.wav")).unwrap() == before);
+    assert!(!at("a").exists() && !at("x.npy").exists());
+    // Standard output that is a file.
+    let mut redirected = bellis(&["run", "in.wav", "--report", "both"], folder.path());
+    let redirected = redirected.stdout(std::fs::File::create(at("both")).unwrap()).output().unwrap();
+    assert!(stderr(&redirected).contains("would overwrite"), "{}", stderr(&redirected));
+    // A device is for everyone.
+    let fine = run(
+        &["in.wav", "--consumer", "jsonl:/dev/null", "--consumer", "phones:/dev/null", "--report", "/dev/null"],
+        folder.path(),
+    );
+    assert!(fine.status.success() || stderr(&fine).contains("CTC"), "{}", stderr(&fine));
+}
+
+#[test]
+fn what_was_there_is_kept() {
+    let folder = folder();
+    for name in ["x.jsonl", "x.npy", "x.chunks.jsonl", "x.wav"] {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    std::fs::write(folder.path().join("report.json"), "old").unwrap();
+    let consumers = ["--consumer", "jsonl:x.jsonl", "--consumer", "npy:x.npy", "--consumer", "wav:x.wav"];
+    let found = run(&[&["in.wav", "--report", "report.json"], &consumers[..]].concat(), folder.path());
+    assert!(found.status.success(), "{}", stderr(&found));
+    for (name, kept) in
+        [("x.jsonl", "x.1.jsonl"), ("x.npy", "x.1.npy"), ("x.chunks.jsonl", "x.1.chunks.jsonl"), ("x.wav", "x.1.wav")]
+    {
+        assert_eq!(std::fs::read_to_string(folder.path().join(kept)).unwrap(), name);
+        assert!(std::fs::metadata(folder.path().join(name)).unwrap().len() > 100);
+    }
+    assert!(std::fs::read_to_string(folder.path().join("report.json")).unwrap().starts_with('{'));
+}
+
+const OPEN_WAV: &str = "import sys, wave
+w = wave.open(sys.argv[1])
+print(w.getnchannels(), w.getsampwidth(), w.getframerate(), w.getnframes(), len(w.readframes(1 << 30)))";
+
+#[test]
+fn wav_is_what_every_program_opens() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let found = run(&["in.wav", "--consumer", "wav:a.wav", "--consumer", "wav:f32:b.wav"], folder.path());
+    assert!(found.status.success(), "{}", stderr(&found));
+    assert_eq!(python(OPEN_WAV, &[&at("a.wav")]).trim(), "1 2 16000 113600 227200");
+    // 16 bits in, 16 bits out: to the bit.
+    let samples = |path: &Path| bellis::audio::decode_file(path, bellis::audio::ChannelPick::MixDown).unwrap().0;
+    assert!(samples(&at("a.wav")) == samples(&at("in.wav")) && samples(&at("b.wav")) == samples(&at("in.wav")));
+    // To standard output: the length is not known when the header is written, and the reader does without.
+    let mut first = bellis(&["run", "in.wav", "--quiet", "--consumer", "wav:-"], folder.path());
+    let mut first = first.stdout(Stdio::piped()).spawn().unwrap();
+    let mut second = bellis(&["run", "-", "--quiet", "--consumer", "wav:c.wav"], folder.path());
+    let second = second.stdin(first.stdout.take().unwrap()).output().unwrap();
+    assert!(first.wait().unwrap().success() && second.status.success(), "{}", stderr(&second));
+    assert!(samples(&at("c.wav")) == samples(&at("in.wav")));
+    refused(&["in.wav", "--consumer", "npy:-"], folder.path(), &["npy:-", "stream:-"]);
+    assert!(!at("-").exists());
+}
+
+const OPEN_NPY: &str = "import ast, sys
+b = open(sys.argv[1], 'rb').read()
+assert b[:6] == b'\\x93NUMPY'
+header = ast.literal_eval(b[10:10 + int.from_bytes(b[8:10], 'little')].decode())
+rows, dim = header['shape']
+assert len(b) == 128 + 4 * rows * dim, (len(b), rows, dim)
+print(rows)";
+
+/// A disk that is full, as far as a process can tell: files end at a size that cuts a line, a row and a sample in two.
+#[test]
+fn files_open_after_the_disk_was_full() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    for (consumer, kilobytes) in
+        [("wav:x.wav", 33), ("wav:f32:y.wav", 33), ("npy:x.npy", 37), ("jsonl:x.jsonl", 1), ("phones:p.jsonl", 1)]
+    {
+        let pack = repository(if consumer.starts_with("phones") { "models/daisy-tiny" } else { "models/daisy-nano" });
+        let limited = Command::new("bash")
+            .arg("-c")
+            .arg("trap '' XFSZ; ulimit -f \"$1\"; shift; exec \"$@\"")
+            .args([
+                "bash",
+                &kilobytes.to_string(),
+                env!("CARGO_BIN_EXE_bellis"),
+                "run",
+                "in.wav",
+                "--quiet",
+                "--consumer",
+                consumer,
+            ])
+            .arg("--pack")
+            .arg(pack)
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let text = stderr(&limited);
+        assert!(!limited.status.success() && !text.contains("panicked"), "{consumer}: {text}");
+        let name = consumer.rsplit(':').next().unwrap();
+        assert!(text.contains(name) && text.contains("File too large"), "{consumer}: {text}");
+        let size = std::fs::metadata(at(name)).unwrap().len();
+        assert!(size > 512 * kilobytes && size <= 1024 * kilobytes, "{consumer}: {size}");
+    }
+    let frames = (33 * 1024 - 44) / 2;
+    assert_eq!(python(OPEN_WAV, &[&at("x.wav")]).trim(), format!("1 2 16000 {frames} {}", 2 * frames));
+    let float = bellis::audio::decode_file(&at("y.wav"), bellis::audio::ChannelPick::MixDown).unwrap().0;
+    assert_eq!(float.len(), (33 * 1024 - 58) / 4);
+    assert!(python(OPEN_NPY, &[&at("x.npy")]).trim().parse::<u64>().unwrap() > 10);
+    for name in ["x.jsonl", "p.jsonl"] {
+        let text = std::fs::read_to_string(at(name)).unwrap();
+        assert!(text.ends_with("}\n") && text.lines().count() > 2, "{name}: {text}");
+        assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{text}");
+    }
+    let full = run(&["in.wav", "--quiet", "--consumer", "jsonl:/dev/full"], folder.path());
+    assert!(!full.status.success() && stderr(&full).contains("No space left"), "{}", stderr(&full));
+}
+
+/// A run that is killed leaves files that open.
+#[test]
+fn files_open_after_a_kill() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let consumers = ["--consumer", "jsonl", "--consumer", "wav:x.wav", "--consumer", "npy:x.npy"];
+    let mut child = bellis(&[&["run", "in.wav", "--realtime"], &consumers[..]].concat(), folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    (0..6).for_each(|_| drop(lines.next().unwrap().unwrap()));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let opened = python(OPEN_WAV, &[&at("x.wav")]);
+    let fields: Vec<u64> = opened.split_whitespace().map(|field| field.parse().unwrap()).collect();
+    assert!(fields[3] >= 5 * 5_120 && fields[4] == 2 * fields[3], "{opened}");
+}
+
+#[test]
+fn a_reader_that_closes_its_pipe_ends_the_program_quietly() {
+    let folder = folder();
+    let home = tempfile::tempdir().unwrap();
+    let inspect = ["inspect", "daisy-nano"];
+    let bench = ["bench", "--help"];
+    for arguments in [&inspect[..], &["keywords", "list"], &["devices"], &bench, &["run", "in.wav"], &["--help"]] {
+        // Nobody reads from the start.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = bellis(arguments, folder.path());
+        command.current_dir(repository("")).env("BELLIS_KEYWORDS", home.path());
+        if arguments[0] == "run" {
+            command.current_dir(folder.path());
+        }
+        let found = command.stdout(writer.try_clone().unwrap()).stderr(Stdio::piped()).output().unwrap();
+        let text = stderr(&found);
+        assert!(!text.contains("panicked"), "{arguments:?}: {text}");
+        // Standard error as well: `2>&1 | head`.
+        let found = command.stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
+        assert!(found.code().is_some_and(|code| code != 101), "{arguments:?}: {found}");
+        if arguments[0] == "run" {
+            assert!(found.success() && text.contains("closed by its reader") && !text.contains("too slow"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn standard_input_is_a_file_or_samples() {
+    let folder = folder();
+    let feed = |bytes: &[u8], arguments: &[&str]| -> Output {
+        let mut command = bellis(&[&["run", "-"], arguments].concat(), folder.path());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (mut stdin, bytes) = (child.stdin.take().unwrap(), bytes.to_vec());
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&bytes)));
+        let output = child.wait_with_output().unwrap();
+        writer.join().unwrap();
+        output
+    };
+    let wav = std::fs::read(folder.path().join("in.wav")).unwrap();
+    let wanted = run(&["in.wav", "--quiet"], folder.path());
+    let without_time = |output: &Output| -> Vec<serde_json::Value> {
+        let parse = |line: &str| -> serde_json::Value {
+            let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value.as_object_mut().unwrap().remove("compute_ms");
+            value
+        };
+        String::from_utf8(output.stdout.clone()).unwrap().lines().map(parse).collect()
+    };
+    for (bytes, arguments) in
+        [(&wav[..], &["--quiet"][..]), (&wav[44..], &["--quiet"]), (&wav[44..], &["--quiet", "--format", "S16_LE"])]
+    {
+        let found = feed(bytes, arguments);
+        assert!(found.status.success(), "{}", stderr(&found));
+        assert!(without_time(&found) == without_time(&wanted));
+    }
+    let stray = feed(&[&wav[44..], &[1]].concat(), &["--quiet"]);
+    assert!(stray.status.success() && without_time(&stray) == without_time(&wanted), "{}", stderr(&stray));
+    for name in ["speech.flac", "speech.ogg", "speech.mp3", "speech.opus"] {
+        let path = repository("tests/data/audio").join(name);
+        let (piped, file) =
+            (feed(&std::fs::read(&path).unwrap(), &["--quiet"]), run(&[path.to_str().unwrap(), "--quiet"], folder.path()));
+        assert!(file.status.success() && without_time(&piped) == without_time(&file), "{name}: {}", stderr(&file));
+    }
+    let empty = feed(b"", &[]);
+    assert!(!empty.status.success() && stderr(&empty).contains("standard input: is empty"), "{}", stderr(&empty));
+    let m4a = feed(&std::fs::read(repository("tests/data/audio/speech.m4a")).unwrap(), &[]);
+    assert!(!m4a.status.success() && stderr(&m4a).contains("AAC") && stderr(&m4a).contains("ffmpeg -i"), "{}", stderr(&m4a));
+}
+
+#[test]
+fn damage_is_counted_and_reported_once_and_positions_stay() {
+    let folder = folder();
+    let mut flac = std::fs::read(repository("tests/data/audio/frames.flac")).unwrap();
+    let middle = flac.len() / 2;
+    flac[middle] ^= 0x11;
+    std::fs::write(folder.path().join("damaged.flac"), &flac).unwrap();
+    let found = run(&["damaged.flac"], folder.path());
+    let text = stderr(&found);
+    assert_eq!(found.status.code(), Some(1), "{text}");
+    assert!(text.contains("9600 captured = 8576 processed + 1024 dropped"), "{text}");
+    assert_eq!(text.matches("is damaged: 1024 samples are lost").count(), 1, "{text}");
+    let lines: Vec<serde_json::Value> = found.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let last = lines.last().unwrap();
+    assert_eq!(
+        last["sample"].as_u64().unwrap() + last["samples"].as_u64().unwrap(),
+        9_600 - if last["lost_samples"].is_u64() { 1_024 } else { 0 }
+    );
+    assert_eq!(lines.iter().filter_map(|line| line["lost_samples"].as_u64()).sum::<u64>(), 1_024);
+}
+
+/// No other program's log line: Symphonia warns of a damaged file, tract of operators.
+#[test]
+fn libraries_below_say_nothing() {
+    let folder = folder();
+    let mut mp3 = std::fs::read(repository("tests/data/audio/speech.mp3")).unwrap();
+    mp3.drain(1_500..1_800);
+    std::fs::write(folder.path().join("damaged.mp3"), &mp3).unwrap();
+    let found = run(&["damaged.mp3", "--quiet"], folder.path());
+    let text = stderr(&found);
+    assert!(!text.contains("symphonia") && !text.contains("mpa:") && !text.contains("tract"), "{text}");
+    assert!(text.lines().all(|line| line.contains("bellis") || line.starts_with("error: ")), "{text}");
+}
+
+#[test]
+fn an_input_whose_name_is_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = folder();
+    let name = std::ffi::OsStr::from_bytes(b"caf\xe9.wav");
+    std::fs::rename(folder.path().join("in.wav"), folder.path().join(name)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+    let found =
+        command.arg("run").arg(name).arg("--quiet").current_dir(folder.path()).arg("--pack").arg(repository("models/daisy-nano"));
+    let found = found.stdin(Stdio::null()).output().unwrap();
+    assert!(found.status.success(), "{}", stderr(&found));
+    let mut lines = Vec::new();
+    found.stdout.as_slice().read_to_end(&mut lines).unwrap();
+    assert!(lines.len() > 1_000);
+}
