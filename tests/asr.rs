@@ -289,10 +289,10 @@ fn what_cannot_be_is_said_with_the_way_out() {
     let windowed = ["--pack", "tests/data/windowed-base/pack"];
     refused(
         &[&windowed[..], &["--consumer", "phones"]].concat(),
-        &["`windowed-base` has no CTC branches", "bellis inspect", "docs/phones.md"],
+        &["`windowed-base` has no CTC branches", "docs/phones.md"],
     );
     refused(&[&windowed[..], &["--policy", "ctc"]].concat(), &["no CTC branches", "docs/phones.md"]);
-    refused(&["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"], &["no threshold for this measure", "--threshold"]);
+    refused(&["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"], &["no threshold for this measure", "a probability"]);
     refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["takes no layer"]);
     refused(&["--consumer", "phnoes"], &["did you mean `phones`?"]);
     refused(&["--pack", PACK, "--consumer", "phones", "--beam", "0"], &["--beam must be between 1 and"]);

