@@ -233,9 +233,9 @@ fn a_reload_says_what_takes_a_restart_and_takes_the_rest() {
     let served = Served::start_in(folder.path(), &[], &["--config", "bellis.toml"]);
     within("chunks", || served.metric("bellis_exits_total{layer=\"3\"}") >= 1.0);
     for (reloads, keys, said) in [
-        (1.0, "precision = \"int8\"", "precision: changed only by a restart"),
-        (2.0, "precision = \"int8\"\nthreads = 2", "threads: changed only by a restart"),
-        (3.0, "precision = \"f32\"", "precision, threads: changed only by a restart"),
+        (1.0, "precision = \"int8\"", "changes to precision require a restart"),
+        (2.0, "precision = \"int8\"\nthreads = 2", "changes to threads require a restart"),
+        (3.0, "precision = \"f32\"", "changes to precision, threads require a restart"),
     ] {
         configure(&format!("layer = 5\n{keys}\n"));
         served.signal("HUP");
