@@ -45,11 +45,14 @@ enum Cache {
     Tensors(LayerCache),
 }
 
+/// Makes a stream's state of a stage.
+type MakeRunner = fn(&Stage) -> Result<Runner, EngineError>;
+
 impl CachedLayer {
     fn new(layer: &LayerStages, spec: &EncoderSection) -> Result<Self, EngineError> {
         let width = spec.dim / spec.heads;
         let programs = layer.full.has_program() && layer.project.as_ref().is_none_or(Stage::has_program);
-        let (runner, cache): (fn(&Stage) -> Result<Runner, EngineError>, _) = match programs && layer.states.is_empty() {
+        let (runner, cache): (MakeRunner, _) = match programs && layer.states.is_empty() {
             true => (Stage::runner, Cache::Ring(KeyValueRing::new(spec.heads, spec.left_context, width))),
             false => {
                 let failed = |error: TractError| EngineError::Run { stage: "the caches".into(), problem: format!("{error:#}") };
@@ -113,7 +116,7 @@ impl CachedState {
         self.run(k, x)
     }
 
-    /// Remembers where the chunk stopped, for later chunks that go deeper.
+    /// Stores the state at the chunk's exit, for later chunks that go deeper.
     pub fn finish(&mut self, first_frame: u64, state: Frames) {
         self.past.push_back(PastChunk { first_frame, state });
         let horizon = self.past.back().map_or(0, PastChunk::end).saturating_sub(self.left_context);
@@ -122,7 +125,7 @@ impl CachedState {
         }
     }
 
-    /// Brings the cache of layer `k` up to `first_frame`: fills in the chunks of the left context that stopped before it.
+    /// Brings the cache of layer `k` up to `first_frame`: fills in the chunks of the left context that exited before it.
     fn fill(&mut self, k: usize, first_frame: u64) -> Result<(), EngineError> {
         let next = self.layers[k - 1].next_frame;
         if next == first_frame {
@@ -131,7 +134,7 @@ impl CachedState {
         let from = self.past.iter().position(|chunk| chunk.first_frame >= next);
         let resume = from.map_or(first_frame, |index| self.past[index].first_frame);
         if resume != next {
-            // Frames that fell out of everybody's left context were never computed here: what is older is out of it, too.
+            // Frames that left the context were never computed here; older ones have left it as well.
             self.layers[k - 1].restart_at(resume);
         }
         for index in from.unwrap_or(self.past.len())..self.past.len() {

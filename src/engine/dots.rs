@@ -1,4 +1,4 @@
-//! Dot products of fixed rows with vectors that come, by the kernel of the layers.
+//! Dot products of vectors with fixed rows, with the kernel of the layers.
 
 use super::kernels::matmul::PackedWeights;
 use super::kernels::{Activation, Rows};
@@ -13,7 +13,7 @@ impl Dots {
         Self(PackedWeights::new(width, rows.len() / width.max(1), |number, row| rows[row * width + number], None))
     }
 
-    /// The products of vectors `[vectors, width]` with every row, `[vectors, rows]`. What comes out of one vector does not depend on the
+    /// Dot products of vectors `[vectors, width]` with every row: `[vectors, rows]`. The results of one vector do not depend on the
     /// others.
     ///
     /// # Panics

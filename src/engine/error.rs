@@ -57,7 +57,7 @@ pub enum EngineError {
     #[error("threads must be between 1 and {max}, got {threads}")]
     #[non_exhaustive]
     Threads {
-        /// The number that was asked for.
+        /// The given number.
         threads: usize,
         /// The maximum.
         max: usize,
@@ -73,7 +73,7 @@ pub enum EngineError {
         pack: String,
         /// The sizes that it allows, as text.
         allowed: String,
-        /// The size that was asked for.
+        /// The given size.
         frames: usize,
     },
 }

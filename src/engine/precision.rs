@@ -20,7 +20,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What is done on a processor that has fast 8-bit products, or has not.
+    /// The precision on a processor with or without fast int8 instructions.
     pub(super) fn resolve(self, int8_is_fast: bool) -> Self {
         match self {
             Self::Int8 if int8_is_fast => Self::Int8,

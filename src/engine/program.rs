@@ -34,6 +34,8 @@ enum Segment {
     Rows { slot: Slot, first: usize },
 }
 
+// A program has a few dozen of them, in one list that is read in order: a box would cost an access each.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Kernel {
     LayerNorm(LayerNorm),

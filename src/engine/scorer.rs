@@ -19,7 +19,7 @@ pub struct Scorer {
 }
 
 impl Scorer {
-    /// Reads `file`, whose frames must be of so many numbers.
+    /// Reads `file`; its frames must have `width` dimensions.
     pub fn load(file: &StageFile, width: usize) -> Result<Self, EngineError> {
         let wrong = |problem| EngineError::Shape { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
         let window = match input_shape(file, "frames").as_deref() {
@@ -37,12 +37,12 @@ impl Scorer {
         Ok(Self { stage, window, width })
     }
 
-    /// Frames that it looks at.
+    /// Frames of its window.
     pub fn window(&self) -> usize {
         self.window
     }
 
-    /// Numbers of a frame.
+    /// Dimensions of a frame.
     pub fn width(&self) -> usize {
         self.width
     }

@@ -21,7 +21,7 @@ pub(super) enum Size {
     Fixed(usize),
     /// T frames.
     T,
-    /// T frames and this many more.
+    /// T frames and this number more.
     TPlus(usize),
     /// The samples that T frames see.
     Samples {
@@ -49,7 +49,7 @@ impl Size {
         }
     }
 
-    /// T, where this size tells it.
+    /// T, if this size determines it.
     fn frames(self, size: usize) -> Option<usize> {
         match self {
             Self::Fixed(_) => None,
@@ -76,7 +76,7 @@ impl Port {
     }
 }
 
-/// What a stage must look like.
+/// The required inputs and outputs of a stage.
 pub(super) struct Signature {
     pub inputs: Vec<Port>,
     /// The outputs, in the order in which `run` returns them. The graph may have more; they are not computed.
@@ -93,7 +93,7 @@ pub(super) struct Stage {
     macs: Arc<MacCount>,
 }
 
-/// How many MACs a call of T frames takes: an expression in T, and where a call's first input tells T.
+/// How many MACs a call of T frames takes: an expression in T, and the input whose shape gives T.
 struct MacCount {
     count: TDim,
     t: Symbol,
@@ -128,7 +128,7 @@ impl std::fmt::Debug for Stage {
     }
 }
 
-/// Frames of the trial run that every stage makes once when it is loaded: odd, so that it is nobody's own size.
+/// Frames of the trial run that every stage makes once when it is loaded: odd, so that it differs from every pack's own sizes.
 const PROBE_FRAMES: usize = 3;
 
 thread_local! {
@@ -142,7 +142,7 @@ pub fn is_loading() -> bool {
     LOADING.get()
 }
 
-/// Runs `work` on what a file says; a panic in it becomes its message.
+/// Runs `work` on the contents of a file; a panic in it becomes an error message.
 fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     LOADING.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
@@ -195,14 +195,14 @@ impl Loader {
     pub fn stage(&self, file: &StageFile, signature: &Signature, matmul: MatmulType) -> Result<Stage, EngineError> {
         let shape_error = |problem| EngineError::Shape { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
         let load_error = |problem| EngineError::Load { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
-        // What the file says of its outputs' shapes is not asked: they follow from the inputs' and are checked below.
+        // Shapes of outputs in the file are ignored: they follow from those of the inputs and are checked below.
         let onnx = tract_onnx::onnx().with_ignore_output_shapes(true).with_ignore_value_info(true);
         let bytes = self.bytes(file)?;
         let mut model = guarded(|| onnx.model_for_read(&mut Cursor::new(&bytes[..]))).map_err(load_error)?;
         drop(bytes);
         let t = model.symbols.sym("T");
 
-        // Only the inputs that the wanted outputs need: a layer cut at its keys and values needs no cache.
+        // Only the inputs that the selected outputs need: a layer cut at its keys and values needs no cache.
         let names = |model: &InferenceModel, outlets: &[OutletId]| -> Vec<String> {
             outlets.iter().map(|outlet| model.node(outlet.node).name.clone()).collect()
         };

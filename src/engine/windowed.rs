@@ -1,5 +1,5 @@
-//! The windowed mode: each chunk is computed with its left and right context anew, as published bidirectional
-//! encoders (HuBERT, wav2vec 2.0, WavLM, DistilHuBERT) want it. Front-end frames that depend on their receptive
+//! The windowed mode: each chunk is recomputed with its left and right context, as published bidirectional
+//! encoders (HuBERT, wav2vec 2.0, WavLM, DistilHuBERT) require. Front-end frames that depend on their receptive
 //! field alone are kept from window to window.
 
 use tract_onnx::prelude::*;

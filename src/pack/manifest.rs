@@ -9,6 +9,7 @@ use crate::names::named;
 /// The contents of `pack.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Manifest {
     /// Version of this format: 2.
     pub format: u32,
@@ -39,6 +40,7 @@ pub struct Manifest {
 /// `[audio]`: positions and lengths in samples.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct AudioSection {
     /// Hz.
     pub sample_rate: u32,
@@ -78,6 +80,7 @@ pub enum Level {
 /// `[encoder]`: lengths in frames.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct EncoderSection {
     /// Free text for `bellis inspect`.
     #[serde(default)]
@@ -196,6 +199,7 @@ pub enum ChunkFrames {
 /// An inclusive range of chunk sizes.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ChunkRange {
     /// Smallest.
     pub min: usize,
@@ -237,6 +241,7 @@ impl std::fmt::Display for ChunkFrames {
 /// `[exit]`: parameters of the policies. A policy without its parameters cannot be selected.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct ExitSection {
     /// Default policy; `never` if it is missing.
     pub policy: Option<String>,
@@ -291,6 +296,7 @@ impl PerLayer {
 /// `[exit.calibrated]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CalibratedSection {
     /// The calibration data.
     pub data: String,
@@ -301,6 +307,7 @@ pub struct CalibratedSection {
 /// Thresholds for one target agreement.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CalibratedTarget {
     /// Share of frames whose unit equals the last head's, 0 to 1.
     pub agreement: f32,
@@ -311,6 +318,7 @@ pub struct CalibratedTarget {
 /// `[exit.gain]`; the predictors are the stages `gain.k`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct GainSection {
     /// Exit if no deeper layer is predicted to reduce KL(p_L ‖ p_k) by more than this per layer, nats.
     pub lambda: f32,
@@ -319,6 +327,7 @@ pub struct GainSection {
 /// `[mixture]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct MixtureSection {
     /// L + 1 numbers before the softmax.
     pub weights: Vec<f32>,
@@ -330,6 +339,7 @@ pub struct MixtureSection {
 /// `[ctc]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct CtcSection {
     /// Class names; class 0 is the blank.
     pub vocabulary: Vec<String>,
@@ -338,6 +348,7 @@ pub struct CtcSection {
 /// `[provenance]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Provenance {
     /// Where the weights come from.
     pub weights: String,
@@ -358,6 +369,7 @@ pub struct Provenance {
 /// `[embedding]`: the keyword embedding.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct EmbeddingSection {
     /// Dimensions of a vector.
     pub width: usize,
@@ -366,6 +378,7 @@ pub struct EmbeddingSection {
 /// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `embedding.k`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct StagesSection {
     /// Samples to h⁰.
     pub frontend: StageEntry,
@@ -390,6 +403,7 @@ pub struct StagesSection {
 /// One ONNX file.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct StageEntry {
     /// File name within the pack's folder.
     pub file: String,

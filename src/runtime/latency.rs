@@ -32,7 +32,7 @@ impl LatencyHistogram {
     /// Adds all latencies of `other`.
     pub fn merge(&mut self, other: &Self) {
         for step in other.0.iter_recorded() {
-            let _ = self.0.saturating_record_n(step.value_iterated_to(), step.count_at_value());
+            self.0.saturating_record_n(step.value_iterated_to(), step.count_at_value());
         }
     }
 

@@ -1,6 +1,5 @@
-//! Parts of a graph as one operation each: products with constant weights, layer norm, attention, GELU. [`fuse`] finds them in
-//! a stage as ONNX spells them out and puts in the operations of this folder, which call the kernels; what it does not know, it
-//! leaves to tract.
+//! Fused operations: matrix products with constant weights, layer norm, attention, GELU. [`fuse`] finds their ONNX patterns in a
+//! stage and replaces them by the operations of this folder, which call the kernels; tract runs the rest.
 
 mod affine;
 mod find;
@@ -19,7 +18,7 @@ pub(super) use quantised::is_fast as int8_is_fast;
 #[cfg(target_arch = "x86_64")]
 pub(super) use vnni::Int8Linear;
 
-/// How the products with constant weights are computed.
+/// Precision of matrix products with constant weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum MatmulType {
     #[default]

@@ -132,7 +132,7 @@ impl TypedOp for ByHeads {
     as_op!();
 }
 
-/// How an input of [`Attention`] lies in memory.
+/// Memory layout of an input of [`Attention`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TensorLayout {
     /// `[1, T, N]`, the heads side by side from column `first` on.

@@ -1,5 +1,5 @@
-//! A product with constant weights in 8 bits: one operation where there is a kernel of our own, else three, rows to steps, tract's
-//! product of i8 with packed weights, and sums back to f32 with all that follows.
+//! An int8 matrix product with constant weights: one operation where this crate has a kernel, else three: quantise the rows, tract's
+//! i8 matmul with packed weights, and dequantise the sums with the bias, the activation and the residual.
 
 use rten_simd::SimdOp;
 use tract_onnx::prelude::*;
@@ -11,15 +11,15 @@ use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::super::kernels::{Activation, Rows};
 use super::affine::Affine;
 
-/// Smaller products lose more by turning rows into steps than they win.
+/// Smaller products lose more by quantising rows than they gain.
 const WORTH_FROM: usize = 4096;
 
-/// Whether a product is computed in 8 bits.
+/// Whether a product is computed in int8.
 pub fn is_worth_it(found: &Affine) -> bool {
     found.weights.len() >= WORTH_FROM
 }
 
-/// Whether this processor has instructions for products of 8 bits: VNNI on x86, the dot product on Arm.
+/// Whether this processor has int8 dot-product instructions: VNNI on x86, SDOT on Arm.
 pub fn is_fast() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
@@ -35,7 +35,7 @@ pub fn is_fast() -> bool {
     }
 }
 
-/// `x` through the product that was found, in 8 bits.
+/// Wires `x` through the product `found`, in int8.
 pub fn wire(
     patch: &mut TypedModelPatch,
     name: &str,

@@ -1,4 +1,4 @@
-//! A product with constant weights in 8 bits as one operation, on x86 with AVX-512 VNNI.
+//! An int8 matrix product with constant weights as one operation, on x86 with AVX-512 VNNI.
 
 use std::cell::RefCell;
 
@@ -38,7 +38,7 @@ impl Op for Int8Linear {
 }
 
 impl Int8Linear {
-    /// The product that was found; `None` where the processor or the shape does not fit the kernel.
+    /// The operation for `found`; `None` if the processor or the shape does not fit the kernel.
     pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, found: &Affine) -> Option<Self> {
         let (vnni, steps) = (Vnni::detect()?, PackedSteps::new(steps, found.inputs, found.outputs)?);
         Some(Self { vnni, steps: Arc::new(steps), weights: weights.clone(), activation: found.activation })
