@@ -287,10 +287,7 @@ fn utterances_have_the_recordings_samples_and_frames() {
 #[test]
 fn what_cannot_be_is_said_with_the_way_out() {
     let windowed = ["--pack", "tests/data/windowed-base/pack"];
-    refused(
-        &[&windowed[..], &["--consumer", "phones"]].concat(),
-        &["`windowed-base` has no CTC branches", "docs/phones.md"],
-    );
+    refused(&[&windowed[..], &["--consumer", "phones"]].concat(), &["`windowed-base` has no CTC branches", "docs/phones.md"]);
     refused(&[&windowed[..], &["--policy", "ctc"]].concat(), &["no CTC branches", "docs/phones.md"]);
     refused(&["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"], &["no threshold for this measure", "a probability"]);
     refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["takes no layer"]);
