@@ -295,7 +295,7 @@ fn what_cannot_be_is_said_with_the_way_out() {
     refused(&["--pack", PACK, "--consumer", "phones", "--beam", "0"], &["--beam must be between 1 and"]);
     refused(&["--consumer", "phones", "--consumer", "jsonl"], &["standard output"]);
     refused(&["--consumer", "stream"], &["stream:-", "unix:"]);
-    refused(&["--consumer", "stream:tcp:1"], &["`tcp:1`", "unix:/path"]);
+    refused(&["--consumer", "stream:tcp:1"], &["`stream:tcp:1`", "unix:/path"]);
     refused(&["--consumer", "stream:unix:/nowhere/socket"], &["/nowhere/socket", "start the reader first"]);
     refused(&["--consumer", "segments", "--hangover", "900000"], &["--hangover", "600 seconds"]);
     let (folder, _) = pack_with_branches(&[1]);
