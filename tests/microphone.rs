@@ -96,7 +96,7 @@ fn live_and_file(pulse: &Pulse) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).display().to_string();
     let played = write_recording(Path::new(&at("play.wav")));
-    let arguments = [format!("npy:{}", at("live.npy")), format!("wav:{}", at("heard.wav"))];
+    let arguments = [format!("npy:{}", at("live.npy")), format!("wav:f32:{}", at("heard.wav"))];
     let child = listen(pulse, &["--consumer", &arguments[0], "--consumer", &arguments[1]]);
     pulse.play(Path::new(&at("play.wav")));
     std::thread::sleep(Duration::from_millis(500));
