@@ -17,12 +17,10 @@ pub fn cpu_time() -> Option<Duration> {
     None
 }
 
-/// The most memory that the process held at once, bytes: ever, or since [`reset_peak_memory`].
+/// Maximum resident memory of the process, bytes: since its start, or since [`reset_peak_memory`].
 pub fn peak_memory() -> Option<u64> {
-    // `getrusage` is not reset by what resets this.
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok());
-    kilobytes.map(|kilobytes| kilobytes * 1024).or_else(peak_memory_of_resource_usage)
+    // `reset_peak_memory` does not reset `getrusage`.
+    status_kilobytes("VmHWM:").map(|kilobytes| kilobytes * 1024).or_else(peak_memory_of_resource_usage)
 }
 
 fn peak_memory_of_resource_usage() -> Option<u64> {
@@ -42,14 +40,43 @@ pub fn reset_peak_memory() -> bool {
     cfg!(target_os = "linux") && std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-/// Memory that the process holds now, bytes (Linux).
+/// Resident memory of the process, bytes (Linux).
 pub fn resident_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim();
-    Some(kilobytes.parse::<u64>().ok()? << 10)
+    status_kilobytes("VmRSS:").map(|kilobytes| kilobytes << 10)
 }
 
-/// Entries of a folder of /proc: threads, descriptors.
+/// Virtual memory of the process, bytes (Linux).
+#[cfg(feature = "serve")]
+pub fn virtual_memory() -> Option<u64> {
+    status_kilobytes("VmSize:").map(|kilobytes| kilobytes << 10)
+}
+
+fn status_kilobytes(key: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+/// Start time of the process, seconds since the Unix epoch (Linux).
+#[cfg(feature = "serve")]
+pub fn start_time() -> Option<f64> {
+    // proc(5): field 22 is in clock ticks since boot, of which Linux reports 100 per second. The name in field 2 may contain spaces.
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let system = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot: f64 = system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    Some(boot + ticks / 100.0)
+}
+
+/// Maximum number of open file descriptors.
+#[cfg(feature = "serve")]
+pub fn max_descriptors() -> Option<u64> {
+    #[cfg(unix)]
+    return nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft);
+    #[cfg(not(unix))]
+    None
+}
+
+/// Number of entries of a folder in /proc: threads, descriptors.
 pub fn entries(folder: &str) -> Option<u64> {
     Some(std::fs::read_dir(folder).ok()?.count() as u64)
 }

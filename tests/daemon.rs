@@ -1,5 +1,4 @@
-//! The daemon's supervisor in this process: scripted devices that are lost a hundred times in a row, a policy that hangs, a board
-//! that is too slow or too hot.
+//! The daemon in this process, with scripted devices: repeated losses, a hanging inference thread, an overloaded and a throttled board.
 #![cfg(feature = "serve")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -17,20 +16,20 @@ use bellis::runtime::{NamedConsumer, RunError, RunOptions, RunReport};
 use bellis::stream::{Representation, SessionOptions};
 use common::Collect;
 
-/// Remembers what a service manager would hear.
+/// Records the messages to the service manager.
 #[derive(Clone, Default)]
-struct Heard {
+struct Recorder {
     notices: Arc<Mutex<Vec<Notice>>>,
     ping_every: Option<Duration>,
 }
 
-impl Heard {
+impl Recorder {
     fn count(&self, notice: &Notice) -> usize {
         self.notices.lock().unwrap().iter().filter(|one| *one == notice).count()
     }
 }
 
-impl Notify for Heard {
+impl Notify for Recorder {
     fn notify(&mut self, notice: Notice) {
         self.notices.lock().unwrap().push(notice);
     }
@@ -44,12 +43,12 @@ fn options(ring: Duration) -> DaemonOptions {
     DaemonOptions::new(RunOptions::default().session(SessionOptions::default().chunk_frames(16)).ring(ring))
 }
 
-/// Runs a daemon on a thread of this process; `during` gets its status, and ends it by returning.
+/// Runs a daemon on a thread of this process until `during` returns.
 fn daemon(
     policy: Box<dyn ExitPolicy>,
     options: DaemonOptions,
     open: impl FnMut() -> Result<Box<dyn Source>, AudioError> + Send + 'static,
-    heard: &Heard,
+    recorder: &Recorder,
     during: impl FnOnce(&Status),
 ) -> (RunReport, Vec<Representation>) {
     let (_, encoder) = common::default_pack();
@@ -58,8 +57,8 @@ fn daemon(
     let daemon = Daemon::start(encoder, policy, consumers, options, "script", true).unwrap();
     let status = daemon.status().clone();
     let (sender, commands) = crossbeam_channel::unbounded();
-    let mut heard = heard.clone();
-    let thread = std::thread::spawn(move || daemon.run(open, &commands, &mut |_| Err("nothing to read".into()), &mut heard));
+    let mut recorder = recorder.clone();
+    let thread = std::thread::spawn(move || daemon.run(open, &commands, &mut |_| Err("no configuration".into()), &mut recorder));
     during(&status);
     sender.send(Command::Stop).unwrap();
     let report = thread.join().unwrap();
@@ -71,11 +70,11 @@ fn lost() -> AudioError {
     AudioError::new(AudioErrorKind::DeviceLost, "script", "is gone")
 }
 
-/// Started by the test below, in a process whose threads and descriptors are its own.
+/// Started by the test below in a process of its own, so that its threads and descriptors can be counted.
 #[test]
 #[ignore = "started by a_hundred_losses_leak_nothing"]
 fn hundred_losses() {
-    // Each device delivers a bit more than two chunks, at other rates, and is gone; every third does not even open at first.
+    // Each device delivers two chunks and a part of a third at alternating rates, then fails or hangs. Every third attempt to open fails.
     let speech = common::speech();
     let tries = Arc::new(AtomicU64::new(0));
     let count = tries.clone();
@@ -99,7 +98,7 @@ fn hundred_losses() {
     options.backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(4) };
     options.run.watchdog = Duration::from_millis(200);
     let mut opened = 0;
-    let (report, said) = daemon(Box::new(Fixed::new(2)), options, open, &Heard::default(), |status| {
+    let (report, said) = daemon(Box::new(Fixed::new(2)), options, open, &Recorder::default(), |status| {
         let usage = || (entries("/proc/self/task"), entries("/proc/self/fd"), memory());
         let losses = |wanted: u64| within_long("losses", || status.lost() >= wanted);
         losses(10);
@@ -107,7 +106,7 @@ fn hundred_losses() {
         losses(100);
         let late = usage();
         println!("after 10 losses {early:?}, after 100 {late:?} (threads, descriptors, KiB)");
-        // The source that runs at the moment has a thread, or has none.
+        // The current source has a thread or none.
         assert!(late.0 <= early.0 + 1 && late.1 <= early.1 + 1, "{early:?} → {late:?}");
         assert!(late.2 < early.2 + 4_096, "{early:?} → {late:?}");
         opened = status.opened() as usize;
@@ -123,7 +122,7 @@ fn hundred_losses() {
         next = representation.first_sample + representation.samples;
     }
     let discontinuities = said.iter().filter(|representation| representation.lost_samples > 0).count();
-    // The last one may be stopped before it delivers, or another one may be opened meanwhile.
+    // The last source may be stopped before it delivers, and another may be opened after the count.
     assert!((opened - 2..=opened + 1).contains(&discontinuities), "{discontinuities} discontinuities of {opened} sources");
 }
 
@@ -131,7 +130,7 @@ fn hundred_losses() {
 fn within_long(what: &str, condition: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(300);
     while !condition() {
-        assert!(Instant::now() < until, "{what} do not come");
+        assert!(Instant::now() < until, "timeout while waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -147,7 +146,7 @@ fn a_hundred_losses_leak_nothing() {
     assert!(child.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// Stands still in the middle of a chunk when it is told to, and goes on when it is told to.
+/// Hangs within a chunk while the flag is set.
 struct Hanging(Arc<AtomicBool>);
 
 impl ExitPolicy for Hanging {
@@ -163,7 +162,7 @@ impl ExitPolicy for Hanging {
     }
 }
 
-/// A device that delivers without end, for as long as a test may take.
+/// A device that delivers audio for longer than any test takes.
 fn endless() -> Result<Box<dyn Source>, AudioError> {
     let speech = common::speech();
     let minutes: Vec<f32> = speech.iter().copied().cycle().take(16_000 * 240).collect();
@@ -171,29 +170,29 @@ fn endless() -> Result<Box<dyn Source>, AudioError> {
 }
 
 #[test]
-fn a_hang_of_the_inference_thread_stops_the_pings_and_its_end_is_told() {
+fn pings_stop_while_the_inference_thread_hangs() {
     let hangs = Arc::new(AtomicBool::new(false));
-    let heard = Heard { ping_every: Some(Duration::from_millis(200)), ..Heard::default() };
-    let (report, _) = daemon(Box::new(Hanging(hangs.clone())), options(Duration::from_secs(2)), endless, &heard, |status| {
-        within_long("pings", || heard.count(&Notice::Ping) >= 3 && status.state() == State::Running);
+    let recorder = Recorder { ping_every: Some(Duration::from_millis(200)), ..Recorder::default() };
+    let (report, _) = daemon(Box::new(Hanging(hangs.clone())), options(Duration::from_secs(2)), endless, &recorder, |status| {
+        within_long("pings", || recorder.count(&Notice::Ping) >= 3 && status.state() == State::Running);
         hangs.store(true, Ordering::Relaxed);
         within_long("stalled", || status.state() == State::Stalled);
         assert!(!status.healthy());
-        let pings = heard.count(&Notice::Ping);
-        // Ten times as long as between two pings.
+        let pings = recorder.count(&Notice::Ping);
+        // Ten ping intervals.
         std::thread::sleep(Duration::from_secs(2));
-        assert_eq!(heard.count(&Notice::Ping), pings);
-        // It goes on: so do the pings.
+        assert_eq!(recorder.count(&Notice::Ping), pings);
+        // Pings continue with the inference thread.
         hangs.store(false, Ordering::Relaxed);
-        within_long("running", || status.state() == State::Running && heard.count(&Notice::Ping) > pings);
+        within_long("running", || status.state() == State::Running && recorder.count(&Notice::Ping) > pings);
         hangs.store(true, Ordering::Relaxed);
     });
     assert!(matches!(report.outcome, Err(RunError::Stuck(_))), "{:?}", report.outcome);
-    assert_eq!(heard.count(&Notice::Ready), 1);
+    assert_eq!(recorder.count(&Notice::Ready), 1);
     hangs.store(false, Ordering::Relaxed);
 }
 
-/// A board on which every layer takes long.
+/// Simulates a slow board: every layer takes 60 ms.
 struct Slow;
 
 const SLOW_LAYER: Duration = Duration::from_millis(60);
@@ -210,16 +209,16 @@ impl ExitPolicy for Slow {
 }
 
 #[test]
-fn a_board_that_slows_down_says_so_once_per_change() {
+fn throttling_is_reported_once_per_change() {
     let folder = tempfile::tempdir().unwrap();
     let firmware = folder.path().join("devices/platform/soc/soc:firmware/get_throttled");
     std::fs::create_dir_all(firmware.parent().unwrap()).unwrap();
     std::fs::write(&firmware, "4\n").unwrap();
     let mut options = options(Duration::from_secs(2));
     options.board = folder.path().to_owned();
-    daemon(Box::new(Fixed::new(1)), options, endless, &Heard::default(), |status| {
+    daemon(Box::new(Fixed::new(1)), options, endless, &Recorder::default(), |status| {
         within_long("throttling", || status.throttles() == 1);
-        assert_eq!(status.reading().throttled, ["the firmware throttles"]);
+        assert_eq!(status.reading().throttled, ["throttled by the firmware"]);
         std::fs::write(&firmware, "40000\n").unwrap();
         within_long("full speed", || status.reading().throttled.is_empty());
         std::fs::write(&firmware, "40004\n").unwrap();
@@ -228,24 +227,24 @@ fn a_board_that_slows_down_says_so_once_per_change() {
 }
 
 #[test]
-fn under_load_the_deadline_sheds_layers_before_sound_is_dropped() {
-    // Ten layers take twice as long as the chunk's sound.
+fn under_load_the_deadline_sheds_layers_before_audio_is_dropped() {
+    // Ten layers take twice the duration of a chunk.
     let shed = |status: &Status| status.counters().reasons().find(|(reason, _)| *reason == Reason::Deadline).unwrap().1;
     let policy = Box::new(Deadline::new(Box::new(Slow), Duration::from_millis(250)));
-    let (report, _) = daemon(policy, options(Duration::from_secs(20)), endless, &Heard::default(), |status| {
+    let (report, _) = daemon(policy, options(Duration::from_secs(20)), endless, &Recorder::default(), |status| {
         within_long("chunks", || status.counters().chunks() >= 20);
         assert!(shed(status) >= 15, "{}", shed(status));
     });
     assert_eq!(report.summary.samples.dropped, 0);
     assert!(report.summary.mean_exit_layer < 7.0, "{}", report.summary.mean_exit_layer);
 
-    // Without one, the sound is dropped.
+    // Without a deadline, audio is dropped.
     let ring = Duration::from_secs(1);
-    let (report, _) = daemon(Box::new(Slow), options(ring), endless, &Heard::default(), |status| {
+    let (report, _) = daemon(Box::new(Slow), options(ring), endless, &Recorder::default(), |status| {
         within_long("drops", || status.counters().samples().dropped > 0);
         assert_eq!(shed(status), 0);
     });
-    // It must stop in the middle of a second of sound that takes two: what it cannot compute is dropped, and said.
+    // At the stop, the ring holds a second of audio that takes two to process: what is left at the time limit is dropped and counted.
     let samples = report.summary.samples;
     assert_eq!(samples.captured, samples.processed + samples.dropped + samples.left, "{samples:?}");
 }

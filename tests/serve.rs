@@ -1,4 +1,4 @@
-//! `bellis serve` as systemd would start it: with a notify socket, a watchdog and a real virtual microphone that comes and goes.
+//! `bellis serve` as started by systemd: with a notify socket, a watchdog, and a virtual microphone that is removed and restored.
 #![cfg(feature = "serve")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,7 +14,7 @@ use std::time::Instant;
 use pulse::Pulse;
 use served::{Served, lines, number, within};
 
-/// Lines whose chunks and positions follow one another; lost samples are where they are said to be. Returns those lost.
+/// Checks that chunks and positions are contiguous except for the reported lost samples. Returns the number of lost samples.
 #[track_caller]
 fn contiguous(lines: &[serde_json::Value]) -> u64 {
     let (mut next, mut lost) = (0, 0);
@@ -22,8 +22,8 @@ fn contiguous(lines: &[serde_json::Value]) -> u64 {
         let get = |key: &str| line[key].as_u64().unwrap_or(0);
         assert_eq!(get("chunk"), chunk as u64, "{line}");
         let here = get("sample");
-        // Samples lost inside of a chunk move the next one only.
-        assert!(here >= next && here <= next + get("lost_samples"), "{line}: {next} was awaited");
+        // Samples lost within a chunk shift only the next one.
+        assert!(here >= next && here <= next + get("lost_samples"), "{line}: expected {next}");
         lost += get("lost_samples");
         next = here.max(next) + get("samples") + (next + get("lost_samples") - here);
     }
@@ -38,7 +38,7 @@ fn conserved(served: &Served) {
 }
 
 #[test]
-fn a_microphone_that_comes_and_goes_a_configuration_that_changes_and_an_end() {
+fn device_losses_reloads_and_shutdown_under_a_service_manager() {
     let Some(pulse) = Pulse::start() else { return };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out.jsonl");
@@ -59,7 +59,7 @@ fn a_microphone_that_comes_and_goes_a_configuration_that_changes_and_an_end() {
     assert_eq!(served.get("/healthz").0, 200);
     conserved(&served);
 
-    // Another policy: no chunk is lost, and the file goes on.
+    // A changed policy: no chunk is lost, and the file continues.
     configure("policy = \"fixed\"\nlayer = 5\n");
     served.signal("HUP");
     served.hears("RELOADING=1");
@@ -72,14 +72,14 @@ fn a_microphone_that_comes_and_goes_a_configuration_that_changes_and_an_end() {
     assert!(layers.is_sorted() && layers.first() == Some(&3) && layers.last() == Some(&5), "{layers:?}");
     assert_eq!(contiguous(&so_far), 0);
 
-    // One that is wrong changes nothing.
+    // An invalid configuration has no effect.
     configure("policy = \"fixed\"\nlayer = 50\n");
     served.signal("HUP");
-    within("a refusal", || served.metric("bellis_reloads_refused_total") == 1.0);
+    within("the rejection", || served.metric("bellis_reloads_rejected_total") == 1.0);
     assert!(served.log().contains("no layer 50"), "{}", served.log());
     served.is("running");
 
-    // The device goes, twice, and comes back.
+    // The device is removed and restored, twice.
     for losses in 1..=2 {
         pulse.unload_sink();
         served.is("reconnecting");
@@ -104,39 +104,39 @@ fn a_microphone_that_comes_and_goes_a_configuration_that_changes_and_an_end() {
     assert!(log.contains("processed + 0 dropped") && !log.contains("panicked"), "{log}");
     assert!(log.contains("has real-time priority") || log.matches("no real-time priority").count() == 1, "{log}");
     let all = lines(&out);
-    assert!(contiguous(&all) > 0, "the time without a device is missing");
+    assert!(contiguous(&all) > 0, "the time without a device is not counted");
     assert_eq!(all.iter().filter(|line| number(line, "lost_samples") > 0).count(), 2);
 }
 
 #[test]
-fn without_a_device_it_waits_and_what_a_person_must_put_right_is_told_at_once() {
+fn a_missing_device_is_retried_and_configuration_errors_stop_the_start() {
     let nowhere = tempfile::tempdir().unwrap();
-    // No sound server answers here.
+    // There is no sound server here.
     let silent = [("HOME", nowhere.path().display().to_string()), ("XDG_RUNTIME_DIR", nowhere.path().display().to_string())];
     let served = Served::start(&silent, &["--device", "no such microphone", "--consumer", "null"]);
     served.hears("READY=1");
     served.is("reconnecting");
-    within("attempts", || served.metric("bellis_source_not_opened_total") >= 3.0);
-    assert_eq!(served.log().matches("it is waited for").count(), 1, "{}", served.log());
+    within("attempts", || served.metric("bellis_source_open_failures_total") >= 3.0);
+    assert_eq!(served.log().matches("retrying until it opens").count(), 1, "{}", served.log());
     served.signal("TERM");
     let (success, log) = served.end();
     assert!(success && log.contains("reconnecting → stopped"), "{log}");
 
-    let refused = |arguments: &[&str], says: &str| {
+    let rejected = |arguments: &[&str], says: &str| {
         let (success, log) = Served::start(&silent, arguments).end();
         assert!(!success && log.contains(says) && !log.contains("panicked"), "{arguments:?}: {log}");
     };
-    refused(&["no-such-file.wav"], "no-such-file.wav");
-    refused(&["mic", "--consumer", "null", "--consumer", "null"], "listed twice");
-    refused(&["mic", "--metrics", "nine thousand"], "must be an address and port");
-    refused(&["mic", "--priority", "70"], "must be between 1 and 49");
-    refused(&["mic", "--consumer", "jsonl:/nowhere/at/all"], "/nowhere/at/all");
+    rejected(&["no-such-file.wav"], "no-such-file.wav");
+    rejected(&["mic", "--consumer", "null", "--consumer", "null"], "listed twice");
+    rejected(&["mic", "--metrics", "nine thousand"], "must be an address and port");
+    rejected(&["mic", "--priority", "70"], "must be between 1 and 49");
+    rejected(&["mic", "--consumer", "jsonl:/nowhere/at/all"], "/nowhere/at/all");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let _holds = std::net::TcpListener::bind(taken).unwrap();
-    refused(&["mic", "--metrics", &taken.to_string()], "selects another address");
+    rejected(&["mic", "--metrics", &taken.to_string()], "selects another address");
 }
 
-/// Half a minute of speech to play at its own pace.
+/// Writes a minute of speech.
 fn long_recording(path: &Path) {
     let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
     let mut writer = hound::WavWriter::create(path, spec).unwrap();
@@ -147,7 +147,7 @@ fn long_recording(path: &Path) {
 }
 
 #[test]
-fn a_life_that_is_killed_leaves_files_that_open_and_the_next_one_keeps_them() {
+fn files_of_a_killed_daemon_are_valid_and_kept_by_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     long_recording(&at("talk.wav"));
@@ -158,7 +158,7 @@ fn a_life_that_is_killed_leaves_files_that_open_and_the_next_one_keeps_them() {
     within("chunks", || lines(&at("x.jsonl")).len() >= 8);
     served.signal("KILL");
     served.end();
-    // A line that was being written is the sound in flight.
+    // A partial last line is audio in flight.
     let written = lines(&at("x.jsonl"));
     assert_eq!(contiguous(&written), 0);
     let frames: u64 = written.iter().map(|line| number(line, "frames")).sum();
@@ -169,7 +169,7 @@ fn a_life_that_is_killed_leaves_files_that_open_and_the_next_one_keeps_them() {
     let samples: u64 = written.iter().map(|line| number(line, "samples")).sum();
     assert!(heard.abs_diff(samples) <= number(&written[0], "samples"), "{heard} samples, and lines of {samples}");
 
-    // The next life begins new files.
+    // The next start creates new files.
     let served = Served::start_in(folder.path(), &[], &arguments);
     within("chunks", || at("heard.1.wav").exists() && lines(&at("x.jsonl")).len() >= 3);
     assert_eq!(lines(&at("x.1.jsonl")), written);
@@ -183,7 +183,7 @@ fn a_life_that_is_killed_leaves_files_that_open_and_the_next_one_keeps_them() {
 }
 
 #[test]
-fn a_reload_begins_the_consumers_that_are_new_or_whose_file_was_moved_away() {
+fn a_reload_starts_new_consumers_and_those_whose_file_was_moved() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     long_recording(&at("talk.wav"));
@@ -195,12 +195,12 @@ fn a_reload_begins_the_consumers_that_are_new_or_whose_file_was_moved_away() {
     configure("[\"jsonl:a.jsonl\", \"jsonl:b.jsonl\"]");
     let served = Served::start_in(folder.path(), &[], &["--config", "bellis.toml"]);
     within("lines", || lines(&at("a.jsonl")).len() >= 3 && lines(&at("b.jsonl")).len() >= 3);
-    // a stays, b is rotated, the array begins.
+    // a continues, b is rotated, c is new.
     std::fs::rename(at("b.jsonl"), at("b.old")).unwrap();
     configure("[\"jsonl:a.jsonl\", \"jsonl:b.jsonl\", \"npy:c.npy\"]");
     served.signal("HUP");
     within("lines", || at("b.jsonl").exists() && lines(&at("b.jsonl")).len() >= 3 && at("c.npy").exists());
-    // b ends.
+    // b is removed.
     configure("[\"jsonl:a.jsonl\", \"npy:c.npy\"]");
     served.signal("HUP");
     within("the second reload", || served.metric("bellis_reloads_total") == 2.0);
@@ -218,7 +218,7 @@ fn a_reload_begins_the_consumers_that_are_new_or_whose_file_was_moved_away() {
 }
 
 #[test]
-fn a_reload_says_what_takes_a_restart_and_takes_the_rest() {
+fn a_reload_reports_keys_that_require_a_restart_and_applies_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     long_recording(&at("talk.wav"));
@@ -248,7 +248,7 @@ fn a_reload_says_what_takes_a_restart_and_takes_the_rest() {
     assert!(success && !log.contains("panicked"), "{log}");
 }
 
-/// The same with the real path: a sound server takes its microphone away, and brings it back.
+/// A hundred losses on the real audio path: a sound server removes its microphone and restores it.
 #[test]
 #[ignore = "takes minutes; `cargo test --release --test serve -- --ignored a_hundred_real_losses`"]
 fn a_hundred_real_losses_leak_nothing() {
@@ -260,21 +260,21 @@ fn a_hundred_real_losses_leak_nothing() {
         let metrics = served.metrics();
         ["process_threads", "process_open_fds", "process_resident_memory_bytes"].map(|name| metrics[name])
     };
-    let (mut early, mut back) = ([0.0; 3], Vec::new());
+    let (mut early, mut resumed) = ([0.0; 3], Vec::new());
     for losses in 1..=100 {
         pulse.unload_sink();
         served.is("reconnecting");
         pulse.load_sink();
         let loaded = Instant::now();
         served.is("running");
-        back.push(loaded.elapsed());
+        resumed.push(loaded.elapsed());
         if losses == 10 {
             early = usage();
         }
     }
     let late = usage();
-    back.sort();
-    println!("after 10 losses {early:?}, after 100 {late:?}; back after {:?}, at most {:?}", back[50], back[99]);
+    resumed.sort();
+    println!("after 10 losses {early:?}, after 100 {late:?}; audio resumed after {:?}, at most {:?}", resumed[50], resumed[99]);
     assert!(late[0] <= early[0] && late[1] <= early[1] && late[2] < early[2] + 4e6, "{early:?} → {late:?}");
     assert_eq!(served.metric("bellis_source_lost_total"), 100.0);
     conserved(&served);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bellis::audio::{AudioError, AudioErrorKind, Source};
-use bellis::daemon::{Command, Daemon, DaemonOptions, MetricsServer, Reload, Systemd};
+use bellis::daemon::{Command, Daemon, DaemonOptions, HttpServer, Reload, Systemd};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
 use bellis::runtime::NamedConsumer;
@@ -77,7 +77,7 @@ impl Serve {
         let _server = match address {
             None => None,
             Some(address) => {
-                let server = MetricsServer::start(address, daemon.status().clone()).with_context(|| {
+                let server = HttpServer::start(address, daemon.status().clone()).with_context(|| {
                     format!("cannot serve metrics on {address} (--metrics selects another address, or `off`)")
                 })?;
                 log::info!("metrics: http://{}/metrics", server.address());
@@ -87,9 +87,9 @@ impl Serve {
         let mut current = settings.clone();
         let mut reload = |live: &[String]| {
             let wanted = self.read()?;
-            let changes = again(&wanted, &current, live, &pack, &encoder)?;
+            let reload = changes(&wanted, &current, live, &pack, &encoder)?;
             current = wanted;
-            Ok(changes)
+            Ok(reload)
         };
         let wanted = Settings { quiet: true, ..settings.clone() };
         let mut systemd = Systemd::from_environment()?;
@@ -169,9 +169,15 @@ fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encode
     texts.iter().map(labelled).collect()
 }
 
-/// What a configuration that was read again changes. A consumer goes on when nothing that it may depend on has changed, and its
-/// file is where it was: one that was moved away (logrotate) is begun anew.
-fn again(wanted: &Settings, current: &Settings, live: &[String], pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Reload> {
+/// The changes of a reloaded configuration. A running consumer continues if no setting that it may depend on has changed and its file
+/// is still there; one whose file was moved (logrotate) is restarted.
+fn changes(
+    wanted: &Settings,
+    current: &Settings,
+    live: &[String],
+    pack: &Pack,
+    encoder: &Arc<Encoder>,
+) -> anyhow::Result<Reload> {
     let kept = wanted.changes_for_a_restart(current);
     if !kept.is_empty() {
         log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));

@@ -1,37 +1,37 @@
-//! What a board shows of itself under /sys: temperatures, frequencies, and whether it slows down.
+//! A board's sensors under `/sys`: temperatures, CPU frequencies, and throttling.
 
 use std::path::{Path, PathBuf};
 
-/// What was read at one moment; what a board does not show is missing.
+/// One reading. What a board does not report is missing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Reading {
-    /// (zone, °C)
+    /// Zone, and temperature in °C.
     pub temperatures: Vec<(String, f64)>,
-    /// (cores that change together, Hz)
+    /// Frequency domain (cores that change together), and frequency in Hz.
     pub frequencies: Vec<(String, f64)>,
-    /// Why the processor runs slower than it could; empty when it does not.
+    /// Reasons for throttling; empty if the CPU is not throttled.
     pub throttled: Vec<&'static str>,
-    /// Whether the board shows throttling at all.
-    pub shows_throttling: bool,
+    /// Whether the board reports throttling at all.
+    pub reports_throttling: bool,
 }
 
-/// Reads a board, and knows what it showed before.
+/// Reads a board's sensors, and remembers its throttling counters.
 #[derive(Debug)]
 pub struct Board {
     root: PathBuf,
-    /// x86 counts events instead of telling a state.
+    /// x86 counts throttling events and reports no state.
     throttle_events: Option<u64>,
 }
 
-/// Bits of the Raspberry Pi firmware's answer that speak of now.
+/// Bits of the Raspberry Pi firmware's `get_throttled` for the current state; higher bits are history.
 const FIRMWARE_BITS: [(u64, &str); 4] = [
-    (1, "the supply's voltage is too low"),
-    (1 << 1, "the firmware caps the frequency"),
-    (1 << 2, "the firmware throttles"),
-    (1 << 3, "the soft temperature limit is reached"),
+    (1, "supply voltage too low"),
+    (1 << 1, "frequency capped by the firmware"),
+    (1 << 2, "throttled by the firmware"),
+    (1 << 3, "soft temperature limit reached"),
 ];
 const FIRMWARE: &str = "devices/platform/soc/soc:firmware/get_throttled";
-const TOO_HOT: &str = "the kernel cools the processor";
+const TOO_HOT: &str = "cooled by the kernel";
 
 impl Default for Board {
     fn default() -> Self {
@@ -40,12 +40,12 @@ impl Default for Board {
 }
 
 impl Board {
-    /// The board whose `/sys` stands at `root`.
+    /// The board whose `/sys` is at `root`.
     pub fn at(root: &Path) -> Self {
         Self { root: root.to_owned(), throttle_events: None }
     }
 
-    /// Reads all that it shows now.
+    /// Reads all sensors.
     pub fn read(&mut self) -> Reading {
         let mut reading = Reading::default();
         for zone in self.folders("class/thermal", "thermal_zone") {
@@ -65,14 +65,14 @@ impl Board {
         let firmware =
             text(&self.root.join(FIRMWARE)).and_then(|bits| u64::from_str_radix(bits.trim_start_matches("0x"), 16).ok());
         if let Some(bits) = firmware {
-            reading.shows_throttling = true;
+            reading.reports_throttling = true;
             reading.throttled.extend(FIRMWARE_BITS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, why)| *why));
         }
-        // Kernels without the firmware's own file tell of the voltage here.
+        // Kernels without the firmware's file report the voltage here.
         let supply = |monitor: &PathBuf| text(&monitor.join("name")).is_some_and(|name| name == "rpi_volt");
         let alarms = self.folders("class/hwmon", "hwmon").into_iter().filter(supply);
         for alarm in alarms.filter_map(|monitor| number(&monitor.join("in0_lcrit_alarm"))) {
-            reading.shows_throttling = true;
+            reading.reports_throttling = true;
             if alarm != 0 && !reading.throttled.contains(&FIRMWARE_BITS[0].1) {
                 reading.throttled.push(FIRMWARE_BITS[0].1);
             }
@@ -80,7 +80,7 @@ impl Board {
         let cooling = self.folders("class/thermal", "cooling_device");
         let of_processor = |device: &PathBuf| text(&device.join("type")).is_some_and(|kind| kind.contains("cpufreq"));
         for state in cooling.into_iter().filter(of_processor).filter_map(|device| number(&device.join("cur_state"))) {
-            reading.shows_throttling = true;
+            reading.reports_throttling = true;
             if state > 0 && !reading.throttled.contains(&TOO_HOT) {
                 reading.throttled.push(TOO_HOT);
             }
@@ -89,16 +89,16 @@ impl Board {
         let events: Vec<i64> =
             cores.iter().filter_map(|core| number(&core.join("thermal_throttle/core_throttle_count"))).collect();
         if !events.is_empty() {
-            reading.shows_throttling = true;
+            reading.reports_throttling = true;
             let events = events.iter().map(|count| (*count).max(0) as u64).sum();
             if self.throttle_events.replace(events).is_some_and(|before| events > before) {
-                reading.throttled.push("the processor throttles itself");
+                reading.throttled.push("throttled by the CPU");
             }
         }
         reading
     }
 
-    /// Folders in `place` whose names are `prefix` and a number, in the order of the numbers.
+    /// Folders in `place` named `prefix` and a number, in numerical order.
     fn folders(&self, place: &str, prefix: &str) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.root.join(place)).into_iter().flatten().flatten();
         let numbered = |entry: std::fs::DirEntry| {
@@ -130,22 +130,22 @@ mod tests {
     }
 
     #[test]
-    fn a_raspberry_pi_that_is_too_hot_says_so_until_it_is_not() {
+    fn a_hot_raspberry_pi_is_throttled_until_it_cools() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         write(root, "class/thermal/thermal_zone0/temp", "81200");
         write(root, "class/thermal/thermal_zone0/type", "cpu-thermal");
         write(root, "devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "1000000");
-        // Bit 18 says that it happened some time since the start: that is not now.
+        // Bit 18 is history: throttled at some time since boot.
         write(root, FIRMWARE, "40008");
         let mut board = Board::at(root);
         let reading = board.read();
         assert_eq!(reading.temperatures, [("zone0:cpu-thermal".to_owned(), 81.2)]);
         assert_eq!(reading.frequencies, [("policy0".to_owned(), 1e9)]);
-        assert_eq!(reading.throttled, ["the soft temperature limit is reached"]);
+        assert_eq!(reading.throttled, ["soft temperature limit reached"]);
         write(root, FIRMWARE, "40000");
         let reading = board.read();
-        assert!(reading.shows_throttling && reading.throttled.is_empty());
+        assert!(reading.reports_throttling && reading.throttled.is_empty());
     }
 
     #[test]
@@ -155,25 +155,25 @@ mod tests {
         write(root, "class/thermal/cooling_device0/type", "pwm-fan");
         write(root, "class/thermal/cooling_device0/cur_state", "3");
         let mut board = Board::at(root);
-        assert!(!board.read().shows_throttling);
+        assert!(!board.read().reports_throttling);
         write(root, "class/thermal/cooling_device1/type", "thermal-cpufreq-0");
         write(root, "class/thermal/cooling_device1/cur_state", "2");
         assert_eq!(board.read().throttled, [TOO_HOT]);
     }
 
     #[test]
-    fn a_supply_that_is_too_weak_is_told_once_however_it_is_shown() {
+    fn a_low_supply_voltage_is_reported_once_by_either_interface() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "class/hwmon/hwmon1/name", "rpi_volt");
         write(folder.path(), "class/hwmon/hwmon1/in0_lcrit_alarm", "1");
         let mut board = Board::at(folder.path());
-        assert_eq!(board.read().throttled, ["the supply's voltage is too low"]);
+        assert_eq!(board.read().throttled, ["supply voltage too low"]);
         write(folder.path(), FIRMWARE, "50005");
-        assert_eq!(board.read().throttled, ["the supply's voltage is too low", "the firmware throttles"]);
+        assert_eq!(board.read().throttled, ["supply voltage too low", "throttled by the firmware"]);
     }
 
     #[test]
-    fn events_that_were_counted_before_the_start_are_not_now() {
+    fn events_counted_before_the_start_are_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let count = "devices/system/cpu/cpu1/thermal_throttle/core_throttle_count";
         write(folder.path(), count, "7");
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_board_that_shows_nothing_is_read_all_the_same() {
+    fn a_board_without_sensors_gives_an_empty_reading() {
         assert_eq!(Board::at(Path::new("/nowhere")).read(), Reading::default());
     }
 }

@@ -1,4 +1,4 @@
-//! The metrics, in Prometheus' text format: read from the live counters whenever they are asked for. docs/daemon.md lists them.
+//! Metrics in Prometheus' text format, read from the live counters at each scrape. docs/daemon.md lists them.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::status::{State, Status};
 use crate::process;
 use crate::runtime::LatencyHistogram;
 
-/// Everything that is told, ready to be written.
+/// The registry of all metrics.
 pub(super) struct Metrics(Registry);
 
 /// Upper bounds of the latency histograms, seconds.
@@ -22,8 +22,8 @@ const BOUNDS: [f64; 13] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.32
 impl Metrics {
     pub fn new(status: Arc<Status>) -> Self {
         let mut registry = Registry::default();
-        registry.sub_registry_with_prefix("bellis").register_collector(Box::new(Daemon(status.clone())));
-        registry.sub_registry_with_prefix("process").register_collector(Box::new(Process(status)));
+        registry.sub_registry_with_prefix("bellis").register_collector(Box::new(Daemon(status)));
+        registry.sub_registry_with_prefix("process").register_collector(Box::new(Process));
         Self(registry)
     }
 
@@ -104,42 +104,42 @@ impl Collector for Daemon {
         let mut out = Out(encoder);
         let state = status.state();
         let states = State::ALL.map(|one| (one.name(), f64::from(u8::from(one == state))));
-        out.by_label(MetricType::Gauge, "state", "1 for what the daemon is doing, 0 for the rest", "state", states)?;
+        out.by_label(MetricType::Gauge, "state", "1 for the current state, 0 for the others", "state", states)?;
         let stream = status.stream();
-        let mut info = out.0.encode_descriptor("build", "The program", None, MetricType::Info)?;
+        let mut info = out.0.encode_descriptor("build", "Version of Bellis", None, MetricType::Info)?;
         info.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
-        let mut info = out.0.encode_descriptor("stream", "What is computed", None, MetricType::Info)?;
+        let mut info = out.0.encode_descriptor("stream", "Source, pack and exit policy", None, MetricType::Info)?;
         info.encode_info(&[("source", &stream.source), ("pack", &stream.pack), ("policy", &stream.policy)])?;
 
         let samples = counters.samples();
-        out.counter("samples_captured", "Samples that sources delivered, at their rates", samples.captured)?;
-        out.counter("samples_processed", "Samples that were taken from the ring and computed", samples.processed)?;
-        out.counter("samples_dropped", "Samples that found the ring full", samples.dropped)?;
-        out.counter("samples_not_finite", "Samples that were no numbers, and were taken as zeros", samples.non_finite)?;
-        out.gauge("ring_samples", "Samples that wait in the ring", samples.left as f64)?;
-        out.gauge("source_rate_hertz", "Rate of the present source", f64::from(status.source_rate()))?;
-        out.counter("xruns", "Overruns that devices reported: sound lost below Bellis", counters.xruns())?;
-        out.counter("source_opened", "Sources that were opened", status.opened())?;
-        out.counter("source_lost", "Sources that were lost", status.lost())?;
-        out.counter("source_not_opened", "Attempts to open a source that failed", status.not_opened())?;
-        let help = "Streams that did not close when their sound server died, and hold threads";
-        out.counter("source_left_behind", help, crate::audio::abandoned_streams())?;
-        out.seconds("source_away_seconds", "Time between sounds without a source", status.away().as_secs_f64())?;
+        out.counter("samples_captured", "Samples delivered by all sources, at their rates", samples.captured)?;
+        out.counter("samples_processed", "Samples read from the ring and processed", samples.processed)?;
+        out.counter("samples_dropped", "Samples dropped because the ring was full", samples.dropped)?;
+        out.counter("samples_not_finite", "Samples that were NaN or infinite, replaced with zeros", samples.non_finite)?;
+        out.gauge("ring_samples", "Samples waiting in the ring", samples.left as f64)?;
+        out.gauge("source_rate_hertz", "Sample rate of the current source", f64::from(status.source_rate()))?;
+        out.counter("xruns", "Overruns reported by devices: audio lost before it reached Bellis", counters.xruns())?;
+        out.counter("source_opened", "Sources opened", status.opened())?;
+        out.counter("source_lost", "Sources lost", status.lost())?;
+        out.counter("source_open_failures", "Failed attempts to open a source", status.open_failures())?;
+        let help = "Streams that could not be closed after their sound server died; each holds threads and descriptors";
+        out.counter("source_abandoned_streams", help, crate::audio::abandoned_streams())?;
+        out.seconds("source_absent_seconds", "Time without a source", status.absent().as_secs_f64())?;
 
-        out.counter("chunks", "Chunks computed", counters.chunks())?;
-        out.counter("frames", "Frames computed", counters.frames())?;
-        out.seconds("audio_seconds", "Sound whose representation is out", counters.audio().as_secs_f64())?;
-        out.seconds("compute_seconds", "Time spent on computing chunks", counters.compute().as_secs_f64())?;
+        out.counter("chunks", "Chunks processed", counters.chunks())?;
+        out.counter("frames", "Frames processed", counters.frames())?;
+        out.seconds("audio_seconds", "Audio whose representations have been delivered", counters.audio().as_secs_f64())?;
+        out.seconds("compute_seconds", "Time spent computing chunks", counters.compute().as_secs_f64())?;
         let exits: Vec<_> = counters.exits().iter().zip(0..).map(|(count, layer)| (layer.to_string(), *count as f64)).collect();
-        out.by_label(MetricType::Counter, "exits", "Chunks by the layer after which they stopped", "layer", exits)?;
+        out.by_label(MetricType::Counter, "exits", "Chunks by exit layer", "layer", exits)?;
         let by_reason = counters.reasons().map(|(reason, count)| (reason.name(), count as f64));
-        out.by_label(MetricType::Counter, "exit_reasons", "Chunks by the reason why they stopped", "reason", by_reason)?;
+        out.by_label(MetricType::Counter, "exit_reasons", "Chunks by exit reason", "reason", by_reason)?;
         let shed = counters.reasons().find(|(reason, _)| *reason == crate::exit::Reason::Deadline).map_or(0, |(_, count)| count);
-        out.counter("chunks_shed", "Chunks that stopped early for their deadline: load took layers from them", shed)?;
+        out.counter("chunks_shed", "Chunks that exited early because of the deadline", shed)?;
         if let Some(depth) = counters.mean_exit_layer() {
             out.gauge("exit_layer_mean", "Mean exit layer since the start", depth)?;
         }
-        out.counter("heads_not_finite", "Heads whose logits were not finite", counters.non_finite_heads())?;
+        out.counter("heads_not_finite", "Heads with non-finite logits", counters.non_finite_heads())?;
         let latencies = counters.latencies();
         let help = "Time to compute a chunk";
         out.histogram("chunk_compute_seconds", help, &latencies.compute, counters.compute().as_secs_f64())?;
@@ -151,50 +151,71 @@ impl Collector for Daemon {
             consumers.iter().map(move |one| (one.label(), value(one) as f64)).collect::<Vec<_>>()
         };
         let (count, gauge, label) = (MetricType::Counter, MetricType::Gauge, "consumer");
-        out.by_label(count, "consumer_delivered", "Chunks that a consumer took", label, of(|one| one.delivered()))?;
-        out.by_label(count, "consumer_dropped", "Chunks that a consumer was too slow for", label, of(|one| one.dropped()))?;
-        out.by_label(gauge, "consumer_queue_chunks", "Chunks that wait for a consumer", label, of(|one| one.queued()))?;
-        out.by_label(gauge, "consumer_failed", "1 for a consumer that has failed", label, of(|one| one.failed().into()))?;
+        out.by_label(count, "consumer_delivered", "Chunks delivered to a consumer", label, of(|one| one.delivered()))?;
+        out.by_label(
+            count,
+            "consumer_dropped",
+            "Chunks dropped because a consumer was too slow or had failed",
+            label,
+            of(|one| one.dropped()),
+        )?;
+        out.by_label(gauge, "consumer_queue_chunks", "Chunks queued for a consumer", label, of(|one| one.queued()))?;
+        out.by_label(gauge, "consumer_failed", "1 for a failed consumer", label, of(|one| one.failed().into()))?;
 
-        let (reloads, refused) = status.reloads();
-        out.counter("reloads", "Configurations that took effect", reloads)?;
-        out.counter("reloads_refused", "Configurations that were refused", refused)?;
-        out.counter("watchdog_pings", "Pings of the watchdog", status.pings())?;
+        let (reloads, rejected) = status.reloads();
+        out.counter("reloads", "Configuration reloads applied", reloads)?;
+        out.counter("reloads_rejected", "Configuration reloads rejected", rejected)?;
+        out.counter("watchdog_pings", "Watchdog pings sent to the service manager", status.pings())?;
 
+        if let Some(bytes) = process::peak_memory() {
+            out.gauge("resident_memory_peak_bytes", "Maximum resident memory size so far", bytes as f64)?;
+        }
         let reading = status.reading();
-        out.by_label(MetricType::Gauge, "temperature_celsius", "What the board shows", "zone", reading.temperatures)?;
-        out.by_label(MetricType::Gauge, "cpu_frequency_hertz", "What the board shows", "policy", reading.frequencies)?;
-        if reading.shows_throttling {
+        out.by_label(
+            MetricType::Gauge,
+            "temperature_celsius",
+            "Temperatures reported by the board",
+            "zone",
+            reading.temperatures,
+        )?;
+        out.by_label(
+            MetricType::Gauge,
+            "cpu_frequency_hertz",
+            "CPU frequencies reported by the board",
+            "policy",
+            reading.frequencies,
+        )?;
+        if reading.reports_throttling {
             let throttled = f64::from(u8::from(!reading.throttled.is_empty()));
-            out.gauge("throttled", "1 while the board slows down: heat, or too little voltage", throttled)?;
-            out.counter("throttles", "Times that the board began to slow down", status.throttles())?;
+            out.gauge("throttled", "1 while the board is throttled by heat or low voltage", throttled)?;
+            out.counter("throttles", "Number of times that throttling began", status.throttles())?;
         }
         Ok(())
     }
 }
 
-/// The process, by the names that every Prometheus client gives.
+/// The process, under the standard names of Prometheus clients.
 #[derive(Debug)]
-struct Process(Arc<Status>);
+struct Process;
 
 impl Collector for Process {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut out = Out(encoder);
-        out.gauge("uptime_seconds", "Time since the start", self.0.uptime().as_secs_f64())?;
         if let Some(time) = process::cpu_time() {
-            out.seconds("cpu_seconds", "Processor time, user and system", time.as_secs_f64())?;
+            out.seconds("cpu_seconds", "Total user and system CPU time spent in seconds", time.as_secs_f64())?;
         }
-        if let Some(bytes) = process::resident_memory() {
-            out.gauge("resident_memory_bytes", "Resident memory", bytes as f64)?;
-        }
-        if let Some(bytes) = process::peak_memory() {
-            out.gauge("resident_memory_peak_bytes", "The most resident memory ever", bytes as f64)?;
-        }
-        if let Some(threads) = process::entries("/proc/self/task") {
-            out.gauge("threads", "Threads", threads as f64)?;
-        }
-        if let Some(open) = process::entries("/proc/self/fd") {
-            out.gauge("open_fds", "Open file descriptors", open as f64)?;
+        let gauges = [
+            ("start_time_seconds", "Start time of the process since the Unix epoch in seconds", process::start_time()),
+            ("resident_memory_bytes", "Resident memory size in bytes", process::resident_memory().map(|bytes| bytes as f64)),
+            ("virtual_memory_bytes", "Virtual memory size in bytes", process::virtual_memory().map(|bytes| bytes as f64)),
+            ("open_fds", "Number of open file descriptors", process::entries("/proc/self/fd").map(|open| open as f64)),
+            ("max_fds", "Maximum number of open file descriptors", process::max_descriptors().map(|limit| limit as f64)),
+            ("threads", "Number of threads", process::entries("/proc/self/task").map(|threads| threads as f64)),
+        ];
+        for (name, help, value) in gauges {
+            if let Some(value) = value {
+                out.gauge(name, help, value)?;
+            }
         }
         Ok(())
     }

@@ -1,20 +1,19 @@
-//! A life of many sources: what `bellis serve` runs.
+//! The daemon of `bellis serve`: a pipeline across many sources.
 //!
-//! The threads behind the source are those of [`crate::runtime`]; here is who supervises them: a device that vanishes is waited
-//! for and opened again, the policy and the consumers can be replaced between two chunks, the service manager is told, and the
-//! numbers are there for whoever asks ([`MetricsServer`]).
+//! The threads behind the source are those of [`crate::runtime`]. The daemon supervises them: it reopens a lost device, replaces the
+//! policy and the consumers between two chunks, reports to the service manager, and serves its metrics over HTTP ([`HttpServer`]).
 //!
-//! **Positions.** The life is one timeline. Chunks are numbered through; positions of samples go on after a loss, and the time
-//! without a device counts as lost samples of the next chunk. The encoder starts afresh there. Over the whole life, samples
-//! captured = processed + dropped.
+//! **Positions.** A process is one timeline. Chunk numbers have no gaps. Sample positions continue after a device is lost: the time
+//! without a device counts as lost samples of the next chunk, and the encoder is reset there. From start to end,
+//! samples captured = processed + dropped.
 
 mod board;
 mod http;
-mod life;
 mod metrics;
 mod notify;
 mod opener;
 mod status;
+mod supervisor;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 pub use board::{Board, Reading};
-pub use http::MetricsServer;
+pub use http::HttpServer;
 #[cfg(unix)]
 pub use notify::Systemd;
 pub use notify::{Notice, Notify};
@@ -34,57 +33,57 @@ use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::runtime::{NamedConsumer, Pipeline, RunError, RunOptions, RunReport};
 use crate::stream::SessionOptions;
-use life::Life;
 use opener::Opener;
+use supervisor::Supervisor;
 
-/// Sizes and times of a daemon.
+/// Options of a daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonOptions {
-    /// Of the runtime. A live source that is silent for its `watchdog` is closed and opened again.
+    /// Options of the pipeline. A live source that delivers nothing for `watchdog` is closed and reopened.
     pub run: RunOptions,
-    /// Whether a source that is lost, or is not there yet, is waited for: for devices, not for files.
+    /// Whether to reopen a source that is lost or missing: true for devices, false for files.
     pub reopen: bool,
-    /// How often it is looked for.
+    /// Time between attempts to open a source.
     pub backoff: Backoff,
-    /// From the wish to stop to the end.
+    /// Maximum time from the stop command to the end.
     pub stop_within: Duration,
-    /// What the board shows is read here (`/sys`).
+    /// Where the board's sensors are read: `/sys`.
     pub board: std::path::PathBuf,
 }
 
 impl DaemonOptions {
-    /// A device is looked for after a tenth of a second, then ever more seldom, every second at last; the end comes within two seconds.
+    /// The defaults: attempts to open a device after 0.1 s at first, at most 1 s apart; the end within two seconds.
     pub fn new(run: RunOptions) -> Self {
         let backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
         Self { run, reopen: true, backoff, stop_within: Duration::from_millis(1_900), board: "/sys".into() }
     }
 }
 
-/// What a daemon can be told.
+/// A command to a running daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Read the configuration again.
+    /// Reload the configuration.
     Reload,
-    /// Compute what was captured, and end.
+    /// Process the captured audio, then end.
     Stop,
 }
 
-/// What a configuration that was read again wants.
+/// The changes of a reloaded configuration.
 pub struct Reload {
     /// The policy, from the next chunk on.
     pub policy: Box<dyn ExitPolicy>,
-    /// What representations carry.
+    /// Contents of the representations.
     pub session: SessionOptions,
-    /// Labels of the consumers that go on as they are, where they live.
+    /// Labels of the running consumers that continue.
     pub keep: Vec<String>,
-    /// Consumers that begin.
+    /// New consumers.
     pub join: Vec<NamedConsumer>,
 }
 
-/// Reads the configuration again. It is told the labels of the consumers that live.
+/// Reads the configuration again. Its argument is the labels of the running consumers.
 pub type Reloader<'a> = dyn FnMut(&[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>> + 'a;
 
-/// A daemon whose threads run, and which has no source yet.
+/// A daemon with running threads and no source yet.
 pub struct Daemon {
     pipeline: Pipeline,
     options: DaemonOptions,
@@ -93,7 +92,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the threads behind the source. `source` names it, `live` tells whether it comes at its own pace.
+    /// Starts the threads behind the source. `source` is the source's name; `live` states whether it delivers at its own pace.
     pub fn start(
         encoder: &Arc<Encoder>,
         policy: Box<dyn ExitPolicy>,
@@ -108,12 +107,12 @@ impl Daemon {
         Ok(Self { pipeline, options, status, labels })
     }
 
-    /// What can be asked of it while it runs.
+    /// State and counters, readable while it runs.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
     }
 
-    /// Runs until it is told to stop, a source that is not opened again ends, or nothing is left to run for.
+    /// Runs until a stop command, the end of a source that is not reopened, or the failure of the last consumer.
     pub fn run(
         self,
         open: impl FnMut() -> Result<Box<dyn Source>, AudioError> + Send + 'static,
@@ -125,6 +124,6 @@ impl Daemon {
             Ok(opener) => opener,
             Err(error) => return self.pipeline.finish(Err(RunError::Thread(error)), Some(self.options.stop_within)),
         };
-        Life::new(self, opener, notify).run(commands, reload)
+        Supervisor::new(self, opener, notify).run(commands, reload)
     }
 }

@@ -1,4 +1,4 @@
-//! What a daemon tells whoever started it: systemd's notify protocol (sd_notify(3)).
+//! Messages to the service manager: systemd's notify protocol, sd_notify(3).
 
 use std::time::Duration;
 
@@ -8,65 +8,65 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 /// A message to the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Started: sound comes, or the device is waited for.
+    /// Started: audio arrives, or a missing device is retried.
     Ready,
-    /// A line for `systemctl status`.
+    /// A line of `systemctl status`.
     Status(String),
-    /// Capture and inference both progress.
+    /// Capture and inference make progress.
     Ping,
-    /// The configuration is being read again; [`Notice::Ready`] follows.
+    /// The configuration is being reloaded; [`Notice::Ready`] follows.
     Reloading,
-    /// The end has begun.
+    /// The daemon is stopping.
     Stopping,
 }
 
-/// Takes the messages.
+/// Receives the messages.
 pub trait Notify {
-    /// One message. It must not wait.
+    /// Takes one message without waiting.
     fn notify(&mut self, notice: Notice);
 
-    /// How often a ping is awaited; `None` where nobody waits for one.
+    /// The interval of pings; `None` without a watchdog.
     fn ping_every(&self) -> Option<Duration> {
         None
     }
 }
 
-/// Nobody listens.
+/// Discards all messages.
 impl Notify for () {
     fn notify(&mut self, _notice: Notice) {}
 }
 
-/// The socket that systemd names in `NOTIFY_SOCKET`; silent where it names none. A thread of its own sends: a service manager
-/// that is busy must not hold the supervisor up.
+/// The socket in `NOTIFY_SOCKET`; without it, messages are discarded. A separate thread sends, so that a busy service manager does not
+/// block the supervisor.
 #[cfg(unix)]
 #[derive(Debug)]
 pub struct Systemd {
-    /// Half of the time after which systemd takes the service for dead.
+    /// Half of systemd's watchdog timeout.
     ping_every: Option<Duration>,
     notices: Option<Sender<Notice>>,
     sent: Receiver<()>,
 }
 
-/// Messages that wait for a busy service manager; later ones are lost, and pings are as good as lost by then.
+/// Messages queued for a busy service manager; later ones are dropped.
 #[cfg(unix)]
-const WAITING: usize = 32;
-/// How long the last messages may take.
+const QUEUE_MESSAGES: usize = 32;
+/// Time for the last messages before the process ends.
 #[cfg(unix)]
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const FLUSH_TIME: Duration = Duration::from_millis(100);
 
 #[cfg(unix)]
 impl Systemd {
-    /// As the environment says.
+    /// Configured by the environment.
     pub fn from_environment() -> std::io::Result<Self> {
-        let (notices, waiting) = bounded::<Notice>(WAITING);
+        let (notices, waiting) = bounded::<Notice>(QUEUE_MESSAGES);
         let (all_sent, sent) = bounded::<()>(0);
         std::thread::Builder::new().name("notify".into()).spawn(move || {
             let _all_sent = all_sent;
-            let mut told = false;
+            let mut reported = false;
             for notice in waiting {
                 match send(&notice) {
-                    Err(error) if !std::mem::replace(&mut told, true) => {
-                        log::warn!("the service manager does not hear: {error}; it is told on all the same");
+                    Err(error) if !std::mem::replace(&mut reported, true) => {
+                        log::warn!("cannot notify the service manager ({error}); still trying with each message");
                     }
                     _ => {}
                 }
@@ -92,7 +92,7 @@ fn send(notice: &Notice) -> std::io::Result<()> {
 impl Notify for Systemd {
     fn notify(&mut self, notice: Notice) {
         if let Some(Err(error)) = self.notices.as_ref().map(|notices| notices.try_send(notice)) {
-            log::debug!("the service manager is too busy to hear: {error}");
+            log::debug!("a message to the service manager is dropped: {error}");
         }
     }
 
@@ -105,6 +105,6 @@ impl Notify for Systemd {
 impl Drop for Systemd {
     fn drop(&mut self) {
         drop(self.notices.take());
-        let _ = self.sent.recv_timeout(LAST_WORDS);
+        let _ = self.sent.recv_timeout(FLUSH_TIME);
     }
 }

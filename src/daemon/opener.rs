@@ -1,4 +1,4 @@
-//! Opens sources on a thread of its own: a sound server that hangs must not hold up signals or the watchdog.
+//! Opening of sources, on a separate thread: a hanging sound server must not delay signals or the watchdog.
 
 use std::time::{Duration, Instant};
 
@@ -7,22 +7,22 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::audio::{AudioError, Source};
 use crate::runtime::Opened;
 
-/// Times between attempts: doubled from the first to the longest.
+/// Time between attempts: doubled after each one, from `first` to `longest`.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
-    /// After a device was lost, or did not open for the first time.
+    /// After a device is lost, or fails to open for the first time.
     pub first: Duration,
-    /// However long it stays away.
+    /// The upper limit.
     pub longest: Duration,
 }
 
-/// A source that has run for so long is taken to be well again: the next loss starts at the shortest time.
-const WELL_AFTER: Duration = Duration::from_secs(10);
+/// Run time of a source after which the backoff starts again at `first`.
+const RELIABLE_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Opener {
     ask: Sender<()>,
     answers: Receiver<Result<Opened, AudioError>>,
-    /// Since when an answer is awaited.
+    /// Start of the attempt in progress.
     asked: Option<Instant>,
     backoff: Backoff,
     wait: Duration,
@@ -48,7 +48,7 @@ impl Opener {
         Ok(Self { ask, answers, asked: None, backoff, wait: backoff.first, due: Instant::now(), opened: None })
     }
 
-    /// Opens a source when its time has come; waits for it no longer than `patience`.
+    /// Starts an attempt when it is due, and waits for its result for at most `patience`.
     pub fn poll(&mut self, patience: Duration) -> Option<Result<Opened, AudioError>> {
         if self.asked.is_none() {
             let early = self.due.saturating_duration_since(Instant::now());
@@ -71,27 +71,27 @@ impl Opener {
                 self.asked = None;
                 match answer {
                     Ok(_) => self.opened = Some(Instant::now()),
-                    Err(_) => self.again(),
+                    Err(_) => self.schedule_retry(),
                 }
                 Some(answer)
             }
         }
     }
 
-    /// The source that was opened is gone.
+    /// Schedules an attempt after the open source was lost.
     pub fn lost(&mut self) {
-        if self.opened.take().is_some_and(|opened| opened.elapsed() >= WELL_AFTER) {
+        if self.opened.take().is_some_and(|opened| opened.elapsed() >= RELIABLE_AFTER) {
             self.wait = self.backoff.first;
         }
-        self.again();
+        self.schedule_retry();
     }
 
-    /// For how long an answer is awaited.
+    /// Duration of the attempt in progress.
     pub fn hangs_for(&self) -> Duration {
         self.asked.map_or(Duration::ZERO, |asked| asked.elapsed())
     }
 
-    fn again(&mut self) {
+    fn schedule_retry(&mut self) {
         self.due = Instant::now() + self.wait;
         self.wait = (2 * self.wait).min(self.backoff.longest);
     }

@@ -1,4 +1,4 @@
-//! What can be asked of a running daemon, at any time and from any thread.
+//! State and counters of a daemon, readable at any time from any thread.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -9,18 +9,18 @@ use super::board::Reading;
 use crate::consumer::StreamInfo;
 use crate::runtime::Counters;
 
-/// What a daemon is doing.
+/// State of a daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// The pack is loaded; no sound has come yet.
+    /// The pack is loaded; no audio has arrived yet.
     Starting,
-    /// Sound comes, and is computed.
+    /// Audio arrives and is processed.
     Running,
-    /// The device is open and delivers nothing, or the inference thread stands still.
+    /// The device is open but delivers nothing, or the inference thread makes no progress.
     Stalled,
-    /// The device is not there, or was given up; it is looked for again and again.
+    /// The device is missing or was closed after a failure; opening it is retried.
     Reconnecting,
-    /// The end: what was captured has been computed.
+    /// All captured audio is processed.
     Stopped,
 }
 
@@ -28,7 +28,7 @@ impl State {
     /// Every state.
     pub const ALL: [Self; 5] = [Self::Starting, Self::Running, Self::Stalled, Self::Reconnecting, Self::Stopped];
 
-    /// Its name in the log, the notify status and the metrics.
+    /// The name in the log, the notify status and the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -46,22 +46,22 @@ impl fmt::Display for State {
     }
 }
 
-/// The state and the numbers of a daemon.
+/// State and counters of a daemon.
 #[derive(Debug)]
 pub struct Status {
     counters: Arc<Counters>,
     state: AtomicU8,
-    began: Instant,
-    /// The stream, and where its policy stands after the last reload.
+    started: Instant,
+    /// The stream, with the policy in effect.
     stream: Mutex<StreamInfo>,
     reading: Mutex<Reading>,
-    away_nanos: AtomicU64,
+    absent_nanos: AtomicU64,
     pub(super) source_rate: AtomicU32,
     pub(super) opened: AtomicU64,
     pub(super) lost: AtomicU64,
-    pub(super) not_opened: AtomicU64,
+    pub(super) open_failures: AtomicU64,
     pub(super) reloads: AtomicU64,
-    pub(super) refused_reloads: AtomicU64,
+    pub(super) rejected_reloads: AtomicU64,
     pub(super) pings: AtomicU64,
     pub(super) throttles: AtomicU64,
     pub(super) consumer_failed: AtomicBool,
@@ -73,16 +73,16 @@ impl Status {
         Self {
             counters,
             state: AtomicU8::new(0),
-            began: Instant::now(),
+            started: Instant::now(),
             stream: Mutex::new(stream),
             reading: Mutex::default(),
-            away_nanos: zero(),
+            absent_nanos: zero(),
             source_rate: AtomicU32::new(0),
             opened: zero(),
             lost: zero(),
-            not_opened: zero(),
+            open_failures: zero(),
             reloads: zero(),
-            refused_reloads: zero(),
+            rejected_reloads: zero(),
             pings: zero(),
             throttles: zero(),
             consumer_failed: AtomicBool::new(false),
@@ -94,7 +94,7 @@ impl Status {
         &self.counters
     }
 
-    /// What it is doing.
+    /// The state.
     pub fn state(&self) -> State {
         State::ALL[usize::from(self.state.load(Ordering::Acquire)) % State::ALL.len()]
     }
@@ -104,12 +104,12 @@ impl Status {
         self.state.store(at as u8, Ordering::Release);
     }
 
-    /// Whether sound comes, is computed, and reaches every consumer.
+    /// Whether audio arrives, is processed, and reaches every consumer.
     pub fn healthy(&self) -> bool {
         self.state() == State::Running && !self.consumer_failed.load(Ordering::Acquire)
     }
 
-    /// The stream, with the policy that is in force.
+    /// The stream, with the policy in effect.
     pub fn stream(&self) -> StreamInfo {
         locked(&self.stream).clone()
     }
@@ -118,7 +118,7 @@ impl Status {
         *locked(&self.stream) = stream;
     }
 
-    /// What the board showed last.
+    /// The latest reading of the board.
     pub fn reading(&self) -> Reading {
         locked(&self.reading).clone()
     }
@@ -127,63 +127,63 @@ impl Status {
         *locked(&self.reading) = reading;
     }
 
-    /// Time since the start.
+    /// Time since the start of the daemon.
     pub fn uptime(&self) -> Duration {
-        self.began.elapsed()
+        self.started.elapsed()
     }
 
-    /// Time without a device, between sounds.
-    pub fn away(&self) -> Duration {
-        Duration::from_nanos(self.away_nanos.load(Ordering::Relaxed))
+    /// Total time without a source, between the last sample of one and the next.
+    pub fn absent(&self) -> Duration {
+        Duration::from_nanos(self.absent_nanos.load(Ordering::Relaxed))
     }
 
-    pub(super) fn count_away(&self, away: Duration) {
-        self.away_nanos.fetch_add(away.as_nanos() as u64, Ordering::Relaxed);
+    pub(super) fn count_absent(&self, absent: Duration) {
+        self.absent_nanos.fetch_add(absent.as_nanos() as u64, Ordering::Relaxed);
     }
 
-    /// Sources that were opened: 1 after a life without losses.
+    /// Sources opened: 1 if none was lost.
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Sources that were lost.
+    /// Sources lost.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Attempts to open a source that failed.
-    pub fn not_opened(&self) -> u64 {
-        self.not_opened.load(Ordering::Relaxed)
+    /// Failed attempts to open a source.
+    pub fn open_failures(&self) -> u64 {
+        self.open_failures.load(Ordering::Relaxed)
     }
 
-    /// Reloads that took effect, and those that were refused.
+    /// Reloads applied, and reloads rejected.
     pub fn reloads(&self) -> (u64, u64) {
-        (self.reloads.load(Ordering::Relaxed), self.refused_reloads.load(Ordering::Relaxed))
+        (self.reloads.load(Ordering::Relaxed), self.rejected_reloads.load(Ordering::Relaxed))
     }
 
-    /// Pings of the watchdog.
+    /// Watchdog pings sent.
     pub fn pings(&self) -> u64 {
         self.pings.load(Ordering::Relaxed)
     }
 
-    /// Times that the board was seen to slow down.
+    /// Number of times that throttling began.
     pub fn throttles(&self) -> u64 {
         self.throttles.load(Ordering::Relaxed)
     }
 
-    /// Rate of the present source, Hz; 0 before the first one.
+    /// Sample rate of the current source, Hz; 0 before the first one.
     pub fn source_rate(&self) -> u32 {
         self.source_rate.load(Ordering::Relaxed)
     }
 }
 
-/// One line for people.
+/// One line: state, source, pack, policy and the main counters.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stream = self.stream();
         let samples = self.counters.samples();
         write!(f, "{}: {} through {} ({})", self.state(), stream.source, stream.pack, stream.policy)?;
-        write!(f, "; {:.0} s of sound", self.counters.audio().as_secs_f64())?;
+        write!(f, "; {:.0} s of audio", self.counters.audio().as_secs_f64())?;
         if let Some(depth) = self.counters.mean_exit_layer() {
             write!(f, ", mean exit layer {depth:.2}")?;
         }
@@ -191,7 +191,7 @@ impl fmt::Display for Status {
     }
 }
 
-/// What is behind these locks is whole at any time, also after a thread died with one.
+/// Locks even if a thread panicked with the lock held: the data is consistent at any time.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,15 +1,17 @@
-//! `bellis serve` as a child, with a notify socket of the test's own and its metrics read over HTTP.
+//! `bellis serve` as a child process, with a notify socket and an HTTP client.
+// Each test program uses a part of it.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Generous: a loaded machine may take its time, and a hang is a hang all the same.
+/// Time limit of every wait. Long, because the machine may be loaded.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 pub struct Served {
@@ -55,7 +57,7 @@ impl Served {
                 to.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        // Whoever sends to a full socket waits: it is read all the time, as systemd does.
+        // Read all the time, as systemd does: a sender to a full socket waits.
         let heard = Arc::<Mutex<Vec<String>>>::default();
         let (ended, to) = (log.clone(), heard.clone());
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -70,12 +72,12 @@ impl Served {
         Self { child, heard, log, reader: Some(reader), _folder: folder }
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits for a notify message that begins so, after those that were waited for before.
+    /// Waits for a notify message with this beginning, after those that earlier calls returned for.
     #[track_caller]
     pub fn hears(&self, beginning: &str) {
         let until = Instant::now() + PATIENCE;
@@ -85,22 +87,28 @@ impl Served {
                 heard.drain(..=at);
                 return;
             }
-            assert!(Instant::now() < until, "{beginning} is not said: {heard:?}\n{}", self.log());
+            assert!(Instant::now() < until, "no message {beginning}: {heard:?}\n{}", self.log());
             drop(heard);
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Asks over HTTP: status code and body.
+    /// Address of the HTTP server.
     #[track_caller]
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub fn address(&self) -> SocketAddr {
         let mut address = None;
-        within("the metrics' address", || {
-            address = self.log().split_once("http://").map(|(_, rest)| rest.split('/').next().unwrap().to_owned());
+        within("the address of the HTTP server", || {
+            address = self.log().split_once("http://").map(|(_, rest)| rest.split('/').next().unwrap().parse().unwrap());
             address.is_some()
         });
-        let mut stream = TcpStream::connect(address.unwrap()).unwrap();
-        // In two parts, as a slow client sends it.
+        address.unwrap()
+    }
+
+    /// Sends a GET request; returns the status code and the body.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address()).unwrap();
+        // In two packets, as slow clients do.
         write!(stream, "GET {path} HTTP/1.1\r\nHo").unwrap();
         write!(stream, "st: bellis\r\n\r\n").unwrap();
         let mut text = String::new();
@@ -109,7 +117,7 @@ impl Served {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// Every metric, by name and labels as they are written.
+    /// All metrics, by name and labels as written.
     #[track_caller]
     pub fn metrics(&self) -> BTreeMap<String, f64> {
         let (code, text) = self.get("/metrics");
@@ -129,13 +137,13 @@ impl Served {
         *metrics.get(name).unwrap_or_else(|| panic!("{name} is missing: {:?}", metrics.keys()))
     }
 
-    /// Waits for a state.
+    /// Waits until the daemon is in a state.
     #[track_caller]
     pub fn is(&self, state: &str) {
         let name = format!("bellis_state{{state=\"{state}\"}}");
         let until = Instant::now() + PATIENCE;
         while self.metric(&name) != 1.0 {
-            assert!(Instant::now() < until, "it is not {state}: {}", self.log());
+            assert!(Instant::now() < until, "the state is not {state}: {}", self.log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -145,7 +153,7 @@ impl Served {
         assert!(status.success());
     }
 
-    /// Waits for the end: whether it was one without an error, and the whole log.
+    /// Waits for the process to end. Returns whether it succeeded, and the log.
     #[track_caller]
     pub fn end(mut self) -> (bool, String) {
         let until = Instant::now() + PATIENCE;
@@ -153,7 +161,7 @@ impl Served {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < until, "it does not end: {}", self.log());
+            assert!(Instant::now() < until, "the process does not end: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         };
         self.reader.take().unwrap().join().unwrap();
@@ -168,17 +176,17 @@ impl Drop for Served {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 #[track_caller]
 pub fn within(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < until, "{what}: not in time");
+        assert!(Instant::now() < until, "timeout while waiting for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// The whole lines of a file of JSON lines; none while there is no file.
+/// The complete lines of a JSON lines file; empty if there is no file.
 pub fn lines(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);

@@ -1,4 +1,4 @@
-//! The supervisor of a daemon: looks about twenty times a second for what has happened, and does what it asks for.
+//! Supervision of a running daemon, about twenty times a second: the source, the threads, the watchdog, the board, and commands.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -15,40 +15,40 @@ use crate::chain::Chain;
 use crate::consumer::ConsumerError;
 use crate::runtime::{Connection, RunError, RunReport, SourceStatus};
 
-/// Neither the device nor the inference thread may stand still for longer: the state is then `stalled`.
+/// Time without progress of the device or the inference thread after which the state is `stalled`.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
-/// An opening that takes longer hangs, and the watchdog hears nothing.
+/// Time after which an attempt to open a source counts as hung: watchdog pings stop.
 const OPENING_HANGS_AFTER: Duration = Duration::from_secs(10);
-/// Streams that a dying sound server has wedged for good; after so many the process is better started anew.
-const MOST_LEFT_BEHIND: u64 = 8;
-/// How long the supervisor waits for something to happen.
+/// Number of streams that could not be closed after which the daemon exits, so that the service manager restarts it.
+const MAX_ABANDONED_STREAMS: u64 = 8;
+/// Longest wait for an event of the source.
 const SUPERVISION: Duration = Duration::from_millis(50);
-/// How often the notify status is renewed.
+/// Interval of status messages to the service manager.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
-/// How often the board is read.
+/// Interval of reading the board.
 const BOARD_EVERY: Duration = Duration::from_secs(5);
 
-/// A daemon's supervisor.
-pub(super) struct Life<'a> {
+/// A daemon with an open source, or none.
+pub(super) struct Supervisor<'a> {
     daemon: Daemon,
     opener: Opener,
     connection: Option<Connection>,
-    /// When the last sample of the sources before was seen to come.
-    last_sound: Option<Instant>,
+    /// Time of the last sample of the previous source.
+    last_sample: Option<Instant>,
     ready: bool,
-    /// Why the source did not open the last time: told when it changes.
+    /// Why the last attempt to open a source failed. Logged only when it changes.
     problem: String,
-    /// The inference thread's sign of life, and when it last changed.
+    /// The inference thread's heartbeats, and when they last increased.
     beats: u64,
     beat_at: Instant,
     pinged: Instant,
-    told: Instant,
-    looked: Option<Instant>,
+    status_sent: Instant,
+    board_read: Option<Instant>,
     board: Board,
     notify: &'a mut dyn Notify,
 }
 
-impl<'a> Life<'a> {
+impl<'a> Supervisor<'a> {
     pub fn new(daemon: Daemon, opener: Opener, notify: &'a mut dyn Notify) -> Self {
         let now = Instant::now();
         Self {
@@ -56,37 +56,37 @@ impl<'a> Life<'a> {
             daemon,
             opener,
             connection: None,
-            last_sound: None,
+            last_sample: None,
             ready: false,
             problem: String::new(),
             beats: 0,
             beat_at: now,
             pinged: now,
-            told: now,
-            looked: None,
+            status_sent: now,
+            board_read: None,
             notify,
         }
     }
 
-    /// Supervises until the end.
+    /// Runs until the daemon stops.
     pub fn run(mut self, commands: &Receiver<Command>, reload: &mut Reloader<'_>) -> RunReport {
-        self.tell();
+        self.send_status();
         let mut outcome = None;
-        let mut asked_to_stop = false;
-        while outcome.is_none() && !asked_to_stop {
+        let mut stop_requested = false;
+        while outcome.is_none() && !stop_requested {
             outcome = match self.connection.take() {
-                Some(connection) => self.listen(connection),
-                None => self.look_for_source(),
+                Some(connection) => self.poll_source(connection),
+                None => self.open_source(),
             };
-            outcome = outcome.or_else(|| self.look_after_threads());
+            outcome = outcome.or_else(|| self.check_threads());
             self.ping();
-            self.look_at_board();
-            if self.told.elapsed() >= STATUS_EVERY {
-                self.tell();
+            self.read_board();
+            if self.status_sent.elapsed() >= STATUS_EVERY {
+                self.send_status();
             }
             for command in commands.try_iter() {
                 match command {
-                    Command::Stop => asked_to_stop = true,
+                    Command::Stop => stop_requested = true,
                     Command::Reload => self.reload(reload),
                 }
             }
@@ -94,15 +94,15 @@ impl<'a> Life<'a> {
         self.end(outcome.unwrap_or(Ok(())))
     }
 
-    /// Watches the source that is open. `Some` ends the life.
-    fn listen(&mut self, mut connection: Connection) -> Option<Result<(), RunError>> {
+    /// Polls the open source. `Some` ends the run.
+    fn poll_source(&mut self, mut connection: Connection) -> Option<Result<(), RunError>> {
         match connection.poll(self.daemon.options.run.watchdog) {
             SourceStatus::Running => {
                 let silence = connection.silence().max(self.inference_silence());
                 if silence >= STALLED_AFTER {
-                    self.become_(State::Stalled);
+                    self.set_state(State::Stalled);
                 } else if connection.captured() > 0 {
-                    self.become_(State::Running);
+                    self.set_state(State::Running);
                 }
                 self.connection = Some(connection);
                 None
@@ -113,41 +113,41 @@ impl<'a> Life<'a> {
             }
             SourceStatus::Failed(error) => {
                 let name = connection.spec().name.clone();
-                self.last_sound = connection.last_sample_at().or(self.last_sound);
+                self.last_sample = connection.last_sample_at().or(self.last_sample);
                 let _ = connection.close();
                 if !self.daemon.options.reopen {
                     return Some(Err(error));
                 }
-                let left_behind = abandoned_streams();
-                if left_behind >= MOST_LEFT_BEHIND {
-                    return Some(Err(RunError::Abandoned(left_behind)));
+                let abandoned = abandoned_streams();
+                if abandoned >= MAX_ABANDONED_STREAMS {
+                    return Some(Err(RunError::Abandoned(abandoned)));
                 }
-                log::warn!("{name} is lost ({}); it is waited for", Chain(&error));
+                log::warn!("{name} is lost ({}); retrying until it returns", Chain(&error));
                 self.daemon.status.lost.fetch_add(1, Ordering::Relaxed);
                 self.opener.lost();
                 self.problem.clear();
-                self.become_(State::Reconnecting);
+                self.set_state(State::Reconnecting);
                 None
             }
         }
     }
 
-    /// Looks for a source. `Some` ends the life.
-    fn look_for_source(&mut self) -> Option<Result<(), RunError>> {
-        // A ring that is still being computed holds two seconds; no more than two of them wait.
+    /// Tries to open a source. `Some` ends the run.
+    fn open_source(&mut self) -> Option<Result<(), RunError>> {
+        // At most two rings at a time: each may hold seconds of audio that are not processed yet.
         if self.daemon.pipeline.counters().live_rings() > 1 {
             std::thread::sleep(SUPERVISION);
             return None;
         }
         match self.opener.poll(SUPERVISION)? {
             Ok(opened) => {
-                let away = self.last_sound.map_or(Duration::ZERO, |last| last.elapsed());
-                match self.daemon.pipeline.connect(opened, away) {
+                let absent = self.last_sample.map_or(Duration::ZERO, |last| last.elapsed());
+                match self.daemon.pipeline.connect(opened, absent) {
                     Ok(connection) => {
                         let spec = connection.spec();
                         log::info!("{} is open: {} Hz, {} channel(s)", spec.name, spec.sample_rate, spec.channels);
                         let status = &self.daemon.status;
-                        status.count_away(away);
+                        status.count_absent(absent);
                         status.opened.fetch_add(1, Ordering::Relaxed);
                         status.source_rate.store(spec.sample_rate, Ordering::Relaxed);
                         self.problem.clear();
@@ -158,25 +158,25 @@ impl<'a> Life<'a> {
                 }
             }
             Err(error) => {
-                self.daemon.status.not_opened.fetch_add(1, Ordering::Relaxed);
-                // At the start, what only a person can put right is told at once; later the device was there, and may come back.
-                let hopeless = !error.kind().retry_helps() && self.daemon.status.opened() == 0;
-                if !self.daemon.options.reopen || hopeless {
+                self.daemon.status.open_failures.fetch_add(1, Ordering::Relaxed);
+                // At start-up, an error that a retry cannot fix is reported at once. Later the device did work, and may return.
+                let permanent = !error.kind().retry_helps() && self.daemon.status.opened() == 0;
+                if !self.daemon.options.reopen || permanent {
                     return Some(Err(error.into()));
                 }
                 let problem = error.to_string();
                 if problem != self.problem {
-                    log::warn!("{problem}; it is waited for");
+                    log::warn!("{problem}; retrying until it opens");
                     self.problem = problem;
                 }
-                self.become_(State::Reconnecting);
+                self.set_state(State::Reconnecting);
                 None
             }
         }
     }
 
-    /// Notices threads that have ended. `Some` ends the life.
-    fn look_after_threads(&mut self) -> Option<Result<(), RunError>> {
+    /// Handles threads that have ended. `Some` ends the run.
+    fn check_threads(&mut self) -> Option<Result<(), RunError>> {
         let daemon = &mut self.daemon;
         for (label, outcome) in daemon.pipeline.reap() {
             daemon.labels.retain(|one| *one != label);
@@ -185,7 +185,7 @@ impl<'a> Life<'a> {
                     log::info!("consumer {label}: {error}");
                     return Some(Ok(()));
                 }
-                log::error!("consumer {label}: {}; it gets nothing more until the configuration is read again", Chain(&error));
+                log::error!("consumer {label} failed and receives nothing until the next reload: {}", Chain(&error));
                 daemon.status.consumer_failed.store(true, Ordering::Release);
                 if daemon.pipeline.consumers() == 0 {
                     log::error!("no consumer is left");
@@ -193,7 +193,7 @@ impl<'a> Life<'a> {
                 }
             }
         }
-        // Why it ended, its end tells.
+        // `Pipeline::finish` returns its error.
         daemon.pipeline.inference_ended().then_some(Ok(()))
     }
 
@@ -213,18 +213,18 @@ impl<'a> Life<'a> {
                 daemon.status.set_stream(daemon.pipeline.stream().clone());
                 daemon.status.consumer_failed.store(false, Ordering::Release);
                 daemon.status.reloads.fetch_add(1, Ordering::Relaxed);
-                log::info!("the configuration was read again: {}", daemon.pipeline.stream().policy);
+                log::info!("configuration reloaded: {}", daemon.pipeline.stream().policy);
             }
             Err(error) => {
-                daemon.status.refused_reloads.fetch_add(1, Ordering::Relaxed);
-                log::error!("the configuration was read again and refused, the old one stays in force: {error}");
+                daemon.status.rejected_reloads.fetch_add(1, Ordering::Relaxed);
+                log::error!("reload rejected, the old configuration remains in effect: {error}");
             }
         }
         self.notify.notify(Notice::Ready);
-        self.tell();
+        self.send_status();
     }
 
-    /// For how long the inference thread has shown no life.
+    /// Time since the inference thread last made progress.
     fn inference_silence(&mut self) -> Duration {
         let beats = self.daemon.pipeline.counters().heartbeats();
         if beats != self.beats {
@@ -233,7 +233,7 @@ impl<'a> Life<'a> {
         self.beat_at.elapsed()
     }
 
-    /// Pings the watchdog while capture and inference progress, or the device that is away is being looked for.
+    /// Pings the watchdog while capture and inference make progress, or while a missing device is retried.
     fn ping(&mut self) {
         let Some(every) = self.notify.ping_every() else { return };
         let alive = self.inference_silence() < STALLED_AFTER
@@ -246,18 +246,18 @@ impl<'a> Life<'a> {
         }
     }
 
-    fn look_at_board(&mut self) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < BOARD_EVERY) {
+    fn read_board(&mut self) {
+        if self.board_read.is_some_and(|read| read.elapsed() < BOARD_EVERY) {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.board_read = Some(Instant::now());
         let status = &self.daemon.status;
         let (before, now) = (status.reading().throttled, self.board.read());
         if now.throttled != before {
             match now.throttled.is_empty() {
-                true => log::info!("the board runs at full speed again"),
+                true => log::info!("the board is no longer throttled"),
                 false => {
-                    log::warn!("the board slows down: {}; chunks may stop earlier for their deadline", now.throttled.join(", "))
+                    log::warn!("the board is throttled: {}; with a deadline, chunks exit earlier", now.throttled.join(", "))
                 }
             }
             if before.is_empty() {
@@ -267,7 +267,7 @@ impl<'a> Life<'a> {
         status.set_reading(now);
     }
 
-    fn become_(&mut self, state: State) {
+    fn set_state(&mut self, state: State) {
         let before = self.daemon.status.state();
         if state == before {
             return;
@@ -281,11 +281,11 @@ impl<'a> Life<'a> {
             self.ready = true;
             self.notify.notify(Notice::Ready);
         }
-        self.tell();
+        self.send_status();
     }
 
-    fn tell(&mut self) {
-        self.told = Instant::now();
+    fn send_status(&mut self) {
+        self.status_sent = Instant::now();
         self.notify.notify(Notice::Status(self.daemon.status.to_string()));
     }
 

@@ -1,0 +1,149 @@
+//! The daemon's HTTP server with hostile clients: thousands that idle, send slowly, or send garbage.
+#![cfg(feature = "serve")]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+#[path = "common/served.rs"]
+mod served;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use served::Served;
+
+/// Hostile connections, within this process's limit on file descriptors.
+const HOSTILE: u64 = 10_000;
+/// Upper limit for the server's file descriptors: its 256 connections, and everything else.
+const DESCRIPTORS: f64 = 400.0;
+
+/// A daemon that waits for its microphone.
+fn idle_daemon(folder: &std::path::Path) -> (Served, SocketAddr) {
+    let silent = [("HOME", folder.display().to_string()), ("XDG_RUNTIME_DIR", folder.display().to_string())];
+    let served = Served::start(&silent, &["mic", "--device", "no such microphone", "--consumer", "null"]);
+    served.is("reconnecting");
+    let address = served.address();
+    (served, address)
+}
+
+/// Sends bytes and returns the response until the server closes the connection.
+fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    // The server may respond and close before it has read everything.
+    let _ = stream.write_all(bytes);
+    let mut response = Vec::new();
+    match stream.read_to_end(&mut response) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("{error}"),
+    }
+    String::from_utf8_lossy(&response).into_owned()
+}
+
+#[test]
+fn scrapes_succeed_while_thousands_of_hostile_connections_are_open() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(HOSTILE + 1_000), hard).unwrap();
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let count = HOSTILE.min(limit - 200);
+    let folder = tempfile::tempdir().unwrap();
+    let (served, address) = idle_daemon(folder.path());
+
+    let oversized = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n", "x".repeat(100_000));
+    let openings: [&[u8]; 6] = [
+        b"",                                                                 // idle
+        b"G",                                                                // sends one byte at a time
+        b"GET /metrics HTTP/1.1\r\nHost: ",                                  // incomplete
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\xff\xfe\x00\r\n\r\n", // TLS
+        b"POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",    // a body that does not come
+        oversized.as_bytes(),
+    ];
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..4)
+        .map(|thread| {
+            let (stop, openings) = (stop.clone(), openings.map(<[u8]>::to_vec));
+            std::thread::spawn(move || {
+                let mut open = Vec::new();
+                for number in 0..count / 4 {
+                    let Ok(mut stream) = TcpStream::connect(address) else { continue };
+                    stream.set_nonblocking(true).unwrap();
+                    let _ = stream.write(&openings[(number + thread) as usize % openings.len()]);
+                    open.push(stream);
+                }
+                let opened = open.len();
+                // The slow ones continue, and dropped ones come back.
+                while !stop.load(Ordering::Relaxed) {
+                    for stream in open.iter_mut().step_by(7) {
+                        if stream.write(b"x").is_err_and(|error| error.kind() != ErrorKind::WouldBlock)
+                            && let Ok(again) = TcpStream::connect(address)
+                        {
+                            again.set_nonblocking(true).unwrap();
+                            *stream = again;
+                        }
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                opened
+            })
+        })
+        .collect();
+
+    let (mut times, began) = (Vec::new(), Instant::now());
+    while times.len() < 200 || began.elapsed() < Duration::from_secs(3) {
+        let scrape = Instant::now();
+        let metrics = served.metrics();
+        times.push(scrape.elapsed());
+        assert_eq!(metrics["bellis_state{state=\"reconnecting\"}"], 1.0);
+        assert!(metrics["process_open_fds"] < DESCRIPTORS, "{}", metrics["process_open_fds"]);
+        assert_eq!(served.get("/healthz").0, 503);
+    }
+    stop.store(true, Ordering::Relaxed);
+    let opened: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+    assert!(opened as u64 > count / 2, "only {opened} of {count} connections could be opened");
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize];
+    println!(
+        "{opened} hostile connections, {} scrapes: median {:?}, p99 {:?}, max {:?}",
+        times.len(),
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
+    served.signal("TERM");
+    assert!(served.end().0);
+}
+
+#[test]
+fn malformed_oversized_and_slow_requests_are_answered_or_disconnected() {
+    let folder = tempfile::tempdir().unwrap();
+    let (served, address) = idle_daemon(folder.path());
+    let status = |bytes: &[u8]| exchange(address, bytes).split(' ').nth(1).unwrap_or("closed").to_owned();
+    assert_eq!(status(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), "503");
+    assert_eq!(status(b"GET /healthz HTTP/1.0\r\n\r\n"), "503");
+    assert_eq!(status(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n"), "404");
+    assert_eq!(status(b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"), "405");
+    assert_eq!(status(b"garbage\r\n\r\n"), "400");
+    assert_eq!(status(format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000)).as_bytes()), "431");
+    let many = (0..100).map(|number| format!("X-{number}: x\r\n")).collect::<String>();
+    assert_eq!(status(format!("GET /metrics HTTP/1.1\r\n{many}\r\n").as_bytes()), "431");
+    let head = exchange(address, b"HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(head.contains("content-length: ") && head.ends_with("\r\n\r\n"), "{head}");
+    // An idle client and one that never completes its request: disconnected, without a response or with 408.
+    for incomplete in [&b""[..], b"GET /metrics HTTP/1.1\r\n"] {
+        assert!(["closed", "408"].contains(&status(incomplete).as_str()));
+    }
+    // Metrics under the names that dashboards expect.
+    let metrics = served.metrics();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let started = metrics["process_start_time_seconds"];
+    assert!(started <= now + 1.0 && started > now - 600.0, "{started}");
+    for name in ["resident_memory_bytes", "virtual_memory_bytes", "open_fds", "max_fds", "threads", "cpu_seconds_total"] {
+        assert!(metrics[&format!("process_{name}")] > 0.0, "{name}");
+    }
+    served.signal("TERM");
+    assert!(served.end().0);
+}
