@@ -23,6 +23,7 @@ import soundfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import compare
+import instructions as counting
 
 RATE = 16_000
 FREQUENCY = 1999
@@ -69,21 +70,15 @@ def samples(bellis, pack, policy, seconds, folder):
 
 def instructions(bellis, pack, policy, folder):
     """Instructions of all threads except the main one, and the share of the stages, by callgrind on the bundled recording."""
-    samples, _ = soundfile.read(compare.REPOSITORY / "models/sample.wav", dtype="int16")
-    (folder / "sound.pcm").write_bytes(samples.tobytes())
-    command = ["valgrind", "--quiet", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={folder / 'counts'}", bellis, "run", "-",
-               "--pack", str(pack), "--consumer", "null", "--quiet", *(["--policy", policy] if policy else [])]
-    with open(folder / "sound.pcm") as stdin:
-        subprocess.run(command, stdin=stdin, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    everything, found = 0, collections.Counter()
-    for path in sorted(folder.glob("counts-*"))[1:]:
-        everything += int(re.search(r"^totals: (\d+)", path.read_text(), re.M)[1])
+    files, seconds = counting.callgrind(bellis, pack, policy, folder)
+    everything, found = counting.total(files), collections.Counter()
+    for path in files:
         text = subprocess.run(["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(path)], check=True, capture_output=True, text=True).stdout
         for name in ("stage::Runner::run", "cache::LayerCache::append", "audio::resample::Resampler::feed", "chunker::Chunker::next_chunk"):
             counts = [int(line.split()[0].replace(",", "")) for line in text.splitlines() if re.search(name + r"(\s|$)", line)]
             found[name] += max(counts, default=0)
     stages, caches = found["stage::Runner::run"], found["cache::LayerCache::append"]
-    per_second = everything / (len(samples) / RATE) / 1e6
+    per_second = everything / seconds / 1e6
     return (f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of audio, without loading, with the kernels "
           f"that are selected under valgrind.\n\n| | share |\n|---|---|\n| stages | {100 * stages / everything:.2f} % |\n"
           f"| key and value caches | {100 * caches / everything:.2f} % |\n| everything else: source, ring, resampler, chunker, evidence, policy, counters, consumer | {100 * (everything - stages - caches) / everything:.2f} % |\n")

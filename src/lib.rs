@@ -1,6 +1,6 @@
 //! Streaming speech representations with early exit, for small CPUs.
 //!
-//! A [pack](pack) is a speech encoder: a front end and L transformer layers, with exit heads, CTC branches or predictors on its
+//! A [pack] is a speech encoder: a front end and L transformer layers, with exit heads, CTC branches or predictors on its
 //! layers. Bellis cuts a stream into chunks, computes layer after layer of each chunk, and lets an [exit policy](exit) decide after
 //! which layer the chunk exits: few layers for silence and clear speech, more where they change the result. The result of a chunk is a
 //! [`Representation`](stream::Representation): vectors `[frames, dim]`, with the exit layer, the evidence and the position.
@@ -165,9 +165,10 @@
 //! | `files` | audio files (symphonia) | yes |
 //! | `keywords` | [`keyword`] | yes |
 //! | `serve` | the daemon of `bellis serve` | yes |
+//! | `home` | `bellis serve` in a smart home: Wyoming, MQTT, commands on detection | yes |
 //! | `bench` | `bellis bench` | yes |
 //! | `cli` | the `bellis` program | yes |
-//! | `test-util` | [`audio::ScriptedSource`], which plays a script of callbacks, pauses and faults | no |
+//! | `test-util` | `audio::ScriptedSource`, which plays a script of callbacks, pauses and faults | no |
 //! | `count-allocations` | heap allocations per chunk in `bellis bench` | no |
 //!
 //! # Logging

@@ -357,15 +357,16 @@ fn a_benchmark_measures_what_it_says_and_draws_it() {
     let folder = tempfile::tempdir().unwrap();
     let (json, html) = (folder.path().join("a.json"), folder.path().join("a.html"));
     let (json, html) = (json.to_str().unwrap(), html.to_str().unwrap());
-    let what =
-        ["bench", "--seconds", "2", "--noise", "white", "--snr", "clean,0", "--policy", "fixed:1,fixed:9,gain,threshold:2"];
+    let what = ["bench", "--seconds", "2", "--noise", "white", "--snr", "clean,0", "--policy", "gain,threshold:2"];
     let found = output(&[&what[..], &["--json", json, "--html", html]].concat());
     assert!(found.status.success(), "{}", stderr(&found));
+    assert!(stderr(&found).starts_with("expected duration: up to "), "{}", stderr(&found));
     assert!(stderr(&found).contains(&format!("wrote {html}")) && stdout(&found).contains("device-like"), "{}", stdout(&found));
     let report: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
     let (cells, conditions) = (report["cells"].as_array().unwrap(), report["conditions"].as_array().unwrap());
     let kinds: Vec<_> = conditions.iter().map(|condition| condition["kind"].as_str().unwrap()).collect();
-    assert_eq!((kinds, cells.len()), (vec!["clean", "noisy", "device"], 3 * 5));
+    // Full depth, nine fixed depths and the front end alone, and two policies.
+    assert_eq!((kinds, cells.len()), (vec!["clean", "noisy", "device"], 3 * (1 + 10 + 2)));
     let of = |policy: &str, key: &str| -> Vec<f64> {
         cells.iter().filter(|cell| cell["policy"] == policy).map(|cell| cell[key].as_f64().unwrap()).collect()
     };

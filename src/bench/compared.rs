@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::report::{Cell, Report};
+use super::table::column;
 
 /// Two reports, of two boards, packs or versions.
 #[derive(Debug)]
@@ -71,16 +72,18 @@ impl fmt::Display for Compared<'_> {
         for (name, title) in ["A", "B"].iter().zip(self.titles()) {
             writeln!(f, "{name}: {title}")?;
         }
+        let rows = self.rows();
+        let width = column("policy", rows.iter().map(|row| row.policy));
         writeln!(
             f,
-            "\n{:<14} {:>15} {:>19} {:>23} {:>27}",
+            "\n{:<width$} {:>15} {:>19} {:>23} {:>27}",
             "policy", "depth A    B", "KL A       B", "CPU s/s A     B   B/A", "p99 ms A      B   B/A"
         )?;
-        for row in self.rows() {
+        for row in &rows {
             let (kl, cpu) = (row.kl.unwrap_or((f64::NAN, f64::NAN)), row.cpu.unwrap_or((f64::NAN, f64::NAN)));
             writeln!(
                 f,
-                "{:<14} {:>8.2} {:>6.2} {:>10.4} {:>8.4} {:>9.4} {:>7.4} {:>5.2} {:>12.2} {:>8.2} {:>5.2}",
+                "{:<width$} {:>8.2} {:>6.2} {:>10.4} {:>8.4} {:>9.4} {:>7.4} {:>5.2} {:>12.2} {:>8.2} {:>5.2}",
                 row.policy,
                 row.depth.0,
                 row.depth.1,
@@ -94,7 +97,7 @@ impl fmt::Display for Compared<'_> {
                 row.p99.1 / row.p99.0
             )?;
         }
-        if self.rows().is_empty() {
+        if rows.is_empty() {
             writeln!(f, "(the reports have no policy in common)")?;
         }
         Ok(())

@@ -4,6 +4,7 @@
 mod allocations;
 mod compared;
 mod device;
+mod estimate;
 mod page;
 mod policies;
 mod report;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 pub use allocations::Allocations;
 pub use compared::Compared;
 pub use device::{Segment, SegmentKind};
+pub use estimate::expected_duration;
 pub use page::{compared_page, page};
 pub use policies::{default_policies, default_policy};
 pub use report::{Cell, Condition, ConditionKind, Curve, DeviceStream, FORMAT, Report};
@@ -73,7 +75,7 @@ pub struct Plan {
     pub snrs: Vec<f64>,
     /// Whether to include the device-like stream.
     pub device: bool,
-    /// Policies, as `NAME` or `NAME:NUMBER`. Full depth (`never`) is always included.
+    /// Policies, as `NAME` or `NAME:NUMBER`. Full depth (`never`) is always included; so is every fixed depth, except in real time.
     pub policies: Vec<String>,
     /// New frames per chunk.
     pub chunk_frames: usize,
@@ -106,6 +108,19 @@ impl Plan {
         let noisy = self.noises.iter().flat_map(|noise| self.snrs.iter().map(move |&snr| Mix::Noisy(noise, snr)));
         [Mix::Clean].into_iter().chain(noisy).chain(self.device.then_some(Mix::Device)).collect()
     }
+
+    /// Everything that is measured: full depth, the fixed depths that policies are compared with, and the plan's own policies.
+    fn all_policies(&self, pack: &Pack) -> Vec<String> {
+        let fixed = (pack.shallowest_exit()..pack.manifest.encoder.layers).map(|layer| format!("fixed:{layer}"));
+        let reference = std::iter::once("never".to_owned()).chain(fixed.filter(|_| !self.realtime));
+        let mut all: Vec<String> = Vec::new();
+        for text in reference.chain(self.policies.iter().cloned()) {
+            if !all.contains(&text) {
+                all.push(text);
+            }
+        }
+        all
+    }
 }
 
 /// A policy to measure. A fixed depth is timed once, because its cost does not depend on the audio.
@@ -126,19 +141,12 @@ pub fn bench(
     mut progress: impl FnMut(&Progress<'_>),
 ) -> Result<Report, BenchError> {
     let rate = encoder.audio().sample_rate;
-    let full = std::iter::once("never").chain(plan.policies.iter().map(String::as_str).filter(|text| *text != "never"));
-    let candidate = |text: &str| {
+    let candidate = |text: String| {
         let spec: PolicySpec = text.parse()?;
         spec.build(pack)?;
-        Ok(Candidate {
-            text: text.to_owned(),
-            spec,
-            kept: None,
-            chunk_latency: LatencyHistogram::default(),
-            delay: LatencyHistogram::default(),
-        })
+        Ok(Candidate { text, spec, kept: None, chunk_latency: LatencyHistogram::default(), delay: LatencyHistogram::default() })
     };
-    let mut candidates = full.map(candidate).collect::<Result<Vec<_>, BenchError>>()?;
+    let mut candidates = plan.all_policies(pack).into_iter().map(candidate).collect::<Result<Vec<_>, BenchError>>()?;
     let mut report = Report::new(pack, encoder.precision(), plan);
     let mut sounds_seconds = 0.0;
     let (mut done, mut total) = (0.0, None);
@@ -189,16 +197,6 @@ impl Plan {
         let device = if self.device { clean / device::SPEECH_SHARE } else { 0.0 };
         let conditions = 1.0 + (self.noises.len() * self.snrs.len()) as f64;
         candidates.len() as f64 * (clean * conditions + device)
-    }
-
-    /// Minimum duration in seconds; known in advance in real time.
-    pub fn at_least_seconds(&self, rate: u32) -> f64 {
-        let clean = self.speech.samples.len() as f64 / f64::from(rate);
-        let fixed = self.policies.iter().filter(|text| text.starts_with("fixed")).count() as f64;
-        let others = 1.0 + self.policies.len() as f64 - fixed;
-        let device = if self.device { clean / device::SPEECH_SHARE } else { 0.0 };
-        let conditions = 1.0 + (self.noises.len() * self.snrs.len()) as f64;
-        if self.realtime { others * (clean * conditions + device) + fixed * clean } else { 0.0 }
     }
 }
 

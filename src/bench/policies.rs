@@ -3,12 +3,11 @@
 use crate::exit::PolicySpec;
 use crate::pack::Pack;
 
-/// Default policies: all that the pack has parameters for, and every fixed depth.
+/// Default policies: all that the pack has parameters for.
 pub fn default_policies(pack: &Pack) -> Vec<String> {
-    let fixed = (pack.shallowest_exit()..pack.manifest.encoder.layers).map(|layer| format!("fixed:{layer}"));
     let others = ["periodic", "range", "threshold", "ctc", "change", "calibrated", "gain"];
     let possible = others.into_iter().filter(|text| text.parse::<PolicySpec>().is_ok_and(|spec| spec.build(pack).is_ok()));
-    fixed.chain(possible.map(str::to_owned)).collect()
+    possible.map(str::to_owned).collect()
 }
 
 /// The pack's default policy.

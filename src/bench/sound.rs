@@ -69,16 +69,19 @@ impl std::str::FromStr for NoiseKind {
 }
 
 impl Speech {
-    /// Reads `files` at `rate`, in order, up to `seconds` of audio (the last file completely).
+    /// Reads `files` at `rate`, in order, up to `seconds` of audio in all.
     pub fn read(files: &[PathBuf], rate: u32, seconds: f64) -> Result<Self, BenchError> {
         let pause = (PAUSE_SECONDS * f64::from(rate)) as usize;
+        let longest = (seconds * f64::from(rate)) as usize;
         let mut speech = Self { samples: Vec::new(), clips: Vec::new(), files: Vec::new() };
         for file in files {
-            if speech.samples.len() as f64 >= seconds * f64::from(rate) {
+            let left = longest.saturating_sub(speech.samples.len());
+            if left == 0 {
                 break;
             }
-            let clip = decode_file_at(file, ChannelPick::MixDown, rate)?;
+            let mut clip = decode_file_at(file, ChannelPick::MixDown, rate)?;
             let start = speech.samples.len();
+            clip.truncate(left);
             speech.clips.push(start..start + clip.len());
             speech.samples.extend(clip);
             speech.samples.extend(std::iter::repeat_n(0.0, pause));

@@ -5,6 +5,11 @@ use std::fmt;
 use super::device::SegmentKind;
 use super::report::{Cell, ConditionKind, Report};
 
+/// Width of a column of names.
+pub(super) fn column<'a>(head: &str, names: impl IntoIterator<Item = &'a str>) -> usize {
+    names.into_iter().map(|name| name.chars().count()).chain([head.len()]).max().unwrap_or(0)
+}
+
 /// A number, or a dash for `None`.
 struct Maybe(Option<f64>, usize);
 
@@ -42,9 +47,10 @@ impl fmt::Display for Report {
 
 impl Report {
     fn policies_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = column("policy", self.policies());
         writeln!(
             f,
-            "{:<14} {:>6} {:>8} {:>8} {:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
+            "{:<width$} {:>6} {:>8} {:>8} {:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7}",
             "policy", "depth", "KL nats", "fixed *", "agreement", "M MAC/s", "CPU s/s", "RTF", "p50 ms", "p90", "p99", "max"
         )?;
         for policy in self.policies() {
@@ -53,7 +59,7 @@ impl Report {
             let agreement = mean(&|c| c.agreement).map_or_else(|| "–".to_owned(), |value| format!("{:.1} %", 100.0 * value));
             writeln!(
                 f,
-                "{policy:<14} {:>6} {:>8} {:>8} {agreement:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7.2}",
+                "{policy:<width$} {:>6} {:>8} {:>8} {agreement:>9} {:>8} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7.2}",
                 Maybe(mean(&|c| Some(c.depth)), 2),
                 Maybe(mean(&|c| c.kl), 4),
                 Maybe(same_cost, 4),
@@ -74,18 +80,23 @@ impl Report {
         if adaptive.is_empty() {
             return Ok(());
         }
-        write!(f, "\n{:<19}", "mean exit layer")?;
+        let width = column("mean exit layer", self.condition_names());
+        write!(f, "\n{:<width$}", "mean exit layer")?;
         adaptive.iter().try_for_each(|name| write!(f, " {name:>11}"))?;
         writeln!(f)?;
         for condition in &self.conditions {
-            write!(f, "{:<19}", condition.name)?;
+            write!(f, "{:<width$}", condition.name)?;
             for name in &adaptive {
                 let depth = self.of(name).find(|cell| cell.condition == condition.name).map(|cell| cell.depth);
-                write!(f, " {:>11}", Maybe(depth, 2))?;
+                write!(f, " {:>1$}", Maybe(depth, 2), name.chars().count().max(11))?;
             }
             writeln!(f)?;
         }
         Ok(())
+    }
+
+    fn condition_names(&self) -> impl Iterator<Item = &str> {
+        self.conditions.iter().map(|condition| condition.name.as_str())
     }
 
     /// Clean speech, the worst case of every noise, and the device-like stream; the JSON has the rest.
@@ -93,12 +104,13 @@ impl Report {
         if self.heads.is_empty() {
             return Ok(());
         }
+        let width = column("entropy, nats", self.condition_names());
         let worst = self.conditions.iter().filter_map(|condition| condition.snr).fold(f64::INFINITY, f64::min);
-        write!(f, "\n{:<19}", "entropy, nats")?;
+        write!(f, "\n{:<width$}", "entropy, nats")?;
         self.heads.iter().try_for_each(|layer| write!(f, " {layer:>5}"))?;
         writeln!(f)?;
         for condition in self.conditions.iter().filter(|condition| condition.snr.is_none_or(|snr| snr == worst)) {
-            write!(f, "{:<19}", condition.name)?;
+            write!(f, "{:<width$}", condition.name)?;
             condition.entropy.iter().try_for_each(|entropy| write!(f, " {entropy:>5.2}"))?;
             writeln!(f)?;
         }
@@ -107,9 +119,10 @@ impl Report {
 
     fn device_table(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(device) = &self.device else { return Ok(()) };
+        let width = column("policy", self.policies());
         writeln!(
             f,
-            "\ndevice-like stream: 30 % speech, 40 % silence, 30 % noise alone\n{:<14} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>11} {:>12}",
+            "\ndevice-like stream: 30 % speech, 40 % silence, 30 % noise alone\n{:<width$} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>11} {:>12}",
             "policy", "depth", "speech", "silence", "noise", "KL nats", "fixed *", "CPU s/s", "CPU / clean", "MAC / clean"
         )?;
         for policy in self.policies().into_iter().filter(|name| !name.starts_with("fixed")) {
@@ -119,7 +132,7 @@ impl Report {
             let (cpu, mul) = self.device_over_clean(policy);
             writeln!(
                 f,
-                "{policy:<14} {:>6.2} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>11} {:>12}",
+                "{policy:<width$} {:>6.2} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>11} {:>12}",
                 cell.depth,
                 kind(SegmentKind::Speech),
                 kind(SegmentKind::Silence),

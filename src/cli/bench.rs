@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bellis::audio::audio_files;
-use bellis::bench::{self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy};
+use bellis::bench::{
+    self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy, expected_duration,
+};
 use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::exit::PolicySpec;
 use bellis::pack::Pack;
@@ -45,7 +47,8 @@ pub struct Bench {
     snr: Vec<Ratio>,
     /// Policies: NAME or NAME:NUMBER [default: all that the pack supports]
     ///
-    /// NUMBER is the policy's threshold, layer or agreement. `+gate:P` adds a gate.
+    /// NUMBER is the policy's threshold, layer or agreement. `+gate:P` adds a gate. Full depth and, except with --realtime,
+    /// every fixed depth are measured too.
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     policy: Vec<String>,
     /// Precision of the layers' matmuls
@@ -57,9 +60,9 @@ pub struct Bench {
     /// Chunk length in milliseconds [default: the pack's]
     #[arg(long, value_name = "MS")]
     chunk: Option<f64>,
-    /// Maximum speech per condition, seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
-    seconds: f64,
+    /// Speech per condition, seconds [default: 30, less if that takes over 5 minutes]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    seconds: Option<f64>,
     /// Sample rate of the source; the runtime resamples to the pack's rate
     #[arg(long, value_name = "HZ", default_value_t = 48_000, value_parser = clap::value_parser!(u32).range(1_000..=384_000))]
     rate: u32,
@@ -98,6 +101,17 @@ fn ratio(text: &str) -> Result<Ratio, String> {
     }
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0 && seconds.is_finite());
+    seconds.ok_or_else(|| "must be a positive number of seconds".to_owned())
+}
+
+/// Default of `--seconds`, and its minimum where it is reduced to keep the benchmark short.
+const SPEECH_SECONDS: f64 = 30.0;
+const LEAST_SPEECH_SECONDS: f64 = 5.0;
+/// A benchmark that takes longer uses less speech, unless `--seconds` is given.
+const LONGEST: Duration = Duration::from_secs(300);
+
 /// Defaults of `--snr`; in real time, a single SNR.
 const RATIOS: [f64; 5] = [20.0, 10.0, 5.0, 0.0, -5.0];
 const REALTIME_RATIOS: [f64; 1] = [0.0];
@@ -115,7 +129,7 @@ impl Bench {
         }
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
         let policies = self.policies(&pack);
-        // What cannot be made is told before anything long begins.
+        // Reject invalid policies before anything long begins.
         for text in &policies {
             text.parse::<PolicySpec>()?.build(&pack)?;
         }
@@ -128,8 +142,8 @@ impl Bench {
             true => audio_files(&[locate::bench_audio("speech")?])?,
             false => audio_files(&self.speech)?,
         };
-        let plan = Plan {
-            speech: Speech::read(&speech, audio.sample_rate, self.seconds)?,
+        let mut plan = Plan {
+            speech: Speech::read(&speech, audio.sample_rate, self.seconds.unwrap_or(SPEECH_SECONDS))?,
             noises: self.noises()?,
             snrs: self.ratios(),
             device: !self.no_device,
@@ -138,10 +152,19 @@ impl Bench {
             rate: self.rate,
             realtime: self.realtime,
         };
-        if self.realtime {
-            let least = Duration::from_secs_f64(plan.at_least_seconds(audio.sample_rate));
-            errln!("measuring in real time: about {}; reduce --policy, --noise or --seconds for less", HumanDuration(least));
+        let mut expected = expected_duration(&pack, &encoder, &plan)?;
+        if expected > LONGEST && self.seconds.is_none() {
+            let length = |speech: &Speech| speech.samples.len() as f64 / f64::from(audio.sample_rate);
+            let whole = length(&plan.speech);
+            let seconds = (whole * LONGEST.as_secs_f64() / expected.as_secs_f64()).max(LEAST_SPEECH_SECONDS.min(whole));
+            errln!(
+                "{whole:.0} s of speech would take up to {}; using {seconds:.0} s (--seconds chooses)",
+                HumanDuration(expected)
+            );
+            plan.speech = Speech::read(&speech, audio.sample_rate, seconds)?;
+            expected = expected.mul_f64(length(&plan.speech) / whole);
         }
+        errln!("expected duration: up to {}; Ctrl-C ends it with a report of what has finished", HumanDuration(expected));
         let (bar, began) = (bar(), Instant::now());
         let stop = signals::stop_on_signals()?;
         let report = bench(&pack, &encoder, &plan, &stop, |progress| {

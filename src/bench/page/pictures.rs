@@ -77,20 +77,26 @@ pub(super) fn depth_under_noise(report: &Report, policy: &str, area: &Area<'_>) 
 /// Height of a row of [`exits`].
 const ROW: u32 = 19;
 
-/// Size of [`exits`]: a row for each condition.
+/// Width of the names of conditions in [`exits`]; a character of the labels takes about 6.8 pixels.
+fn names_width(report: &Report) -> u32 {
+    let longest = report.conditions.iter().map(|condition| condition.name.chars().count()).max().unwrap_or(0);
+    (longest as f64 * 6.8).ceil() as u32 + 8
+}
+
+/// Size of [`exits`]: a row for each condition, with its whole name.
 pub(super) fn exits_size(report: &Report) -> (u32, u32) {
-    (420, ROW * report.conditions.len() as u32 + 54)
+    (304 + names_width(report), ROW * report.conditions.len() as u32 + 54)
 }
 
 /// Share of chunks by exit layer, a bar for each condition.
 pub(super) fn exits(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
     let cells: Vec<_> = report.of(policy).collect();
-    let names = cells.iter().rev().map(|cell| shortened(&cell.condition, 17)).collect();
+    let names = cells.iter().rev().map(|cell| cell.condition.clone()).collect();
     let mut chart = ChartBuilder::on(area)
         .margin(8)
         .margin_right(16)
         .x_label_area_size(38)
-        .y_label_area_size(116)
+        .y_label_area_size(names_width(report))
         .build_cartesian_2d(0.0..100.0, Places { names, margin: 0.5 })?;
     chart
         .configure_mesh()
@@ -112,13 +118,6 @@ pub(super) fn exits(report: &Report, policy: &str, area: &Area<'_>) -> Drawn {
         }
     }
     Ok(())
-}
-
-fn shortened(text: &str, longest: usize) -> String {
-    match text.char_indices().nth(longest) {
-        Some(_) => format!("{}…", text.chars().take(longest - 1).collect::<String>()),
-        None => text.to_owned(),
-    }
 }
 
 /// Mean entropy of every head at full depth: clean, the mean over the noises at each SNR, and the device-like stream.
