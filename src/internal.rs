@@ -7,8 +7,6 @@ pub use crate::audio::{
     ring::{Block, Gap, RingReader, RingStats, ring},
     scripted::{ScriptedSource, Step},
 };
-#[cfg(feature = "keywords")]
-pub use crate::engine::scorer::{Scorer, ScorerState};
 pub use crate::engine::stage::{is_loading, parameters};
 pub use crate::engine::{EncoderState, Pass, WindowSpan};
 pub use crate::exit::evidence::{Measurer, kl};

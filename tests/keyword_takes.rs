@@ -1,14 +1,15 @@
-//! Takes and thresholds: what is found in a recording, what a live stream is cut into, and what a background's tail says.
+//! Takes and thresholds: speech in a recording, takes from a live stream, and thresholds from a background's peaks.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bellis::keyword::{
-    Condition, FrameBlock, Heard, Recorder, Tail, TakeProblem, Template, Warp, babble, find_speech, score, threshold,
+    Condition, FrameBlock, Recorder, RecorderEvent, Tail, TakeProblem, Template, Warp, babble, find_speech, score, threshold,
+    trim,
 };
 use proptest::prelude::*;
 
 const RATE: u32 = 16_000;
 
-/// A buzz whose level goes up and down as syllables do.
+/// A buzz whose level varies as with syllables.
 fn word(seconds: f64, level: f32) -> Vec<f32> {
     let count = (seconds * f64::from(RATE)) as usize;
     (0..count)
@@ -51,7 +52,7 @@ fn a_word_is_found_in_silence_and_in_noise() {
 }
 
 #[test]
-fn silence_noise_and_too_little_are_refused_with_the_reason() {
+fn silence_noise_and_short_words_are_rejected_with_the_reason() {
     assert!(matches!(find_speech(&[], RATE), Err(TakeProblem::TooQuiet { .. })));
     assert!(matches!(find_speech(&silence(2.0), RATE), Err(TakeProblem::TooQuiet { .. })));
     assert!(matches!(find_speech(&[f32::NAN; 9000], RATE), Err(TakeProblem::TooQuiet { .. })));
@@ -63,7 +64,7 @@ fn silence_noise_and_too_little_are_refused_with_the_reason() {
 }
 
 #[test]
-fn two_words_are_refused_with_both_places() {
+fn two_words_are_rejected_with_both_places() {
     let two = [silence(0.4), word(0.5, 0.3), silence(0.6), word(0.4, 0.2), silence(0.4)].concat();
     match find_speech(&two, RATE) {
         Err(TakeProblem::SeveralWords { words: 2, first, second }) => {
@@ -74,14 +75,25 @@ fn two_words_are_refused_with_both_places() {
 }
 
 #[test]
-fn clipping_is_refused() {
+fn a_synthesised_take_keeps_its_pauses_and_loses_the_silence_around_it() {
+    let audio = [silence(0.3), word(0.5, 0.3), silence(0.5), word(0.5, 0.3), silence(0.4)].concat();
+    let span = trim(&audio, RATE).unwrap();
+    let (start, end) = (span.start as f64 / f64::from(RATE), span.end as f64 / f64::from(RATE));
+    assert!((0.29..0.33).contains(&start) && (1.77..1.81).contains(&end), "{span:?}");
+    assert!(matches!(trim(&silence(1.0), RATE), Err(TakeProblem::NoSpeech)));
+    assert!(matches!(trim(&word(0.1, 0.3), RATE), Err(TakeProblem::TooShort { .. })));
+    assert!(matches!(trim(&word(4.0, 0.3), RATE), Err(TakeProblem::TooLong { .. })));
+}
+
+#[test]
+fn clipping_is_rejected() {
     let loud: Vec<f32> = word(0.6, 4.0).iter().map(|x| x.clamp(-1.0, 1.0)).collect();
     let audio = [silence(0.4), loud, silence(0.4)].concat();
     assert!(matches!(find_speech(&audio, RATE), Err(TakeProblem::Clipped { .. })));
 }
 
 #[test]
-fn a_click_beside_the_word_does_not_count() {
+fn a_click_beside_the_word_is_ignored() {
     let audio = [silence(0.2), noise(0.03, 0.3), silence(0.6), word(0.5, 0.3), silence(0.4)].concat();
     let span = find_speech(&audio, RATE).unwrap();
     assert!(span.start as f64 / f64::from(RATE) > 0.7, "{span:?}");
@@ -95,12 +107,12 @@ fn takes(audio: &[f32], callback: usize) -> Vec<Vec<f32>> {
     let mut recorder = Recorder::new(RATE);
     audio
         .chunks(callback)
-        .filter_map(|samples| if let Heard::Take(take) = recorder.push(samples) { Some(take) } else { None })
+        .filter_map(|samples| if let RecorderEvent::Take(take) = recorder.push(samples) { Some(take) } else { None })
         .collect()
 }
 
 #[test]
-fn each_word_becomes_one_take_whatever_the_callbacks() {
+fn each_word_becomes_one_take_with_any_callback_size() {
     let word = || tone(0.6, 0.3);
     let audio = [tone(1.0, 0.002), word(), tone(1.5, 0.002), word(), tone(1.5, 0.002)].concat();
     let found = takes(&audio, 320);
@@ -113,14 +125,14 @@ fn each_word_becomes_one_take_whatever_the_callbacks() {
 }
 
 #[test]
-fn a_click_is_no_word_and_a_roar_ends() {
+fn a_click_gives_no_take_and_a_long_noise_one() {
     let click = [tone(1.0, 0.002), tone(0.02, 0.5), tone(2.0, 0.002)].concat();
     assert!(takes(&click, 320).is_empty());
     let roar = [tone(1.0, 0.002), tone(10.0, 0.5)].concat();
     assert_eq!(takes(&roar, 320).len(), 1);
 }
 
-/// An exponential tail of log odds: the k-th highest of n peaks an hour lies at u − scale · ln(k / n).
+/// An exponential tail of log odds: the k-th highest of n peaks per hour is at u − scale · ln(k / n).
 fn tail_of(scale: f64, hours: f64) -> Tail {
     let score = |odds: f64| (1.0 + (-odds).exp()).recip() as f32;
     let peaks = (1..=24).map(|k| score(1.0 - scale * (f64::from(k) / 24.0).ln())).collect();
@@ -128,7 +140,7 @@ fn tail_of(scale: f64, hours: f64) -> Tail {
 }
 
 #[test]
-fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
+fn thresholds_of_observed_rates_match_the_peaks_and_those_of_lower_rates_extrapolate_them() {
     let tail = tail_of(0.1, 2.0);
     let at = |rate| {
         let score = f64::from(tail.threshold(rate).unwrap());
@@ -140,8 +152,8 @@ fn a_rate_that_was_seen_lies_where_it_was_seen_and_rarer_ones_further_out() {
 }
 
 #[test]
-fn no_more_of_the_background_fires_than_the_rate_allows() {
-    // One peak far above an even tail: a keyword that the background does hold, say.
+fn no_more_background_peaks_are_accepted_than_the_rate_allows() {
+    // One peak far above an even tail, for example because the background contains the keyword.
     let peaks: Vec<f32> = [vec![0.9], (0..23).map(|k| 0.5 + 0.001 * k as f32).collect()].concat();
     let tail = Tail { condition: Condition::Plain, hours: 1.0, peaks };
     assert!(tail.threshold(0.5).unwrap() > 0.9);
@@ -162,19 +174,19 @@ fn distance(p: &[f32], q: &[f32]) -> f32 {
 
 proptest! {
     #[test]
-    fn the_distance_is_one_less_the_cosine(p in prop::collection::vec(-5.0f32..5.0, 20), q in prop::collection::vec(-5.0f32..5.0, 20), gain in 0.001f32..1000.0) {
+    fn the_distance_is_one_minus_the_cosine(p in prop::collection::vec(-5.0f32..5.0, 20), q in prop::collection::vec(-5.0f32..5.0, 20), gain in 0.001f32..1000.0) {
         let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         prop_assume!(dot(&p, &p) > 0.01 && dot(&q, &q) > 0.01);
         let wanted = 1.0 - dot(&p, &q) / (dot(&p, &p) * dot(&q, &q)).sqrt();
         prop_assert!((f64::from(distance(&p, &q)) - wanted).abs() < 1e-5);
-        // How long the vectors are does not matter.
+        // The length of the vectors does not matter.
         let louder: Vec<f32> = p.iter().map(|x| x * gain).collect();
         prop_assert!((distance(&louder, &q) - distance(&p, &q)).abs() < 1e-5);
     }
 }
 
 #[test]
-fn what_is_no_number_has_nothing_in_common_with_anything() {
+fn vectors_that_are_zero_or_not_finite_have_distance_one_to_all() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0] {
         assert_eq!(distance(&[bad, bad], &[1.0, 0.0]), 1.0);
         assert_eq!(distance(&[1.0, 0.0], &[bad, bad]), 1.0);
@@ -184,7 +196,7 @@ fn what_is_no_number_has_nothing_in_common_with_anything() {
 }
 
 #[test]
-fn a_threshold_holds_in_quiet_and_in_babble() {
+fn a_threshold_meets_the_rate_in_quiet_and_in_babble() {
     let tail = |condition, nearest: f32| Tail {
         condition,
         hours: 1.0,
@@ -199,7 +211,7 @@ fn a_threshold_holds_in_quiet_and_in_babble() {
 }
 
 #[test]
-fn babble_is_as_loud_as_the_recording_and_not_the_recording() {
+fn babble_has_the_level_of_the_recording_and_differs_from_it() {
     let audio = word(2.0, 0.3);
     let voices: Vec<f32> = babble(&audio).collect();
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();

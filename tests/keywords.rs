@@ -1,4 +1,4 @@
-//! What matching promises: streamed in any way it finds the same, and what the recursion says is what is computed.
+//! Keyword search: its results follow the documented recursion and do not depend on chunk boundaries.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -8,24 +8,23 @@ use std::sync::{Arc, Mutex};
 
 use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
 use bellis::exit::{ExitPolicy, Fixed, PolicySpec};
-use bellis::internal::{Scorer, ScriptedSource};
+use bellis::internal::ScriptedSource;
 use bellis::keyword::{
-    Background, Condition, Detector, Enrolment, Event, FrameBlock, Hit, LANES, Listener, PackRef, SecondLook, Spotter,
-    SpotterOptions, Take, TakeProblem, Template, Track, Warp, enroll, examples,
+    Background, Condition, Enrolment, Event, FrameBlock, Hit, LANES, Matcher, Origin, PackRef, Spotter, SpotterOptions, Take,
+    TakeProblem, Template, Track, VerifiedSearch, Verifier, Warp, enroll, examples,
 };
-use bellis::pack::StageFile;
 use bellis::runtime::{RunBuilder, RunOptions};
 use bellis::stream::{Representation, Session, SessionError, SessionOptions};
 use proptest::prelude::*;
 
 const WIDTH: usize = 12;
 
-/// Matching vectors.
+/// Keyword embeddings.
 fn rows(frames: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<f32>>> {
     prop::collection::vec(prop::collection::vec(-6.0f32..6.0, WIDTH), frames)
 }
 
-/// Sound that stays for a while and comes again: rows along few axes.
+/// Runs of equal rows along few axes.
 fn runs(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Vec<f32>>> {
     let run = (0usize..4, 1usize..6).prop_map(|(axis, frames)| vec![axis; frames]);
     prop::collection::vec(run, count).prop_map(|runs| along(&runs.concat()))
@@ -40,7 +39,7 @@ fn one_less_cosine(a: &[f32], b: &[f32]) -> f32 {
     (1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).max(0.0) as f32
 }
 
-/// Frames in blocks of these sizes, over and over; sizes up to [`LANES`].
+/// Passes frames in blocks of these sizes, repeated; sizes up to [`LANES`].
 fn blocks(stream: &[Vec<f32>], sizes: &[usize], mut each: impl FnMut(&FrameBlock, u64)) {
     let (mut at, mut block) = (0, FrameBlock::default());
     for size in sizes.iter().cycle() {
@@ -55,7 +54,7 @@ fn blocks(stream: &[Vec<f32>], sizes: &[usize], mut each: impl FnMut(&FrameBlock
     }
 }
 
-/// What a spotter tells of a stream, its end included.
+/// All hits of a spotter in a stream.
 fn hits(spotter: &mut Spotter, stream: &[Vec<f32>]) -> Vec<Hit> {
     let mut hits = Vec::new();
     blocks(stream, &[LANES], |block, _| spotter.step(block, None, |_, hit| hits.push(hit)).unwrap());
@@ -63,7 +62,7 @@ fn hits(spotter: &mut Spotter, stream: &[Vec<f32>]) -> Vec<Hit> {
     hits
 }
 
-/// The recursion of `Warp` as it is written down, over the whole matrix: the mean distance of the best match that ends at each frame.
+/// The documented recursion of `Warp` over the whole matrix: the mean distance of the best match that ends at each frame.
 fn offline(example: &[Vec<f32>], stream: &[Vec<f32>]) -> Vec<f32> {
     const WARP_COST: f32 = 0.05;
     let rows = example.len();
@@ -92,7 +91,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn streaming_is_the_recursion(example in rows(1..9), stream in rows(1..60), sizes in prop::collection::vec(1..=LANES, 1..6)) {
+    fn streaming_equals_the_recursion(example in rows(1..9), stream in rows(1..60), sizes in prop::collection::vec(1..=LANES, 1..6)) {
         let template = template(&example);
         let wanted = offline(&example, &stream);
         let mut warp = Warp::new(&template);
@@ -103,38 +102,17 @@ proptest! {
             prop_assert!(found.distance == *wanted || (found.distance - wanted).abs() < 1e-5, "{} {:?} {}", j, found, wanted);
             prop_assert!(found.distance.is_infinite() || found.frames as usize <= j + 1, "{} {:?}", j, found);
         }
-        // However the stream is cut, to the bit.
+        // Bit-identical for any block size.
         let (mut one, mut single) = (Warp::new(&template), Vec::new());
         blocks(&stream, &[1], |block, _| single.push(one.step(block)[0]));
         prop_assert_eq!(found, single);
     }
 
     #[test]
-    fn a_detector_says_the_same_however_the_stream_is_cut(seed in 0u32.., sizes in prop::collection::vec(1..=LANES, 1..6)) {
-        let file = StageFile::open("detector", &common::repository("models/keywords/demo/detector.onnx"), None).unwrap();
-        let width = PackRef::to(&common::default_pack().0).width;
-        let scorer = Scorer::load(&file, width).unwrap();
-        let mut state = seed;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            8.0 * (state >> 8) as f32 / (1 << 24) as f32 - 4.0
-        };
-        let stream: Vec<Vec<f32>> = (0..70).map(|_| (0..width).map(|_| next()).collect()).collect();
-        let probabilities = |sizes: &[usize]| {
-            let (mut detector, mut all) = (Detector::new(&scorer).unwrap(), Vec::new());
-            blocks(&stream, sizes, |block, first| all.extend_from_slice(&detector.step(block, first).unwrap()[..block.frames()]));
-            all
-        };
-        let whole = probabilities(&[LANES]);
-        prop_assert!(whole.iter().enumerate().all(|(j, p)| (*p > 0.0) == ((j + 1) % 4 == 0)), "{:?}", whole);
-        prop_assert_eq!(whole, probabilities(&sizes));
-    }
-
-    #[test]
-    fn any_chunking_finds_the_same(example in rows(3..8), before in rows(0..20), after in rows(0..40), sizes in prop::collection::vec(1usize..17, 1..6)) {
+    fn any_chunking_gives_the_same_lines(example in rows(3..8), before in rows(0..20), after in rows(0..40), sizes in prop::collection::vec(1usize..17, 1..6)) {
         let stream = [before, example.clone(), after].concat();
         let whole = lines(&example, &stream, &[stream.len()]);
-        prop_assert!(whole.contains("\"event\":\"keyword\""), "the example itself is found: {}", whole);
+        prop_assert!(whole.contains("\"event\":\"keyword\""), "the example itself is detected: {}", whole);
         let without_delay = |text: &str| text.lines().map(|line| line.split(",\"delay\"").next().unwrap().to_owned()).collect::<Vec<_>>();
         prop_assert_eq!(without_delay(&whole), without_delay(&lines(&example, &stream, &sizes)));
     }
@@ -150,7 +128,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_not_a_number_never_fires(example in rows(3..8), mut stream in rows(10..40), bad in prop::collection::vec((0usize..40, 0usize..WIDTH, prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)]), 1..30)) {
+    fn frames_that_are_not_finite_are_never_detected(example in rows(3..8), mut stream in rows(10..40), bad in prop::collection::vec((0usize..40, 0usize..WIDTH, prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)]), 1..30)) {
         for (j, number, value) in bad {
             let frames = stream.len();
             stream[j % frames][number] = value;
@@ -187,7 +165,7 @@ impl Page {
 
 const HOP: usize = 320;
 
-/// A chunk of these rows; `lost` samples in front of it were lost.
+/// A chunk of these rows, before which `lost` samples were lost.
 fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Representation {
     let frames = |width: usize, values: &[f32]| bellis::engine::Frames::from_vec(values.to_vec(), width);
     Representation {
@@ -236,7 +214,7 @@ fn watched(example: &[Vec<f32>]) -> Vec<Watched> {
     vec![Watched { name: "word".into(), threshold: 0.9, spotter: Spotter::new(vec![template(example)], options) }]
 }
 
-/// What the consumer writes of a stream in chunks of these sizes, over and over.
+/// The consumer's output for a stream in chunks of these sizes, repeated.
 fn lines(example: &[Vec<f32>], stream: &[Vec<f32>], sizes: &[usize]) -> String {
     let page = Page::default();
     let mut consumer = KeywordLines::new(page.clone(), "page", watched(example), None);
@@ -270,12 +248,25 @@ fn one_utterance_is_one_detection_with_its_place() {
         found.iter().map(|line| (line["sample"].as_u64().unwrap(), line["samples"].as_u64().unwrap())).collect();
     assert_eq!(places, [(60 * HOP as u64, 6 * HOP as u64), (126 * HOP as u64, 6 * HOP as u64)]);
     assert!(found.iter().all(|line| line["score"].as_f64().unwrap() > 0.99), "{found:?}");
-    // A peak is told when it has stood for 6 frames, at the end of a chunk of 16.
+    // A peak is final after 6 frames, and reported at the end of a chunk of 16.
     assert!(found.iter().all(|line| line["delay"].as_f64().unwrap() <= 0.02 * (6 + 16) as f64), "{found:?}");
 }
 
 #[test]
-fn in_the_refractory_time_nothing_fires() {
+fn heavier_examples_count_more() {
+    let word = along(&[1, 1, 2, 3, 3, 4]);
+    let other = along(&[5, 5, 6, 7, 7, 8]);
+    let stream = [along(&[0; 10]), word.clone(), along(&[0; 30])].concat();
+    let score = |weights: [f32; 2]| {
+        let matcher = Matcher::new([(template(&word), weights[0]), (template(&other), weights[1])]);
+        hits(&mut Spotter::new(matcher, SpotterOptions::new(0.2, 0.02)), &stream)[0].score
+    };
+    // One example matches exactly and the other one not at all: √(w / Σ w).
+    assert!((score([1.0, 1.0]) - 0.5f32.sqrt()).abs() < 1e-4 && (score([3.0, 1.0]) - 0.75f32.sqrt()).abs() < 1e-4);
+}
+
+#[test]
+fn no_detection_in_the_refractory_time() {
     let word = along(&[1, 1, 2, 3, 3, 4]);
     let stream = [along(&[0; 10]), word.clone(), along(&[0; 20]), word.clone(), along(&[0; 60])].concat();
     let count = |seconds: u64| {
@@ -289,21 +280,21 @@ fn in_the_refractory_time_nothing_fires() {
 }
 
 #[test]
-fn near_misses_are_told_on_request_only() {
+fn near_misses_are_reported_on_request_only() {
     let word = along(&[1, 1, 2, 3, 3, 4]);
     let alike = along(&[1, 1, 2, 7, 3, 4]);
     let stream = [along(&[0; 10]), alike, along(&[0; 30])].concat();
-    let told = |near_miss: f32| {
+    let reported = |near_miss: f32| {
         let options = SpotterOptions { near_miss, ..SpotterOptions::new(0.95, 0.02) };
         hits(&mut Spotter::new(vec![template(&word)], options), &stream)
     };
-    assert!(told(f32::INFINITY).is_empty());
-    let near = told(0.5);
+    assert!(reported(f32::INFINITY).is_empty());
+    let near = reported(0.5);
     assert!(near.len() == 1 && near[0].event == Event::NearMiss && near[0].score < 0.95, "{near:?}");
 }
 
 #[test]
-fn no_word_reaches_across_lost_sound() {
+fn no_match_spans_lost_audio() {
     let word = along(&[1, 1, 2, 3, 3, 4]);
     let run = |lost: u64| {
         let page = Page::default();
@@ -325,7 +316,7 @@ fn no_word_reaches_across_lost_sound() {
             .collect::<Vec<_>>()
     };
     assert_eq!(run(0), [5 * 320]);
-    // The third chunk's word lies behind 8 + 43 frames and what was lost; whole, it is found there.
+    // The third chunk's word is after 8 + 43 frames and the lost samples; it is complete, and detected there.
     assert_eq!(run(4000), [51 * 320 + 4000]);
 }
 
@@ -335,14 +326,14 @@ fn enrolled(take: Take) -> Result<Enrolment, TakeProblem> {
     enroll(&take, encoder, || Ok::<_, SessionError>(PolicySpec::default().build(pack).unwrap()), 16).unwrap()
 }
 
-/// A stretch of the bundled recording as a word: every peak of its score is the same, live as over the file.
+/// A stretch of the bundled recording as the word: every peak is the same in a live stream and in a file.
 #[test]
 fn live_and_file_give_the_same_lines() {
     let (pack, encoder) = common::default_pack();
     let speech = common::speech();
     let silence = vec![0.0; 6_400];
     let audio = [&silence[..], &speech[20_000..30_000], &silence[..]].concat();
-    let take = Take { source: "a stretch".into(), audio };
+    let take = Take { source: "a stretch".into(), origin: Origin::Recording, audio };
     let enrolment = enrolled(take).unwrap();
     let template = enrolment.example.template(PackRef::to(pack).width).unwrap();
     let options = SpotterOptions { near_miss: 0.1, ..SpotterOptions::new(0.999, 0.02) };
@@ -351,7 +342,7 @@ fn live_and_file_give_the_same_lines() {
     let run_over = |source: ScriptedSource| {
         let page = Page::default();
         let consumer: Box<dyn Consumer> =
-            Box::new(KeywordLines::new(page.clone(), "page", keywords(), Some(SecondLook::new(encoder, 16).unwrap())));
+            Box::new(KeywordLines::new(page.clone(), "page", keywords(), Some(Verifier::new(encoder, 16).unwrap())));
         let session = SessionOptions::default().chunk_frames(16);
         let options = RunOptions::default().session(session).ring(std::time::Duration::from_secs(60)).queue_chunks(64);
         let policy = PolicySpec::default().build(pack).unwrap();
@@ -366,8 +357,8 @@ fn live_and_file_give_the_same_lines() {
 }
 
 #[test]
-fn an_unfit_take_says_why() {
-    let fit = |audio: Vec<f32>| enrolled(Take { source: "x".into(), audio });
+fn an_unsuitable_take_gives_the_reason() {
+    let fit = |audio: Vec<f32>| enrolled(Take { source: "x".into(), origin: Origin::Recording, audio });
     assert!(matches!(fit(vec![0.0; 32_000]), Err(TakeProblem::TooQuiet { .. })));
     assert!(matches!(fit(Vec::new()), Err(TakeProblem::TooQuiet { .. })));
     let speech = common::speech();
@@ -384,9 +375,9 @@ fn an_unfit_take_says_why() {
     assert!(a.likeness([].into_iter()).is_none());
 }
 
-/// Every exit has vectors, and those of layer 4 and deeper are of one kind: a recording is more like itself than like another one.
+/// Embeddings of all exit layers are comparable: a recording matches itself better than another one.
 #[test]
-fn vectors_of_all_exits_compare() {
+fn embeddings_of_all_exits_are_comparable() {
     let (_, encoder) = common::default_pack();
     let speech = common::speech();
     let track =
@@ -409,7 +400,7 @@ fn vectors_of_all_exits_compare() {
     }
 }
 
-/// However the sound comes, every frame of it, as of the whole recording.
+/// A recording in pieces of any size gives the frames of the whole recording.
 #[test]
 fn a_recording_in_pieces_has_the_frames_of_the_whole() {
     let (pack, encoder) = common::default_pack();
@@ -424,7 +415,7 @@ fn a_recording_in_pieces_has_the_frames_of_the_whole() {
     assert!(whole.frames() == sound.len().div_ceil(320) && pieces == whole.rows(0..whole.frames()));
 }
 
-/// A recording that is streamed in pieces, chunk by chunk.
+/// Streams a recording in pieces, and passes on each chunk.
 fn stream(sound: &[f32], policy: Box<dyn ExitPolicy>, mut each: impl FnMut(&Representation) -> Result<(), SessionError>) {
     let (_, encoder) = common::default_pack();
     let options = SessionOptions::default().chunk_frames(16).embedding(true).audio(true);
@@ -437,38 +428,38 @@ fn stream(sound: &[f32], policy: Box<dyn ExitPolicy>, mut each: impl FnMut(&Repr
     session.each(each).unwrap();
 }
 
-/// A stretch of the recording as a keyword, found by its own rows: of any other stretch 24 peaks are kept, and none is higher.
+/// A stretch of the recording as the keyword: the highest background peak is the stretch itself, and 24 peaks are kept.
 #[test]
-fn the_background_tells_of_its_highest_peak() {
+fn the_background_keeps_its_highest_peaks() {
     let (_, encoder) = common::default_pack();
     let sound = &common::speech()[20_000..84_000];
     let full = || Box::new(Fixed::new(encoder.layers()));
     let track = Track::of(sound, encoder, full(), 16).unwrap();
     for first in (0..170).step_by(40) {
         let template = Template::new(track.rows(first..first + 25), track.width());
-        let mut background = Background::new(vec![template].into(), SecondLook::new(encoder, 16).unwrap(), 0.02);
-        stream(sound, full(), |chunk| background.listen(chunk));
+        let mut background = Background::new(vec![template].into(), Verifier::new(encoder, 16).unwrap(), 0.02);
+        stream(sound, full(), |chunk| background.push(chunk));
         background.end_recording().unwrap();
         let tail = background.tail(Condition::Plain);
-        // The second look has its chunks cut elsewhere, and has heard less before.
+        // The verification pass has other chunk boundaries and less left context.
         assert!(tail.peaks[0] > 0.7 && tail.peaks.len() <= 24, "{first}: {tail:?}");
     }
 }
 
-/// What a shallow stream lets through is heard again at full depth, and the lower score counts.
+/// A peak of a shallow stream is verified at full depth, and the lower score counts.
 #[test]
-fn the_lower_score_of_two_looks_counts() {
+fn the_lower_score_of_both_depths_counts() {
     let (_, encoder) = common::default_pack();
     let sound = &common::speech()[20_000..84_000];
     let track = |layer: usize| Track::of(sound, encoder, Box::new(Fixed::new(layer)), 16).unwrap();
-    let best_of = |frames: std::ops::Range<usize>, rows: &Track, layer: usize, looks: bool| {
+    let best_of = |frames: std::ops::Range<usize>, rows: &Track, layer: usize, verified: bool| {
         let template = Template::new(rows.rows(frames), rows.width());
         let options = SpotterOptions { near_miss: 0.05, ..SpotterOptions::new(f32::INFINITY, 0.02) };
         let mut hits = Vec::new();
-        if looks {
-            let mut listener = Listener::new(vec![template], options, SecondLook::new(encoder, 16).unwrap());
-            stream(sound, Box::new(Fixed::new(layer)), |chunk| listener.hear(chunk, |hit| hits.push(hit)));
-            hits.extend(listener.end().unwrap());
+        if verified {
+            let mut search = VerifiedSearch::new(vec![template], options, Verifier::new(encoder, 16).unwrap());
+            stream(sound, Box::new(Fixed::new(layer)), |chunk| search.push(chunk, |hit| hits.push(hit)));
+            hits.extend(search.end().unwrap());
         } else {
             let mut spotter = Spotter::new(vec![template], options);
             track(layer).blocks(|block| spotter.step(block, None, |_, hit| hits.push(hit))).unwrap();
@@ -476,26 +467,26 @@ fn the_lower_score_of_two_looks_counts() {
         }
         hits.iter().map(|hit| hit.score).fold(0.0, f32::max)
     };
-    let best = |rows: &Track, layer: usize, looks: bool| best_of(60..85, rows, layer, looks);
+    let best = |rows: &Track, layer: usize, verified: bool| best_of(60..85, rows, layer, verified);
     let (shallow, full) = (track(2), track(encoder.layers()));
-    // An example of shallow rows is itself to a shallow stream, and less to full depth.
+    // An example of shallow rows matches a shallow stream exactly, and full depth less well.
     let (once, twice) = (best(&shallow, 2, false), best(&shallow, 2, true));
     let at_depth = best(&shallow, encoder.layers(), false);
     assert!(once > 0.99 && twice < once - 0.05 && (twice - at_depth).abs() < 0.1, "{once} {twice} {at_depth}");
-    // To a stream of full depth both looks are one, but for what the second has not heard before.
+    // For a stream at full depth both scores are nearly the same; the pass has less left context.
     let (once, twice) = (best(&full, encoder.layers(), false), best(&full, encoder.layers(), true));
     assert!(once > 0.99 && twice > 0.95, "{once} {twice}");
-    // Later in a stream, too: a pass hears what is before its peak, as the stream did.
+    // Also later in a stream: a pass begins before its peak.
     let late = best_of(140..165, &full, encoder.layers(), true);
     assert!(late > 0.95, "{late}");
-    // And an example of full depth is no more to a shallow stream for being itself at the second look.
+    // An example of full depth scores no higher in a shallow stream because it matches the pass exactly.
     let (once, twice) = (best(&full, 2, false), best(&full, 2, true));
     assert!((once - twice).abs() < 1e-6 && once < 0.9, "{once} {twice}");
 }
 
-/// Scores of both looks are those of the stream: whatever else is looked for, and whatever was before a hole.
+/// Scores depend on the stream alone: not on other keywords, nor on audio before a gap.
 #[test]
-fn what_else_is_looked_for_changes_no_score() {
+fn other_keywords_do_not_change_a_score() {
     let (pack, encoder) = common::default_pack();
     let sound = &common::speech()[20_000..];
     let policy = || PolicySpec::default().build(pack).unwrap();
@@ -511,7 +502,7 @@ fn what_else_is_looked_for_changes_no_score() {
             let template = Template::new(track.rows(first..first + 12), track.width());
             Watched { name: format!("at {first}"), threshold: 0.25, spotter: Spotter::new(vec![template], options) }
         };
-        let (page, second) = (Page::default(), SecondLook::new(encoder, 16).unwrap());
+        let (page, second) = (Page::default(), Verifier::new(encoder, 16).unwrap());
         let keywords = starts.iter().map(watched).collect();
         let mut consumer = KeywordLines::new(page.clone(), "page", keywords, Some(second));
         consumer.begin(&stream_info()).unwrap();
@@ -526,7 +517,7 @@ fn what_else_is_looked_for_changes_no_score() {
     assert!(alone.len() >= 2, "{alone:?}");
     assert_eq!(alone, of_the_first(&lines(&[40, 70, 100, 130], 0.05, &chunks)));
 
-    // The same sound after a hole.
+    // The same audio after a gap.
     let shift = chunks.iter().map(|chunk| chunk.samples).sum::<u64>() + 1;
     let later = chunks.iter().map(|chunk| Representation { first_sample: chunk.first_sample + shift, ..chunk.clone() });
     let both: Vec<Representation> = chunks.iter().cloned().chain(later).collect();
@@ -537,15 +528,15 @@ fn what_else_is_looked_for_changes_no_score() {
     assert_eq!(scores(&twice), [scores(&alone), scores(&alone)].concat());
 }
 
-/// The three bundled takes: each becomes more like the others, and keeps its place and length.
+/// The three bundled takes: averaging brings each closer to the others, and keeps its place and length.
 #[test]
-fn examples_take_after_each_other() {
+fn averaging_brings_examples_closer_to_each_other() {
     let (pack, _) = common::default_pack();
     let takes: Vec<Enrolment> = (1..=3)
         .map(|number| {
             let path = common::repository(&format!("models/keywords/demo/take-{number}.wav"));
             let audio = bellis::audio::decode_file_at(&path, bellis::audio::ChannelPick::MixDown, 16_000).unwrap();
-            enrolled(Take { source: path.display().to_string(), audio }).unwrap()
+            enrolled(Take { source: path.display().to_string(), origin: Origin::Recording, audio }).unwrap()
         })
         .collect();
     let drawn = examples(&takes);
@@ -561,6 +552,11 @@ fn examples_take_after_each_other() {
         }
         assert!(take.score_of(&drawn) > 0.7);
     }
+    // With synthesised takes, recordings have half of the weight.
+    let mut mixed = takes.clone();
+    mixed[1].example.origin = Origin::Synthesis;
+    mixed[2].example.origin = Origin::Synthesis;
+    assert_eq!(examples(&mixed).iter().map(|example| example.weight).collect::<Vec<_>>(), [0.5, 0.25, 0.25]);
     let alone = examples(&takes[..1]);
     assert_eq!(alone[0].rows, takes[0].example.rows);
 }

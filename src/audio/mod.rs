@@ -19,7 +19,7 @@ pub use error::{AudioError, AudioErrorKind};
 pub(crate) use events::{EventReceiver, events};
 pub use events::{EventSender, SourceEvent};
 #[cfg(feature = "files")]
-pub use file::{FileSource, RawLayout, decode_file, decode_file_at, open_pipe, read_file_at};
+pub use file::{FileSource, RawLayout, decode_file, decode_file_at, decode_stream_at, open_pipe, read_file_at};
 #[cfg(feature = "files")]
 pub use folder::audio_files;
 #[cfg(feature = "capture")]

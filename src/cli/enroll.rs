@@ -9,12 +9,11 @@ use bellis::audio::audio_files;
 use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
-use bellis::internal::Scorer;
 use bellis::keyword::{
-    Background, Condition, Detector, DetectorFile, Enrolment, Keyword, PackRef, Search, SecondLook, Tail, Take, TakeProblem,
-    babble, check_name, enroll,
+    Background, Condition, Enrolment, Keyword, Origin, PackRef, Say, Synthesiser, Tail, Take, TakeProblem, Verifier, babble,
+    check_name, enroll, examples,
 };
-use bellis::pack::{Pack, StageFile};
+use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
 use bellis::stream::{Session, SessionOptions};
 use clap::Args;
@@ -24,12 +23,16 @@ use super::record::record;
 use super::signals::stop_on_signals;
 use super::{locate, table};
 
-/// Enroll a keyword from a few recordings
+/// Enroll a keyword from text, recordings or both
 ///
-/// Nothing is trained: streams are searched for the recordings themselves. The threshold is set on speech without the word, for the
-/// requested false-accept rate. Three recordings by the person who will say it, of a word with two or more syllables, work best.
+/// Nothing is trained: streams are searched for the examples themselves. With --say the examples come from the speech synthesiser
+/// espeak-ng; with --from or --record they are recordings. A recording in addition to --say adapts the keyword to its speaker. The
+/// threshold is set on speech without the keyword, for the requested false-accept rate. Use a phrase of at least two syllables.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
+  bellis enroll lamp --say \"turn on the lamp\"
+  bellis enroll lampe --say \"Licht an im Flur\" --language de
+  bellis enroll lamp --say \"turn on the lamp\" --record 1   adapt it to a speaker
   bellis enroll lamp --from lamp-1.wav lamp-2.wav lamp-3.wav
   bellis enroll lamp --record 3                     record it three times from the microphone
   bellis enroll lamp --from takes/ --false-accepts 0.1 --background tv.flac radio/
@@ -37,15 +40,18 @@ use super::{locate, table};
 pub struct Enroll {
     /// Name of the keyword
     name: String,
-    /// Recordings of the word: 1 to 16 files, or folders
-    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present_any = ["record", "detector"], conflicts_with = "record")]
+    /// Phrase to synthesise examples of
+    #[arg(long, value_name = "PHRASE", required_unless_present_any = ["from", "record"])]
+    say: Option<String>,
+    /// Language of the phrase, as in `espeak-ng --voices`
+    #[arg(long, value_name = "LANGUAGE", default_value = "en-us", requires = "say")]
+    language: String,
+    /// Recordings of the phrase: 1 to 16 files, or folders
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "record")]
     from: Vec<PathBuf>,
     /// Number of takes to record from the microphone
     #[arg(long, value_name = "TAKES", value_parser = clap::value_parser!(u8).range(1..=16))]
     record: Option<u8>,
-    /// ONNX graph of a trained detector, instead of recordings
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "record"])]
-    detector: Option<PathBuf>,
     /// Microphone, by id or part of its name
     #[arg(long, value_name = "DEVICE", requires = "record")]
     device: Option<String>,
@@ -72,7 +78,10 @@ pub struct Enroll {
     replace: bool,
 }
 
-/// What enrolment computes with.
+/// Least score of a recording against synthesised examples without a warning.
+const LEAST_SCORE_OF_TEXT: f32 = 0.1;
+
+/// The pack in use.
 struct Model {
     pack: Pack,
     encoder: Arc<Encoder>,
@@ -98,21 +107,18 @@ impl Enroll {
             bail!("{}: keyword `{}` exists; pass --replace to replace it", path.display(), self.name);
         }
         let stop = stop_on_signals()?;
-        let takes = match (&self.detector, self.record) {
-            (Some(_), _) => Vec::new(),
-            (None, Some(count)) => self.recorded(usize::from(count), &model, &stop)?,
-            (None, None) => self.read(&model)?,
+        let synthesised = self.synthesised(&model, &mut keyword)?;
+        let mut takes = match self.record {
+            Some(count) => self.recorded(usize::from(count), &model, &stop)?,
+            None => self.read(&model)?,
         };
-        keyword.example = bellis::keyword::examples(&takes);
-        let scorer = self.detector.as_deref().map(|file| detector(file, &model)).transpose()?;
-        let search = || match &scorer {
-            Some((_, scorer)) => Ok(Search::Detector(Box::new(Detector::new(scorer)?))),
-            None => keyword.search(&folder).map_err(anyhow::Error::msg),
-        };
+        warn_of_other_phrase(&takes, &synthesised);
+        takes.extend(synthesised);
+        keyword.example = examples(&takes);
         match self.threshold {
             Some(threshold) => keyword.threshold = threshold,
             None => {
-                keyword.background = self.listen(search, &model, &stop)?;
+                keyword.background = self.process_background(&keyword, &model, &stop)?;
                 let minutes = minutes(&keyword);
                 keyword.threshold = bellis::keyword::threshold(&keyword.background, self.false_accepts).with_context(|| {
                     format!(
@@ -124,19 +130,29 @@ impl Enroll {
             }
         }
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        if let Some((file, _)) = &scorer {
-            let name = format!("{}.onnx", self.name);
-            bellis::internal::replace_file(&folder.join(&name), &file.read()?)
-                .with_context(|| folder.join(&name).display().to_string())?;
-            keyword.detector = Some(DetectorFile { file: name, sha256: file.sha256().to_owned() });
-        }
         keyword.save(&path)?;
-        tell(&keyword, &takes, &path);
+        report(&keyword, &takes, &path);
         Ok(())
+    }
+
+    /// The synthesised examples of --say.
+    fn synthesised(&self, model: &Model, keyword: &mut Keyword) -> anyhow::Result<Vec<Enrolment>> {
+        let Some(phrase) = &self.say else { return Ok(Vec::new()) };
+        let synthesiser = Synthesiser::new(&self.language)?;
+        keyword.say = Some(Say { phrase: phrase.clone(), language: synthesiser.language().to_owned() });
+        let takes = synthesiser.takes(phrase, model.encoder.audio().sample_rate)?;
+        let enrolled = |take: Take| {
+            let source = take.source.clone();
+            model.enroll(take)?.map_err(|problem| anyhow::anyhow!("\"{phrase}\", spoken by {source}: {problem}"))
+        };
+        takes.into_iter().map(enrolled).collect()
     }
 
     /// Reads the recordings. Fails with the file and the reason if one is unsuitable.
     fn read(&self, model: &Model) -> anyhow::Result<Vec<Enrolment>> {
+        if self.from.is_empty() {
+            return Ok(Vec::new());
+        }
         let files = audio_files(&self.from)?;
         if files.len() > 16 {
             bail!("--from accepts 1 to 16 recordings, got {}; three are usually enough", files.len());
@@ -147,7 +163,7 @@ impl Enroll {
             let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
             takes.push(
                 model
-                    .enroll(Take { source: name, audio })?
+                    .enroll(Take { source: name, origin: Origin::Recording, audio })?
                     .map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?,
             );
         }
@@ -164,10 +180,10 @@ impl Enroll {
 
     fn recorded(&self, count: usize, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
         let mut takes: Vec<Enrolment> = Vec::new();
-        errln!("say `{}` {count} times, with a pause after each", self.name);
+        errln!("say \"{}\" {count} times, with a pause after each", self.say.as_ref().unwrap_or(&self.name));
         record(self.device.clone(), model.encoder.audio().sample_rate, stop, |audio| {
             let number = takes.len() + 1;
-            let outcome = model.enroll(Take { source: format!("take {number}"), audio })?;
+            let outcome = model.enroll(Take { source: format!("take {number}"), origin: Origin::Recording, audio })?;
             let alike =
                 |take: &Enrolment| if self.keep_unlike { Ok(1.0) } else { take.likeness(takes.iter()).unwrap_or(Ok(1.0)) };
             match outcome.and_then(|take| alike(&take).map(|_| take)) {
@@ -190,12 +206,7 @@ impl Enroll {
     }
 
     /// The keyword's highest scores in background speech, in every condition.
-    fn listen(
-        &self,
-        search: impl Fn() -> anyhow::Result<Search> + Sync,
-        model: &Model,
-        stop: &StopFlag,
-    ) -> anyhow::Result<Vec<Tail>> {
+    fn process_background(&self, keyword: &Keyword, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Tail>> {
         let paths = match (self.background.is_empty(), locate::keyword_background()) {
             (false, _) => self.background.clone(),
             (true, Some(bundled)) => vec![bundled],
@@ -207,48 +218,48 @@ impl Enroll {
         let audio = model.encoder.audio();
         let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
         let bar = bar(&files)?;
-        let hear = |condition: Condition| -> anyhow::Result<Tail> {
+        let process = |condition: Condition| -> anyhow::Result<Tail> {
             let chunk_frames = model.pack.default_chunk_frames();
-            let mut background = Background::new(search()?, SecondLook::new(&model.encoder, chunk_frames)?, hop_seconds);
+            let mut background = Background::new(keyword.matcher()?, Verifier::new(&model.encoder, chunk_frames)?, hop_seconds);
             let rate = condition.read_at(audio.sample_rate);
             let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
             for file in &files {
                 let policy = PolicySpec::default().build(&model.pack)?;
                 let mut session = Session::new(&model.encoder, policy, options.clone())?;
-                let mut listen = |sound: &[f32]| -> anyhow::Result<()> {
+                let mut push = |audio: &[f32]| -> anyhow::Result<()> {
                     if stop.is_set() {
                         bail!("cancelled; nothing was written");
                     }
-                    bar.inc((1e3 * sound.len() as f64 / f64::from(rate)) as u64);
-                    session.push(sound)?;
-                    Ok(session.each(|chunk| background.listen(chunk))?)
+                    bar.inc((1e3 * audio.len() as f64 / f64::from(rate)) as u64);
+                    session.push(audio)?;
+                    Ok(session.each(|chunk| background.push(chunk))?)
                 };
                 if condition == Condition::Babble {
-                    let mut sound = Vec::new();
+                    let mut recording = Vec::new();
                     let read = read_file_at(file, ChannelPick::MixDown, rate, |block| {
-                        sound.extend_from_slice(block);
+                        recording.extend_from_slice(block);
                         Ok::<_, anyhow::Error>(())
                     });
                     damage_of(read)?;
-                    let mut voices = babble(&sound);
-                    for second in sound.chunks(rate as usize) {
-                        listen(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
+                    let mut voices = babble(&recording);
+                    for second in recording.chunks(rate as usize) {
+                        push(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
                     }
                 } else {
-                    let damage = damage_of(read_file_at(file, ChannelPick::MixDown, rate, listen))?;
+                    let damage = damage_of(read_file_at(file, ChannelPick::MixDown, rate, push))?;
                     if let (Some(error), Condition::Plain) = (damage, condition) {
                         log::warn!("{error}");
                     }
                 }
                 session.finish();
-                session.each(|chunk| background.listen(chunk))?;
+                session.each(|chunk| background.push(chunk))?;
                 background.end_recording()?;
             }
             Ok(background.tail(condition))
         };
         let tails = std::thread::scope(|scope| {
-            let hear = &hear;
-            let threads = Condition::ALL.map(|condition| scope.spawn(move || hear(condition)));
+            let process = &process;
+            let threads = Condition::ALL.map(|condition| scope.spawn(move || process(condition)));
             threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         bar.finish_and_clear();
@@ -263,7 +274,7 @@ impl Model {
     }
 }
 
-/// The damage to a file whose readable part was read.
+/// The damage to a file of which the readable part was processed.
 pub fn damage_of(read: anyhow::Result<()>) -> anyhow::Result<Option<AudioError>> {
     match read.map_err(anyhow::Error::downcast::<AudioError>) {
         Ok(()) => Ok(None),
@@ -273,14 +284,17 @@ pub fn damage_of(read: anyhow::Result<()>) -> anyhow::Result<Option<AudioError>>
     }
 }
 
-/// A trained detector's file and graph.
-fn detector(path: &Path, model: &Model) -> anyhow::Result<(StageFile, Scorer)> {
-    let file = StageFile::open("detector", path, None)?;
-    let scorer = Scorer::load(&file, PackRef::to(&model.pack).width)?;
-    Ok((file, scorer))
+/// Warns if a recording scores low against the synthesised phrase.
+fn warn_of_other_phrase(recorded: &[Enrolment], synthesised: &[Enrolment]) {
+    for take in recorded {
+        if let Some(score) = take.best_score(synthesised.iter()).filter(|score| *score < LEAST_SCORE_OF_TEXT) {
+            errln!("warning: {} scores only {score:.2} against the synthesised phrase; is it the same one?", take.example.source);
+        }
+    }
 }
 
-fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
+/// Prints the keyword.
+fn report(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
     let mut rows = Vec::new();
     let mut lowest = f32::INFINITY;
     for (index, take) in takes.iter().enumerate() {
@@ -302,8 +316,8 @@ fn tell(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
     rows.push(("file", path.display().to_string()));
     table::print(&format!("keyword `{}`", keyword.name), &rows);
     if lowest < keyword.threshold {
-        outln!(
-            "\nAn example scores below the threshold against the others ({lowest:.2}): expect misses. Use a longer word, more examples, or a higher \
+        errln!(
+            "warning: an example scores below the threshold against the others ({lowest:.2}): expect misses. Use a longer word, more examples, or a higher \
              --false-accepts."
         );
     }
@@ -317,7 +331,7 @@ pub fn threshold(keyword: &Keyword) -> String {
     };
     let from = match (Condition::ALL.map(highest), keyword.false_accepts_per_hour) {
         ([Some(plain), Some(babble), Some(lower), Some(higher)], Some(rate)) => format!(
-            " for {rate} false accepts an hour; highest score in {:.0} minutes of background {plain}, with babble {babble}, \
+            " for {rate} false accepts per hour; highest score in {:.0} minutes of background {plain}, with babble {babble}, \
              pitched down {lower}, pitched up {higher}",
             minutes(keyword)
         ),

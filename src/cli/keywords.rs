@@ -1,4 +1,4 @@
-//! `bellis keywords`, and the consumer that `bellis run --consumer keyword` makes of them.
+//! `bellis keywords`, and the consumer of `bellis run --consumer keyword`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,9 +10,7 @@ use bellis::audio::{ChannelPick, read_file_at};
 use bellis::consumer::{KeywordLines, Watched};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
-use bellis::keyword::{
-    KEYWORD_SUFFIX, Keyword, Listener, PackRef, Search, SecondLook, Spotter, SpotterOptions, check_name, find, load,
-};
+use bellis::keyword::{KEYWORD_SUFFIX, PackRef, Spotter, SpotterOptions, VerifiedSearch, Verifier, check_name, find, load};
 use bellis::pack::Pack;
 use bellis::stream::{Representation, Session, SessionOptions};
 use clap::{Args, Subcommand};
@@ -41,7 +39,7 @@ enum Command {
         keyword: PathBuf,
         /// Recordings: files or folders
         #[arg(required = true, value_name = "PATH")]
-        sound: Vec<PathBuf>,
+        recordings: Vec<PathBuf>,
         /// Pack: a folder, or the name of a bundled one
         #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
         pack: PathBuf,
@@ -59,7 +57,7 @@ impl Keywords {
         let folder = self.folder.map_or_else(locate::keyword_folder, Ok)?;
         match self.command {
             Command::List => list(&folder),
-            Command::Test { keyword, sound, pack } => test(&folder, &keyword, &sound, &pack),
+            Command::Test { keyword, recordings, pack } => test(&folder, &keyword, &recordings, &pack),
             Command::Remove { names } => remove(&folder, &names),
         }
     }
@@ -67,7 +65,7 @@ impl Keywords {
 
 fn list(folder: &Path) -> anyhow::Result<()> {
     if !folder.is_dir() {
-        outln!("no keywords in {}; enroll one with `bellis enroll NAME --from a.wav b.wav c.wav`", folder.display());
+        outln!("no keywords in {}; enroll one with `bellis enroll NAME --say \"PHRASE\"`", folder.display());
         return Ok(());
     }
     for path in find(folder)? {
@@ -75,27 +73,25 @@ fn list(folder: &Path) -> anyhow::Result<()> {
             Ok(keyword) => {
                 let lengths: Vec<String> =
                     keyword.example.iter().map(|example| format!("{} ({:.2} s)", example.source, example.seconds)).collect();
-                let made_of = match &keyword.detector {
-                    Some(detector) => ("detector", detector.file.clone()),
-                    None => ("examples", lengths.join(", ")),
-                };
                 let identity: String = keyword.pack.identity.chars().take(12).collect();
-                let rows = [
-                    made_of,
-                    ("threshold", threshold(&keyword)),
-                    ("pack", format!("{} ({identity})", keyword.pack.name)),
-                    ("file", path.display().to_string()),
-                ];
+                let mut rows = Vec::new();
+                if let Some(say) = &keyword.say {
+                    rows.push(("phrase", format!("{} ({})", say.phrase, say.language)));
+                }
+                rows.push(("examples", lengths.join(", ")));
+                rows.push(("threshold", threshold(&keyword)));
+                rows.push(("pack", format!("{} ({identity})", keyword.pack.name)));
+                rows.push(("file", path.display().to_string()));
                 table::print(&keyword.name, &rows);
             }
-            // One broken file hides no other one.
+            // A broken file does not hide the others.
             Err(error) => table::print("cannot be used", &[("", error.to_string())]),
         }
     }
     Ok(())
 }
 
-fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow::Result<()> {
+fn test(folder: &Path, keyword: &Path, recordings: &[PathBuf], pack: &Path) -> anyhow::Result<()> {
     let pack = Pack::open(&locate::pack(pack)?)?;
     let path = file_of(folder, keyword)?;
     let keyword = load(&path, Some(&PackRef::to(&pack)))?;
@@ -104,21 +100,21 @@ fn test(folder: &Path, keyword: &Path, sound: &[PathBuf], pack: &Path) -> anyhow
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
     outln!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
     let mut damaged = 0;
-    for file in audio_files(sound)? {
+    for file in audio_files(recordings)? {
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
-        let mut listener = Listener::new(search(&keyword, &path)?, options, SecondLook::new(&encoder, chunk_frames)?);
+        let mut search = VerifiedSearch::new(keyword.matcher()?, options, Verifier::new(&encoder, chunk_frames)?);
         let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
         let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
-        let mut hear = |chunk: &Representation| listener.hear(chunk, |hit| hits.push(hit));
-        let read = read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |sound| {
-            session.push(sound)?;
-            Ok::<_, anyhow::Error>(session.each(&mut hear)?)
+        let mut process = |chunk: &Representation| search.push(chunk, |hit| hits.push(hit));
+        let read = read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |block| {
+            session.push(block)?;
+            Ok::<_, anyhow::Error>(session.each(&mut process)?)
         });
         let damage = damage_of(read)?;
         session.finish();
-        session.each(&mut hear)?;
-        hits.extend(listener.end()?);
+        session.each(&mut process)?;
+        hits.extend(search.end()?);
         let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
         outln!("{}", file.display());
         for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
@@ -145,10 +141,6 @@ fn remove(folder: &Path, names: &[String]) -> anyhow::Result<()> {
     for name in names {
         check_name(name)?;
         let path = file_of(folder, Path::new(name))?;
-        if let Ok(Keyword { detector: Some(detector), .. }) = load(&path, None) {
-            let graph = path.with_file_name(&detector.file);
-            std::fs::remove_file(&graph).with_context(|| graph.display().to_string())?;
-        }
         std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
         outln!("removed {}", path.display());
     }
@@ -178,13 +170,7 @@ fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
     bail!("no keyword `{name}` in {}; {hint}", folder.display())
 }
 
-/// What finds the keyword of `file`.
-fn search(keyword: &Keyword, file: &Path) -> anyhow::Result<Search> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    keyword.search(folder).map_err(|problem| anyhow::anyhow!("keyword `{}`: {problem}", keyword.name))
-}
-
-/// The consumer of the keywords in `path`, a file or a folder; of all enrolled ones without.
+/// The consumer of the keywords in `path`, a file or a folder; by default of all enrolled ones.
 pub fn consumer(
     path: Option<&Path>,
     settings: &Settings,
@@ -193,7 +179,7 @@ pub fn consumer(
 ) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
     let path = path.map_or_else(locate::keyword_folder, |path| Ok(path.to_owned()))?;
     if !path.exists() {
-        bail!("{}: no keywords; enroll one with `bellis enroll NAME --from a.wav b.wav c.wav`", path.display());
+        bail!("{}: no keywords; enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display());
     }
     let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
@@ -220,8 +206,8 @@ pub fn consumer(
             }
             options.near_miss = score;
         }
-        watched.push(Watched { spotter: Spotter::new(search(&keyword, &file)?, options), name: keyword.name, threshold });
+        watched.push(Watched { spotter: Spotter::new(keyword.matcher()?, options), name: keyword.name, threshold });
     }
-    let second = SecondLook::new(encoder, pack.default_chunk_frames())?;
-    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(second)))
+    let verifier = Verifier::new(encoder, pack.default_chunk_frames())?;
+    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(verifier)))
 }

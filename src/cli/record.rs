@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use bellis::audio::{MicrophoneOptions, MicrophoneSource, Resampler, Source, SourceEvent};
 use bellis::internal::{Block, RingReader, events, ring};
-use bellis::keyword::{Heard, Recorder};
+use bellis::keyword::{Recorder, RecorderEvent};
 use bellis::runtime::StopFlag;
 
 /// Ring size in seconds, for audio that arrives while a take is checked.
@@ -48,9 +48,9 @@ pub fn record(
                 continue;
             };
             silent = 0;
-            let heard = recorder.push(&samples);
-            meter.show(recorder.level_dbfs(), heard == Heard::Speaking);
-            if let Heard::Take(take) = heard {
+            let event = recorder.push(&samples);
+            meter.show(recorder.level_dbfs(), event == RecorderEvent::Speaking);
+            if let RecorderEvent::Take(take) = event {
                 meter.clear();
                 if judge(take)? {
                     return Ok(());

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::chain::Chain;
-use crate::keyword::{Event, FrameBlock, Hit, LANES, SecondLook, Spotter};
+use crate::keyword::{Event, FrameBlock, Hit, LANES, Spotter, Verifier};
 use crate::stream::{Representation, SessionError};
 
 /// A keyword to search for.
@@ -25,7 +25,7 @@ pub struct KeywordLines<W> {
     out: W,
     place: String,
     keywords: Vec<Watched>,
-    second: Option<SecondLook>,
+    verifier: Option<Verifier>,
     block: FrameBlock,
     /// Hits in the current block: time, keyword, hit.
     hits: Vec<(u64, usize, Hit)>,
@@ -33,7 +33,7 @@ pub struct KeywordLines<W> {
     frames: u64,
     origin: u64,
     /// End of the audio processed so far.
-    heard: u64,
+    processed: u64,
     sample_rate: u32,
     hop_samples: u64,
 }
@@ -58,29 +58,29 @@ struct Line<'a> {
 }
 
 impl<W: Write + Send> KeywordLines<W> {
-    /// Lines to `out`, which errors call `place`; with `second`, what may be a keyword is looked at again.
-    pub fn new(out: W, place: impl Into<String>, keywords: Vec<Watched>, second: Option<SecondLook>) -> Self {
+    /// Writes lines to `out`, called `place` in errors; with `verifier`, peaks are verified at full depth.
+    pub fn new(out: W, place: impl Into<String>, keywords: Vec<Watched>, verifier: Option<Verifier>) -> Self {
         Self {
             out,
             place: place.into(),
             keywords,
-            second,
+            verifier,
             block: FrameBlock::default(),
             hits: Vec::new(),
             frames: 0,
             origin: 0,
-            heard: 0,
+            processed: 0,
             sample_rate: 1,
             hop_samples: 1,
         }
     }
 
-    fn tell(&mut self, index: usize, hit: Hit) -> Result<(), ConsumerError> {
+    fn write(&mut self, index: usize, hit: Hit) -> Result<(), ConsumerError> {
         let round = |value: f64| (value * 1e4).round() / 1e4;
         let seconds = |samples: u64| round(samples as f64 / f64::from(self.sample_rate));
         let at = |frame: u64| self.origin + frame * self.hop_samples;
         // The last frame of a stream may have fewer samples than a hop.
-        let (start, end) = (at(hit.start), at(hit.end).min(self.heard));
+        let (start, end) = (at(hit.start), at(hit.end).min(self.processed));
         let keyword = &self.keywords[index];
         let line = Line {
             event: match hit.event {
@@ -95,7 +95,7 @@ impl<W: Write + Send> KeywordLines<W> {
             sample: start,
             samples: end - start,
             example: hit.example.map(|example| example + 1),
-            delay: seconds(self.heard - end),
+            delay: seconds(self.processed - end),
         };
         let failed = |error| ConsumerError::write(self.place.clone(), error);
         let mut text = serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
@@ -107,30 +107,30 @@ impl<W: Write + Send> KeywordLines<W> {
     /// Searches the block for each keyword.
     fn search(&mut self) -> Result<(), ConsumerError> {
         for (index, keyword) in self.keywords.iter_mut().enumerate() {
-            let second = self.second.as_mut();
-            let told = keyword.spotter.step(&self.block, second, |frame, hit| self.hits.push((frame, index, hit)));
-            told.map_err(|error| failed(&keyword.name, &error))?;
+            let verifier = self.verifier.as_mut();
+            let searched = keyword.spotter.step(&self.block, verifier, |frame, hit| self.hits.push((frame, index, hit)));
+            searched.map_err(|error| failed(&keyword.name, &error))?;
         }
         self.frames += self.block.frames() as u64;
         // In order of time, independent of chunk boundaries.
         self.hits.sort_by_key(|(frame, index, _)| (*frame, *index));
         let mut hits = std::mem::take(&mut self.hits);
-        let told = hits.drain(..).try_for_each(|(_, index, hit)| self.tell(index, hit));
+        let written = hits.drain(..).try_for_each(|(_, index, hit)| self.write(index, hit));
         self.hits = hits;
-        told
+        written
     }
 
     /// Starts a new segment: later audio does not match across the gap.
     fn reset(&mut self) -> Result<(), ConsumerError> {
         for index in 0..self.keywords.len() {
             let keyword = &mut self.keywords[index];
-            let told = keyword.spotter.reset(self.second.as_mut()).map_err(|error| failed(&keyword.name, &error))?;
-            if let Some(hit) = told {
-                self.tell(index, hit)?;
+            let pending = keyword.spotter.reset(self.verifier.as_mut()).map_err(|error| failed(&keyword.name, &error))?;
+            if let Some(hit) = pending {
+                self.write(index, hit)?;
             }
         }
-        if let Some(second) = &mut self.second {
-            second.reset();
+        if let Some(verifier) = &mut self.verifier {
+            verifier.reset();
         }
         Ok(())
     }
@@ -146,27 +146,27 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     }
 
     fn requires(&self) -> Requirements {
-        Requirements { embedding: true, audio: self.second.is_some(), ..Requirements::default() }
+        Requirements { embedding: true, audio: self.verifier.is_some(), ..Requirements::default() }
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         (self.sample_rate, self.hop_samples) = (stream.sample_rate, stream.hop_samples as u64);
-        if let Some(second) = &mut self.second {
-            second.begin(stream.chunk_frames);
+        if let Some(verifier) = &mut self.verifier {
+            verifier.begin(stream.chunk_frames);
         }
         Ok(())
     }
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
         // Audio or a chunk was dropped: no detection spans the gap.
-        if chunk.lost_samples > 0 || chunk.first_sample != self.heard {
+        if chunk.lost_samples > 0 || chunk.first_sample != self.processed {
             self.reset()?;
             self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
         }
-        self.heard = chunk.first_sample + chunk.samples;
+        self.processed = chunk.first_sample + chunk.samples;
         let Some(vectors) = &chunk.embedding else { return Ok(()) };
-        if let Some(second) = &mut self.second {
-            second.hear(chunk);
+        if let Some(verifier) = &mut self.verifier {
+            verifier.push(chunk);
         }
         for rows in vectors.as_slice().chunks(LANES * vectors.dim()) {
             self.block.fill(rows, vectors.dim());

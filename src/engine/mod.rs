@@ -17,8 +17,6 @@ mod kernels;
 mod precision;
 mod program;
 mod ring;
-#[cfg(feature = "keywords")]
-pub(crate) mod scorer;
 pub(crate) mod stage;
 #[cfg(test)]
 mod tests;
@@ -36,8 +34,6 @@ pub use frames::Frames;
 use fused::MatmulType;
 use kernels::helpers::{self, Helpers};
 pub use precision::{LoadOptions, MAX_THREADS, Precision};
-#[cfg(feature = "keywords")]
-pub(crate) use scorer::{Scorer, ScorerState};
 use stage::{Loader, Port, Runner, Signature, Size, Stage};
 use windowed::WindowedState;
 

@@ -415,23 +415,6 @@ impl<'a> Done<'a> {
     }
 }
 
-/// The shape that a graph announces for its input `name`; `None` if that is not fixed, or it has none, or is no ONNX.
-#[cfg(feature = "keywords")]
-pub(super) fn input_shape(file: &StageFile, name: &str) -> Option<Vec<usize>> {
-    use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
-    use tract_onnx::pb::type_proto::Value;
-
-    let bytes = file.read().ok()?;
-    let proto = guarded(|| tract_onnx::onnx().proto_model_for_read(&mut Cursor::new(&bytes[..]))).ok()?;
-    let input = proto.graph?.input.into_iter().find(|input| input.name == name)?;
-    let Value::TensorType(tensor) = input.r#type?.value?;
-    let fixed = |dim: &Dimension| match dim.value {
-        Some(DimValue::DimValue(size)) => usize::try_from(size).ok(),
-        _ => None,
-    };
-    tensor.shape?.dim.iter().map(fixed).collect()
-}
-
 /// Number of trainable parameters in a stage's file, counted from its initialisers; `None` if it is not ONNX.
 #[cfg(any(feature = "cli", feature = "test-util"))]
 pub fn parameters(file: &StageFile) -> Option<u64> {

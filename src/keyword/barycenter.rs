@@ -1,19 +1,19 @@
-//! Examples that take after each other: what all of them have counts more than what one voice or one take has alone.
+//! Averaging of examples: what all of them share counts more than what one voice or one take has alone.
 //!
-//! Every example is aligned with every other one by dynamic time warping, and each of its rows becomes half itself and half the mean of what the
-//! others have there. It is one round of DTW barycenter averaging (Petitjean, Ketterlin and Gançarski 2011) that leaves each example its own
-//! length and pace, so that slow and fast takes still find slow and fast utterances.
+//! Every example is aligned with every other one by dynamic time warping, and each of its rows becomes the mean of itself and of the others'
+//! mean at that place. This is one round of DTW barycenter averaging (Petitjean, Ketterlin and Gançarski 2011) in which each example keeps
+//! its own length and pace, so that slow and fast takes still match slow and fast utterances.
 
 use std::ops::Range;
 
 use super::template::{Template, push_unit};
 
-/// The rows of each example, `[frames, width]`, drawn half of the way to the others; of one example its own.
-pub(super) fn towards_each_other(examples: &[Template]) -> Vec<Vec<f32>> {
-    (0..examples.len()).map(|own| towards(own, examples)).collect()
+/// The averaged rows of each example, `[frames, width]`; a single example keeps its own.
+pub(super) fn averaged(examples: &[Template]) -> Vec<Vec<f32>> {
+    (0..examples.len()).map(|own| averaged_with_others(own, examples)).collect()
 }
 
-fn towards(own: usize, examples: &[Template]) -> Vec<f32> {
+fn averaged_with_others(own: usize, examples: &[Template]) -> Vec<f32> {
     let example = &examples[own];
     let others = || examples.iter().enumerate().filter(|(other, _)| *other != own).map(|(_, other)| other);
     let mut rows = example.rows(0..example.frames()).to_vec();
@@ -25,19 +25,19 @@ fn towards(own: usize, examples: &[Template]) -> Vec<f32> {
             for frame in other.rows(frames).chunks_exact(width) {
                 sum.iter_mut().zip(frame).for_each(|(sum, x)| *sum += x);
             }
-            let mut there = Vec::with_capacity(width);
-            push_unit(&mut there, &sum);
-            row.iter_mut().zip(there).for_each(|(x, there)| *x += there);
+            let mut mean = Vec::with_capacity(width);
+            push_unit(&mut mean, &sum);
+            row.iter_mut().zip(mean).for_each(|(x, mean)| *x += mean);
         }
     }
     rows
 }
 
-/// Which frames of `b` each row of `a` is aligned with on the path of least distance from first to last, with steps (1, 1), (1, 0) and (0, 1).
+/// The frames of `b` that each row of `a` is aligned with on the shortest path from first to last, with steps (1, 1), (1, 0) and (0, 1).
 fn aligned(a: &Template, b: &Template) -> Vec<Range<usize>> {
     let (rows, columns) = (a.frames(), b.frames());
     let mut cost = vec![f32::INFINITY; rows * columns];
-    // Where a path comes from, rows and columns back; the diagonal where nothing is nearer.
+    // The best predecessor; the diagonal in case of a tie.
     let before = |cost: &[f32], i: usize, j: usize| {
         let steps = [(1, 1), (1, 0), (0, 1)].into_iter().filter(|(di, dj)| *di <= i && *dj <= j);
         steps.map(|(di, dj)| (cost[(i - di) * columns + j - dj], i - di, j - dj)).min_by(|a, b| a.0.total_cmp(&b.0))
@@ -60,8 +60,8 @@ fn aligned(a: &Template, b: &Template) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
 
-    /// A row per letter: `a` along the first axis, `b` along the second, …; capitals lean a little towards an axis of their own.
-    fn spoken(letters: &str) -> Template {
+    /// A row per letter: `a` along the first axis, `b` along the second, and so on; a capital letter has a component along a fifth axis.
+    fn spelt(letters: &str) -> Template {
         let row = |letter: char| {
             let mut row = [0.0; 5];
             row[letter.to_ascii_lowercase() as usize - 'a' as usize] = 4.0;
@@ -72,24 +72,24 @@ mod tests {
     }
 
     #[test]
-    fn rows_align_with_what_is_alike() {
-        assert_eq!(aligned(&spoken("abcd"), &spoken("abcd")), [0..1, 1..2, 2..3, 3..4]);
-        assert_eq!(aligned(&spoken("abc"), &spoken("aaabccc")), [0..3, 3..4, 4..7]);
-        // Of equals the diagonal.
-        assert_eq!(aligned(&spoken("aaabc"), &spoken("abb")), [0..1, 0..1, 0..1, 1..2, 2..3]);
+    fn similar_rows_are_aligned() {
+        assert_eq!(aligned(&spelt("abcd"), &spelt("abcd")), [0..1, 1..2, 2..3, 3..4]);
+        assert_eq!(aligned(&spelt("abc"), &spelt("aaabccc")), [0..3, 3..4, 4..7]);
+        // In case of a tie, the diagonal.
+        assert_eq!(aligned(&spelt("aaabc"), &spelt("abb")), [0..1, 0..1, 0..1, 1..2, 2..3]);
     }
 
     #[test]
-    fn an_example_goes_half_of_the_way_to_the_mean_of_the_others() {
-        let examples = [spoken("abbc"), spoken("ABC"), spoken("aabbcc")];
-        let drawn = towards_each_other(&examples);
-        // Two of itself, a sharp one (0.8, 0.6 along the common axis), a plain one.
-        let close = |row: &[f32], wanted: [f32; 5]| row.iter().zip(wanted).all(|(x, wanted)| (x - wanted).abs() < 1e-6);
-        let rows: Vec<&[f32]> = drawn[0].chunks_exact(5).collect();
+    fn each_example_becomes_the_mean_of_itself_and_the_mean_of_the_others() {
+        let examples = [spelt("abbc"), spelt("ABC"), spelt("aabbcc")];
+        let averaged_rows = averaged(&examples);
+        // Twice itself, plus one with the fifth axis (0.8, 0.6), plus one without.
+        let close = |row: &[f32], expected: [f32; 5]| row.iter().zip(expected).all(|(x, expected)| (x - expected).abs() < 1e-6);
+        let rows: Vec<&[f32]> = averaged_rows[0].chunks_exact(5).collect();
         assert_eq!(rows.len(), 4);
         assert!(close(rows[0], [3.8, 0.0, 0.0, 0.0, 0.6]) && close(rows[2], [0.0, 3.8, 0.0, 0.0, 0.6]), "{rows:?}");
-        assert!(close(&drawn[1][..5], [3.6, 0.0, 0.0, 0.0, 1.2]), "{:?}", drawn[1]);
-        assert_eq!(towards_each_other(&examples[..1]), [examples[0].rows(0..4).to_vec()]);
-        assert!(towards_each_other(&[]).is_empty());
+        assert!(close(&averaged_rows[1][..5], [3.6, 0.0, 0.0, 0.0, 1.2]), "{:?}", averaged_rows[1]);
+        assert_eq!(averaged(&examples[..1]), [examples[0].rows(0..4).to_vec()]);
+        assert!(averaged(&[]).is_empty());
     }
 }

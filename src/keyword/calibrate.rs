@@ -1,38 +1,36 @@
-//! Which score makes so many false accepts an hour: measured on speech that does not hold the keyword, heard in several ways
-//! ([`Condition`]). The threshold is one that holds in all of them.
+//! Thresholds for a requested false-accept rate, set on speech that does not contain the keyword, in several conditions ([`Condition`]). A
+//! threshold meets the rate in each of them.
 //!
-//! Some examples are like nothing in clear speech and like much in a crowd, a drawn out vowel or an echo: so the background is also heard in
-//! babble of its own, as loud as itself. And few voices speak in it, while some examples are like much of what another voice says: so it is
-//! also played slower and faster, which makes lower and higher voices of them.
+//! Some examples resemble nothing in clear speech but much in babble, so the background is also processed with babble of its own at equal
+//! level. And it has few voices, so it is also played slower and faster, which gives lower and higher ones.
 //!
-//! Every peak of the background is a false accept that a low enough threshold would make. Rates that are seldom seen in the
-//! background's length come from its tail: the log odds x = ln(s / (1 − s)) of scores above the lowest kept one, u, are taken as exponential
-//! (peaks over threshold), so that rate(x) = rate(u) · exp(−(x − u) / scale), scale being their mean excess. A threshold is never so low that more
-//! of what was heard would fire than the rate allows.
+//! Every peak of the background is a false accept at a low enough threshold. Rates too low to be observed in the background's length are
+//! extrapolated: the log odds x = ln(s / (1 − s)) of the kept scores are modelled as exponential above the lowest one, u (peaks over
+//! threshold), so that rate(x) = rate(u) · exp(−(x − u) / scale), where scale is their mean excess. A threshold is never so low that more of
+//! the observed peaks would be accepted than the rate allows.
 
 use serde::{Deserialize, Serialize};
 
-use super::listener::Listener;
-use super::second_look::SecondLook;
-use super::spotter::{Hit, Search, SpotterOptions};
+use super::matcher::Matcher;
+use super::search::VerifiedSearch;
+use super::spotter::{Hit, SpotterOptions};
+use super::verification::Verifier;
 use crate::stream::{Representation, SessionError};
 
-/// Peaks that the tail is fitted on, at most.
+/// Largest number of peaks that the tail is fitted to.
 const TAIL_PEAKS: usize = 24;
-/// Below so many peaks nothing is extrapolated.
+/// Least number of peaks to extrapolate from.
 const LEAST_PEAKS: usize = 4;
-/// Voices of [`babble`].
+/// Number of voices in [`babble`].
 const VOICES: usize = 6;
-/// Peaks of examples below this score are not looked for: any speech has higher ones.
+/// Least score of a background peak; any speech has higher ones.
 const FLOOR: f32 = 0.05;
-/// The same of trained detectors, which are surer of what is another word.
-const DETECTOR_FLOOR: f32 = 1e-5;
 
-/// How the background was heard.
+/// How the background is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
-    /// As it is.
+    /// Unchanged.
     Plain,
     /// With [`babble`] added.
     Babble,
@@ -43,10 +41,10 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// Each of them.
+    /// All conditions.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Babble, Self::Lower, Self::Higher];
 
-    /// The rate to read a recording at that is then heard as one of `rate` samples a second.
+    /// The sample rate to resample a recording to, for it to be processed as audio at `rate`.
     pub fn read_at(self, rate: u32) -> u32 {
         match self {
             Self::Plain | Self::Babble => rate,
@@ -60,21 +58,21 @@ impl Condition {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tail {
-    /// How it was heard.
+    /// Condition of the background.
     pub condition: Condition,
-    /// How much was heard.
+    /// Duration of the background.
     pub hours: f64,
-    /// The highest scores, best first.
+    /// The highest scores, in descending order.
     pub peaks: Vec<f32>,
 }
 
-/// The score that holds in all of `tails` (see [`Tail::threshold`]); `None` where one of them says too little, or there is none.
+/// The threshold that meets the rate in all of `tails` ([`Tail::threshold`]); `None` if one of them has too few peaks, or there is none.
 pub fn threshold(tails: &[Tail], per_hour: f64) -> Option<f32> {
     let each: Option<Vec<f32>> = tails.iter().map(|tail| tail.threshold(per_hour)).collect();
     each?.into_iter().reduce(f32::max)
 }
 
-/// Six voices made of one recording: the sum of itself begun at each seventh, as loud (RMS) as the recording.
+/// Babble of six voices made from one recording: the sum of six copies, rotated by sevenths of its length, at the recording's RMS level.
 pub fn babble(audio: &[f32]) -> impl Iterator<Item = f32> {
     let starts: [usize; VOICES] = std::array::from_fn(|voice| (voice + 1) * audio.len() / (VOICES + 1));
     let voices = move || {
@@ -89,7 +87,7 @@ pub fn babble(audio: &[f32]) -> impl Iterator<Item = f32> {
 }
 
 impl Tail {
-    /// The score at which `per_hour` false accepts an hour are expected; `None` where the background says too little.
+    /// The score at which `per_hour` false accepts per hour are expected; `None` if the background has too few peaks.
     pub fn threshold(&self, per_hour: f64) -> Option<f32> {
         if self.peaks.len() < LEAST_PEAKS || self.hours <= 0.0 || per_hour <= 0.0 {
             return None;
@@ -101,35 +99,34 @@ impl Tail {
         let rate = odds.len() as f64 / self.hours;
         let x = lowest - excess * (per_hour / rate).ln();
         let fitted = (1.0 + (-x).exp()).recip() as f32;
-        // What was heard counts, too: no more of it may fire than the rate allows.
+        // The observed peaks count as well: no more of them may reach the threshold than the rate allows.
         let mut sorted = self.peaks.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
-        let heard = sorted.get((per_hour * self.hours) as usize).map_or(0.0, |peak| peak.next_up());
-        Some(fitted.max(heard).min(1.0))
+        let observed = sorted.get((per_hour * self.hours) as usize).map_or(0.0, |peak| peak.next_up());
+        Some(fitted.max(observed).min(1.0))
     }
 }
 
-/// Listens to background speech for one keyword.
+/// Collects the peaks of one keyword in background speech.
 pub struct Background {
-    listener: Listener,
+    search: VerifiedSearch,
     seconds: f64,
     peaks: Vec<Hit>,
     floor: f32,
 }
 
 impl Background {
-    /// For a keyword at frames of `hop_seconds`.
-    pub fn new(search: Search, second: SecondLook, hop_seconds: f64) -> Self {
-        let floor = if matches!(search, Search::Detector(_)) { DETECTOR_FLOOR } else { FLOOR };
-        // As near misses, since a detection at the floor would let the keyword rest, and hide what is higher.
-        let options = SpotterOptions { near_miss: floor, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
-        Self { listener: Listener::new(search, options, second), seconds: 0.0, peaks: Vec::new(), floor }
+    /// For a keyword in frames of `hop_seconds`.
+    pub fn new(matcher: Matcher, verifier: Verifier, hop_seconds: f64) -> Self {
+        // Near misses instead of detections, because a detection starts the refractory time, which would hide higher peaks.
+        let options = SpotterOptions { near_miss: FLOOR, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
+        Self { search: VerifiedSearch::new(matcher, options, verifier), seconds: 0.0, peaks: Vec::new(), floor: FLOOR }
     }
 
-    /// The next chunk of a recording, with its sound and what keywords are matched in.
-    pub fn listen(&mut self, chunk: &Representation) -> Result<(), SessionError> {
+    /// Processes the next chunk of a recording, which must have its audio and keyword embeddings.
+    pub fn push(&mut self, chunk: &Representation) -> Result<(), SessionError> {
         let mut found = false;
-        self.listener.hear(chunk, |hit| {
+        self.search.push(chunk, |hit| {
             add(&mut self.peaks, hit);
             found = true;
         })?;
@@ -140,25 +137,25 @@ impl Background {
         Ok(())
     }
 
-    /// A recording ends here: nothing matches across.
+    /// Ends a recording: no match spans two of them.
     pub fn end_recording(&mut self) -> Result<(), SessionError> {
-        if let Some(hit) = self.listener.end()? {
+        if let Some(hit) = self.search.end()? {
             add(&mut self.peaks, hit);
         }
         Ok(())
     }
 
-    /// No second look makes a score higher: below the lowest peak that would be kept there is nothing to look at.
+    /// Skips peaks below the lowest one kept: the verification pass never raises a score.
     fn raise_floor(&mut self) {
         let mut scores: Vec<f32> = self.peaks.iter().map(|hit| hit.score).collect();
         if scores.len() > TAIL_PEAKS {
             let (_, lowest, _) = scores.select_nth_unstable_by(TAIL_PEAKS - 1, |a, b| b.total_cmp(a));
             self.floor = self.floor.max(*lowest);
-            self.listener.set_near_miss(self.floor);
+            self.search.set_near_miss(self.floor);
         }
     }
 
-    /// What was found.
+    /// The highest peaks.
     pub fn tail(mut self, condition: Condition) -> Tail {
         self.peaks.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.peaks.truncate(TAIL_PEAKS);
@@ -167,7 +164,7 @@ impl Background {
     }
 }
 
-/// Adds a peak; of the same sound the higher one counts: one false accept.
+/// Adds a peak. Peaks in the same audio count as one false accept, with the higher score.
 fn add(peaks: &mut Vec<Hit>, hit: Hit) {
     match peaks.last_mut() {
         Some(last) if hit.start < last.end => *last = Hit { score: hit.score.max(last.score), ..hit },

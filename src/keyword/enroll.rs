@@ -1,15 +1,15 @@
-//! From recordings of a word to a keyword's examples.
+//! From takes of a phrase to a keyword's examples.
 //!
-//! Where a chunk is cut changes a little what the encoder makes of a frame: the last frames of a chunk have not heard what comes
-//! next. An example is therefore streamed several times, each time cut elsewhere, and its rows are the mean: nearer to whatever
-//! cut an utterance will meet. Its chunks stop where the stream's will: what a shallow head says is nearest to what shallow heads say.
+//! A frame's embedding depends a little on the chunk boundaries: the last frames of a chunk lack right context. An example is therefore
+//! streamed several times with different boundaries, and its rows are the mean, which is closest to whatever boundaries an utterance will
+//! have. Its chunks exit as the stream's will, because embeddings of one depth match each other best.
 
 use std::sync::Arc;
 
-use super::barycenter::towards_each_other;
-use super::file::Example;
+use super::barycenter::averaged;
+use super::file::{Example, Origin};
 use super::score;
-use super::speech::{TakeProblem, find_speech};
+use super::speech::{TakeProblem, find_speech, trim};
 use super::template::Template;
 use super::track::Track;
 use super::warp::Warp;
@@ -17,38 +17,40 @@ use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::stream::SessionError;
 
-/// In how many ways an example's chunks are cut.
+/// Number of different chunk boundaries that an example is averaged over.
 const CUTS: usize = 4;
-/// Frames where the model hears nobody speak to this probability are cut off at both ends.
+/// Frames at both ends with a higher probability of silence are removed.
 const QUIET_PROBABILITY: f32 = 0.5;
-/// Fewer frames of speech than these are none.
+/// Least number of frames of speech.
 const LEAST_FRAMES: usize = 8;
-/// Frames before the speech that the encoder hears as silence: a stream starts somewhere, an utterance seldom with it.
+/// Silence before the speech, because an utterance is rarely the start of a stream.
 const LEAD_SECONDS: f64 = 0.3;
-/// An example that scores less than this with every other one is taken for another word.
-const LEAST_ALIKE: f32 = 0.3;
+/// An example that scores less than this against every other one counts as a different word.
+const LEAST_LIKENESS: f32 = 0.3;
 
-/// One recording of a word.
+/// One take of a phrase.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Take {
-    /// Where it comes from.
+    /// Recording, or voice of the synthesiser.
     pub source: String,
-    /// Its sound at the pack's rate.
+    /// Whether it was recorded or synthesised.
+    pub origin: Origin,
+    /// Its audio at the pack's rate.
     pub audio: Vec<f32>,
 }
 
 /// A take that became an example.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Enrolment {
-    /// As it is alone.
+    /// The example before averaging.
     pub example: Example,
     /// The rows of its speech.
     pub template: Template,
-    /// All of its sound, to be matched with other examples.
+    /// All of its audio, to be compared with other examples.
     track: Track,
 }
 
-/// Makes an example of a take, whose chunks stop where `policy` says: `Ok(Err(problem))` where the take is unfit.
+/// Makes an example of a take, whose chunks exit as `policy` decides: `Ok(Err(problem))` if the take is rejected.
 pub fn enroll<E: From<SessionError>>(
     take: &Take,
     encoder: &Arc<Encoder>,
@@ -56,7 +58,11 @@ pub fn enroll<E: From<SessionError>>(
     chunk_frames: usize,
 ) -> Result<Result<Enrolment, TakeProblem>, E> {
     let (rate, hop) = (encoder.audio().sample_rate, encoder.audio().hop);
-    let span = match find_speech(&take.audio, rate) {
+    let span = match take.origin {
+        Origin::Recording => find_speech(&take.audio, rate),
+        Origin::Synthesis => trim(&take.audio, rate),
+    };
+    let span = match span {
         Ok(span) => span,
         Err(problem) => return Ok(Err(problem)),
     };
@@ -69,9 +75,10 @@ pub fn enroll<E: From<SessionError>>(
         return Ok(Err(TakeProblem::NoSpeech));
     }
     let seconds = |frames: usize| (frames * hop) as f64 / f64::from(rate);
-    let example =
+    let mut example =
         Example::new(take.source.clone(), seconds(first), seconds(end + 1 - first), track.rows(first..end + 1), track.width());
-    // Rounded as in a file.
+    example.origin = take.origin;
+    // Rounded as in the file.
     let Ok(template) = example.template(track.width()) else { return Ok(Err(TakeProblem::NoSpeech)) };
     Ok(Ok(Enrolment { example, template, track }))
 }
@@ -89,24 +96,35 @@ impl Enrolment {
         score(nearest)
     }
 
-    /// How much this take is like the most alike of `others`; refused when that is not enough. Nothing to say without others.
+    /// The highest score of one of `others` in this take; `None` without others.
+    pub fn best_score<'a>(&self, others: impl Iterator<Item = &'a Self>) -> Option<f32> {
+        others.map(|other| self.score_of(&other.template)).reduce(f32::max)
+    }
+
+    /// The same, or a problem if it is too low for the same word.
     pub fn likeness<'a>(&self, others: impl Iterator<Item = &'a Self>) -> Option<Result<f32, TakeProblem>> {
-        let best = others.map(|other| self.score_of(&other.template)).reduce(f32::max)?;
-        Some(if best >= LEAST_ALIKE { Ok(best) } else { Err(TakeProblem::TooUnlike { score: best, least: LEAST_ALIKE }) })
+        let best = self.best_score(others)?;
+        Some(if best >= LEAST_LIKENESS { Ok(best) } else { Err(TakeProblem::TooUnlike { score: best, least: LEAST_LIKENESS }) })
     }
 }
 
-/// What a keyword of these takes is matched by: each take, drawn half of the way to the others.
+/// The examples of a keyword: each take, averaged with the others.
+///
+/// Recordings and synthesised takes have equal total weight, so that one recording adapts the keyword to its speaker.
 pub fn examples(takes: &[Enrolment]) -> Vec<Example> {
     let templates: Vec<Template> = takes.iter().map(|take| take.template.clone()).collect();
-    let drawn = |(take, rows): (&Enrolment, Vec<f32>)| {
-        let Example { source, start, seconds, .. } = &take.example;
-        Example::new(source.clone(), *start, *seconds, &rows, take.template.width())
+    let count = |origin: Origin| takes.iter().filter(|take| take.example.origin == origin).count();
+    let both = count(Origin::Recording) > 0 && count(Origin::Synthesis) > 0;
+    let example = |(take, rows): (&Enrolment, Vec<f32>)| {
+        let Example { source, start, seconds, origin, .. } = &take.example;
+        let weight = if both { 0.5 / count(*origin) as f32 } else { 1.0 };
+        let averaged = Example::new(source.clone(), *start, *seconds, &rows, take.template.width());
+        Example { origin: *origin, weight, ..averaged }
     };
-    takes.iter().zip(towards_each_other(&templates)).map(drawn).collect()
+    takes.iter().zip(averaged(&templates)).map(example).collect()
 }
 
-/// The mean over several ways to cut the chunks.
+/// The embeddings of `audio`, averaged over several chunk boundaries.
 fn mean_over_cuts<E: From<SessionError>>(
     audio: &[f32],
     encoder: &Arc<Encoder>,

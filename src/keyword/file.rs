@@ -1,116 +1,123 @@
-//! Keyword files: TOML, a few tens of kilobytes, readable.
+//! Keyword files: TOML, 20 to 200 KB, readable.
 //!
 //! ```toml
-//! format = 5
-//! name = "hello"
+//! format = 6
+//! name = "lamp"
 //! threshold = 0.55                # least score of a detection
-//! false_accepts_per_hour = 0.5    # what the threshold was chosen for
+//! false_accepts_per_hour = 0.5    # the rate that the threshold was set for
 //!
-//! [pack]                          # what made it: another pack's units mean something else
+//! [pack]                          # embeddings of another pack are not comparable
 //! name = "daisy-tiny"
 //! identity = "5d1f…"
-//! width = 192                     # numbers of a row
+//! width = 192                     # dimensions of a row
 //!
-//! [[background]]                  # the highest scores in speech without the keyword, as it is ("plain") and in babble
+//! [say]                           # the phrase, if it was enrolled from text
+//! phrase = "turn on the lamp"
+//! language = "en-us"
+//!
+//! [[background]]                  # the highest scores in speech without the keyword, one section per condition
 //! condition = "plain"
 //! hours = 0.33
 //! peaks = [0.51, 0.5]
 //!
-//! [[example]]                     # or [detector] with `file` and `sha256`
-//! source = "hello-1.wav"
+//! [[example]]
+//! source = "lamp-1.wav"           # a recording, or a voice of the synthesiser
+//! origin = "recording"            # or "synthesis"
+//! weight = 1.0                    # relative weight of its score
 //! start = 0.41                    # seconds
 //! seconds = 0.62
-//! rows = ["12 -7 0 99 …"]         # of each frame its vector, the largest number 99
+//! rows = ["12 -7 0 99 …"]         # one embedding per frame, scaled so that its largest value is 99
 //! ```
+//!
+//! A file of an older format is rejected: the keyword has to be enrolled again.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::calibrate::Tail;
-use super::detector::Detector;
-use super::spotter::Search;
+use super::matcher::Matcher;
 use super::template::Template;
-use crate::engine::{EngineError, Scorer};
-use crate::pack::{Pack, StageFile};
+use crate::pack::Pack;
 use crate::toml_file::TomlFileError;
 
-/// What a keyword file's name ends with.
+/// Suffix of a keyword file's name.
 pub const KEYWORD_SUFFIX: &str = ".keyword.toml";
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 const LIMIT_BYTES: u64 = 4 << 20;
-const MOST_EXAMPLES: usize = 16;
-/// Of a written row.
+const MOST_EXAMPLES: usize = 32;
+/// Largest absolute value in a row.
 const LARGEST: f32 = 99.0;
 const LEAST_ROWS: usize = 4;
 const MOST_ROWS: usize = 1000;
 
-/// A keyword as its file says it.
+/// A keyword, as in its file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Keyword {
-    /// Version of this format.
+    /// Version of the format.
     pub format: u32,
-    /// The word, for people and for detections.
+    /// Name, as in detections.
     pub name: String,
     /// Least score of a detection.
     pub threshold: f32,
-    /// The rate that the threshold was chosen for; absent when it was given.
+    /// The rate that the threshold was set for; absent if the threshold was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub false_accepts_per_hour: Option<f64>,
-    /// The pack that made it.
+    /// The pack that it was enrolled with.
     pub pack: PackRef,
-    /// Scores of other speech.
+    /// The phrase, if it was enrolled from text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub say: Option<Say>,
+    /// Scores in background speech.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub background: Vec<Tail>,
-    /// The examples; none with a detector.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The examples.
+    #[serde(default)]
     pub example: Vec<Example>,
-    /// A trained detector in their place.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detector: Option<DetectorFile>,
 }
 
-/// A trained detector's graph, in the keyword file's folder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The phrase of a keyword that was enrolled from text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DetectorFile {
-    /// Its name.
-    pub file: String,
-    /// SHA-256 of its bytes, in hexadecimal.
-    pub sha256: String,
+pub struct Say {
+    /// Phrase.
+    pub phrase: String,
+    /// Language, as the synthesiser calls it.
+    pub language: String,
 }
 
-impl DetectorFile {
-    /// Its graph, for frames of so many numbers.
-    pub fn load(&self, folder: &Path, width: usize) -> Result<Scorer, EngineError> {
-        let path = folder.join(&self.file);
-        let file = StageFile::open("detector", &path, Some(&self.sha256))?;
-        Scorer::load(&file, width)
-    }
+/// How an example was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// A person said the phrase.
+    Recording,
+    /// A speech synthesiser said the phrase.
+    Synthesis,
 }
 
-/// The pack that a keyword was made with.
+/// The pack that a keyword was enrolled with.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackRef {
-    /// Its name.
+    /// Name.
     pub name: String,
     /// [`Pack::identity`].
     pub identity: String,
-    /// Numbers of a keyword embedding.
+    /// Dimensions of a keyword embedding.
     pub width: usize,
 }
 
 impl std::fmt::Display for PackRef {
-    /// Its name, and the first digits of its identity.
+    /// Name and first digits of the identity.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "`{}` ({:.12})", self.name, self.identity)
     }
 }
 
 impl PackRef {
-    /// Names `pack`.
+    /// The reference to `pack`.
     pub fn to(pack: &Pack) -> Self {
         Self {
             name: pack.manifest.name.clone(),
@@ -124,68 +131,72 @@ impl PackRef {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
-    /// The recording.
+    /// Name of the recording, or voice of the synthesiser.
     pub source: String,
-    /// Where its speech starts, seconds.
+    /// How it was made.
+    pub origin: Origin,
+    /// Relative weight of its score, above 0.
+    pub weight: f32,
+    /// Start of the speech, seconds.
     pub start: f64,
-    /// How long its speech is, seconds.
+    /// Duration of the speech, seconds.
     pub seconds: f64,
-    /// Of each frame its keyword embedding: whole numbers, the largest of which is 99.
+    /// The keyword embedding of each frame: integers, the largest of which is 99.
     pub rows: Vec<String>,
 }
 
-/// Why a keyword was refused.
+/// Why a keyword is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum KeywordError {
-    /// No TOML, or not of the form.
+    /// Not TOML, or an unknown key.
     #[error(transparent)]
     Toml(#[from] TomlFileError),
-    /// A value makes no sense.
-    #[error("{}: {problem}; enroll the keyword anew", path.display())]
+    /// A value is invalid, or the format is another one.
+    #[error("{}: {problem}; enroll the keyword again", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         problem: String,
     },
-    /// Made with another pack.
+    /// Enrolled with another pack.
     #[error(
-        "{}: `{keyword}` was enrolled with the pack {made}, and this is {running}: their frames \
-         mean different things — run with that pack, or enroll the keyword anew with this one", path.display()
+        "{}: `{keyword}` was enrolled with the pack {made}, and its embeddings are not comparable with those of {running}; run with that \
+         pack, or enroll the keyword again with this one", path.display()
     )]
     OtherPack {
         /// The file.
         path: PathBuf,
         /// The keyword.
         keyword: String,
-        /// The pack that made it.
+        /// The pack that it was enrolled with.
         made: Box<PackRef>,
-        /// The present pack.
+        /// The current pack.
         running: Box<PackRef>,
     },
-    /// Cannot be read or written.
+    /// The file cannot be read or written.
     #[error("cannot access {}", path.display())]
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A folder without keywords.
-    #[error("{}: holds no keyword (*{KEYWORD_SUFFIX}); `bellis enroll NAME --from a.wav b.wav c.wav` makes one", path.display())]
+    #[error("{}: contains no keyword (*{KEYWORD_SUFFIX}); enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display())]
     NoKeywords {
         /// The folder.
         path: PathBuf,
     },
-    /// No name for a file.
-    #[error("`{name}` is no name for a keyword: 1 to 64 characters, no slash, no control character, no dot in front")]
+    /// Not a valid name.
+    #[error("`{name}` is not a valid keyword name; use 1 to 64 characters without slashes, control characters or a leading dot")]
     Name {
         /// The name.
         name: String,
     },
 }
 
-/// Refuses what cannot be a file's name.
+/// Rejects names that cannot be a file's name.
 pub fn check_name(name: &str) -> Result<(), KeywordError> {
     let fits = (1..=64).contains(&name.chars().count());
     let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
@@ -195,7 +206,7 @@ pub fn check_name(name: &str) -> Result<(), KeywordError> {
     }
 }
 
-/// Keyword files of `path`: itself, or those of a folder, by name.
+/// Keyword files of `path`: itself, or those in a folder, sorted by name.
 pub fn find(path: &Path) -> Result<Vec<PathBuf>, KeywordError> {
     let io = |source| KeywordError::File { path: path.to_owned(), source };
     if !std::fs::metadata(path).map_err(io)?.is_dir() {
@@ -208,17 +219,19 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, KeywordError> {
     if files.is_empty() { Err(KeywordError::NoKeywords { path: path.to_owned() }) } else { Ok(files) }
 }
 
-/// Reads and checks one keyword file. With `pack`, refuses one that another pack made.
+/// Reads and checks one keyword file. With `pack`, rejects a keyword of another pack.
 pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError> {
-    /// What every version has, whatever else it says.
+    /// The key that every format has.
     #[derive(Deserialize)]
     struct Version {
-        format: u32,
+        format: Option<toml::Value>,
     }
     let invalid = |problem: String| KeywordError::Invalid { path: path.to_owned(), problem };
     let Version { format } = crate::toml_file::read(path, LIMIT_BYTES)?;
-    if format != FORMAT {
-        return Err(invalid(format!("has format {format}, and this version of Bellis reads {FORMAT}")));
+    match format {
+        Some(toml::Value::Integer(format)) if format == i64::from(FORMAT) => {}
+        Some(format) => return Err(invalid(format!("has format {format}, and this version of Bellis reads format {FORMAT}"))),
+        None => return Err(invalid(format!("has no `format`, and this version of Bellis reads format {FORMAT}"))),
     }
     let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
     check_name(&keyword.name)?;
@@ -228,33 +241,25 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
         return Err(KeywordError::OtherPack { path: path.to_owned(), keyword: keyword.name, made, running });
     }
     if !(0.0..=1.0).contains(&keyword.threshold) {
-        return Err(invalid(format!("threshold = {} is no score; scores are 0 to 1", keyword.threshold)));
+        return Err(invalid(format!("threshold must be between 0 and 1, got {}", keyword.threshold)));
     }
     if keyword.false_accepts_per_hour.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
-        return Err(invalid("false_accepts_per_hour is no rate".into()));
+        return Err(invalid("false_accepts_per_hour must be above 0".into()));
     }
     let sane =
         |tail: &Tail| tail.hours.is_finite() && tail.hours >= 0.0 && tail.peaks.iter().all(|peak| (0.0..=1.0).contains(peak));
     if !keyword.background.iter().all(sane) {
-        return Err(invalid("[[background]] holds what is no length or no score".into()));
+        return Err(invalid("[[background]] has a duration or a score out of range".into()));
     }
-    let one = |name: &str| Path::new(name).components().count() == 1 && Path::new(name).file_name().is_some();
-    match &keyword.detector {
-        Some(_) if !keyword.example.is_empty() => return Err(invalid("has examples and a detector; one of them is used".into())),
-        Some(detector) if !one(&detector.file) => {
-            return Err(invalid(format!("detector `{}` is no file of the keyword's own folder", detector.file)));
-        }
-        None if keyword.example.is_empty() || keyword.example.len() > MOST_EXAMPLES => {
-            return Err(invalid(format!("has {} examples; 1 to {MOST_EXAMPLES} make a keyword", keyword.example.len())));
-        }
-        _ => {}
+    if !(1..=MOST_EXAMPLES).contains(&keyword.example.len()) {
+        return Err(invalid(format!("has {} examples, must have 1 to {MOST_EXAMPLES}", keyword.example.len())));
     }
-    keyword.templates().map_err(invalid)?;
+    keyword.matcher().map_err(|error| invalid(error.to_string()))?;
     Ok(keyword)
 }
 
 impl Keyword {
-    /// A keyword of these examples with the threshold 1, which nothing passes.
+    /// A keyword with these examples and the threshold 1.
     pub fn new(name: &str, pack: PackRef, example: Vec<Example>) -> Result<Self, KeywordError> {
         check_name(name)?;
         Ok(Self {
@@ -263,18 +268,18 @@ impl Keyword {
             threshold: 1.0,
             false_accepts_per_hour: None,
             pack,
+            say: None,
             background: Vec::new(),
             example,
-            detector: None,
         })
     }
 
-    /// Its file in `folder`.
+    /// Path of its file in `folder`.
     pub fn path_in(&self, folder: &Path) -> PathBuf {
         folder.join(format!("{}{KEYWORD_SUFFIX}", self.name))
     }
 
-    /// Writes the file whole or not at all.
+    /// Writes the file atomically.
     pub fn save(&self, path: &Path) -> Result<(), KeywordError> {
         let io = |source| KeywordError::File { path: path.to_owned(), source };
         let text = toml::to_string(self).map_err(|error| io(std::io::Error::other(error)))?;
@@ -283,36 +288,46 @@ impl Keyword {
         std::fs::rename(&unfinished, path).map_err(io)
     }
 
-    /// What finds it; a detector's graph lies in `folder`. Otherwise what is wrong.
-    pub fn search(&self, folder: &Path) -> Result<Search, String> {
-        let Some(detector) = &self.detector else { return Ok(self.templates()?.into()) };
-        let detector = detector.load(folder, self.pack.width).and_then(|scorer| Detector::new(&scorer));
-        Ok(Search::Detector(Box::new(detector.map_err(|error| error.to_string())?)))
-    }
-
-    /// The examples, ready to be matched; otherwise what is wrong with which.
-    fn templates(&self) -> Result<Vec<Template>, String> {
+    /// Its examples, ready to be matched.
+    ///
+    /// # Errors
+    ///
+    /// An example that is not `[frames, width]` integers.
+    pub fn matcher(&self) -> Result<Matcher, ExampleError> {
         let one = |(number, example): (usize, &Example)| {
-            example.template(self.pack.width).map_err(|problem| format!("example {}: {problem}", number + 1))
+            let problem = |problem| ExampleError { number: number + 1, problem };
+            if !(example.weight > 0.0 && example.weight.is_finite()) {
+                return Err(problem(format!("weight must be above 0, got {}", example.weight)));
+            }
+            Ok((example.template(self.pack.width).map_err(problem)?, example.weight))
         };
-        self.example.iter().enumerate().map(one).collect()
+        Ok(Matcher::new(self.example.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?))
     }
 }
 
+/// An example with invalid contents.
+#[derive(Debug, thiserror::Error)]
+#[error("example {number}: {problem}")]
+pub struct ExampleError {
+    number: usize,
+    problem: String,
+}
+
 impl Example {
-    /// As it is written, of vectors `[frames, width]`.
+    /// A recording with vectors `[frames, width]` and weight 1.
     pub fn new(source: String, start: f64, seconds: f64, vectors: &[f32], width: usize) -> Self {
         let row = |row: &[f32]| -> String {
             let largest = row.iter().fold(f32::MIN_POSITIVE, |largest, x| largest.max(x.abs()));
             row.iter().map(|x| ((x / largest * LARGEST).round() as i32).to_string()).collect::<Vec<_>>().join(" ")
         };
-        Self { source, start, seconds, rows: vectors.chunks_exact(width.max(1)).map(row).collect() }
+        let rows = vectors.chunks_exact(width.max(1)).map(row).collect();
+        Self { source, origin: Origin::Recording, weight: 1.0, start, seconds, rows }
     }
 
-    /// As it is matched.
+    /// Its rows, ready to be matched; otherwise the problem.
     pub fn template(&self, width: usize) -> Result<Template, String> {
         if !(LEAST_ROWS..=MOST_ROWS).contains(&self.rows.len()) {
-            return Err(format!("{} rows; {LEAST_ROWS} to {MOST_ROWS} are possible", self.rows.len()));
+            return Err(format!("{} rows, must have {LEAST_ROWS} to {MOST_ROWS}", self.rows.len()));
         }
         let mut vectors = Vec::with_capacity(self.rows.len() * width);
         for (index, text) in self.rows.iter().enumerate() {
@@ -320,12 +335,12 @@ impl Example {
             for entry in text.split_whitespace() {
                 match entry.parse::<i8>() {
                     Ok(number) if f32::from(number).abs() <= LARGEST => vectors.push(f32::from(number)),
-                    _ => return Err(format!("row {}: `{entry}` is no whole number of -{LARGEST} to {LARGEST}", index + 1)),
+                    _ => return Err(format!("row {}: `{entry}` is not an integer between -{LARGEST} and {LARGEST}", index + 1)),
                 }
             }
             let row = &vectors[before..];
             if row.len() != width || row.iter().all(|&number| number == 0.0) {
-                return Err(format!("row {}: {} numbers, and {width} are wanted, not all of them 0", index + 1, row.len()));
+                return Err(format!("row {}: must have {width} integers, not all 0; has {}", index + 1, row.len()));
             }
         }
         Ok(Template::new(&vectors, width))

@@ -1,40 +1,44 @@
-//! Keywords by example: a few recordings of a word become a keyword file, and streams are searched for it.
+//! Keywords by example: a few recordings of a phrase, or takes from a speech synthesiser, become a keyword file, and streams are searched
+//! for it.
 //!
-//! Every layer has a branch that makes of its state what it can of one and the same vector, so a chunk compares with an example
-//! wherever either stopped. An example is the vectors that those stages, `embedding.k`, make of its speech ([`Template`]), drawn
-//! towards those of the other examples ([`examples`]); a stream is aligned with it frame by frame by subsequence dynamic time
-//! warping ([`Warp`]) in memory that does not grow; peaks of the score become detections ([`Spotter`]) where they pass a threshold
-//! that speech without the keyword was asked for ([`Tail`]), and pass it again when their sound is computed at full depth
-//! ([`SecondLook`]).
+//! Every layer has a branch, `embedding.k`, that estimates the same vector from its state: the keyword embedding. So a chunk is comparable
+//! with an example at whichever layer it exits. An example consists of the embeddings of its speech ([`Template`]), averaged with those of
+//! the other examples ([`examples`]). A stream is aligned with it frame by frame by subsequence dynamic time warping ([`Warp`]) in constant
+//! memory. Peaks of the score become detections ([`Spotter`]) if they reach a threshold that was set on speech without the keyword
+//! ([`Tail`]), both at the stream's own depth and at full depth ([`Verifier`]).
 //!
-//! The score of a span is 1 − d, d being the mean over the example's frames of the local distance along the best path: the mean
-//! cosine, 1 for the example itself, 0 for what has nothing in common with it. Two utterances of a word by one speaker have 0.3 to 0.6.
+//! The score of a span is the mean cosine over the example's frames along the best path: 1 for the example itself, 0 for unrelated audio.
+//! Two utterances of a word by one speaker score 0.3 to 0.6.
 
 mod barycenter;
 mod calibrate;
-mod detector;
 mod enroll;
 mod file;
-mod listener;
+mod matcher;
 mod record;
-mod second_look;
+#[cfg(feature = "files")]
+mod say;
+mod search;
 mod speech;
 mod spotter;
 mod template;
 mod track;
+mod verification;
 mod warp;
 
 pub use calibrate::{Background, Condition, Tail, babble, threshold};
-pub use detector::Detector;
 pub use enroll::{Enrolment, Take, enroll, examples};
-pub use file::{DetectorFile, Example, KEYWORD_SUFFIX, Keyword, KeywordError, PackRef, check_name, find, load};
-pub use listener::Listener;
-pub use record::{Heard, Recorder};
-pub use second_look::SecondLook;
-pub use speech::{Span, TakeProblem, find_speech};
-pub use spotter::{Event, Hit, Search, Spotter, SpotterOptions};
+pub use file::{Example, ExampleError, KEYWORD_SUFFIX, Keyword, KeywordError, Origin, PackRef, Say, check_name, find, load};
+pub use matcher::Matcher;
+pub use record::{Recorder, RecorderEvent};
+#[cfg(feature = "files")]
+pub use say::{SayError, Synthesiser};
+pub use search::VerifiedSearch;
+pub use speech::{Span, TakeProblem, find_speech, trim};
+pub use spotter::{Event, Hit, Spotter, SpotterOptions};
 pub use template::{FrameBlock, LANES, Template};
 pub use track::Track;
+pub use verification::Verifier;
 pub use warp::{Match, Warp};
 
 /// The score of a mean distance.

@@ -1,15 +1,15 @@
-//! Takes from a live stream: where a word begins and ends is found while it is spoken.
+//! Takes from a live stream: finds where a phrase begins and ends while it is spoken.
 
 use std::collections::VecDeque;
 
-/// What a [`Recorder`] heard in the sound that it was given.
+/// The state of a [`Recorder`] after some samples.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Heard {
-    /// Nobody speaks yet.
+pub enum RecorderEvent {
+    /// No speech yet.
     Waiting,
-    /// Somebody speaks.
+    /// Speech in progress.
     Speaking,
-    /// The word and some silence around it.
+    /// The phrase with some silence around it.
     Take(Vec<f32>),
 }
 
@@ -17,35 +17,35 @@ pub enum Heard {
 #[derive(Debug)]
 pub struct Recorder {
     sample_rate: u32,
-    /// Sound that is kept: the lead while waiting, the whole take while somebody speaks.
+    /// Buffered audio: the lead while waiting, the whole take during speech.
     kept: Vec<f32>,
     /// Samples of an incomplete step.
     rest: Vec<f32>,
-    /// Levels of the last steps without speech: the floor.
+    /// Levels of the last steps without speech, dBFS.
     floor: VecDeque<f32>,
     level: f32,
     speaking: bool,
-    /// Steps in a row that were loud, or quiet.
+    /// Number of consecutive loud steps, and of quiet ones.
     loud: usize,
     quiet: usize,
 }
 
 const STEP_SECONDS: f64 = 0.02;
-/// The floor is the quietest tenth of so much sound.
+/// The noise floor is the 10th percentile of the level over this time.
 const FLOOR_SECONDS: f64 = 3.0;
-/// Before so much sound there is no floor.
+/// Time until the noise floor is known.
 const SETTLE_SECONDS: f64 = 0.3;
-/// Speech is so far above the floor …
+/// Least level of speech above the noise floor …
 const ABOVE_FLOOR_DB: f32 = 10.0;
-/// … and above this in any case.
+/// … and of full scale.
 const LEAST_DBFS: f32 = -55.0;
-/// So much sound in a row must be loud: a click is not.
+/// Speech starts after this time above the level; a click is shorter.
 const ONSET_SECONDS: f64 = 0.06;
-/// So much quiet ends a take.
+/// Silence that ends a take.
 const END_SECONDS: f64 = 0.8;
-/// Kept in front of the onset.
+/// Audio kept before the onset.
 const LEAD_SECONDS: f64 = 0.5;
-/// A take ends here, whatever is heard.
+/// Longest take.
 const LONGEST_SECONDS: f64 = 8.0;
 const SILENCE_DBFS: f32 = -120.0;
 
@@ -54,7 +54,7 @@ fn steps(seconds: f64) -> usize {
 }
 
 impl Recorder {
-    /// For sound at `sample_rate`.
+    /// For audio at `sample_rate`.
     pub fn new(sample_rate: u32) -> Self {
         Self {
             sample_rate,
@@ -68,13 +68,13 @@ impl Recorder {
         }
     }
 
-    /// Level of the last 20 ms, dB of full scale.
+    /// Level of the last 20 ms, dBFS.
     pub fn level_dbfs(&self) -> f32 {
         self.level
     }
 
-    /// Takes samples. A take is told once; what comes after it begins a new one.
-    pub fn push(&mut self, samples: &[f32]) -> Heard {
+    /// Processes samples. A take is returned once; later samples start a new one.
+    pub fn push(&mut self, samples: &[f32]) -> RecorderEvent {
         let step = (STEP_SECONDS * f64::from(self.sample_rate)) as usize;
         self.rest.extend_from_slice(samples);
         let mut taken = 0;
@@ -86,9 +86,9 @@ impl Recorder {
         }
         self.rest.drain(..taken);
         match (take, self.speaking) {
-            (Some(take), _) => Heard::Take(take),
-            (None, true) => Heard::Speaking,
-            (None, false) => Heard::Waiting,
+            (Some(take), _) => RecorderEvent::Take(take),
+            (None, true) => RecorderEvent::Speaking,
+            (None, false) => RecorderEvent::Waiting,
         }
     }
 
@@ -116,7 +116,7 @@ impl Recorder {
             return None;
         }
         self.speaking = false;
-        // What was loud for all that time is the new floor.
+        // Audio that is loud for this long is the new noise floor.
         if long {
             self.floor.clear();
         }

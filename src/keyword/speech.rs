@@ -1,4 +1,4 @@
-//! Where the word is in a recording, and what makes a recording unfit as an example.
+//! The place of the phrase in a take, and the reasons for which a take is rejected.
 
 /// A stretch of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,88 +9,112 @@ pub struct Span {
     pub end: usize,
 }
 
-/// Why a recording makes no example.
+/// Why a take is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum TakeProblem {
-    /// Nothing in it, or next to nothing.
+    /// Too little signal.
     #[error(
-        "too quiet: its loudest part has {level:.0} dBFS, and an example wants {QUIETEST_DBFS} or more — speak up, or come nearer"
+        "too quiet: {level:.0} dBFS at most, and an example needs {QUIETEST_DBFS}; speak up, or move closer to the microphone"
     )]
     TooQuiet {
-        /// Level of the loud parts, dB of full scale.
+        /// Level of the loud parts, dBFS.
         level: f32,
     },
-    /// The loud parts are cut off.
-    #[error("clipped: {percent:.1} % of its speech is cut off at full scale — turn the microphone down, or step back")]
+    /// Clipped at full scale.
+    #[error("clipped: {percent:.1} % of the speech is at full scale; lower the gain, or move away from the microphone")]
     Clipped {
         /// Share of samples in flat runs at full scale.
         percent: f32,
     },
-    /// The level hardly changes: noise, a hum, music.
+    /// Nearly constant level: noise, a hum, music.
     #[error(
-        "no word stands out: from its quiet to its loud parts there are {contrast:.0} dB, and speech has {LEAST_CONTRAST_DB} or more — is this noise?"
+        "no word stands out: the level varies by {contrast:.0} dB, and speech varies by {LEAST_CONTRAST_DB} or more; record in a quieter place"
     )]
     NothingStandsOut {
-        /// Between the loud and the quiet parts, dB.
+        /// Difference between the loud and the quiet parts, dB.
         contrast: f32,
     },
-    /// There is a word, but hardly.
+    /// Less speech than an example needs.
     #[error(
-        "too short: {seconds:.2} s of speech, and an example wants {SHORTEST_SECONDS} s or more — a word of two syllables or more is found better, too"
+        "too short: {seconds:.2} s of speech, and an example needs {SHORTEST_SECONDS} s; use a word of at least two syllables"
     )]
     TooShort {
-        /// Length of what was found.
+        /// Duration of the speech.
         seconds: f64,
     },
-    /// More than a word.
-    #[error("too long: {seconds:.1} s of speech, and an example has {LONGEST_SECONDS} s at most — record the word alone")]
-    TooLong {
-        /// Length of what was found.
-        seconds: f64,
-    },
-    /// Speech, a pause, speech.
+    /// More speech than an example may have.
     #[error(
-        "{words} words: speech at {first:.2} s and, after a pause, at {second:.2} s — record the word once, or the phrase without a pause"
+        "too long: {seconds:.1} s of speech, and an example has at most {LONGEST_SECONDS} s; record the phrase alone, or use a shorter one"
+    )]
+    TooLong {
+        /// Duration of the speech.
+        seconds: f64,
+    },
+    /// Speech with a pause.
+    #[error(
+        "{words} words: speech at {first:.2} s and, after a pause, at {second:.2} s; record the word once, or the phrase without a pause"
     )]
     SeveralWords {
-        /// How many stretches of speech.
+        /// Number of stretches of speech.
         words: usize,
-        /// Where the first one starts, seconds.
+        /// Start of the first one, seconds.
         first: f64,
-        /// Where the next one starts, seconds.
+        /// Start of the second one, seconds.
         second: f64,
     },
-    /// The model itself hears nobody speak.
-    #[error("the model hears no speech in it")]
+    /// The model classifies nearly all of it as silence.
+    #[error("the model detects no speech in it; record the word again")]
     NoSpeech,
-    /// Another word than the other examples, as the model hears it.
-    #[error("too unlike the others: its score with them is {score:.2}, and {least:.2} is the least — was another word said?")]
+    /// Scores low against the other examples: probably a different word.
+    #[error(
+        "too unlike the others: it scores {score:.2} against them, and needs {least:.2}; record the same word, or pass --keep-unlike"
+    )]
     TooUnlike {
         /// Best score with another example.
         score: f32,
-        /// What would do.
+        /// Least score.
         least: f32,
     },
 }
 
 const QUIETEST_DBFS: f32 = -50.0;
-/// Stationary noise stays within 3 dB in frames of 20 ms, a hum within 1; a word alone, cut without any silence, has 15 or more.
+/// In frames of 20 ms, stationary noise varies by up to 3 dB, a hum by 1, a word without any silence around it by 15 or more.
 const LEAST_CONTRAST_DB: f32 = 8.0;
 const SHORTEST_SECONDS: f64 = 0.2;
 const LONGEST_SECONDS: f64 = 3.0;
-/// A pause from here on parts words; the closures of stops and the gaps between a phrase's words are shorter.
+/// Least pause between words; closures of stops and gaps within a phrase are shorter.
 const PAUSE_SECONDS: f64 = 0.3;
-/// What stands alone and is shorter is a click.
+/// Longest click.
 const CLICK_SECONDS: f64 = 0.07;
-/// Speech is at most so far below its own loud parts, dB …
+/// Range of speech below its loud parts, dB …
 const SPEECH_RANGE_DB: f32 = 35.0;
-/// … and above the quiet parts by this share of the way to the loud ones.
+/// … and its least level above the quiet parts, as a share of the difference to the loud ones.
 const ABOVE_FLOOR: f32 = 0.35;
-/// Kept before and after: weak onsets and ends lie under the threshold.
+/// Margin before and after, for weak onsets and ends below the level threshold.
 const MARGIN_SECONDS: f64 = 0.03;
 const FRAME_SECONDS: f64 = 0.02;
 const STEP_SECONDS: f64 = 0.01;
 const CLIPPED_PERCENT: f32 = 0.3;
+
+/// Finds the speech of a synthesised take, which may have pauses: everything but the silence at both ends.
+pub fn trim(audio: &[f32], sample_rate: u32) -> Result<Span, TakeProblem> {
+    let loudest = audio.iter().fold(0.0f32, |loudest, x| loudest.max(x.abs()));
+    let threshold = loudest * 10f32.powf(-SPEECH_RANGE_DB / 20.0);
+    let loud = |x: &f32| x.abs() > threshold;
+    let (Some(start), Some(last)) = (audio.iter().position(loud), audio.iter().rposition(loud)) else {
+        return Err(TakeProblem::NoSpeech);
+    };
+    check_length((last + 1 - start) as f64 / f64::from(sample_rate))?;
+    Ok(Span { start, end: last + 1 })
+}
+
+fn check_length(seconds: f64) -> Result<(), TakeProblem> {
+    match seconds {
+        short if short < SHORTEST_SECONDS => Err(TakeProblem::TooShort { seconds }),
+        long if long > LONGEST_SECONDS => Err(TakeProblem::TooLong { seconds }),
+        _ => Ok(()),
+    }
+}
 
 /// Finds the one word of a recording.
 pub fn find_speech(audio: &[f32], sample_rate: u32) -> Result<Span, TakeProblem> {
@@ -100,7 +124,7 @@ pub fn find_speech(audio: &[f32], sample_rate: u32) -> Result<Span, TakeProblem>
     let mut sorted = levels.clone();
     sorted.sort_by(f32::total_cmp);
     let at = |share: f64| sorted.get((share * sorted.len().saturating_sub(1) as f64) as usize).copied().unwrap_or(SILENCE_DBFS);
-    // Of a long recording with a short word, 5 % may be all that the word has.
+    // In a long recording, a short word may be 5 % of the audio.
     let (loud, quiet) = (at(0.97), at(0.1));
     if loud < QUIETEST_DBFS {
         return Err(TakeProblem::TooQuiet { level: loud });
@@ -127,13 +151,7 @@ pub fn find_speech(audio: &[f32], sample_rate: u32) -> Result<Span, TakeProblem>
             return Err(TakeProblem::SeveralWords { words: stretches.len(), first, second });
         }
     };
-    let long = seconds(span.end - span.start);
-    if long < SHORTEST_SECONDS {
-        return Err(TakeProblem::TooShort { seconds: long });
-    }
-    if long > LONGEST_SECONDS {
-        return Err(TakeProblem::TooLong { seconds: long });
-    }
+    check_length(seconds(span.end - span.start))?;
     let percent = clipped_percent(&audio[span.start..span.end]);
     if percent > CLIPPED_PERCENT {
         return Err(TakeProblem::Clipped { percent });
@@ -144,7 +162,7 @@ pub fn find_speech(audio: &[f32], sample_rate: u32) -> Result<Span, TakeProblem>
 
 const SILENCE_DBFS: f32 = -120.0;
 
-/// Level of each frame, dB of full scale, its mean taken out.
+/// Level of each frame without its mean, dBFS.
 fn levels(audio: &[f32], frame: usize, step: usize) -> Vec<f32> {
     let level = |samples: &[f32]| {
         let count = samples.len() as f64;
@@ -155,7 +173,7 @@ fn levels(audio: &[f32], frame: usize, step: usize) -> Vec<f32> {
     audio.windows(frame).step_by(step).map(level).collect()
 }
 
-/// Share of samples, in percent, that lie in runs of three or more at full scale.
+/// Percentage of samples in runs of three or more at full scale.
 fn clipped_percent(audio: &[f32]) -> f32 {
     let full = |x: f32| x.abs() >= 0.985;
     let clipped: usize =

@@ -1,4 +1,4 @@
-//! Sound through a session to what keywords are matched in, all of it at once: for examples and for background speech.
+//! The keyword embeddings of a whole recording, computed by a session.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::stream::{Session, SessionError, SessionOptions};
 pub struct Track {
     vectors: Vec<f32>,
     width: usize,
-    /// How likely it is that nobody speaks, of each frame; empty for a pack without such a unit.
+    /// Probability of silence of each frame; empty for a pack without a quiet unit.
     quiet: Vec<f32>,
 }
 
 impl Track {
-    /// Streams `audio`, at the pack's rate, through `encoder` in chunks of `chunk_frames` frames.
+    /// Processes `audio`, at the pack's rate, with `encoder` in chunks of `chunk_frames` frames.
     pub fn of(
         audio: &[f32],
         encoder: &Arc<Encoder>,
@@ -42,7 +42,7 @@ impl Track {
         Ok(track)
     }
 
-    /// The mean of the frames from `firsts` on, of tracks of the same sound.
+    /// The mean of several tracks of the same audio, each with the number of its first frame that counts.
     pub(super) fn mean(tracks: &[(usize, Self)]) -> Self {
         let Some(width) = tracks.first().map(|(_, track)| track.width) else { return Self::default() };
         let mean = |of: &dyn Fn(&(usize, Self)) -> &[f32]| {
@@ -65,7 +65,7 @@ impl Track {
         &self.vectors[frames.start * self.width..frames.end * self.width]
     }
 
-    /// Numbers of a vector.
+    /// Dimensions of a vector.
     pub fn width(&self) -> usize {
         self.width
     }
@@ -75,12 +75,12 @@ impl Track {
         self.vectors.len() / self.width.max(1)
     }
 
-    /// How likely it is that nobody speaks in frame `t`; 0 for a pack that does not say.
+    /// Probability of silence in frame `t`; 0 for a pack without a quiet unit.
     pub(super) fn quiet(&self, t: usize) -> f32 {
         self.quiet.get(t).copied().unwrap_or(0.0)
     }
 
-    /// All frames, as templates read them, as many at a time as go together.
+    /// All frames, in blocks of up to [`LANES`].
     pub fn blocks<E>(&self, mut each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
         let mut block = FrameBlock::default();
         for rows in self.vectors.chunks(LANES * self.width.max(1)) {

