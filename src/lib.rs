@@ -167,6 +167,7 @@
 //! | `serve` | the daemon of `bellis serve` | yes |
 //! | `home` | `bellis serve` in a smart home: Wyoming, MQTT, commands on detection | yes |
 //! | `bench` | `bellis bench` | yes |
+//! | `neighbours` | `neighbour`: continuing chunks on other machines (MDI-Exit) | no |
 //! | `cli` | the `bellis` program | yes |
 //! | `test-util` | `audio::ScriptedSource`, which plays a script of callbacks, pauses and faults | no |
 //! | `count-allocations` | heap allocations per chunk in `bellis bench` | no |
@@ -195,6 +196,9 @@ pub mod internal;
 #[cfg(feature = "keywords")]
 pub mod keyword;
 mod names;
+#[cfg(feature = "neighbours")]
+#[doc(hidden)]
+pub mod neighbour;
 #[cfg(feature = "runtime")]
 mod output;
 pub mod pack;

@@ -15,15 +15,40 @@ use super::{Encoder, Frames, LayerStages};
 use crate::pack::GapFill;
 use crate::pack::manifest::EncoderSection;
 
-/// A chunk in the left context, and the output `y` of the last layer that it went through.
-struct PastChunk {
-    first_frame: u64,
-    state: Frames,
+/// The outputs `y` of a chunk's layers, with their depths in ascending order.
+pub(crate) type States = Vec<(usize, Frames)>;
+
+/// A chunk in the left context, with those outputs of its layers that are known here: that of its exit layer, and the others
+/// where a neighbour may need them.
+#[derive(Debug, Clone)]
+pub(crate) struct PastChunk {
+    /// Its first frame.
+    pub first_frame: u64,
+    /// At least one.
+    pub states: States,
 }
 
 impl PastChunk {
-    fn end(&self) -> u64 {
-        self.first_frame + self.state.frames() as u64
+    /// The frame after its last one.
+    pub fn end(&self) -> u64 {
+        self.first_frame + self.states.last().map_or(0, |(_, state)| state.frames()) as u64
+    }
+
+    /// What stands in for the input of layer `k`: the output of the deepest known layer before it. After an exit before layer
+    /// k − 1, that is the exit state.
+    fn input(&self, k: usize) -> Option<&Frames> {
+        self.states.iter().rev().find(|(depth, _)| *depth < k).map(|(_, state)| state)
+    }
+
+    /// Adds the states whose depths are not known yet.
+    #[cfg(feature = "neighbours")]
+    fn add(&mut self, states: States) {
+        let frames = self.end() - self.first_frame;
+        for (depth, state) in states.into_iter().filter(|(_, state)| state.frames() as u64 == frames) {
+            if let Err(place) = self.states.binary_search_by_key(&depth, |(known, _)| *known) {
+                self.states.insert(place, (depth, state));
+            }
+        }
     }
 }
 
@@ -116,12 +141,58 @@ impl CachedState {
         self.run(k, x)
     }
 
-    /// Stores the state at the chunk's exit, for later chunks that go deeper.
-    pub fn finish(&mut self, first_frame: u64, state: Frames) {
-        self.past.push_back(PastChunk { first_frame, state });
+    /// Stores the state at the chunk's exit, and others that are known, for later chunks that go deeper.
+    pub fn finish(&mut self, first_frame: u64, states: States) {
+        self.past.push_back(PastChunk { first_frame, states });
         let horizon = self.past.back().map_or(0, PastChunk::end).saturating_sub(self.left_context);
+        self.forget(horizon);
+    }
+
+    /// Drops the chunks that end at `horizon` or before.
+    fn forget(&mut self, horizon: u64) {
         while self.past.front().is_some_and(|chunk| chunk.end() <= horizon) {
             self.past.pop_front();
+        }
+    }
+
+    /// The chunks of the left context of a chunk that starts at `first_frame`, oldest first.
+    #[cfg(feature = "neighbours")]
+    pub fn context(&self, first_frame: u64) -> impl Iterator<Item = &PastChunk> {
+        let horizon = first_frame.saturating_sub(self.left_context);
+        self.past.iter().filter(move |chunk| chunk.end() > horizon && chunk.first_frame < first_frame)
+    }
+
+    /// Adds what is known elsewhere of the left context of a chunk that starts at `first_frame`: states of chunks known here,
+    /// and whole chunks. A chunk that overlaps a known one is ignored.
+    #[cfg(feature = "neighbours")]
+    pub fn add_context(&mut self, first_frame: u64, chunks: impl IntoIterator<Item = PastChunk>) {
+        self.forget(first_frame.saturating_sub(self.left_context));
+        for chunk in chunks {
+            match self.past.binary_search_by_key(&chunk.first_frame, |known| known.first_frame) {
+                Ok(index) => self.past[index].add(chunk.states),
+                Err(index) => {
+                    let before = index.checked_sub(1).and_then(|index| self.past.get(index));
+                    let apart = before.is_none_or(|known| known.end() <= chunk.first_frame)
+                        && self.past.get(index).is_none_or(|known| chunk.end() <= known.first_frame);
+                    if apart {
+                        self.past.insert(index, chunk);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether states of the chunk that starts at `first_frame` are known.
+    #[cfg(feature = "neighbours")]
+    pub fn knows(&self, first_frame: u64) -> bool {
+        self.past.binary_search_by_key(&first_frame, |known| known.first_frame).is_ok()
+    }
+
+    /// Adds states of the chunk of the left context that starts at `first_frame`, if it is still there.
+    #[cfg(feature = "neighbours")]
+    pub fn add_to(&mut self, first_frame: u64, states: States) {
+        if let Ok(index) = self.past.binary_search_by_key(&first_frame, |known| known.first_frame) {
+            self.past[index].add(states);
         }
     }
 
@@ -138,11 +209,13 @@ impl CachedState {
             self.layers[k - 1].restart_at(resume);
         }
         for index in from.unwrap_or(self.past.len())..self.past.len() {
-            let state = self.past[index].state.clone();
+            let unknown =
+                || EngineError::Run { stage: format!("layer.{k}"), problem: "no state of an earlier chunk is known".into() };
+            let state = self.past[index].input(k).cloned().ok_or_else(unknown)?;
             match self.gap_fill {
                 GapFill::CatchUp => {
                     let (y, _) = self.run(k, &state)?;
-                    self.past[index].state = y;
+                    self.past[index].states = vec![(k, y)];
                 }
                 GapFill::Project => self.project(k, &state)?,
             }

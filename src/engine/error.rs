@@ -65,6 +65,15 @@ pub enum EngineError {
     /// The system refused a thread for matrix products.
     #[error("cannot start a thread for matmuls; use fewer threads")]
     Thread(#[source] std::io::Error),
+    /// A chunk from a neighbour does not have the shape of this pack's chunks.
+    #[error("pack `{pack}` cannot continue a neighbour's chunk: {problem}")]
+    #[non_exhaustive]
+    Handover {
+        /// The pack's name.
+        pack: String,
+        /// The difference.
+        problem: String,
+    },
     /// The pack was not trained for chunks of this size.
     #[error("pack `{pack}` takes chunks of {allowed} frames, got {frames}")]
     #[non_exhaustive]

@@ -13,6 +13,8 @@ pub(crate) mod dots;
 mod error;
 mod frames;
 mod fused;
+#[cfg(feature = "neighbours")]
+pub(crate) mod handover;
 mod kernels;
 mod precision;
 mod program;
@@ -27,6 +29,9 @@ use std::sync::Arc;
 use tract_onnx::prelude::*;
 
 use cached::CachedState;
+#[cfg(feature = "neighbours")]
+pub(crate) use cached::PastChunk;
+pub(crate) use cached::States;
 #[cfg(feature = "keywords")]
 pub(crate) use dots::Dots;
 pub use error::EngineError;
@@ -257,6 +262,12 @@ impl Encoder {
         self.spec.default_chunk()
     }
 
+    /// The largest chunk that the pack allows, frames.
+    #[cfg(feature = "neighbours")]
+    pub(crate) fn largest_chunk(&self) -> usize {
+        self.spec.chunk_frames.largest()
+    }
+
     /// Frames before the chunk that attention sees.
     pub fn left_context(&self) -> usize {
         self.spec.left_context
@@ -274,6 +285,12 @@ impl Encoder {
             true => Ok(()),
             false => Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), frames }),
         }
+    }
+
+    /// Whether the state that heads read is the layer's output `y`.
+    #[cfg(feature = "neighbours")]
+    pub(crate) fn feature_is_output(&self) -> bool {
+        !self.has_feature()
     }
 
     /// Refuses a pack without exit heads.
@@ -318,6 +335,8 @@ pub struct EncoderState {
     ctc: Branches<Runner>,
     gain: Branches<Runner>,
     embedding: Branches<Runner>,
+    /// Whether the output of every layer is kept for the left context, not only that of the exit layer (cached mode).
+    keep_states: bool,
 }
 
 enum ModeState {
@@ -353,6 +372,7 @@ impl EncoderState {
             ctc: runners(&encoder.ctc)?,
             gain: runners(&encoder.gain)?,
             embedding: runners(&encoder.embedding)?,
+            keep_states: false,
             encoder: encoder.clone(),
         })
     }
@@ -395,7 +415,7 @@ impl EncoderState {
         };
         let mut features = Vec::with_capacity(self.encoder.layers() + 1);
         features.push(own);
-        Ok(Pass { state: self, first_frame: span.chunk_first, x, features })
+        Ok(Pass { state: self, first_frame: span.chunk_first, x, first_depth: 0, features, earlier: Vec::new() })
     }
 }
 
@@ -414,14 +434,23 @@ pub struct Pass<'a> {
     first_frame: u64,
     /// Input of the next layer.
     x: Frames,
+    /// Depth of the first of `features`: 0, unless the layers before were computed elsewhere.
+    first_depth: usize,
     /// h⁰ and the features of the layers so far, the chunk's own frames.
     features: Vec<Frames>,
+    /// Inputs of the layers so far, where they are kept.
+    earlier: States,
 }
 
 impl Pass<'_> {
+    /// Classes of an exit head.
+    pub(crate) fn units(&self) -> usize {
+        self.state.encoder.units()
+    }
+
     /// How many layers have run.
     pub fn depth(&self) -> usize {
-        self.features.len() - 1
+        self.first_depth + self.features.len() - 1
     }
 
     /// Runs the next layer and returns its number, from 1. Calling it after the last layer is an error.
@@ -438,7 +467,10 @@ impl Pass<'_> {
                 (y, state.own_rows(&feature))
             }
         };
-        self.x = y;
+        let x = std::mem::replace(&mut self.x, y);
+        if self.state.keep_states {
+            self.earlier.push((k - 1, x));
+        }
         self.features.push(feature);
         Ok(k)
     }
@@ -447,7 +479,7 @@ impl Pass<'_> {
     pub fn head(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.heads, k) {
-            Some(head) => head.frames(&self.features[k]),
+            Some(head) => head.frames(&self.features[k - self.first_depth]),
             None => Err(self.state.no_stage(format!("head.{k}"), NO_HEADS.into())),
         }
     }
@@ -455,14 +487,14 @@ impl Pass<'_> {
     /// CTC logits `[T, V]` of the present layer's branch, if it has one.
     pub fn ctc(&mut self) -> Result<Option<Frames>, EngineError> {
         let k = self.depth();
-        branch(&mut self.state.ctc, k).map(|branch| branch.frames(&self.features[k])).transpose()
+        branch(&mut self.state.ctc, k).map(|branch| branch.frames(&self.features[k - self.first_depth])).transpose()
     }
 
     /// Keyword embedding `[T, width]` from the current layer's branch.
     pub fn embedding(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.embedding, k) {
-            Some(embedding) => embedding.frames(&self.features[k]),
+            Some(embedding) => embedding.frames(&self.features[k - self.first_depth]),
             None => Err(self.state.no_stage(format!("embedding.{k}"), NO_EMBEDDING.into())),
         }
     }
@@ -471,17 +503,17 @@ impl Pass<'_> {
     pub fn forecast(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.gain, k) {
-            Some(gain) => gain.frames(&self.features[k]),
+            Some(gain) => gain.frames(&self.features[k - self.first_depth]),
             None => Err(self.state.no_stage(format!("gain.{k}"), "only the policy `gain` needs it".into())),
         }
     }
 
     /// Feature of layer k, `[T, D]`, the chunk's own frames; h⁰ at k = 0.
     pub fn feature(&self, k: usize) -> &Frames {
-        &self.features[k]
+        &self.features[k - self.first_depth]
     }
 
-    /// The features so far: h⁰, layer 1, … the present one.
+    /// The features so far: h⁰, layer 1, … the present one; without those that were computed elsewhere.
     pub fn features(&self) -> &[Frames] {
         &self.features
     }
@@ -489,7 +521,10 @@ impl Pass<'_> {
     /// Ends the chunk here.
     pub fn finish(self) {
         if let ModeState::Cached(state) = &mut self.state.mode {
-            state.finish(self.first_frame, self.x);
+            let depth = self.first_depth + self.features.len() - 1;
+            let mut states = self.earlier;
+            states.push((depth, self.x));
+            state.finish(self.first_frame, states);
         }
     }
 }

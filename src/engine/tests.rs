@@ -228,3 +228,97 @@ fn fused_operations_count_the_products_that_they_stand_for() {
         assert!(expected <= counted && expected as f64 > 0.95 * counted as f64, "{expected} of {counted}");
     }
 }
+
+/// Features at the exits of `audio`'s chunks, which go as deep as `plans` says, over and over. A chunk whose plan has a second depth
+/// changes there to one of two other machines.
+#[cfg(feature = "neighbours")]
+fn handed_over(encoder: &Arc<Encoder>, audio: &[f32], plans: &[(usize, Option<(usize, usize)>)]) -> Vec<Frames> {
+    let mut chunker = Chunker::new(encoder, encoder.default_chunk_frames());
+    let mut states: Vec<EncoderState> = (0..3).map(|_| EncoderState::new(encoder).unwrap()).collect();
+    states.iter_mut().filter(|_| encoder.is_cached()).for_each(EncoderState::keep_states);
+    let [own, others @ ..] = &mut states[..] else { panic!() };
+    chunker.push(audio);
+    chunker.finish();
+    let mut features = Vec::new();
+    for &(depth, change) in plans.iter().cycle() {
+        let Some(chunk) = chunker.next_chunk() else { break };
+        let mut pass = own.begin(chunk.audio, chunk.span).unwrap();
+        let here = change.map_or(depth, |(at, _)| at.min(depth));
+        while pass.depth() < here {
+            pass.step().unwrap();
+        }
+        let Some((_, other)) = change.filter(|_| here < depth) else {
+            features.push(pass.feature(depth).clone());
+            pass.finish();
+            continue;
+        };
+        let handover = pass.hand_over();
+        pass.finish();
+        let mut there = others[other].take_over(handover).unwrap();
+        while there.depth() < depth {
+            there.step().unwrap();
+        }
+        let (feature, returned) = (there.feature(depth).clone(), there.states());
+        there.finish();
+        own.add_states(chunk.span.chunk_first, returned);
+        features.push(feature);
+    }
+    features
+}
+
+#[cfg(feature = "neighbours")]
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(12), ..ProptestConfig::default() })]
+
+    /// Where a chunk's layers run makes no difference, in both modes: machines may change from chunk to chunk and back.
+    #[test]
+    fn chunks_that_change_the_machine_equal_those_that_stay(
+        plans in prop::collection::vec((1usize..=10, prop::option::of((0usize..10, 0usize..2))), 1..12),
+    ) {
+        let windowed = |folder: &str| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            Encoder::load(&Pack::open(&folder).unwrap(), &LoadOptions::default().precision(Precision::F32)).unwrap()
+        };
+        for encoder in [encoder(GapFill::Project), windowed("tests/data/windowed-base/pack"), windowed("tests/data/windowed-wavlm/pack")] {
+            let most = encoder.layers();
+            let plans: Vec<_> = plans.iter().map(|&(depth, change)| (depth.min(most), change)).collect();
+            let staying: Vec<_> = plans.iter().map(|&(depth, _)| (depth, None)).collect();
+            let audio = speech(100_000);
+            let (found, wanted) = (handed_over(&encoder, &audio, &plans), handed_over(&encoder, &audio, &staying));
+            prop_assert_eq!(found.len(), wanted.len());
+            for (index, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+                let worst = deviation(found.as_slice(), wanted.as_slice());
+                prop_assert!(worst < TOLERANCE, "{}, chunk {index}: {worst}", encoder.name());
+            }
+        }
+    }
+}
+
+/// What no machine with the same pack hands over is refused; none of it panics.
+#[cfg(feature = "neighbours")]
+#[test]
+fn a_handover_of_another_shape_is_refused() {
+    use handover::Handover;
+    let encoder = encoder(GapFill::Project);
+    let dim = encoder.dim();
+    let frames = |count: usize, dim: usize| Frames::build(count, dim, |_| {});
+    let good = Handover { depth: 2, first_frame: 64, x: frames(16, dim), own: 0..16, past: Vec::new() };
+    let past = |first_frame, states| vec![PastChunk { first_frame, states }];
+    let mut state = EncoderState::new(&encoder).unwrap();
+    assert!(state.take_over(good.clone()).is_ok());
+    for wrong in [
+        Handover { depth: 10, ..good.clone() },
+        Handover { x: frames(16, dim + 1), ..good.clone() },
+        Handover { own: 0..17, ..good.clone() },
+        Handover { own: 4..16, ..good.clone() },
+        Handover { own: 3..3, ..good.clone() },
+        Handover { x: frames(200, dim), own: 0..200, ..good.clone() },
+        Handover { past: past(60, vec![(1, frames(16, dim))]), ..good.clone() },
+        Handover { past: past(48, vec![(1, frames(16, dim)), (2, frames(8, dim))]), ..good.clone() },
+        Handover { past: past(48, vec![(1, frames(0, dim))]), ..good.clone() },
+        Handover { past: past(u64::MAX - 3, vec![(1, frames(3, dim))]), ..good.clone() },
+    ] {
+        let refused = matches!(state.take_over(wrong.clone()), Err(EngineError::Handover { .. }));
+        assert!(refused, "{wrong:?}");
+    }
+}

@@ -89,6 +89,18 @@ impl WindowedState {
         Ok((y, f))
     }
 
+    /// The chunk's own rows of the present window.
+    #[cfg(feature = "neighbours")]
+    pub fn own(&self) -> std::ops::Range<usize> {
+        self.own.clone()
+    }
+
+    /// Makes `own` the chunk's own rows of a window that comes from elsewhere.
+    #[cfg(feature = "neighbours")]
+    pub fn set_own(&mut self, own: std::ops::Range<usize>) {
+        self.own = own;
+    }
+
     /// The chunk's own rows of a window.
     pub fn own_rows(&self, window: &Frames) -> Frames {
         window.slice(self.own.start, self.own.len())

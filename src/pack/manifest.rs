@@ -216,6 +216,15 @@ impl ChunkFrames {
         }
     }
 
+    /// The largest one.
+    #[cfg(feature = "neighbours")]
+    pub(crate) fn largest(&self) -> usize {
+        match self {
+            Self::List(list) => list.iter().copied().max().unwrap_or(0),
+            Self::Range(range) => range.max,
+        }
+    }
+
     /// The middle one: a compromise between latency and cost.
     pub fn middle(&self) -> Option<usize> {
         match self {

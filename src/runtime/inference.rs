@@ -172,7 +172,12 @@ impl Inference {
                     self.begin(&mut input)?;
                     self.gap(gap, &mut input)?;
                 }
-                Block::Empty if !stopped => std::thread::sleep(self.until_next_chunk(&input)),
+                Block::Empty if !stopped => {
+                    if self.session.on_their_way() > 0 {
+                        self.drain(&mut input)?;
+                    }
+                    std::thread::sleep(self.until_next_chunk(&input));
+                }
                 Block::Empty | Block::Closed => break,
             }
         }
@@ -200,9 +205,10 @@ impl Inference {
 
     /// Computes every complete chunk, and delivers it.
     fn drain(&mut self, input: &mut Input) -> Result<(), SessionError> {
-        while !self.discard.is_set()
-            && let Some(mut representation) = self.session.next_chunk_live(self.backlog(input))?
-        {
+        while !self.discard.is_set() {
+            #[cfg(feature = "neighbours")]
+            self.session.set_queued_before(self.queued_chunks(input));
+            let Some(mut representation) = self.session.next_chunk_live(self.backlog(input))? else { break };
             self.counters.heartbeat();
             input.out += (representation.samples + representation.lost_samples) as i64;
             if input.live {
@@ -221,6 +227,14 @@ impl Inference {
         for queue in &self.queues {
             queue.send(representation.clone());
         }
+    }
+
+    /// Chunks in the ring, of files as well.
+    #[cfg(feature = "neighbours")]
+    fn queued_chunks(&self, input: &Input) -> usize {
+        let audio = self.session.encoder().audio();
+        let chunk_seconds = (self.session.chunk_frames() * audio.hop) as f64 / f64::from(audio.sample_rate);
+        (input.queued().as_secs_f64() / chunk_seconds) as usize
     }
 
     /// Audio queued after the next chunk; zero for files, which have no deadline.

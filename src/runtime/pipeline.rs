@@ -52,7 +52,8 @@ pub struct Pipeline {
 const ENDING: Duration = Duration::from_millis(5);
 
 impl Pipeline {
-    /// Starts the threads. `stream` describes the stream for the consumers.
+    /// Starts the threads. `source` names the stream for the consumers.
+    #[cfg(feature = "serve")]
     pub fn start(
         encoder: &Arc<Encoder>,
         policy: Box<dyn ExitPolicy>,
@@ -60,6 +61,18 @@ impl Pipeline {
         options: &RunOptions,
         source: &str,
         live: bool,
+    ) -> Result<Self, RunError> {
+        Self::start_with(encoder, policy, consumers, options, (source, live), |_| {})
+    }
+
+    /// Starts the threads, with a session that `prepare` has seen.
+    pub fn start_with(
+        encoder: &Arc<Encoder>,
+        policy: Box<dyn ExitPolicy>,
+        consumers: Vec<NamedConsumer>,
+        options: &RunOptions,
+        (source, live): (&str, bool),
+        prepare: impl FnOnce(&mut Session),
     ) -> Result<Self, RunError> {
         let pack_rate = encoder.audio().sample_rate;
         let stream = StreamInfo {
@@ -77,7 +90,8 @@ impl Pipeline {
             live,
         };
         let session = with_requirements(&options.session, consumers.iter().map(|one| one.consumer.requires()));
-        let session = Session::new(encoder, policy, session)?;
+        let mut session = Session::new(encoder, policy, session)?;
+        prepare(&mut session);
         let counters = Arc::new(Counters::new(pack_rate, encoder.layers()));
         let (failed, discard) = (StopFlag::default(), StopFlag::default());
         let (control, receiver) = unbounded();

@@ -12,6 +12,7 @@ use crate::audio::Source;
 use crate::consumer::{Consumer, StreamInfo};
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
+use crate::stream::Session;
 
 /// Builder of a [`Run`].
 ///
@@ -45,6 +46,8 @@ pub struct RunBuilder {
     consumers: Vec<NamedConsumer>,
     options: RunOptions,
     stop: StopFlag,
+    #[cfg(feature = "neighbours")]
+    neighbours: Option<crate::neighbour::Source>,
 }
 
 impl RunBuilder {
@@ -57,6 +60,8 @@ impl RunBuilder {
             consumers: Vec::new(),
             options: RunOptions::default(),
             stop: StopFlag::default(),
+            #[cfg(feature = "neighbours")]
+            neighbours: None,
         }
     }
 
@@ -84,6 +89,14 @@ impl RunBuilder {
         self
     }
 
+    /// Lets chunks continue on neighbours.
+    #[cfg(feature = "neighbours")]
+    #[doc(hidden)]
+    pub fn neighbours(mut self, source: crate::neighbour::Source) -> Self {
+        self.neighbours = Some(source);
+        self
+    }
+
     /// Starts the source and the threads.
     ///
     /// # Errors
@@ -91,9 +104,17 @@ impl RunBuilder {
     /// [`RunError::Engine`] if the encoder lacks a stage that the options or a consumer need, [`RunError::Audio`] if the source does
     /// not start, [`RunError::Thread`] if the system refuses a thread. The consumers have then finished.
     pub fn start(self) -> Result<Run, RunError> {
-        let Self { source, encoder, policy, consumers, options, stop } = self;
+        #[cfg(feature = "neighbours")]
+        let neighbours = self.neighbours;
+        let prepare = |_session: &mut Session| {
+            #[cfg(feature = "neighbours")]
+            if let Some(neighbours) = neighbours {
+                neighbours.attach(_session);
+            }
+        };
+        let Self { source, encoder, policy, consumers, options, stop, .. } = self;
         let spec = source.spec().clone();
-        let mut pipeline = Pipeline::start(&encoder, policy, consumers, &options, &spec.name, spec.live)?;
+        let mut pipeline = Pipeline::start_with(&encoder, policy, consumers, &options, (&spec.name, spec.live), prepare)?;
         let opened = Opened::start(source, options.ring).map_err(RunError::from);
         let connection = match opened.and_then(|opened| pipeline.connect(opened, Duration::ZERO)) {
             Ok(connection) => connection,

@@ -1,7 +1,12 @@
 //! Streams: the session that computes chunks of samples, and their representations.
 
 pub(crate) mod chunker;
+pub(crate) mod descent;
 mod mixture;
+#[cfg(feature = "neighbours")]
+mod neighbourhood;
+#[cfg(feature = "neighbours")]
+pub(crate) mod offload;
 mod representation;
 mod session;
 

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::chunker::Chunker;
+use super::chunker::{Chunk, Chunker};
+use super::descent::{Descent, Judge};
 use super::mixture::Mixture;
+#[cfg(feature = "neighbours")]
+use super::neighbourhood::Neighbourhood;
 use super::representation::Representation;
-use crate::engine::{Encoder, EncoderState, EngineError, Frames, Work};
-use crate::exit::{Decision, Evidence, ExitPolicy, Measurer, Needs, Observation, Reason};
+use crate::engine::{Encoder, EncoderState, EngineError, Frames, Pass, Work};
+use crate::exit::{ExitPolicy, Reason};
 
 /// The vectors of a representation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -162,18 +165,18 @@ pub enum SessionError {
 /// # }
 /// ```
 pub struct Session {
-    state: EncoderState,
-    chunker: Chunker,
-    measurer: Measurer,
-    ctc_measurer: Measurer,
-    policy: Box<dyn ExitPolicy>,
-    options: SessionOptions,
+    pub(super) state: EncoderState,
+    pub(super) chunker: Chunker,
+    pub(super) judge: Judge,
+    pub(super) options: SessionOptions,
     chunk_frames: usize,
     poisoned: bool,
-    sequence: u64,
-    non_finite: u64,
+    pub(super) sequence: u64,
     /// Work of the states before the present one.
     work_before: Work,
+    /// Where chunks may continue, and those that are on their way.
+    #[cfg(feature = "neighbours")]
+    pub(super) neighbourhood: Option<Neighbourhood>,
 }
 
 impl Session {
@@ -192,13 +195,12 @@ impl Session {
             chunker: Chunker::new(encoder, chunk_frames),
             chunk_frames,
             poisoned: false,
-            measurer: Measurer::for_units(encoder.quiet_unit()),
-            ctc_measurer: Measurer::default(),
-            policy,
+            judge: Judge::new(encoder, policy),
             options,
             sequence: 0,
-            non_finite: 0,
             work_before: Work::default(),
+            #[cfg(feature = "neighbours")]
+            neighbourhood: None,
         })
     }
 
@@ -214,13 +216,25 @@ impl Session {
         if !self.chunker.ended() {
             return Err(SessionError::NotEnded);
         }
-        if self.chunker.has_chunk() {
+        if self.chunker.has_chunk() || self.on_their_way() > 0 {
             return Err(SessionError::ChunksLeft);
         }
         let work = self.work();
         self.state = EncoderState::new(&self.state.encoder().clone())?;
+        #[cfg(feature = "neighbours")]
+        if let Some(neighbourhood) = &mut self.neighbourhood {
+            neighbourhood.restart(&mut self.state);
+        }
         self.work_before = work;
         Ok(self.chunker.restart(lost))
+    }
+
+    /// Chunks that are being computed by neighbours.
+    pub(crate) fn on_their_way(&self) -> usize {
+        #[cfg(feature = "neighbours")]
+        return self.neighbourhood.as_ref().map_or(0, Neighbourhood::waiting);
+        #[cfg(not(feature = "neighbours"))]
+        0
     }
 
     fn check_poison(&self) -> Result<(), SessionError> {
@@ -293,7 +307,7 @@ impl Session {
 
     /// Evaluated heads and CTC branches so far with logits that were not all finite.
     pub fn non_finite(&self) -> u64 {
-        self.non_finite
+        self.judge.non_finite
     }
 
     /// The encoder.
@@ -303,7 +317,7 @@ impl Session {
 
     /// Replaces the policy from the next chunk on.
     pub fn set_policy(&mut self, policy: Box<dyn ExitPolicy>) {
-        self.policy = policy;
+        self.judge.policy = policy;
     }
 
     /// New frames per chunk.
@@ -366,108 +380,136 @@ impl Session {
     }
 
     fn compute(&mut self, backlog: Duration) -> Result<Option<Representation>, EngineError> {
+        #[cfg(feature = "neighbours")]
+        if self.neighbourhood.is_some() {
+            return self.compute_with_neighbours(backlog);
+        }
         let began = Instant::now();
         let Some(chunk) = self.chunker.next_chunk() else { return Ok(None) };
+        let place = Place::new(&chunk, &self.options, self.sequence);
+        self.sequence += 1;
         let encoder = self.state.encoder().clone();
-        let (layers, units) = (encoder.layers(), encoder.units());
-        let (mut evidence, mut ctc_evidence) = (Vec::<Evidence>::with_capacity(layers), Vec::<Evidence>::new());
-        // Where the chunk may exit, and where it must.
-        let may_exit = |layer: usize| !self.options.ctc || encoder.has_ctc(layer);
-        let deepest = (0..=layers).rev().find(|&layer| may_exit(layer)).unwrap_or(layers);
-        let mut phones: Option<(usize, Frames)> = None;
-        self.measurer.begin_chunk();
-        self.ctc_measurer.begin_chunk();
-        self.policy.begin_chunk();
+        (self.judge.all_heads, self.judge.ctc) = (self.options.all_heads, self.options.ctc);
+        self.judge.begin_chunk();
         let mut pass = self.state.begin(chunk.audio, chunk.span)?;
-        let mut layer = if encoder.may_exit_at_frontend() { 0 } else { pass.step()? };
-        let (reason, forecast) = loop {
-            let needs = self.policy.needs(layer);
-            let all = self.options.all_heads;
-            if all || matches!(needs, Needs::Head | Needs::Change) {
-                let found = self.measurer.measure(layer, pass.head()?.as_slice(), units, all || needs == Needs::Change);
-                self.non_finite += u64::from(!found.finite);
-                evidence.push(found);
-            }
-            let mut ctc = None;
-            if needs == Needs::Ctc
-                && let Some(logits) = pass.ctc()?
-            {
-                let found = self.ctc_measurer.measure(layer, logits.as_slice(), encoder.vocabulary().len(), false);
-                self.non_finite += u64::from(!found.finite);
-                ctc_evidence.push(found);
-                ctc = ctc_evidence.last();
-                phones = Some((layer, logits));
-            }
-            let forecast = if needs == Needs::Forecast { Some(pass.forecast()?) } else { None };
-            let predicted = forecast.as_ref().map_or(&[][..], Frames::as_slice);
-            let elapsed = began.elapsed();
-            match self.policy.decide(&Observation {
-                layer,
-                layers,
-                evidence: &evidence,
-                ctc,
-                forecast: predicted,
-                elapsed,
-                backlog,
-            }) {
-                Decision::Exit(Reason::Schedule) | Decision::Continue if layer == deepest => break (Reason::LastLayer, forecast),
-                Decision::Exit(reason) => break (reason, forecast),
-                Decision::Continue => layer = pass.step()?,
-            }
-        };
-        // A layer where the chunk may not exit is passed without asking the policy again.
-        while !may_exit(pass.depth()) {
+        if !encoder.may_exit_at_frontend() {
             pass.step()?;
         }
-        let exit_layer = pass.depth();
-        let log_posteriors = match self.options.posteriors {
-            false => None,
-            true => {
-                if self.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
-                    let found = self.measurer.measure(exit_layer, pass.head()?.as_slice(), units, false);
-                    self.non_finite += u64::from(!found.finite);
-                    evidence.push(found);
-                }
-                let rows = self.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
-                Some(Frames::build(chunk.span.chunk_frames, units, |out| out.copy_from_slice(rows)))
-            }
-        };
-        let embedding = self.options.embedding.then(|| pass.embedding()).transpose()?;
-        // The distance to full depth from the exit layer, which may be deeper than the layer of the decision.
-        let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
-        let ctc_logits = match (self.options.ctc, phones) {
-            (false, _) => None,
-            (true, Some((layer, logits))) if layer == exit_layer => Some(logits),
-            (true, _) => pass.ctc()?,
-        };
-        let vectors = match &self.options.vectors {
-            Vectors::Last => pass.feature(exit_layer).clone(),
-            Vectors::Mixture(mixture) => mixture.mix(pass.features()),
-        };
+        let descent = self.judge.descend(&encoder, &mut pass, (began, backlog), |_, _| false)?;
+        let found = Outputs::of(&mut pass, descent, &mut self.judge, &self.options)?;
         pass.finish();
-        let sequence = self.sequence;
-        self.sequence += 1;
-        Ok(Some(Representation {
+        Ok(Some(place.representation(&encoder, found, began.elapsed())))
+    }
+}
+
+/// A chunk's position in the stream, and its audio.
+pub(super) struct Place {
+    sequence: u64,
+    first_sample: u64,
+    samples: u64,
+    lost_samples: u64,
+    discontinuities: Vec<super::Discontinuity>,
+    audio: Option<Vec<f32>>,
+    lookahead: Option<Vec<f32>>,
+}
+
+/// What the layers of a chunk gave.
+pub(super) struct Outputs {
+    pub exit_layer: usize,
+    pub reason: Reason,
+    pub evidence: Vec<crate::exit::Evidence>,
+    pub ctc_evidence: Vec<crate::exit::Evidence>,
+    pub expected_kl: Option<f32>,
+    pub vectors: Frames,
+    pub log_posteriors: Option<Frames>,
+    pub embedding: Option<Frames>,
+    pub ctc_logits: Option<Frames>,
+}
+
+impl Place {
+    pub fn new(chunk: &Chunk<'_>, options: &SessionOptions, sequence: u64) -> Self {
+        Self {
             sequence,
             first_sample: chunk.first_sample,
             samples: chunk.samples,
             lost_samples: chunk.lost_samples,
             discontinuities: chunk.discontinuities.to_vec(),
+            audio: options.audio.then(|| chunk.own.to_vec()),
+            lookahead: options.audio.then(|| chunk.lookahead.to_vec()),
+        }
+    }
+
+    pub fn representation(self, encoder: &Encoder, found: Outputs, compute: Duration) -> Representation {
+        Representation {
+            sequence: self.sequence,
+            first_sample: self.first_sample,
+            samples: self.samples,
+            lost_samples: self.lost_samples,
+            discontinuities: self.discontinuities,
             sample_rate: encoder.audio().sample_rate,
             hop_samples: encoder.audio().hop,
-            exit_layer,
-            reason,
-            evidence,
-            ctc_evidence,
-            expected_kl,
-            vectors,
-            log_posteriors,
-            embedding,
-            ctc_logits,
-            audio: self.options.audio.then(|| chunk.own.to_vec()),
-            lookahead: self.options.audio.then(|| chunk.lookahead.to_vec()),
-            compute: began.elapsed(),
+            exit_layer: found.exit_layer,
+            reason: found.reason,
+            evidence: found.evidence,
+            ctc_evidence: found.ctc_evidence,
+            expected_kl: found.expected_kl,
+            vectors: found.vectors,
+            log_posteriors: found.log_posteriors,
+            embedding: found.embedding,
+            ctc_logits: found.ctc_logits,
+            audio: self.audio,
+            lookahead: self.lookahead,
+            compute,
             captured_at: None,
-        }))
+        }
+    }
+}
+
+impl Outputs {
+    /// Those of a pass that has come to its exit.
+    pub fn of(pass: &mut Pass<'_>, descent: Descent, judge: &mut Judge, options: &SessionOptions) -> Result<Self, EngineError> {
+        let exit_layer = pass.depth();
+        let vectors = match &options.vectors {
+            Vectors::Last => pass.feature(exit_layer).clone(),
+            Vectors::Mixture(mixture) => mixture.mix(pass.features()),
+        };
+        Self::at_exit(pass, descent, vectors, judge, options)
+    }
+
+    /// Those that follow from the feature at the present depth, with `vectors`.
+    pub fn at_exit(
+        pass: &mut Pass<'_>,
+        descent: Descent,
+        vectors: Frames,
+        judge: &mut Judge,
+        options: &SessionOptions,
+    ) -> Result<Self, EngineError> {
+        let Descent { reason, layer, forecast, mut evidence, ctc_evidence, ctc_logits } = descent;
+        let exit_layer = pass.depth();
+        let log_posteriors = match options.posteriors {
+            false => None,
+            true => {
+                let units = pass.units();
+                if judge.measurer.log_posteriors().is_none_or(|(layer, _)| layer != exit_layer) {
+                    let found = judge.measure(pass, units, false)?;
+                    // A neighbour may have evaluated it already.
+                    if evidence.last().is_none_or(|last| last.layer != exit_layer) {
+                        evidence.push(found);
+                    }
+                }
+                let rows = judge.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
+                Some(Frames::build(vectors.frames(), units, |out| out.copy_from_slice(rows)))
+            }
+        };
+        let embedding = options.embedding.then(|| pass.embedding()).transpose()?;
+        // The distance to full depth from the exit layer, which may be deeper than the layer of the decision.
+        let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
+        let ctc_logits = match (options.ctc, ctc_logits) {
+            (false, _) => None,
+            (true, Some((layer, logits))) if layer == exit_layer => Some(logits),
+            (true, _) => pass.ctc()?,
+        };
+        let reason = reason.unwrap_or(Reason::Deadline);
+        Ok(Self { exit_layer, reason, evidence, ctc_evidence, expected_kl, vectors, log_posteriors, embedding, ctc_logits })
     }
 }

@@ -1,0 +1,160 @@
+//! Chunks that change the machine between two layers: what one encoder hands over, and how another goes on from there.
+//!
+//! A windowed encoder needs the window's states at the present depth and nothing else. A cached one also needs the keys and values
+//! of the left context in the layers to come. Those of a frame in layer k follow from the frame's input of layer k alone, so they
+//! are rebuilt exactly by projection from the outputs of layer k − 1: the [`PastChunk`]s of the handover.
+
+use std::ops::Range;
+
+use super::cached::{PastChunk, States};
+use super::{Encoder, EncoderState, EngineError, Frames, ModeState, Pass};
+use crate::pack::{GapFill, Mode};
+
+/// A chunk between two layers.
+#[derive(Debug, Clone)]
+pub(crate) struct Handover {
+    /// Layers that have run, from 0.
+    pub depth: usize,
+    /// The chunk's first frame in its stream.
+    pub first_frame: u64,
+    /// Input of the next layer: `[W, D]` of the whole window, `[T, D]` of the chunk in cached mode.
+    pub x: Frames,
+    /// Rows of `x` that are the chunk's own.
+    pub own: Range<usize>,
+    /// Earlier chunks of the stream in the left context (cached mode), oldest first.
+    pub past: Vec<PastChunk>,
+}
+
+impl Encoder {
+    /// Whether chunks of this encoder can be handed over: windowed ones always, cached ones if gaps are filled by projection.
+    pub(crate) fn can_hand_over(&self) -> bool {
+        self.spec.mode == Mode::Windowed
+            || self.gap_fill == GapFill::Project && self.layers.iter().all(|layer| layer.states.is_empty())
+    }
+
+    /// Whether context comes from a KV cache.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.spec.mode == Mode::Cached
+    }
+}
+
+impl EncoderState {
+    /// Keeps the outputs of all layers for the left context from now on, as handing over and taking over require.
+    pub(crate) fn keep_states(&mut self) {
+        self.keep_states = true;
+    }
+
+    /// Continues a chunk that another encoder of the same pack handed over.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Handover`] if its shape is not that of this encoder.
+    pub(crate) fn take_over(&mut self, handover: Handover) -> Result<Pass<'_>, EngineError> {
+        let Handover { depth, first_frame, x, own, past } = handover;
+        self.check(depth, first_frame, &x, &own, &past)?;
+        let feature = match &mut self.mode {
+            ModeState::Windowed(state) => {
+                state.set_own(own);
+                state.own_rows(&x)
+            }
+            ModeState::Cached(state) => {
+                state.add_context(first_frame, past);
+                x.clone()
+            }
+        };
+        let mut features = Vec::with_capacity(self.encoder.layers() + 1 - depth);
+        features.push(feature);
+        Ok(Pass { state: self, first_frame, x, first_depth: depth, features, earlier: Vec::new() })
+    }
+
+    /// Refuses what no encoder of this pack hands over. Chunk sizes of the context may differ: the last chunk of a stream is short.
+    fn check(
+        &self,
+        depth: usize,
+        first_frame: u64,
+        x: &Frames,
+        own: &Range<usize>,
+        past: &[PastChunk],
+    ) -> Result<(), EngineError> {
+        let encoder = &self.encoder;
+        let refused = |problem: String| Err(EngineError::Handover { pack: encoder.name.clone(), problem });
+        if depth >= encoder.layers() {
+            return refused(format!("{depth} layers have run, but the pack has only {}", encoder.layers()));
+        }
+        let states = past.iter().flat_map(|chunk| &chunk.states);
+        if x.dim() != encoder.dim() || states.clone().any(|(_, state)| state.dim() != encoder.dim()) {
+            return refused(format!("frames must have {} dimensions", encoder.dim()));
+        }
+        let most = encoder.largest_chunk() + encoder.left_context() + encoder.right_context();
+        if own.is_empty() || own.end > x.frames() || x.frames() > most {
+            return refused(format!("{} frames, of which {own:?} are the chunk's own, where {most} are the most", x.frames()));
+        }
+        match self.mode {
+            ModeState::Windowed(_) if !past.is_empty() => refused("a windowed pack has no earlier chunks".into()),
+            ModeState::Cached(_) if own.len() != x.frames() => refused("a cached pack has no frames around the chunk".into()),
+            ModeState::Cached(_) => {
+                let horizon = first_frame.saturating_sub(encoder.left_context() as u64);
+                let mut next = 0;
+                for chunk in past {
+                    let frames = (chunk.end() - chunk.first_frame) as usize;
+                    let even = chunk.states.iter().all(|(_, state)| state.frames() == frames);
+                    let in_order = chunk.first_frame >= next && chunk.end() <= first_frame && chunk.end() > horizon;
+                    if frames == 0 || frames > encoder.largest_chunk() || !even || !in_order {
+                        return refused(format!("frame {} is no earlier chunk in the left context", chunk.first_frame));
+                    }
+                    next = chunk.end();
+                }
+                Ok(())
+            }
+            ModeState::Windowed(_) => Ok(()),
+        }
+    }
+
+    /// Whether states of the chunk that starts at `first_frame` are known.
+    pub(crate) fn knows(&self, first_frame: u64) -> bool {
+        match &self.mode {
+            ModeState::Cached(state) => state.knows(first_frame),
+            ModeState::Windowed(_) => false,
+        }
+    }
+
+    /// A pass that has `feature` at `depth` and serves to evaluate its heads: the result of a chunk that was computed elsewhere.
+    pub(crate) fn revisit(&mut self, depth: usize, feature: Frames) -> Pass<'_> {
+        let x = feature.clone();
+        Pass { state: self, first_frame: 0, x, first_depth: depth, features: vec![feature], earlier: Vec::new() }
+    }
+
+    /// Adds the states of a chunk that was handed over and computed elsewhere.
+    pub(crate) fn add_states(&mut self, first_frame: u64, states: States) {
+        if let ModeState::Cached(state) = &mut self.mode {
+            state.add_to(first_frame, states);
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Adds the states of an earlier chunk that was handed over and computed elsewhere.
+    pub(crate) fn add_states(&mut self, first_frame: u64, states: States) {
+        self.state.add_states(first_frame, states);
+    }
+
+    /// The chunk at its present depth, for another encoder of the same pack.
+    pub(crate) fn hand_over(&self) -> Handover {
+        let (own, past) = match &self.state.mode {
+            ModeState::Windowed(state) => (state.own(), Vec::new()),
+            ModeState::Cached(state) => (0..self.x.frames(), state.context(self.first_frame).cloned().collect()),
+        };
+        Handover { depth: self.depth(), first_frame: self.first_frame, x: self.x.clone(), own, past }
+    }
+
+    /// The outputs of the layers that this pass ran, up to the present depth: what the encoder that handed the chunk over needs for
+    /// its own left context. Only the inputs of layers that ran and the present output are known.
+    pub(crate) fn states(&self) -> States {
+        let first = self.first_depth;
+        let mut states: States = self.earlier.iter().filter(|(depth, _)| *depth > first).cloned().collect();
+        if self.depth() > first {
+            states.push((self.depth(), self.x.clone()));
+        }
+        states
+    }
+}

@@ -1,0 +1,239 @@
+//! The neighbours that a source knows: what they publish, what was measured of them, and what became of the chunks sent there.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::message::WorkerState;
+use super::policy::Load;
+
+/// Most neighbours that are remembered; others are ignored.
+pub const MOST_NEIGHBOURS: usize = 64;
+/// A neighbour that has published nothing for so long is not used: five times the period.
+const SILENT: Duration = Duration::from_secs(1);
+/// Weight of the latest transfer in its mean.
+const TRANSFER_WEIGHT: f64 = 0.2;
+
+/// All neighbours, shared by the source and the transport.
+#[derive(Debug, Default)]
+pub struct Roster {
+    neighbours: Mutex<Vec<Neighbour>>,
+    /// Neighbours that are present, for a look without the lock.
+    present: AtomicUsize,
+    /// Messages that could not be read.
+    unreadable: AtomicU64,
+}
+
+#[derive(Debug, Clone)]
+struct Neighbour {
+    name: String,
+    state: Option<WorkerState>,
+    /// When it last published its state.
+    seen: Instant,
+    present: bool,
+    /// Not used before it publishes its state after this time: a chunk sent there came late.
+    doubted: Option<Instant>,
+    /// Mean time for the way there and back, D, seconds.
+    transfer_seconds: f64,
+    /// Chunks that are there now.
+    sent_now: usize,
+    counts: Counts,
+}
+
+/// What became of the chunks that were sent to one neighbour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Chunks sent.
+    pub sent: u64,
+    /// Chunks whose result came in time.
+    pub returned: u64,
+    /// Chunks whose result did not come by their deadline.
+    pub late: u64,
+    /// Chunks that it refused, or whose answer could not be read.
+    pub refused: u64,
+    /// Bytes of tasks sent.
+    pub bytes_sent: u64,
+    /// Bytes of answers received.
+    pub bytes_received: u64,
+    /// Layers that it ran for returned chunks.
+    pub layers: u64,
+}
+
+/// A neighbour as it is now.
+#[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
+pub struct NeighbourStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it is present.
+    pub present: bool,
+    /// What became of the chunks sent there.
+    pub counts: Counts,
+    /// Its mean time per task, Γ, seconds.
+    pub compute_seconds: f64,
+    /// Mean time for the way there and back, D, seconds.
+    pub transfer_seconds: f64,
+    /// Its input queue, I.
+    pub input: usize,
+}
+
+/// A neighbour that can take a chunk.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    pub number: usize,
+    pub load: Load,
+    pub transfer_seconds: f64,
+}
+
+impl Roster {
+    fn locked(&self) -> MutexGuard<'_, Vec<Neighbour>> {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that `name` is present.
+    pub fn appeared(&self, name: &str) {
+        self.with(name, |neighbour| neighbour.present = true);
+    }
+
+    /// Records that `name` is gone. Its counts stay.
+    pub fn gone(&self, name: &str) {
+        self.with(name, |neighbour| (neighbour.present, neighbour.state) = (false, None));
+    }
+
+    /// Records a published state; returns false if it cannot be read.
+    pub fn published(&self, name: &str, message: &[u8]) -> bool {
+        let Some(state) = WorkerState::decode(message) else {
+            self.count_unreadable();
+            return false;
+        };
+        self.with(name, |neighbour| {
+            (neighbour.present, neighbour.state, neighbour.seen) = (true, Some(state), Instant::now());
+        });
+        true
+    }
+
+    fn with(&self, name: &str, change: impl FnOnce(&mut Neighbour)) {
+        let mut all = self.locked();
+        let number = match all.iter().position(|known| known.name == name) {
+            Some(number) => number,
+            None if all.len() >= MOST_NEIGHBOURS => return,
+            None => {
+                all.push(Neighbour {
+                    name: name.to_owned(),
+                    state: None,
+                    seen: Instant::now(),
+                    present: false,
+                    doubted: None,
+                    transfer_seconds: 0.0,
+                    sent_now: 0,
+                    counts: Counts::default(),
+                });
+                all.len() - 1
+            }
+        };
+        change(&mut all[number]);
+        self.present.store(all.iter().filter(|neighbour| neighbour.present).count(), Ordering::Relaxed);
+    }
+
+    /// Whether any neighbour is present.
+    pub fn any_present(&self) -> bool {
+        self.present.load(Ordering::Relaxed) > 0
+    }
+
+    /// Messages that could not be read.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_unreadable(&self) {
+        self.unreadable.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The neighbours that can run the layers from `next_layer` to the last of `pack` now.
+    pub(crate) fn candidates(&self, pack: &str, next_layer: usize, last_layer: usize) -> Vec<Candidate> {
+        let suits = |state: &WorkerState| {
+            state.pack == pack && state.layers[0] <= next_layer && next_layer <= state.layers[1] && state.layers[1] == last_layer
+        };
+        let trusted = |one: &Neighbour| one.present && one.seen.elapsed() < SILENT && one.doubted.is_none_or(|at| one.seen > at);
+        self.locked()
+            .iter()
+            .enumerate()
+            .filter(|(_, one)| trusted(one))
+            .filter_map(|(number, one)| {
+                let state = one.state.as_ref().filter(|state| suits(state))?;
+                // What was sent since the state was published is there as well.
+                let load = Load { input: state.input.max(one.sent_now), ..state.load() };
+                Some(Candidate { number, load, transfer_seconds: one.transfer_seconds })
+            })
+            .collect()
+    }
+
+    /// The neighbour's name.
+    pub(crate) fn name(&self, number: usize) -> Option<String> {
+        self.locked().get(number).map(|neighbour| neighbour.name.clone())
+    }
+
+    pub(crate) fn sent(&self, number: usize, bytes: usize) {
+        if let Some(neighbour) = self.locked().get_mut(number) {
+            neighbour.sent_now += 1;
+            neighbour.counts.sent += 1;
+            neighbour.counts.bytes_sent += bytes as u64;
+        }
+    }
+
+    /// Records an answer that took `round_trip`, of which the neighbour reports `took` for itself.
+    pub(crate) fn answered(&self, number: usize, bytes: usize, round_trip: Duration, took: Duration, load: Load) {
+        if let Some(neighbour) = self.locked().get_mut(number) {
+            neighbour.counts.bytes_received += bytes as u64;
+            let transfer = round_trip.saturating_sub(took).as_secs_f64();
+            let weight = if neighbour.transfer_seconds == 0.0 { 1.0 } else { TRANSFER_WEIGHT };
+            neighbour.transfer_seconds += weight * (transfer - neighbour.transfer_seconds);
+            if let Some(state) = &mut neighbour.state
+                && load.compute_seconds.is_finite()
+                && load.compute_seconds >= 0.0
+            {
+                (state.input, state.output, state.compute_seconds) = (load.input, load.output, load.compute_seconds);
+            }
+        }
+    }
+
+    /// Records how a chunk ended: returned after `layers` layers there, refused, or late.
+    pub(crate) fn settled(&self, number: usize, end: Ending) {
+        if let Some(neighbour) = self.locked().get_mut(number) {
+            neighbour.sent_now = neighbour.sent_now.saturating_sub(1);
+            match end {
+                Ending::Returned { layers } => {
+                    neighbour.counts.returned += 1;
+                    neighbour.counts.layers += layers as u64;
+                }
+                Ending::Refused => neighbour.counts.refused += 1,
+                Ending::Late => {
+                    neighbour.counts.late += 1;
+                    neighbour.doubted = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Every neighbour so far.
+    pub fn status(&self) -> Vec<NeighbourStatus> {
+        let status = |neighbour: &Neighbour| NeighbourStatus {
+            name: neighbour.name.clone(),
+            present: neighbour.present,
+            counts: neighbour.counts,
+            compute_seconds: neighbour.state.as_ref().map_or(0.0, |state| state.compute_seconds),
+            transfer_seconds: neighbour.transfer_seconds,
+            input: neighbour.state.as_ref().map_or(0, |state| state.input),
+        };
+        self.locked().iter().map(status).collect()
+    }
+}
+
+/// How a sent chunk ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Returned { layers: usize },
+    Refused,
+    Late,
+}

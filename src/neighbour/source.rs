@@ -1,0 +1,300 @@
+//! A source: decides which chunks of its stream leave, what a neighbour must be sent for them, and reads the answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::message::{Answer, Task};
+use super::policy::{self, Draws, Load, Placement};
+use super::roster::{Candidate, Ending, Roster};
+use crate::engine::handover::Handover;
+use crate::engine::{Encoder, EngineError};
+use crate::exit::{Needs, PolicyName, PolicySpec};
+use crate::names::named;
+use crate::pack::Pack;
+use crate::stream::Session;
+use crate::stream::offload::{End, Offer, Offload, Refused, Reply, Returned, Ticket};
+
+/// When chunks continue on neighbours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Offloading {
+    /// When the rules of MDI-Exit say so.
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+    /// Whenever a neighbour is there.
+    Always,
+}
+
+named!(Offloading, "offloading mode", { Auto => "auto", Never => "never", Always => "always" });
+
+/// A chunk that is sent without a deadline of its own waits so long for its result.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Carries a task to a neighbour. `on_answer` is called at most once, from any thread, with the answer; dropping it means that none
+/// will come.
+pub trait Carrier: Send {
+    /// Sends `task` to the neighbour of this name. After `within`, its answer is of no use.
+    fn carry(&self, neighbour: &str, task: Vec<u8>, within: Duration, on_answer: OnAnswer);
+}
+
+/// Takes the answer to a task.
+pub type OnAnswer = Box<dyn FnOnce(&[u8]) + Send>;
+
+/// The source's side of a session.
+pub struct Source {
+    offloading: Offloading,
+    pack: String,
+    encoder: Arc<Encoder>,
+    policy: PolicySpec,
+    /// Maximum delay of a chunk.
+    deadline: Option<Duration>,
+    roster: Arc<Roster>,
+    carrier: Box<dyn Carrier>,
+    draws: Draws,
+    stream: u64,
+    /// Where the next chunk goes.
+    chosen: Option<Candidate>,
+    /// What each neighbour knows of the stream's left context (cached mode).
+    known: BTreeMap<usize, Known>,
+    /// Where the chunks on their way are.
+    last: Option<usize>,
+}
+
+/// What a neighbour knows of earlier chunks, by their first frames.
+type Known = BTreeMap<u64, KnownChunk>;
+
+#[derive(Debug, Clone, Default)]
+struct KnownChunk {
+    /// States that were sent.
+    depths: Vec<usize>,
+    /// The neighbour has the states from this depth on, as it computed the chunk from there.
+    from: Option<usize>,
+}
+
+impl KnownChunk {
+    fn has(&self, depth: usize) -> bool {
+        self.depths.contains(&depth) || self.from.is_some_and(|from| depth >= from)
+    }
+}
+
+impl Source {
+    /// A source of chunks of `encoder`, loaded from `pack`, that exit by `policy`.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Handover`] if chunks of this pack, or with this policy, cannot change the machine.
+    pub fn new(
+        pack: &Pack,
+        encoder: &Arc<Encoder>,
+        policy: &PolicySpec,
+        offloading: Offloading,
+        roster: Arc<Roster>,
+        carrier: Box<dyn Carrier>,
+    ) -> Result<Self, EngineError> {
+        super::check(encoder)?;
+        if policy.name == Some(PolicyName::Periodic) {
+            let problem = "the policy `periodic` counts chunks, which a neighbour does not see all of".to_owned();
+            return Err(EngineError::Handover { pack: encoder.name().to_owned(), problem });
+        }
+        let seed = super::random();
+        Ok(Self {
+            offloading,
+            pack: pack.identity(),
+            encoder: encoder.clone(),
+            policy: policy.clone(),
+            deadline: policy.deadline_ms.map(Duration::from_millis),
+            roster,
+            carrier,
+            draws: Draws::new(seed),
+            stream: super::random(),
+            chosen: None,
+            known: BTreeMap::new(),
+            last: None,
+        })
+    }
+
+    /// Lets chunks of `session` continue on neighbours from the next one on.
+    pub fn attach(self, session: &mut Session) {
+        session.offload_to(Box::new(self));
+    }
+
+    /// Time that the chunk's result may take.
+    fn within(&self, offer: &Offer<'_>) -> Duration {
+        self.deadline.map_or(PATIENCE, |deadline| deadline.saturating_sub(offer.backlog + offer.elapsed))
+    }
+
+    fn choose(&mut self, offer: &Offer<'_>) -> Option<Candidate> {
+        // A head that is compared with the one before needs that one's input.
+        if offer.policy.needs(offer.depth + 1) == Needs::Change && !self.encoder.feature_is_output() {
+            return None;
+        }
+        let candidates = self.roster.candidates(&self.pack, offer.depth + 1, self.encoder.layers());
+        // Chunks of a cached pack attend to those before them, so all that are on their way are in one place.
+        let bound = self.last.filter(|_| offer.sent > 0 && self.encoder.is_cached());
+        let wait = |one: &Candidate| one.transfer_seconds + one.load.input as f64 * one.load.compute_seconds;
+        let within = self.within(offer).as_secs_f64();
+        let best = candidates
+            .into_iter()
+            .filter(|one| bound.is_none_or(|bound| one.number == bound))
+            .filter(|one| wait(one) + one.load.compute_seconds < within)
+            .min_by(|a, b| wait(a).total_cmp(&wait(b)))?;
+        let chance = match self.offloading {
+            Offloading::Never => 0.0,
+            Offloading::Always => 1.0,
+            Offloading::Auto => {
+                let own = Load { input: offer.waiting, output: offer.sent, compute_seconds: offer.compute_seconds };
+                // The chunk at hand is in neither queue yet.
+                match policy::place(&own, MOST_OFFERED) {
+                    Placement::Input => 0.0,
+                    Placement::Output => {
+                        let own = Load { output: own.output + 1, ..own };
+                        policy::offload_probability(&own, &best.load, best.transfer_seconds)
+                    }
+                }
+            }
+        };
+        // No draw where nothing depends on it.
+        (chance >= 1.0 || chance > 0.0 && self.draws.next_unit() < chance).then_some(best)
+    }
+
+    /// The chunk without the states that the neighbour has, and the chunks that it must know.
+    fn reduced(&mut self, number: usize, chunk: &Handover) -> (Handover, Vec<u64>) {
+        let mut chunk = chunk.clone();
+        let known = self.known.entry(number).or_default();
+        let oldest = chunk.past.first().map_or(chunk.first_frame, |past| past.first_frame);
+        known.retain(|frame, _| *frame >= oldest);
+        let context = chunk.past.iter().map(|past| past.first_frame).collect();
+        for past in &mut chunk.past {
+            // The layers to come read the deepest state up to the present depth, and all deeper ones.
+            let needed = past.states.iter().rposition(|(depth, _)| *depth <= chunk.depth).unwrap_or(0);
+            past.states.drain(..needed);
+            let there = known.entry(past.first_frame).or_default();
+            past.states.retain(|(depth, _)| !there.has(*depth));
+            there.depths.extend(past.states.iter().map(|(depth, _)| *depth));
+        }
+        chunk.past.retain(|past| !past.states.is_empty());
+        known.insert(chunk.first_frame, KnownChunk { depths: Vec::new(), from: Some(chunk.depth) });
+        (chunk, context)
+    }
+}
+
+/// Chunks on their way above which the next one stays.
+const MOST_OFFERED: usize = 8;
+
+impl Offload for Source {
+    fn wanted(&mut self, offer: &Offer<'_>) -> bool {
+        // A chunk that is lost on its way exits where it left: not before the first layer.
+        if offer.depth == 0 || self.offloading == Offloading::Never || !self.roster.any_present() {
+            return false;
+        }
+        self.chosen = self.choose(offer);
+        self.chosen.is_some()
+    }
+
+    fn send(&mut self, offer: &Offer<'_>, chunk: &Handover) -> Option<Ticket> {
+        let number = self.chosen.take()?.number;
+        let name = self.roster.name(number)?;
+        let within = self.within(offer);
+        let (depth, frames, dim) = (chunk.depth, chunk.own.len(), self.encoder.dim());
+        let (chunk, context) = self.reduced(number, chunk);
+        let task = Task {
+            pack: self.pack.clone(),
+            stream: self.stream,
+            sequence: offer.sequence,
+            within,
+            policy: self.policy.clone(),
+            all_heads: offer.all_heads,
+            ctc: offer.ctc,
+            mixture: offer.mixture.cloned(),
+            chunk,
+            context,
+        };
+        let task = match task.encode() {
+            Ok(task) if task.len() <= super::codec::MAX_MESSAGE_BYTES => task,
+            Ok(task) => {
+                log::warn!("a chunk is computed here: its message would have {} bytes", task.len());
+                self.known.remove(&number);
+                return None;
+            }
+            Err(error) => {
+                log::warn!("a chunk is computed here: {error}");
+                self.known.remove(&number);
+                return None;
+            }
+        };
+        let (reply, answer) = bounded::<Reply>(1);
+        let (roster, sent) = (self.roster.clone(), Instant::now());
+        let expected = Expected { layers: depth + 1..=self.encoder.layers(), frames, dim, mixture: offer.mixture.is_some() };
+        let on_answer = move |message: &[u8]| {
+            let read = Answer::decode(message);
+            if let Ok(answer) = &read {
+                roster.answered(number, message.len(), sent.elapsed(), answer.took, answer.load);
+            }
+            let result = match read {
+                Ok(Answer { result: Ok(returned), .. }) if expected.fits(&returned) => Ok(returned),
+                Ok(Answer { result: Err(refusal), .. }) => {
+                    log::debug!("a neighbour refused a chunk: {refusal:?}");
+                    Err(Refused)
+                }
+                Ok(_) | Err(_) => {
+                    roster.count_unreadable();
+                    Err(Refused)
+                }
+            };
+            // The chunk may have been given up.
+            let _ = reply.try_send(result);
+        };
+        self.roster.sent(number, task.len());
+        self.last = Some(number);
+        self.carrier.carry(&name, task, within, Box::new(on_answer));
+        Some(Ticket { neighbour: number, depth, reply: answer, until: sent + within })
+    }
+
+    fn settle(&mut self, ticket: &Ticket, end: &End) {
+        let ending = match end {
+            End::Returned(returned) => Ending::Returned { layers: returned.exit_layer - ticket.depth },
+            End::Refused => Ending::Refused,
+            End::Late => Ending::Late,
+        };
+        if ending == Ending::Refused || ending == Ending::Late {
+            // It may not have what it was sent: next time it is sent everything.
+            self.known.remove(&ticket.neighbour);
+        }
+        self.roster.settled(ticket.neighbour, ending);
+    }
+
+    fn restart(&mut self) {
+        self.stream = super::random();
+        self.known.clear();
+        self.last = None;
+    }
+}
+
+/// What an answer must look like.
+struct Expected {
+    layers: std::ops::RangeInclusive<usize>,
+    frames: usize,
+    dim: usize,
+    mixture: bool,
+}
+
+impl Expected {
+    fn fits(&self, returned: &Returned) -> bool {
+        let shaped = |frames: &crate::engine::Frames| frames.frames() == self.frames && frames.dim() == self.dim;
+        let evidence = returned.evidence.iter().chain(&returned.ctc_evidence);
+        self.layers.contains(&returned.exit_layer)
+            && shaped(&returned.feature)
+            && returned.mixed.is_some() == self.mixture
+            && returned.mixed.iter().all(shaped)
+            && returned
+                .states
+                .iter()
+                .all(|(depth, state)| (*self.layers.start()..=returned.exit_layer).contains(depth) && shaped(state))
+            && evidence.into_iter().all(|evidence| self.layers.contains(&evidence.layer))
+    }
+}

@@ -1,0 +1,312 @@
+//! Sources and workers in one process: the same results as alone, and every chunk accounted for whatever a neighbour does.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::message::{STATE_VERSION, WorkerState};
+use super::policy::Draws;
+use super::*;
+use crate::engine::{LoadOptions, Precision};
+use crate::exit::PolicySpec;
+use crate::pack::Pack;
+use crate::stream::{Mixture, Representation, Session, SessionOptions, Vectors};
+
+type Loaded = (Pack, Arc<Encoder>);
+
+fn load(folder: &str) -> Loaded {
+    let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+    let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
+    (pack, encoder)
+}
+
+fn tiny() -> &'static Loaded {
+    static LOADED: OnceLock<Loaded> = OnceLock::new();
+    LOADED.get_or_init(|| load("models/daisy-tiny"))
+}
+
+fn base() -> &'static Loaded {
+    static LOADED: OnceLock<Loaded> = OnceLock::new();
+    LOADED.get_or_init(|| load("tests/data/windowed-base/pack"))
+}
+
+fn speech() -> &'static [f32] {
+    static LOADED: OnceLock<Vec<f32>> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let read = |path: String| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+            crate::audio::decode_file(&path, crate::audio::ChannelPick::MixDown).unwrap().0
+        };
+        let clips = ["0880", "0890", "0920", "0930"].map(|clip| format!("models/bench/speech/sense_and_sensibility_{clip}.flac"));
+        let mut audio = read("models/sample.wav".to_owned());
+        audio.extend(clips.into_iter().flat_map(read));
+        audio
+    })
+}
+
+/// What a carrier does with a task.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// The task is lost; nobody says so.
+    Lost,
+    /// The connection breaks: the task is lost, and that is known.
+    Broken,
+    /// The answer is noise.
+    Noise,
+    /// The task comes with a changed byte.
+    Damaged,
+    /// The task comes twice.
+    Twice,
+    /// The worker is another process that knows nothing.
+    Restarted,
+    /// The worker has another pack.
+    OtherPack,
+}
+
+const FAULTS: [Fault; 7] =
+    [Fault::Lost, Fault::Broken, Fault::Noise, Fault::Damaged, Fault::Twice, Fault::Restarted, Fault::OtherPack];
+
+/// Carries tasks to a worker in this process, at once.
+struct Direct {
+    worker: Mutex<Worker>,
+    loaded: &'static Loaded,
+    /// The fault of the next task.
+    fault: Box<dyn Fn() -> Fault + Send>,
+    /// Answers that are not awaited yet, which keeps the channels open.
+    lost: Mutex<Vec<OnAnswer>>,
+}
+
+impl Carrier for Direct {
+    fn carry(&self, neighbour: &str, mut task: Vec<u8>, _within: Duration, on_answer: OnAnswer) {
+        assert_eq!(neighbour, "other");
+        let mut worker = self.worker.lock().unwrap();
+        let fault = (self.fault)();
+        match fault {
+            Fault::Lost => return self.lost.lock().unwrap().push(on_answer),
+            Fault::Broken => return,
+            Fault::Noise => return on_answer(&task[..task.len() / 2]),
+            Fault::Damaged => {
+                let middle = task.len() / 2;
+                task[middle] ^= 0xff;
+            }
+            Fault::Twice => drop(worker.answer(&task, Instant::now(), 0)),
+            Fault::Restarted => *worker = Worker::new(&self.loaded.0, &self.loaded.1, 1).unwrap(),
+            Fault::OtherPack => {
+                let other = if std::ptr::eq(self.loaded, tiny()) { base() } else { tiny() };
+                let answer = Worker::new(&other.0, &other.1, 1).unwrap().answer(&task, Instant::now(), 0);
+                return on_answer(&answer);
+            }
+            Fault::None => {}
+        }
+        on_answer(&worker.answer(&task, Instant::now(), 0));
+    }
+}
+
+fn state(loaded: &Loaded) -> WorkerState {
+    let layers = [1, loaded.1.layers()];
+    let (name, pack) = (loaded.1.name().to_owned(), loaded.0.identity());
+    WorkerState { version: STATE_VERSION, name, pack, layers, input: 0, output: 0, compute_seconds: 0.0, temperature: None }
+}
+
+/// A session, with the roster of its neighbour if there is one.
+fn session(
+    loaded: &'static Loaded,
+    policy: &PolicySpec,
+    options: SessionOptions,
+    faults: Option<Box<dyn Fn() -> Fault + Send>>,
+) -> (Session, Arc<Roster>) {
+    let mut session = Session::new(&loaded.1, policy.build(&loaded.0).unwrap(), options).unwrap();
+    let roster = Arc::new(Roster::default());
+    if let Some(fault) = faults {
+        let worker = Mutex::new(Worker::new(&loaded.0, &loaded.1, 1).unwrap());
+        let carrier = Direct { worker, loaded, fault, lost: Mutex::default() };
+        let source = Source::new(&loaded.0, &loaded.1, policy, Offloading::Always, roster.clone(), Box::new(carrier)).unwrap();
+        source.attach(&mut session);
+    }
+    (session, roster)
+}
+
+/// Streams `audio`; the neighbour's state is published before each chunk, as it is five times a second.
+fn stream(loaded: &Loaded, session: &mut Session, roster: &Roster, audio: &[f32], published: bool) -> Vec<Representation> {
+    let mut found = Vec::new();
+    for block in audio.chunks(4_000) {
+        if published {
+            assert!(roster.published("other", &state(loaded).encode()));
+        }
+        session.push(block).unwrap();
+        found.extend(session.representations().map(Result::unwrap));
+    }
+    session.finish();
+    found.extend(session.representations().map(Result::unwrap));
+    found
+}
+
+/// Share of equal exits, share of equal units, and the mean deviation of vectors relative to their mean size.
+fn compare(found: &[Representation], wanted: &[Representation]) -> (f64, f64, f64) {
+    assert_eq!(found.len(), wanted.len());
+    let (mut exits, mut units, mut frames, mut off, mut size) = (0, 0, 0, 0.0, 0.0);
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert_eq!((found.sequence, found.first_sample, found.samples), (wanted.sequence, wanted.first_sample, wanted.samples));
+        exits += usize::from(found.exit_layer == wanted.exit_layer);
+        let top = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+        let rows = |one: &Representation| one.log_posteriors.clone().unwrap();
+        for (a, b) in rows(found).rows().zip(rows(wanted).rows()) {
+            units += usize::from(top(a) == top(b));
+            frames += 1;
+        }
+        if found.exit_layer == wanted.exit_layer {
+            for (a, b) in found.vectors.as_slice().iter().zip(wanted.vectors.as_slice()) {
+                off += f64::from((a - b).abs());
+                size += f64::from(b.abs());
+            }
+        }
+    }
+    (exits as f64 / found.len() as f64, f64::from(units as u32) / f64::from(frames), off / size)
+}
+
+/// With every chunk sent on: exits, states and units are those of a session without neighbours, within the codec's error.
+#[test]
+fn chunks_that_continue_elsewhere_give_the_same_results() {
+    let mixed = Vectors::Mixture(Mixture::uniform(10));
+    for (loaded, policy, vectors) in [
+        (tiny(), "gain", Vectors::Last),
+        (tiny(), "never", Vectors::Last),
+        (tiny(), "change", Vectors::Last),
+        (tiny(), "threshold:2.0+gate:0.7", mixed),
+        (base(), "never", Vectors::Last),
+        (base(), "threshold:2.0", Vectors::Mixture(Mixture::uniform(3))),
+    ] {
+        let policy: PolicySpec = policy.parse().unwrap();
+        let options = SessionOptions::default().posteriors(true).vectors(vectors);
+        let audio = speech();
+        let (mut alone, roster) = session(loaded, &policy, options.clone(), None);
+        let wanted = stream(loaded, &mut alone, &roster, audio, false);
+        let (mut shared, roster) = session(loaded, &policy, options, Some(Box::new(|| Fault::None)));
+        let found = stream(loaded, &mut shared, &roster, audio, true);
+        let counts = roster.status()[0].counts;
+        let (exits, units, vectors) = compare(&found, &wanted);
+        println!("{} {policy:?}: {exits:.4} exits, {units:.4} units, {vectors:.5} vectors, {counts:?}", loaded.1.name());
+        assert!(counts.sent as usize > found.len() / 2 && counts.returned == counts.sent, "{counts:?}");
+        assert!(exits > 0.95 && units > 0.97 && vectors < 0.03, "{policy:?}: {exits} {units} {vectors}");
+    }
+}
+
+/// Without a neighbour, and with one that must not be used, a session computes the same to the bit.
+#[test]
+fn a_source_without_neighbours_changes_no_bit() {
+    let (loaded, policy) = (tiny(), PolicySpec::default());
+    let audio = &speech()[..160_000];
+    let options = SessionOptions::default().posteriors(true);
+    let (mut alone, roster) = session(loaded, &policy, options.clone(), None);
+    let wanted = stream(loaded, &mut alone, &roster, audio, false);
+    let (mut lonely, roster) = session(loaded, &policy, options, Some(Box::new(|| panic!("there is no neighbour"))));
+    let found = stream(loaded, &mut lonely, &roster, audio, false);
+    assert_eq!(found.len(), wanted.len());
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert_eq!((found.exit_layer, &found.vectors, &found.evidence), (wanted.exit_layer, &wanted.vectors, &wanted.evidence));
+    }
+}
+
+/// Whatever a neighbour does: every chunk leaves, in order, with all of its samples; every chunk that was sent has an end.
+fn survives(loaded: &'static Loaded, seed: u64, share: f64, audio: &[f32]) -> Counts {
+    let draws = Mutex::new(Draws::new(seed));
+    let fault = move || {
+        let mut draws = draws.lock().unwrap();
+        let none = draws.next_unit() >= share;
+        let which = FAULTS[(draws.next_unit() * FAULTS.len() as f64) as usize];
+        if none { Fault::None } else { which }
+    };
+    // A deadline that a lost chunk misses soon. It is generous to all others, which are answered at once.
+    let policy = PolicySpec::named(crate::exit::PolicyName::Never).deadline(Duration::from_millis(150));
+    let options = SessionOptions::default().posteriors(true).audio(true);
+    let (mut shared, roster) = session(loaded, &policy, options, Some(Box::new(fault)));
+    let found = stream(loaded, &mut shared, &roster, audio, true);
+    let mut next = 0;
+    for (index, chunk) in found.iter().enumerate() {
+        assert_eq!((chunk.sequence, chunk.first_sample), (index as u64, next));
+        next += chunk.samples;
+        assert!((1..=loaded.1.layers()).contains(&chunk.exit_layer));
+        assert!(chunk.vectors.as_slice().iter().all(|x| x.is_finite()));
+        let from = chunk.first_sample as usize;
+        assert_eq!(chunk.audio.as_deref(), Some(&audio[from..from + chunk.samples as usize]));
+    }
+    assert_eq!(next, audio.len() as u64);
+    let counts = roster.status()[0].counts;
+    assert_eq!(counts.sent, counts.returned + counts.late + counts.refused, "{counts:?}");
+    counts
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(6), ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_fault_of_a_neighbour_costs_audio_or_order(seed in any::<u64>(), share in 0.1f64..0.9) {
+        for loaded in [tiny(), base()] {
+            survives(loaded, seed, share, &speech()[..120_000]);
+        }
+    }
+}
+
+/// A thousand faults in a row.
+#[test]
+fn a_thousand_faults_cost_depth_and_nothing_else() {
+    let audio = speech().repeat(1 + 1_100 * 5_120 / speech().len());
+    let counts = survives(base(), 11, 1.0, &audio[..1_100 * 5_120]);
+    assert!(counts.sent > 300 && counts.late > 20 && counts.refused > 100, "{counts:?}");
+}
+
+/// A new worker lacks the stream's past: it says so once, is sent everything, and goes on.
+#[test]
+fn a_restarted_worker_is_sent_the_context_again() {
+    let (loaded, policy) = (tiny(), "never".parse().unwrap());
+    let sent = Mutex::new(0);
+    let fault = move || {
+        let mut sent = sent.lock().unwrap();
+        *sent += 1;
+        if *sent == 10 { Fault::Restarted } else { Fault::None }
+    };
+    let options = SessionOptions::default().posteriors(true);
+    let (mut shared, roster) = session(loaded, &policy, options.clone(), Some(Box::new(fault)));
+    let audio = &speech()[..160_000];
+    let found = stream(loaded, &mut shared, &roster, audio, true);
+    let counts = roster.status()[0].counts;
+    assert_eq!((counts.refused, counts.returned), (1, counts.sent - 1));
+    let (mut alone, roster) = session(loaded, &policy, options, None);
+    let wanted = stream(loaded, &mut alone, &roster, audio, false);
+    let shallow: Vec<u64> = found.iter().filter(|chunk| chunk.exit_layer < 10).map(|chunk| chunk.sequence).collect();
+    assert_eq!(shallow.len(), 1, "{shallow:?}");
+    // Those long before and long after the gap are as they would be alone.
+    for (found, wanted) in
+        found.iter().zip(&wanted).filter(|(one, _)| one.sequence < shallow[0] || one.sequence > shallow[0] + 12)
+    {
+        let (_, units, off) = compare(std::slice::from_ref(found), std::slice::from_ref(wanted));
+        assert!(units > 0.8 && off < 0.05, "chunk {}: {units} {off}", found.sequence);
+    }
+}
+
+#[test]
+fn what_cannot_change_the_machine_is_refused_at_the_start() {
+    let (pack, _) = tiny();
+    let catch_up = Encoder::load(pack, &LoadOptions::default().gap_fill(crate::pack::GapFill::CatchUp)).unwrap();
+    let error = Worker::new(pack, &catch_up, 1).err().unwrap().to_string();
+    assert!(error.contains("--gap-fill project"), "{error}");
+    let (pack, encoder) = tiny();
+    assert!(Worker::new(pack, encoder, 0).is_err() && Worker::new(pack, encoder, 11).is_err());
+}
+
+/// A worker never panics and never answers more than an error, whatever it is sent.
+#[test]
+fn noise_is_refused() {
+    let (pack, encoder) = base();
+    let mut worker = Worker::new(pack, encoder, 1).unwrap();
+    let mut draws = Draws::new(3);
+    for length in 0..600 {
+        let noise: Vec<u8> = (0..length).map(|_| (draws.next_unit() * 256.0) as u8).collect();
+        let message = [&b"BNT\x01"[..], &noise].concat();
+        assert!(worker.answer(&message, Instant::now(), 0).len() < 64);
+    }
+}

@@ -1,0 +1,236 @@
+//! A worker: computes the remaining layers of chunks that sources send. Without threads and network, which are the transport's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::message::{Answer, Refusal, Task};
+use super::policy::Load;
+use crate::engine::{Encoder, EncoderState, EngineError};
+use crate::exit::{Needs, PolicySpec, Reason};
+use crate::pack::Pack;
+use crate::stream::descent::{Descent, Judge};
+use crate::stream::offload::Returned;
+
+/// Most streams whose keys and values a worker keeps; the one that was used longest ago makes room for a new one.
+const MOST_STREAMS: usize = 32;
+/// Weight of the latest task in the mean time per task.
+const TASK_WEIGHT: f64 = 0.1;
+
+/// Computes tasks, one at a time.
+pub struct Worker {
+    pack: Pack,
+    identity: String,
+    encoder: Arc<Encoder>,
+    first_layer: usize,
+    streams: HashMap<u64, Stream>,
+    tasks: u64,
+    compute_seconds: f64,
+}
+
+/// What a worker keeps of one stream.
+struct Stream {
+    state: EncoderState,
+    judge: Judge,
+    policy: PolicySpec,
+    /// First frame of the last chunk.
+    last: Option<u64>,
+    /// Number of the last task.
+    used: u64,
+}
+
+impl Worker {
+    /// A worker with the layers from `first_layer` on of `encoder`, which was loaded from `pack`.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::Handover`] if the encoder cannot continue chunks of others, or has no such layer.
+    pub fn new(pack: &Pack, encoder: &Arc<Encoder>, first_layer: usize) -> Result<Self, EngineError> {
+        super::check(encoder)?;
+        if !(1..=encoder.layers()).contains(&first_layer) {
+            let problem = format!("it has layers 1 to {}, not {first_layer}", encoder.layers());
+            return Err(EngineError::Handover { pack: encoder.name().to_owned(), problem });
+        }
+        let (pack, identity, encoder) = (pack.clone(), pack.identity(), encoder.clone());
+        Ok(Self { pack, identity, encoder, first_layer, streams: HashMap::new(), tasks: 0, compute_seconds: 0.0 })
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// The pack's identity.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// First and last layer that it runs.
+    pub fn layers(&self) -> [usize; 2] {
+        [self.first_layer, self.encoder.layers()]
+    }
+
+    /// Mean time per task, Γ, seconds; 0 before the first.
+    pub fn compute_seconds(&self) -> f64 {
+        self.compute_seconds
+    }
+
+    /// Answers the message of a task that arrived at `arrived`; `waiting` tasks are queued behind it. Never panics, whatever the message.
+    pub fn answer(&mut self, message: &[u8], arrived: Instant, waiting: usize) -> Vec<u8> {
+        let result = match Task::decode(message) {
+            Ok(task) => self.compute(task, arrived),
+            Err(error) => {
+                log::warn!("a neighbour's message is refused: {error}");
+                Err(Refusal::Message)
+            }
+        };
+        let load = Load { input: waiting, output: 0, compute_seconds: self.compute_seconds };
+        let answer = Answer { result, load, took: arrived.elapsed() };
+        answer.encode().unwrap_or_else(|error| {
+            log::warn!("a neighbour's chunk is refused: {error}");
+            refused(Refusal::Failed, load)
+        })
+    }
+
+    fn compute(&mut self, task: Task, arrived: Instant) -> Result<Returned, Refusal> {
+        if task.pack != self.identity {
+            return Err(Refusal::Pack);
+        }
+        if task.chunk.depth + 1 < self.first_layer {
+            return Err(Refusal::Layers);
+        }
+        let began = Instant::now();
+        // Far ahead if the source set no limit.
+        let until = arrived.checked_add(task.within).unwrap_or(began + Duration::from_secs(3600));
+        if began >= until {
+            return Err(Refusal::Busy);
+        }
+        let id = task.stream;
+        let stream = self.stream(&task)?;
+        match stream.compute(task, began, until) {
+            Ok(returned) => {
+                let weight = if self.compute_seconds == 0.0 { 1.0 } else { TASK_WEIGHT };
+                self.compute_seconds += weight * (began.elapsed().as_secs_f64() - self.compute_seconds);
+                Ok(returned)
+            }
+            Err(error @ Error::Context) => Err(error.refusal()),
+            Err(error) => {
+                // Its caches may be incomplete.
+                self.streams.remove(&id);
+                Err(error.refusal())
+            }
+        }
+    }
+
+    /// The task's stream, new or known, with the task's policy.
+    fn stream(&mut self, task: &Task) -> Result<&mut Stream, Refusal> {
+        // What the source decides by itself before a chunk leaves: silence at h⁰, and deadlines, of which `within` is the rest.
+        let policy = PolicySpec { gate: None, gate_hangover: None, deadline_ms: None, ..task.policy.clone() };
+        let built = || policy.build(&self.pack).map_err(|_| Refusal::Failed);
+        self.tasks += 1;
+        if !self.streams.contains_key(&task.stream) {
+            let mut state = EncoderState::new(&self.encoder).map_err(|_| Refusal::Failed)?;
+            if self.encoder.is_cached() {
+                state.keep_states();
+            }
+            let judge = Judge::new(&self.encoder, built()?);
+            if self.streams.len() >= MOST_STREAMS
+                && let Some(oldest) = self.streams.iter().min_by_key(|(_, stream)| stream.used).map(|(id, _)| *id)
+            {
+                self.streams.remove(&oldest);
+            }
+            self.streams.insert(task.stream, Stream { state, judge, policy: policy.clone(), last: None, used: 0 });
+        } else if self.streams.get(&task.stream).is_some_and(|stream| stream.policy != policy) {
+            let built = built()?;
+            if let Some(stream) = self.streams.get_mut(&task.stream) {
+                (stream.judge.policy, stream.policy) = (built, policy);
+            }
+        }
+        let stream = self.streams.get_mut(&task.stream).ok_or(Refusal::Failed)?;
+        stream.used = self.tasks;
+        Ok(stream)
+    }
+}
+
+/// The answer to a task that is not computed because too much is waiting.
+pub fn busy(load: Load) -> Vec<u8> {
+    refused(Refusal::Busy, load)
+}
+
+fn refused(refusal: Refusal, load: Load) -> Vec<u8> {
+    // A refusal has no states, which alone can fail.
+    Answer { result: Err(refusal), load, took: Duration::ZERO }.encode().unwrap_or_default()
+}
+
+/// Why a stream does not compute a task.
+enum Error {
+    Context,
+    Engine(EngineError),
+}
+
+impl Error {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Context => Refusal::Context,
+            Self::Engine(error) => {
+                log::warn!("a neighbour's chunk is refused: {error}");
+                Refusal::Failed
+            }
+        }
+    }
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl Stream {
+    fn compute(&mut self, task: Task, began: Instant, until: Instant) -> Result<Returned, Error> {
+        let Self { state, judge, last, .. } = self;
+        let encoder = state.encoder().clone();
+        let (depth, first_frame) = (task.chunk.depth, task.chunk.first_frame);
+        if encoder.is_cached() {
+            let sent = |frame: &u64| task.chunk.past.iter().any(|chunk| chunk.first_frame == *frame);
+            // A chunk that comes twice or too late has nothing to attend to: its context has moved on.
+            let stale = last.is_some_and(|last| first_frame <= last);
+            if stale || !task.context.iter().all(|frame| sent(frame) || state.knows(*frame)) {
+                return Err(Error::Context);
+            }
+        }
+        (judge.all_heads, judge.ctc) = (task.all_heads, task.ctc);
+        judge.begin_chunk();
+        let mut pass = state.take_over(task.chunk)?;
+        *last = Some(first_frame);
+        if judge.policy.needs(depth + 1) == Needs::Change && encoder.feature_is_output() {
+            // What the next head is compared with.
+            judge.measure(&mut pass, encoder.units(), false)?;
+        }
+        pass.step()?;
+        let in_time = |done: usize| {
+            let per_layer = began.elapsed() / done.max(1) as u32;
+            Instant::now() + per_layer < until
+        };
+        let may_exit = |layer| !task.ctc || encoder.has_ctc(layer);
+        let descent = judge.descend(&encoder, &mut pass, (began, Duration::ZERO), |pass, _| {
+            may_exit(pass.depth()) && !in_time(pass.depth() - depth)
+        })?;
+        let Descent { reason, layer, forecast, evidence, ctc_evidence, .. } = descent;
+        let exit_layer = pass.depth();
+        let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
+        let mixed = task.mixture.map(|mixture| mixture.part(depth + 1, &pass.features()[1..]));
+        let returned = Returned {
+            exit_layer,
+            reason: reason.unwrap_or(Reason::Deadline),
+            evidence,
+            ctc_evidence,
+            expected_kl,
+            feature: pass.feature(exit_layer).clone(),
+            states: if encoder.is_cached() { pass.states() } else { Vec::new() },
+            mixed,
+        };
+        pass.finish();
+        Ok(returned)
+    }
+}

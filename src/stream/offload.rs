@@ -1,0 +1,122 @@
+//! Chunks of a session that continue on a neighbour: the interface to whatever carries them, and their way back.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::mixture::Mixture;
+use crate::engine::handover::Handover;
+use crate::engine::{Frames, States};
+use crate::exit::{Evidence, ExitPolicy, Reason};
+
+/// A chunk that the policy lets continue, at its present depth.
+pub(crate) struct Offer<'a> {
+    /// Number of the chunk in its stream.
+    pub sequence: u64,
+    /// Layers that have run.
+    pub depth: usize,
+    /// Time since the chunk's computation began.
+    pub elapsed: Duration,
+    /// Chunks whose audio waits behind this one.
+    pub waiting: usize,
+    /// Chunks of this session that are on their way.
+    pub sent: usize,
+    /// Mean time that this session takes for a chunk, seconds.
+    pub compute_seconds: f64,
+    /// Audio that waits behind this chunk, where it counts against a deadline.
+    pub backlog: Duration,
+    /// How the session's representations are made.
+    pub mixture: Option<&'a Mixture>,
+    pub all_heads: bool,
+    pub ctc: bool,
+    /// What decides about the next layer.
+    pub policy: &'a dyn ExitPolicy,
+}
+
+/// Decides which chunks continue on a neighbour, and carries them there.
+pub(crate) trait Offload: Send {
+    /// Whether the chunk is to leave at its present depth; called after every layer. Must be quick.
+    fn wanted(&mut self, offer: &Offer<'_>) -> bool;
+
+    /// Sends the chunk; `None` if that is not possible after all.
+    fn send(&mut self, offer: &Offer<'_>, chunk: &Handover) -> Option<Ticket>;
+
+    /// Reports how a sent chunk ended.
+    fn settle(&mut self, ticket: &Ticket, end: &End);
+
+    /// Forgets the present stream: its encoder starts again.
+    fn restart(&mut self);
+}
+
+/// A sent chunk.
+pub(crate) struct Ticket {
+    /// Number of the neighbour.
+    pub neighbour: usize,
+    /// Layers that had run.
+    pub depth: usize,
+    pub reply: Receiver<Reply>,
+    /// When the chunk exits as it is.
+    pub until: Instant,
+}
+
+/// An answer from a neighbour.
+pub(crate) type Reply = Result<Returned, Refused>;
+
+/// Why a neighbour did not compute a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+/// How a sent chunk ended.
+pub(crate) enum End {
+    /// Its result came in time.
+    Returned(Box<Returned>),
+    /// The neighbour refused it, answered nonsense, or is gone.
+    Refused,
+    /// No answer came by its deadline.
+    Late,
+}
+
+/// What a neighbour made of a chunk.
+#[derive(Debug, Clone)]
+pub(crate) struct Returned {
+    pub exit_layer: usize,
+    pub reason: Reason,
+    pub evidence: Vec<Evidence>,
+    pub ctc_evidence: Vec<Evidence>,
+    pub expected_kl: Option<f32>,
+    /// Feature of the exit layer, `[T, D]`.
+    pub feature: Frames,
+    /// Outputs of the layers that ran there (cached mode).
+    pub states: States,
+    /// Weighted sum of the features of those layers ([`Mixture::sum`]).
+    pub mixed: Option<Frames>,
+}
+
+impl Ticket {
+    /// The end of the chunk, if it has come.
+    pub fn poll(&self) -> Option<End> {
+        match self.reply.try_recv() {
+            Ok(reply) => Some(reply.into()),
+            Err(crossbeam_channel::TryRecvError::Disconnected) => Some(End::Refused),
+            Err(crossbeam_channel::TryRecvError::Empty) => (Instant::now() >= self.until).then_some(End::Late),
+        }
+    }
+
+    /// Waits for the end of the chunk, at most to its deadline.
+    pub fn wait(&self) -> End {
+        match self.reply.recv_deadline(self.until) {
+            Ok(reply) => reply.into(),
+            Err(RecvTimeoutError::Disconnected) => End::Refused,
+            Err(RecvTimeoutError::Timeout) => End::Late,
+        }
+    }
+}
+
+impl From<Reply> for End {
+    fn from(reply: Reply) -> Self {
+        match reply {
+            Ok(returned) => Self::Returned(Box::new(returned)),
+            Err(Refused) => Self::Refused,
+        }
+    }
+}
