@@ -176,6 +176,9 @@
 //!
 //! Bellis logs through the `log` crate and never installs a logger.
 
+// The default build finds dead code; with fewer features, helpers of the missing parts are unused.
+#![cfg_attr(not(all(feature = "bench", feature = "cli", feature = "home")), allow(dead_code, unused_imports))]
+
 #[cfg(feature = "runtime")]
 pub mod audio;
 #[cfg(feature = "bench")]

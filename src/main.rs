@@ -1,5 +1,7 @@
 //! The `bellis` command.
 
+// As in the library.
+#![cfg_attr(not(all(feature = "bench", feature = "cli", feature = "home")), allow(dead_code, unused_imports, unused_macros))]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[macro_use]
