@@ -1,4 +1,4 @@
-//! An error with its causes on one line, for logs. Errors of this crate have their cause in `source()` and not in their text.
+//! Formatting of an error and its causes on one line, for logs. Errors of this crate have their cause in `source()`, not in their text.
 
 use std::error::Error;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! Parts of the library that the program, its tests and its benchmarks use. Not part of the API: they change without notice.
 
 #[cfg(feature = "capture")]
-pub use crate::audio::microphone::{Intake, left_behind};
+pub use crate::audio::microphone::Intake;
 pub use crate::audio::{
     events::{EventReceiver, events},
     ring::{Block, Gap, RingReader, RingStats, ring},

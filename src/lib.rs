@@ -7,7 +7,7 @@
 //!
 //! # A file
 //!
-//! With the default features, [`runtime`] brings threads: a source, the inference thread, and one thread per consumer.
+//! The feature `runtime` (on by default) adds threads: a source, the inference thread, and one thread per consumer.
 //!
 //! ```no_run
 //! # #[cfg(feature = "files")]
@@ -64,7 +64,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! # Threads and audio of your own
+//! # Your own threads and audio
 //!
 //! A [`Session`](stream::Session) is one stream without threads. It needs none of the features: with `default-features = false`, the
 //! crate consists of [`pack`], [`engine`], [`exit`] and [`stream`].
@@ -97,12 +97,12 @@
 //!
 //! # Policies
 //!
-//! [`PolicySpec`](exit::PolicySpec) names the built-in policies. A policy of your own implements [`ExitPolicy`](exit::ExitPolicy):
+//! [`PolicySpec`](exit::PolicySpec) names the built-in policies. A custom policy implements [`ExitPolicy`](exit::ExitPolicy):
 //!
 //! ```
 //! use bellis::exit::{Decision, ExitPolicy, Needs, Observation, Reason};
 //!
-//! /// Exits when two heads in a row are equally sure.
+//! /// Exits when the entropy changes little from one head to the next.
 //! struct Settled;
 //!
 //! impl ExitPolicy for Settled {
@@ -121,7 +121,7 @@
 //!
 //! # Consumers
 //!
-//! A [`Consumer`](consumer::Consumer) receives every representation of a run on a thread of its own:
+//! A [`Consumer`](consumer::Consumer) receives every representation of a run on its own thread:
 //!
 //! ```
 //! # #[cfg(feature = "runtime")]
@@ -129,7 +129,7 @@
 //! use bellis::consumer::{Consumer, ConsumerError, Requirements};
 //! use bellis::stream::Representation;
 //!
-//! /// Counts the frames whose likeliest unit is 7.
+//! /// Counts the frames whose most probable unit is 7.
 //! struct Sevens(u64);
 //!
 //! impl Consumer for Sevens {
@@ -153,8 +153,8 @@
 //!
 //! # Keywords
 //!
-//! Feature `keywords`: [`keyword`] describes how a few recordings of a word become a keyword. Searching a run for enrolled keywords is
-//! the work of a consumer, [`KeywordLines`](consumer::KeywordLines).
+//! Feature `keywords`: [`keyword`] describes how a keyword is enrolled from a few recordings. The consumer
+//! [`KeywordLines`](consumer::KeywordLines) detects enrolled keywords in a run.
 //!
 //! # Features
 //!

@@ -1,15 +1,15 @@
-//! Enumerations whose values have a name, the same in configuration files, on the command line and in output.
+//! Enumerations whose values have one name in configuration files, on the command line and in output.
 
-/// A text that names none of an enumeration's values.
+/// A name that is not among an enumeration's values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{found}` is not a {kind}; expected one of {}", .expected.join(", "))]
 #[non_exhaustive]
 pub struct UnknownName {
     /// The kind of value that was expected: `policy`, `precision`.
     pub kind: &'static str,
-    /// The text.
+    /// The given name.
     pub found: String,
-    /// The names that exist.
+    /// The valid names.
     pub expected: Vec<&'static str>,
 }
 

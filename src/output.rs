@@ -1,5 +1,4 @@
-//! Outputs of a run that must not meet: which files they are, whatever they are called, and how a finished file takes the place of an
-//! older one.
+//! Detection of outputs that would overwrite an input or each other, through any path or link, and atomic replacement of files.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,26 +6,26 @@ use std::path::{Path, PathBuf};
 /// A file that a run reads or writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunFile {
-    /// What messages call it: `--consumer wav:x.wav`, `the input x.wav`.
+    /// Name in messages: `--consumer wav:x.wav`, `the input x.wav`.
     pub label: String,
     path: Option<PathBuf>,
     id: FileId,
 }
 
-/// What makes two paths the same file.
+/// Identity of a file, equal for all paths to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum FileId {
-    /// A file that exists: device and number, the same through every link.
+    /// An existing file: device and inode.
     Existing(u64, u64),
-    /// A file that does not exist yet: its absolute path, links resolved.
+    /// A file that does not exist yet: its absolute path with links resolved.
     Missing(PathBuf),
     /// A character device (`/dev/null`, a terminal): any number of writers may share it.
     Shared,
 }
 
-/// An output that is an input, or another output.
+/// Two outputs, or an output and an input, are the same file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{output} would overwrite {other}; name another file")]
+#[error("{output} would overwrite {other}; choose another file")]
 #[non_exhaustive]
 pub struct OutputConflict {
     /// The output.
@@ -51,11 +50,11 @@ impl RunFile {
     }
 }
 
-/// Checks that no output is an input or another output. Nothing is opened for writing.
+/// Checks that no output is the same file as an input or another output. Opens nothing for writing.
 ///
 /// # Errors
 ///
-/// The first two that are the same file.
+/// The first conflict.
 pub fn check_outputs(inputs: &[RunFile], outputs: &[RunFile]) -> Result<(), OutputConflict> {
     for (number, output) in outputs.iter().enumerate() {
         let others = inputs.iter().chain(&outputs[..number]);
@@ -66,7 +65,7 @@ pub fn check_outputs(inputs: &[RunFile], outputs: &[RunFile]) -> Result<(), Outp
     Ok(())
 }
 
-/// Links that are followed to a file that does not exist.
+/// Maximum number of links followed to a file that does not exist.
 const LINKS: usize = 40;
 
 fn identify(path: &Path, links: usize) -> FileId {
@@ -89,18 +88,18 @@ fn identify(path: &Path, links: usize) -> FileId {
     }
     let folder = match parent.canonicalize() {
         Ok(folder) => folder,
-        // Folders that do not exist yet either: as written.
+        // The folder does not exist yet either: use the path without resolving links.
         Err(_) => std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned()),
     };
     FileId::Missing(path.file_name().map_or(folder.clone(), |name| folder.join(name)))
 }
 
-/// Writes a file that is complete or not there at all: into a temporary file beside it, which then takes its place. Links are kept;
-/// devices and pipes are written to directly.
+/// Replaces a file atomically: writes a temporary file next to it, which is then renamed. Symbolic links are kept; devices and pipes are
+/// written to directly.
 ///
 /// # Errors
 ///
-/// The file cannot be written; what was there before is unchanged.
+/// If the file cannot be written. The old file is then unchanged.
 pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     if target.metadata().is_ok_and(|found| !found.is_file()) {

@@ -9,14 +9,14 @@ pub const HIGHEST: u8 = 49;
 
 /// Requests `priority` (1 to [`HIGHEST`]) for the calling thread and the threads that it starts. Without permission, the process logs
 /// one warning and continues at normal priority.
-pub fn ask_for(priority: u8) {
+pub fn request(priority: u8) {
     static WARNED: AtomicBool = AtomicBool::new(false);
-    static TOLD: AtomicBool = AtomicBool::new(false);
+    static LOGGED: AtomicBool = AtomicBool::new(false);
     let name = std::thread::current().name().unwrap_or("unnamed").to_owned();
     match set(priority.clamp(1, HIGHEST)) {
         // Log this once, not at every reconnection.
         Ok(()) => {
-            let level = if TOLD.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Info };
+            let level = if LOGGED.swap(true, Ordering::Relaxed) { log::Level::Debug } else { log::Level::Info };
             log::log!(level, "the {name} thread has real-time priority {priority}");
         }
         Err(problem) if !WARNED.swap(true, Ordering::Relaxed) => log::warn!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-/// Why a TOML file could not be used.
+/// Errors of reading a TOML file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TomlFileError {
@@ -18,12 +18,12 @@ pub enum TomlFileError {
         source: std::io::Error,
     },
     /// The file is too large.
-    #[error("{path}: may have at most {limit} bytes, has {bytes}")]
+    #[error("{path}: must have at most {limit} bytes, got {bytes}")]
     #[non_exhaustive]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size.
+        /// The file's size.
         bytes: u64,
         /// The limit.
         limit: u64,
@@ -36,9 +36,9 @@ pub enum TomlFileError {
         path: PathBuf,
         /// Line, counted from 1.
         line: usize,
-        /// What is wrong there.
+        /// The problem.
         message: String,
-        /// A suggestion to append to the message, or nothing.
+        /// A suggestion to append to the message, or an empty string.
         hint: String,
     },
 }
@@ -59,7 +59,7 @@ pub fn text(path: &Path, limit: u64) -> Result<String, TomlFileError> {
     std::fs::read_to_string(path).map_err(io)
 }
 
-/// Parses TOML text; `path` only names it in errors.
+/// Parses TOML text; `path` is used in errors only.
 pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, TomlFileError> {
     toml::from_str(text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start).min(text.len());
@@ -70,7 +70,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, TomlFile
     })
 }
 
-/// From serde's "unknown field `x`, expected one of `a`, `b`" the known name nearest to x.
+/// The known name closest to x in serde's message "unknown field `x`, expected one of `a`, `b`".
 fn nearest_key(message: &str) -> Option<String> {
     if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
         return None;
@@ -80,7 +80,7 @@ fn nearest_key(message: &str) -> Option<String> {
     nearest(unknown, quoted)
 }
 
-/// The candidate nearest to `word`, when one is near enough to be meant.
+/// The candidate closest to `word`, if close enough to be a typo.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     candidates
         .into_iter()

@@ -290,7 +290,7 @@ fn what_cannot_be_is_said_with_the_way_out() {
     refused(&[&windowed[..], &["--consumer", "phones"]].concat(), &["`windowed-base` has no CTC branches", "docs/phones.md"]);
     refused(&[&windowed[..], &["--policy", "ctc"]].concat(), &["no CTC branches", "docs/phones.md"]);
     refused(&["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"], &["no threshold for this measure", "a probability"]);
-    refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["takes no layer"]);
+    refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["does not use a layer"]);
     refused(&["--consumer", "phnoes"], &["did you mean `phones`?"]);
     refused(&["--pack", PACK, "--consumer", "phones", "--beam", "0"], &["--beam must be between 1 and"]);
     refused(&["--consumer", "phones", "--consumer", "jsonl"], &["standard output"]);

@@ -1,21 +1,21 @@
-//! Several interleaved channels to one.
+//! Conversion of interleaved channels to mono.
 
 use super::{AudioError, AudioErrorKind, ChannelPick};
 
 impl ChannelPick {
-    /// Refuses a channel that is not there, and sound without channels. `place` names the device or file.
+    /// Rejects a channel that does not exist and audio without channels. `place` names the device or file.
     pub(super) fn check(self, channels: u16, place: &str) -> Result<(), AudioError> {
         let error = |message: String| Err(AudioError::new(AudioErrorKind::Unsupported, place, message));
         match self {
             _ if channels == 0 => error("has no channels".into()),
             Self::Channel(channel) if channel >= channels => {
-                error(format!("has {channels} channel(s); there is no channel {} (they count from 1)", channel + 1))
+                error(format!("has {channels} channel(s), but channel {} was requested", channel + 1))
             }
             _ => Ok(()),
         }
     }
 
-    /// One sample of one frame.
+    /// The mono sample of one frame.
     pub(super) fn of_frame<T: Copy>(self, frame: &[T], to_f32: impl Fn(T) -> f32) -> f32 {
         match self {
             Self::Channel(channel) => frame.get(usize::from(channel)).map_or(0.0, |&sample| to_f32(sample)),

@@ -1,4 +1,4 @@
-//! What can go wrong with sound, by kind: each kind says when it fires and whether a retry helps.
+//! Errors of audio sources. Each kind states when it occurs and whether a retry helps.
 
 use std::fmt;
 
@@ -6,36 +6,36 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AudioErrorKind {
-    /// No device has the wanted name, or there is none at all. A retry helps once the device is plugged in.
+    /// No device matches the requested name, or none exists. A retry helps once the device is connected.
     DeviceNotFound,
-    /// Several devices have the wanted name. A retry does not help; a longer name does.
+    /// Several devices match the requested name. A retry does not help; a longer name or an id does.
     AmbiguousDevice,
-    /// The device was there and is gone, or its stream became invalid. Opening it anew helps once it is back.
+    /// The device disappeared, or its stream became invalid. Reopening it helps once it is back.
     DeviceLost,
-    /// Another program holds the device. A retry after a moment may help.
+    /// Another program uses the device. A later retry may help.
     DeviceBusy,
-    /// The system does not let this user at the device. A retry does not help; a permission does (group `audio`).
+    /// The user may not access the device. A retry does not help; membership in the group `audio` does.
     PermissionDenied,
-    /// The device or file offers no such rate, channel or format. A retry does not help.
+    /// The device or file does not support the rate, channel or format. A retry does not help.
     Unsupported,
     /// The file is missing or cannot be read. A retry does not help.
     NotReadable,
-    /// The data is not what it claims to be: broken, truncated, or another format. A retry does not help.
+    /// The data is not valid audio: corrupt, truncated, or in another format. A retry does not help.
     Malformed,
-    /// A file is damaged or cut off. Everything readable was delivered, the rest is counted as lost. A retry does not help.
+    /// A file is damaged or truncated. All readable audio was delivered; the rest is counted as dropped. A retry does not help.
     Damaged,
-    /// The sound system below failed in a way that has no kind of its own. Opening the device anew may help.
+    /// The system's audio backend failed for another reason. Reopening the device may help.
     Backend,
 }
 
 impl AudioErrorKind {
-    /// Whether opening the source again, later, can succeed without anyone changing anything.
+    /// Whether reopening the source later can succeed without user intervention.
     pub fn retry_helps(self) -> bool {
         matches!(self, Self::DeviceNotFound | Self::DeviceLost | Self::DeviceBusy | Self::Backend)
     }
 }
 
-/// An audio error: its kind, the device or file, what happened and what to do.
+/// An error of a device or file: its kind, where it occurred, the cause and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudioError {
     kind: AudioErrorKind,
@@ -44,12 +44,12 @@ pub struct AudioError {
 }
 
 impl AudioError {
-    /// An error at `place` (a device's name, a path); `message` says what happened and what to do.
+    /// Creates an error at `place` (a device's name or a path); `message` states the cause and what to do.
     pub fn new(kind: AudioErrorKind, place: impl Into<String>, message: impl Into<String>) -> Self {
         Self { kind, place: place.into(), message: message.into() }
     }
 
-    /// Its kind.
+    /// The kind of error.
     pub fn kind(&self) -> AudioErrorKind {
         self.kind
     }
@@ -57,6 +57,11 @@ impl AudioError {
     /// The device or file.
     pub fn place(&self) -> &str {
         &self.place
+    }
+
+    /// The cause and what to do, without the device or file.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 }
 

@@ -1,4 +1,4 @@
-//! What happens to a source while it runs, besides its samples.
+//! Events of a running source: overruns, errors and the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,18 +7,19 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::AudioError;
 
-/// Something that happened to a source.
+/// An event of a running source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceEvent {
-    /// The device lost sound before Bellis saw it; how much, the system does not say.
+    /// The device dropped audio before Bellis received it. The system does not report how much.
     Xrun,
-    /// The source failed and delivers no more. At most one comes.
+    /// The source failed and delivers nothing more. Sent at most once.
     Error(AudioError),
-    /// The source has delivered all it had. At most one comes, and none after an error.
+    /// The source has delivered all its audio. Sent at most once, and never after an error.
     End,
 }
 
-/// The source's side. `send` never waits, and says nothing more after an error or the end: no storm of errors gets through.
+/// The source's end of the channel. `send` never waits, and sends nothing after an error or the end, so repeated errors of a driver
+/// are reported once.
 #[derive(Debug, Clone)]
 pub struct EventSender {
     sender: Sender<SourceEvent>,
@@ -26,26 +27,26 @@ pub struct EventSender {
     xruns: Arc<AtomicU64>,
 }
 
-/// The runtime's side.
+/// The runtime's end of the channel.
 #[derive(Debug)]
 pub struct EventReceiver {
     receiver: Receiver<SourceEvent>,
     xruns: Arc<AtomicU64>,
 }
 
-/// Events that wait to be seen; xruns beyond are counted but not announced.
+/// Capacity of the channel; further overruns are counted but not sent as events.
 const CAPACITY: usize = 64;
 
-/// The two ends of a source's events.
+/// Creates the channel for a source's events.
 pub fn events() -> (EventSender, EventReceiver) {
-    // One place is kept for the final event, which so never meets a full channel.
+    // One slot is reserved for the final event, which therefore never finds the channel full.
     let (sender, receiver) = bounded(CAPACITY + 1);
     let xruns = Arc::new(AtomicU64::new(0));
     (EventSender { sender, ended: Arc::default(), xruns: xruns.clone() }, EventReceiver { receiver, xruns })
 }
 
 impl EventSender {
-    /// Announces an event. Allocation-free for [`SourceEvent::Xrun`].
+    /// Sends an event. Does not allocate for [`SourceEvent::Xrun`].
     pub fn send(&self, event: SourceEvent) {
         if event == SourceEvent::Xrun {
             self.xruns.fetch_add(1, Ordering::Relaxed);
@@ -62,12 +63,12 @@ impl EventSender {
 }
 
 impl EventReceiver {
-    /// The channel to wait on.
+    /// The channel, for `select!`.
     pub fn receiver(&self) -> &Receiver<SourceEvent> {
         &self.receiver
     }
 
-    /// Xruns so far, announced or not.
+    /// Number of overruns, including those not sent as events.
     pub fn xruns(&self) -> u64 {
         self.xruns.load(Ordering::Relaxed)
     }
@@ -79,7 +80,7 @@ mod tests {
     use crate::audio::AudioErrorKind;
 
     #[test]
-    fn a_storm_of_errors_is_one_event() {
+    fn repeated_errors_are_sent_once() {
         let (sender, receiver) = events();
         for _ in 0..100_000 {
             sender.send(SourceEvent::Error(AudioError::new(AudioErrorKind::DeviceLost, "mic", "gone")));
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_event_gets_through_a_storm_of_xruns() {
+    fn the_final_event_is_sent_after_any_number_of_overruns() {
         let (sender, receiver) = events();
         (0..1_000).for_each(|_| sender.send(SourceEvent::Xrun));
         sender.send(SourceEvent::End);

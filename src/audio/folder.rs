@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::{AudioError, AudioErrorKind};
 
-/// Suffixes of the formats that are decoded, in lower case.
+/// File extensions of the supported formats, in lower case.
 const SUFFIXES: [&str; 9] = ["wav", "wave", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif"];
 
-/// Replaces each folder in `paths` by the audio files directly inside it, sorted by name; a file is kept, whatever its suffix.
+/// Replaces each folder in `paths` by the audio files directly inside it, sorted by name. Files are kept, whatever their extension.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Microphones, by cpal.
+//! Microphones (cpal).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,23 +8,23 @@ use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
 use cpal::{BufferSize, ErrorKind, FromSample, I24, Sample, SampleFormat, StreamConfig, SupportedBufferSize, U24};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
+use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_TIMEOUT, Source, SourceEvent, SourceSpec};
 use crate::realtime;
 
-/// Which microphone, and how.
+/// The microphone and its capture settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MicrophoneOptions {
-    /// Its id, or part of its name in any case; the default one without.
+    /// Id, or part of the name in any case. Default: the system's default device.
     pub device: Option<String>,
-    /// Hz; without, 48,000 where the device offers it.
+    /// Sample rate, Hz. Default: 48,000 if the device supports it.
     pub sample_rate: Option<u32>,
-    /// Channels to open; without, as few as the device offers.
+    /// Channels to open. Default: the fewest that the device supports.
     pub channels: Option<u16>,
-    /// How they become one.
+    /// How the channels are converted to mono.
     pub pick: ChannelPick,
-    /// Sound per callback.
+    /// Audio per callback.
     pub buffer: Duration,
-    /// Real-time priority of the thread that captures ([`crate::runtime::RunOptions::priority`]).
+    /// Real-time priority of the capture thread ([`crate::runtime::RunOptions::priority`]).
     pub priority: Option<u8>,
 }
 
@@ -35,27 +35,27 @@ impl Default for MicrophoneOptions {
     }
 }
 
-/// A microphone that is there.
+/// A microphone that the system lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// Stays the same from start to start.
+    /// Identifier, stable across restarts.
     pub id: String,
-    /// For people.
+    /// Name for display.
     pub name: String,
-    /// Whether it is taken when none is named.
+    /// Whether it is the system's default.
     pub default: bool,
-    /// Channel counts that it offers.
+    /// Supported channel counts.
     pub channels: Vec<u16>,
-    /// Ranges of rates that it offers, Hz.
+    /// Supported ranges of sample rates, Hz.
     pub sample_rates: Vec<(u32, u32)>,
-    /// Sample formats that it offers.
+    /// Supported sample formats.
     pub formats: Vec<String>,
 }
 
-/// Rates in the order in which they are taken when none is asked for: 48 kHz is what most converters run at, so nothing below
-/// resamples; 16 kHz is what packs want.
+/// Default rates, in order of preference: 48 kHz, the native rate of most converters, avoids a resampler in the system; 16 kHz is the
+/// rate of most packs.
 const PREFERRED_RATES: [u32; 4] = [48_000, 16_000, 44_100, 32_000];
-/// Formats in the order in which they are taken.
+/// Sample formats, in order of preference.
 const PREFERRED_FORMATS: [SampleFormat; 12] = [
     SampleFormat::F32,
     SampleFormat::I32,
@@ -70,27 +70,27 @@ const PREFERRED_FORMATS: [SampleFormat; 12] = [
     SampleFormat::I8,
     SampleFormat::U8,
 ];
-/// How long a device may take to open.
-const START_PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time for a device to open.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Streams of this process that were wedged in their sound server when they should end: each holds a few threads and descriptors
-/// for as long as the process lives.
-pub fn left_behind() -> u64 {
-    LEFT_BEHIND.load(Ordering::Relaxed)
+/// Number of streams that did not close because their audio server hung. Each keeps a few threads and file descriptors until the
+/// process exits.
+pub fn abandoned_streams() -> u64 {
+    ABANDONED_STREAMS.load(Ordering::Relaxed)
 }
 
-static LEFT_BEHIND: AtomicU64 = AtomicU64::new(0);
+static ABANDONED_STREAMS: AtomicU64 = AtomicU64::new(0);
 
-/// Every microphone.
+/// Lists all microphones.
 pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
-    hush_alsa();
+    silence_alsa();
     let host = cpal::default_host();
     let default = host.default_input_device().and_then(|device| device.id().ok());
-    let all = host.input_devices().map_err(|error| from_cpal("sound system", &error))?;
+    let all = host.input_devices().map_err(|error| from_cpal("audio system", &error))?;
     Ok(all
         .filter_map(|device| {
             let id = device.id().ok()?;
-            // A device that is busy or broken tells no configurations; it is listed all the same.
+            // A busy or broken device reports no configurations, but is still listed.
             let configs: Vec<_> = device.supported_input_configs().map(Iterator::collect).unwrap_or_default();
             let mut channels: Vec<u16> = configs.iter().map(|config| config.channels()).collect();
             let mut sample_rates: Vec<_> =
@@ -114,15 +114,15 @@ pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
         .collect())
 }
 
-/// Keeps what ALSA's library has to say of devices that do not open off the terminal, for the calling thread: every open that
-/// fails is an error of its own here.
+/// Keeps the messages of ALSA's library about devices that cannot be opened off the terminal, for the calling thread. Bellis reports
+/// these errors itself.
 #[cfg(target_os = "linux")]
-fn hush_alsa() {
-    alsa::Output::local_error_handler().map_or_else(|error| log::debug!("ALSA goes on printing: {error}"), drop);
+fn silence_alsa() {
+    alsa::Output::local_error_handler().map_or_else(|error| log::debug!("cannot silence ALSA's messages: {error}"), drop);
 }
 
 #[cfg(not(target_os = "linux"))]
-fn hush_alsa() {}
+fn silence_alsa() {}
 
 fn name_of(device: &cpal::Device) -> String {
     device.description().map_or_else(|_| "unnamed".into(), |description| description.name().to_owned())
@@ -136,20 +136,20 @@ pub struct MicrophoneSource {
     format: SampleFormat,
     pick: ChannelPick,
     priority: Option<u8>,
-    /// Callbacks after this was set leave no trace.
+    /// Once set, callbacks do nothing.
     stopped: Arc<AtomicBool>,
-    /// Dropping it asks the stream's thread to end.
+    /// Dropping it ends the stream's thread.
     running: Option<Sender<()>>,
     ended: Option<Receiver<()>>,
 }
 
 impl MicrophoneSource {
-    /// Finds the device and settles on a configuration; nothing is captured yet.
+    /// Finds the device and selects a configuration. Capture begins with `start`.
     pub fn open(options: MicrophoneOptions) -> Result<Self, AudioError> {
-        hush_alsa();
+        silence_alsa();
         let device = find(options.device.as_deref())?;
         let name = name_of(&device);
-        let offered: Vec<_> = device.supported_input_configs().map_err(|error| does_not_open(&name, &error))?.collect();
+        let offered: Vec<_> = device.supported_input_configs().map_err(|error| cannot_open(&name, &error))?.collect();
         let mut usable: Vec<_> = offered
             .iter()
             .filter(|config| PREFERRED_FORMATS.contains(&config.sample_format()))
@@ -162,23 +162,21 @@ impl MicrophoneSource {
             options.sample_rate.or(preferred).unwrap_or_else(|| config.max_sample_rate())
         };
         usable.sort_by_key(|config| {
-            let place = |found: Option<usize>| found.unwrap_or(usize::MAX);
+            let rank = |index: Option<usize>| index.unwrap_or(usize::MAX);
             let rate = rate_of(config);
             (
                 config.channels(),
-                place(PREFERRED_RATES.iter().position(|&preferred| preferred == rate)),
-                place(PREFERRED_FORMATS.iter().position(|&format| format == config.sample_format())),
+                rank(PREFERRED_RATES.iter().position(|&preferred| preferred == rate)),
+                rank(PREFERRED_FORMATS.iter().position(|&format| format == config.sample_format())),
             )
         });
         let Some(&best) = usable.first() else {
-            let asked =
+            let requested =
                 [options.sample_rate.map(|rate| format!("{rate} Hz")), options.channels.map(|count| format!("{count} channels"))];
-            let asked: Vec<_> = asked.into_iter().flatten().collect();
-            let message = match asked.is_empty() {
-                true => {
-                    "offers no format that Bellis takes, or no such channel; `bellis devices` shows what it offers".to_owned()
-                }
-                false => format!("does not offer {}; `bellis devices` shows what it does", asked.join(" with ")),
+            let requested: Vec<_> = requested.into_iter().flatten().collect();
+            let message = match requested.is_empty() {
+                true => "has no supported sample format, or not the requested channel".to_owned(),
+                false => format!("does not support {}", requested.join(" with ")),
             };
             return Err(AudioError::new(AudioErrorKind::Unsupported, name, message));
         };
@@ -192,7 +190,7 @@ impl MicrophoneSource {
         let config = StreamConfig { channels: best.channels(), sample_rate, buffer_size };
         let spec = SourceSpec { name, sample_rate, channels: best.channels(), live: true, total_samples: None };
         let format = best.sample_format();
-        log::debug!("{}: {sample_rate} Hz, {} channel(s), {format}, {frames} frames a callback", spec.name, spec.channels);
+        log::debug!("{}: {sample_rate} Hz, {} channel(s), {format}, {frames} frames per callback", spec.name, spec.channels);
         let stopped = Arc::default();
         Ok(Self {
             spec,
@@ -208,22 +206,18 @@ impl MicrophoneSource {
     }
 }
 
-fn find(wanted: Option<&str>) -> Result<cpal::Device, AudioError> {
+fn find(requested: Option<&str>) -> Result<cpal::Device, AudioError> {
     let host = cpal::default_host();
-    let not_found = |message: String| AudioError::new(AudioErrorKind::DeviceNotFound, wanted.unwrap_or("microphone"), message);
-    let Some(wanted_name) = wanted else {
-        return host.default_input_device().ok_or_else(|| {
-            not_found(
-                "there is none; plug one in, or play a file (`bellis run FILE`). `bellis devices` lists what is there".into(),
-            )
-        });
+    let not_found = |message: String| AudioError::new(AudioErrorKind::DeviceNotFound, requested.unwrap_or("microphone"), message);
+    let Some(requested_name) = requested else {
+        return host.default_input_device().ok_or_else(|| not_found("not found; connect one".into()));
     };
-    let all: Vec<_> = host.input_devices().map_err(|error| from_cpal("sound system", &error))?.collect();
-    let by_id = |device: &cpal::Device| device.id().is_ok_and(|id| id.to_string() == wanted_name);
+    let all: Vec<_> = host.input_devices().map_err(|error| from_cpal("audio system", &error))?.collect();
+    let by_id = |device: &cpal::Device| device.id().is_ok_and(|id| id.to_string() == requested_name);
     if let Some(device) = all.iter().find(|device| by_id(device)) {
         return Ok(device.clone());
     }
-    let part = wanted_name.to_lowercase();
+    let part = requested_name.to_lowercase();
     let matching: Vec<_> = all.iter().filter(|device| name_of(device).to_lowercase().contains(&part)).collect();
     let list = |devices: &[&cpal::Device]| {
         devices
@@ -235,22 +229,21 @@ fn find(wanted: Option<&str>) -> Result<cpal::Device, AudioError> {
     match matching[..] {
         [device] => Ok(device.clone()),
         [] => Err(not_found(match all.is_empty() {
-            true => "no microphone has this id or name; there is none at all".into(),
-            false => format!("no microphone has this id or name; there are: {}", list(&all.iter().collect::<Vec<_>>())),
+            true => "no microphone has this id or name; the system lists none".into(),
+            false => format!("no microphone has this id or name; available: {}", list(&all.iter().collect::<Vec<_>>())),
         })),
         _ => {
-            let message = format!("several microphones match; name one by its id: {}", list(&matching));
-            Err(AudioError::new(AudioErrorKind::AmbiguousDevice, wanted_name, message))
+            let message = format!("several microphones match; use an id: {}", list(&matching));
+            Err(AudioError::new(AudioErrorKind::AmbiguousDevice, requested_name, message))
         }
     }
 }
 
-/// A device that is listed but is not there: the default one of a machine without a microphone, most often.
-fn does_not_open(name: &str, error: &cpal::Error) -> AudioError {
+/// The error for a device that is listed but cannot be opened, such as the default device of a machine without a microphone.
+fn cannot_open(name: &str, error: &cpal::Error) -> AudioError {
     match error.kind() {
         ErrorKind::DeviceNotAvailable | ErrorKind::HostUnavailable => {
-            let message =
-                "does not open: is a microphone plugged in, and does its sound server run? `bellis devices` lists what opens";
+            let message = "cannot be opened; check that a microphone is connected and that the audio server is running";
             AudioError::new(AudioErrorKind::DeviceNotFound, name, message)
         }
         _ => from_cpal(name, error),
@@ -266,32 +259,33 @@ fn from_cpal(place: &str, error: &cpal::Error) -> AudioError {
         _ => AudioErrorKind::Backend,
     };
     let advice = match kind {
-        AudioErrorKind::DeviceLost => "plug it in again and start anew",
-        AudioErrorKind::DeviceBusy => "another program uses it; stop that one, or try again in a moment",
+        AudioErrorKind::DeviceLost => "reconnect it and start again",
+        AudioErrorKind::DeviceBusy => "another program uses it; stop that program, or try again later",
         AudioErrorKind::PermissionDenied => "add the user to the group `audio`",
-        AudioErrorKind::Unsupported => "`bellis devices` shows what it offers",
-        _ => "`bellis devices` shows what is there",
+        AudioErrorKind::Unsupported => "choose another rate, channel count or device",
+        _ => "check that the device is connected and works",
     };
     AudioError::new(kind, place, format!("{error}; {advice}"))
 }
 
-/// What happens in a callback: any sample format, any channel count, into the ring. No allocation, no lock, no log, no wait.
+/// The body of the capture callback: converts any sample format and channel count to mono f32 and writes it to the ring. Never
+/// allocates, locks, logs or waits.
 pub struct Intake {
     ring: RingWriter,
     channels: usize,
     pick: ChannelPick,
 }
 
-/// Samples that are converted at a time, on the stack.
+/// Samples converted at a time, on the stack.
 const BLOCK: usize = 256;
 
 impl Intake {
-    /// Takes frames of `channels` channels.
+    /// Creates an intake for interleaved frames of `channels` channels.
     pub fn new(ring: RingWriter, channels: u16, pick: ChannelPick) -> Self {
         Self { ring, channels: usize::from(channels.max(1)), pick }
     }
 
-    /// One callback of interleaved samples.
+    /// Handles one callback of interleaved samples.
     pub fn take<T: Sample>(&mut self, samples: &[T])
     where
         f32: FromSample<T>,
@@ -328,24 +322,24 @@ impl Source for MicrophoneSource {
     fn start(&mut self, ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
         let name = self.spec.name.clone();
         let backend = |message: &str| AudioError::new(AudioErrorKind::Backend, name.clone(), message);
-        let device = self.device.take().ok_or_else(|| backend("was started before"))?;
+        let device = self.device.take().ok_or_else(|| backend("was already started"))?;
         let (config, format, priority, stopped) = (self.config, self.format, self.priority, self.stopped.clone());
         let mut intake = Intake::new(ring, self.spec.channels, self.pick);
-        let (running, stop_asked) = bounded::<()>(0);
+        let (running, stop_requested) = bounded::<()>(0);
         let (ended_sender, ended) = bounded::<()>(0);
         let (started_sender, started) = bounded(1);
         let place = name.clone();
-        // The stream lives on a thread of its own: opening and dropping it can hang with the sound server.
-        let own = move || {
+        // The stream has its own thread, because opening and dropping it can hang with the audio server.
+        let stream_thread = move || {
             let _ended = ended_sender;
-            hush_alsa();
+            silence_alsa();
             if let Some(priority) = priority {
-                // The thread that captures is started below, and inherits it.
-                realtime::ask_for(priority);
+                // cpal starts the capture thread below, which inherits the priority.
+                realtime::request(priority);
             }
-            let silent = stopped.clone();
+            let is_stopped = stopped.clone();
             let callback = move |data: &cpal::Data, _: &cpal::InputCallbackInfo| {
-                if !silent.load(Ordering::Acquire) {
+                if !is_stopped.load(Ordering::Acquire) {
                     intake.take_data(data);
                 }
             };
@@ -361,26 +355,29 @@ impl Source for MicrophoneSource {
             let failed = outcome.is_err();
             let _ = started_sender.send(outcome);
             if !failed {
-                // Ends when the source drops its end.
-                let _ = stop_asked.recv();
+                // Returns when the source drops its end.
+                let _ = stop_requested.recv();
             }
             drop(stream);
         };
-        std::thread::Builder::new().name("microphone".into()).spawn(own).map_err(|error| backend(&error.to_string()))?;
+        std::thread::Builder::new()
+            .name("microphone".into())
+            .spawn(stream_thread)
+            .map_err(|error| backend(&error.to_string()))?;
         (self.running, self.ended) = (Some(running), Some(ended));
         started
-            .recv_timeout(START_PATIENCE)
-            .unwrap_or_else(|_| Err(backend("does not open; the sound server hangs — restart it")))
+            .recv_timeout(START_TIMEOUT)
+            .unwrap_or_else(|_| Err(backend("was not opened within 5 s; restart the audio server")))
     }
 
     fn stop(&mut self) {
         self.stopped.store(true, Ordering::Release);
         drop(self.running.take());
         if let Some(ended) = self.ended.take() {
-            // A stream that is wedged in its server cannot be dropped; its thread is left behind, and its callbacks do nothing.
-            if matches!(ended.recv_timeout(STOP_PATIENCE), Err(crossbeam_channel::RecvTimeoutError::Timeout)) {
-                LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
-                log::warn!("{}: the device does not close; it is left to the system", self.spec.name);
+            // A stream whose server hangs cannot be dropped. Its thread is abandoned, and its callbacks do nothing.
+            if matches!(ended.recv_timeout(STOP_TIMEOUT), Err(crossbeam_channel::RecvTimeoutError::Timeout)) {
+                ABANDONED_STREAMS.fetch_add(1, Ordering::Relaxed);
+                log::warn!("{}: the device did not close within 1 s and was abandoned", self.spec.name);
             }
         }
     }

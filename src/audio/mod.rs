@@ -1,4 +1,4 @@
-//! Sound in: sources push mono f32 at their own rate into the ring; the inference thread reads and resamples it.
+//! Audio input. Sources write mono f32 at their own rate to the ring; the inference thread reads and resamples it.
 
 mod channels;
 mod error;
@@ -31,42 +31,42 @@ pub(crate) use ring::{Block, Gap, RingReader, RingStats, ring};
 #[cfg(feature = "test-util")]
 pub use scripted::{ScriptedSource, Step};
 
-/// Streams that did not close when their sound server died, and that only the end of the process frees.
+/// Number of streams that did not close because their audio server hung; they are freed when the process exits.
 #[cfg(feature = "serve")]
 pub(crate) fn abandoned_streams() -> u64 {
     #[cfg(feature = "capture")]
-    return microphone::left_behind();
+    return microphone::abandoned_streams();
     #[cfg(not(feature = "capture"))]
     return 0;
 }
 
-/// How long a source waits for its thread to end before it leaves it behind.
-const STOP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long `stop` waits for a source's thread before it abandons the thread.
+const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What a source delivers, known before it starts.
+/// Description of a source, known before it starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceSpec {
-    /// The device's name, the file's path, "standard input".
+    /// The device's name, the file's path, or "standard input".
     pub name: String,
-    /// Rate of the samples that go into the ring, Hz.
+    /// Rate of the samples written to the ring, Hz.
     pub sample_rate: u32,
-    /// Channels of the device or file, before they are made one.
+    /// Channels of the device or file, before conversion to mono.
     pub channels: u16,
-    /// Whether sound comes at its own pace: then nothing may hold it up, and what does not fit is dropped and counted.
+    /// Whether audio arrives in real time. A live source never waits; audio that does not fit into the ring is dropped and counted.
     pub live: bool,
-    /// Length in samples at `sample_rate`, where it is known beforehand.
+    /// Length in samples at `sample_rate`, if known in advance.
     pub total_samples: Option<u64>,
 }
 
-/// Sound in. The samples go into the ring, what happens to the source goes to the events.
+/// A source of audio. It writes samples to the ring, and reports overruns, errors and its end as events.
 pub trait Source: Send {
-    /// What it delivers.
+    /// The description of this source.
     fn spec(&self) -> &SourceSpec;
 
-    /// Begins to deliver, from a thread or callback of its own, and returns at once. The writer is dropped after the last sample.
+    /// Starts delivery from a thread or callback of its own, and returns at once. The writer is dropped after the last sample.
     fn start(&mut self, ring: RingWriter, events: EventSender) -> Result<(), AudioError>;
 
-    /// Stops: no sample comes after it has returned. It returns in bounded time even when the device hangs.
+    /// Stops delivery: no sample arrives after it has returned. It returns in bounded time even if the device hangs.
     fn stop(&mut self);
 }
 
@@ -84,12 +84,12 @@ impl<S: Source + ?Sized> Source for Box<S> {
     }
 }
 
-/// How several channels become one.
+/// How several channels are converted to mono.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ChannelPick {
-    /// Their mean.
+    /// The mean of all channels.
     #[default]
     MixDown,
-    /// One of them, counted from 0.
+    /// One channel, counted from 0.
     Channel(u16),
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_PATIENCE, Source, SourceEvent, SourceSpec};
+use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_TIMEOUT, Source, SourceEvent, SourceSpec};
 use crate::names::named;
 
-/// How a sample of raw PCM is stored, by ffmpeg's names and ALSA's; all little-endian.
+/// Sample format of raw PCM, little-endian, with the names of ffmpeg and ALSA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -39,7 +39,7 @@ named!(PcmFormat, "PCM format", {
 });
 
 impl PcmFormat {
-    /// Bytes of a sample.
+    /// Bytes per sample.
     pub fn bytes(self) -> usize {
         match self {
             Self::U8 => 1,
@@ -49,7 +49,7 @@ impl PcmFormat {
         }
     }
 
-    /// A sample as f32 in −1 … 1.
+    /// Converts one sample to f32 in −1 to 1.
     fn decode(self, b: &[u8]) -> f32 {
         match (self, b) {
             (Self::U8, &[a]) => (f32::from(a) - 128.0) / 128.0,
@@ -64,7 +64,7 @@ impl PcmFormat {
     }
 }
 
-/// Raw PCM from any reader, read by a thread of its own.
+/// Raw PCM from any reader, read by its own thread.
 pub struct PcmSource {
     spec: SourceSpec,
     reader: Option<Box<dyn Read + Send>>,
@@ -74,11 +74,11 @@ pub struct PcmSource {
     done: Option<Receiver<()>>,
 }
 
-/// Bytes read at a time, at most.
+/// Maximum bytes per read.
 const READ_BYTES: usize = 16 << 10;
 
 impl PcmSource {
-    /// `name` is for messages. The reader sets the pace: what it gives is never dropped.
+    /// Creates a source that delivers everything from `reader` without drops. `name` identifies it in messages.
     pub fn new(
         reader: Box<dyn Read + Send>,
         name: &str,
@@ -89,7 +89,7 @@ impl PcmSource {
     ) -> Result<Self, AudioError> {
         pick.check(channels, name)?;
         if !(1_000..=384_000).contains(&sample_rate) {
-            let message = format!("{sample_rate} Hz: rates of 1,000 to 384,000 Hz are possible");
+            let message = format!("the sample rate must be between 1,000 and 384,000 Hz, got {sample_rate}");
             return Err(AudioError::new(AudioErrorKind::Unsupported, name, message));
         }
         let spec = SourceSpec { name: name.to_owned(), sample_rate, channels, live: false, total_samples: None };
@@ -105,7 +105,7 @@ impl Source for PcmSource {
     fn start(&mut self, mut ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
         let place = self.spec.name.clone();
         let failed = |message: String| AudioError::new(AudioErrorKind::NotReadable, place.clone(), message);
-        let mut reader = self.reader.take().ok_or_else(|| failed("was started before".into()))?;
+        let mut reader = self.reader.take().ok_or_else(|| failed("was already started".into()))?;
         let (format, pick, stop) = (self.format, self.pick, self.stop.clone());
         let frame_bytes = format.bytes() * usize::from(self.spec.channels);
         let one_channel = match pick {
@@ -122,10 +122,10 @@ impl Source for PcmSource {
             let outcome = loop {
                 match reader.read(&mut bytes[held..]) {
                     Ok(0) if read == 0 => {
-                        let message = format!("holds no audio: {held} bytes, and a frame has {frame_bytes}");
+                        let message = format!("contains no audio: {held} bytes, less than one frame ({frame_bytes} bytes)");
                         break Err(AudioError::new(AudioErrorKind::Malformed, error_at, message));
                     }
-                    // The writer was stopped within a frame.
+                    // The writer stopped within a frame.
                     Ok(0) => break Ok(()),
                     Ok(count) => held += count,
                     Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -166,8 +166,8 @@ impl Source for PcmSource {
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(done) = self.done.take() {
-            // A reader that waits for a silent pipe cannot be woken; it is left behind, and pushes nothing more.
-            let _ = done.recv_timeout(STOP_PATIENCE);
+            // A thread that waits for an idle pipe cannot be woken. It is abandoned, and writes nothing more to the ring.
+            let _ = done.recv_timeout(STOP_TIMEOUT);
         }
     }
 }

@@ -1,37 +1,37 @@
-//! From the source's rate to the pack's.
+//! Resampling from the source's rate to the pack's.
 //!
-//! Sound goes through in blocks of its own size, so the output does not depend on how the input was cut; the filter's delay is
-//! taken out, so output sample n lies at the input time n / to; S samples make round(S · to / from).
+//! The resampler works in blocks of fixed size, so the output does not depend on how the input is divided into calls. The filter's
+//! delay is removed: output sample n is at input time n / to. S input samples yield round(S · to / from) output samples.
 
 use audioadapter_buffers::direct::InterleavedSlice;
 use rubato::{Async, Fft, FixedAsync, FixedSync, SincInterpolationParameters, SincInterpolationType, WindowFunction};
 
 use super::{AudioError, AudioErrorKind};
 
-/// A streaming resampler of one channel.
+/// A streaming mono resampler.
 pub struct Resampler {
     from_hz: u32,
     to_hz: u32,
     /// None when the rates are equal.
     inner: Option<Box<dyn rubato::Resampler<f32> + Send>>,
-    /// Input that does not fill a block yet.
+    /// Input that does not yet fill a block.
     input: Vec<f32>,
     output: Vec<f32>,
-    /// Output of the filter's delay that is still to be left out.
+    /// Output samples of the filter's delay still to be removed.
     to_trim: usize,
     taken: u64,
     given: u64,
 }
 
-/// Blocks per second: 20 ms, long enough for a steep filter, short beside the shortest chunk.
+/// Blocks per second: 20 ms each, long enough for a steep filter and short compared with the shortest chunk.
 const BLOCKS_PER_SECOND: u32 = 50;
-/// Rates without a short common period would make longer blocks than this, seconds; they go through a windowed sinc instead.
+/// Maximum block length, seconds. Pairs of rates that would need a longer one use a windowed sinc instead.
 const LONGEST_BLOCK_SECONDS: f64 = 0.1;
 const SINC_TAPS: usize = 256;
 const SINC_OVERSAMPLING: usize = 256;
 
-/// Input samples of an FFT block: whole periods of both rates, and an even number of samples, since the filter's delay is half
-/// of a block and must be whole samples to be taken out exactly.
+/// Input samples of an FFT block: whole periods of both rates, and even, since the filter's delay is half a block and can be removed
+/// exactly only if it is a whole number of samples.
 fn even_block(from_hz: u32, to_hz: u32) -> usize {
     let gcd = |mut a: u32, mut b: u32| {
         while b != 0 {
@@ -41,12 +41,12 @@ fn even_block(from_hz: u32, to_hz: u32) -> usize {
     };
     let period = (from_hz / gcd(from_hz, to_hz)) as usize;
     let even = if period.is_multiple_of(2) { period } else { 2 * period };
-    let wanted = (from_hz / BLOCKS_PER_SECOND) as usize;
-    even * wanted.div_ceil(even)
+    let target = (from_hz / BLOCKS_PER_SECOND) as usize;
+    even * target.div_ceil(even)
 }
 
-/// The windowed sinc delays by (SINC_TAPS/2 − 1/SINC_OVERSAMPLING) · ratio − 1 output samples, which is not a whole number. So many zeros in front of
-/// the sound make it one, nearly enough: returns the zeros, and the whole delay then.
+/// Number of zeros to put in front of the audio so that the delay of the windowed sinc is nearly a whole number of output samples, and
+/// that delay. Without zeros it is (SINC_TAPS/2 − 1/SINC_OVERSAMPLING) · ratio − 1.
 fn whole_delay(ratio: f64) -> (usize, usize) {
     const MOST_ZEROS: usize = 1 << 15;
     let delay = |zeros: usize| (SINC_TAPS as f64 / 2.0 - 1.0 / SINC_OVERSAMPLING as f64 + zeros as f64) * ratio - 1.0;
@@ -56,11 +56,15 @@ fn whole_delay(ratio: f64) -> (usize, usize) {
 }
 
 impl Resampler {
-    /// From `from_hz` to `to_hz`, each 1,000 to 384,000 Hz.
+    /// Creates a resampler from `from_hz` to `to_hz`.
+    ///
+    /// # Errors
+    ///
+    /// [`AudioErrorKind::Unsupported`] if a rate is not between 1,000 and 384,000 Hz.
     pub fn new(from_hz: u32, to_hz: u32) -> Result<Self, AudioError> {
         let rates = 1_000..=384_000;
         if !rates.contains(&from_hz) || !rates.contains(&to_hz) {
-            let message = format!("{from_hz} Hz to {to_hz} Hz: rates of 1,000 to 384,000 Hz are possible");
+            let message = format!("both rates must be between 1,000 and 384,000 Hz, got {from_hz} Hz to {to_hz} Hz");
             return Err(AudioError::new(AudioErrorKind::Unsupported, "resampler", message));
         }
         let failed = |error: rubato::ResamplerConstructionError| {
@@ -105,13 +109,13 @@ impl Resampler {
         Ok(resampler)
     }
 
-    /// Takes samples in and appends what they complete to `out`.
+    /// Resamples `samples` and appends the completed output to `out`.
     pub fn push(&mut self, samples: &[f32], out: &mut Vec<f32>) {
         self.taken += samples.len() as u64;
         self.feed(samples, out, u64::MAX);
     }
 
-    /// Appends the rest. Afterwards round(taken · to / from) samples have come out in all.
+    /// Appends the remaining output. The total is then round(taken · to / from) samples.
     pub fn finish(&mut self, out: &mut Vec<f32>) {
         let (taken, from, to) = (u128::from(self.taken), u128::from(self.from_hz), u128::from(self.to_hz));
         let total = ((2 * taken * to + from) / (2 * from)) as u64;
@@ -121,7 +125,7 @@ impl Resampler {
         }
     }
 
-    /// Feeds samples; at most `total` come out in all.
+    /// Resamples `samples`; the output is limited to `total` samples over the resampler's lifetime.
     fn feed(&mut self, mut samples: &[f32], out: &mut Vec<f32>, total: u64) {
         let Some(inner) = &mut self.inner else {
             let count = samples.len().min((total - self.given) as usize);
@@ -141,7 +145,7 @@ impl Resampler {
                 let (frames_in, frames_out) = (self.input.len(), self.output.len());
                 let buffers = InterleavedSlice::new(&self.input, 1, frames_in)
                     .and_then(|input| Ok((input, InterleavedSlice::new_mut(&mut self.output, 1, frames_out)?)));
-                // Both buffers have the sizes that the resampler itself asked for: it has no reason left to refuse.
+                // Both buffers have the sizes that the resampler requests, so this cannot fail.
                 buffers.ok().and_then(|(input, mut output)| inner.process_into_buffer(&input, &mut output, None).ok())
             };
             let written = written.map_or(0, |(_, written)| written);

@@ -1,7 +1,7 @@
-//! The ring between a source and the inference thread: mono f32 at the source's rate, one writer, one reader, no lock.
+//! The lock-free ring between a source (the writer) and the inference thread (the reader): mono f32 at the source's rate.
 //!
-//! A full ring never holds a live source up: the newest samples are dropped, counted, and their position is told in stream
-//! order. captured = read + dropped + queued, to the sample.
+//! A full ring never blocks a live source. The newest samples are dropped and counted, and the reader receives the gap in stream order.
+//! captured = read + dropped + queued, exactly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,20 +10,20 @@ use std::time::Duration;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
-/// Full scale is 1; files with samples as large as 32 bit integers exist. The square of anything much larger would overflow in
-/// a front end, and stay in the caches for seconds.
-const LOUDEST: f32 = 1e10;
+/// Largest absolute value that is accepted. Full scale is 1, but some float files contain values as large as 32-bit integers. The
+/// square of much larger ones would overflow in the front end and stay in the caches for seconds.
+const MAX_ABS: f32 = 1e10;
 
-/// Samples that were dropped together.
+/// A run of dropped samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gap {
     /// Position of the first dropped sample, counted in captured samples.
     pub position: u64,
-    /// How many.
+    /// Number of dropped samples.
     pub samples: u64,
 }
 
-/// What a ring has seen; every number can be read at any time.
+/// Counters of a ring, readable at any time.
 #[derive(Debug, Default)]
 pub struct RingStats {
     captured: AtomicU64,
@@ -36,92 +36,93 @@ pub struct RingStats {
 }
 
 impl RingStats {
-    /// Samples that the source delivered.
+    /// Samples delivered by the source.
     pub fn captured(&self) -> u64 {
         self.captured.load(Ordering::Acquire)
     }
 
-    /// Samples that found the ring full.
+    /// Samples dropped because the ring was full, or lost by the source.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Acquire)
     }
 
-    /// Samples that were read.
+    /// Samples read by the inference thread.
     pub fn read(&self) -> u64 {
         self.read.load(Ordering::Acquire)
     }
 
-    /// Samples that wait in the ring.
+    /// Samples in the ring.
     pub fn queued(&self) -> u64 {
-        // Read before captured: what is read was captured before.
-        let gone = self.read() + self.dropped();
-        self.captured().saturating_sub(gone)
+        // Loaded before `captured`: samples are captured before they are read.
+        let removed = self.read() + self.dropped();
+        self.captured().saturating_sub(removed)
     }
 
-    /// Samples that were NaN or infinite; zeros took their place.
+    /// NaN, infinite and extreme samples, which were replaced by zeros.
     pub fn non_finite(&self) -> u64 {
         self.non_finite.load(Ordering::Relaxed)
     }
 }
 
-/// The source's end. Dropping it closes the ring.
+/// The source's end of the ring. Dropping it closes the ring.
 pub struct RingWriter {
     samples: HeapProd<f32>,
     gaps: HeapProd<Gap>,
-    /// A gap that ends at the present position and is not told yet.
+    /// A gap that ends at the current position and has not been sent to the reader.
     pending: Option<Gap>,
     stats: Arc<RingStats>,
 }
 
-/// The inference thread's end.
+/// The inference thread's end of the ring.
 pub struct RingReader {
     samples: HeapCons<f32>,
     gaps: HeapCons<Gap>,
     next_gap: Option<Gap>,
-    /// In captured samples: those read, and those dropped before them.
+    /// Position in captured samples: samples read and samples dropped before them.
     position: u64,
-    last_gap_told: bool,
+    last_gap_reported: bool,
     stats: Arc<RingStats>,
 }
 
-/// What a read found, in stream order.
+/// Result of a read, in stream order.
 #[derive(Debug, PartialEq)]
 pub enum Block<'a> {
-    /// Samples.
+    /// The next samples.
     Samples(&'a [f32]),
     /// Samples were dropped here.
     Gap(Gap),
-    /// Nothing yet.
+    /// The ring is empty; more samples may follow.
     Empty,
-    /// Nothing any more.
+    /// The ring is closed and empty.
     Closed,
 }
 
-/// Gaps that wait to be read; past that, drops join into one gap, and their number stays exact.
+/// Maximum number of unread gaps. Beyond it, gaps are merged; the count of dropped samples stays exact.
 const GAP_CAPACITY: usize = 1024;
-/// How long a source that can wait sleeps when the ring is full: shorter than two seconds of sound last at 500 times real time, and
-/// long enough that waking up costs nothing beside the encoder.
+/// How long a source that can wait sleeps if the ring is full: less than the time to process a ring of two seconds at 500 times real
+/// time, and long enough that the wake-ups cost nothing compared with the encoder.
 const FULL_SLEEP: Duration = Duration::from_millis(4);
-/// Samples that are checked and copied at a time, on the stack.
+/// Samples checked and copied at a time, on the stack.
 const BLOCK: usize = 256;
 
-/// A ring of `capacity` samples.
+/// Creates a ring of `capacity` samples.
 pub fn ring(capacity: usize) -> (RingWriter, RingReader) {
     let stats = Arc::new(RingStats::default());
     let (samples_in, samples_out) = HeapRb::new(capacity.max(1)).split();
     let (gaps_in, gaps_out) = HeapRb::new(GAP_CAPACITY).split();
     let writer = RingWriter { samples: samples_in, gaps: gaps_in, pending: None, stats: stats.clone() };
-    let reader = RingReader { samples: samples_out, gaps: gaps_out, next_gap: None, position: 0, last_gap_told: false, stats };
+    let reader =
+        RingReader { samples: samples_out, gaps: gaps_out, next_gap: None, position: 0, last_gap_reported: false, stats };
     (writer, reader)
 }
 
 impl RingWriter {
-    /// Appends samples without ever waiting, allocating or locking; what does not fit is dropped and counted.
+    /// Appends samples without waiting, allocating or locking. Samples that do not fit are dropped and counted.
     pub fn push_live(&mut self, samples: &[f32]) {
         for block in samples.chunks(BLOCK) {
             let mut clean = [0.0; BLOCK];
             let clean = self.cleaned(block, &mut clean);
-            let fits = match self.tell_pending() {
+            let fits = match self.send_pending() {
                 true => self.samples.push_slice(clean),
                 false => 0,
             };
@@ -135,8 +136,8 @@ impl RingWriter {
         }
     }
 
-    /// Appends samples and waits while the ring is full. Returns false when `stop` was set or the reader is gone;
-    /// what was not appended then does not count as captured.
+    /// Appends samples and waits while the ring is full. Returns false if `stop` is set or the reader was dropped; samples that were not
+    /// appended do not count as captured.
     pub fn push_blocking(&mut self, samples: &[f32], stop: &AtomicBool) -> bool {
         for block in samples.chunks(BLOCK) {
             let mut clean = [0.0; BLOCK];
@@ -145,7 +146,7 @@ impl RingWriter {
                 if stop.load(Ordering::Relaxed) || !self.samples.read_is_held() {
                     return false;
                 }
-                let pushed = if self.tell_pending() { self.samples.push_slice(left) } else { 0 };
+                let pushed = if self.send_pending() { self.samples.push_slice(left) } else { 0 };
                 self.stats.captured.fetch_add(pushed as u64, Ordering::Release);
                 left = &left[pushed..];
                 if !left.is_empty() {
@@ -156,7 +157,8 @@ impl RingWriter {
         true
     }
 
-    /// Counts samples that the source knows to be missing here: they are captured and dropped, and whoever reads finds the gap.
+    /// Records samples that the source knows to be missing at this position. They count as captured and dropped, and the reader receives
+    /// the gap.
     pub fn lose(&mut self, samples: u64) {
         let position = self.stats.captured.load(Ordering::Relaxed);
         self.pending.get_or_insert(Gap { position, samples: 0 }).samples += samples;
@@ -164,38 +166,38 @@ impl RingWriter {
         self.stats.captured.fetch_add(samples, Ordering::Release);
     }
 
-    /// The ring's numbers.
+    /// The ring's counters.
     pub fn stats(&self) -> &Arc<RingStats> {
         &self.stats
     }
 
-    /// Copies a block; NaN, infinity and what is beyond any sound become zeros and are counted.
+    /// Copies a block. NaN, infinite and extreme samples are replaced by zeros and counted.
     fn cleaned<'a>(&self, block: &[f32], clean: &'a mut [f32; BLOCK]) -> &'a [f32] {
         let clean = &mut clean[..block.len()];
-        let mut bad = 0;
+        let mut invalid = 0;
         for (out, &sample) in clean.iter_mut().zip(block) {
-            let fine = sample.abs() <= LOUDEST;
-            *out = if fine { sample } else { 0.0 };
-            bad += u64::from(!fine);
+            let is_valid = sample.abs() <= MAX_ABS;
+            *out = if is_valid { sample } else { 0.0 };
+            invalid += u64::from(!is_valid);
         }
-        if bad > 0 {
-            self.stats.non_finite.fetch_add(bad, Ordering::Relaxed);
+        if invalid > 0 {
+            self.stats.non_finite.fetch_add(invalid, Ordering::Relaxed);
         }
         clean
     }
 
-    /// Tells the gap in front of the next sample, if there is one. False when there is no room to tell it: then nothing
-    /// may follow it yet, and the gap goes on.
-    fn tell_pending(&mut self) -> bool {
+    /// Sends the pending gap, if any, to the reader. Returns false if there is no room for it: then no sample may follow yet, and the gap
+    /// grows.
+    fn send_pending(&mut self) -> bool {
         let Some(gap) = self.pending else { return true };
         if self.samples.is_full() {
             return false;
         }
-        let told = self.gaps.try_push(gap).is_ok();
-        if told {
+        let sent = self.gaps.try_push(gap).is_ok();
+        if sent {
             self.pending = None;
         }
-        told
+        sent
     }
 }
 
@@ -209,9 +211,9 @@ impl Drop for RingWriter {
 }
 
 impl RingReader {
-    /// Reads what comes next into `out`: samples up to the next gap, or the gap itself.
+    /// Reads the next samples, up to the next gap, into `out`; or returns the gap.
     pub fn read<'a>(&mut self, out: &'a mut [f32]) -> Block<'a> {
-        // The order matters: every gap in front of a sample was told before that sample was pushed.
+        // The order of these loads matters: a gap is sent before the sample that follows it.
         let closed = self.stats.closed.load(Ordering::Acquire);
         let available = self.samples.occupied_len();
         if self.next_gap.is_none() {
@@ -240,18 +242,18 @@ impl RingReader {
         }
     }
 
-    /// Gives up what waits when the source has stopped: it counts as dropped. Returns how many samples it were.
+    /// Discards the samples in the ring after the source has stopped, and counts them as dropped. Returns their number.
     pub fn discard(&mut self) -> u64 {
         let waiting = self.samples.clear() as u64;
-        let told = self.next_gap.take().into_iter().chain(std::iter::from_fn(|| self.gaps.try_pop()));
-        self.position += waiting + told.map(|gap| gap.samples).sum::<u64>();
+        let gaps = self.next_gap.take().into_iter().chain(std::iter::from_fn(|| self.gaps.try_pop()));
+        self.position += waiting + gaps.map(|gap| gap.samples).sum::<u64>();
         self.stats.dropped.fetch_add(waiting, Ordering::Release);
         waiting
     }
 
     fn last_gap(&mut self) -> Block<'static> {
         let samples = self.stats.last_gap_samples.load(Ordering::Relaxed);
-        if samples == 0 || std::mem::replace(&mut self.last_gap_told, true) {
+        if samples == 0 || std::mem::replace(&mut self.last_gap_reported, true) {
             return Block::Closed;
         }
         let gap = Gap { position: self.stats.last_gap_position.load(Ordering::Relaxed), samples };
@@ -259,12 +261,12 @@ impl RingReader {
         Block::Gap(gap)
     }
 
-    /// Samples that wait.
+    /// Samples in the ring.
     pub fn queued(&self) -> usize {
         self.samples.occupied_len()
     }
 
-    /// The ring's numbers.
+    /// The ring's counters.
     pub fn stats(&self) -> &Arc<RingStats> {
         &self.stats
     }

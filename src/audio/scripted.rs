@@ -1,4 +1,4 @@
-//! A source that plays a script: exact callbacks, pauses, faults. For tests and for trying a consumer without a microphone.
+//! A source that plays a script of callbacks, pauses and faults, for tests and for trying a consumer without a microphone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,19 +12,19 @@ use super::{AudioError, EventSender, RingWriter, Source, SourceEvent, SourceSpec
 pub enum Step {
     /// One callback with these samples.
     Callback(Vec<f32>),
-    /// Nothing for so long.
+    /// A pause.
     Wait(Duration),
-    /// The next callback comes when so much time has passed since the one before was due, however long that took.
+    /// The next callback is due this long after the previous one was due, however long that one took.
     Pace(Duration),
     /// The device reports an overrun.
     Xrun,
-    /// The source fails; the rest of the script is not played, the writer is closed.
+    /// The source fails: the rest of the script is skipped and the writer is closed.
     Fail(AudioError),
-    /// The source hangs: no sample, no event, until it is stopped.
+    /// The source hangs: no samples and no events until it is stopped.
     Hang,
 }
 
-/// Plays a script from a thread of its own.
+/// A source that plays a script on its own thread.
 pub struct ScriptedSource {
     spec: SourceSpec,
     steps: Vec<Step>,
@@ -33,14 +33,14 @@ pub struct ScriptedSource {
 }
 
 impl ScriptedSource {
-    /// A source at `sample_rate`. When `live`, its callbacks never wait and drop what does not fit.
+    /// Creates a source at `sample_rate`. If `live`, callbacks never wait, and samples that do not fit into the ring are dropped.
     pub fn new(sample_rate: u32, live: bool, steps: Vec<Step>) -> Self {
         let total = steps.iter().map(|step| if let Step::Callback(samples) = step { samples.len() as u64 } else { 0 }).sum();
         let spec = SourceSpec { name: "script".into(), sample_rate, channels: 1, live, total_samples: Some(total) };
         Self { spec, steps, stop: Arc::default(), thread: None }
     }
 
-    /// The samples of `audio` as a device delivers them: a callback of `size` samples each time that much sound has passed.
+    /// Delivers `audio` as a device does: one callback of `size` samples per `size` sample periods.
     pub fn paced(sample_rate: u32, audio: &[f32], size: usize) -> Self {
         let period = Duration::from_secs_f64(size as f64 / f64::from(sample_rate));
         let steps =
@@ -48,7 +48,7 @@ impl ScriptedSource {
         Self::new(sample_rate, true, steps)
     }
 
-    /// The samples of `audio`, delivered in callbacks of the sizes that `sizes` gives, over and over; it must give one at least.
+    /// Delivers `audio` in callbacks of the given sizes, repeated cyclically. `sizes` must not be empty.
     pub fn in_callbacks(sample_rate: u32, live: bool, audio: &[f32], sizes: &[usize]) -> Self {
         let mut steps = Vec::new();
         let mut left = audio;
@@ -108,7 +108,7 @@ impl Source for ScriptedSource {
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // The script's thread does not panic; if it ever did, there is nothing left to stop.
+            // The script's thread does not panic; if it did, there would be nothing left to stop.
             let _ = thread.join();
         }
     }

@@ -17,12 +17,12 @@ pub struct Allocations {
     pub bytes: f64,
 }
 
-/// Counts the allocations of a session on `sound` (at the pack's rate), after a warm-up that fills the caches; `None` without the feature or if
-/// the audio is too short.
+/// Counts the allocations of a session on `audio` (at the pack's rate), after a warm-up that fills the caches; `None` without the
+/// feature or if the audio is too short.
 #[cfg(feature = "count-allocations")]
 pub(super) fn count(
     encoder: &Arc<Encoder>,
-    sound: &[f32],
+    audio: &[f32],
     chunk_frames: usize,
     policy: Box<dyn ExitPolicy>,
 ) -> Result<Option<Allocations>, SessionError> {
@@ -34,7 +34,7 @@ pub(super) fn count(
     let most = start + 60 * encoder.audio().sample_rate as usize / chunk;
     let mut session = Session::new(encoder, policy, SessionOptions::default().chunk_frames(chunk_frames))?;
     let (mut chunks, mut allocations, mut bytes) = (0usize, 0.0, 0.0);
-    for (index, block) in sound.chunks_exact(chunk).take(most).enumerate() {
+    for (index, block) in audio.chunks_exact(chunk).take(most).enumerate() {
         let mut outcome = Ok(None);
         let counted = allocation_counter::measure(|| {
             outcome = session.push(block).and_then(|()| session.next_chunk()).map(|representation| representation.map(drop));
@@ -53,7 +53,7 @@ pub(super) fn count(
 #[cfg(not(feature = "count-allocations"))]
 pub(super) fn count(
     _encoder: &Arc<Encoder>,
-    _sound: &[f32],
+    _audio: &[f32],
     _chunk_frames: usize,
     _policy: Box<dyn ExitPolicy>,
 ) -> Result<Option<Allocations>, SessionError> {

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::BenchError;
-use super::sound::{NoiseKind, SEED, Speech, power, scale_for};
+use super::noise::{NoiseKind, SEED, Speech, power, scale_for};
 
 /// Share of speech in the stream.
 pub(super) const SPEECH_SHARE: f64 = 0.3;

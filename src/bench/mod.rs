@@ -5,10 +5,10 @@ mod allocations;
 mod compared;
 mod device;
 mod estimate;
+mod noise;
 mod page;
 mod policies;
 mod report;
-mod sound;
 mod source;
 mod study;
 mod table;
@@ -20,10 +20,10 @@ pub use allocations::Allocations;
 pub use compared::Compared;
 pub use device::{Segment, SegmentKind};
 pub use estimate::expected_duration;
+pub use noise::{NoiseKind, Speech};
 pub use page::{compared_page, page};
 pub use policies::{default_policies, default_policy};
 pub use report::{Cell, Condition, ConditionKind, Curve, DeviceStream, FORMAT, Report};
-pub use sound::{NoiseKind, Speech};
 
 use crate::audio::{AudioError, Resampler};
 use crate::consumer::Null;
@@ -33,16 +33,16 @@ use crate::pack::{Pack, PackError};
 use crate::process;
 use crate::runtime::{LatencyHistogram, RunBuilder, RunError, RunOptions, StopFlag, Summary};
 use crate::stream::{SessionError, SessionOptions};
-use study::{Nearness, Study};
+use study::{Distance, Study};
 
-/// Why a benchmark failed.
+/// Errors of a benchmark.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
     /// No speech.
     #[error("no speech: the files are empty")]
     NoSpeech,
     /// Silent noise cannot be scaled.
-    #[error("{0}: is silent, so it cannot be mixed at an SNR")]
+    #[error("{0} is silent and cannot be mixed at an SNR")]
     SilentNoise(PathBuf),
     /// An audio file failed.
     #[error(transparent)]
@@ -64,7 +64,7 @@ pub enum BenchError {
     Run(#[from] RunError),
 }
 
-/// What to measure.
+/// Plan of a benchmark.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The speech.
@@ -148,25 +148,25 @@ pub fn bench(
     };
     let mut candidates = plan.all_policies(pack).into_iter().map(candidate).collect::<Result<Vec<_>, BenchError>>()?;
     let mut report = Report::new(pack, encoder.precision(), plan);
-    let mut sounds_seconds = 0.0;
+    let mut total_seconds = 0.0;
     let (mut done, mut total) = (0.0, None);
     for mix in plan.mixes() {
-        let (condition, sound) = match mix {
+        let (condition, audio) = match mix {
             Mix::Clean => (Condition::clean(), plan.speech.samples.clone()),
             Mix::Noisy(noise, snr) => (Condition::noisy(noise, snr), plan.speech.with_noise(noise, snr, rate)?),
             Mix::Device => {
-                let (sound, segments) = device::stream(&plan.speech, &plan.noises, rate)?;
+                let (audio, segments) = device::stream(&plan.speech, &plan.noises, rate)?;
                 report.device = Some(DeviceStream { segments, exits: Vec::new() });
-                (Condition::device(), sound)
+                (Condition::device(), audio)
             }
         };
-        let seconds = sound.len() as f64 / f64::from(rate);
+        let seconds = audio.len() as f64 / f64::from(rate);
         let total = *total.get_or_insert_with(|| plan.seconds_in_all(seconds, &candidates));
-        sounds_seconds += seconds;
-        let study = Study::of(encoder, &sound, plan.chunk_frames)?;
+        total_seconds += seconds;
+        let study = Study::of(encoder, &audio, plan.chunk_frames)?;
         report.add_condition(&condition, seconds, &study);
-        let at_source: Arc<[f32]> = resampled(&sound, rate, plan.rate)?.into();
-        let stream = Stream { pack, encoder, plan, sound: &sound, at_source, stop };
+        let at_source: Arc<[f32]> = resampled(&audio, rate, plan.rate)?.into();
+        let stream = Stream { pack, encoder, plan, audio: &audio, at_source, stop };
         for candidate in &mut candidates {
             if stop.is_set() {
                 report.add_curves(&candidates);
@@ -184,7 +184,7 @@ pub fn bench(
             done += seconds;
         }
     }
-    log::debug!("{sounds_seconds:.0} s of audio in all conditions");
+    log::debug!("{total_seconds:.0} s of audio in all conditions");
     report.add_curves(&candidates);
     report.peak_memory_bytes = report.cells.iter().filter_map(|cell| cell.peak_memory_bytes).max();
     progress(&Progress { done, total: done, now: "" });
@@ -200,11 +200,11 @@ impl Plan {
     }
 }
 
-/// `sound` at another rate.
-fn resampled(sound: &[f32], from: u32, to: u32) -> Result<Vec<f32>, AudioError> {
+/// Resamples `audio`.
+fn resampled(audio: &[f32], from: u32, to: u32) -> Result<Vec<f32>, AudioError> {
     let mut resampler = Resampler::new(from, to)?;
-    let mut out = Vec::with_capacity((sound.len() as f64 * f64::from(to) / f64::from(from)) as usize + 1);
-    resampler.push(sound, &mut out);
+    let mut out = Vec::with_capacity((audio.len() as f64 * f64::from(to) / f64::from(from)) as usize + 1);
+    resampler.push(audio, &mut out);
     resampler.finish(&mut out);
     Ok(out)
 }
@@ -215,7 +215,7 @@ struct Stream<'a> {
     encoder: &'a Arc<Encoder>,
     plan: &'a Plan,
     /// At the pack's rate.
-    sound: &'a [f32],
+    audio: &'a [f32],
     /// At the source's rate.
     at_source: Arc<[f32]>,
     stop: &'a StopFlag,
@@ -240,25 +240,25 @@ impl Stream<'_> {
         };
         let plain = matches!(candidate.spec.name, Some(PolicyName::Fixed | PolicyName::Never));
         let depth = timed.summary.exits.iter().position(|&chunks| chunks > 0).unwrap_or(0);
-        let (nearness, exits) = match (plain, candidate.spec.name) {
+        let (distance, exits) = match (plain, candidate.spec.name) {
             (true, Some(PolicyName::Never)) => {
-                (Some(Nearness { kl: 0.0, agreement: 1.0 }).filter(|_| study.has_heads()), Vec::new())
+                (Some(Distance { kl: 0.0, agreement: 1.0 }).filter(|_| study.has_heads()), Vec::new())
             }
             (true, _) => (study.fixed(depth), Vec::new()),
             _ => {
                 let policy = candidate.spec.build(self.pack)?;
-                study.with_policy(self.encoder, self.sound, self.plan.chunk_frames, policy)?
+                study.with_policy(self.encoder, self.audio, self.plan.chunk_frames, policy)?
             }
         };
         if candidate.spec.name == Some(PolicyName::Fixed) {
             candidate.kept = Some(timed.clone());
         }
-        Ok((Cell::new(condition, &candidate.text, &timed, nearness), exits))
+        Ok((Cell::new(condition, &candidate.text, &timed, distance), exits))
     }
 
     fn timed(&self, candidate: &mut Candidate) -> Result<Timed, BenchError> {
         let chunk_frames = self.plan.chunk_frames;
-        let allocations = allocations::count(self.encoder, self.sound, chunk_frames, candidate.spec.build(self.pack)?)?;
+        let allocations = allocations::count(self.encoder, self.audio, chunk_frames, candidate.spec.build(self.pack)?)?;
         let source = source::Playback::new(self.at_source.clone(), self.plan.rate, self.plan.realtime);
         let policy = candidate.spec.build(self.pack)?;
         let options = RunOptions::default().session(SessionOptions::default().chunk_frames(chunk_frames));
@@ -269,7 +269,7 @@ impl Stream<'_> {
         let counters = run.counters().clone();
         let summary = run.join().into_result()?;
         let cpu = process::cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
-        let own_audio = size_of_val(&*self.at_source) + size_of_val(self.sound) + size_of_val(&self.plan.speech.samples[..]);
+        let own_audio = size_of_val(&*self.at_source) + size_of_val(self.audio) + size_of_val(&self.plan.speech.samples[..]);
         let peak_memory =
             process::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_audio as u64));
         let latencies = counters.latencies();

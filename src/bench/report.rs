@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::allocations::Allocations;
 use super::device::{Segment, SegmentKind};
-use super::sound::NoiseKind;
-use super::study::{Nearness, Study};
+use super::noise::NoiseKind;
+use super::study::{Distance, Study};
 use super::{Candidate, Plan, Timed, default_policy};
 use crate::engine::Precision;
 use crate::pack::Pack;
@@ -103,7 +103,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    pub(super) fn new(condition: &Condition, policy: &str, timed: &Timed, nearness: Option<Nearness>) -> Self {
+    pub(super) fn new(condition: &Condition, policy: &str, timed: &Timed, distance: Option<Distance>) -> Self {
         let summary = &timed.summary;
         Self {
             condition: condition.name.clone(),
@@ -111,8 +111,8 @@ impl Cell {
             policy_with_numbers: summary.policy.clone(),
             depth: summary.mean_exit_layer,
             exits: summary.exits.clone(),
-            kl: nearness.map(|nearness| nearness.kl),
-            agreement: nearness.map(|nearness| nearness.agreement),
+            kl: distance.map(|distance| distance.kl),
+            agreement: distance.map(|distance| distance.agreement),
             layer_passes_per_frame: summary.layer_passes_per_frame,
             macs_per_second: summary.macs_per_second,
             cpu_seconds_per_second: timed.cpu.map(|cpu| cpu / summary.audio_seconds.max(1e-9)),
@@ -336,10 +336,10 @@ mod tests {
         (1..=1_000).for_each(|n| histogram.record(Duration::from_micros(n * 10)));
         let curve = Curve::of("gain", &histogram).unwrap();
         assert_eq!((curve.chunks, curve.points.len()), (1_000, 32));
-        let near = |quantile: f64, wanted: f64| {
+        let near = |quantile: f64, expected: f64| {
             let (_, found) =
                 curve.points.iter().min_by(|a, b| (a.0 - quantile).abs().total_cmp(&(b.0 - quantile).abs())).unwrap();
-            assert!((found / wanted - 1.0).abs() < 0.01, "{quantile}: {found}");
+            assert!((found / expected - 1.0).abs() < 0.01, "{quantile}: {found}");
         };
         near(0.5, 5.0);
         near(0.9, 9.0);

@@ -13,17 +13,17 @@ const CALLBACK_SECONDS: f64 = 0.01;
 /// Audio in memory, shared by all runs.
 pub(super) struct Playback {
     spec: SourceSpec,
-    sound: Arc<[f32]>,
+    audio: Arc<[f32]>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Playback {
-    /// Plays `sound` at `rate`; in real time if `paced`.
-    pub fn new(sound: Arc<[f32]>, rate: u32, paced: bool) -> Self {
-        let total_samples = Some(sound.len() as u64);
+    /// Plays `audio` at `rate`; in real time if `paced`.
+    pub fn new(audio: Arc<[f32]>, rate: u32, paced: bool) -> Self {
+        let total_samples = Some(audio.len() as u64);
         let spec = SourceSpec { name: "benchmark".into(), sample_rate: rate, channels: 1, live: paced, total_samples };
-        Self { spec, sound, stop: Arc::default(), thread: None }
+        Self { spec, audio, stop: Arc::default(), thread: None }
     }
 }
 
@@ -33,12 +33,12 @@ impl Source for Playback {
     }
 
     fn start(&mut self, mut ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
-        let (sound, stop, paced) = (self.sound.clone(), self.stop.clone(), self.spec.live);
+        let (audio, stop, paced) = (self.audio.clone(), self.stop.clone(), self.spec.live);
         let callback = ((CALLBACK_SECONDS * f64::from(self.spec.sample_rate)) as usize).max(1);
         let period = Duration::from_secs_f64(callback as f64 / f64::from(self.spec.sample_rate));
         self.thread = Some(std::thread::spawn(move || {
             let mut due = Instant::now();
-            for samples in sound.chunks(callback) {
+            for samples in audio.chunks(callback) {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }

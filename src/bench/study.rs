@@ -11,14 +11,14 @@ use crate::stream::{Chunker, Session, SessionError, SessionOptions};
 
 /// Distance from full depth.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Nearness {
+pub(super) struct Distance {
     /// Mean KL(p_L ‖ p), nats.
     pub kl: f64,
     /// Share of frames with the same most probable unit.
     pub agreement: f64,
 }
 
-/// Accumulates a [`Nearness`].
+/// Accumulates a [`Distance`].
 #[derive(Debug, Clone, Copy, Default)]
 struct Comparison {
     divergence: f64,
@@ -37,9 +37,9 @@ impl Comparison {
         }
     }
 
-    fn mean(&self) -> Nearness {
+    fn mean(&self) -> Distance {
         let frames = self.frames.max(1) as f64;
-        Nearness { kl: self.divergence / frames, agreement: self.same as f64 / frames }
+        Distance { kl: self.divergence / frames, agreement: self.same as f64 / frames }
     }
 }
 
@@ -50,14 +50,14 @@ pub(super) struct Study {
     pub depths: Vec<usize>,
     /// Mean entropy of the head at each of `depths`, nats.
     pub entropy: Vec<f64>,
-    nearness: Vec<Nearness>,
+    distance: Vec<Distance>,
     /// Log-posteriors of full depth, `[frames, units]`.
     full: Vec<f32>,
 }
 
 impl Study {
-    /// Streams `sound` (at the pack's rate) through every layer.
-    pub fn of(encoder: &Arc<Encoder>, sound: &[f32], chunk_frames: usize) -> Result<Self, EngineError> {
+    /// Streams `audio` (at the pack's rate) through every layer.
+    pub fn of(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Result<Self, EngineError> {
         if !encoder.has_heads() {
             return Ok(Self::default());
         }
@@ -70,7 +70,7 @@ impl Study {
         let mut chunks = 0u64;
         let mut posteriors: Vec<Vec<f32>> = vec![Vec::new(); study.depths.len()];
         let mut measurer = Measurer::default();
-        let mut blocks = sound.chunks(chunk_frames * encoder.audio().hop);
+        let mut blocks = audio.chunks(chunk_frames * encoder.audio().hop);
         loop {
             let block = blocks.next();
             match block {
@@ -103,7 +103,7 @@ impl Study {
             }
         }
         study.entropy = entropies.into_iter().map(|sum| sum / chunks.max(1) as f64).collect();
-        study.nearness = comparisons.iter().map(Comparison::mean).collect();
+        study.distance = comparisons.iter().map(Comparison::mean).collect();
         Ok(study)
     }
 
@@ -113,18 +113,18 @@ impl Study {
     }
 
     /// Distance of `depth` from full depth over all chunks; `None` if it has no head.
-    pub fn fixed(&self, depth: usize) -> Option<Nearness> {
-        self.depths.iter().position(|&has| has == depth).map(|index| self.nearness[index])
+    pub fn fixed(&self, depth: usize) -> Option<Distance> {
+        self.depths.iter().position(|&has| has == depth).map(|index| self.distance[index])
     }
 
     /// Streams the same audio with `policy`: distance from full depth (`None` without heads), and the exit layer of every chunk.
     pub fn with_policy(
         &self,
         encoder: &Arc<Encoder>,
-        sound: &[f32],
+        audio: &[f32],
         chunk_frames: usize,
         policy: Box<dyn ExitPolicy>,
-    ) -> Result<(Option<Nearness>, Vec<usize>), SessionError> {
+    ) -> Result<(Option<Distance>, Vec<usize>), SessionError> {
         let units = encoder.units().max(1);
         let options = SessionOptions::default().chunk_frames(chunk_frames).posteriors(encoder.has_heads());
         let mut session = Session::new(encoder, policy, options)?;
@@ -140,7 +140,7 @@ impl Study {
                 Ok(())
             })
         };
-        for block in sound.chunks(chunk_frames * encoder.audio().hop) {
+        for block in audio.chunks(chunk_frames * encoder.audio().hop) {
             session.push(block)?;
             take(&mut session)?;
         }

@@ -157,8 +157,8 @@ impl Report {
 
     fn footer(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for curve in &self.delay {
-            let at = |wanted: f64| {
-                let near = curve.points.iter().min_by(|a, b| (a.0 - wanted).abs().total_cmp(&(b.0 - wanted).abs()));
+            let at = |quantile: f64| {
+                let near = curve.points.iter().min_by(|a, b| (a.0 - quantile).abs().total_cmp(&(b.0 - quantile).abs()));
                 near.map_or(0.0, |(_, milliseconds)| *milliseconds)
             };
             writeln!(

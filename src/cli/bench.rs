@@ -129,7 +129,7 @@ impl Bench {
         }
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
         let policies = self.policies(&pack);
-        // Reject invalid policies before anything long begins.
+        // Report invalid policies before any long computation.
         for text in &policies {
             text.parse::<PolicySpec>()?.build(&pack)?;
         }

@@ -1,5 +1,6 @@
 //! `bellis devices`.
 
+use bellis::audio::{AudioError, AudioErrorKind};
 use clap::Args;
 
 /// List microphones
@@ -34,6 +35,18 @@ impl Devices {
 
 fn span<T: PartialEq + std::fmt::Display>(low: T, high: T) -> String {
     if low == high { low.to_string() } else { format!("{low}–{high}") }
+}
+
+/// Adds the command that helps to an error of opening a microphone.
+pub fn with_hint(error: AudioError) -> AudioError {
+    let hint = match error.kind() {
+        AudioErrorKind::DeviceNotFound => "`bellis devices` lists the microphones, and `bellis run FILE` processes a file",
+        AudioErrorKind::AmbiguousDevice | AudioErrorKind::DeviceLost => "`bellis devices` lists the microphones",
+        AudioErrorKind::Unsupported => "`bellis devices` shows the supported rates, channels and formats",
+        AudioErrorKind::Backend => "`bellis devices` shows which microphones can be opened",
+        _ => return error,
+    };
+    AudioError::new(error.kind(), error.place(), format!("{}; {hint}", error.message()))
 }
 
 /// Sorted counts with consecutive ones merged: 1, 2, 3, 8 → 1–3, 8.

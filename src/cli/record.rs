@@ -9,6 +9,8 @@ use bellis::internal::{Block, RingReader, events, ring};
 use bellis::keyword::{Recorder, RecorderEvent};
 use bellis::runtime::StopFlag;
 
+use super::devices;
+
 /// Ring size in seconds, for audio that arrives while a take is checked.
 const RING_SECONDS: usize = 30;
 const NAP: Duration = Duration::from_millis(20);
@@ -24,7 +26,7 @@ pub fn record(
     stop: &StopFlag,
     mut judge: impl FnMut(Vec<f32>) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let mut source = MicrophoneSource::open(MicrophoneOptions { device, ..Default::default() })?;
+    let mut source = MicrophoneSource::open(MicrophoneOptions { device, ..Default::default() }).map_err(devices::with_hint)?;
     let spec = source.spec().clone();
     errln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
     let mut resampler = Resampler::new(spec.sample_rate, sample_rate)?;

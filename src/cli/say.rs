@@ -18,7 +18,7 @@ pub fn out(text: Arguments<'_>) {
 
 /// Writes to standard error.
 pub fn err(text: Arguments<'_>) {
-    // In one call, so that it does not mix with the log; nobody is left to tell if it fails.
+    // In one call, so that it does not interleave with the log. A failure cannot be reported anywhere.
     let _ = std::io::stderr().write_all(std::fmt::format(text).as_bytes());
 }
 

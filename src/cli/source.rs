@@ -8,8 +8,8 @@ use bellis::pack::Pack;
 use bellis::runtime::RunOptions;
 use bellis::stream::{Mixture, SessionOptions, Vectors};
 
-use super::locate;
 use super::settings::{Input, Settings, VectorsName};
+use super::{devices, locate};
 
 /// Default rate of raw PCM, Hz.
 const PCM_RATE: u32 = 16_000;
@@ -64,7 +64,7 @@ pub fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
             if let Some(milliseconds) = settings.buffer {
                 options.buffer = Duration::from_millis(milliseconds.max(1));
             }
-            Box::new(MicrophoneSource::open(options)?)
+            Box::new(MicrophoneSource::open(options).map_err(devices::with_hint)?)
         }
         Input::Stdin => {
             let raw = RawLayout {

@@ -1,5 +1,5 @@
-//! Files that consumers write. Whatever interrupts a run (a full disk, a signal, a crash) leaves files that open: lines are whole, and
-//! headers describe the rows that are there.
+//! Output files of consumers. They stay valid if a run is interrupted by a full disk, a signal or a crash: lines are complete, and
+//! headers match the rows.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -9,16 +9,16 @@ use serde::Serialize;
 
 use super::ConsumerError;
 
-/// Serialises `value` and writes it as a line in one call, so that lines of several writers do not mix.
+/// Serialises `value` and writes it as a line in one call, so that lines of several writers do not interleave.
 pub(super) fn write_line(out: &mut impl Write, place: &str, value: &impl Serialize) -> Result<(), ConsumerError> {
     let mut line = serde_json::to_vec(value).map_err(|error| ConsumerError::write(place, error.into()))?;
     line.push(b'\n');
     out.write_all(&line).and_then(|()| out.flush()).map_err(|error| ConsumerError::write(place, error))
 }
 
-/// A text file, created or emptied by the first write. Every write is appended whole or not at all: if the disk is full in the middle of
-/// a line, the part that was written is taken back. A file that another program truncates (`copytruncate` of logrotate) goes on at its
-/// new end.
+/// A text file, created or truncated by the first write. A write is appended completely or not at all: if the disk fills up within a
+/// line, the written part is removed. If another program truncates the file (logrotate's `copytruncate`), writing continues at its new
+/// end.
 #[derive(Debug)]
 pub struct LineFile {
     path: PathBuf,
@@ -26,16 +26,16 @@ pub struct LineFile {
 }
 
 impl LineFile {
-    /// Will write to `path`.
+    /// Creates a writer for `path`, which is opened by the first write.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), file: None }
     }
 
-    /// Creates or empties the file now, so that a path that cannot be written is an error at once.
+    /// Creates or truncates the file now, so that an invalid path is reported at once.
     ///
     /// # Errors
     ///
-    /// The file cannot be created or opened.
+    /// If the file cannot be created or opened.
     pub fn create(&mut self) -> std::io::Result<()> {
         self.open().map(drop)
     }
@@ -82,20 +82,20 @@ impl Write for LineFile {
     }
 }
 
-/// A binary file of a header and rows. The header is written last, over its older self; what is behind the last whole row is cut off.
+/// A binary file with a header and rows. The header is rewritten after the rows; a partial last row is removed.
 #[derive(Debug)]
 pub(super) struct RowFile {
     file: File,
     place: String,
     is_file: bool,
-    /// Bytes of the file that are whole: header and rows.
+    /// Bytes of the header and of complete rows.
     length: u64,
     header_bytes: u64,
     row_bytes: u64,
 }
 
 impl RowFile {
-    /// Creates or empties `path` and writes the header of no rows.
+    /// Creates or truncates `path` and writes a header for zero rows.
     pub fn create(path: &Path, header: &[u8], row_bytes: usize) -> Result<Self, ConsumerError> {
         let place = path.display().to_string();
         let failed = |error| ConsumerError::write(place.clone(), error);
@@ -106,12 +106,12 @@ impl RowFile {
         Ok(Self { file, place, is_file, length: header_bytes, header_bytes, row_bytes: row_bytes.max(1) as u64 })
     }
 
-    /// Whole rows in the file.
+    /// Complete rows in the file.
     pub fn rows(&self) -> u64 {
         (self.length - self.header_bytes) / self.row_bytes
     }
 
-    /// Appends rows. After an error, the rows that found room stay.
+    /// Appends rows. After an error, the rows that fitted remain.
     pub fn append(&mut self, rows: &[u8]) -> Result<(), ConsumerError> {
         let mut written = 0;
         while written < rows.len() {
@@ -132,7 +132,7 @@ impl RowFile {
         Ok(())
     }
 
-    /// Writes the header, which has the length of the first one. Pipes and devices keep that one.
+    /// Rewrites the header, with the length of the first one. Pipes and devices keep the first one.
     pub fn write_header(&mut self, header: &[u8]) -> Result<(), ConsumerError> {
         if !self.is_file {
             return Ok(());

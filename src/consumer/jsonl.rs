@@ -104,7 +104,7 @@ fn likeliest(row: &[f32]) -> usize {
 }
 
 impl<W: Write + Send> JsonLines<W> {
-    /// Writes lines to `out`, which errors call `place`.
+    /// Writes lines to `out`; `place` names it in errors.
     pub fn new(out: W, place: impl Into<String>, options: JsonOptions) -> Self {
         Self { out, place: place.into(), options }
     }

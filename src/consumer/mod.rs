@@ -1,6 +1,6 @@
 //! Consumers of representations: the [`Consumer`] trait, and the consumers of the command line.
 //!
-//! In a [run](crate::runtime), each consumer has a thread of its own behind a bounded queue. It receives a description of the stream,
+//! In a [run](crate::runtime), each consumer has its own thread behind a bounded queue. It receives a description of the stream,
 //! every representation in order, and the end of the stream, also after an error.
 
 pub mod asr;
@@ -55,25 +55,25 @@ pub struct StreamInfo {
     pub layers: usize,
     /// Frames of a whole chunk.
     pub chunk_frames: usize,
-    /// The policy, for people.
+    /// Description of the policy.
     pub policy: String,
-    /// Whether the source is live: it comes at its own pace.
+    /// Whether the source is live: audio arrives in real time.
     pub live: bool,
 }
 
-/// What happens to a representation that finds its consumer's queue full.
+/// What happens to a representation if its consumer's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnOverflow {
-    /// The inference thread waits. Right for files: nothing is lost. With a live source the ring fills up and drops audio.
+    /// The inference thread waits. Suitable for files: nothing is dropped. With a live source, the ring fills up and audio is dropped.
     Block,
     /// The new representation is dropped for this consumer and counted.
     DropNewest,
-    /// The oldest waiting representation is dropped and counted, so that the consumer sees the newest state.
+    /// The oldest queued representation is dropped and counted, so that the consumer receives the newest state.
     DropOldest,
 }
 
-/// Why a consumer failed.
+/// Errors of a consumer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerError {
@@ -98,7 +98,7 @@ pub enum ConsumerError {
 }
 
 impl ConsumerError {
-    /// A failure with a message or an error of the consumer's own.
+    /// Wraps a message or an error of the consumer.
     pub fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Other(error.into())
     }
@@ -158,7 +158,7 @@ impl Requirements {
 /// use bellis::consumer::{Consumer, ConsumerError};
 /// use bellis::stream::Representation;
 ///
-/// /// Prints a bar per chunk, as long as the chunk was deep.
+/// /// Prints a bar per chunk, whose length is the exit layer.
 /// struct Depth;
 ///
 /// impl Consumer for Depth {
@@ -190,7 +190,7 @@ pub trait Consumer: Send {
         Ok(())
     }
 
-    /// Takes one chunk.
+    /// Processes one chunk.
     ///
     /// # Errors
     ///
@@ -206,7 +206,7 @@ pub trait Consumer: Send {
         Ok(())
     }
 
-    /// What happens to a representation that finds the queue full. By default, live streams drop it, and others wait.
+    /// What happens to a representation if the queue is full. By default, live streams drop it, and others wait.
     fn on_overflow(&self, live: bool) -> OnOverflow {
         if live { OnOverflow::DropNewest } else { OnOverflow::Block }
     }

@@ -1,7 +1,7 @@
-//! All frames of a stream as one NumPy array `[frames, dim] f32`, and beside it a line of JSON per chunk.
+//! All frames of a stream as one NumPy array `[frames, dim] f32`, and a side file with a line of JSON per chunk.
 //!
-//! The header has room for any number of frames and is put right now and then and at the end, with live sound after every chunk:
-//! memory stays constant however long the stream is, and a run that is killed leaves a file that opens and holds what it computed.
+//! The header has space for any number of frames. It is updated periodically and at the end, for live audio after every chunk. Memory use
+//! is therefore constant, and a killed run leaves a valid file with the frames computed so far.
 
 use std::path::{Path, PathBuf};
 
@@ -22,11 +22,11 @@ pub struct Npy {
 
 /// Bytes of the header: the magic, its length, and the dictionary padded to a multiple of 64 (NumPy's format 1.0).
 const HEADER_BYTES: usize = 128;
-/// How often a running file's header is put right when nobody waits for its chunks.
+/// Interval between updates of the header if the source is not live.
 const CHUNKS_PER_HEADER: u64 = 64;
 
 impl Npy {
-    /// Will write to `path`, which is created when the stream begins.
+    /// Writes to `path`, which is created when the stream begins.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),

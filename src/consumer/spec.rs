@@ -1,4 +1,4 @@
-//! A consumer as text, `NAME` or `NAME:OUTPUT`: what the command line and configuration files call it, and what it writes to.
+//! The textual form of consumers, `NAME` or `NAME:OUTPUT`, on the command line and in configuration files.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -24,7 +24,7 @@ pub enum ConsumerSpec {
     JsonLines(TextOutput),
     /// `npy:FILE`: all frames as a NumPy array, with a side file of chunks.
     Npy(PathBuf),
-    /// `wav:FILE`, `wav:f32:FILE`: the audio that was computed; `wav:-` writes it to standard output.
+    /// `wav:FILE`, `wav:f32:FILE`: the processed audio; `wav:-` writes it to standard output.
     Wav(TextOutput, WavFormat),
     /// `phones`: phones as text to read along.
     PhonesText,
@@ -44,7 +44,7 @@ pub enum ConsumerSpec {
     Null,
 }
 
-/// Where a consumer writes.
+/// Output of a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TextOutput {
     /// Standard output, written `-`.
@@ -53,7 +53,7 @@ pub enum TextOutput {
     File(PathBuf),
 }
 
-/// Where a binary stream goes.
+/// Destination of a binary stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StreamOutput {
@@ -63,26 +63,26 @@ pub enum StreamOutput {
     Unix(PathBuf),
 }
 
-/// A text that describes no consumer.
+/// Errors of parsing a [`ConsumerSpec`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumerSpecError {
-    /// No consumer has that name.
-    #[error("there is no consumer `{name}`; known are {}{}", ConsumerSpec::NAMES.join(", "), .near.as_deref().map_or_else(String::new, |near| format!("; did you mean `{near}`?")))]
+    /// No consumer has this name.
+    #[error("no consumer `{name}`; available: {}{}", ConsumerSpec::NAMES.join(", "), .near.as_deref().map_or_else(String::new, |near| format!("; did you mean `{near}`?")))]
     #[non_exhaustive]
     Unknown {
         /// The name.
         name: String,
-        /// A name that is similar.
+        /// A similar name.
         near: Option<String>,
     },
-    /// The consumer needs an output, or takes none, or not this one.
+    /// The output is missing, or the consumer does not support it.
     #[error("consumer `{spec}`: {reason}")]
     #[non_exhaustive]
     Output {
         /// The text.
         spec: String,
-        /// What is wrong, and what to write instead.
+        /// The problem, and what to write instead.
         reason: String,
     },
 }
@@ -101,7 +101,7 @@ impl ConsumerSpec {
         }
     }
 
-    /// The file or folder that it writes.
+    /// The file or folder that the consumer writes.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Npy(path) | Self::SegmentFolder(path) => Some(path),
@@ -112,7 +112,7 @@ impl ConsumerSpec {
         }
     }
 
-    /// Every file that it writes and whose name is known: side files, and the list of a folder, too.
+    /// All files with known names that the consumer writes, including side files and a folder's list of utterances.
     pub fn files(&self) -> Vec<PathBuf> {
         let Some(path) = self.path() else { return Vec::new() };
         match self {
@@ -132,20 +132,20 @@ impl FromStr for ConsumerSpec {
             Err(ConsumerSpecError::Output { spec: spec.to_owned(), reason: reason.to_owned() })
         }
         if output == Some("") {
-            return error(text, "nothing is behind the colon");
+            return error(text, "the output after the colon is missing");
         }
         let to = |output: &str| if output == "-" { TextOutput::Stdout } else { TextOutput::File(output.into()) };
         let endpoint = |output: &str| match output.split_once(':') {
             None if output == "-" => Ok(StreamOutput::Stdout),
             Some(("unix", path)) if !path.is_empty() => Ok(StreamOutput::Unix(path.into())),
-            _ => error(text, "a stream goes to `-` (standard output) or `unix:/path/of/a/socket`"),
+            _ => error(text, "the endpoint must be `-` (standard output) or `unix:/path/of/a/socket`"),
         };
         Ok(match (name, output) {
             ("jsonl", output) => Self::JsonLines(to(output.unwrap_or("-"))),
             ("npy", Some("-")) => {
                 return error(
                     text,
-                    "an array's header holds its length, which is known at the end: name a file, or use stream:-",
+                    "an array cannot be written to a pipe, because its header contains its length; name a file, or use stream:-",
                 );
             }
             ("npy", Some(path)) => Self::Npy(path.into()),
@@ -167,7 +167,7 @@ impl FromStr for ConsumerSpec {
             ("stream", None) => return error(text, "needs an endpoint: stream:- or stream:unix:/path/of/a/socket"),
             ("keyword", path) => Self::Keyword(path.map(PathBuf::from)),
             ("null", None) => Self::Null,
-            ("null", Some(_)) => return error(text, "takes no output"),
+            ("null", Some(_)) => return error(text, "has no output"),
             (name, _) => {
                 let near = crate::toml_file::nearest(name, Self::NAMES.iter().copied());
                 return Err(ConsumerSpecError::Unknown { name: name.to_owned(), near });
@@ -212,12 +212,12 @@ mod tests {
             ("wav", "wav:out.wav"),
             ("stream", "unix:/path"),
             ("stream:tcp:1", "unix:/path"),
-            ("jsonl:", "behind the colon"),
+            ("jsonl:", "after the colon"),
             ("null:a", "no output"),
         ];
-        for (text, says) in cases {
+        for (text, expected) in cases {
             let error = text.parse::<ConsumerSpec>().unwrap_err().to_string();
-            assert!(error.contains(says), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

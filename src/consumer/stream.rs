@@ -22,7 +22,7 @@ use crate::stream::Representation;
 /// Magic of every stream; the digit is the version.
 pub const MAGIC: &[u8; 8] = b"BELLIS1\n";
 
-/// Numbers of the payload.
+/// Number format of the payload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FloatType {
@@ -144,7 +144,7 @@ impl MessageWriter {
                 Err(error) => {
                     let path = path.display();
                     return Err(ConsumerError::other(format!(
-                        "{path}: {error}; start the reader first, it has to listen on the socket (examples/read_stream.py {path})"
+                        "{path}: {error}; start the reader first, because it creates the socket (examples/read_stream.py {path})"
                     )));
                 }
             },
@@ -157,7 +157,7 @@ impl MessageWriter {
         Ok(writer)
     }
 
-    /// Sends one message.
+    /// Writes one message.
     pub fn write<T: Serialize>(&mut self, kind: &'static str, content: &T, arrays: &[Array<'_>]) -> Result<(), ConsumerError> {
         self.append(kind, content, arrays)?;
         self.send()
@@ -171,8 +171,8 @@ impl MessageWriter {
         let values = || arrays.iter().flat_map(|array| array.values);
         let bytes = values().count() * if self.float == FloatType::F16 { 2 } else { 4 };
         for length in [header.len(), bytes] {
-            let length = u32::try_from(length)
-                .map_err(|_| ConsumerError::other(format!("{}: a message has at most 4 GiB", self.place)))?;
+            let length =
+                u32::try_from(length).map_err(|_| ConsumerError::other(format!("{}: a message exceeds 4 GiB", self.place)))?;
             self.message.extend_from_slice(&length.to_le_bytes());
         }
         self.message.extend_from_slice(&header);

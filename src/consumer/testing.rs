@@ -7,7 +7,7 @@ use crate::engine::Frames;
 use crate::exit::Reason;
 use crate::stream::Representation;
 
-/// Samples of a frame.
+/// Samples per frame.
 pub const HOP: usize = 320;
 
 /// Description of a stream with `classes` CTC classes `p0`, `p1`, …

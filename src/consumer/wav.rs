@@ -1,4 +1,4 @@
-//! The audio that was computed, as a WAV file.
+//! The processed audio, as a WAV file.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,22 @@ use super::files::RowFile;
 use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::stream::Representation;
 
-/// How samples are stored.
+/// Sample format.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WavFormat {
-    /// 16-bit PCM, which every program opens; samples beyond full scale are clipped.
+    /// 16-bit PCM, which every program supports; samples beyond full scale are clipped.
     #[default]
     S16,
-    /// 32-bit float: exactly what was computed.
+    /// 32-bit float: the exact input of the front end.
     F32,
 }
 
-/// Writes WAV, mono, at the pack's rate.
+/// Writes mono WAV at the pack's rate.
 pub struct Wav {
     target: Target,
     format: WavFormat,
-    /// Live: the header is written after every chunk, since a live run may be killed.
+    /// Whether the source is live: the header is then updated after every chunk, because a live run may be killed.
     chunks_per_header: u64,
     sample_rate: u32,
     bytes: Vec<u8>,
@@ -35,9 +35,9 @@ enum Target {
     Writer(Box<dyn Write + Send>, String),
 }
 
-/// How often a running file's header is written when the source is not live.
+/// Interval between updates of the header if the source is not live.
 const CHUNKS_PER_HEADER: u64 = 64;
-/// Longer files have no size in a WAV header.
+/// Maximum size that a WAV header can represent.
 const LONGEST_BYTES: u64 = u32::MAX as u64 - 1024;
 
 impl WavFormat {
@@ -48,7 +48,7 @@ impl WavFormat {
         }
     }
 
-    /// Appends samples as they are stored.
+    /// Appends samples in the file's format.
     pub(super) fn encode(self, samples: &[f32], out: &mut Vec<u8>) {
         match self {
             Self::S16 => out.extend(
@@ -58,10 +58,10 @@ impl WavFormat {
         }
     }
 
-    /// The header in front of `samples` samples; without, of a stream of unknown length, as sox and ffmpeg write it into a pipe.
+    /// The header for `samples` samples; `None` for a stream of unknown length, as sox and ffmpeg write it to a pipe.
     pub(super) fn header(self, sample_rate: u32, samples: Option<u64>) -> Vec<u8> {
         let bytes = self.bytes() as u32;
-        // PCM takes the shortest form; everything else has to have an extension (of no bytes) and the number of samples.
+        // PCM uses the shortest form; other formats require an extension (of zero bytes) and the number of samples.
         let (tag, format_bytes): (u16, u32) = match self {
             Self::S16 => (1, 16),
             Self::F32 => (3, 18),
@@ -90,12 +90,12 @@ impl WavFormat {
 }
 
 impl Wav {
-    /// Will write 16-bit PCM to `path`, which is created when the stream begins.
+    /// Writes 16-bit PCM to `path`, which is created when the stream begins.
     pub fn new(path: &Path) -> Self {
         Self::to(Target::Path(path.to_owned()))
     }
 
-    /// Will write 16-bit PCM with a header of unknown length to `out`, which errors call `place`.
+    /// Writes 16-bit PCM with a header of unknown length to `out`; `place` names it in errors.
     pub fn to_writer(out: impl Write + Send + 'static, place: impl Into<String>) -> Self {
         Self::to(Target::Writer(Box::new(out), place.into()))
     }
@@ -105,7 +105,7 @@ impl Wav {
         Self { target, format, chunks_per_header: CHUNKS_PER_HEADER, sample_rate: 1, bytes: Vec::new(), samples: 0 }
     }
 
-    /// Replaces the sample format.
+    /// Sets the sample format.
     pub fn format(mut self, format: WavFormat) -> Self {
         self.format = format;
         self
@@ -152,7 +152,9 @@ impl Consumer for Wav {
         match &mut self.target {
             Target::File(file) => {
                 if self.samples * self.format.bytes() as u64 > LONGEST_BYTES {
-                    return Err(ConsumerError::other("a WAV file holds at most 4 GiB; start a new one in time"));
+                    return Err(ConsumerError::other(
+                        "a WAV file has at most 4 GiB; restart with another file before that, or use stream:- with --arrays audio",
+                    ));
                 }
                 file.append(&self.bytes)?;
             }

@@ -1,22 +1,22 @@
-//! Keys and values of a cached layer that tract runs: the last C frames as tensors, right-aligned to the next frame.
+//! KV cache of a layer that tract runs: the last C frames as tensors, right-aligned to the next frame.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tract_onnx::prelude::*;
 
-/// Additive bias where a frame may not attend.
+/// Additive bias of masked positions.
 const MASKED: f32 = -1e4;
 
-/// What one layer carries from chunk to chunk.
+/// State of one layer between chunks.
 pub(super) struct LayerCache {
     /// `[1, H, C, D/H]`; column C−1 is the newest frame.
     keys: Arc<Tensor>,
     values: Arc<Tensor>,
-    /// Declared further state, in the manifest's order.
+    /// Additional declared states, in the manifest's order.
     states: Vec<TValue>,
     zero_states: Vec<TValue>,
-    /// How many of the C columns hold real frames.
+    /// Number of the C columns that contain frames.
     pub valid: usize,
 }
 
@@ -79,7 +79,7 @@ fn shift_in(cache: &mut Tensor, fresh: &Tensor) -> TractResult<()> {
     Ok(())
 }
 
-/// Attention biases `[1, H, T, C+T]` by their shape, each made once.
+/// Attention biases `[1, H, T, C+T]` by shape, each computed once.
 pub(super) struct Biases {
     slopes: Vec<f32>,
     context: usize,
@@ -87,7 +87,7 @@ pub(super) struct Biases {
 }
 
 impl Biases {
-    /// `slopes` has one slope per attention head; zeros where the pack has no position term.
+    /// `slopes` has one slope per attention head; zeros if the pack has no position term.
     pub fn new(slopes: Vec<f32>, context: usize) -> Self {
         Self { slopes, context, made: HashMap::new() }
     }

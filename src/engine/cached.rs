@@ -1,7 +1,7 @@
-//! The cached mode: every layer keeps the keys and values of the last C frames, so a chunk costs its own frames only.
+//! Cached mode: each layer keeps the keys and values of the last C frames, so a chunk costs only its own frames.
 //!
-//! A chunk that exits after layer e leaves nothing in the caches of layers e+1 … L. When a later chunk goes deeper, those
-//! of its left context are filled in first, layer by layer, only as deep as it goes ([`GapFill`]).
+//! A chunk that exits after layer e adds nothing to the caches of layers e+1 … L. When a later chunk goes deeper, the missing frames
+//! of its left context are filled in first, layer by layer, and only as deep as that chunk goes ([`GapFill`]).
 
 use std::collections::VecDeque;
 
@@ -18,8 +18,7 @@ use crate::pack::manifest::EncoderSection;
 /// The outputs `y` of a chunk's layers, with their depths in ascending order.
 pub(crate) type States = Vec<(usize, Frames)>;
 
-/// A chunk in the left context, with those outputs of its layers that are known here: that of its exit layer, and the others
-/// where a neighbour may need them.
+/// A chunk in the left context, with the known outputs of its layers: that of its exit layer, and others that a neighbour may need.
 #[derive(Debug, Clone)]
 pub(crate) struct PastChunk {
     /// Its first frame.
@@ -52,25 +51,25 @@ impl PastChunk {
     }
 }
 
-/// One layer with this stream's state.
+/// One layer and its state in this stream.
 struct CachedLayer {
     full: Runner,
-    /// Cut at the keys and values.
+    /// The layer's graph up to the keys and values.
     project: Option<Runner>,
     cache: Cache,
     /// The frame after the last one in the cache.
     next_frame: u64,
 }
 
-/// Where a layer's keys and values are, by what runs the layer.
+/// The KV cache of a layer, by the engine that runs it.
 enum Cache {
-    /// Our kernels.
+    /// Bellis' kernels.
     Ring(KeyValueRing),
     /// tract's plan.
     Tensors(LayerCache),
 }
 
-/// Makes a stream's state of a stage.
+/// Creates a stream's state of a stage.
 type MakeRunner = fn(&Stage) -> Result<Runner, EngineError>;
 
 impl CachedLayer {
@@ -88,7 +87,7 @@ impl CachedLayer {
         Ok(Self { full: runner(&layer.full)?, project: layer.project.as_ref().map(runner).transpose()?, cache, next_frame: 0 })
     }
 
-    /// Drops all frames; the next one is `frame`.
+    /// Discards all frames; the next one is `frame`.
     fn restart_at(&mut self, frame: u64) {
         self.next_frame = frame;
         match &mut self.cache {
@@ -107,7 +106,7 @@ pub(super) struct CachedState {
     left_context: u64,
     gap_fill: GapFill,
     has_feature: bool,
-    /// Frame-passes through whole layers, and through projections alone, since the start.
+    /// Frame-passes through whole layers, and through projections only, since the start.
     pub layer_frames: u64,
     pub projected_frames: u64,
 }
@@ -196,7 +195,7 @@ impl CachedState {
         }
     }
 
-    /// Brings the cache of layer `k` up to `first_frame`: fills in the chunks of the left context that exited before it.
+    /// Fills the cache of layer `k` up to `first_frame`: adds the chunks of the left context that exited before that layer.
     fn fill(&mut self, k: usize, first_frame: u64) -> Result<(), EngineError> {
         let next = self.layers[k - 1].next_frame;
         if next == first_frame {
@@ -205,7 +204,7 @@ impl CachedState {
         let from = self.past.iter().position(|chunk| chunk.first_frame >= next);
         let resume = from.map_or(first_frame, |index| self.past[index].first_frame);
         if resume != next {
-            // Frames that left the context were never computed here; older ones have left it as well.
+            // Frames that have left the context were never computed here, and older ones have left it as well.
             self.layers[k - 1].restart_at(resume);
         }
         for index in from.unwrap_or(self.past.len())..self.past.len() {
@@ -257,11 +256,11 @@ impl CachedState {
         }
     }
 
-    /// The exit state stands in for the input of layer `k`: only its keys, values and states are computed.
+    /// Uses the exit state as the input of layer `k`, and computes only the keys, values and states.
     fn project(&mut self, k: usize, x: &Frames) -> Result<(), EngineError> {
         let layer = &mut self.layers[k - 1];
         let failed = |problem: String| EngineError::Run { stage: format!("layer.{k} (keys and values)"), problem };
-        let runner = layer.project.as_mut().ok_or_else(|| failed("was loaded without its projections".into()))?;
+        let runner = layer.project.as_mut().ok_or_else(|| failed("was loaded without key and value projections".into()))?;
         let frames = x.frames();
         self.projected_frames += frames as u64;
         layer.next_frame += frames as u64;

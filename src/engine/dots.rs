@@ -1,14 +1,14 @@
-//! Dot products of vectors with fixed rows, with the kernel of the layers.
+//! Dot products of vectors with fixed rows, computed with the layers' matmul kernel.
 
 use super::kernels::matmul::PackedWeights;
 use super::kernels::{Activation, Rows};
 
-/// Fixed rows, all of one width.
+/// Fixed rows of equal width.
 #[derive(Debug, Clone)]
 pub struct Dots(PackedWeights);
 
 impl Dots {
-    /// Of rows `[rows, width]`.
+    /// Packs `rows`, `[rows, width]`.
     pub fn new(rows: &[f32], width: usize) -> Self {
         Self(PackedWeights::new(width, rows.len() / width.max(1), |number, row| rows[row * width + number], None))
     }
@@ -18,7 +18,7 @@ impl Dots {
     ///
     /// # Panics
     ///
-    /// With vectors of another width.
+    /// If the vectors have another width.
     pub fn with(&self, vectors: &[f32], products: &mut Vec<f32>) {
         let (width, rows) = (self.0.inputs, self.0.outputs);
         let count = vectors.len() / width.max(1);

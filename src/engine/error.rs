@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::pack::PackError;
 
-/// Why an encoder could not be loaded, or a chunk not be computed.
+/// Errors of loading an encoder or computing a chunk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
@@ -30,7 +30,7 @@ pub enum EngineError {
         path: PathBuf,
         /// The stage.
         stage: String,
-        /// The difference.
+        /// The difference from the expected shape.
         problem: String,
     },
     /// The pack lacks a stage that an option needs.
@@ -62,7 +62,7 @@ pub enum EngineError {
         /// The maximum.
         max: usize,
     },
-    /// The system refused a thread for matrix products.
+    /// The system could not start a thread for matmuls.
     #[error("cannot start a thread for matmuls; use fewer threads")]
     Thread(#[source] std::io::Error),
     /// A chunk from a neighbour does not have the shape of this pack's chunks.
@@ -75,12 +75,12 @@ pub enum EngineError {
         problem: String,
     },
     /// The pack was not trained for chunks of this size.
-    #[error("pack `{pack}` takes chunks of {allowed} frames, got {frames}")]
+    #[error("pack `{pack}` supports chunks of {allowed} frames, got {frames}")]
     #[non_exhaustive]
     ChunkFrames {
         /// The pack's name.
         pack: String,
-        /// The sizes that it allows, as text.
+        /// The supported sizes, as text.
         allowed: String,
         /// The given size.
         frames: usize,

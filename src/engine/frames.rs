@@ -19,7 +19,7 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Makes a matrix of `values.len() / dim` frames.
+    /// Creates a matrix of `values.len() / dim` frames.
     ///
     /// # Panics
     ///
@@ -34,7 +34,7 @@ impl Frames {
         Self::from_vec(rows.to_vec(), dim)
     }
 
-    /// Makes `frames` frames of `dim` zeros and lets `fill` overwrite them.
+    /// Creates `frames` frames of `dim` zeros, which `fill` overwrites.
     pub(crate) fn build(frames: usize, dim: usize, fill: impl FnOnce(&mut [f32])) -> Self {
         let mut values = vec![0.0; frames * dim];
         fill(&mut values);
@@ -67,7 +67,7 @@ impl Frames {
         self.values.chunks_exact(self.dim.max(1))
     }
 
-    /// All values in row-major order; copied only if a clone still shares them.
+    /// All values in row-major order, copied only if a clone shares them.
     pub fn into_vec(self) -> Vec<f32> {
         Arc::try_unwrap(self.values).unwrap_or_else(|shared| shared.to_vec())
     }
@@ -76,7 +76,7 @@ impl Frames {
     ///
     /// # Panics
     ///
-    /// If there are not more than `t` frames.
+    /// If `t` is not less than [`frames`](Self::frames).
     pub fn row(&self, t: usize) -> &[f32] {
         &self.values[t * self.dim..(t + 1) * self.dim]
     }

@@ -1,7 +1,7 @@
 //! The encoder: a pack's weights, ready to run layer by layer.
 //!
-//! [`Encoder::load`] makes an [`Encoder`], which is immutable and shared by all streams behind an `Arc`. The state of one stream is
-//! a [`Session`](crate::stream::Session).
+//! [`Encoder::load`] returns an immutable [`Encoder`] behind an `Arc`, shared by all streams. The state of one stream is a
+//! [`Session`](crate::stream::Session).
 //
 // tract is used in this folder only. `EncoderState` is a stream's caches and scratch memory; `EncoderState::begin` runs the front end
 // for one chunk and returns a `Pass`, which advances one layer with each `Pass::step`.
@@ -46,8 +46,8 @@ use crate::pack::manifest::{AudioSection, EncoderSection};
 use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
 
 const NO_CTC: &str = "phones need CTC branches; use a pack that has them, or train some (docs/phones.md)";
-const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; models/convert \
-                        trains heads on your own audio (docs/convert.md)";
+const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; train heads with \
+models/convert (docs/convert.md)";
 
 const NO_EMBEDDING: &str =
     "keywords need keyword embeddings; fit them with `python -m models.keywords.embedding PACK` (docs/keywords.md)";
@@ -73,7 +73,7 @@ pub struct Encoder {
     precision: Precision,
 }
 
-/// What branches off a layer, by layer; 0 reads h⁰.
+/// Branches of the layers, by layer; 0 reads h⁰.
 type Branches<T> = Vec<(usize, T)>;
 
 /// The branch of layer `k`.
@@ -91,7 +91,7 @@ struct LayerStages {
 /// Frames of one call to the encoder, in stream positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSpan {
-    /// First frame that `audio` holds; frames before it were given in an earlier call.
+    /// First frame of the call's audio; earlier frames were passed in an earlier call.
     pub audio_first: u64,
     /// First frame that attention sees (windowed mode).
     pub window_first: u64,
@@ -111,7 +111,7 @@ impl Encoder {
     pub fn load(pack: &Pack, options: &LoadOptions) -> Result<Arc<Self>, EngineError> {
         let helpers = match options.threads {
             1 => None,
-            2..=MAX_THREADS => Some(Helpers::start(options.threads - 1, helpers::WORTH_FROM).map_err(EngineError::Thread)?),
+            2..=MAX_THREADS => Some(Helpers::start(options.threads - 1, helpers::MIN_SHARED_MACS).map_err(EngineError::Thread)?),
             threads => return Err(EngineError::Threads { threads, max: MAX_THREADS }),
         };
         Self::load_with_helpers(pack, options, helpers)
@@ -122,10 +122,10 @@ impl Encoder {
         let gap_fill = options.gap_fill.unwrap_or(spec.gap_fill);
         let precision = options.precision.resolve(fused::int8_is_fast());
         if helpers.is_some() && precision == Precision::Int8 {
-            log::warn!("int8 matrix products run on one thread: `threads` only takes effect with f32");
+            log::warn!("int8 matmuls run on one thread; `threads` has an effect with f32 only");
         }
         let loader = Loader::new(helpers);
-        // The front end, the heads and the small stages stay in f32: they cost little, and heads are what agreement is measured by.
+        // The front end, the heads and the small stages stay in f32: they are cheap, and agreement is measured at the heads.
         let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, MatmulType::F32);
         let matmul = match precision {
             Precision::Int8 => MatmulType::Int8,
@@ -202,7 +202,7 @@ impl Encoder {
         &self.name
     }
 
-    /// The precision of the matrix products, resolved for this processor: never [`Precision::Auto`].
+    /// The precision of the matmuls, resolved for this processor: never [`Precision::Auto`].
     pub fn precision(&self) -> Precision {
         self.precision
     }
@@ -278,7 +278,7 @@ impl Encoder {
         self.spec.right_context
     }
 
-    /// Refuses a chunk size that the pack was not trained for.
+    /// Rejects a chunk size that the pack does not support.
     pub fn check_chunk(&self, frames: usize) -> Result<(), EngineError> {
         let allowed: &ChunkFrames = &self.spec.chunk_frames;
         match allowed.contains(frames) {
@@ -293,7 +293,7 @@ impl Encoder {
         !self.has_feature()
     }
 
-    /// Refuses a pack without exit heads.
+    /// Rejects a pack without exit heads.
     ///
     /// # Errors
     ///
@@ -305,7 +305,7 @@ impl Encoder {
         }
     }
 
-    /// Refuses a pack without CTC branches behind a layer.
+    /// Rejects a pack without CTC branches.
     pub fn check_ctc(&self) -> Result<(), EngineError> {
         match self.ctc.iter().any(|(layer, _)| *layer > 0) {
             true => Ok(()),
@@ -313,7 +313,7 @@ impl Encoder {
         }
     }
 
-    /// Refuses a pack without keyword embeddings.
+    /// Rejects a pack without keyword embeddings.
     pub fn check_embedding(&self) -> Result<(), EngineError> {
         match self.embedding.is_empty() {
             false => Ok(()),
@@ -344,20 +344,20 @@ enum ModeState {
     Windowed(WindowedState),
 }
 
-/// Work done since the start, in frame-passes: one frame through one layer is one.
+/// Work done since the start, in frame-passes (one frame through one layer).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Work {
     /// Through whole layers.
     pub layer_frames: u64,
-    /// Through the key and value projections alone.
+    /// Through the key and value projections only.
     pub projected_frames: u64,
     /// MACs of every stage that ran, front end and heads included.
     pub macs: u64,
 }
 
 impl EncoderState {
-    /// A fresh stream on `encoder`.
+    /// Starts a stream on `encoder`.
     pub fn new(encoder: &Arc<Encoder>) -> Result<Self, EngineError> {
         let runners = |branches: &Branches<Stage>| {
             branches.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<Branches<Runner>, EngineError>>()
@@ -393,8 +393,8 @@ impl EncoderState {
         Work { layer_frames, projected_frames, macs: self.frontend.macs() + layers + others }
     }
 
-    /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first`
-    /// on; none, when an earlier call gave all frames of the window (the end of a windowed stream).
+    /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first`; none if
+    /// an earlier call provided all frames of the window (at the end of a windowed stream).
     pub fn begin(&mut self, samples: &[f32], span: WindowSpan) -> Result<Pass<'_>, EngineError> {
         let failed = |error: TractError| EngineError::Run { stage: "frontend".into(), problem: format!("{error:#}") };
         let audio = match self.encoder.audio.level {
@@ -428,7 +428,7 @@ fn normalised(samples: &[f32]) -> Vec<f32> {
     samples.iter().map(|&x| ((f64::from(x) - mean) * scale) as f32).collect()
 }
 
-/// One chunk on its way down the layers.
+/// One chunk in progress, layer by layer.
 pub struct Pass<'a> {
     state: &'a mut EncoderState,
     first_frame: u64,
@@ -448,7 +448,7 @@ impl Pass<'_> {
         self.state.encoder.units()
     }
 
-    /// How many layers have run.
+    /// Number of layers that have run.
     pub fn depth(&self) -> usize {
         self.first_depth + self.features.len() - 1
     }
@@ -475,7 +475,7 @@ impl Pass<'_> {
         Ok(k)
     }
 
-    /// Unit logits `[T, U]` of the present layer's head; at depth 0 that of h⁰, if the pack has one.
+    /// Unit logits `[T, U]` of the current layer's head; at depth 0 of the head on h⁰, if the pack has one.
     pub fn head(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.heads, k) {
@@ -484,7 +484,7 @@ impl Pass<'_> {
         }
     }
 
-    /// CTC logits `[T, V]` of the present layer's branch, if it has one.
+    /// CTC logits `[T, V]` of the current layer's branch, if it has one.
     pub fn ctc(&mut self) -> Result<Option<Frames>, EngineError> {
         let k = self.depth();
         branch(&mut self.state.ctc, k).map(|branch| branch.frames(&self.features[k - self.first_depth])).transpose()
@@ -499,7 +499,7 @@ impl Pass<'_> {
         }
     }
 
-    /// What the present layer's predictor expects of this chunk: ln KL(p_L ‖ p_j) for j = k … L−1, nats, one row.
+    /// Forecast of the current layer's predictor: ln KL(p_L ‖ p_j) for j = k … L−1, nats, one row.
     pub fn forecast(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.gain, k) {
@@ -513,7 +513,7 @@ impl Pass<'_> {
         &self.features[k - self.first_depth]
     }
 
-    /// The features so far: h⁰, layer 1, … the present one; without those that were computed elsewhere.
+    /// The features so far: h⁰ and layers 1 to the current one, without those computed elsewhere.
     pub fn features(&self) -> &[Frames] {
         &self.features
     }

@@ -1,21 +1,21 @@
-//! How an encoder is loaded, and the precision of its matrix products.
+//! Options for loading an encoder, and the precision of its matmuls.
 
 use serde::Deserialize;
 
 use crate::names::named;
 use crate::pack::GapFill;
 
-/// Precision of the matrix products with the layers' weights. Everything else is computed in f32.
+/// Precision of the matmuls with the layers' weights. Everything else is computed in f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Precision {
-    /// The fastest precision of this processor that keeps the accuracy: int8 where it has instructions for it, else f32.
+    /// The fastest precision on this processor: int8 if it has instructions for it, else f32.
     #[default]
     Auto,
     /// 32-bit floats.
     F32,
-    /// 8-bit weights and hidden states with 32-bit sums, where the processor has instructions for it; f32 elsewhere.
+    /// 8-bit weights and hidden states with 32-bit sums if the processor has instructions for it, else f32.
     Int8,
 }
 
@@ -49,10 +49,9 @@ named!(Precision, "precision", { Auto => "auto", F32 => "f32", Int8 => "int8" })
 pub struct LoadOptions {
     /// How the caches of deeper layers are filled after an early exit (cached packs); the pack's default if `None`.
     pub gap_fill: Option<GapFill>,
-    /// Precision of the matrix products.
+    /// Precision of the matmuls.
     pub precision: Precision,
-    /// Threads for wide matrix products in f32, 1 to [`MAX_THREADS`]. All but the first run only on idle cores. The results do not
-    /// depend on them.
+    /// Threads for wide f32 matmuls, 1 to [`MAX_THREADS`]. All but the first run only on idle cores. Results are bit-identical.
     pub threads: usize,
 }
 
@@ -72,13 +71,13 @@ impl LoadOptions {
         self
     }
 
-    /// Sets the precision of the matrix products.
+    /// Sets the precision of the matmuls.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Sets the number of threads for wide matrix products in f32.
+    /// Sets the number of threads for wide f32 matmuls.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self

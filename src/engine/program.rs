@@ -1,8 +1,8 @@
 //! A fused graph as a flat list of kernel calls over preallocated buffers.
 //!
-//! [`Program::compile`] takes a graph in which the rules of [`super::fused`] have replaced every node. Such a graph needs neither
-//! tract's plan nor its tensors: buffers are sized at the first chunk of a length and reused, and cached keys and values are read
-//! where they are. Any other graph stays with tract, which also is the reference that the tests compare programs with.
+//! [`Program::compile`] compiles a graph in which the rules of [`super::fused`] have replaced every node. Such a graph needs neither
+//! tract's plan nor its tensors: buffers are allocated at the first chunk of a length and reused, and cached keys and values are read in
+//! place. tract runs any other graph, and is the reference that tests compare programs with.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::fused::Linear;
 use super::fused::ops::{Activate, Attention, ByHeads, LayerNorm, TensorLayout};
 use super::kernels::attention::{self, ByHead};
 
-/// Rows that a step reads or an output refers to.
+/// Rows read by a step or returned as an output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slot {
     /// The graph's input of frames, `[T, width]`.
@@ -25,7 +25,7 @@ enum Slot {
     Buffer(usize),
 }
 
-/// Keys or values that attention reads, in temporal order.
+/// Keys or values for attention, in temporal order.
 #[derive(Clone, Copy, Debug)]
 enum Segment {
     /// The cached ones.
@@ -34,7 +34,7 @@ enum Segment {
     Rows { slot: Slot, first: usize },
 }
 
-// A program has a few dozen of them, in one list that is read in order: a box would cost an access each.
+// A program is one list of a few dozen steps, read in order. Boxing the large variants would add an indirection to each.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 enum Kernel {
@@ -51,7 +51,7 @@ enum Kernel {
     },
 }
 
-/// One kernel call. Its result goes to the buffer with the step's own index.
+/// One kernel call, whose result is written to the buffer with the step's index.
 #[derive(Debug)]
 struct Step {
     kernel: Kernel,
@@ -61,7 +61,7 @@ struct Step {
     width: usize,
 }
 
-/// An output of the graph: columns of a buffer from `first` on. `[1, heads, T, width]` in the graph stays `[T, heads · width]` here.
+/// An output of the graph: columns of a buffer from `first`. `[1, heads, T, width]` in the graph is `[T, heads · width]` here.
 #[derive(Clone, Copy, Debug)]
 struct Output {
     buffer: usize,
@@ -76,7 +76,7 @@ pub(super) struct Program {
     outputs: Vec<Output>,
 }
 
-/// What an outlet of the graph holds.
+/// The value of an outlet of the graph.
 #[derive(Clone, Copy)]
 enum Value {
     Rows(Slot),
@@ -87,8 +87,8 @@ enum Value {
 }
 
 impl Program {
-    /// Compiles `model`, whose inputs are frames (`x` or `f`) and, for a cached layer, `k`, `v` and `bias`; `None` if any node or
-    /// input is not among those that a program knows.
+    /// Compiles `model`, whose inputs are frames (`x` or `f`) and, for a cached layer, `k`, `v` and `bias`; `None` if a program
+    /// does not support a node or an input.
     pub fn compile(model: &TypedModel) -> Option<Self> {
         let mut values: HashMap<OutletId, Value> = HashMap::new();
         let mut program = Self { steps: Vec::new(), input_width: 0, outputs: Vec::new() };
@@ -181,7 +181,7 @@ impl Program {
     }
 }
 
-/// Cached keys and values as attention reads them: up to two segments each, in temporal order.
+/// Cached keys and values for attention: up to two segments each, in temporal order.
 #[derive(Clone, Copy)]
 pub(super) struct Cached<'a> {
     pub keys: [ByHead<'a>; 2],
@@ -198,7 +198,7 @@ pub(super) struct ProgramState {
     frames: usize,
 }
 
-/// Columns of rows that a program computed.
+/// Columns of rows computed by a program.
 #[derive(Clone, Copy)]
 pub(super) struct Columns<'a> {
     pub rows: &'a [f32],
@@ -218,7 +218,7 @@ impl ProgramState {
     ///
     /// # Panics
     ///
-    /// If `x` is not made of whole rows, or a program that reads a cache gets none.
+    /// If `x` does not consist of whole rows, or if a cache is missing that the program reads.
     pub fn run(&mut self, x: &[f32], cached: Option<Cached<'_>>) {
         let program = &*self.program;
         self.frames = x.len() / program.input_width;
@@ -275,7 +275,7 @@ impl ProgramState {
     }
 }
 
-/// The keys or values that `list` names, in order.
+/// The keys or values in `list`, in order.
 fn segments<'a>(list: &[Segment], cache: Option<[ByHead<'a>; 2]>, rows: &dyn Fn(Slot, usize) -> ByHead<'a>) -> TVec<ByHead<'a>> {
     let both = |segment: &Segment| match *segment {
         Segment::Rows { slot, first } => [Some(rows(slot, first)), None],

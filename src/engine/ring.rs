@@ -1,4 +1,4 @@
-//! Keys and values of the last C frames of one layer, in place: a new frame overwrites the oldest one.
+//! KV cache of one layer as a ring buffer: a new frame overwrites the oldest of the last C frames.
 
 use std::collections::HashMap;
 
@@ -11,13 +11,13 @@ pub(super) struct KeyValueRing {
     values: Vec<f32>,
     /// heads · width
     dim: usize,
-    /// Values of one head.
+    /// Width of one head.
     width: usize,
     /// Rows, C.
     capacity: usize,
     /// Row of the next frame.
     next: usize,
-    /// Rows that hold frames of the left context.
+    /// Rows that contain frames of the left context.
     pub valid: usize,
 }
 
@@ -28,7 +28,7 @@ impl KeyValueRing {
         Self { keys: zeros(), values: zeros(), dim, width, capacity, next: 0, valid: 0 }
     }
 
-    /// Drops all frames.
+    /// Discards all frames.
     pub fn clear(&mut self) {
         (self.next, self.valid) = (0, 0);
     }
@@ -47,7 +47,7 @@ impl KeyValueRing {
         Cached { keys: both(&self.keys), values: both(&self.values), bias }
     }
 
-    /// Appends `frames` frames; of more than C frames, the last C stay.
+    /// Appends `frames` frames; only the last C are kept.
     pub fn append(&mut self, keys: Columns<'_>, values: Columns<'_>, frames: usize) {
         for frame in frames.saturating_sub(self.capacity)..frames {
             let row = self.next * self.dim..(self.next + 1) * self.dim;
@@ -59,10 +59,10 @@ impl KeyValueRing {
     }
 }
 
-/// Attention biases over a ring, one for each number of new and of cached frames, made once.
+/// Attention biases over a ring by number of new and cached frames, each computed once.
 ///
 /// The bias of query q and key j is −slope · |q + valid − j|, with one slope per head (ALiBi, arXiv 2108.12409); 0 without
-/// position term. A ring holds no masked frames, so there is no mask.
+/// position term. A ring contains only valid frames, so no mask is needed.
 pub(super) struct RingBiases {
     slopes: Vec<f32>,
     made: HashMap<(usize, usize), Vec<f32>>,

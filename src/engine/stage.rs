@@ -1,4 +1,4 @@
-//! One ONNX stage: read, checked against what the pack announces, optimised, and run.
+//! One ONNX stage: loaded, checked against the manifest, optimised, and run.
 
 use std::cell::{Cell, RefCell};
 use std::io::Cursor;
@@ -21,9 +21,9 @@ pub(super) enum Size {
     Fixed(usize),
     /// T frames.
     T,
-    /// T frames and this number more.
+    /// T plus this number of frames.
     TPlus(usize),
-    /// The samples that T frames see.
+    /// The samples in the receptive field of T frames.
     Samples {
         receptive_field: usize,
         hop: usize,
@@ -79,21 +79,21 @@ impl Port {
 /// The required inputs and outputs of a stage.
 pub(super) struct Signature {
     pub inputs: Vec<Port>,
-    /// The outputs, in the order in which `run` returns them. The graph may have more; they are not computed.
+    /// The outputs, in the order in which `run` returns them. Further outputs of the graph are not computed.
     pub outputs: Vec<Port>,
 }
 
-/// A stage ready to run, shared by all streams. A cheap handle.
+/// A stage ready to run, shared by all streams. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Stage {
     pub name: String,
     plan: Arc<TypedRunnableModel>,
-    /// The same graph as kernel calls, if our kernels cover all of it.
+    /// The same graph as kernel calls, if Bellis' kernels cover all of it.
     program: Option<Arc<Program>>,
     macs: Arc<MacCount>,
 }
 
-/// How many MACs a call of T frames takes: an expression in T, and the input whose shape gives T.
+/// MACs of a call with T frames: an expression in T, and the input whose shape determines T.
 struct MacCount {
     count: TDim,
     t: Symbol,
@@ -116,7 +116,7 @@ impl MacCount {
     }
 
     fn at(&self, first_input: &[usize]) -> u64 {
-        let frames = self.first_input.iter().zip(first_input).find_map(|(size, &found)| size.frames(found)).unwrap_or(0);
+        let frames = self.first_input.iter().zip(first_input).find_map(|(size, &count)| size.frames(count)).unwrap_or(0);
         let values = SymbolValues::default().with(&self.t, frames as i64);
         self.count.eval_to_i64(&values).map_or(0, |count| count.max(0) as u64)
     }
@@ -128,21 +128,20 @@ impl std::fmt::Debug for Stage {
     }
 }
 
-/// Frames of the trial run that every stage makes once when it is loaded: odd, so that it differs from every pack's own sizes.
+/// Frames of the trial run of every loaded stage: odd, so that it differs from every pack's own sizes.
 const PROBE_FRAMES: usize = 3;
 
 thread_local! {
     static LOADING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is reading a graph. A panic in the reader is caught there and returned as an error, so a panic hook need not
-/// print it.
+/// Whether this thread is loading a graph. Panics of the parser are caught and returned as errors, so a panic hook need not print them.
 #[cfg(any(feature = "cli", feature = "test-util"))]
 pub fn is_loading() -> bool {
     LOADING.get()
 }
 
-/// Runs `work` on the contents of a file; a panic in it becomes an error message.
+/// Runs `work` on the contents of a file, and converts a panic into an error message.
 fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     LOADING.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(work));
@@ -154,12 +153,12 @@ fn guarded<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
-            .unwrap_or("the graph broke the reader")
+            .unwrap_or("the parser panicked")
             .replace('\n', " ")),
     }
 }
 
-/// tract's error with its causes, on one line.
+/// Formats tract's error with its causes on one line.
 fn one_line(error: &TractError) -> String {
     format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -168,12 +167,12 @@ fn one_line(error: &TractError) -> String {
 #[derive(Default)]
 pub(super) struct Loader {
     sharing: RefCell<Sharing>,
-    /// The file read last: a layer is loaded twice, once cut at its keys and values.
+    /// The last file: a layer is loaded twice, once up to its keys and values only.
     last: RefCell<Option<(PathBuf, Arc<[u8]>)>>,
 }
 
 impl Loader {
-    /// With `helpers` for wide matrix products.
+    /// Creates a loader with `helpers` for wide matmuls.
     pub fn new(helpers: Option<Helpers>) -> Self {
         Self { sharing: RefCell::new(Sharing::with(helpers.map(Arc::new))), last: RefCell::default() }
     }
@@ -191,7 +190,7 @@ impl Loader {
         }
     }
 
-    /// Reads `file`, cuts the graph at the signature's outputs, checks all shapes, optimises, and tries it on zeros.
+    /// Loads `file`: cuts the graph at the signature's outputs, checks all shapes, optimises, and runs it once on zeros.
     pub fn stage(&self, file: &StageFile, signature: &Signature, matmul: MatmulType) -> Result<Stage, EngineError> {
         let shape_error = |problem| EngineError::Shape { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
         let load_error = |problem| EngineError::Load { path: file.path().to_owned(), stage: file.name().to_owned(), problem };
@@ -202,7 +201,7 @@ impl Loader {
         drop(bytes);
         let t = model.symbols.sym("T");
 
-        // Only the inputs that the selected outputs need: a layer cut at its keys and values needs no cache.
+        // Only the inputs of the selected outputs: a layer's keys and values do not depend on the cache.
         let names = |model: &InferenceModel, outlets: &[OutletId]| -> Vec<String> {
             outlets.iter().map(|outlet| model.node(outlet.node).name.clone()).collect()
         };
@@ -212,9 +211,9 @@ impl Loader {
                 return Err(shape_error(format!("has no input `{}`; its inputs are {}", port.name, inputs.join(", "))));
             }
         }
-        let wanted: Vec<_> = signature.outputs.iter().map(|port| port.name.as_str()).collect();
-        guarded(|| model.select_outputs_by_name(&wanted))
-            .map_err(|problem| shape_error(format!("has not all of the outputs {} ({problem})", wanted.join(", "))))?;
+        let outputs: Vec<_> = signature.outputs.iter().map(|port| port.name.as_str()).collect();
+        guarded(|| model.select_outputs_by_name(&outputs))
+            .map_err(|problem| shape_error(format!("lacks one of the outputs {} ({problem})", outputs.join(", "))))?;
         let kept: Vec<_> = signature
             .inputs
             .iter()
@@ -230,18 +229,18 @@ impl Loader {
         let mut typed = guarded(|| model.into_typed()).map_err(load_error)?;
         for (index, port) in signature.outputs.iter().enumerate() {
             let fact = guarded(|| Ok(typed.output_fact(index)?.clone())).map_err(load_error)?;
-            let wanted: Vec<TDim> = port.shape.iter().map(|size| size.dim(&t)).collect();
-            // Symbolic sizes may be written differently; the probe settles those.
-            let fits = fact.shape.rank() == wanted.len()
+            let expected: Vec<TDim> = port.shape.iter().map(|size| size.dim(&t)).collect();
+            // Symbolic sizes can have several equivalent forms, so the trial run checks those.
+            let fits = fact.shape.rank() == expected.len()
                 && fact
                     .shape
                     .iter()
-                    .zip(&wanted)
-                    .all(|(found, wanted)| found == wanted || found.to_i64().is_err() || wanted.to_i64().is_err());
+                    .zip(&expected)
+                    .all(|(actual, expected)| actual == expected || actual.to_i64().is_err() || expected.to_i64().is_err());
             if !fits || fact.datum_type != f32::datum_type() {
                 let list = |dims: &[TDim]| dims.iter().map(TDim::to_string).collect::<Vec<_>>().join(", ");
-                let (found, wanted, of) = (list(&fact.shape), list(&wanted), fact.datum_type);
-                return Err(shape_error(format!("output `{}` is [{found}] {of:?}, and must be [{wanted}] F32", port.name)));
+                let (actual, expected, kind) = (list(&fact.shape), list(&expected), fact.datum_type);
+                return Err(shape_error(format!("output `{}` must be [{expected}] F32, got [{actual}] {kind:?}", port.name)));
             }
         }
         let first_input = signature.inputs.first().map_or_else(Vec::new, |port| port.shape.clone());
@@ -256,16 +255,16 @@ impl Loader {
 }
 
 impl Stage {
-    /// Runs once on zeros, `frames` of them, and checks every output's shape.
+    /// Runs once on `frames` frames of zeros, and checks every output's shape.
     fn probe(&self, signature: &Signature, frames: usize) -> Result<(), String> {
         let outputs = guarded(|| {
             let inputs = signature.inputs.iter().map(|port| Ok(Tensor::zero::<f32>(&port.at(frames))?.into()));
             self.plan.run(inputs.collect::<TractResult<_>>()?)
         })?;
         for (value, port) in outputs.iter().zip(&signature.outputs) {
-            let wanted = port.at(frames);
-            if value.shape() != wanted {
-                return Err(format!("output `{}` is {:?}, and must be {wanted:?}", port.name, value.shape()));
+            let expected = port.at(frames);
+            if value.shape() != expected {
+                return Err(format!("output `{}` must be {expected:?}, got {:?}", port.name, value.shape()));
             }
         }
         Ok(())
@@ -284,12 +283,12 @@ impl Stage {
         MacCount::of(model, model.symbols.sym("T"), vec![Size::T]).unwrap_or_else(|error| panic!("{error}")).at(&[frames])
     }
 
-    /// Whether our kernels cover the whole graph.
+    /// Whether Bellis' kernels cover the whole graph.
     pub fn has_program(&self) -> bool {
         self.program.is_some()
     }
 
-    /// A state to run it with, one per stream: of the program if there is one, else of tract's plan.
+    /// Creates a stream's state: of the program if there is one, else of tract's plan.
     pub fn runner(&self) -> Result<Runner, EngineError> {
         match &self.program {
             Some(program) => Ok(self.run_by(Machine::Program(ProgramState::new(program)))),
@@ -297,7 +296,7 @@ impl Stage {
         }
     }
 
-    /// A state of tract's plan, one per stream.
+    /// Creates a stream's state of tract's plan.
     pub fn plan_runner(&self) -> Result<Runner, EngineError> {
         let state = self.plan.spawn().map_err(|error| self.failed(&error))?;
         Ok(self.run_by(Machine::Plan(state)))
@@ -312,13 +311,13 @@ impl Stage {
     }
 }
 
-/// What runs a stage.
+/// The engine that runs a stage.
 enum Machine {
     Plan(TypedSimpleState),
     Program(ProgramState),
 }
 
-/// One stream's own state of a stage.
+/// One stream's state of a stage.
 pub(super) struct Runner {
     machine: Machine,
     name: String,
@@ -334,7 +333,7 @@ impl Runner {
         self.macs
     }
 
-    /// Whether our kernels run it, and not tract's plan.
+    /// Whether Bellis' kernels run it, not tract's plan.
     pub fn is_program(&self) -> bool {
         matches!(self.machine, Machine::Program(_))
     }
@@ -357,7 +356,7 @@ impl Runner {
         }
         match &mut self.machine {
             Machine::Plan(state) => state.run(inputs).map_err(|error| self.error(one_line(&error))),
-            Machine::Program(_) => Err(self.error("tensors were given to a program")),
+            Machine::Program(_) => Err(self.error("a program does not accept tensors")),
         }
     }
 
@@ -369,11 +368,13 @@ impl Runner {
                 state.run(x.as_slice(), cached);
                 Ok(Done { state, name: &self.name })
             }
-            Machine::Plan(_) => Err(EngineError::Run { stage: self.name.clone(), problem: "frames were given to a plan".into() }),
+            Machine::Plan(_) => {
+                Err(EngineError::Run { stage: self.name.clone(), problem: "a plan does not accept frames".into() })
+            }
         }
     }
 
-    /// Runs a stage of one input and one output of frames.
+    /// Runs a stage with one input and one output of frames.
     pub fn frames(&mut self, input: &super::Frames) -> Result<super::Frames, EngineError> {
         match self.machine {
             Machine::Program(_) => self.run_program(input, None)?.frames(0, input.frames()),
@@ -384,14 +385,14 @@ impl Runner {
         }
     }
 
-    /// Runs the plan of a stage of one input and one output of frames.
+    /// Runs the plan of a stage with one input and one output of frames.
     pub fn tensor(&mut self, input: TValue) -> Result<super::Frames, EngineError> {
         let outputs = self.run(tvec![input])?;
         self.to_frames(outputs.into_iter().next())
     }
 
     pub fn to_frames(&self, value: Option<TValue>) -> Result<super::Frames, EngineError> {
-        value.as_ref().and_then(super::Frames::from_output).ok_or_else(|| self.error("an output is not [1, frames, dim] f32"))
+        value.as_ref().and_then(super::Frames::from_output).ok_or_else(|| self.error("an output must be [1, frames, dim] f32"))
     }
 }
 
@@ -408,7 +409,7 @@ impl<'a> Done<'a> {
         self.state.output(index).ok_or_else(missing)
     }
 
-    /// Output `index`, `frames` rows of all its columns, as frames of their own.
+    /// Copies output `index`, `frames` rows of all its columns.
     pub fn frames(&self, index: usize, frames: usize) -> Result<super::Frames, EngineError> {
         let columns = self.columns(index)?;
         Ok(super::Frames::from_rows(&columns.rows[..frames * columns.stride], columns.stride))

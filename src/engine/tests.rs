@@ -1,4 +1,4 @@
-//! The invariants of cached streaming (DESIGN: "Cached attention and early exit"), on the pack that ships.
+//! Invariants of cached streaming with early exit, checked on the bundled pack.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -25,7 +25,7 @@ fn speech(samples: usize) -> Vec<f32> {
     audio[8_000..8_000 + samples].to_vec()
 }
 
-/// Streams `audio` in chunks that go as deep as `depths` says, over and over: the features h⁰ … of each chunk, and the work.
+/// Streams `audio` in chunks with the exit layers `depths`, repeated cyclically. Returns the features h⁰ … of each chunk, and the work.
 fn stream(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize, depths: &[usize]) -> (Vec<Vec<Frames>>, Work) {
     let mut chunker = Chunker::new(encoder, chunk_frames);
     let mut state = EncoderState::new(encoder).unwrap();
@@ -49,7 +49,7 @@ fn deviation(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Every layer over the whole recording in one call, the chunk mask in the bias: what streaming must equal.
+/// The reference: every layer over the whole recording in one call, with the chunk mask in the bias.
 fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Frames> {
     let (spec, at) = (&encoder.spec, &encoder.audio);
     let frames = audio.len().div_ceil(at.hop);
@@ -84,7 +84,7 @@ fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Fram
 }
 
 proptest! {
-    // Fewer where PROPTEST_CASES says so: under emulation.
+    // PROPTEST_CASES reduces this number under emulation.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(12), ..ProptestConfig::default() })]
 
     /// Invariant 1: never exiting, in chunks of any size the pack allows = the whole recording with the chunk mask.
@@ -94,11 +94,11 @@ proptest! {
     ) {
         let encoder = encoder(GapFill::CatchUp);
         let audio = speech(samples);
-        let wanted = whole(&encoder, &audio, chunk_frames);
+        let expected = whole(&encoder, &audio, chunk_frames);
         let (chunks, work) = stream(&encoder, &audio, chunk_frames, &[encoder.layers()]);
         for k in 0..=encoder.layers() {
-            let found: Vec<f32> = chunks.iter().flat_map(|chunk| chunk[k].as_slice().to_vec()).collect();
-            let worst = deviation(&found, wanted[k].as_slice());
+            let streamed: Vec<f32> = chunks.iter().flat_map(|chunk| chunk[k].as_slice().to_vec()).collect();
+            let worst = deviation(&streamed, expected[k].as_slice());
             prop_assert!(worst < TOLERANCE, "layer {k}: {worst}");
         }
         prop_assert_eq!(work.layer_frames, (samples.div_ceil(encoder.audio.hop) * encoder.layers()) as u64);
@@ -111,12 +111,12 @@ proptest! {
         let encoder = encoder(GapFill::CatchUp);
         let audio = speech(64_000);
         let (full, _) = stream(&encoder, &audio, 8, &[encoder.layers()]);
-        let (found, work) = stream(&encoder, &audio, 8, &depths);
+        let (chunks, work) = stream(&encoder, &audio, 8, &depths);
         let reach = encoder.left_context().div_ceil(8);
-        for (index, chunk) in found.iter().enumerate() {
+        for (index, chunk) in chunks.iter().enumerate() {
             for (k, state) in chunk.iter().enumerate() {
-                // Layer k sees the chunks `reach` back, whose layer k − 1 sees `reach` further back, and so on. All of them must
-                // have been caught up to layer k − 1: a chunk that leaves every left context before that never is.
+                // Layer k attends to `reach` chunks back, whose layer k − 1 attends to `reach` more, and so on. All of them must have
+                // been computed up to layer k − 1. A chunk that left every left context before that was never computed further.
                 let field = index.saturating_sub(reach * k)..index;
                 let deep = field.clone().all(|past| (past..=(past + reach).min(index)).any(|later| depths[later % depths.len()] >= k));
                 if deep {
@@ -129,32 +129,32 @@ proptest! {
         prop_assert_eq!(work.projected_frames, 0);
     }
 
-    /// Projection runs no layer twice either, fills every gap by projections alone, and is exact where nothing was left out.
+    /// Projection also runs no layer twice, fills every gap by projections only, and is exact without gaps.
     #[test]
     fn projection_fills_gaps_without_running_layers(depths in prop::collection::vec(1usize..=10, 1..9)) {
         let encoder = encoder(GapFill::Project);
         let audio = speech(48_000);
         let (full, _) = stream(&encoder, &audio, 16, &[encoder.layers()]);
-        let (found, work) = stream(&encoder, &audio, 16, &depths);
-        let own: usize = found.iter().map(|chunk| (chunk.len() - 1) * chunk[0].frames()).sum();
+        let (chunks, work) = stream(&encoder, &audio, 16, &depths);
+        let own: usize = chunks.iter().map(|chunk| (chunk.len() - 1) * chunk[0].frames()).sum();
         prop_assert_eq!(work.layer_frames, own as u64);
         let shallowest = depths.iter().copied().min().unwrap();
-        for (index, chunk) in found.iter().enumerate() {
+        for (index, chunk) in chunks.iter().enumerate() {
             for (k, state) in chunk.iter().enumerate().take(shallowest + 1) {
                 let worst = deviation(state.as_slice(), full[index][k].as_slice());
                 prop_assert!(worst < TOLERANCE, "chunk {index}, layer {k}: {worst}");
             }
         }
         let reach = encoder.left_context() / 16;
-        let depth = |index: usize| found[index].len();
-        let gaps = (0..found.len()).any(|index| (index.saturating_sub(reach)..index).any(|past| depth(past) < depth(index)));
+        let depth = |index: usize| chunks[index].len();
+        let gaps = (0..chunks.len()).any(|index| (index.saturating_sub(reach)..index).any(|past| depth(past) < depth(index)));
         prop_assert_eq!(work.projected_frames > 0, gaps);
     }
 }
 
-/// With a helper for every product, however small: the same to the bit, in both modes.
+/// With helpers for every matmul, however small, in both modes.
 #[test]
-fn helpers_change_no_bit() {
+fn results_with_helpers_are_bit_identical() {
     for folder in ["models/daisy-tiny", "tests/data/windowed-base/pack", "tests/data/windowed-large/pack"] {
         let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
         let options = LoadOptions { precision: Precision::F32, ..LoadOptions::default() };
@@ -168,9 +168,9 @@ fn helpers_change_no_bit() {
     }
 }
 
-/// The graph that is cut at the keys and values computes the same ones as the whole layer.
+/// The graph up to the keys and values gives the same ones as the whole layer.
 #[test]
-fn projected_keys_and_values_are_those_of_the_layer() {
+fn projected_keys_and_values_equal_those_of_the_layer() {
     let encoder = encoder(GapFill::Project);
     let spec = &encoder.spec;
     let x = Frames::build(16, spec.dim, |out| out.iter_mut().enumerate().for_each(|(i, x)| *x = (i as f32 * 0.37).sin()));
@@ -191,8 +191,7 @@ fn projected_keys_and_values_are_those_of_the_layer() {
     }
 }
 
-/// All of a layer runs in this crate's own operations: a graph that the rules no longer know would be slow, and nothing else
-/// would tell.
+/// A graph that no longer matches the fusion rules would be slow, and no other test would fail.
 #[test]
 fn layers_run_in_fused_operations() {
     let encoder = encoder(GapFill::Project);
@@ -209,10 +208,9 @@ fn layers_run_in_fused_operations() {
     }
 }
 
-/// A stage's MACs are counted where it is loaded; the operations that stand for them say the same of their products,
-/// which are nearly all there is.
+/// The MACs counted before fusion equal those of the fused operations' matmuls, which are nearly all of them.
 #[test]
-fn fused_operations_count_the_products_that_they_stand_for() {
+fn fused_operations_report_the_macs_of_their_matmuls() {
     let encoder = encoder(GapFill::Project);
     let spec = &encoder.spec;
     let (frames, context) = (16, spec.left_context);

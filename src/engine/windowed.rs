@@ -1,6 +1,5 @@
-//! The windowed mode: each chunk is recomputed with its left and right context, as published bidirectional
-//! encoders (HuBERT, wav2vec 2.0, WavLM, DistilHuBERT) require. Front-end frames that depend on their receptive
-//! field alone are kept from window to window.
+//! Windowed mode: each chunk is recomputed with its left and right context, as bidirectional encoders (HuBERT, wav2vec 2.0, WavLM,
+//! DistilHuBERT) require. Front-end frames that depend only on their receptive field are kept from window to window.
 
 use tract_onnx::prelude::*;
 
@@ -17,7 +16,7 @@ pub(super) struct WindowedState {
     /// Front-end frames from `first_frame` on, row by row.
     kept: Vec<f32>,
     first_frame: u64,
-    /// Rows of the present window that are the chunk's own.
+    /// The chunk's own rows in the current window.
     own: std::ops::Range<usize>,
     pub layer_frames: u64,
 }
@@ -48,7 +47,7 @@ impl WindowedState {
     ) -> Result<Frames, EngineError> {
         let held = self.first_frame + (self.kept.len() / self.dim) as u64;
         if fresh_first < held {
-            // The front end saw the whole window: what was kept is replaced.
+            // The front end received the whole window, so the kept frames are replaced.
             self.kept.clear();
         }
         if self.kept.is_empty() {

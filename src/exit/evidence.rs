@@ -1,4 +1,4 @@
-//! Evidence from a head's logits: entropy, confidence, and the change since the layer before.
+//! Evidence from a head's logits: entropy, confidence, and the change from the previous layer.
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ pub struct Evidence {
     pub max_prob: f32,
     /// Difference between the two highest class probabilities.
     pub margin: f32,
-    /// KL(p_k ‖ p_{k−1}), nats; `None` if the policy does not need it or the head of the layer before was not evaluated.
+    /// KL(p_k ‖ p_{k−1}), nats; `None` if the policy does not need it or the previous layer's head was not evaluated.
     pub change: Option<f32>,
     /// Mean probability of the unit for silence, of the head on h⁰; `None` at other layers and in packs without such a unit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,12 +75,12 @@ impl Measurer {
         self.previous_layer = None;
     }
 
-    /// Measures the logits `[T, units]` of `layer`, and with `change` the KL divergence from the layer before.
+    /// Measures the logits `[T, units]` of `layer`, and with `change` the KL divergence from the previous layer.
     pub fn measure(&mut self, layer: usize, logits: &[f32], units: usize, change: bool) -> Evidence {
         std::mem::swap(&mut self.current, &mut self.previous);
         self.previous_layer = self.current_layer.replace(layer);
         self.current.resize(logits.len(), 0.0);
-        // h⁰ has no layer before it.
+        // h⁰ has no previous layer.
         let follows = layer > 1 && self.previous_layer == Some(layer - 1);
         let comparable = change && follows && self.previous.len() == logits.len();
         let frames = (logits.len() / units.max(1)).max(1) as f64;
@@ -110,7 +110,7 @@ impl Measurer {
         }
     }
 
-    /// Log-posteriors `[T, units]` of the head measured last, and its layer; `None` before the first.
+    /// Log-posteriors `[T, units]` of the last measured head, and its layer; `None` before the first.
     pub fn log_posteriors(&self) -> Option<(usize, &[f32])> {
         self.current_layer.map(|layer| (layer, &self.current[..]))
     }
@@ -276,13 +276,13 @@ mod tests {
             let mut measurer = Measurer::default();
             measurer.begin_chunk();
             prop_assert_eq!(measurer.measure(1, &a, 4, true).change, None);
-            let found = f64::from(measurer.measure(2, &b, 4, true).change.unwrap());
+            let change = f64::from(measurer.measure(2, &b, 4, true).change.unwrap());
             let softmax = |row: &[f32]| { let s: f64 = row.iter().map(|&x| f64::from(x).exp()).sum(); row.iter().map(|&x| f64::from(x).exp() / s).collect::<Vec<_>>() };
-            let wanted: f64 = a.chunks(4).zip(b.chunks(4)).map(|(a, b)| {
+            let expected: f64 = a.chunks(4).zip(b.chunks(4)).map(|(a, b)| {
                 let (q, p) = (softmax(a), softmax(b));
                 p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>()
             }).sum::<f64>() / 2.0;
-            prop_assert!((found - wanted).abs() < 1e-4, "{} {}", found, wanted);
+            prop_assert!((change - expected).abs() < 1e-4, "{} {}", change, expected);
         }
     }
 
@@ -290,8 +290,8 @@ mod tests {
     fn exp_is_exact_to_two_units_of_the_last_place() {
         for step in 0..=870_000 {
             let x = -step as f32 * 1e-4;
-            let wanted = f64::from(x).exp();
-            assert!((f64::from(exp(x)) - wanted).abs() <= 2.0 * f64::from(f32::EPSILON) * wanted, "{x}");
+            let expected = f64::from(x).exp();
+            assert!((f64::from(exp(x)) - expected).abs() <= 2.0 * f64::from(f32::EPSILON) * expected, "{x}");
         }
         assert!([-88.0, -1e4, f32::NEG_INFINITY].into_iter().all(|x| exp(x) == exp(-87.0)));
     }

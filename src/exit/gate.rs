@@ -14,7 +14,7 @@ pub struct Gate {
     least: f32,
     /// Chunks after speech that always pass.
     hangover: usize,
-    /// Number of those that are left.
+    /// Remaining chunks of the hangover.
     passing: usize,
 }
 
@@ -38,7 +38,7 @@ impl ExitPolicy for Gate {
         if observation.layer > 0 {
             return self.inner.decide(observation);
         }
-        let quiet = observation.present().filter(|evidence| evidence.finite).and_then(|evidence| evidence.quiet);
+        let quiet = observation.current().filter(|evidence| evidence.finite).and_then(|evidence| evidence.quiet);
         if quiet.is_none_or(|quiet| quiet < self.least) {
             self.passing = self.hangover;
             return Decision::Continue;

@@ -1,7 +1,7 @@
-//! Exit policies: after which layer a chunk exits, judged by the evidence of heads, CTC branches and gain predictors.
+//! Exit policies, which decide after which layer a chunk exits from the evidence of heads, CTC branches and gain predictors.
 //!
-//! [`PolicySpec`] names a policy and its numbers, as in configuration files; [`PolicySpec::build`] makes the policy for a pack.
-//! [`ExitPolicy`] is the trait for policies of your own.
+//! [`PolicySpec`] names a policy and its parameters, as in configuration files; [`PolicySpec::build`] builds the policy for a pack.
+//! Custom policies implement [`ExitPolicy`].
 
 pub(crate) mod evidence;
 mod gate;

@@ -31,7 +31,7 @@ impl ExitPolicy for Threshold {
         if self.range.is_some_and(|(_, last)| observation.layer >= last) {
             return Decision::Exit(Reason::Schedule);
         }
-        match observation.present() {
+        match observation.current() {
             Some(evidence)
                 if self.needs(observation.layer) == Needs::Head
                     && self.measure.passes(evidence, self.thresholds.at(observation.layer)) =>
@@ -58,8 +58,8 @@ fn condition(measure: Measure) -> &'static str {
 
 /// HuBERT-EE (arXiv 2204.06328): exits at the first layer whose CTC branch is confident.
 ///
-/// The measure is averaged over the chunk's frames, H_k = −1/T Σ_t Σ_v p_k(v|t) ln p_k(v|t), where the blank is one of the classes v. Most
-/// frames of a CTC branch are confident blanks, so H_k is small and thresholds are far below those of `threshold`.
+/// The measure is averaged over the chunk's frames, H_k = −1/T Σ_t Σ_v p_k(v|t) ln p_k(v|t), where the blank is one of the classes v.
+/// Most frames of a CTC branch are confident blanks, so H_k is small and thresholds are far below those of `threshold`.
 #[derive(Debug, Clone)]
 pub(super) struct CtcConfidence {
     /// The measure to compare.
@@ -114,7 +114,7 @@ impl ExitPolicy for Change {
     }
 
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
-        match observation.present() {
+        match observation.current() {
             Some(Evidence { finite: true, change: Some(change), .. }) if *change <= self.thresholds.at(observation.layer) => {
                 Decision::Exit(Reason::Change)
             }

@@ -75,7 +75,7 @@ impl<'a> Observation<'a> {
     }
 
     /// Evidence of the current layer, if its head ran.
-    pub fn present(&self) -> Option<&'a Evidence> {
+    pub fn current(&self) -> Option<&'a Evidence> {
         self.evidence.last().filter(|evidence| evidence.layer == self.layer)
     }
 }
@@ -114,7 +114,7 @@ pub enum Needs {
 ///     }
 ///
 ///     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
-///         match observation.present() {
+///         match observation.current() {
 ///             Some(evidence) if evidence.finite && evidence.max_prob >= 0.6 => Decision::Exit(Reason::Threshold),
 ///             _ => Decision::Continue,
 ///         }

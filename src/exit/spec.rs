@@ -1,4 +1,4 @@
-//! Policies as configured, and the policies that they make with a pack's numbers.
+//! Policy specifications: a policy's name and parameters, from which the policy for a pack is built.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ named!(PolicyName, "policy", {
     Never => "never",
 });
 
-/// A policy and its numbers. The pack supplies those that are left out.
+/// A policy and its parameters. Missing parameters come from the pack.
 ///
 /// ```
 /// use bellis::exit::{PolicyName, PolicySpec};
@@ -87,7 +87,7 @@ pub struct PolicySpec {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// The pack lacks the numbers.
+    /// Neither the specification nor the pack has a required parameter, or the pack lacks a stage.
     #[error("policy `{policy}`: pack `{pack}` has no {what}; {hint}")]
     #[non_exhaustive]
     Missing {
@@ -100,7 +100,7 @@ pub enum PolicyError {
         /// What to do.
         hint: String,
     },
-    /// A number makes no sense.
+    /// A parameter is out of range, or the policy does not use it.
     #[error("policy `{policy}`: {problem}")]
     #[non_exhaustive]
     Invalid {
@@ -115,7 +115,7 @@ pub enum PolicyError {
 const DEFAULT_PERIOD: usize = 8;
 
 impl PolicySpec {
-    /// The policy `name` with the pack's own numbers.
+    /// The policy `name` with the pack's parameters.
     pub fn named(name: PolicyName) -> Self {
         Self { name: Some(name), ..Self::default() }
     }
@@ -174,12 +174,12 @@ impl PolicySpec {
         self
     }
 
-    /// Makes the policy for `pack`.
+    /// Builds the policy for `pack`.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Missing`] if neither this value nor the pack has a number that the policy needs, or the pack lacks its heads,
-    /// branches or predictors; [`PolicyError::Invalid`] if a number is out of range or not used by the policy.
+    /// [`PolicyError::Missing`] if neither this value nor the pack has a parameter that the policy requires, or the pack lacks its heads,
+    /// branches or predictors; [`PolicyError::Invalid`] if a parameter is out of range or not used by the policy.
     pub fn build(&self, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
         let name = match (self.name, &pack.manifest.exit.policy) {
             (Some(name), _) => name,
@@ -201,7 +201,7 @@ impl PolicySpec {
     fn gated(&self, name: PolicyName, policy: Box<dyn ExitPolicy>, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
         let Some(least) = self.gate else {
             return match self.gate_hangover {
-                Some(_) => Err(self.invalid(name, "a gate hangover needs a gate".into())),
+                Some(_) => Err(self.invalid(name, "a gate hangover requires a gate".into())),
                 None => Ok(policy),
             };
         };
@@ -212,7 +212,7 @@ impl PolicySpec {
             return Err(PolicyError::Missing {
                 policy: label(name),
                 pack: pack.manifest.name.clone(),
-                what: "head on h⁰ with a unit for silence, which the gate needs".into(),
+                what: "head on h⁰ with a unit for silence, which the gate requires".into(),
                 hint: "leave out the gate, or use a pack that has both, such as daisy-tiny".into(),
             });
         }
@@ -234,7 +234,7 @@ impl PolicySpec {
         let layer = || {
             let layer = self.layer.or(exit.fixed).unwrap_or(layers.div_ceil(2));
             let first = pack.shallowest_exit();
-            let problem = || self.invalid(name, format!("the pack has no layer {layer}, only {first} to {layers}"));
+            let problem = || self.invalid(name, format!("the layer must be between {first} and {layers}, got {layer}"));
             (first..=layers).contains(&layer).then_some(layer).ok_or_else(problem)
         };
         let threshold = |own: &Option<PerLayer>, hint: &str| {
@@ -263,7 +263,7 @@ impl PolicySpec {
                     .or_else(|| exit.range.map(|[first, last]| (first, last)))
                     .ok_or_else(|| missing("range for it", "set the first and last layer"))?;
                 if !(1 <= first && first <= last && last <= layers) {
-                    return Err(self.invalid(name, format!("{first}..{last} is not a range within layers 1 to {layers}")));
+                    return Err(self.invalid(name, format!("the range must be within layers 1 to {layers}, got {first}..{last}")));
                 }
                 daisy(Some((first, last)))?
             }
@@ -280,13 +280,14 @@ impl PolicySpec {
                 let section = exit.calibrated.as_ref().filter(|section| !section.targets.is_empty());
                 let section =
                     section.ok_or_else(|| missing("calibrated thresholds", "use `threshold`, or calibrate the pack"))?;
-                let wanted = self.agreement.unwrap_or(0.95);
-                let target = section.targets.iter().find(|target| (target.agreement - wanted).abs() < 1e-4).ok_or_else(|| {
-                    let known: Vec<_> = section.targets.iter().map(|target| target.agreement.to_string()).collect();
-                    missing(&format!("thresholds for an agreement of {wanted}"), &format!("it has {}", known.join(", ")))
-                })?;
+                let agreement = self.agreement.unwrap_or(0.95);
+                let target =
+                    section.targets.iter().find(|target| (target.agreement - agreement).abs() < 1e-4).ok_or_else(|| {
+                        let known: Vec<_> = section.targets.iter().map(|target| target.agreement.to_string()).collect();
+                        missing(&format!("thresholds for an agreement of {agreement}"), &format!("it has {}", known.join(", ")))
+                    })?;
                 let thresholds = PerLayer::Each(target.thresholds.clone());
-                let label = format!("calibrated for an agreement of {wanted}");
+                let label = format!("calibrated for an agreement of {agreement}");
                 Box::new(Threshold { measure: Measure::Entropy, thresholds, range: None, label, layers })
             }
             PolicyName::Ctc => {
@@ -309,7 +310,7 @@ impl PolicySpec {
                 let lambda = match (&self.threshold, &exit.gain) {
                     (Some(PerLayer::All(lambda)), _) => *lambda,
                     (Some(PerLayer::Each(_)), _) => {
-                        return Err(self.invalid(name, "takes one threshold for all layers, not one per layer".into()));
+                        return Err(self.invalid(name, "uses one threshold for all layers, not one per layer".into()));
                     }
                     (None, Some(section)) => section.lambda,
                     (None, None) => {
@@ -321,7 +322,7 @@ impl PolicySpec {
         })
     }
 
-    /// Refuses a number that the policy would ignore.
+    /// Rejects a parameter that the policy would ignore.
     fn refuse_unused(&self, name: PolicyName) -> Result<(), PolicyError> {
         use PolicyName::{Calibrated, Change, Ctc, Fixed, Gain, Never, Periodic, Range, Threshold};
         let uses: [(&str, bool, &[PolicyName]); 6] = [
@@ -336,7 +337,7 @@ impl PolicySpec {
         for (what, given, by) in uses {
             if given && !by.contains(&name) {
                 let by: Vec<_> = by.iter().map(|name| format!("`{name}`")).collect();
-                return Err(self.invalid(name, format!("takes no {what}; only {} use one", by.join(", "))));
+                return Err(self.invalid(name, format!("does not use a {what}; only {} do", by.join(", "))));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Policies in one word, as `bellis bench --policy` takes them: `gain`, `threshold:2.5`, `fixed:6`, `gain+gate:0.7`.
+//! The textual form of policies, used by `bellis bench --policy`: `gain`, `threshold:2.5`, `fixed:6`, `gain+gate:0.7`.
 
 use std::str::FromStr;
 
@@ -9,7 +9,7 @@ use crate::pack::PerLayer;
 impl FromStr for PolicySpec {
     type Err = PolicyError;
 
-    /// Parses `NAME` or `NAME:NUMBER`, the number being a threshold, a layer or an agreement, optionally followed by
+    /// Parses `NAME` or `NAME:NUMBER`, where the number is a threshold, a layer or an agreement, optionally followed by
     /// `+gate:PROBABILITY`.
     fn from_str(text: &str) -> Result<Self, PolicyError> {
         let invalid = |problem: String| PolicyError::Invalid { policy: text.to_owned(), problem };

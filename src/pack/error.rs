@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::toml_file::TomlFileError;
 
-/// Why a pack was refused. Nothing has been computed when this is returned.
+/// Why a pack was rejected. Returned before any computation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {
@@ -26,9 +26,9 @@ pub enum PackError {
     Format {
         /// The `pack.toml`.
         path: PathBuf,
-        /// Its format.
+        /// The format version found.
         found: u32,
-        /// The format that is read.
+        /// The supported format version.
         supported: u32,
     },
     /// A value of `pack.toml` is out of range or contradicts another one.
@@ -39,7 +39,7 @@ pub enum PackError {
         path: PathBuf,
         /// The key, as `[section] key`.
         key: String,
-        /// What is wrong, and what is possible.
+        /// The problem and the valid values.
         problem: String,
     },
     /// A listed file is missing or cannot be read. Copying the pack again helps.
@@ -53,8 +53,8 @@ pub enum PackError {
         /// The system's error.
         source: std::io::Error,
     },
-    /// A listed file is larger than the runtime will load.
-    #[error("{path}: a stage may have at most {limit} bytes, this file has {bytes}")]
+    /// A listed file exceeds the size limit.
+    #[error("{path}: a stage must have at most {limit} bytes, got {bytes}")]
     #[non_exhaustive]
     TooLarge {
         /// The file.

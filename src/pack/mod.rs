@@ -1,7 +1,7 @@
 //! Packs: models on disk, or in memory.
 //!
-//! A pack is a folder with a `pack.toml` and ONNX stages. [`Pack::open`] reads the manifest and checks everything that can be checked
-//! without computing: keys, numbers against each other, presence and size of the files. The SHA-256 of a file is checked when
+//! A pack is a folder with a `pack.toml` and ONNX stages. [`Pack::open`] reads the manifest and checks everything that needs no
+//! computation: keys, consistency of the values, presence and size of the files. The SHA-256 of a file is checked when
 //! [`Encoder::load`](crate::engine::Encoder::load) reads it, or by [`Pack::verify`]. docs/pack.md describes the format.
 
 mod error;
@@ -25,17 +25,17 @@ const FORMAT: u32 = 2;
 const MAX_EMBEDDING_WIDTH: usize = 4096;
 const MANIFEST: &str = "pack.toml";
 const MANIFEST_LIMIT_BYTES: u64 = 4 << 20;
-/// The layers of HuBERT X-Large have 80 MB each; stages for small boards are far smaller.
+/// Maximum size of a stage. The layers of HuBERT X-Large have 80 MB each; stages for small boards are far smaller.
 const STAGE_LIMIT_BYTES: u64 = 512 << 20;
 const MAX_LAYERS: usize = 256;
-/// A file is verified in parts of this size.
+/// Block size for verifying a file.
 const READ_BYTES: usize = 1 << 16;
 
-/// A checked pack: its manifest, and where the bytes of its stages are.
+/// A checked pack: its manifest, and the location of its stages.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Pack {
-    /// The folder; empty for a pack in memory.
+    /// The pack's folder; empty for a pack in memory.
     pub dir: PathBuf,
     /// `pack.toml`.
     pub manifest: Manifest,
@@ -56,7 +56,7 @@ pub struct Pack {
     pub embedding: Vec<(usize, StageFile)>,
 }
 
-/// One stage of a pack: its name, size and hash, and where its bytes are.
+/// One stage of a pack: its name, size, hash and location.
 #[derive(Debug, Clone)]
 pub struct StageFile {
     name: String,
@@ -69,11 +69,11 @@ pub struct StageFile {
 }
 
 impl Pack {
-    /// Opens the pack in the folder `dir`: reads and checks `pack.toml`, and finds the files that it lists.
+    /// Opens the pack in the folder `dir`: reads and checks `pack.toml`, and locates the files that it lists.
     ///
     /// # Errors
     ///
-    /// Every [`PackError`] but [`PackError::Hash`], which is found when a file is read.
+    /// Every [`PackError`] except [`PackError::Hash`], which is returned when a file is read.
     pub fn open(dir: &Path) -> Result<Self, PackError> {
         let path = dir.join(MANIFEST);
         if !path.is_file() {
@@ -114,7 +114,7 @@ impl Pack {
     }
 
     fn from_manifest(text: &str, path: PathBuf, files: Files<'_>) -> Result<Self, PackError> {
-        /// The key that every version of the format has.
+        /// The key that exists in every version of the format.
         #[derive(serde::Deserialize)]
         struct Version {
             format: u32,
@@ -134,7 +134,7 @@ impl Pack {
                     key.parse().ok().filter(|k| (first..=count).contains(k)).ok_or_else(|| PackError::Invalid {
                         path: path.clone(),
                         key: format!("[stages] {group}.{key}"),
-                        problem: format!("the pack has {group}s {first} to {count}"),
+                        problem: format!("the number of the {group} must be between {first} and {count}"),
                     })?;
                 out.push((layer, files.stage(format!("{group}.{layer}"), entry)?));
             }
@@ -148,10 +148,10 @@ impl Pack {
                 }),
             }
         };
-        let every = |group: &str, depths: RangeInclusive<usize>, found: Vec<(usize, StageFile)>| {
-            let missing = depths.clone().find(|k| !found.iter().any(|(layer, _)| layer == k));
-            match missing.filter(|_| !found.is_empty()) {
-                None => Ok(found),
+        let every = |group: &str, depths: RangeInclusive<usize>, listed: Vec<(usize, StageFile)>| {
+            let missing = depths.clone().find(|k| !listed.iter().any(|(layer, _)| layer == k));
+            match missing.filter(|_| !listed.is_empty()) {
+                None => Ok(listed),
                 Some(layer) => Err(PackError::Invalid {
                     path: path.clone(),
                     key: format!("[stages] {group}.{layer}"),
@@ -220,7 +220,7 @@ fn shallowest_exit(heads: &[(usize, StageFile)]) -> usize {
 }
 
 impl StageFile {
-    /// A graph outside of a pack. Its SHA-256 is `sha256` if that is known, and that of its present bytes if not.
+    /// A graph outside of a pack. Its expected SHA-256 is `sha256`, or that of its current bytes if `None`.
     ///
     /// # Errors
     ///
@@ -258,7 +258,7 @@ impl StageFile {
         self.size
     }
 
-    /// The SHA-256 that its bytes must have, in hexadecimal.
+    /// The expected SHA-256, in hexadecimal.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
@@ -300,7 +300,7 @@ impl StageFile {
         }
     }
 
-    /// The SHA-256 of the present bytes, in hexadecimal.
+    /// The SHA-256 of the current bytes, in hexadecimal.
     fn hash(&self) -> Result<String, PackError> {
         if let Some(bytes) = &self.memory {
             return Ok(hex(&Sha256::digest(bytes)));
@@ -359,45 +359,55 @@ impl Files<'_> {
 
 type Problem = (String, String);
 
-/// Checks the manifest's numbers for consistency.
+/// Checks the manifest's values for consistency.
 fn check(m: &Manifest) -> Result<(), Problem> {
     let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
     let (audio, encoder) = (&m.audio, &m.encoder);
     if !(1_000..=384_000).contains(&audio.sample_rate) {
-        return fail("[audio] sample_rate", format!("{} Hz is not a rate of speech", audio.sample_rate));
+        return fail("[audio] sample_rate", format!("must be between 1,000 and 384,000 Hz, got {}", audio.sample_rate));
     }
-    if audio.hop == 0 || audio.hop > 1 << 16 || audio.receptive_field < audio.hop || audio.receptive_field > 1 << 20 {
-        return fail("[audio] receptive_field", format!("{} samples cannot hold a hop of {}", audio.receptive_field, audio.hop));
+    if !(1..=1 << 16).contains(&audio.hop) {
+        return fail("[audio] hop", format!("must be between 1 and {} samples, got {}", 1 << 16, audio.hop));
+    }
+    if !(audio.hop..=1 << 20).contains(&audio.receptive_field) {
+        let problem = format!("must be between hop = {} and {} samples, got {}", audio.hop, 1 << 20, audio.receptive_field);
+        return fail("[audio] receptive_field", problem);
     }
     if audio.lead > audio.receptive_field - audio.hop {
         let most = audio.receptive_field - audio.hop;
         return fail(
             "[audio] lead",
-            format!("is {}; more than receptive_field − hop = {most} would leave samples unseen", audio.lead),
+            format!("must be at most receptive_field − hop = {most}, got {}; a longer lead would skip samples", audio.lead),
         );
     }
-    for (key, value, most) in [
-        ("layers", encoder.layers, MAX_LAYERS),
-        ("dim", encoder.dim, 1 << 14),
-        ("heads", encoder.heads, 256),
-        ("units", encoder.units, 1 << 20),
-        ("left_context", encoder.left_context + 1, 1 << 16),
-        ("right_context", encoder.right_context + 1, 1 << 16),
+    for (key, value, valid) in [
+        ("layers", encoder.layers, 1..=MAX_LAYERS),
+        ("dim", encoder.dim, 1..=1 << 14),
+        ("heads", encoder.heads, 1..=256),
+        ("units", encoder.units, 1..=1 << 20),
+        ("left_context", encoder.left_context, 0..=(1 << 16) - 1),
+        ("right_context", encoder.right_context, 0..=(1 << 16) - 1),
     ] {
-        if value == 0 || value > most {
-            return fail(&format!("[encoder] {key}"), format!("is {value}; 1 to {most} is possible"));
+        if !valid.contains(&value) {
+            let problem = format!("must be between {} and {}, got {value}", valid.start(), valid.end());
+            return fail(&format!("[encoder] {key}"), problem);
         }
     }
     if encoder.dim % encoder.heads != 0 {
-        return fail("[encoder] heads", format!("{} heads do not divide dim = {}", encoder.heads, encoder.dim));
+        return fail("[encoder] heads", format!("must divide dim = {}, got {}", encoder.dim, encoder.heads));
     }
     let default = encoder.default_chunk_frames.or_else(|| encoder.chunk_frames.middle());
     match default {
         Some(frames) if frames > 0 && encoder.chunk_frames.contains(frames) && frames <= 1 << 12 => {}
-        _ => return fail("[encoder] chunk_frames", "allows no chunk size of at least 1 frame (or not the default one)".into()),
+        _ => {
+            return fail(
+                "[encoder] chunk_frames",
+                "must allow at least one chunk size from 1 to 4096 frames, including the default one".into(),
+            );
+        }
     }
     if matches!(&encoder.chunk_frames, ChunkFrames::List(list) if list.contains(&0)) {
-        return fail("[encoder] chunk_frames", "a chunk has at least 1 frame".into());
+        return fail("[encoder] chunk_frames", "must not contain 0: a chunk has at least 1 frame".into());
     }
     if encoder.mode == Mode::Cached {
         if encoder.right_context != 0 {
@@ -409,7 +419,7 @@ fn check(m: &Manifest) -> Result<(), Problem> {
         if encoder.frontend_scope == FrontendScope::Window || audio.level == Level::WindowNorm || m.stages.position.is_some() {
             return fail(
                 "[encoder] mode",
-                "a cached pack has no window: frontend_scope, level and a position stage are for windowed packs".into(),
+                "must be `windowed` for frontend_scope = \"window\", level = \"window-norm\" or a position stage".into(),
             );
         }
     }
@@ -417,7 +427,10 @@ fn check(m: &Manifest) -> Result<(), Problem> {
         return fail("[audio] level", "`window-norm` requires frontend_scope = \"window\"".into());
     }
     if encoder.position == Position::Alibi && encoder.alibi_slopes.len() != encoder.heads {
-        return fail("[encoder] alibi_slopes", format!("{} slopes for {} heads", encoder.alibi_slopes.len(), encoder.heads));
+        return fail(
+            "[encoder] alibi_slopes",
+            format!("must have one slope per head ({}), got {}", encoder.heads, encoder.alibi_slopes.len()),
+        );
     }
     check_exit(m)
 }
@@ -430,13 +443,13 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
             && values.len() + 1 != layers
             && values.len() != layers
         {
-            return fail(&format!("[exit] {key}"), format!("{} numbers for {layers} layers", values.len()));
+            return fail(&format!("[exit] {key}"), format!("must have one value per layer ({layers}), got {}", values.len()));
         }
     }
     if let Some([first, last]) = m.exit.range
         && !(1 <= first && first <= last && last <= layers)
     {
-        return fail("[exit] range", format!("[{first}, {last}] is not a range of layers from 1 to {layers}"));
+        return fail("[exit] range", format!("must be a range within layers 1 to {layers}, got [{first}, {last}]"));
     }
     if let Some(layer) = m.exit.fixed
         && !(1..=layers).contains(&layer)
@@ -449,28 +462,28 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     if m.stages.gain.contains_key("0") && !m.stages.head.contains_key("0") {
         return fail(
             "[stages] gain.0",
-            "requires head.0: a chunk that exits before the first layer gets its units from it".into(),
+            "requires head.0, which gives the units of chunks that exit before the first layer".into(),
         );
     }
     if m.encoder.quiet_unit.is_some_and(|unit| unit >= m.encoder.units) {
         return fail("[encoder] quiet_unit", format!("must be between 0 and {}", m.encoder.units - 1));
     }
     if m.stages.gain.keys().any(|key| key.parse() == Ok(layers)) {
-        return fail(&format!("[stages] gain.{layers}"), "nothing is left to gain after the last layer".into());
+        return fail(&format!("[stages] gain.{layers}"), "must be absent: no layer follows the last one".into());
     }
     for target in m.exit.calibrated.iter().flat_map(|section| &section.targets) {
         if target.thresholds.len() + 1 != layers || !(0.0..=1.0).contains(&target.agreement) {
-            let problem = format!("a target needs an agreement from 0 to 1 and {} thresholds", layers - 1);
+            let problem = format!("each target needs an agreement from 0 to 1 and {} thresholds", layers - 1);
             return fail("[exit.calibrated] targets", problem);
         }
     }
     if let Some(mixture) = &m.mixture
         && mixture.weights.len() != layers + 1
     {
-        return fail("[mixture] weights", format!("{} numbers; layers + 1 = {} are needed", mixture.weights.len(), layers + 1));
+        return fail("[mixture] weights", format!("must have layers + 1 = {} values, got {}", layers + 1, mixture.weights.len()));
     }
     if m.embedding.is_none() != m.stages.embedding.is_empty() {
-        return fail("[embedding] width", "and `embedding.k` of [stages] go together: one of them is missing".into());
+        return fail("[embedding] width", "and `embedding.k` in [stages] require each other, but one is missing".into());
     }
     if let Some(embedding) = &m.embedding
         && !(1..=MAX_EMBEDDING_WIDTH).contains(&embedding.width)
@@ -483,7 +496,7 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     if let Some(ctc) = &m.ctc
         && !(2..=1 << 16).contains(&ctc.vocabulary.len())
     {
-        return fail("[ctc] vocabulary", "needs the blank and at least one more class".into());
+        return fail("[ctc] vocabulary", "must have 2 to 65536 classes, including the blank".into());
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A running source, as seen by its supervisor.
+//! A running source, its state, and the detection of stalls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ impl Opened {
     }
 }
 
-/// State of a source, as found by [`Connection::poll`].
+/// State of a source, returned by [`Connection::poll`].
 #[derive(Debug)]
 pub enum SourceStatus {
     /// The source is running.

@@ -1,4 +1,4 @@
-//! Why a run failed.
+//! Errors of a run.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use crate::consumer::ConsumerError;
 use crate::engine::EngineError;
 use crate::stream::SessionError;
 
-/// Why a run failed. Unless the encoder failed, everything captured before was still computed.
+/// The error of a failed run. Unless the encoder failed, all audio captured before was computed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
     /// The source failed.
     #[error(transparent)]
     Audio(#[from] AudioError),
-    /// A live source delivered nothing for too long.
-    #[error("{source_name}: no audio for {} s; the device or the sound server hangs", .silence.as_secs())]
+    /// A live source stalled.
+    #[error("{source_name}: no audio for {} s; the device or the audio server hangs", .silence.as_secs())]
     #[non_exhaustive]
     Stalled {
-        /// The source.
+        /// The source's name.
         source_name: String,
-        /// For how long.
+        /// Time without audio.
         silence: Duration,
     },
     /// The encoder cannot run with these options.
@@ -33,21 +33,21 @@ pub enum RunError {
     #[error("consumer {name} failed")]
     #[non_exhaustive]
     Consumer {
-        /// The consumer.
+        /// The consumer's name.
         name: String,
-        /// Why.
+        /// The consumer's error.
         source: ConsumerError,
     },
-    /// The system refused a thread.
+    /// The system could not start a thread.
     #[error("cannot start a thread")]
     Thread(#[source] std::io::Error),
     /// A thread did not end in time.
-    #[error("the {0} does not end; it is abandoned")]
+    #[error("the {0} did not stop in time and was abandoned")]
     Stuck(String),
-    /// Too many streams hang in a sound server.
-    #[error("{0} streams did not close when their sound server died; restart the process to free them")]
+    /// Too many streams did not close because their audio server hung.
+    #[error("{0} streams did not close because their audio server hung; restart the process to free them")]
     Abandoned(u64),
     /// A thread panicked: a bug in Bellis.
-    #[error("the {0} thread died; this is a bug in Bellis, please report it with the log")]
+    #[error("the {0} thread panicked; this is a bug in Bellis, please report it with the log")]
     ThreadDied(&'static str),
 }

@@ -99,7 +99,7 @@ impl Inference {
     /// Runs until all senders are gone and the last source's ring is closed and empty; processes everything in it.
     pub fn run(mut self) -> Result<(), SessionError> {
         if let Some(priority) = self.priority {
-            realtime::ask_for(priority);
+            realtime::request(priority);
         }
         let outcome = self.all_inputs();
         self.counters.finish(&mut self.pending);
@@ -136,7 +136,7 @@ impl Inference {
                 }
                 // The sender has validated this.
                 if let Err(error) = self.session.set_options(session) {
-                    log::error!("what representations carry stays as it was: {error}");
+                    log::error!("cannot change the contents of representations: {error}");
                 }
                 self.queues.retain(|queue| keep.iter().any(|label| label == queue.label()));
                 self.queues.extend(add);
@@ -156,7 +156,7 @@ impl Inference {
             let stopped = input.source_stopped.load(Ordering::Acquire);
             if stopped && self.discard.is_set() {
                 let discarded = input.ring.discard();
-                log::warn!("no time is left: {discarded} samples are dropped, and the last chunk is not computed");
+                log::warn!("the time for a shutdown is over: dropped {discarded} samples and the last chunk");
                 input.started = false;
                 break;
             }
@@ -255,7 +255,7 @@ impl Inference {
         let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(input.source_rate)) as u64;
         let received = at_pack_rate(gap.position - input.lost);
         let lost = at_pack_rate(input.lost + gap.samples) - at_pack_rate(input.lost);
-        log::warn!("{} samples are lost from sample {} on", gap.samples, gap.position);
+        log::warn!("{} samples were dropped at sample {}", gap.samples, gap.position);
         input.lost += gap.samples;
         self.session.gap(received, lost)
     }

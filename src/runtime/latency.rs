@@ -46,12 +46,12 @@ impl LatencyHistogram {
         self.0.count_between(0, bound.as_micros().try_into().unwrap_or(u64::MAX))
     }
 
-    /// Whether there is none.
+    /// Whether the histogram is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The latency below which a share `quantile` of all lies, 0 to 1.
+    /// The latency at `quantile`, 0 to 1.
     pub fn quantile(&self, quantile: f64) -> Duration {
         Duration::from_micros(self.0.value_at_quantile(quantile))
     }

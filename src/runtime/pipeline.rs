@@ -132,7 +132,7 @@ impl Pipeline {
         let connection =
             Connection::new(source, spec, events, stats.clone(), input.source_stopped.clone(), self.counters.clone());
         self.counters.add_ring(stats);
-        // If the inference thread has died, its result says why.
+        // If the inference thread has ended, its result contains the reason.
         let _ = self.control.send(Control::Input(input));
         Ok(connection)
     }

@@ -65,7 +65,7 @@ impl RunBuilder {
         }
     }
 
-    /// Adds a consumer, which runs on a thread of its own.
+    /// Adds a consumer, which runs on its own thread.
     pub fn consumer(mut self, consumer: impl Consumer + 'static) -> Self {
         self.consumers.push(NamedConsumer::from(Box::new(consumer) as Box<dyn Consumer>));
         self
@@ -102,7 +102,7 @@ impl RunBuilder {
     /// # Errors
     ///
     /// [`RunError::Engine`] if the encoder lacks a stage that the options or a consumer need, [`RunError::Audio`] if the source does
-    /// not start, [`RunError::Thread`] if the system refuses a thread. The consumers have then finished.
+    /// not start, [`RunError::Thread`] if the system cannot start a thread. The consumers have then finished.
     pub fn start(self) -> Result<Run, RunError> {
         #[cfg(feature = "neighbours")]
         let neighbours = self.neighbours;
@@ -161,7 +161,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Requests the end: the source stops, and what was captured is still computed.
+    /// Requests the end: the source stops, and captured audio is still computed.
     pub fn stop(&self) {
         self.stop.stop();
     }

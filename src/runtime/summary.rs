@@ -34,7 +34,7 @@ pub struct Summary {
     pub frames: u64,
     /// Dimensions of a frame.
     pub dim: usize,
-    /// Chunks that stopped after layer 1, 2, …
+    /// Chunks that exited after layer 1, 2, …
     pub exits: Vec<u64>,
     /// Mean exit layer.
     pub mean_exit_layer: f64,
@@ -42,7 +42,7 @@ pub struct Summary {
     pub layer_passes_per_frame: f64,
     /// Passes through only the key and value projections, per frame.
     pub projections_per_frame: f64,
-    /// MACs of every stage that ran, heads included, per second of sound.
+    /// MACs of every stage that ran, heads included, per second of audio.
     pub macs_per_second: f64,
     /// Time to compute a chunk.
     pub compute: Percentiles,
@@ -66,7 +66,7 @@ pub struct ConsumerSummary {
     pub name: String,
     /// Representations delivered.
     pub delivered: u64,
-    /// Representations that it did not take: it was too slow, had failed, or was closed.
+    /// Representations dropped because it was too slow, had failed or was closed.
     pub dropped: u64,
     /// Whether the reader of its output closed it.
     pub closed: bool,
@@ -154,7 +154,11 @@ impl fmt::Display for Summary {
             }
         }
         if self.non_finite_heads > 0 {
-            writeln!(f, "  warning   {} heads gave numbers that are not finite; their chunks went on", self.non_finite_heads)?;
+            writeln!(
+                f,
+                "  warning   {} heads returned non-finite logits; their chunks continued to the next layer",
+                self.non_finite_heads
+            )?;
         }
         writeln!(
             f,

@@ -175,16 +175,16 @@ impl Chunker {
     /// The next chunk, if all its samples have arrived.
     pub fn next_chunk(&mut self) -> Option<Chunk<'_>> {
         let first = self.next_frame;
-        let wanted = first + self.chunk_frames as u64;
+        let end = first + self.chunk_frames as u64;
         let (chunk_end, window_end) = match self.finished {
             false if self.missing_samples() > 0 => return None,
-            false => (wanted, wanted + self.right_context),
+            false => (end, end + self.right_context),
             true => {
                 let frames = self.received.div_ceil(self.hop as u64);
                 if first >= frames {
                     return None;
                 }
-                (wanted.min(frames), (wanted + self.right_context).min(frames))
+                (end.min(frames), (end + self.right_context).min(frames))
             }
         };
         let window_first = first.saturating_sub(self.left_context);

@@ -7,7 +7,7 @@ use crate::engine::Frames;
 pub struct Mixture {
     /// One number per state, h⁰ first, before the softmax.
     pub weights: Vec<f32>,
-    /// Normalise each state over its dimensions first (zero mean, unit variance, no affine part).
+    /// Whether to normalise each state over its dimensions first (zero mean, unit variance, no affine part).
     pub layer_norm: bool,
 }
 

@@ -94,7 +94,7 @@ impl SessionOptions {
         self
     }
 
-    /// Refuses an encoder that lacks a stage that the options need.
+    /// Rejects an encoder without a stage that the options require.
     fn check(&self, encoder: &Encoder) -> Result<(), EngineError> {
         if self.posteriors || self.all_heads {
             encoder.check_heads()?;
@@ -109,7 +109,7 @@ impl SessionOptions {
     }
 }
 
-/// Why a session refused a call or could not compute a chunk.
+/// Errors of a [`Session`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -126,15 +126,15 @@ pub enum SessionError {
     #[error("the stream has not ended; finish it before restarting it")]
     NotEnded,
     /// [`Session::restart`] was called before every chunk had been taken.
-    #[error("chunks of the ended stream are still waiting; take them before restarting it")]
+    #[error("chunks of the ended stream have not been taken; take them before restarting it")]
     ChunksLeft,
-    /// A gap lies before an earlier gap, or in a chunk that has been returned.
+    /// A gap is before an earlier gap, or in a chunk that has been returned.
     #[error("gap at sample {position}, but gaps before sample {earliest} can no longer be reported")]
     #[non_exhaustive]
     LateGap {
         /// Position of the gap.
         position: u64,
-        /// The earliest position that is possible now.
+        /// The earliest position at which a gap can still be reported.
         earliest: u64,
     },
 }
@@ -172,7 +172,7 @@ pub struct Session {
     chunk_frames: usize,
     poisoned: bool,
     pub(super) sequence: u64,
-    /// Work of the states before the present one.
+    /// Work of earlier encoder states.
     work_before: Work,
     /// Where chunks may continue, and those that are on their way.
     #[cfg(feature = "neighbours")]
@@ -180,12 +180,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// A new stream on `encoder`.
+    /// Starts a stream on `encoder`.
     ///
     /// # Errors
     ///
     /// [`EngineError::ChunkFrames`] if the pack does not allow the chunk size, [`EngineError::NoStage`] if it lacks a stage that the
-    /// options need.
+    /// options require.
     pub fn new(encoder: &Arc<Encoder>, policy: Box<dyn ExitPolicy>, options: SessionOptions) -> Result<Self, EngineError> {
         let chunk_frames = options.chunk_frames.unwrap_or_else(|| encoder.default_chunk_frames());
         encoder.check_chunk(chunk_frames)?;
@@ -261,7 +261,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SessionError::LateGap`] if a chunk behind `position` has been returned, or a gap behind it reported.
+    /// [`SessionError::LateGap`] if a chunk after `position` has been returned, or a gap after it reported.
     pub fn gap(&mut self, position: u64, samples: u64) -> Result<(), SessionError> {
         self.check_poison()?;
         if self.chunker.ended() {
@@ -275,7 +275,7 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the stream: the samples that are left make the last chunk, padded with zeros to whole frames.
+    /// Ends the stream: the remaining samples form the last chunk, padded with zeros to whole frames.
     pub fn finish(&mut self) {
         self.chunker.finish();
     }
@@ -290,12 +290,12 @@ impl Session {
         self.chunker.missing_samples()
     }
 
-    /// Samples that wait after the next chunk.
+    /// Samples queued after the next chunk.
     pub fn waiting_samples(&self) -> u64 {
         self.chunker.waiting_samples()
     }
 
-    /// Computation so far.
+    /// Work done so far.
     pub fn work(&self) -> Work {
         let (before, now) = (self.work_before, self.state.work());
         Work {
@@ -345,7 +345,7 @@ impl Session {
         self.next_chunk_live(Duration::ZERO)
     }
 
-    /// Computes the next chunk of a live stream, of which `backlog` already waits after this chunk. Policies with a deadline count the
+    /// Computes the next chunk of a live stream with `backlog` of audio already queued after it. Policies with a deadline count the
     /// backlog as time spent.
     ///
     /// # Errors
@@ -367,7 +367,7 @@ impl Session {
         })
     }
 
-    /// Computes the chunks whose samples have been pushed, and calls `each` with every one.
+    /// Computes the chunks whose samples have been pushed, and calls `each` for every one.
     ///
     /// # Errors
     ///
@@ -494,7 +494,7 @@ impl Outputs {
                     let found = judge.measure(pass, units, false)?;
                     // A neighbour may have evaluated it already.
                     if evidence.last().is_none_or(|last| last.layer != exit_layer) {
-                        evidence.push(found);
+                        evidence.push(measured);
                     }
                 }
                 let rows = judge.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);

@@ -1,18 +1,18 @@
-//! A byte stream with lookahead: what the readers of every format parse. Works on files and pipes alike, without seeking.
+//! A byte stream with lookahead, parsed by the readers of all formats. It does not seek, so it works on files and pipes.
 
 use std::io::Read;
 
 /// Bytes requested from the reader at a time.
 const READ_BYTES: usize = 32 << 10;
 
-/// Reads ahead as far as a parser asks, and counts what was consumed.
+/// A reader with lookahead that counts the consumed bytes.
 pub(super) struct Bytes {
     reader: Box<dyn Read + Send>,
     buffer: Vec<u8>,
     start: usize,
     consumed: u64,
     ended: bool,
-    /// Length of a regular file.
+    /// Total length, for regular files.
     length: Option<u64>,
 }
 
@@ -21,12 +21,12 @@ impl Bytes {
         Self { reader, buffer: Vec::new(), start: 0, consumed: 0, ended: false, length }
     }
 
-    /// What is buffered.
+    /// The buffered bytes.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
-    /// At least `count` bytes, or all that are left before the end of the stream. More may be returned.
+    /// Returns at least `count` bytes, or all that remain before the end of the stream.
     pub fn fill(&mut self, count: usize) -> std::io::Result<&[u8]> {
         while self.buffer.len() - self.start < count && !self.ended {
             if self.start > 0 {
@@ -54,7 +54,7 @@ impl Bytes {
         self.consumed += count as u64;
     }
 
-    /// Drops `count` bytes, read or not; returns how many there were.
+    /// Skips `count` bytes, buffered or not, and returns how many existed.
     pub fn skip(&mut self, count: u64) -> std::io::Result<u64> {
         let mut left = count;
         while left > 0 {
@@ -74,7 +74,7 @@ impl Bytes {
         self.consumed
     }
 
-    /// Bytes that are left, where the length is known.
+    /// Remaining bytes, if the length is known.
     pub fn left(&self) -> Option<u64> {
         self.length.map(|length| length.saturating_sub(self.consumed))
     }

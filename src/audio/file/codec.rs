@@ -1,4 +1,4 @@
-//! One compressed packet in, interleaved samples out.
+//! Decoding of compressed packets to interleaved samples.
 
 use symphonia::core::codecs::audio::{AudioCodecId, AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::packet::Packet;
@@ -6,7 +6,7 @@ use symphonia::core::units::{Duration, Timestamp};
 
 use super::Failure;
 
-/// A decoder of Symphonia's, fed with packets that Bellis has cut out of the file itself.
+/// A Symphonia decoder for packets that the readers in this folder extract.
 pub(super) struct Codec {
     decoder: Box<dyn AudioDecoder>,
     channels: u16,
@@ -26,11 +26,11 @@ impl Codec {
         }
         let decoder = symphonia::default::get_codecs()
             .make_audio_decoder(&parameters, &AudioDecoderOptions::default())
-            .map_err(|error| Failure::Malformed(format!("its header makes no sense: {error}")))?;
+            .map_err(|error| Failure::Malformed(format!("has an invalid header: {error}")))?;
         Ok(Self { decoder, channels, rate, interleaved: Vec::new() })
     }
 
-    /// Appends the samples of `packet`; a packet of another rate or channel count than the stream's is not decoded.
+    /// Appends the samples of `packet`. Rejects a packet whose rate or channel count differs from the stream's.
     pub fn decode(&mut self, packet: &[u8], out: &mut Vec<f32>) -> Result<(), Undecodable> {
         let packet = Packet::new(0, Timestamp::ZERO, Duration::ZERO, packet);
         let decoded = self.decoder.decode(&packet).map_err(|_| Undecodable)?;
@@ -45,7 +45,7 @@ impl Codec {
         Ok(())
     }
 
-    /// Nothing that comes continues what was before.
+    /// Resets the decoder after a discontinuity.
     pub fn reset(&mut self) {
         self.decoder.reset();
     }

@@ -1,11 +1,11 @@
-//! Damage to a file, told once and in one line, when everything readable was delivered.
+//! Damage to a file, reported in one line after all readable audio was delivered.
 
 use crate::audio::{AudioError, AudioErrorKind};
 
-/// Places that are named one by one.
+/// Maximum number of damaged places in the message.
 const NAMED: usize = 4;
 
-/// What a file has lost.
+/// The damaged and missing samples of a file.
 #[derive(Debug, Default)]
 pub(super) struct Damage {
     places: Vec<(u64, u64)>,
@@ -15,7 +15,7 @@ pub(super) struct Damage {
 }
 
 impl Damage {
-    /// `samples` are lost at `position`.
+    /// Records `samples` lost at `position`.
     pub fn lose(&mut self, position: u64, samples: u64) {
         self.lost += samples;
         match self.places.last_mut() {
@@ -29,7 +29,7 @@ impl Damage {
         }
     }
 
-    /// The file ends at `position` though `samples` more are announced; 0 where that is not known.
+    /// Records that the file ends at `position` although its header declares `samples` more (0: unknown).
     pub fn cut_off(&mut self, position: u64, samples: u64) {
         self.cut_off.get_or_insert((position, samples));
     }
@@ -38,7 +38,7 @@ impl Damage {
         self.count == 0 && self.cut_off.is_none()
     }
 
-    /// An error of kind [`AudioErrorKind::Damaged`] where anything is lost.
+    /// Returns an error of kind [`AudioErrorKind::Damaged`] if any samples are lost.
     pub fn outcome(&self, place: &str, rate: u32, delivered: u64) -> Result<(), AudioError> {
         if self.is_none() {
             return Ok(());
@@ -57,7 +57,7 @@ impl Damage {
             let and = if text.is_empty() { "" } else { ", and it " };
             text += &match missing {
                 0 => format!("{and}is cut off at sample {at} ({})", seconds(at)),
-                _ => format!("{and}is cut off at sample {at} ({}): {missing} more are announced", seconds(at)),
+                _ => format!("{and}is cut off at sample {at} ({}): the header declares {missing} more", seconds(at)),
             };
         }
         text += &format!("; the other {delivered} samples were read");

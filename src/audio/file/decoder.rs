@@ -1,38 +1,38 @@
-//! A file or pipe as mono samples at one rate: channels picked, streams of another rate resampled, damage counted.
+//! Decodes a file or pipe to mono at one rate: selects channels, resamples streams of another rate, counts damage.
 
 use super::bytes::Bytes;
 use super::damage::Damage;
 use super::{Failure, Layout, Piece, Stream, detect};
 use crate::audio::{AudioError, AudioErrorKind, ChannelPick, Resampler};
 
-/// Rates that make sense, Hz.
+/// Valid sample rates, Hz.
 const RATES: std::ops::RangeInclusive<u32> = 1_000..=384_000;
 
 /// An open file or pipe.
 pub(super) struct Decoder {
     pub place: String,
     pub layout: Layout,
-    /// Samples that the header speaks of.
+    /// Samples declared by the header.
     pub announced: Option<u64>,
     pick: ChannelPick,
     stream: Box<dyn Stream>,
-    /// Of the stream that is read now: several can follow each other.
+    /// Layout of the current stream; several can follow each other.
     current: Layout,
     resampler: Option<Resampler>,
     interleaved: Vec<f32>,
     mono: Vec<f32>,
-    /// Samples given out or lost.
+    /// Samples delivered or lost.
     position: u64,
     delivered: u64,
     damage: Damage,
 }
 
-/// What comes next.
+/// The next piece of audio.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Samples were appended.
     Samples,
-    /// So many samples are damaged.
+    /// This number of samples is damaged.
     Lost(u64),
     /// The end.
     End,
@@ -58,7 +58,7 @@ impl Decoder {
         };
         decoder.check()?;
         if announced == Some(0) {
-            return Err(Failure::Malformed("holds no samples".into()).at(&decoder.place));
+            return Err(Failure::Malformed("contains no samples".into()).at(&decoder.place));
         }
         Ok(decoder)
     }
@@ -67,7 +67,7 @@ impl Decoder {
         let Layout { rate, channels } = self.current;
         self.pick.check(channels, &self.place)?;
         if !RATES.contains(&rate) {
-            let text = format!("contradictory header: {rate} samples per second; 1,000 to 384,000 are possible");
+            let text = format!("contradictory header: the sample rate must be between 1,000 and 384,000 Hz, got {rate}");
             return Err(AudioError::new(AudioErrorKind::Malformed, &self.place, text));
         }
         Ok(())
@@ -107,8 +107,8 @@ impl Decoder {
                     if out.len() == before {
                         if self.delivered == 0 {
                             let text = match self.damage.is_none() {
-                                true => "holds no samples",
-                                false => "holds no samples that can be decoded",
+                                true => "contains no samples",
+                                false => "contains no samples that can be decoded",
                             };
                             return Err(AudioError::new(AudioErrorKind::Malformed, &self.place, text));
                         }
@@ -124,7 +124,7 @@ impl Decoder {
         }
     }
 
-    /// Another stream begins.
+    /// Switches to the next stream.
     fn change(&mut self, out: &mut Vec<f32>) -> Result<(), AudioError> {
         if let Some(mut resampler) = self.resampler.take() {
             resampler.finish(out);
@@ -137,7 +137,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// What is lost, once everything was read.
+    /// Reports lost samples after everything was read.
     pub fn damage(&self) -> Result<(), AudioError> {
         self.damage.outcome(&self.place, self.layout.rate, self.delivered)
     }

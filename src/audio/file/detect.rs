@@ -1,12 +1,12 @@
-//! Which format a stream has, by its first bytes. Names and extensions do not count.
+//! Detection of a stream's format by its first bytes. File names are ignored.
 
 use super::bytes::Bytes;
 use super::{Failure, Stream, flac, mpeg, ogg, other, wav};
 
-/// Tags in front of the audio, cover art included, have at most this many bytes.
+/// Maximum size of tags in front of the audio, including cover art.
 const TAGS_LIMIT_BYTES: u64 = 256 << 20;
 
-/// Formats that Bellis names and does not read: what they begin with, and where.
+/// Formats that Bellis recognises but does not support: name, offset and magic bytes.
 const NAMED: [(&str, usize, &[u8]); 22] = [
     ("MPEG-4 audio (AAC, M4A)", 4, b"ftyp"),
     ("AAC", 0, b"ADIF"),
@@ -32,7 +32,7 @@ const NAMED: [(&str, usize, &[u8]); 22] = [
     ("Flash video", 0, b"FLV\x01"),
 ];
 
-/// Whether `head` begins like a file, and not like raw PCM. Bare MPEG frames are no proof: samples can look like them.
+/// Whether `head` begins like a file and not like raw PCM. Bare MPEG frames do not count: samples can look like them.
 pub(super) fn is_container(head: &[u8]) -> bool {
     wav::detect(head)
         || flac::detect(head)
@@ -54,14 +54,14 @@ pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
     if bytes.fill(HEAD_BYTES)?.is_empty() {
         return Err(Failure::Malformed("is empty".into()));
     }
-    // ID3 tags are in front of FLAC, too.
+    // FLAC files can begin with ID3 tags, too.
     loop {
         let tag = mpeg::tag_bytes(bytes.fill(HEAD_BYTES)?);
         if tag == 0 {
             break;
         }
         if bytes.position() + tag > TAGS_LIMIT_BYTES || bytes.skip(tag)? < tag {
-            return Err(Failure::Malformed("is cut off within its tags: it holds no audio".into()));
+            return Err(Failure::Malformed("is cut off within its tags and contains no audio".into()));
         }
     }
     let head = bytes.fill(HEAD_BYTES)?;
@@ -92,9 +92,7 @@ pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
         _ => {}
     }
     mpeg::Mpeg::open(bytes).map(|mpeg| Box::new(mpeg) as Box<dyn Stream>).map_err(|failure| match failure {
-        Failure::Malformed(_) => {
-            Failure::Malformed("is not audio in a format that Bellis reads: WAV, FLAC, Ogg, MP3, AIFF".into())
-        }
+        Failure::Malformed(_) => Failure::Malformed("is not in a supported audio format (WAV, FLAC, Ogg, MP3, AIFF)".into()),
         other => other,
     })
 }

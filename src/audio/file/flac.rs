@@ -1,4 +1,4 @@
-//! FLAC. Every frame carries its number and two checksums, so a damaged frame is found and its place is known exactly.
+//! FLAC. Each frame contains its number and two checksums, so damaged frames are detected and their positions are known exactly.
 
 use symphonia::core::codecs::audio::well_known::CODEC_ID_FLAC;
 
@@ -6,23 +6,23 @@ use super::bytes::Bytes;
 use super::codec::Codec;
 use super::{Failure, Layout, Piece, Stream};
 
-/// A frame header has at most this many bytes.
+/// Maximum size of a frame header.
 const HEADER_BYTES: usize = 16;
-/// Metadata blocks (cover art) in front of the audio, all together.
+/// Maximum total size of the metadata blocks (cover art) in front of the audio.
 const METADATA_LIMIT_BYTES: u64 = 256 << 20;
 
 pub(super) struct Flac {
     bytes: Bytes,
     info: StreamInfo,
     codec: Codec,
-    /// Samples before this stream: several may follow each other.
+    /// Samples before this stream; several can follow each other.
     position: u64,
-    /// A frame that was read ahead while the samples before it were reported as lost.
+    /// A frame that was read ahead, while the samples before it are reported as lost.
     waiting: Option<usize>,
     ended: bool,
 }
 
-/// STREAMINFO, as far as it is needed.
+/// The required fields of STREAMINFO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StreamInfo {
     least_block: u16,
@@ -33,7 +33,7 @@ pub(super) struct StreamInfo {
     total: u64,
 }
 
-/// A frame header: where its samples are in the stream, and how many they are.
+/// Position and number of samples of a frame, from its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     start: u64,
@@ -120,19 +120,19 @@ impl StreamInfo {
         matches.then_some(Header { start, samples })
     }
 
-    /// Bytes of a frame whose samples are not compressed at all: none is longer.
+    /// Maximum size of a frame: that of uncompressed samples.
     fn frame_limit(&self) -> usize {
         let bits = u64::from(self.largest_block) * u64::from(self.channels) * u64::from(self.bits + 1);
         (bits / 8) as usize + 256
     }
 
-    /// Samples of every frame but the last one of a stream with frames of one size.
+    /// Samples per frame, except the last, of a stream with fixed block size.
     fn block(&self) -> u16 {
         self.least_block.max(16)
     }
 }
 
-/// FLAC's variable-length number, after `at` bytes; and where it ends.
+/// Parses FLAC's variable-length number at offset `at`; returns the number and the offset after it.
 fn coded_number(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
     let first = *bytes.get(at)?;
     let more = match first.leading_ones() {
@@ -150,7 +150,7 @@ fn coded_number(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
     Some((value, at + 1 + more))
 }
 
-/// Whether another stream begins here: the marker, and the block that has to follow it.
+/// Whether another stream begins here: the marker and the mandatory block after it.
 fn is_marker(bytes: &[u8]) -> bool {
     bytes.starts_with(b"fLaC\0\0\0\x22") || bytes.starts_with(b"fLaC\x80\0\0\x22")
 }
@@ -159,7 +159,7 @@ fn crc8(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |crc, &byte| (0..8).fold(crc ^ byte, |crc, _| crc << 1 ^ if crc & 0x80 != 0 { 7 } else { 0 }))
 }
 
-/// The checksum of a frame with its own checksum behind it is 0.
+/// CRC-16 over a frame including its own checksum is 0.
 const CRC16: [u16; 256] = {
     let mut table = [0; 256];
     let mut at = 0;
@@ -179,15 +179,15 @@ fn crc16(crc: u16, byte: u8) -> u16 {
     crc << 8 ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)]
 }
 
-/// What follows a frame.
+/// The end of a frame.
 enum Boundary {
-    /// The frame is whole and has this many bytes.
+    /// The frame is complete and has this many bytes.
     Whole(usize),
-    /// The frame is damaged; the next one, or the next stream, begins after this many bytes.
+    /// The frame is damaged; the next frame or stream begins after this many bytes.
     Damaged(usize),
     /// The stream ends within a frame of this many samples.
     CutOff(u64),
-    /// Nothing follows.
+    /// The end of the file.
     End,
 }
 
@@ -198,7 +198,7 @@ impl Flac {
         Ok(Self { bytes, info, codec, position: 0, waiting: None, ended: false })
     }
 
-    /// Finds where the frame at the front ends: where its checksum is right and another header follows, or the stream ends.
+    /// Finds the end of the frame at the front: the position at which its checksum is correct and another header or the end follows.
     fn boundary(&mut self) -> std::io::Result<Boundary> {
         let own = self.info.header(self.bytes.fill(HEADER_BYTES)?);
         let (limit, least) = (self.info.frame_limit(), self.position + u64::from(own.is_some()));
@@ -211,7 +211,7 @@ impl Flac {
             if at > limit {
                 return Ok(self.closed(&closed, next).unwrap_or(Boundary::Damaged(next.unwrap_or(at))));
             }
-            // All that is buffered, but for what could be half a header.
+            // Everything buffered, except what could be part of a header.
             let end = if buffer.len() > at + HEADER_BYTES { buffer.len() - HEADER_BYTES } else { buffer.len() };
             while at < end && at <= limit {
                 let rest = &buffer[at..];
@@ -227,7 +227,7 @@ impl Flac {
                     if is_whole {
                         return Ok(Boundary::Whole(at));
                     }
-                    // The frame is damaged, or this header is one by chance.
+                    // Either the frame is damaged, or these bytes look like a header by chance.
                     if found.start >= least {
                         next.get_or_insert(at);
                         if own.is_none() {
@@ -253,8 +253,8 @@ impl Flac {
         })
     }
 
-    /// The frame at the front is whole though no frame follows: the next one is damaged, or a tag is behind the last one. Of the lengths
-    /// that fit its checksum, it has the first one that can be decoded.
+    /// Handles a complete frame that is not followed by another: the next one is damaged, or a tag follows the last one. Returns the
+    /// first length with a correct checksum that can be decoded.
     fn closed(&mut self, lengths: &[usize], next: Option<usize>) -> Option<Boundary> {
         let fits = |length: &&usize| next.is_none_or(|next| **length <= next);
         lengths.iter().filter(fits).find_map(|&length| {
@@ -281,7 +281,7 @@ impl Flac {
         }
     }
 
-    /// The end of this stream: what the header announces and nobody delivered is lost. Another stream may follow.
+    /// Ends this stream: samples that the header declares but the stream does not contain are lost. Another stream may follow.
     fn end(&mut self) -> Result<Piece, Failure> {
         let missing = self.info.total.saturating_sub(self.position);
         if missing > 0 {
@@ -334,7 +334,7 @@ impl Stream for Flac {
                         return Ok(Piece::Lost { samples });
                     }
                     if start < self.position {
-                        // Seen before.
+                        // A duplicate.
                         self.bytes.consume(length);
                         continue;
                     }
@@ -362,7 +362,7 @@ fn codec(info: &StreamInfo) -> Result<Codec, Failure> {
 
 /// Reads the marker and the metadata blocks up to the first frame.
 fn read_metadata(bytes: &mut Bytes) -> Result<StreamInfo, Failure> {
-    let cut_off = || Failure::Malformed("its header is cut off".into());
+    let cut_off = || Failure::Malformed("is cut off within its header".into());
     let begun = bytes.position();
     bytes.consume(4);
     let mut info = None;
@@ -372,7 +372,7 @@ fn read_metadata(bytes: &mut Bytes) -> Result<StreamInfo, Failure> {
         bytes.consume(4);
         if kind & 0x7f == 0 {
             let block = bytes.fill(34)?.get(..34).ok_or_else(cut_off)?;
-            info = Some(StreamInfo::read(block).ok_or_else(|| Failure::Malformed("its header makes no sense".into()))?);
+            info = Some(StreamInfo::read(block).ok_or_else(|| Failure::Malformed("has an invalid header".into()))?);
         }
         if bytes.position() - begun > METADATA_LIMIT_BYTES || bytes.skip(u64::from(length))? < u64::from(length) {
             return Err(cut_off());

@@ -1,7 +1,7 @@
-//! Audio files and what is piped like one: WAV, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AIFF, at any rate and channel count.
+//! Audio files and pipes: WAV, FLAC, Ogg (Vorbis, Opus, FLAC), MP3, AIFF, at any rate and channel count.
 //!
-//! Every format has a reader of its own, which keeps positions right over damage: a damaged frame is a hole of known length, and the
-//! audio behind it stays where it was. Damage is reported once, at the end, as [`AudioErrorKind::Damaged`].
+//! Each format has its own reader, which keeps positions correct across damage: a damaged frame is a gap of known length, and the audio
+//! after it keeps its position. Damage is reported once, at the end, as [`AudioErrorKind::Damaged`].
 
 mod bytes;
 mod codec;
@@ -24,20 +24,21 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 
 use super::{
-    AudioError, AudioErrorKind, ChannelPick, EventSender, PcmFormat, PcmSource, Resampler, RingWriter, STOP_PATIENCE, Source,
+    AudioError, AudioErrorKind, ChannelPick, EventSender, PcmFormat, PcmSource, Resampler, RingWriter, STOP_TIMEOUT, Source,
     SourceEvent, SourceSpec,
 };
 use bytes::Bytes;
 use decoder::{Decoder, Next};
 
-/// What a reader of a format gives next.
+/// The next piece of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Piece {
-    /// Samples were appended, none perhaps.
+    /// Samples were appended, possibly none.
     Samples,
-    /// So many samples per channel are damaged here.
+    /// This number of samples per channel is damaged here.
     Lost { samples: u64 },
-    /// The stream ends here, though so many samples per channel are announced; 0 where nothing is announced. More may follow.
+    /// The stream ends early: its header declares this number of further samples per channel, 0 if it declares no length. Another
+    /// stream may follow.
     CutOff { samples: u64 },
     /// Another stream begins, with a layout of its own.
     Next,
@@ -54,24 +55,24 @@ struct Layout {
 
 /// A reader of one format.
 trait Stream: Send {
-    /// Rate and channels of what comes next.
+    /// Rate and channels of the next samples.
     fn layout(&self) -> Layout;
 
-    /// Samples per channel that the header speaks of.
+    /// Samples per channel that the header declares.
     fn announced(&self) -> Option<u64>;
 
     /// Appends the next samples, interleaved.
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure>;
 }
 
-/// Why nothing more can be read.
+/// Why a stream cannot be read further.
 #[derive(Debug)]
 enum Failure {
-    /// The system does not let it be read.
+    /// The system reported an error.
     Io(std::io::Error),
-    /// It is not what it claims to be.
+    /// The data is not valid.
     Malformed(String),
-    /// A format or coding of this name, which Bellis does not read.
+    /// The name of a format or codec that Bellis does not support.
     Unsupported(String),
 }
 
@@ -99,10 +100,10 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// What errors call a pipe.
+/// Name of a pipe in errors.
 const STDIN: &str = "standard input";
 
-/// A file or pipe that is read by a thread of its own, as fast as it is taken or at its own pace.
+/// A file or pipe, read by its own thread as fast as it is processed, or in real time.
 pub struct FileSource {
     spec: SourceSpec,
     decoder: Option<Decoder>,
@@ -110,11 +111,11 @@ pub struct FileSource {
     done: Option<Receiver<()>>,
 }
 
-/// Audio per callback of a file that is played at its own pace.
-const PACE: Duration = Duration::from_millis(20);
+/// Audio per callback of a file played in real time.
+const REALTIME_PERIOD: Duration = Duration::from_millis(20);
 
 impl FileSource {
-    /// Opens `path`. With `realtime`, it comes at its own pace as a microphone's audio would, and what finds no room is dropped.
+    /// Opens `path`. With `realtime`, it is delivered in real time like live audio, and audio that does not fit into the ring is dropped.
     pub fn open(path: &Path, pick: ChannelPick, realtime: bool) -> Result<Self, AudioError> {
         Ok(Self::new(open(path, pick)?, realtime))
     }
@@ -131,16 +132,16 @@ impl FileSource {
     }
 }
 
-/// What raw PCM looks like, which does not say so itself.
+/// Layout of raw PCM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawLayout {
-    /// How a sample is stored.
+    /// Sample format.
     pub format: PcmFormat,
     /// Samples per second.
     pub sample_rate: u32,
     /// Interleaved channels.
     pub channels: u16,
-    /// Whether the user described it: then bytes that look like bare MP3 frames are samples.
+    /// Whether the user specified the format. If so, bytes that look like bare MP3 frames are read as samples.
     pub is_given: bool,
 }
 
@@ -154,11 +155,7 @@ pub fn open_pipe(
     let not_readable = |error: std::io::Error| Failure::from(error).at(STDIN);
     let mut bytes = Bytes::new(reader, None);
     if bytes.fill(1).map_err(not_readable)?.is_empty() {
-        return Err(AudioError::new(
-            AudioErrorKind::Malformed,
-            STDIN,
-            "is empty: the program in front of the pipe wrote nothing",
-        ));
+        return Err(AudioError::new(AudioErrorKind::Malformed, STDIN, "is empty: the program that feeds the pipe wrote nothing"));
     }
     let is_file = detect::is_container(bytes.fill(detect::HEAD_BYTES).map_err(not_readable)?)
         || (!raw.is_given && mpeg::detect(&mut bytes).map_err(not_readable)?);
@@ -174,7 +171,7 @@ fn open(path: &Path, pick: ChannelPick) -> Result<Decoder, AudioError> {
     let file = File::open(path).map_err(not_readable)?;
     let metadata = file.metadata().map_err(not_readable)?;
     if metadata.is_dir() {
-        return Err(AudioError::new(AudioErrorKind::NotReadable, &place, "is a folder; name an audio file in it"));
+        return Err(AudioError::new(AudioErrorKind::NotReadable, &place, "is a folder; pass an audio file"));
     }
     let length = metadata.is_file().then_some(metadata.len());
     Decoder::open(Bytes::new(Box::new(file), length), place, pick)
@@ -188,7 +185,7 @@ impl Source for FileSource {
     fn start(&mut self, mut ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
         let place = self.spec.name.clone();
         let error = |message: &str| AudioError::new(AudioErrorKind::Backend, place.clone(), message);
-        let mut decoder = self.decoder.take().ok_or_else(|| error("was started before"))?;
+        let mut decoder = self.decoder.take().ok_or_else(|| error("was already started"))?;
         let (stop, live, rate) = (self.stop.clone(), self.spec.live, f64::from(self.spec.sample_rate));
         let (done_sender, done) = bounded::<()>(0);
         let reader = move || {
@@ -204,7 +201,7 @@ impl Source for FileSource {
                 block.clear();
                 match decoder.next(&mut block) {
                     Ok(Next::Samples) if live => {
-                        for callback in block.chunks(((rate * PACE.as_secs_f64()) as usize).max(1)) {
+                        for callback in block.chunks(((rate * REALTIME_PERIOD.as_secs_f64()) as usize).max(1)) {
                             paced += callback.len() as u64;
                             pace(paced);
                             if stop.load(Ordering::Relaxed) {
@@ -230,7 +227,7 @@ impl Source for FileSource {
             events.send(outcome.map_or_else(SourceEvent::Error, |()| SourceEvent::End));
         };
         let thread = std::thread::Builder::new().name("file".into()).spawn(reader);
-        thread.map_err(|system| error(&format!("no thread to read it: {system}")))?;
+        thread.map_err(|system| error(&format!("cannot start a thread: {system}")))?;
         self.done = Some(done);
         Ok(())
     }
@@ -238,13 +235,13 @@ impl Source for FileSource {
     fn stop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(done) = self.done.take() {
-            // A reader that waits for a silent pipe cannot be woken; it is left behind, and pushes nothing more.
-            let _ = done.recv_timeout(STOP_PATIENCE);
+            // A thread that waits for an idle pipe cannot be woken. It is abandoned, and writes nothing more to the ring.
+            let _ = done.recv_timeout(STOP_TIMEOUT);
         }
     }
 }
 
-/// Decodes a whole file to mono at its own rate: samples and rate.
+/// Decodes a whole file to mono and returns the samples and their rate.
 ///
 /// # Errors
 ///
@@ -271,7 +268,7 @@ pub fn decode_file_at(path: &Path, pick: ChannelPick, rate: u32) -> Result<Vec<f
     Ok(samples)
 }
 
-/// Decodes what `reader` gives, a file in any format that [`FileSource`] reads, to mono at `rate`; errors call it `place`.
+/// Decodes a stream in any format that [`FileSource`] reads to mono at `rate`; `place` names it in errors.
 ///
 /// # Errors
 ///
@@ -285,7 +282,8 @@ pub fn decode_stream_at(reader: Box<dyn Read + Send>, place: &str, pick: Channel
     Ok(samples)
 }
 
-/// Decodes a file to mono at `rate`, block by block, until `each` fails. What is damaged is silence, so that positions stay right.
+/// Decodes a file to mono at `rate` and calls `each` per block until it fails. Damaged parts are replaced by silence, so that
+/// positions stay correct.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! MP3. Frames carry no position: what lies between two good frames is counted by its bytes, which is exact where the bit rate is constant.
+//! MP3. Frames have no positions: the audio between two valid frames is estimated from its size in bytes, which is exact at constant
+//! bit rate.
 
 use symphonia::core::codecs::audio::well_known::CODEC_ID_MP3;
 
@@ -6,17 +7,17 @@ use super::bytes::Bytes;
 use super::codec::Codec;
 use super::{Failure, Layout, Piece, Stream};
 
-/// Bytes that are searched for a frame before they are dropped.
+/// Bytes searched for a frame before they are dropped.
 const SEARCH_BLOCK_BYTES: usize = 64 << 10;
-/// Without a frame in this many bytes, a file is no MP3.
+/// Maximum offset of the first frame of an MP3 file.
 const SEARCH_LIMIT_BYTES: u64 = 1 << 20;
-/// Samples by which every decoder is late.
+/// Delay of every decoder, in samples.
 const DECODER_DELAY: u64 = 529;
-/// Bytes in front of which main data of a frame can begin: the reservoir of bits.
+/// Maximum size of the bit reservoir: how far before a frame its main data can begin.
 const RESERVOIR_BYTES: usize = 511;
 
 const RATES: [u32; 3] = [44_100, 48_000, 32_000];
-/// kbit/s of layer III: MPEG-1, and MPEG-2 with its extension to low rates.
+/// Bit rates of layer III, kbit/s: MPEG-1, then MPEG-2 and MPEG-2.5.
 const BIT_RATES: [[u32; 15]; 2] = [
     [0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320],
     [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160],
@@ -26,15 +27,15 @@ pub(super) struct Mpeg {
     bytes: Bytes,
     layout: Layout,
     codec: Codec,
-    /// What the first frame says of the stream, or nothing.
+    /// Stream information from the first frame, if present.
     info: Info,
-    /// Decoded or lost samples of this stream, encoder delay included.
+    /// Decoded or lost samples of this stream, including the encoder delay.
     position: u64,
     frames: u64,
     frame_bytes: u64,
-    /// Bytes of main data since the last hole; `None` where there was none.
+    /// Bytes of main data since the last gap; `None` if there was none.
     reservoir: Option<usize>,
-    /// Samples behind the announced end: encoder padding, unless frames follow.
+    /// Samples after the declared end: encoder padding, unless frames follow.
     held: Vec<f32>,
     ended: bool,
 }
@@ -49,7 +50,7 @@ struct Info {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
-    /// 1: MPEG-1; 2: MPEG-2; 4: MPEG-2.5, by what the rate is divided.
+    /// Divisor of the sample rate: 1 for MPEG-1, 2 for MPEG-2, 4 for MPEG-2.5.
     version: u32,
     rate: u32,
     channels: u16,
@@ -60,7 +61,7 @@ struct Header {
 impl Header {
     fn read(bytes: &[u8]) -> Option<Self> {
         let &[0xff, b, c, d, ..] = bytes else { return None };
-        // The layer is III; other layers are named by `detect`.
+        // Only layer III; `detect` reports other layers.
         if b & 0xe6 != 0xe2 {
             return None;
         }
@@ -85,7 +86,7 @@ impl Header {
         Layout { rate: self.rate, channels: self.channels }
     }
 
-    /// Whether a frame with this header can follow one with the other.
+    /// Whether a frame with this header can follow one with header `other`.
     fn continues(&self, other: &Self) -> bool {
         (self.version, self.rate, self.channels) == (other.version, other.rate, other.channels)
     }
@@ -98,12 +99,12 @@ impl Header {
         }
     }
 
-    /// Where the side information begins.
+    /// Offset of the side information.
     fn side_info(&self) -> usize {
         if self.has_crc { 6 } else { 4 }
     }
 
-    /// Bytes of main data of a frame, and how far before the frame its main data begins.
+    /// Size of a frame's main data, and how far before the frame it begins, in bytes.
     fn main_data(&self, frame: &[u8]) -> (usize, usize) {
         let at = self.side_info();
         let own = frame.len().saturating_sub(at + self.side_info_bytes());
@@ -115,7 +116,7 @@ impl Header {
         (own, begin)
     }
 
-    /// The Xing, Info or VBRI frame, which holds no audio.
+    /// Parses a Xing, Info or VBRI frame, which contains no audio.
     fn info(&self, frame: &[u8]) -> Option<Info> {
         let u32_at = |at: usize| Some(u32::from_be_bytes(frame.get(at..at + 4)?.try_into().ok()?));
         if frame.get(36..40) == Some(b"VBRI") {
@@ -140,7 +141,7 @@ impl Header {
     }
 }
 
-/// Bytes of a tag at the start of `head`, which needs 32 bytes; 0 where there is none.
+/// Size in bytes of the tag at the start of `head` (at least 32 bytes); 0 if there is none.
 pub(super) fn tag_bytes(head: &[u8]) -> u64 {
     if let &[b'I', b'D', b'3', 2..=9, _, flags, a, b, c, d, ..] = head
         && (a | b | c | d) & 0x80 == 0
@@ -152,13 +153,13 @@ pub(super) fn tag_bytes(head: &[u8]) -> u64 {
         return 128;
     }
     if let (true, Some(&[a, b, c, d])) = (head.starts_with(b"APETAGEX"), head.get(12..16)) {
-        // With a header of 32 bytes in front, which the size leaves out.
+        // The size excludes the header of 32 bytes.
         return 32 + u64::from(u32::from_le_bytes([a, b, c, d]));
     }
     0
 }
 
-/// Whether a stream begins like MP3: with several frames that follow each other.
+/// Whether a stream begins with several consecutive MP3 frames.
 pub(super) fn detect(bytes: &mut Bytes) -> std::io::Result<bool> {
     let first = Header::read(bytes.fill(4)?);
     Ok(match first {
@@ -167,12 +168,12 @@ pub(super) fn detect(bytes: &mut Bytes) -> std::io::Result<bool> {
     })
 }
 
-/// Whether `count` frames, or all up to the end of the file, follow each other from `at` on.
+/// Whether `count` consecutive frames, or frames up to the end of the file, begin at `at`.
 fn follows(bytes: &mut Bytes, mut at: usize, first: &Header, count: usize) -> std::io::Result<bool> {
     for number in 0..count {
         let buffer = bytes.fill(at + 4)?;
         if buffer.len() < at + 4 {
-            // One frame alone may be chance.
+            // A single frame can be a coincidence.
             return Ok(number > 0 && buffer.len() >= at);
         }
         match Header::read(&buffer[at..]) {
@@ -183,10 +184,10 @@ fn follows(bytes: &mut Bytes, mut at: usize, first: &Header, count: usize) -> st
     Ok(true)
 }
 
-/// What is in front.
+/// The data at the current position.
 enum Found {
     Frame(Header),
-    /// So many bytes are no frame; then comes one, or a tag.
+    /// This number of bytes is not a frame; a frame or a tag follows.
     Junk(u64),
     End,
 }
@@ -197,7 +198,7 @@ impl Mpeg {
             match find(&mut bytes, None)? {
                 Found::Frame(header) => break header,
                 Found::Junk(_) => {}
-                Found::End => return Err(Failure::Malformed("is no MP3: it holds no frames".into())),
+                Found::End => return Err(Failure::Malformed("is not an MP3 file: it contains no frames".into())),
             }
         };
         let codec = Codec::new(CODEC_ID_MP3, header.rate, header.channels, None)?;
@@ -217,7 +218,7 @@ impl Mpeg {
         Ok(mpeg)
     }
 
-    /// Reads and drops the frame in front if it describes the stream.
+    /// Consumes the frame at the front if it contains stream information.
     fn take_info(&mut self, header: &Header) -> std::io::Result<bool> {
         let frame = self.bytes.fill(header.bytes)?;
         let found = frame.get(..header.bytes).and_then(|frame| header.info(frame));
@@ -228,7 +229,7 @@ impl Mpeg {
         Ok(found.is_some())
     }
 
-    /// Another stream begins.
+    /// Starts the next stream.
     fn begin(&mut self, header: &Header) -> Result<(), Failure> {
         if header.layout() == self.layout {
             self.codec.reset();
@@ -241,19 +242,19 @@ impl Mpeg {
         Ok(())
     }
 
-    /// Samples up to the announced end.
+    /// Samples up to the declared end.
     fn total(&self, header_samples: u64) -> Option<u64> {
         self.info.frames.map(|frames| (frames * header_samples).saturating_sub(self.info.padding))
     }
 
-    /// Samples that the header announces and the stream did not hold.
+    /// Samples that the header declares but the stream does not contain.
     fn missing(&self) -> u64 {
         let samples = if self.layout.rate >= 32_000 { 1_152 } else { 576 };
-        // Some encoders count the frame of the header, which holds no audio.
+        // Some encoders count the header frame, which contains no audio.
         self.total(samples).map_or(0, |total| total.saturating_sub(self.position).saturating_sub(samples))
     }
 
-    /// Counts `samples` as lost, without those that no decoder plays.
+    /// Counts `samples` as lost, except the encoder delay, which is never played.
     fn lose(&mut self, samples: u64) -> Piece {
         let from = self.position.max(self.info.delay);
         self.position += samples;
@@ -262,7 +263,7 @@ impl Mpeg {
         Piece::Lost { samples: self.position.saturating_sub(from) }
     }
 
-    /// Decodes the frame in front.
+    /// Decodes the frame at the front.
     fn decode(&mut self, header: &Header, out: &mut Vec<f32>) -> Result<Piece, Failure> {
         let frame = self.bytes.fill(header.bytes)?;
         let Some(frame) = frame.get(..header.bytes) else {
@@ -272,7 +273,7 @@ impl Mpeg {
             return Ok(if is_announced { Piece::End } else { Piece::CutOff { samples: header.samples() } });
         };
         let (own, begin) = header.main_data(frame);
-        // After a hole, the first frames need bytes of frames that are gone.
+        // After a gap, the first frames refer to main data in lost frames.
         let incomplete = self.reservoir.is_some_and(|kept| begin > kept);
         self.reservoir = self.reservoir.map(|kept| (kept + own).min(RESERVOIR_BYTES));
         let mut samples = Vec::new();
@@ -284,14 +285,14 @@ impl Mpeg {
         if !decoded || samples.len() != header.samples() as usize * channels {
             let (from, kept) = (self.position.max(self.info.delay), self.reservoir);
             self.position += header.samples();
-            // An incomplete frame is decoded for what it leaves to the next one.
+            // An incomplete frame is decoded for the state that the next one needs.
             if !incomplete {
                 self.codec.reset();
             }
             self.reservoir = if incomplete { kept } else { Some(0) };
             return Ok(Piece::Lost { samples: self.position.saturating_sub(from) });
         }
-        // More frames than the header announces: it is wrong, and there is no padding.
+        // There are more frames than the header declares: the header is wrong, and there is no padding.
         if self.info.frames.is_some_and(|frames| self.frames > frames) {
             self.info.frames = None;
             out.append(&mut self.held);
@@ -331,7 +332,7 @@ impl Stream for Mpeg {
                 Ok(if missing > 0 { Piece::CutOff { samples: missing } } else { Piece::End })
             }
             Found::Junk(bytes) => {
-                // By the mean length of this stream's frames.
+                // Estimated from the mean size of this stream's frames.
                 let mean = self.frame_bytes.checked_div(self.frames).unwrap_or(0);
                 let frames = (bytes + mean / 2).checked_div(mean).unwrap_or(0);
                 let samples = if last.version == 1 { 1_152 } else { 576 };
@@ -366,9 +367,9 @@ fn version_of(rate: u32) -> u32 {
     }
 }
 
-/// Finds the next frame. A frame where one is expected needs a header like the `last` one; anywhere else, frames have to follow it.
+/// Finds the next frame. At the expected position, a header like the `last` one is enough; elsewhere, further frames must follow.
 fn find(bytes: &mut Bytes, last: Option<&Header>) -> Result<Found, Failure> {
-    // Tags are no damage.
+    // Tags are not damage.
     loop {
         let tag = tag_bytes(bytes.fill(32)?);
         if tag == 0 {
@@ -389,7 +390,7 @@ fn find(bytes: &mut Bytes, last: Option<&Header>) -> Result<Found, Failure> {
     loop {
         let buffer = bytes.fill(at + 32)?;
         let Some(rest) = buffer.get(at..).filter(|rest| !rest.is_empty()) else {
-            // Zeros behind the last frame are padding.
+            // Zeros after the last frame are padding.
             bytes.consume(at);
             return Ok(if only_zeros { Found::End } else { Found::Junk(skipped + at as u64) });
         };

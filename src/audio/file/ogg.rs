@@ -1,5 +1,5 @@
-//! Ogg: Vorbis, Opus and FLAC. Every page has a number, a checksum and the position of its last sample, so that the length of a hole is
-//! known exactly. Streams may follow each other (`cat a.ogg b.ogg`).
+//! Ogg: Vorbis, Opus and FLAC. Each page contains its number, a checksum and the position of its last sample, so the length of a gap is
+//! known exactly. Several streams can follow each other (`cat a.ogg b.ogg`).
 
 use opus_decoder::OpusDecoder;
 use symphonia::core::codecs::audio::well_known::{CODEC_ID_FLAC, CODEC_ID_VORBIS};
@@ -9,11 +9,11 @@ use super::codec::{Codec, Undecodable};
 use super::{Failure, Layout, Piece, Stream, flac};
 
 const PAGE_HEADER_BYTES: usize = 27;
-/// 255 segments of 255 bytes and the header.
+/// Maximum size of a page: the header and 255 segments of 255 bytes.
 const PAGE_LIMIT_BYTES: usize = PAGE_HEADER_BYTES + 255 + 255 * 255;
-/// Headers (codebooks, cover art in comments) of more than this are refused.
+/// Maximum size of the headers (codebooks, cover art in comments).
 const PACKET_LIMIT_BYTES: usize = 64 << 20;
-/// Opus counts samples at this rate, whatever was recorded.
+/// Rate at which Opus counts samples, independent of the recording.
 const OPUS_RATE: u32 = 48_000;
 
 const CONTINUED: u8 = 1;
@@ -23,11 +23,11 @@ const LAST: u8 = 4;
 pub(super) struct Ogg {
     bytes: Bytes,
     logical: Logical,
-    /// Pieces that are ready: samples of a page around a hole.
+    /// Pieces ready for delivery: samples of a page and gaps between them.
     ready: std::collections::VecDeque<Ready>,
-    /// Bytes that belonged to no page since the last good one.
+    /// Whether bytes since the last valid page belonged to no page.
     skipped: bool,
-    /// Serial numbers of streams that are no audio.
+    /// Serial numbers of streams without audio.
     ignored: Vec<u32>,
     finished: bool,
 }
@@ -44,36 +44,36 @@ pub(super) fn detect(head: &[u8]) -> bool {
 /// One page with a correct checksum.
 struct Page {
     flags: u8,
-    /// Position after the last packet that ends on this page; -1 where none does.
+    /// Position after the last packet that ends on this page; -1 if none does.
     granule: i64,
     serial: u32,
     number: u32,
-    /// Ends of packets in `body`; what is behind the last one continues on the next page.
+    /// Ends of packets in `body`; the rest continues on the next page.
     ends: Vec<usize>,
     body: Vec<u8>,
 }
 
-/// The stream that is decoded.
+/// The logical stream being decoded.
 struct Logical {
     serial: u32,
     kind: Kind,
     layout: Layout,
     next_page: u32,
-    /// Packets of headers that are to come.
+    /// Remaining header packets.
     headers: usize,
     identification: Vec<u8>,
-    /// The part of a packet that earlier pages held; `None` while a hole is in it.
+    /// The part of a packet on earlier pages; `None` if part of it is lost.
     partial: Option<Vec<u8>>,
     coder: Option<Coder>,
-    /// Position of the next sample, in the codec's count.
+    /// Position of the next sample, at the codec's rate.
     position: Option<i64>,
     /// Samples before this position are not played.
     first: i64,
-    /// Decoded samples of packets that end on pages without a position so far, interleaved; and where in them something is missing.
+    /// Decoded interleaved samples whose position is not yet known, and the offset of a gap in them.
     pending: Vec<f32>,
     hole: Option<usize>,
     ended: bool,
-    /// A page was seen behind the headers.
+    /// Whether a page after the headers was read.
     has_audio: bool,
 }
 
@@ -93,7 +93,7 @@ impl Ogg {
     pub fn open(mut bytes: Bytes) -> Result<Self, Failure> {
         let mut skipped = false;
         let (mut found, mut ignored) = (Vec::new(), Vec::new());
-        // The first pages of all multiplexed streams come first.
+        // A file begins with the first pages of all multiplexed streams.
         while let Some(page) = read_page(&mut bytes, &mut skipped)? {
             if page.flags & FIRST == 0 {
                 break;
@@ -108,16 +108,16 @@ impl Ogg {
         }
         match found.iter().find(|name| !name.is_empty()) {
             Some(name) => Err(Failure::unsupported(name)),
-            None => Err(Failure::Malformed("holds no audio stream".into())),
+            None => Err(Failure::Malformed("contains no audio stream".into())),
         }
     }
 
     fn start(bytes: Bytes, logical: Logical, ignored: Vec<u32>) -> Result<Self, Failure> {
         let mut ogg = Self { bytes, logical, ready: Default::default(), skipped: false, ignored, finished: false };
-        // The rate and the channels are known from the first packet; the codebooks are needed before the first sample.
+        // The first packet contains the rate and the channel count; the codebooks are required before the first sample.
         while ogg.logical.coder.is_none() {
             let Some(page) = read_page(&mut ogg.bytes, &mut ogg.skipped)? else {
-                return Err(Failure::Malformed("its header is cut off".into()));
+                return Err(Failure::Malformed("is cut off within its header".into()));
             };
             if page.serial == ogg.logical.serial {
                 ogg.logical.take(page, false, &mut ogg.ready)?;
@@ -126,11 +126,11 @@ impl Ogg {
         Ok(ogg)
     }
 
-    /// Reads the next page, and what it completes into `ready`.
+    /// Reads the next page and appends the completed pieces to `ready`.
     fn read(&mut self) -> Result<(), Failure> {
         let Some(page) = read_page(&mut self.bytes, &mut self.skipped)? else {
             self.finished = true;
-            // Half a page, or half a packet: the file was cut off.
+            // Part of a page or of a packet: the file is cut off.
             let half =
                 std::mem::take(&mut self.skipped) || self.logical.partial.as_ref().is_some_and(|partial| !partial.is_empty());
             return self.logical.finish(half && !self.logical.ended, &mut self.ready);
@@ -154,7 +154,7 @@ impl Ogg {
             let damaged = std::mem::take(&mut self.skipped);
             self.logical.take(page, damaged, &mut self.ready)?;
         } else if !self.ignored.contains(&page.serial) {
-            // A stream whose first page is damaged.
+            // The first page of this stream is damaged.
             self.ignored.push(page.serial);
             self.ready.push_back(Ready::Piece(Piece::CutOff { samples: 0 }));
         }
@@ -188,7 +188,7 @@ impl Stream for Ogg {
 }
 
 impl Logical {
-    /// What the first page of a stream holds; the name of a coding that Bellis does not read otherwise, empty for what is no audio.
+    /// Parses the first page of a stream. The error is the name of an unsupported codec, or empty if the stream is not audio.
     fn begin(page: &Page) -> Result<Self, String> {
         let packet = page.ends.first().map_or(&page.body[..], |&end| &page.body[..end]);
         let u32_at = |at: usize| packet.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
@@ -224,7 +224,7 @@ impl Logical {
         })
     }
 
-    /// Decodes a page's packets. `damaged`: bytes in front of it belonged to no page.
+    /// Decodes a page's packets. `damaged`: the bytes before it belonged to no page.
     fn take(&mut self, page: Page, damaged: bool, ready: &mut std::collections::VecDeque<Ready>) -> Result<(), Failure> {
         if damaged || page.number != self.next_page {
             self.lose();
@@ -235,7 +235,7 @@ impl Logical {
             true if !begun => self.partial = None,
             true => {}
             false => {
-                // A packet that was begun and is not continued is lost.
+                // The packet was begun on an earlier page and is not continued: it is lost.
                 if begun {
                     self.lose();
                 }
@@ -247,7 +247,7 @@ impl Logical {
             let part = &page.body[from..end];
             from = end;
             match self.partial.replace(Vec::new()) {
-                // The rest of a packet whose beginning is lost.
+                // The end of a packet whose beginning is lost.
                 None => {}
                 Some(begun) if begun.is_empty() => self.packet(part)?,
                 Some(mut packet) => {
@@ -258,7 +258,7 @@ impl Logical {
         }
         if let Some(partial) = &mut self.partial {
             if partial.len() > PACKET_LIMIT_BYTES {
-                return Err(Failure::Malformed("a packet of it is larger than 64 MiB".into()));
+                return Err(Failure::Malformed("has a packet of more than 64 MiB".into()));
             }
             partial.extend_from_slice(&page.body[from..]);
         }
@@ -269,7 +269,7 @@ impl Logical {
         Ok(())
     }
 
-    /// Something is missing here.
+    /// Records a gap of unknown length.
     fn lose(&mut self) {
         if self.headers == 0 {
             self.hole.get_or_insert(self.pending.len());
@@ -285,7 +285,7 @@ impl Logical {
             self.headers -= 1;
             return self.header(packet);
         }
-        // Further headers of FLAC; their number is not always given.
+        // Further FLAC headers, whose number is not always declared.
         if self.kind == Kind::Flac && packet.first().is_some_and(|&byte| byte != 0xff) {
             return Ok(());
         }
@@ -302,7 +302,7 @@ impl Logical {
 
     fn header(&mut self, packet: &[u8]) -> Result<(), Failure> {
         let Layout { rate, channels } = self.layout;
-        let broken = || Failure::Malformed("its header is damaged".into());
+        let broken = || Failure::Malformed("has a damaged header".into());
         match self.kind {
             Kind::Vorbis if self.headers > 0 => {}
             Kind::Vorbis => {
@@ -331,7 +331,7 @@ impl Logical {
         Ok(())
     }
 
-    /// Gives out what is pending, whose last sample is in front of `granule`; what a hole swallowed is what is missing up to there.
+    /// Delivers the pending samples, which end at position `granule`. The samples missing up to that position are the length of the gap.
     fn place(&mut self, granule: i64, ready: &mut std::collections::VecDeque<Ready>) {
         let channels = usize::from(self.layout.channels.max(1));
         let mut samples = std::mem::take(&mut self.pending);
@@ -340,14 +340,14 @@ impl Logical {
         let begins = granule.saturating_sub(count);
         let (position, mut lost) = match self.position {
             Some(position) => (position, begins.saturating_sub(position)),
-            // The beginning is damaged, or the only page holds more than is to be played.
+            // The beginning is damaged, or the only page contains more samples than its position allows.
             None if hole.is_some() || self.ended => (0, begins),
-            // A stream that was cut out of a longer one begins later than 0. One whose first page holds more than its position allows
-            // begins before.
+            // A stream extracted from a longer one begins after 0. One whose first page contains more samples than its position allows
+            // begins before 0.
             None => (begins, 0),
         };
         if lost < 0 {
-            // The last page says where the audio ends; other pages that hold too much are an encoder's mistake.
+            // The position of the last page marks the end of the audio. On other pages, extra samples are an encoder's mistake.
             if self.ended {
                 let keep = (count + lost).max(0) as usize * channels;
                 samples.truncate(keep);
@@ -355,7 +355,7 @@ impl Logical {
             lost = 0;
         }
         self.position = Some(granule);
-        // What comes before the first sample to be played.
+        // Samples before the first one to be played.
         let early = (self.first - position).clamp(0, (samples.len() / channels) as i64);
         samples.drain(..early as usize * channels);
         match hole {
@@ -366,12 +366,12 @@ impl Logical {
                 ready.push_back(Ready::Piece(Piece::Lost { samples: lost as u64 }));
                 ready.push_back(Ready::Samples(after));
             }
-            // Without damage, a jump in the positions is an encoder's.
+            // Without damage, a jump in the positions is an encoder's mistake.
             _ => ready.push_back(Ready::Samples(samples)),
         }
     }
 
-    /// The file ends, or another stream begins, and no page marked the end of this one.
+    /// Ends this stream at the end of the file or at the next stream, if no page marked its end.
     fn finish(&mut self, half: bool, ready: &mut std::collections::VecDeque<Ready>) -> Result<(), Failure> {
         if let Some(position) = self.position {
             let count = (self.pending.len() / usize::from(self.layout.channels.max(1))) as i64;
@@ -382,7 +382,7 @@ impl Logical {
         if half {
             ready.push_back(Ready::Piece(Piece::CutOff { samples: 0 }));
         } else if !self.ended && self.has_audio {
-            log::warn!("an Ogg stream ends without a mark: it may have been cut off");
+            log::warn!("an Ogg stream ends without an end marker; it may be truncated");
         }
         Ok(())
     }
@@ -409,7 +409,7 @@ impl Coder {
     }
 }
 
-/// Polynomial 0x04c11db7, highest bit first, over the page with its checksum as zeros.
+/// CRC-32 with polynomial 0x04c11db7, most significant bit first, over the page with its checksum set to zero.
 const CRC: [u32; 256] = {
     let mut table = [0; 256];
     let mut at = 0;
@@ -431,7 +431,7 @@ fn crc(page: &[u8]) -> u32 {
     zeroed.fold(0, step)
 }
 
-/// The next page with a correct checksum; `skipped` is set when bytes in front of it were none, `None` at the end of the file.
+/// Reads the next page with a correct checksum; `None` at the end of the file. Sets `skipped` if bytes before it belonged to no page.
 fn read_page(bytes: &mut Bytes, skipped: &mut bool) -> std::io::Result<Option<Page>> {
     loop {
         let head = bytes.fill(PAGE_HEADER_BYTES + 255)?;
@@ -446,7 +446,7 @@ fn read_page(bytes: &mut Bytes, skipped: &mut bool) -> std::io::Result<Option<Pa
             }
         }
         *skipped = true;
-        // Go on behind the mark, at the next one.
+        // Continue at the next capture pattern.
         let buffered = &bytes.fill(PAGE_LIMIT_BYTES)?[1..];
         let next = buffered.windows(4).position(|four| four == b"OggS").unwrap_or_else(|| buffered.len().saturating_sub(3));
         bytes.consume(1 + next);

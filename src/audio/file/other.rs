@@ -1,4 +1,4 @@
-//! What Symphonia's own readers take: AIFF, and WAV with ADPCM.
+//! Formats read by Symphonia's own readers: AIFF, and WAV with ADPCM.
 
 use std::io::Read;
 use std::sync::Mutex;
@@ -23,7 +23,7 @@ pub(super) struct Other {
     interleaved: Vec<f32>,
 }
 
-/// Symphonia asks for readers that threads may share, though none does.
+/// Symphonia requires readers that implement `Sync`.
 struct Shared(Mutex<Bytes>);
 
 impl Read for Shared {
@@ -42,7 +42,7 @@ impl Other {
         hint.with_extension(extension);
         let source = ReadOnlySource::new(Shared(Mutex::new(bytes)));
         let stream = MediaSourceStream::new(Box::new(source), Default::default());
-        let malformed = |error: Error| Failure::Malformed(format!("its header makes no sense: {error}"));
+        let malformed = |error: Error| Failure::Malformed(format!("has an invalid header: {error}"));
         let format = symphonia::default::get_probe()
             .probe(&hint, stream, FormatOptions::default(), MetadataOptions::default())
             .map_err(malformed)?;
@@ -54,7 +54,7 @@ impl Other {
         let channels = parameters.channels.as_ref().map_or(0, |channels| channels.count()) as u16;
         let decoder = symphonia::default::get_codecs()
             .make_audio_decoder(parameters, &AudioDecoderOptions::default())
-            .map_err(|_| Failure::unsupported("its coding"))?;
+            .map_err(|_| Failure::unsupported("its codec"))?;
         let layout = Layout { rate, channels };
         Ok(Self { format, decoder, track: track_id, layout, announced, position: 0, interleaved: Vec::new() })
     }

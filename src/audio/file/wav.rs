@@ -1,26 +1,26 @@
-//! WAV and RF64: PCM, float, A-law and µ-law. The header is a claim, not a fact: a recorder that was killed or that wrote into a pipe
-//! leaves sizes that mean nothing, and ALSA's `S24_LE` hides behind the tag of packed 24-bit samples.
+//! WAV and RF64: PCM, float, A-law and µ-law. Headers are not always correct: a recorder that was killed or that wrote to a pipe leaves
+//! meaningless sizes, and ALSA's `S24_LE` has the tag of packed 24-bit samples.
 
 use super::bytes::Bytes;
 use super::{Failure, Layout, Piece, Stream};
 
-/// Headers longer than this are not searched for audio.
+/// Maximum size of the chunks in front of the audio.
 const HEADER_LIMIT_BYTES: u64 = 64 << 20;
-/// A `fmt ` chunk has 16, 18 or 40 bytes.
+/// Maximum size of a `fmt ` chunk, which has 16, 18 or 40 bytes.
 const FORMAT_LIMIT_BYTES: u32 = 1 << 16;
 /// Bytes decoded at a time.
 const BLOCK_BYTES: usize = 16 << 10;
-/// A recorder that does not know the length writes one of these into the header, less its own header and rounded down to frames.
+/// Sizes that recorders write if the length is unknown, minus their own header and rounded down to frames.
 const UNKNOWN_SIZES: [u32; 3] = [0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
-/// How far below one of [`UNKNOWN_SIZES`] still means "unknown": sox writes 0x7ffff000.
+/// Sizes up to this much below one of [`UNKNOWN_SIZES`] also mean "unknown": sox writes 0x7ffff000.
 const UNKNOWN_BELOW: u32 = 0x1000;
-/// Chunks that follow an empty `data` chunk; anything else there is audio.
+/// Chunks that can follow an empty `data` chunk; any other bytes are audio.
 const CHUNKS_AFTER_DATA: [&[u8; 4]; 20] = [
     b"LIST", b"list", b"fact", b"bext", b"id3 ", b"ID3 ", b"cue ", b"smpl", b"JUNK", b"junk", b"PEAK", b"iXML", b"axml", b"_PMX",
     b"afsp", b"DISP", b"PAD ", b"inst", b"levl", b"data",
 ];
 
-/// How one sample is stored; little endian.
+/// Sample format, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sample {
     U8,
@@ -35,7 +35,7 @@ enum Sample {
     MuLaw,
 }
 
-/// 24-bit samples in 4-byte containers: aligned low (ALSA) or high (the WAVE specification); the first block of audio decides.
+/// 24-bit samples in 4-byte containers, aligned low (ALSA) or high (the WAVE specification). The first block of audio decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coding {
     Known(Sample),
@@ -47,7 +47,7 @@ pub(super) struct Wav {
     layout: Layout,
     coding: Coding,
     frame_bytes: usize,
-    /// Bytes of audio that are left, where the header says so.
+    /// Remaining bytes of audio, if the header declares them.
     left: Option<u64>,
     announced: Option<u64>,
 }
@@ -57,7 +57,7 @@ pub(super) fn detect(head: &[u8]) -> bool {
     head.len() >= 12 && matches!(&head[..4], b"RIFF" | b"RF64" | b"BW64") && &head[8..12] == b"WAVE"
 }
 
-/// What the header says of the samples.
+/// The fields of the `fmt ` chunk.
 struct Format {
     tag: u16,
     channels: u16,
@@ -66,7 +66,7 @@ struct Format {
     bits: u16,
 }
 
-/// The result of reading a header: a stream, or a coding that another decoder has to take over (ADPCM).
+/// The result of reading a header: a stream, or a codec for another reader (ADPCM).
 pub(super) enum Opened {
     Stream(Box<Wav>),
     Other(Bytes),
@@ -76,26 +76,26 @@ impl Wav {
     /// Reads the header up to the audio.
     pub fn open(mut bytes: Bytes) -> Result<Opened, Failure> {
         let is_rf64 = matches!(bytes.fill(12)?.get(..4), Some(b"RF64" | b"BW64"));
-        // ADPCM goes elsewhere, with its header: nothing is consumed before the format is known.
+        // Nothing is consumed before the format is known, because the reader for ADPCM needs the header.
         let mut at = 12usize;
         let mut format: Option<Format> = None;
         let mut data_size_64 = None;
         loop {
             if at as u64 > HEADER_LIMIT_BYTES {
-                return Err(Failure::Malformed("holds no audio in its first 64 MiB".into()));
+                return Err(Failure::Malformed("contains no audio in its first 64 MiB".into()));
             }
             let head = bytes.fill(at + 8)?;
             let Some(chunk) = head.get(at..at + 8) else {
                 return Err(Failure::Malformed(match format {
-                    None => "its header is cut off".into(),
-                    Some(_) => "holds no samples".into(),
+                    None => "is cut off within its header".into(),
+                    Some(_) => "contains no samples".into(),
                 }));
             };
             let (id, size) = ([chunk[0], chunk[1], chunk[2], chunk[3]], u32_at(chunk, 4));
             match &id {
                 b"data" => {
                     let Some(format) = format else {
-                        return Err(Failure::Malformed("its audio comes before the description of its format".into()));
+                        return Err(Failure::Malformed("has its `data` chunk before its `fmt ` chunk".into()));
                     };
                     if matches!(format.tag, 0x0002 | 0x0011) {
                         return Ok(Opened::Other(bytes));
@@ -105,13 +105,13 @@ impl Wav {
                     return Self::new(bytes, &format, size).map(|wav| Opened::Stream(Box::new(wav)));
                 }
                 b"fmt " if size > FORMAT_LIMIT_BYTES => {
-                    return Err(Failure::Malformed(format!("contradictory header: {size} bytes of format")));
+                    return Err(Failure::Malformed(format!("contradictory header: a `fmt ` chunk of {size} bytes")));
                 }
                 b"fmt " => {
                     let end = at + 8 + size as usize;
                     let head = bytes.fill(end)?;
                     let Some(chunk) = head.get(at + 8..end) else {
-                        return Err(Failure::Malformed("its header is cut off".into()));
+                        return Err(Failure::Malformed("is cut off within its header".into()));
                     };
                     format = Some(Format::read(chunk)?);
                 }
@@ -125,7 +125,7 @@ impl Wav {
             let padded = u64::from(size) + u64::from(size % 2);
             at = usize::try_from(at as u64 + 8 + padded).unwrap_or(usize::MAX);
             if at as u64 > HEADER_LIMIT_BYTES {
-                return Err(Failure::Malformed(format!("a chunk of its header has {size} bytes")));
+                return Err(Failure::Malformed(format!("has a header chunk of {size} bytes")));
             }
         }
     }
@@ -142,11 +142,11 @@ impl Wav {
             Some(0) => {
                 let next = bytes.fill(8)?;
                 if next.is_empty() || CHUNKS_AFTER_DATA.iter().any(|id| next.starts_with(*id)) {
-                    return Err(Failure::Malformed("holds no samples".into()));
+                    return Err(Failure::Malformed("contains no samples".into()));
                 }
                 None
             }
-            // A file that really is that long keeps its size.
+            // A file that really has this length keeps its size.
             Some(size) if unknown(size) && bytes.left().is_none_or(|left| left < size) => None,
             Some(size) => Some(size),
         };
@@ -161,16 +161,16 @@ impl Wav {
 impl Format {
     fn read(chunk: &[u8]) -> Result<Self, Failure> {
         if chunk.len() < 16 {
-            return Err(Failure::Malformed(format!("contradictory header: {} bytes of format", chunk.len())));
+            return Err(Failure::Malformed(format!("contradictory header: a `fmt ` chunk of {} bytes", chunk.len())));
         }
         let mut tag = u16_at(chunk, 0);
         let bits = u16_at(chunk, 14);
         if tag == 0xfffe {
-            // WAVE_FORMAT_EXTENSIBLE: the tag is in front of a fixed GUID.
+            // WAVE_FORMAT_EXTENSIBLE: the tag precedes a fixed GUID.
             const GUID: [u8; 14] = [0, 0, 0, 0, 0x10, 0, 0x80, 0, 0, 0xaa, 0, 0x38, 0x9b, 0x71];
             match chunk.get(24..40) {
                 Some(guid) if guid[2..] == GUID => tag = u16_at(guid, 0),
-                _ => return Err(Failure::unsupported("WAV of an unknown coding")),
+                _ => return Err(Failure::unsupported("WAV with an unknown codec")),
             }
             if u16_at(chunk, 18) > bits {
                 return Err(Failure::Malformed(format!(
@@ -182,7 +182,7 @@ impl Format {
         Ok(Self { tag, channels: u16_at(chunk, 2), rate: u32_at(chunk, 4), block_align: u16_at(chunk, 12), bits })
     }
 
-    /// How samples are stored, and bytes per frame. Bytes per second in the header are redundant and ignored, as by ffmpeg and sox.
+    /// The sample format and bytes per frame. The header's bytes per second are redundant and ignored, as by ffmpeg and sox.
     fn coding(&self) -> Result<(Coding, usize), Failure> {
         let (bits, channels) = (self.bits, usize::from(self.channels));
         if channels == 0 {
@@ -191,7 +191,7 @@ impl Format {
         let least = usize::from(bits).div_ceil(8);
         let contradictory = || {
             Failure::Malformed(format!(
-                "contradictory header: frames of {} bytes for {channels} channel(s) of {bits}-bit samples (coding {:#06x})",
+                "contradictory header: frames of {} bytes for {channels} channel(s) of {bits}-bit samples (codec {:#06x})",
                 self.block_align, self.tag
             ))
         };
@@ -212,13 +212,13 @@ impl Format {
             (6, 8, 1) => known(Sample::ALaw),
             (7, 8, 1) => known(Sample::MuLaw),
             (1 | 3 | 6 | 7, ..) => Err(contradictory()),
-            // ADPCM: decoded elsewhere.
+            // ADPCM: decoded by another reader.
             (0x0002 | 0x0011, ..) => known(Sample::U8),
             (0x0055 | 0x0050, ..) => Err(Failure::unsupported("MP3 inside WAV")),
             (0x00ff | 0x1600 | 0x1610, ..) => Err(Failure::unsupported("AAC inside WAV")),
             (0x0160..=0x0163, ..) => Err(Failure::unsupported("WMA inside WAV")),
             (0x0031, ..) => Err(Failure::unsupported("GSM 6.10 inside WAV")),
-            (tag, ..) => Err(Failure::unsupported(&format!("WAV of coding {tag:#06x}"))),
+            (tag, ..) => Err(Failure::unsupported(&format!("WAV with codec {tag:#06x}"))),
         }
     }
 }
@@ -237,13 +237,13 @@ impl Stream for Wav {
         if left < frame as u64 {
             return Ok(Piece::End);
         }
-        // What a pipe has is delivered at once: this waits for one frame, and takes what came with it.
+        // Audio from a pipe is delivered at once: this waits for one frame and includes everything that arrived with it.
         let available =
             self.bytes.fill(frame)?.len().min(BLOCK_BYTES.max(frame)).min(usize::try_from(left).unwrap_or(usize::MAX));
         let whole = available - available % frame;
         if whole == 0 {
             return Ok(match self.left {
-                // A frame that is not whole is no more than a sample that was being written.
+                // An incomplete frame was just being written.
                 None => Piece::End,
                 Some(left) => {
                     self.left = Some(0);
@@ -267,8 +267,8 @@ impl Stream for Wav {
     }
 }
 
-/// Whether 24-bit samples are in the high bytes of their containers. In ALSA's format the fourth byte repeats the sign or is zero, in
-/// the other one the first byte is zero.
+/// Detects whether 24-bit samples are in the high or low bytes of their containers. In ALSA's format, the fourth byte repeats the sign
+/// or is zero; in the other, the first byte is zero.
 fn alignment(block: &[u8]) -> Sample {
     let samples = || block.chunks_exact(4);
     let low_byte_unused = samples().all(|sample| sample[0] == 0);
@@ -298,7 +298,7 @@ fn each<const N: usize>(bytes: &[u8], out: &mut Vec<f32>, to_f32: impl Fn([u8; N
     out.extend(bytes.as_chunks::<N>().0.iter().map(|&sample| to_f32(sample)));
 }
 
-/// ITU-T G.711, A-law.
+/// A-law (ITU-T G.711).
 fn a_law(byte: u8) -> f32 {
     let code = byte ^ 0x55;
     let (exponent, mantissa) = (i32::from((code >> 4) & 7), i32::from(code & 15));
@@ -309,7 +309,7 @@ fn a_law(byte: u8) -> f32 {
     (if code & 0x80 != 0 { magnitude } else { -magnitude }) as f32 / 32_768.0
 }
 
-/// ITU-T G.711, µ-law.
+/// µ-law (ITU-T G.711).
 fn mu_law(byte: u8) -> f32 {
     let code = !byte;
     let magnitude = ((i32::from(code & 15) << 3) + 0x84) << ((code >> 4) & 7);

@@ -152,7 +152,7 @@ fn cards(report: &Report) -> Vec<(String, String)> {
 }
 
 const POLICY_HEAD: [&str; 12] =
-    ["policy", "depth", "KL", "fixed", "agreement", "M mul-adds/s", "CPU s/s", "RTF", "p50 ms", "p90", "p99", "max"];
+    ["policy", "depth", "KL", "fixed", "agreement", "M MAC/s", "CPU s/s", "RTF", "p50 ms", "p90", "p99", "max"];
 
 fn policies_table(report: &Report) -> String {
     let mut rows = String::new();
@@ -285,7 +285,7 @@ impl Page {
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
              <title>Bellis: {title}</title><style>{style}{rules}</style></head><body><main>{body}\
-             <footer>Made by <code>{command}</code>.</footer></main></body></html>\n"
+             <footer>Created by <code>{command}</code>.</footer></main></body></html>\n"
         )
     }
 }

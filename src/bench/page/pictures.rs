@@ -35,21 +35,21 @@ pub(super) fn quality(report: &Report, device: bool, area: &Area<'_>) -> Drawn {
 
 /// Kinds of noise in a report.
 pub(super) fn noises(report: &Report) -> Vec<&str> {
-    let mut found: Vec<&str> = Vec::new();
+    let mut noises: Vec<&str> = Vec::new();
     for noise in report.conditions.iter().filter_map(|condition| condition.noise.as_deref()) {
-        if !found.contains(&noise) {
-            found.push(noise);
+        if !noises.contains(&noise) {
+            noises.push(noise);
         }
     }
-    found
+    noises
 }
 
 /// SNRs in a report, in descending order.
 pub(super) fn ratios(report: &Report) -> Vec<f64> {
-    let mut found: Vec<f64> = report.conditions.iter().filter_map(|condition| condition.snr).collect();
-    found.sort_by(|a, b| b.total_cmp(a));
-    found.dedup();
-    found
+    let mut snrs: Vec<f64> = report.conditions.iter().filter_map(|condition| condition.snr).collect();
+    snrs.sort_by(|a, b| b.total_cmp(a));
+    snrs.dedup();
+    snrs
 }
 
 /// Mean exit layer against the SNR, a line for each noise.

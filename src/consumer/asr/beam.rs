@@ -270,15 +270,15 @@ mod tests {
             let (mut beam, mut out) = (exact(), Vec::new());
             rows.iter().for_each(|row| beam.push(row, &mut out));
             prop_assert!(out.is_empty(), "the empty sequence is among the hypotheses: nothing is certain");
-            let wanted = brute_force(&rows);
-            prop_assert_eq!(beam.hypotheses.len(), wanted.len());
+            let expected = brute_force(&rows);
+            prop_assert_eq!(beam.hypotheses.len(), expected.len());
             for one in &beam.hypotheses {
-                let sum = wanted[&one.phones];
+                let sum = expected[&one.phones];
                 prop_assert!((one.log_p() - sum.ln()).abs() < 1e-9, "{:?}: {} for {}", one.phones, one.log_p(), sum.ln());
             }
-            let best = wanted.values().fold(0.0f64, |best, p| best.max(*p));
+            let best = expected.values().fold(0.0f64, |best, p| best.max(*p));
             beam.finish(&mut out);
-            prop_assert!((wanted[&classes(&out)] - best).abs() < 1e-12);
+            prop_assert!((expected[&classes(&out)] - best).abs() < 1e-12);
         }
 
         /// The best alignment of each hypothesis is optimal.
@@ -320,9 +320,9 @@ mod tests {
                 }
             }
             beam.finish(&mut out);
-            let mut wanted = Vec::new();
-            patient.finish(&mut wanted);
-            prop_assert_eq!(classes(&out), classes(&wanted));
+            let mut expected = Vec::new();
+            patient.finish(&mut expected);
+            prop_assert_eq!(classes(&out), classes(&expected));
             prop_assert!(out.windows(2).all(|pair| pair[0].start <= pair[1].start));
             prop_assert!(out.iter().all(|phone| phone.start < phone.end && phone.end <= rows.len() as u64));
             prop_assert!(out.iter().all(|phone| (0.0..=1.0).contains(&phone.confidence)));
@@ -332,10 +332,10 @@ mod tests {
         /// With certain posteriors, greedy decoding finds the same phones at the same times.
         #[test]
         fn equals_greedy_where_the_posteriors_are_peaky(rows in peaky(5, 1..=60), width in 1usize..9) {
-            let (mut greedy, mut wanted) = (Greedy::default(), Vec::new());
-            rows.iter().for_each(|row| greedy.push(row, &mut wanted));
-            greedy.finish(&mut wanted);
-            prop_assert_eq!(decode(Beam::new(width), &rows), wanted);
+            let (mut greedy, mut expected) = (Greedy::default(), Vec::new());
+            rows.iter().for_each(|row| greedy.push(row, &mut expected));
+            greedy.finish(&mut expected);
+            prop_assert_eq!(decode(Beam::new(width), &rows), expected);
         }
 
         /// An ambiguous phone is output in bounded time and memory.

@@ -1,4 +1,4 @@
-//! A front end for speech recognition: phones read from the CTC branches, and whole utterances cut from the stream.
+//! A front end for speech recognition: phones decoded from the CTC branches, and utterances cut from the stream.
 //!
 //! `timeline` maps frames to positions in the stream; `greedy` and `beam` decode; `speech` gives the probability of speech in
 //! a frame; `segmenter` cuts; [`Phones`] and [`Segments`] are the consumers. See docs/phones.md.

@@ -60,7 +60,7 @@ struct Line<'a> {
 }
 
 impl<W: Write + Send> Phones<W> {
-    /// Writes phones to `out`, which errors call `place`.
+    /// Writes phones to `out`, named `place` in errors.
     pub fn new(out: W, place: impl Into<String>, form: Form, decoder: Decoder) -> Self {
         Self {
             out,
@@ -109,7 +109,7 @@ impl<W: Write + Send> Phones<W> {
                 let line = Line { phone, start, end, sample, samples, confidence, layer, word_begins };
                 let mut text = serde_json::to_vec(&line)?;
                 text.push(b'\n');
-                // In one call, so that lines of several consumers do not mix.
+                // In one call, so that lines of several consumers do not interleave.
                 self.out.write_all(&text)
             }
             Form::Text => {

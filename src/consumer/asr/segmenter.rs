@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(cut("..##.##...."), [], "clicks");
         assert_eq!(cut("###...###......"), [(0, 11, Cut::Quiet)], "a pause shorter than the hangover");
         assert_eq!(cut("..###.....###....."), [(0, 7, Cut::Quiet), (8, 15, Cut::Quiet)]);
-        assert_eq!(cut("..##~~~#~....."), [(0, 11, Cut::Quiet)], "between the thresholds it stays what it was");
+        assert_eq!(cut("..##~~~#~....."), [(0, 11, Cut::Quiet)], "between the thresholds the state is unchanged");
         assert_eq!(cut("..~~~~~~"), []);
         assert_eq!(cut("...####"), [(1, 7, Cut::End)]);
     }
@@ -235,11 +235,11 @@ mod tests {
         let speak = |segmenter: &mut Segmenter| (0..4).filter_map(|_| segmenter.push(1.0)).count();
         let mut segmenter = Segmenter::new(RULES);
         assert_eq!(speak(&mut segmenter), 0);
-        assert_eq!(segmenter.lost(4), (None, false), "shorter than the hangover: the utterance goes on");
+        assert_eq!(segmenter.lost(4), (None, false), "shorter than the hangover: the utterance continues");
         assert_eq!(speak(&mut segmenter), 0);
         let (span, apart) = segmenter.lost(5);
         assert_eq!((span.map(|span| (span.start, span.end, span.cut)), apart), (Some((0, 8, Cut::Lost)), true));
-        assert_eq!(segmenter.keep_from(), 8, "nothing before is joined to what comes");
+        assert_eq!(segmenter.keep_from(), 8, "earlier frames are not joined to later ones");
         speak(&mut segmenter);
         assert_eq!(segmenter.finish().map(|span| (span.start, span.end)), Some((8, 12)));
     }

@@ -44,8 +44,8 @@ pub struct Segments {
     sample_rate: u32,
     dim: usize,
     /// Audio without gaps (dropped audio is silence) and vectors of the frames that may still be needed.
-    sound: VecDeque<f32>,
-    sound_start: u64,
+    audio: VecDeque<f32>,
+    audio_start: u64,
     vectors: VecDeque<f32>,
     first_frame: u64,
     keeps_content: bool,
@@ -97,8 +97,8 @@ impl Segments {
             timeline: Timeline::default(),
             sample_rate: 1,
             dim: 0,
-            sound: VecDeque::new(),
-            sound_start: 0,
+            audio: VecDeque::new(),
+            audio_start: 0,
             vectors: VecDeque::new(),
             first_frame: 0,
             count: 0,
@@ -131,10 +131,10 @@ impl Segments {
             let from = skipped as usize * dim;
             buffer.range(from..from + count as usize * dim).copied().collect()
         };
-        let (sound, vectors) = match self.keeps_content {
+        let (audio, vectors) = match self.keeps_content {
             false => (Vec::new(), Vec::new()),
             true => (
-                content(&self.sound, sample - self.sound_start, samples, 1),
+                content(&self.audio, sample - self.audio_start, samples, 1),
                 content(&self.vectors, span.start - self.first_frame, frames, self.dim),
             ),
         };
@@ -143,7 +143,7 @@ impl Segments {
             Some(Sink::Lines(out, place)) => write_line(out, place, &line),
             Some(Sink::Folder(folder, out)) => {
                 let name = format!("{:05}", self.count);
-                write_wav(&folder.join(format!("{name}.wav")), &sound, self.sample_rate)?;
+                write_wav(&folder.join(format!("{name}.wav")), &audio, self.sample_rate)?;
                 write_npy(&folder.join(format!("{name}.npy")), &vectors, self.dim)?;
                 (line.wav, line.npy) = (Some(format!("{name}.wav")), Some(format!("{name}.npy")));
                 // Write the line last, so that its files exist when a reader sees it.
@@ -151,7 +151,7 @@ impl Segments {
             }
             Some(Sink::Stream(writer)) => {
                 let vectors = Array { name: "vectors", shape: vec![frames as usize, self.dim], values: &vectors };
-                let audio = Array { name: "audio", shape: vec![sound.len()], values: &sound };
+                let audio = Array { name: "audio", shape: vec![audio.len()], values: &audio };
                 writer.write("segment", &line, &[vectors, audio])
             }
         }
@@ -163,31 +163,31 @@ impl Segments {
         let gone = (keep.saturating_sub(self.first_frame) as usize * self.dim).min(self.vectors.len());
         self.vectors.drain(..gone);
         self.first_frame = self.first_frame.max(keep);
-        let start = self.timeline.place(keep).map_or(self.sound_start + self.sound.len() as u64, |place| place.start);
-        let gone = (start.saturating_sub(self.sound_start) as usize).min(self.sound.len());
-        self.sound.drain(..gone);
-        self.sound_start = start.max(self.sound_start);
+        let start = self.timeline.place(keep).map_or(self.audio_start + self.audio.len() as u64, |place| place.start);
+        let gone = (start.saturating_sub(self.audio_start) as usize).min(self.audio.len());
+        self.audio.drain(..gone);
+        self.audio_start = start.max(self.audio_start);
         self.timeline.forget_before(keep);
     }
 }
 
 /// 16 bits, which every recogniser supports.
-fn write_wav(path: &Path, sound: &[f32], sample_rate: u32) -> Result<(), ConsumerError> {
-    let mut bytes = WavFormat::S16.header(sample_rate, Some(sound.len() as u64));
-    WavFormat::S16.encode(sound, &mut bytes);
+fn write_wav(path: &Path, audio: &[f32], sample_rate: u32) -> Result<(), ConsumerError> {
+    let mut bytes = WavFormat::S16.header(sample_rate, Some(audio.len() as u64));
+    WavFormat::S16.encode(audio, &mut bytes);
     write_new(path, &bytes)
 }
 
-/// A file of an utterance takes the place of no other file.
+/// Creates a file of an utterance. Existing files are never overwritten.
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), ConsumerError> {
     let failed = |error| ConsumerError::write(path.display().to_string(), error);
     let mut file = File::create_new(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => ConsumerError::other(format!("{} exists; name another folder", path.display())),
+        std::io::ErrorKind::AlreadyExists => ConsumerError::other(format!("{} exists; choose another folder", path.display())),
         _ => failed(error),
     })?;
     let written = file.write_all(bytes);
     if written.is_err() {
-        // Half an utterance is of no use.
+        // Remove a partial file.
         let _ = std::fs::remove_file(path);
     }
     written.map_err(failed)
@@ -252,22 +252,22 @@ impl Consumer for Segments {
                         self.segmenter.skip();
                         self.forget();
                         self.first_frame = self.segmenter.keep_from();
-                        self.sound_start = place.end;
+                        self.audio_start = place.end;
                         continue;
                     }
                 }
             }
-            if self.sound.is_empty() {
-                self.sound_start = place.start;
+            if self.audio.is_empty() {
+                self.audio_start = place.start;
             } else {
-                self.sound.extend(std::iter::repeat_n(0.0, place.hole_before as usize));
+                self.audio.extend(std::iter::repeat_n(0.0, place.hole_before as usize));
             }
             if let Some(audio) = audio {
                 let mut next = place.start;
                 for offset in frame as u64 * hop..((frame as u64 + 1) * hop).min(chunk.samples) {
                     let position = chunk.position(offset);
-                    self.sound.extend(std::iter::repeat_n(0.0, (position - next) as usize));
-                    self.sound.push_back(audio[offset as usize]);
+                    self.audio.extend(std::iter::repeat_n(0.0, (position - next) as usize));
+                    self.audio.push_back(audio[offset as usize]);
                     next = position + 1;
                 }
                 self.vectors.extend(chunk.vectors.row(frame));

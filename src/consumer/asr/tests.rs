@@ -61,9 +61,9 @@ fn folder(chunks: &[Representation]) -> Vec<(serde_json::Value, Vec<i16>, Vec<f3
     let one = |line: &str| {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();
         let path = |key: &str| folder.path().join(line[key].as_str().unwrap());
-        let sound = hound::WavReader::open(path("wav")).unwrap().into_samples::<i16>().map(Result::unwrap).collect();
+        let audio = hound::WavReader::open(path("wav")).unwrap().into_samples::<i16>().map(Result::unwrap).collect();
         let vectors: ndarray::Array2<f32> = ndarray_npy::read_npy(path("npy")).unwrap();
-        (line.clone(), sound, vectors.column(0).to_vec())
+        (line.clone(), audio, vectors.column(0).to_vec())
     };
     text.lines().map(one).collect()
 }
@@ -81,10 +81,10 @@ fn counted(positions: std::ops::Range<u64>) -> Vec<i16> {
 fn an_utterance_has_exactly_its_samples_and_frames() {
     let found = folder(&speech("....####.....####.......", &[5, 7, 12]));
     assert_eq!(found.len(), 2);
-    for ((line, sound, vectors), (start, end)) in found.iter().zip([(2, 10), (11, 19)]) {
+    for ((line, audio, vectors), (start, end)) in found.iter().zip([(2, 10), (11, 19)]) {
         assert_eq!((number(line, "sample"), number(line, "samples")), (start * HOP as u64, (end - start) * HOP as u64));
         assert_eq!(line["cut"], "quiet");
-        assert_eq!(*sound, counted(start * HOP as u64..end * HOP as u64));
+        assert_eq!(*audio, counted(start * HOP as u64..end * HOP as u64));
         assert_eq!(*vectors, (start..end).map(|frame| frame as f32).collect::<Vec<_>>());
     }
 }
@@ -95,15 +95,15 @@ fn short_holes_are_silence_in_place_and_long_ones_part_utterances() {
     let mut torn = speech("..######........", &[4, 12]);
     torn[1].first_sample += 500;
     torn[1].discontinuities.push(Discontinuity { offset: 480, lost_samples: 700 });
-    let [(line, sound, vectors)] = &folder(&torn)[..] else { panic!() };
+    let [(line, audio, vectors)] = &folder(&torn)[..] else { panic!() };
     assert_eq!((number(line, "sample"), number(line, "samples")), (0, 10 * HOP as u64 + 1200));
     assert_eq!(number(line, "lost_samples"), 1200);
-    let mut wanted = counted(0..4 * HOP as u64);
-    wanted.extend([0; 500]);
-    wanted.extend(counted(1280..1760));
-    wanted.extend([0; 700]);
-    wanted.extend(counted(1760..3200));
-    assert_eq!(*sound, wanted);
+    let mut expected = counted(0..4 * HOP as u64);
+    expected.extend([0; 500]);
+    expected.extend(counted(1280..1760));
+    expected.extend([0; 700]);
+    expected.extend(counted(1760..3200));
+    assert_eq!(*audio, expected);
     assert_eq!(vectors.len(), 10);
 
     // Chunks that the consumer did not receive are dropped audio as well.
@@ -114,7 +114,7 @@ fn short_holes_are_silence_in_place_and_long_ones_part_utterances() {
         (number(&found[index].0, "sample") / 320, number(&found[index].0, "samples") / 320, &found[index].0["cut"])
     };
     assert_eq!(at(0), (0, 8, &serde_json::json!("lost")));
-    assert_eq!(at(1), (20, 6, &serde_json::json!("quiet")), "it has no pad in front: that sound was never here");
+    assert_eq!(at(1), (20, 6, &serde_json::json!("quiet")), "no padding in front, because that audio was not received");
     assert_eq!(found[1].1, counted(20 * 320..26 * 320));
 
     // A long gap within a frame: half before, half after, in no utterance.

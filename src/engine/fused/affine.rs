@@ -8,7 +8,7 @@ use super::super::kernels::Activation;
 use super::find::{constant, is_binary, numbers, only_reader, other, with_constant};
 use super::ops::Activate;
 
-/// A matrix product with constant weights, and what follows it.
+/// A matmul with constant weights, and the operations fused into it.
 pub struct Affine {
     pub x: OutletId,
     pub inputs: usize,
@@ -17,12 +17,12 @@ pub struct Affine {
     pub bias: Option<Vec<f32>>,
     pub activation: Activation,
     pub residual: Option<OutletId>,
-    /// The outlet that all of it makes.
+    /// The outlet of the whole pattern.
     pub out: OutletId,
 }
 
 impl Affine {
-    /// The pattern around `node`; `None` if it is not such a product.
+    /// Matches the pattern around `node`; `None` if it is not such a matmul.
     pub fn find(model: &TypedModel, node: &TypedNode) -> Option<Self> {
         let einsum = node.op_as::<EinSum>()?;
         let [x, weights] = node.inputs[..] else { return None };
@@ -34,7 +34,7 @@ impl Affine {
             return None;
         }
         let [inputs, outputs] = weights.shape()[..] else { return None };
-        let mut found = Self {
+        let mut affine = Self {
             x,
             inputs,
             outputs,
@@ -44,29 +44,29 @@ impl Affine {
             residual: None,
             out: node.id.into(),
         };
-        if let Some(add) = only_reader(model, found.out).filter(|reader| is_binary::<Add>(reader))
+        if let Some(add) = only_reader(model, affine.out).filter(|reader| is_binary::<Add>(reader))
             && let Some((bias, _)) = with_constant(model, add)
             && (bias.len() == outputs && bias.shape().last() == Some(&outputs))
-            && model.outlet_fact(add.id.into()).ok()?.shape == model.outlet_fact(found.out).ok()?.shape
+            && model.outlet_fact(add.id.into()).ok()?.shape == model.outlet_fact(affine.out).ok()?.shape
         {
-            found.bias = numbers(&bias);
-            found.out = add.id.into();
+            affine.bias = numbers(&bias);
+            affine.out = add.id.into();
         }
-        if let Some(reader) = only_reader(model, found.out)
+        if let Some(reader) = only_reader(model, affine.out)
             && let Some(activate) = reader.op_as::<Activate>()
         {
-            found.activation = activate.0;
-            found.out = reader.id.into();
+            affine.activation = activate.0;
+            affine.out = reader.id.into();
         }
-        if let Some(add) = only_reader(model, found.out).filter(|reader| is_binary::<Add>(reader))
-            && let Some(residual) = other(add, found.out)
-            && residual != found.out
+        if let Some(add) = only_reader(model, affine.out).filter(|reader| is_binary::<Add>(reader))
+            && let Some(residual) = other(add, affine.out)
+            && residual != affine.out
             && constant(model, residual).is_none()
-            && model.outlet_fact(residual).ok()?.shape == model.outlet_fact(found.out).ok()?.shape
+            && model.outlet_fact(residual).ok()?.shape == model.outlet_fact(affine.out).ok()?.shape
         {
-            found.residual = Some(residual);
-            found.out = add.id.into();
+            affine.residual = Some(residual);
+            affine.out = add.id.into();
         }
-        Some(found)
+        Some(affine)
     }
 }

@@ -1,4 +1,4 @@
-//! Small questions about a graph's nodes.
+//! Queries about a graph's nodes.
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
@@ -6,7 +6,7 @@ use tract_onnx::tract_core::ops::binary::{BinMiniOp, TypedBinOp};
 use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::element_wise::{ElementWiseMiniOp, ElementWiseOp};
 
-/// The numbers of a constant f32 outlet.
+/// Values of a constant f32 outlet.
 pub fn constant(model: &TypedModel, outlet: OutletId) -> Option<Arc<Tensor>> {
     let konst = model.outlet_fact(outlet).ok()?.konst.clone()?;
     (konst.datum_type() == f32::datum_type()).then_some(konst)
@@ -16,7 +16,7 @@ pub fn numbers(tensor: &Tensor) -> Option<Vec<f32>> {
     Some(tensor.try_as_plain_ram().ok()?.as_slice::<f32>().ok()?.to_vec())
 }
 
-/// The one number of a constant.
+/// Value of a scalar constant.
 pub fn scalar(model: &TypedModel, outlet: OutletId) -> Option<f32> {
     match numbers(&*constant(model, outlet)?)?[..] {
         [value] => Some(value),
@@ -32,7 +32,7 @@ pub fn is_unary<E: ElementWiseMiniOp>(node: &TypedNode) -> bool {
     node.op_as::<ElementWiseOp>().is_some_and(|op| op.0.is::<E>())
 }
 
-/// The node that makes `outlet`.
+/// The node that produces `outlet`.
 pub fn source(model: &TypedModel, outlet: OutletId) -> &TypedNode {
     model.node(outlet.node)
 }
@@ -56,7 +56,7 @@ pub fn with_constant(model: &TypedModel, node: &TypedNode) -> Option<(Arc<Tensor
     }
 }
 
-/// The only node that reads `outlet`, where the model does not give it out as well.
+/// The only reader of `outlet`, if it is not also an output of the model.
 pub fn only_reader(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
     match model.node(outlet.node).outputs[outlet.slot].successors[..] {
         [one] if !model.outputs.contains(&outlet) => Some(model.node(one.node)),
@@ -64,7 +64,7 @@ pub fn only_reader(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
     }
 }
 
-/// What stands behind casts from f32 to f32.
+/// The source of `outlet` behind casts from f32 to f32.
 pub fn past_casts(model: &TypedModel, mut outlet: OutletId) -> OutletId {
     loop {
         let node = source(model, outlet);
@@ -77,7 +77,7 @@ pub fn past_casts(model: &TypedModel, mut outlet: OutletId) -> OutletId {
     }
 }
 
-/// Length of an axis, where it is a number.
+/// Length of an axis, if it is a number.
 pub fn length(model: &TypedModel, outlet: OutletId, axis: usize) -> Option<usize> {
     model.outlet_fact(outlet).ok()?.shape.get(axis)?.to_usize().ok()
 }

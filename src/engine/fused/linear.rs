@@ -1,4 +1,4 @@
-//! A matrix product with constant weights, its bias, its activation and its residual as one operation.
+//! Fused matmul with constant weights, bias, activation and residual.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,13 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::Cost;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
-use super::super::kernels::helpers::{Helpers, worth};
+use super::super::kernels::helpers::{Helpers, available};
 use super::super::kernels::matmul::PackedWeights;
 use super::super::kernels::{Activation, Rows};
 use super::affine::Affine;
 use super::{MatmulType, quantised};
 
-/// `x [.., K]` · weights `[K, N]` + bias, the activation, and the second input added, if there is one: `[.., N]`.
+/// activation(`x [.., K]` · weights `[K, N]` + bias) + residual (the optional second input): `[.., N]`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     pub weights: Arc<PackedWeights>,
@@ -59,7 +59,7 @@ impl Linear {
     pub fn compute(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
         let (weights, activation) = (&self.weights, self.activation);
         let rows = Rows::new(x, x.len() / weights.inputs, weights.inputs);
-        match worth(self.helpers.as_ref(), x.len() * weights.outputs) {
+        match available(self.helpers.as_ref(), x.len() * weights.outputs) {
             Some(helpers) => weights.apply_with(helpers, rows, activation, residual, out),
             None => weights.apply(rows, activation, residual, out),
         }
@@ -83,10 +83,10 @@ impl TypedOp for Linear {
     as_op!();
 }
 
-/// What the stages of an encoder share.
+/// Data shared by the stages of an encoder.
 #[derive(Default)]
 pub struct Sharing {
-    /// Packed weights by fingerprint: a layer and its cut at the keys and values contain the same matrices.
+    /// Packed weights by fingerprint: the graph of a layer and that of its keys and values contain the same matrices.
     packed: HashMap<u64, Vec<Arc<PackedWeights>>>,
     helpers: Option<Arc<Helpers>>,
 }
@@ -96,11 +96,11 @@ impl Sharing {
         Self { helpers, ..Self::default() }
     }
 
-    /// Packs the weights, or returns equal ones that were packed before.
-    fn pack(&mut self, found: &Affine) -> Arc<PackedWeights> {
-        let (inputs, outputs, bias) = (found.inputs, found.outputs, found.bias.as_deref());
-        let weight = |k: usize, n: usize| found.weights[k * outputs + n];
-        let alike = self.packed.entry(fingerprint(&found.weights)).or_default();
+    /// Packs the weights, or returns equal ones packed earlier.
+    fn pack(&mut self, affine: &Affine) -> Arc<PackedWeights> {
+        let (inputs, outputs, bias) = (affine.inputs, affine.outputs, affine.bias.as_deref());
+        let weight = |k: usize, n: usize| affine.weights[k * outputs + n];
+        let alike = self.packed.entry(fingerprint(&affine.weights)).or_default();
         if let Some(same) = alike.iter().find(|packed| packed.contains(inputs, outputs, weight, bias)) {
             return same.clone();
         }
@@ -110,7 +110,7 @@ impl Sharing {
     }
 }
 
-/// A number that tells most matrices apart, from a few of their values; which are equal is decided by comparing all.
+/// Hash of a few values of a matrix. Matrices with equal hashes are compared in full.
 fn fingerprint(values: &[f32]) -> u64 {
     const SAMPLES: usize = 64;
     let step = (values.len() / SAMPLES).max(1);
@@ -121,26 +121,26 @@ fn fingerprint(values: &[f32]) -> u64 {
         .fold(start, |hash, value| (hash.rotate_left(5) ^ u64::from(value.to_bits())).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-/// Fuses a matrix product with constant weights `[K, N]` on the right, and what follows it.
+/// Fuses a matmul with constant weights `[K, N]` on the right with the operations that follow it.
 pub fn linear(
     model: &TypedModel,
     node: &TypedNode,
     matmul: MatmulType,
     sharing: &mut Sharing,
 ) -> TractResult<Option<TypedModelPatch>> {
-    let Some(found) = Affine::find(model, node) else { return Ok(None) };
+    let Some(affine) = Affine::find(model, node) else { return Ok(None) };
     let mut patch = TypedModelPatch::default();
-    let x = patch.tap_model(model, found.x)?;
-    let residual = found.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
+    let x = patch.tap_model(model, affine.x)?;
+    let residual = affine.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
     let out = match matmul {
-        MatmulType::Int8 if quantised::is_worth_it(&found) => quantised::wire(&mut patch, &node.name, x, residual, &found)?,
+        MatmulType::Int8 if quantised::is_worth_it(&affine) => quantised::wire(&mut patch, &node.name, x, residual, &affine)?,
         _ => {
-            let weights = sharing.pack(&found);
+            let weights = sharing.pack(&affine);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
-            let op = Linear { weights, activation: found.activation, helpers: sharing.helpers.clone() };
+            let op = Linear { weights, activation: affine.activation, helpers: sharing.helpers.clone() };
             patch.wire_node(format!("{}.linear", node.name), op, &inputs)?[0]
         }
     };
-    patch.shunt_outside(model, found.out, out)?;
+    patch.shunt_outside(model, affine.out, out)?;
     Ok(Some(patch))
 }

@@ -1,5 +1,5 @@
-//! Fused operations: matrix products with constant weights, layer norm, attention, GELU. [`fuse`] finds their ONNX patterns in a
-//! stage and replaces them by the operations of this folder, which call the kernels; tract runs the rest.
+//! Fused operations: matmuls with constant weights, layer norm, attention, GELU. [`fuse`] finds their ONNX patterns in a stage and
+//! replaces them with the operations in this folder, which call the kernels. tract runs the rest.
 
 mod affine;
 mod find;
@@ -18,17 +18,16 @@ pub(super) use quantised::is_fast as int8_is_fast;
 #[cfg(target_arch = "x86_64")]
 pub(super) use vnni::Int8Linear;
 
-/// Precision of matrix products with constant weights.
+/// Precision of matmuls with constant weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) enum MatmulType {
     #[default]
     F32,
-    /// Weights and rows in 8 bits, sums in 32.
+    /// Weights and rows in 8 bits, sums in 32 bits.
     Int8,
 }
 
-/// Replaces what the rules find in `model`, a graph as translated from ONNX. Equal weights that `sharing` has seen are not kept
-/// twice.
+/// Applies the fusion rules to `model`, a graph translated from ONNX. Equal weights are stored once, in `sharing`.
 pub(super) fn fuse(model: &mut TypedModel, matmul: MatmulType, sharing: &mut Sharing) -> TractResult<()> {
     model.prop_consts()?;
     for rule in [rules::layer_norm, rules::gelu, rules::attention, rules::by_heads] {

@@ -1,4 +1,4 @@
-//! Layer norm, GELU, attention and the split into heads as operations of tract.
+//! Layer norm, GELU, attention and the split into heads as tract operations.
 
 use std::cell::RefCell;
 
@@ -60,7 +60,7 @@ impl TypedOp for LayerNorm {
     as_op!();
 }
 
-/// A function of each number.
+/// An element-wise function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Activate(pub Activation);
 
@@ -135,14 +135,14 @@ impl TypedOp for ByHeads {
 /// Memory layout of an input of [`Attention`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TensorLayout {
-    /// `[1, T, N]`, the heads side by side from column `first` on.
+    /// `[1, T, N]`, with the heads side by side from column `first`.
     ByFrame { first: usize },
     /// `[1, heads, T, width]`
     ByHead,
 }
 
 impl TensorLayout {
-    /// Frames of an input of this layout.
+    /// Number of frames of an input with this layout.
     fn frames<T: Clone>(self, shape: &[T]) -> T {
         match self {
             Self::ByFrame { .. } => shape[1].clone(),
@@ -161,8 +161,8 @@ impl TensorLayout {
     }
 }
 
-/// softmax(q · kᵀ + bias) · v by heads; inputs: queries, the segments of keys, those of values, the bias `[1, H, T, keys]` if
-/// there is one; output `[1, T, heads * width]`.
+/// softmax(q · kᵀ + bias) · v per head. Inputs: the queries, the segments of keys, the segments of values, and optionally the bias
+/// `[1, H, T, keys]`. Output: `[1, T, heads * width]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Attention {
     pub heads: usize,
@@ -185,11 +185,11 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The last call's bias and how the kernel reads it: call after call it is the same one.
+/// The last call's bias and its transposed form for the kernel, reused because consecutive calls usually have the same bias.
 #[derive(Clone, Debug, Default)]
 struct TurnedBias {
     from: Option<TValue>,
-    turned: Vec<f32>,
+    transposed: Vec<f32>,
 }
 
 impl OpState for TurnedBias {
@@ -199,10 +199,10 @@ impl OpState for TurnedBias {
             && self.from.as_ref().is_none_or(|from| !std::ptr::eq::<Tensor>(&**from, &**bias))
         {
             let (queries, keys) = (bias.shape()[2], bias.shape()[3]);
-            attention::turned_bias(bias.try_as_plain_ram()?.as_slice()?, queries, keys, &mut self.turned);
+            attention::transposed_bias(bias.try_as_plain_ram()?.as_slice()?, queries, keys, &mut self.transposed);
             self.from = Some(bias.clone());
         }
-        op.run(&inputs, op.with_bias.then_some(&self.turned))
+        op.run(&inputs, op.with_bias.then_some(&self.transposed))
     }
 
     fn reset_lanes(&mut self, _lanes: &[LaneId]) -> TractResult<()> {

@@ -1,5 +1,5 @@
-//! An int8 matrix product with constant weights: one operation where this crate has a kernel, else three: quantise the rows, tract's
-//! i8 matmul with packed weights, and dequantise the sums with the bias, the activation and the residual.
+//! int8 matmul with constant weights: one operation if this crate has a kernel for the processor, else three: quantise the rows, tract's
+//! i8 matmul, and dequantise the sums with bias, activation and residual.
 
 use rten_simd::SimdOp;
 use tract_onnx::prelude::*;
@@ -11,12 +11,12 @@ use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::super::kernels::{Activation, Rows};
 use super::affine::Affine;
 
-/// Smaller products lose more by quantising rows than they gain.
-const WORTH_FROM: usize = 4096;
+/// Minimum number of weights: for smaller matmuls, quantising the rows costs more than int8 saves.
+const MIN_WEIGHTS: usize = 4096;
 
-/// Whether a product is computed in int8.
-pub fn is_worth_it(found: &Affine) -> bool {
-    found.weights.len() >= WORTH_FROM
+/// Whether a matmul is computed in int8.
+pub fn is_worth_it(affine: &Affine) -> bool {
+    affine.weights.len() >= MIN_WEIGHTS
 }
 
 /// Whether this processor has int8 dot-product instructions: VNNI on x86, SDOT on Arm.
@@ -35,28 +35,28 @@ pub fn is_fast() -> bool {
     }
 }
 
-/// Wires `x` through the product `found`, in int8.
+/// Adds the int8 matmul `affine` of `x` to `patch`.
 pub fn wire(
     patch: &mut TypedModelPatch,
     name: &str,
     x: OutletId,
     residual: Option<OutletId>,
-    found: &Affine,
+    affine: &Affine,
 ) -> TractResult<OutletId> {
-    let (steps, weights) = QuantisedWeights::new(&found.weights, found.outputs, found.bias.as_deref());
+    let (steps, weights) = QuantisedWeights::new(&affine.weights, affine.outputs, affine.bias.as_deref());
     let weights = Arc::new(weights);
     #[cfg(target_arch = "x86_64")]
-    if let Some(op) = super::vnni::Int8Linear::new(&steps, &weights, found) {
+    if let Some(op) = super::vnni::Int8Linear::new(&steps, &weights, affine) {
         let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
         return Ok(patch.wire_node(format!("{name}.int8"), op, &inputs)?[0]);
     }
-    let steps = Tensor::from_shape(&[found.inputs, found.outputs], &steps)?;
+    let steps = Tensor::from_shape(&[affine.inputs, affine.outputs], &steps)?;
     let steps = patch.add_const(format!("{name}.steps"), steps)?;
     let rows = patch.wire_node(format!("{name}.quantise"), QuantiseRows, &[x])?;
     let product = EinSum::new("amk,kn->amn".parse()?, i32::datum_type());
     let sums = patch.wire_node(format!("{name}.int8"), product, &[rows[0], steps])?[0];
     let inputs: TVec<OutletId> = [sums, rows[1]].into_iter().chain(residual).collect();
-    let op = WidenSums { weights, activation: found.activation };
+    let op = WidenSums { weights, activation: affine.activation };
     Ok(patch.wire_node(format!("{name}.widen"), op, &inputs)?[0])
 }
 
@@ -95,7 +95,7 @@ impl TypedOp for QuantiseRows {
     as_op!();
 }
 
-/// Sums `[1, T, N]` i32, the rows' ranges, and a residual if there is one → `[1, T, N]` f32.
+/// Sums `[1, T, N]` i32, the rows' scales and zero points, and an optional residual → `[1, T, N]` f32.
 #[derive(Clone, Debug)]
 struct WidenSums {
     weights: Arc<QuantisedWeights>,

@@ -1,4 +1,4 @@
-//! What ONNX's layer norm, GELU, attention and split into heads look like after translation, and what stands for them.
+//! Fusion rules: the patterns of ONNX's layer norm, GELU, attention and split into heads after translation, and their replacements.
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
@@ -14,7 +14,7 @@ use super::find::{
 };
 use super::ops::{Activate, Attention, ByHeads, LayerNorm, TensorLayout};
 
-/// `op` on `inputs` in the place of `out`.
+/// Replaces `out` with `op` on `inputs`.
 fn replace(
     model: &TypedModel,
     name: String,
@@ -29,7 +29,7 @@ fn replace(
     Ok(Some(patch))
 }
 
-/// The sum over the last axis of `outlet`'s source, divided by that axis' length: what it sums, and the length.
+/// Matches a mean over the last axis: a sum divided by that axis' length. Returns the summed outlet and the length.
 fn mean(model: &TypedModel, outlet: OutletId) -> Option<(OutletId, usize)> {
     let divide = source(model, outlet);
     let sum = source(model, *divide.inputs.first()?);
@@ -68,14 +68,14 @@ fn find_layer_norm(model: &TypedModel, node: &TypedNode) -> Option<(LayerNorm, O
     let along = |tensor: &Tensor| (tensor.len() == dim && tensor.shape().last() == Some(&dim)).then(|| numbers(tensor)).flatten();
     let (mut scale, mut shift, mut out) = (vec![1.0; dim], vec![0.0; dim], OutletId::from(normalised.id));
     if let Some(reader) = only_reader(model, out).filter(|reader| is_binary::<Mul>(reader))
-        && let Some(found) = with_constant(model, reader).and_then(|(value, _)| along(&value))
+        && let Some(values) = with_constant(model, reader).and_then(|(value, _)| along(&value))
     {
-        (scale, out) = (found, reader.id.into());
+        (scale, out) = (values, reader.id.into());
     }
     if let Some(reader) = only_reader(model, out).filter(|reader| is_binary::<Add>(reader))
-        && let Some(found) = with_constant(model, reader).and_then(|(value, _)| along(&value))
+        && let Some(values) = with_constant(model, reader).and_then(|(value, _)| along(&value))
     {
-        (shift, out) = (found, reader.id.into());
+        (shift, out) = (values, reader.id.into());
     }
     let epsilon = *numbers(&epsilon)?.first()?;
     Some((LayerNorm { scale: scale.into(), shift: shift.into(), epsilon }, past_casts(model, x), out))
@@ -88,7 +88,8 @@ pub fn gelu(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedMod
 }
 
 fn find_gelu(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, OutletId)> {
-    let near = |value: &Tensor, wanted: f32| matches!(numbers(value).as_deref(), Some(&[value]) if (value - wanted).abs() < 1e-6);
+    let near =
+        |value: &Tensor, expected: f32| matches!(numbers(value).as_deref(), Some(&[value]) if (value - expected).abs() < 1e-6);
     if !is_unary::<Erf>(node) {
         return None;
     }
@@ -112,7 +113,7 @@ fn find_gelu(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, OutletId
     near(&with_constant(model, half)?.0, 0.5).then_some((x, half.id.into()))
 }
 
-/// Columns of `[1, T, N]` that stand for `outlet` `[1, T, D]`: what is sliced, and where its part begins.
+/// Resolves `outlet` `[1, T, D]` to columns of `[1, T, N]`: the sliced outlet and the first column.
 fn columns(model: &TypedModel, outlet: OutletId) -> (OutletId, usize) {
     let node = source(model, outlet);
     match node.op_as::<Slice>() {
@@ -124,7 +125,7 @@ fn columns(model: &TypedModel, outlet: OutletId) -> (OutletId, usize) {
     }
 }
 
-/// `[1, T, heads, width]` as split from columns: (source, first column, heads, width).
+/// Matches a split of columns into `[1, T, heads, width]`: (source, first column, heads, width).
 fn split(model: &TypedModel, outlet: OutletId) -> Option<(OutletId, usize, usize, usize)> {
     let node = source(model, outlet);
     let AxisOp::Reshape(2, from, to) = node.op_as::<AxisOp>()? else { return None };
@@ -138,14 +139,14 @@ fn split(model: &TypedModel, outlet: OutletId) -> Option<(OutletId, usize, usize
     Some((of, first, heads, width))
 }
 
-/// Anchored at the move of the heads in front of the frames.
+/// Anchored at the transposition that moves the heads in front of the frames.
 pub fn by_heads(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let moved = matches!(node.op_as::<AxisOp>(), Some(AxisOp::Move(1, 2) | AxisOp::Move(2, 1)));
     let Some((of, first, heads, width)) = moved.then(|| split(model, node.inputs[0])).flatten() else { return Ok(None) };
     replace(model, format!("{}.by_heads", node.name), ByHeads { first, heads, width }, &[of], node.id.into())
 }
 
-/// Where the axes (batch, head, frame, width) stand in a tensor of rank 4.
+/// Positions of the axes (batch, head, frame, width) in a tensor of rank 4.
 type Roles = [usize; 4];
 
 /// The roles before a move of axes.
@@ -156,17 +157,17 @@ fn before_move(roles: Roles, from: usize, to: usize) -> Roles {
     roles.map(|position| order[position])
 }
 
-/// One input of attention: heads and width, if its source tells them, its outlet and its layout.
+/// One input of attention: heads and width if known, its outlet and its layout.
 type Input = (Option<(usize, usize)>, OutletId, TensorLayout);
 
-/// Follows `outlet` of rank 4 back to where its numbers lie by frame or by head; several for joined ones.
-fn lying(model: &TypedModel, outlet: OutletId, roles: Roles) -> Option<Vec<Input>> {
+/// Follows `outlet` of rank 4 back to inputs stored by frame or by head; a concatenation has several.
+fn stored_inputs(model: &TypedModel, outlet: OutletId, roles: Roles) -> Option<Vec<Input>> {
     let node = source(model, outlet);
     if let Some(AxisOp::Move(from, to)) = node.op_as::<AxisOp>() {
-        return lying(model, node.inputs[0], before_move(roles, *from, *to));
+        return stored_inputs(model, node.inputs[0], before_move(roles, *from, *to));
     }
     if let Some(concat) = node.op_as::<TypedConcat>() {
-        let parts = node.inputs.iter().map(|&part| lying(model, part, roles)).collect::<Option<Vec<_>>>()?;
+        let parts = node.inputs.iter().map(|&part| stored_inputs(model, part, roles)).collect::<Option<Vec<_>>>()?;
         return (concat.axis == roles[2]).then(|| parts.into_iter().flatten().collect());
     }
     if let Some((of, first, heads, width)) = split(model, outlet).filter(|_| roles == [0, 2, 1, 3]) {
@@ -176,7 +177,7 @@ fn lying(model: &TypedModel, outlet: OutletId, roles: Roles) -> Option<Vec<Input
     (roles == [0, 1, 2, 3] && of_f32 && length(model, outlet, 0)? == 1).then(|| vec![(None, outlet, TensorLayout::ByHead)])
 }
 
-/// Where the axes of a product of rank 4 stand: `labels` name (batch, head, frame, width).
+/// Positions of the axes of a matmul of rank 4, where `labels` names (batch, head, frame, width).
 fn roles(labels: &str, [batch, head, frame, width]: [char; 4]) -> Option<Roles> {
     let at = |label| labels.chars().position(|one| one == label);
     Some([at(batch)?, at(head)?, at(frame)?, at(width)?])
@@ -216,14 +217,14 @@ fn find_attention(model: &TypedModel, node: &TypedNode) -> Option<(Attention, Ve
     if mixed.inputs[0] != node.id.into() {
         return None;
     }
-    let queries = lying(model, scores.inputs[0], roles("abmk", ['a', 'b', 'm', 'k'])?)?;
-    let keys = lying(model, scores.inputs[1], roles("abkn", ['a', 'b', 'n', 'k'])?)?;
-    let values = lying(model, mixed.inputs[1], roles("abkn", ['a', 'b', 'k', 'n'])?)?;
+    let queries = stored_inputs(model, scores.inputs[0], roles("abmk", ['a', 'b', 'm', 'k'])?)?;
+    let keys = stored_inputs(model, scores.inputs[1], roles("abkn", ['a', 'b', 'n', 'k'])?)?;
+    let values = stored_inputs(model, mixed.inputs[1], roles("abkn", ['a', 'b', 'k', 'n'])?)?;
     let moved = only_reader(model, mixed.id.into())?;
     let joined = only_reader(model, moved.id.into())?;
     let [(Some((heads, width)), query, layout)] = queries[..] else { return None };
     let AxisOp::Reshape(2, from, _) = joined.op_as::<AxisOp>()? else { return None };
-    let turned = matches!(moved.op_as::<AxisOp>()?, AxisOp::Move(1, 2) | AxisOp::Move(2, 1));
+    let transposed = matches!(moved.op_as::<AxisOp>()?, AxisOp::Move(1, 2) | AxisOp::Move(2, 1));
     let sizes = |inputs: &[Input]| {
         inputs.iter().all(|&(size, outlet, _)| match size {
             Some(size) => size == (heads, width),
@@ -231,7 +232,7 @@ fn find_attention(model: &TypedModel, node: &TypedNode) -> Option<(Attention, Ve
         })
     };
     let whole = from.len() == 2 && length(model, joined.id.into(), 2)? == heads * width;
-    if !turned || !whole || !sizes(&keys) || !sizes(&values) || constant(model, query).is_some() {
+    if !transposed || !whole || !sizes(&keys) || !sizes(&values) || constant(model, query).is_some() {
         return None;
     }
     let layouts = |inputs: &[Input]| inputs.iter().map(|&(_, _, layout)| layout).collect::<TVec<_>>();

@@ -1,4 +1,4 @@
-//! An int8 matrix product with constant weights as one operation, on x86 with AVX-512 VNNI.
+//! int8 matmul with constant weights as one operation, on x86 with AVX-512 VNNI.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ use super::super::kernels::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
 use super::super::kernels::{Activation, Rows};
 use super::affine::Affine;
 
-/// `x [1, T, K]` · weights `[K, N]` + bias, the activation, and the second input added, if there is one: `[1, T, N]`.
+/// activation(`x [1, T, K]` · weights `[K, N]` + bias) + residual (the optional second input): `[1, T, N]`.
 #[derive(Clone, Debug)]
 pub struct Int8Linear {
     vnni: Vnni,
@@ -38,16 +38,16 @@ impl Op for Int8Linear {
 }
 
 impl Int8Linear {
-    /// The operation for `found`; `None` if the processor or the shape does not fit the kernel.
-    pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, found: &Affine) -> Option<Self> {
-        let (vnni, steps) = (Vnni::detect()?, PackedSteps::new(steps, found.inputs, found.outputs)?);
-        Some(Self { vnni, steps: Arc::new(steps), weights: weights.clone(), activation: found.activation })
+    /// Creates the operation for `affine`; `None` if the kernel does not support the processor or the shape.
+    pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, affine: &Affine) -> Option<Self> {
+        let (vnni, steps) = (Vnni::detect()?, PackedSteps::new(steps, affine.inputs, affine.outputs)?);
+        Some(Self { vnni, steps: Arc::new(steps), weights: weights.clone(), activation: affine.activation })
     }
 }
 
 #[derive(Default)]
 struct Scratch {
-    /// The rows' steps, their scales and zero points, and the sums of a panel.
+    /// The quantised rows, their scales and zero points, and the sums of a panel.
     steps: Vec<[u8; GROUP]>,
     ranges: Vec<f32>,
     sums: Vec<[i32; COLUMNS]>,

@@ -1,8 +1,8 @@
-//! Functions of one number, on whole vectors.
+//! Element-wise activation functions.
 
 use rten_simd::{Isa, SimdUnaryOp};
 
-/// What is applied to a product's outcome.
+/// The activation applied to the result of a matmul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     None,
@@ -19,7 +19,7 @@ impl Activation {
         }
     }
 
-    /// Applies it to every number of `values`.
+    /// Applies the activation to every element of `values`.
     pub fn map(self, values: &mut [f32]) {
         match self {
             Self::None => {}

@@ -1,7 +1,7 @@
-//! Attention of a few queries over keys and values that lie where they lie: softmax(q · kᵀ · scale + bias) · v, head by head.
+//! Attention of a few queries over keys and values in place: softmax(q · kᵀ · scale + bias) · v per head.
 //!
-//! Scores stand keys × queries, so that a vector holds one key's scores for several queries: the softmax runs down the vectors,
-//! and neither keys nor values are turned or joined.
+//! Scores are stored as keys × queries, so that a SIMD vector contains one key's scores for several queries. The softmax runs across
+//! vectors, and neither keys nor values are transposed or concatenated.
 
 use rten_simd::ops::{FloatOps, NumOps};
 use rten_simd::{Isa, SimdOp, SimdUnaryOp};
@@ -9,12 +9,12 @@ use rten_vecmath::Exp;
 
 use super::in_registers;
 
-/// Queries that are computed together; a multiple of every vector's lanes.
+/// Queries computed together; a multiple of the lanes of every vector type.
 pub const QUERIES: usize = 16;
-/// Vectors of a value row that are summed up together.
+/// SIMD vectors of a value row that are accumulated together.
 const VALUE_VECTORS: usize = 3;
 
-/// Vectors by head and frame: that of head h and frame r is `data[h * head_stride + r * frame_stride ..][.. width]`.
+/// Rows by head and frame: that of head h and frame r is `data[h * head_stride + r * frame_stride ..][.. width]`.
 #[derive(Clone, Copy)]
 pub struct ByHead<'a> {
     pub data: &'a [f32],
@@ -30,16 +30,16 @@ impl<'a> ByHead<'a> {
     }
 }
 
-/// One call. `out` is `[queries, heads * width]`.
+/// The arguments of one call. `out` is `[queries, heads * width]`.
 pub struct Attention<'a> {
     pub heads: usize,
     pub width: usize,
     pub queries: ByHead<'a>,
-    /// Segments of keys and of values, one after the other along the frames.
+    /// Segments of keys and of values, in the order of their frames.
     pub keys: &'a [ByHead<'a>],
     pub values: &'a [ByHead<'a>],
     pub scale: f32,
-    /// As [`turned_bias`] makes it.
+    /// The result of [`transposed_bias`].
     pub bias: Option<&'a [f32]>,
     pub scratch: &'a mut Vec<f32>,
     pub out: &'a mut [f32],
@@ -50,15 +50,15 @@ pub fn padded(queries: usize) -> usize {
     queries.next_multiple_of(QUERIES)
 }
 
-/// A bias `[heads, queries, keys]` as the kernel reads it: `[heads, keys, queries]`, the queries filled up to whole groups.
-pub fn turned_bias(bias: &[f32], queries: usize, keys: usize, turned: &mut Vec<f32>) {
+/// Transposes a bias `[heads, queries, keys]` to the kernel's layout `[heads, keys, queries]`, with the queries padded to whole groups.
+pub fn transposed_bias(bias: &[f32], queries: usize, keys: usize, transposed: &mut Vec<f32>) {
     let (from, to) = (queries * keys, keys * padded(queries));
-    turned.clear();
-    turned.resize(bias.len() / from.max(1) * to, 0.0);
-    for (bias, turned) in bias.chunks_exact(from.max(1)).zip(turned.chunks_exact_mut(to.max(1))) {
+    transposed.clear();
+    transposed.resize(bias.len() / from.max(1) * to, 0.0);
+    for (bias, transposed) in bias.chunks_exact(from.max(1)).zip(transposed.chunks_exact_mut(to.max(1))) {
         for (query, bias) in bias.chunks_exact(keys).enumerate() {
-            for (&bias, turned) in bias.iter().zip(turned[query..].iter_mut().step_by(padded(queries))) {
-                *turned = bias;
+            for (&bias, transposed) in bias.iter().zip(transposed[query..].iter_mut().step_by(padded(queries))) {
+                *transposed = bias;
             }
         }
     }
@@ -78,22 +78,22 @@ impl SimdOp for Attention<'_> {
 }
 
 impl Attention<'_> {
-    /// `N` vectors hold a group of queries, `R` keys are computed together.
+    /// Computes all heads. `N` SIMD vectors hold a group of queries; `R` keys are computed together.
     #[inline(always)]
     fn all<I: Isa, const N: usize, const R: usize>(&mut self, isa: I) {
         let keys: usize = self.keys.iter().map(|keys| keys.frames).sum();
         let mut scratch = std::mem::take(self.scratch);
         scratch.resize(QUERIES * (self.width + keys + 1), 0.0);
-        let (turned, rest) = scratch.split_at_mut(QUERIES * self.width);
+        let (transposed, rest) = scratch.split_at_mut(QUERIES * self.width);
         let (scores, factors) = rest.split_at_mut(QUERIES * keys);
         for head in 0..self.heads {
             for first in (0..self.queries.frames).step_by(QUERIES) {
                 let count = (self.queries.frames - first).min(QUERIES);
                 for query in 0..QUERIES {
-                    // What is filled up repeats a query: its numbers are ordinary, and nobody reads them.
+                    // The padding repeats the last query, which gives finite scores that are never read.
                     let row = self.queries.row(head, first + query.min(count - 1), self.width);
-                    for (x, turned) in row.iter().zip(turned[query..].iter_mut().step_by(QUERIES)) {
-                        *turned = x * self.scale;
+                    for (x, transposed) in row.iter().zip(transposed[query..].iter_mut().step_by(QUERIES)) {
+                        *transposed = x * self.scale;
                     }
                 }
                 let bias = self.bias.map(|bias| {
@@ -107,10 +107,10 @@ impl Attention<'_> {
                         let scores = &mut scores[(key + frame) * QUERIES..];
                         let bias = bias.map(|(bias, wide)| (&bias[(key + frame) * wide..], wide));
                         if segment.frames - frame >= R {
-                            self.scores::<I, N, R>(isa, segment, head, frame, turned, bias, scores);
+                            self.scores::<I, N, R>(isa, segment, head, frame, transposed, bias, scores);
                             frame += R;
                         } else {
-                            self.scores::<I, N, 1>(isa, segment, head, frame, turned, bias, scores);
+                            self.scores::<I, N, 1>(isa, segment, head, frame, transposed, bias, scores);
                             frame += 1;
                         }
                     }
@@ -163,7 +163,7 @@ impl Attention<'_> {
         }
     }
 
-    /// The values' mean under the weights, written to `out`.
+    /// Writes the weighted mean of the values to `out`.
     #[inline(always)]
     fn mix<I: Isa>(&mut self, isa: I, head: usize, first: usize, count: usize, weights: &[f32], factors: &[f32]) {
         let lanes = isa.f32().len();
@@ -195,7 +195,7 @@ impl Attention<'_> {
         }
     }
 
-    /// `R` queries × `V` vectors of the values; with `V` = 0 the numbers that fill no vector.
+    /// `R` queries × `V` SIMD vectors of the values; with `V` = 0, the elements that do not fill a vector.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     fn mix_tile<I: Isa, const R: usize, const V: usize>(
@@ -255,7 +255,7 @@ impl Attention<'_> {
     }
 }
 
-/// Turns the scores, keys × queries, into weights that sum up to 1 / `factors`.
+/// Converts the scores, keys × queries, to weights that sum to 1 / `factors`.
 #[inline(always)]
 fn softmax<I: Isa, const N: usize>(isa: I, scores: &mut [f32], factors: &mut [f32]) {
     let ops = isa.f32();

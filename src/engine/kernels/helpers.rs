@@ -1,23 +1,22 @@
-//! Threads that help with wide products. They take panels of the result off the caller's hands, and the caller never waits for
-//! them: what a helper has not finished when no panel is left, the caller computes itself. Helpers run where the system has nothing
-//! else to do. One that gets no time costs nothing but an offer, and one that is stopped in the middle costs a panel
-//! (docs/performance.md).
+//! Helper threads for wide matmuls, at idle priority. Helpers compute panels of the result, and the caller never waits for them: it
+//! recomputes panels that a helper has not finished once no other panel is left. A helper without processor time costs only an offer,
+//! and one that is preempted within a panel costs that panel (docs/performance.md).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-/// MACs of a product that is worth an offer, which takes tens of microseconds.
-pub const WORTH_FROM: usize = 16 << 20;
+/// Minimum MACs of a matmul that is offered to helpers. An offer takes tens of microseconds.
+pub const MIN_SHARED_MACS: usize = 16 << 20;
 
-/// The panels of a product as a helper computes them.
+/// The panels of a matmul, computed by helpers.
 pub trait Panels: Send + Sync + 'static {
-    /// Panel `panel` without residual, `[rows, columns of the panel]`.
+    /// Computes panel `panel` without residual, `[rows, columns of the panel]`.
     fn compute(&self, panel: usize) -> Vec<f32>;
 }
 
-/// Panels that whoever comes first takes, and what helpers made of them.
+/// The panels of one matmul: which are taken, and the results of helpers.
 struct Offer {
     panels: Box<dyn Panels>,
     taken: Box<[AtomicBool]>,
@@ -29,42 +28,41 @@ impl Offer {
         !self.taken[panel].swap(true, Ordering::Relaxed)
     }
 
-    /// Computes panels from the last on; the caller comes from the first.
+    /// Computes panels from the last towards the first; the caller starts at the first.
     fn help(&self) {
         for panel in (0..self.taken.len()).rev().filter(|&panel| self.take(panel)) {
-            // Who took it is the only one to set it.
+            // Only the thread that took the panel sets its result.
             let _ = self.blocks[panel].set(self.panels.compute(panel));
         }
     }
 }
 
-/// The helpers of an encoder; they end with it.
+/// The helper threads of an encoder, which end when it is dropped.
 #[derive(Debug)]
 pub struct Helpers {
     offers: Sender<Arc<Offer>>,
     count: usize,
-    worth_from: usize,
+    min_macs: usize,
 }
 
 impl Helpers {
-    /// Starts `count` threads for products of `worth_from` MACs and more.
+    /// Starts `count` threads for matmuls of at least `min_macs` MACs.
     ///
     /// # Errors
-    /// If the system gives no more threads.
-    pub fn start(count: usize, worth_from: usize) -> std::io::Result<Self> {
-        let (offers, wanted) = bounded(count);
+    /// If the system cannot start a thread.
+    pub fn start(count: usize, min_macs: usize) -> std::io::Result<Self> {
+        let (sender, receiver) = bounded(count);
         for index in 1..=count {
-            let wanted: Receiver<Arc<Offer>> = wanted.clone();
+            let offers: Receiver<Arc<Offer>> = receiver.clone();
             std::thread::Builder::new().name(format!("helper-{index}")).spawn(move || {
-                stand_back();
-                wanted.iter().for_each(|offer| offer.help());
+                set_idle_priority();
+                offers.iter().for_each(|offer| offer.help());
             })?;
         }
-        Ok(Self { offers, count, worth_from })
+        Ok(Self { offers: sender, count, min_macs })
     }
 
-    /// Calls `put` once for each of `count` panels: with what a helper computed, or with nothing, and then the panel is the
-    /// caller's.
+    /// Calls `put` once for each of `count` panels, with a helper's result, or with `None` if the caller has to compute the panel.
     pub fn share<P: Panels>(&self, count: usize, panels: impl FnOnce() -> P, mut put: impl FnMut(usize, Option<&[f32]>)) {
         let offer = Arc::new(Offer {
             panels: Box::new(panels()),
@@ -74,36 +72,36 @@ impl Helpers {
         for _ in 0..self.count {
             let _ = self.offers.try_send(offer.clone());
         }
-        let mut theirs = Vec::new();
+        let mut by_helpers = Vec::new();
         for panel in 0..count {
             match offer.take(panel) {
                 true => put(panel, None),
-                false => theirs.push(panel),
+                false => by_helpers.push(panel),
             }
         }
-        // The first of them was taken last and may still be computed: it is asked for last.
-        for panel in theirs.into_iter().rev() {
+        // Helpers started at the last panel, so the first of these is the most likely to be unfinished: read it last.
+        for panel in by_helpers.into_iter().rev() {
             put(panel, offer.blocks[panel].get().map(Vec::as_slice));
         }
     }
 }
 
-/// The helpers, where they are asked about a product of so many MACs: it is large enough, and one has come for the last.
-pub fn worth(helpers: Option<&Arc<Helpers>>, macs: usize) -> Option<&Helpers> {
-    helpers.map(Arc::as_ref).filter(|helpers| macs >= helpers.worth_from && !helpers.offers.is_full())
+/// Returns the helpers if a matmul of `macs` MACs is large enough and their queue of offers is not full.
+pub fn available(helpers: Option<&Arc<Helpers>>, macs: usize) -> Option<&Helpers> {
+    helpers.map(Arc::as_ref).filter(|helpers| macs >= helpers.min_macs && !helpers.offers.is_full())
 }
 
-/// Lets every other thread of the machine come first.
+/// Sets the lowest priority of the system for the calling thread.
 #[cfg(unix)]
-fn stand_back() {
+fn set_idle_priority() {
     use thread_priority::{
         NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
     };
     let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
-        log::debug!("a helper keeps its priority: {error:?}");
+        log::debug!("cannot lower the priority of a helper thread: {error:?}");
     }
 }
 
 #[cfg(not(unix))]
-fn stand_back() {}
+fn set_idle_priority() {}

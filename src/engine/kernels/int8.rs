@@ -1,5 +1,5 @@
-//! Numbers to 8 bits and back: every row by its own range when it comes, every column of constant weights by its own when
-//! they are loaded. The product between is that of [`super::vnni`], or tract's.
+//! Quantisation to 8 bits and back: activations per row at run time, constant weights per column when they are loaded. The matmul in
+//! between is that of [`super::vnni`] or tract's.
 
 use std::ops::Range;
 
@@ -8,31 +8,31 @@ use rten_simd::{Isa, Simd, SimdOp};
 
 use super::{Activation, Rows};
 
-/// Constant weights `[inputs, outputs]` in steps of their columns' scales.
+/// Quantised constant weights `[inputs, outputs]` with one scale per column.
 #[derive(Debug, PartialEq)]
 pub struct QuantisedWeights {
-    /// By output: what one step is worth.
+    /// Scale of each output column: the value of one step.
     pub scale: Vec<f32>,
-    /// By output: the sum of its weights in steps, which takes a row's zero point out.
+    /// Sum of each output column's quantised weights, to correct for the rows' zero points.
     pub sums: Vec<i32>,
     pub bias: Vec<f32>,
 }
 
 /// Largest magnitude of a quantised weight.
-const MOST: f32 = 127.0;
+const MAX_STEP: f32 = 127.0;
 
 impl QuantisedWeights {
-    /// Quantises `weights [inputs, outputs]`: the steps, and what turns them back. No bias is a bias of zeros.
+    /// Quantises `weights [inputs, outputs]`; returns the quantised values, and the data to dequantise. A missing bias is zero.
     pub fn new(weights: &[f32], outputs: usize, bias: Option<&[f32]>) -> (Vec<i8>, Self) {
         let mut scale = vec![f32::MIN_POSITIVE; outputs];
         for row in weights.chunks_exact(outputs.max(1)) {
-            scale.iter_mut().zip(row).for_each(|(scale, weight)| *scale = scale.max(weight.abs() / MOST));
+            scale.iter_mut().zip(row).for_each(|(scale, weight)| *scale = scale.max(weight.abs() / MAX_STEP));
         }
         let mut sums = vec![0; outputs];
         let mut steps = Vec::with_capacity(weights.len());
         for row in weights.chunks_exact(outputs.max(1)) {
             for ((weight, scale), sum) in row.iter().zip(&scale).zip(&mut sums) {
-                let step = (weight / scale).round().clamp(-MOST, MOST) as i8;
+                let step = (weight / scale).round().clamp(-MAX_STEP, MAX_STEP) as i8;
                 *sum += i32::from(step);
                 steps.push(step);
             }
@@ -41,13 +41,13 @@ impl QuantisedWeights {
     }
 }
 
-/// How a row's 256 steps are written.
+/// Representation of the 256 levels of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Steps {
-    /// 0 to 255, as VNNI takes them.
+    /// 0 to 255, for VNNI.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     U8,
-    /// −128 to 127, the same less 128: a u8 with its highest bit turned.
+    /// −128 to 127: the u8 value minus 128, which flips its highest bit.
     I8,
 }
 
@@ -60,7 +60,7 @@ impl Steps {
     }
 }
 
-/// Every row to 8 bits over its own range, zero being exact: x ≈ (step − zero point) · scale.
+/// Quantises each row to 8 bits over its own range, with an exact zero: x ≈ (step − zero point) · scale.
 pub struct Quantise<'a> {
     pub rows: Rows<'a>,
     pub written: Steps,
@@ -114,14 +114,14 @@ fn quantise<I: Isa>(isa: I, row: &[f32], factor: f32, zero: i32, middle: u8, ste
     }
 }
 
-/// Sums of products of steps back to f32, with the bias, the activation and the residual.
+/// Dequantises sums to f32, and applies bias, activation and residual.
 pub struct Widen<'a> {
-    /// `[rows, stride]`, of which the first are those of `columns`.
+    /// `[rows, stride]`; the first columns are those of `columns`.
     pub sums: &'a [i32],
     pub stride: usize,
-    /// The outputs that are widened here.
+    /// The outputs to dequantise.
     pub columns: Range<usize>,
-    /// As [`Quantise`] made them.
+    /// Scale and zero point of each row, from [`Quantise`].
     pub ranges: &'a [f32],
     pub weights: &'a QuantisedWeights,
     pub activation: Activation,

@@ -1,8 +1,8 @@
-//! Matrix products of a few rows with constant weights, packed once: rows · weights + bias, an activation, a residual.
+//! f32 matmuls of a few rows with constant packed weights: activation(rows · weights + bias) + residual.
 //!
-//! The weights lie in panels as wide as a tile of the result, so that a panel is read from front to back while a tile of
-//! rows × columns stays in registers. A stream reads all weights once a chunk, far more than a cache next to the core holds: the
-//! next panel is fetched while this one is computed (docs/notes/kernels.md).
+//! The weights are stored in panels as wide as a tile of the result, so that a panel is read sequentially while a tile of
+//! rows × columns stays in registers. A stream reads all weights once per chunk, far more than fits into L1 or L2: the next panel is
+//! prefetched while the current one is computed (docs/notes/kernels.md).
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -14,17 +14,17 @@ use rten_simd::{Isa, Simd, SimdOp};
 use super::helpers::{Helpers, Panels};
 use super::{Activation, Block, Rows, in_registers};
 
-/// Rows of a tile at the most.
+/// Maximum rows of a tile.
 const MOST_ROWS: usize = 8;
-/// Vectors in a panel's width.
+/// Width of a panel in SIMD vectors.
 const PANEL_VECTORS: usize = 2;
 
-/// Constant weights `[inputs, outputs]` in panels, and the bias of the outputs.
+/// Constant weights `[inputs, outputs]` packed in panels, and the bias of the outputs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackedWeights {
-    /// Panel after panel, `inputs × panel width` numbers each; the last one is filled with zeros.
+    /// All panels in order, `inputs × panel width` values each; the last one is padded with zeros.
     panels: Vec<f32>,
-    /// As wide as all panels.
+    /// Padded to the width of all panels.
     bias: Vec<f32>,
     pub inputs: usize,
     pub outputs: usize,
@@ -47,7 +47,7 @@ impl SimdOp for Lanes {
 }
 
 impl PackedWeights {
-    /// Packs `weight(input, output)`; no bias is a bias of zeros.
+    /// Packs `weight(input, output)`; a missing bias is zero.
     pub fn new(inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32, bias: Option<&[f32]>) -> Self {
         let width = panel_width();
         let padded = outputs.next_multiple_of(width);
@@ -64,7 +64,7 @@ impl PackedWeights {
         Self { panels, bias: padded_bias, inputs, outputs }
     }
 
-    /// Whether these are the weights and the bias that [`new`](Self::new) would pack, bit for bit.
+    /// Whether these equal the weights and the bias that [`new`](Self::new) would pack, bit for bit.
     pub fn contains(&self, inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32, bias: Option<&[f32]>) -> bool {
         let width = panel_width();
         let same = |a: f32, b: f32| a.to_bits() == b.to_bits();
@@ -82,16 +82,16 @@ impl PackedWeights {
     /// `out [rows, outputs]` = activation(rows · weights + bias) + residual.
     ///
     /// # Panics
-    /// If a shape does not fit.
+    /// If the shapes do not match.
     pub fn apply(&self, rows: Rows<'_>, activation: Activation, residual: Option<&[f32]>, out: &mut [f32]) {
         let out = Block { numbers: out, stride: self.outputs, first: 0, residual };
         self.compute(0..self.panel_count(), rows, activation, out);
     }
 
-    /// The same to the bit, with `helpers` for some of the panels.
+    /// As [`apply`](Self::apply), with `helpers` for some of the panels. The result is bit-identical.
     ///
     /// # Panics
-    /// If a shape does not fit.
+    /// If the shapes do not match.
     pub fn apply_with(
         self: &Arc<Self>,
         helpers: &Helpers,
@@ -114,7 +114,7 @@ impl PackedWeights {
         );
     }
 
-    /// What helpers compute of it.
+    /// The part that helpers can compute.
     pub(super) fn offered(self: &Arc<Self>, rows: Rows<'_>, activation: Activation) -> Offered {
         Offered { weights: self.clone(), rows: rows.data.to_vec(), count: rows.count, stride: rows.stride, activation }
     }
@@ -123,7 +123,7 @@ impl PackedWeights {
         self.panels.len() / (panel_width() * self.inputs.max(1))
     }
 
-    /// How many outputs panel `panel` has.
+    /// Number of outputs in panel `panel`.
     fn columns(&self, panel: usize) -> usize {
         (self.outputs - panel * panel_width()).min(panel_width())
     }
@@ -135,7 +135,7 @@ impl PackedWeights {
     }
 }
 
-/// A product's rows and weights as helpers hold them.
+/// Rows and weights of a matmul, owned by helpers.
 pub struct Offered {
     weights: Arc<PackedWeights>,
     rows: Vec<f32>,
@@ -155,7 +155,7 @@ impl Panels for Offered {
     }
 }
 
-/// Outputs of a panel, but for the last one.
+/// Number of outputs per panel, except the last.
 pub(super) fn panel_width() -> usize {
     Lanes.dispatch() * PANEL_VECTORS
 }
@@ -166,7 +166,7 @@ struct Matmul<'a> {
     rows: Rows<'a>,
     activation: Activation,
     tile: &'a mut Vec<f32>,
-    /// Where the first of `panels` begins.
+    /// The output, from the first of `panels`.
     out: Block<'a>,
 }
 
@@ -187,10 +187,10 @@ impl SimdOp for Matmul<'_> {
 }
 
 impl Matmul<'_> {
-    /// All rows × one panel. What lies at `next` is wanted after it.
+    /// Computes all rows × one panel, and prefetches the data at `next`.
     #[inline(always)]
     fn panel<I: Isa>(&mut self, isa: I, panel: &[f32], column: usize, next: *const f32) {
-        // As many rows as the registers hold: 16 of them on x86 without AVX-512, 32 elsewhere.
+        // As many rows as fit into the registers: 16 registers on x86 without AVX-512, 32 elsewhere.
         let most = if cfg!(target_arch = "x86_64") && isa.f32().len() < 16 { 6 } else { MOST_ROWS };
         let width = isa.f32().len() * PANEL_VECTORS;
         let columns = (self.weights.outputs - column).min(width);
@@ -198,7 +198,7 @@ impl Matmul<'_> {
         let mut row = 0;
         while row < self.rows.count {
             let rows = (self.rows.count - row).min(most);
-            // The first tile of rows fetches the next panel; the others ask for what is there.
+            // Only the first tile of rows prefetches the next panel; the others point to the current one.
             let next = if row == 0 { next } else { panel.as_ptr() };
             let bias = &self.weights.bias[column..][..width];
             let tile = &mut self.tile[..rows * width];
@@ -221,7 +221,7 @@ impl Matmul<'_> {
     }
 }
 
-/// `R` rows × one panel: `tile [R, panel width]` = bias + rows · panel. The panel at `next` is fetched meanwhile.
+/// `R` rows × one panel: `tile [R, panel width]` = bias + rows · panel. Prefetches the panel at `next`.
 #[inline(always)]
 fn tile<I: Isa, const R: usize>(
     isa: I,
@@ -235,7 +235,7 @@ fn tile<I: Isa, const R: usize>(
     let ops = isa.f32();
     let lanes = ops.len();
     let width = lanes * PANEL_VECTORS;
-    // All as long as the loop below is: so much is checked here, and not number by number there.
+    // Slices as long as the loop: bounds are checked once here, not per element in the loop.
     let inputs = rows.width;
     let rows: [&[f32]; R] = std::array::from_fn(|r| &rows.row(first + r)[..inputs]);
     let mut sums = [[ops.load(bias), ops.load(&bias[lanes..])]; R];

@@ -1,5 +1,5 @@
-//! The numbers' own work: products, attention, norms on plain slices. Vector instructions are chosen while running, through
-//! `rten-simd`; nothing here knows graphs or tract.
+//! Kernels on plain slices: matmuls, attention, norms. `rten-simd` selects the vector instructions at run time. Nothing here depends on
+//! graphs or tract.
 
 pub(super) mod activation;
 pub(super) mod attention;
@@ -16,8 +16,8 @@ pub(super) mod vnni;
 
 pub(super) use activation::Activation;
 
-/// The sums of a tile after its loop. A loop that then indexes an array of them would have the compiler keep all of them in memory, and write each
-/// one there at every step of the loop before: twice the time. Here the array ends, and what goes on is a copy.
+/// Copies the sums of a tile after its inner loop. Otherwise, a later loop that indexes the array makes the compiler keep the sums in
+/// memory and store each of them at every step of the inner loop, which takes twice the time.
 #[inline(always)]
 fn in_registers<T>(sums: T) -> T {
     std::hint::black_box(sums)
@@ -44,24 +44,24 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Columns of a result to write: those of row `r` begin at `numbers[r * stride + first]`.
+/// Columns of a result: those of row `r` begin at `numbers[r * stride + first]`.
 pub(super) struct Block<'a> {
     pub numbers: &'a mut [f32],
     pub stride: usize,
     pub first: usize,
-    /// What is added; it lies as `numbers` does.
+    /// The residual, in the layout of `numbers`.
     pub residual: Option<&'a [f32]>,
 }
 
 impl Block<'_> {
-    /// `columns` numbers of row `r` from its column `from` on: what is added, and where they go.
+    /// The residual and the output of `columns` elements of row `r`, from column `from`.
     #[inline(always)]
     fn row(&mut self, r: usize, from: usize, columns: usize) -> (Option<&[f32]>, &mut [f32]) {
         let at = r * self.stride + self.first + from;
         (self.residual.map(|residual| &residual[at..][..columns]), &mut self.numbers[at..][..columns])
     }
 
-    /// Puts `computed`, `rows` rows that lack what is added.
+    /// Writes `rows` rows in `computed`, and adds the residual.
     fn put(mut self, computed: &[f32], rows: usize) {
         let columns = computed.len() / rows.max(1);
         for (r, computed) in computed.chunks_exact(columns.max(1)).enumerate() {

@@ -1,4 +1,4 @@
-//! Layer norm of rows.
+//! Layer norm.
 
 use rten_simd::ops::NumOps;
 use rten_simd::{Isa, SimdOp};

@@ -1,7 +1,7 @@
-//! How near the kernels come to the processor's ceiling at a stream's sizes; prints the table of docs/notes/kernels.md:
+//! Speed of the kernels at a stream's sizes, relative to the processor's peak. Prints the tables of docs/notes/kernels.md:
 //!
 //!     cargo test --release --lib kernels::speed -- --ignored --nocapture
-//!     cargo test --release --lib kernels::speed::of_streams -- --ignored --nocapture      (the second table alone)
+//!     cargo test --release --lib kernels::speed::of_streams -- --ignored --nocapture      (only the second table)
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::matmul::PackedWeights;
 use super::norm::LayerNorm;
 use super::{Activation, Rows, in_registers};
 
-// daisy-tiny: frames of a chunk, hidden size, heads, left context, layers whose weights go through the caches in turn.
+// daisy-tiny: frames of a chunk, hidden size, heads, left context, and layers whose weights pass through the caches in turn.
 const FRAMES: usize = 16;
 const DIM: usize = 192;
 const HEADS: usize = 4;
@@ -23,7 +23,7 @@ const CONTEXT: usize = 64;
 const LAYERS: usize = 10;
 const ROUNDS: usize = 300;
 
-/// Sixteen independent sums that never leave the registers.
+/// Sixteen independent sums in registers.
 struct Ceiling;
 
 impl SimdOp for Ceiling {
@@ -45,7 +45,7 @@ impl SimdOp for Ceiling {
     }
 }
 
-/// Seconds of the best round.
+/// Seconds of the fastest round.
 fn best(mut work: impl FnMut()) -> f64 {
     let mut time = || {
         let began = Instant::now();
@@ -63,11 +63,11 @@ fn numbers(count: usize) -> Vec<f32> {
 #[ignore = "prints a table"]
 fn of_every_class_of_operation() {
     let ceiling = (0..20).map(|_| Ceiling.dispatch()).fold(0.0, f64::max);
-    println!("ceiling of f32: {ceiling:.0} G MACs per second");
-    println!("| operation | µs | G MACs per second | of the ceiling |\n|---|---|---|---|");
+    println!("f32 peak: {ceiling:.0} G MACs per second");
+    println!("| operation | µs | G MACs per second | of the peak |\n|---|---|---|---|");
     let row = |name: &str, seconds: f64, adds: usize| {
         let rate = adds as f64 / seconds / 1e9;
-        // An instruction for 8 bits does four times as much as one for f32, and as many of them begin at a time.
+        // An 8-bit instruction computes four times as many MACs as an f32 one, at the same issue rate.
         let ceiling = if name.contains("int8") { 4.0 * ceiling } else { ceiling };
         match adds {
             0 => println!("| {name} | {:.2} | | |", seconds * 1e6),
@@ -83,9 +83,9 @@ fn of_every_class_of_operation() {
         let pack = |_| PackedWeights::new(inputs, outputs, |k, n| weights[k * outputs + n], None);
         let many: Vec<_> = (0..LAYERS).map(pack).collect();
         let hot = best(|| many[0].apply(rows, Activation::None, None, &mut out));
-        row(&format!("product f32 {name}, weights in cache"), hot, adds);
+        row(&format!("matmul f32 {name}, weights in cache"), hot, adds);
         let cold = best(|| many.iter().for_each(|one| one.apply(rows, Activation::None, None, &mut out))) / LAYERS as f64;
-        row(&format!("product f32 {name}, {LAYERS} layers in turn"), cold, adds);
+        row(&format!("matmul f32 {name}, {LAYERS} layers in turn"), cold, adds);
         #[cfg(target_arch = "x86_64")]
         if let Some(vnni) = super::vnni::Vnni::detect() {
             use super::vnni::{COLUMNS, GROUP, PackedSteps};
@@ -95,7 +95,7 @@ fn of_every_class_of_operation() {
             let mut sums = vec![[0; COLUMNS]; FRAMES];
             let seconds =
                 best(|| packed.panels().for_each(|(panel, next)| vnni.sums(&bytes, inputs / GROUP, panel, next, &mut sums)));
-            row(&format!("product int8 {name}, weights in cache"), seconds, adds);
+            row(&format!("matmul int8 {name}, weights in cache"), seconds, adds);
         }
     }
 
@@ -103,7 +103,7 @@ fn of_every_class_of_operation() {
     let (mut steps, mut ranges) = (vec![0; x.len()], vec![0.0; 2 * FRAMES]);
     let rows = Rows::new(&x, FRAMES, 4 * DIM);
     row(
-        "rows to 8 bits, 16 × 768",
+        "quantise rows, 16 × 768",
         best(|| Quantise { rows, written: Steps::U8, steps: &mut steps, ranges: &mut ranges }.dispatch()),
         0,
     );
@@ -115,8 +115,8 @@ fn of_every_class_of_operation() {
             Widen { sums, stride: 4 * DIM, columns: 0..4 * DIM, ranges, weights, activation, residual: None, out }.dispatch();
         })
     };
-    row("sums to f32, 16 × 768", widen(Activation::None), 0);
-    row("sums to f32 and GELU, 16 × 768", widen(Activation::Gelu), 0);
+    row("dequantise sums, 16 × 768", widen(Activation::None), 0);
+    row("dequantise sums and GELU, 16 × 768", widen(Activation::Gelu), 0);
     let (scale, shift) = (vec![1.0; DIM], vec![0.0; DIM]);
     let (x, mut out) = (numbers(FRAMES * DIM), vec![0.0; FRAMES * DIM]);
     let norm = best(|| LayerNorm { x: &x, scale: &scale, shift: &shift, epsilon: 1e-5, out: &mut out }.dispatch());
@@ -129,15 +129,15 @@ fn of_every_class_of_operation() {
         let (keys, values, bias, scratch, out) = (&[old, new], &[old, new], Some(&bias[..]), &mut scratch, &mut out[..]);
         Attention { heads: HEADS, width, queries: new, keys, values, scale: 1.0, bias, scratch, out }.dispatch();
     });
-    row("attention, 16 frames on 80, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM);
+    row("attention, 16 queries × 80 keys, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM);
 }
 
-/// What streams at the same layer would gain by being computed together: their rows through the products of a layer at once.
+/// Gain of batching several streams: the rows of two or four streams through the matmuls of a layer at once.
 #[test]
 #[ignore = "prints a table"]
 fn of_streams_together() {
     const MOST: usize = 4 * FRAMES;
-    println!("| products of a layer | one stream, µs | two, of it | four, of it |\n|---|---|---|---|");
+    println!("| matmuls of a layer | one stream, µs | two streams, relative | four streams, relative |\n|---|---|---|---|");
     let sizes = [(DIM, 3 * DIM), (DIM, DIM), (DIM, 4 * DIM), (4 * DIM, DIM)];
     let x = numbers(MOST * 4 * DIM);
     let mut out = vec![0.0; MOST * 4 * DIM];

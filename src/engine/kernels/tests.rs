@@ -1,4 +1,4 @@
-//! Every kernel against the plainest code that computes the same.
+//! Every kernel against a naive reference.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 use rten_simd::SimdOp;
 
-use super::attention::{Attention, ByHead, turned_bias};
-use super::helpers::{Helpers, Panels, worth};
+use super::attention::{Attention, ByHead, transposed_bias};
+use super::helpers::{Helpers, Panels, available};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::matmul::{PackedWeights, panel_width};
 use super::norm::LayerNorm;
 use super::{Activation, Block, Rows};
 
-/// Numbers that look random, the same each time.
+/// Deterministic pseudo-random numbers.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
     let next = move || {
@@ -26,7 +26,7 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
     std::iter::repeat_with(next).take(count).collect()
 }
 
-/// Abramowitz and Stegun 7.1.26 in f64 is off by 1.5e-7; good enough against f32.
+/// erf by Abramowitz and Stegun 7.1.26 in f64, with an error of 1.5e-7: sufficient to test f32.
 fn gelu(x: f64) -> f64 {
     let z = x.abs() / 2f64.sqrt();
     let t = 1.0 / (1.0 + 0.3275911 * z);
@@ -60,13 +60,13 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
 }
 
-/// A helper's panels: each is told when it begins, and waits until it may end.
-struct Told {
+/// Panels that report their start, and wait for permission to finish.
+struct Controlled {
     begun: Sender<usize>,
     may_end: Mutex<Receiver<()>>,
 }
 
-impl Panels for Told {
+impl Panels for Controlled {
     fn compute(&self, panel: usize) -> Vec<f32> {
         self.begun.send(panel).unwrap();
         self.may_end.lock().unwrap().recv().unwrap();
@@ -74,15 +74,15 @@ impl Panels for Told {
     }
 }
 
-/// One panel that a helper ends is taken from it; one that it is stopped in is the caller's own, who does not wait.
+/// A panel finished by a helper is used; the caller computes an unfinished one itself, without waiting.
 #[test]
-fn a_caller_takes_what_helpers_have_ended_and_waits_for_nothing() {
+fn a_caller_uses_finished_panels_and_never_waits() {
     let helpers = Helpers::start(1, 0).unwrap();
     let ((begun, begins), (end, may_end)) = (channel(), channel());
     let mut put = Vec::new();
     helpers.share(
         4,
-        || Told { begun, may_end: Mutex::new(may_end) },
+        || Controlled { begun, may_end: Mutex::new(may_end) },
         |panel, block| {
             if panel == 0 {
                 assert_eq!(begins.recv().unwrap(), 3);
@@ -96,28 +96,33 @@ fn a_caller_takes_what_helpers_have_ended_and_waits_for_nothing() {
     end.send(()).unwrap();
 }
 
-/// Helpers take products of a size, and none while nobody has come for the last one.
+/// Helpers are used for large matmuls only, and not while the previous offer is still pending.
 #[test]
-fn helpers_are_asked_where_they_are_worth_it() {
+fn helpers_are_available_for_large_matmuls_if_idle() {
     let helpers = Arc::new(Helpers::start(1, 1000).unwrap());
-    assert!(worth(Some(&helpers), 1000).is_some() && worth(Some(&helpers), 999).is_none() && worth(None, 1000).is_none());
+    assert!(available(Some(&helpers), 1000).is_some());
+    assert!(available(Some(&helpers), 999).is_none() && available(None, 1000).is_none());
     let ((begun, begins), (end, may_end)) = (channel(), channel());
-    let told = || Told { begun: begun.clone(), may_end: Mutex::new(may_end) };
-    // The helper is held in the first product, so that the offer of the second one stays.
-    helpers.share(2, told, |panel, _| {
+    let controlled = || Controlled { begun: begun.clone(), may_end: Mutex::new(may_end) };
+    // The helper is blocked in the first matmul, so the offer of the second one stays pending.
+    helpers.share(2, controlled, |panel, _| {
         if panel == 0 {
             assert_eq!(begins.recv().unwrap(), 1)
         }
     });
-    helpers.share(1, || Told { begun: begun.clone(), may_end: Mutex::new(channel().1) }, |_, block| assert!(block.is_none()));
-    assert!(worth(Some(&helpers), 1000).is_none());
+    helpers.share(
+        1,
+        || Controlled { begun: begun.clone(), may_end: Mutex::new(channel().1) },
+        |_, block| assert!(block.is_none()),
+    );
+    assert!(available(Some(&helpers), 1000).is_none());
     end.send(()).unwrap();
 }
 
-fn worst(found: &[f32], wanted: &[f64]) -> f64 {
-    assert_eq!(found.len(), wanted.len());
-    assert!(found.iter().all(|x| x.is_finite()));
-    found.iter().zip(wanted).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max)
+fn worst(actual: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    assert!(actual.iter().all(|x| x.is_finite()));
+    actual.iter().zip(expected).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max)
 }
 
 proptest! {
@@ -135,16 +140,16 @@ proptest! {
             bias: numbers(outputs, seed + 2),
             residual: numbers(count * outputs, seed + 3),
         };
-        let wanted = naive(&case, [count, inputs, outputs, stride], activation);
+        let expected = naive(&case, [count, inputs, outputs, stride], activation);
         let weight = |k: usize, n: usize| case.weights[k * outputs + n];
         let rows = Rows { data: &case.rows, count, width: inputs, stride };
 
-        let mut found = vec![f32::NAN; count * outputs];
-        PackedWeights::new(inputs, outputs, weight, Some(&case.bias)).apply(rows, activation, Some(&case.residual), &mut found);
-        let off = worst(&found, &wanted);
-        prop_assert!(off < 2e-5, "f32 is off by {off}");
+        let mut actual = vec![f32::NAN; count * outputs];
+        PackedWeights::new(inputs, outputs, weight, Some(&case.bias)).apply(rows, activation, Some(&case.residual), &mut actual);
+        let error = worst(&actual, &expected);
+        prop_assert!(error < 2e-5, "f32 error: {error}");
 
-        // All of it from a helper: the same to the bit.
+        // Everything computed by a helper is bit-identical.
         let packed = Arc::new(PackedWeights::new(inputs, outputs, weight, Some(&case.bias)));
         let (offered, mut helped) = (packed.offered(rows, activation), vec![f32::NAN; count * outputs]);
         for panel in 0..packed.panel_count() {
@@ -152,7 +157,7 @@ proptest! {
             let block = Block { numbers: &mut helped, stride: outputs, first, residual: Some(&case.residual) };
             block.put(&offered.compute(panel), count);
         }
-        prop_assert_eq!(bits(&helped), bits(&found));
+        prop_assert_eq!(bits(&helped), bits(&actual));
 
         let (steps, quantised) = QuantisedWeights::new(&case.weights, outputs, Some(&case.bias));
         for written in [Steps::I8, Steps::U8] {
@@ -164,16 +169,16 @@ proptest! {
             };
             let sums: Vec<i32> = (0..count).flat_map(|r| (0..outputs).map(move |n| (r, n))).map(|(r, n)| product(r, n)).collect();
             let residual = Some(&case.residual[..]);
-            // In two parts, as panels come.
+            // In two parts, as for panels.
             for columns in [0..outputs / 3, outputs / 3..outputs] {
                 let sums = &sums[columns.start.min(sums.len())..];
-                let (stride, ranges, weights, out) = (outputs, &ranges[..], &quantised, &mut found[..]);
+                let (stride, ranges, weights, out) = (outputs, &ranges[..], &quantised, &mut actual[..]);
                 Widen { sums, stride, columns, ranges, weights, activation, residual, out }.dispatch();
             }
-        let off = worst(&found, &wanted);
-            // A step is off by at most a half: of 127 for a weight of at most 1, of 255 for a row from -1 to 1.
+        let error = worst(&actual, &expected);
+            // Rounding errors are at most half a step: 1/127 for a weight of at most 1, 2/255 for a row from -1 to 1.
             let bound = inputs as f64 * (1.0 / 254.0 + 1.0 / 255.0 + 1e-4) * 1.2 + 1e-3;
-            prop_assert!(off < bound, "int8 is off by {off}, more than {bound}");
+            prop_assert!(error < bound, "int8 error: {error} > {bound}");
         }
     }
 
@@ -192,11 +197,11 @@ proptest! {
             let mut sums = vec![[i32::MIN; COLUMNS]; count];
             vnni.sums(grouped, groups, panel, next, &mut sums);
             for (r, sums) in sums.iter().enumerate() {
-                for (column, &found) in sums.iter().enumerate() {
+                for (column, &actual) in sums.iter().enumerate() {
                     let output = panels * COLUMNS + column;
                     let weight = |k: usize| if output < outputs { i32::from(steps[k * outputs + output]) } else { 0 };
-                    let wanted: i32 = (0..inputs).map(|k| i32::from(rows[r * inputs + k]) * weight(k)).sum();
-                    prop_assert_eq!(found, wanted, "row {}, output {}", r, output);
+                    let expected: i32 = (0..inputs).map(|k| i32::from(rows[r * inputs + k]) * weight(k)).sum();
+                    prop_assert_eq!(actual, expected, "row {}, output {}", r, output);
                 }
             }
             panels += 1;
@@ -214,19 +219,19 @@ proptest! {
         let (q, new_k, new_v) = (numbers(queries * row, seed), numbers(queries * row, seed + 1), numbers(queries * row, seed + 2));
         let (old_k, old_v) = (numbers(cached * row, seed + 3), numbers(cached * row, seed + 4));
         let bias: Vec<f32> = numbers(heads * queries * keys, seed + 5).iter().map(|x| x * 3.0).collect();
-        // New frames lie by frame, cached ones by head.
+        // New frames are stored by frame, cached ones by head.
         let by_frame = |data| ByHead { data, frames: queries, head_stride: width, frame_stride: row };
         let by_head = |data| ByHead { data, frames: cached, head_stride: cached * width, frame_stride: width };
-        let mut turned = Vec::new();
-        turned_bias(&bias, queries, keys, &mut turned);
-        let mut found = vec![f32::NAN; queries * row];
+        let mut transposed = Vec::new();
+        transposed_bias(&bias, queries, keys, &mut transposed);
+        let mut actual = vec![f32::NAN; queries * row];
         Attention {
             heads, width, queries: by_frame(&q), keys: &[by_head(&old_k), by_frame(&new_k)],
-            values: &[by_head(&old_v), by_frame(&new_v)], scale: 0.5, bias: with_bias.then_some(&turned[..]),
-            scratch: &mut Vec::new(), out: &mut found,
+            values: &[by_head(&old_v), by_frame(&new_v)], scale: 0.5, bias: with_bias.then_some(&transposed[..]),
+            scratch: &mut Vec::new(), out: &mut actual,
         }.dispatch();
 
-        let mut wanted = vec![0.0f64; queries * row];
+        let mut expected = vec![0.0f64; queries * row];
         for h in 0..heads {
             let at = |old: &[f32], new: &[f32], key: usize, i: usize| f64::from(match key < cached {
                 true => old[(h * cached + key) * width + i],
@@ -242,28 +247,28 @@ proptest! {
                 let sum: f64 = weights.iter().sum();
                 for i in 0..width {
                     let mix: f64 = (0..keys).map(|key| weights[key] * at(&old_v, &new_v, key, i)).sum();
-                    wanted[t * row + h * width + i] = mix / sum;
+                    expected[t * row + h * width + i] = mix / sum;
                 }
             }
         }
-        let off = worst(&found, &wanted);
-        prop_assert!(off < 1e-5, "off by {off}");
+        let error = worst(&actual, &expected);
+        prop_assert!(error < 1e-5, "error: {error}");
     }
 
     #[test]
     fn layer_norm_equals_a_naive_one(rows in 0usize..20, dim in 1usize..300, seed in 1u32..1000) {
         let (x, scale, shift) = (numbers(rows * dim, seed), numbers(dim, seed + 1), numbers(dim, seed + 2));
-        let mut found = vec![f32::NAN; rows * dim];
-        LayerNorm { x: &x, scale: &scale, shift: &shift, epsilon: 1e-5, out: &mut found }.dispatch();
-        let mut wanted = Vec::new();
+        let mut actual = vec![f32::NAN; rows * dim];
+        LayerNorm { x: &x, scale: &scale, shift: &shift, epsilon: 1e-5, out: &mut actual }.dispatch();
+        let mut expected = Vec::new();
         for row in x.chunks_exact(dim) {
             let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / dim as f64;
             let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / dim as f64;
             let y = |(i, &x): (usize, &f32)| {
                 (f64::from(x) - mean) / (variance + 1e-5).sqrt() * f64::from(scale[i]) + f64::from(shift[i])
             };
-            wanted.extend(row.iter().enumerate().map(y));
+            expected.extend(row.iter().enumerate().map(y));
         }
-        prop_assert!(worst(&found, &wanted) < 1e-4);
+        prop_assert!(worst(&actual, &expected) < 1e-4);
     }
 }

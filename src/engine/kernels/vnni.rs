@@ -1,8 +1,8 @@
-//! Matrix products of 8-bit rows with constant 8-bit weights on x86 with AVX-512 VNNI, which multiplies four pairs of a u8 and an i8 and adds them up
-//! in each of sixteen lanes at once.
+//! int8 matmuls with constant weights on x86 with AVX-512 VNNI, whose instruction accumulates four u8 × i8 products in each of sixteen
+//! lanes.
 //!
-//! tract's kernels for this reach 57 % of the ceiling at a stream's 16 rows, these 90 % (docs/notes/kernels.md); elsewhere tract's are taken. No crate
-//! that is kept up carries these instructions without `unsafe`, so that this is the one module of Bellis that has some.
+//! At a stream's 16 rows, these kernels reach 90 % of the peak and tract's 57 % (docs/notes/kernels.md); other processors use tract's.
+//! No maintained crate offers these instructions without `unsafe`, so this is the only module of Bellis that uses it.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
@@ -11,17 +11,17 @@ use std::arch::x86_64::{
 
 use super::in_registers;
 
-/// Inputs that one instruction takes.
+/// Inputs per instruction.
 pub const GROUP: usize = 4;
-/// Outputs of a panel: two vectors.
+/// Outputs per panel: two vectors.
 pub const COLUMNS: usize = 32;
-/// Rows of a tile: with two vectors each, half of the registers.
+/// Rows per tile: with two vectors each, half of the registers.
 const ROWS: usize = 8;
 
 /// Sixteen columns × a group of inputs.
 type Block = [i8; 64];
 
-/// That this processor has the instructions.
+/// Proof that the processor has the instructions.
 #[derive(Clone, Copy, Debug)]
 pub struct Vnni(());
 
@@ -30,7 +30,7 @@ impl Vnni {
         (std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni")).then_some(Self(()))
     }
 
-    /// `sums [T, COLUMNS]` = `rows [T, groups]` · `panel`. The panel at `next` is fetched meanwhile.
+    /// `sums [T, COLUMNS]` = `rows [T, groups]` · `panel`. Prefetches the panel at `next`.
     ///
     /// # Panics
     /// If there are fewer sums than rows, or the panel has more groups than a row.
@@ -38,7 +38,7 @@ impl Vnni {
         let groups = groups.max(1);
         assert!(sums.len() >= rows.len() / groups);
         for (rows, sums) in rows.chunks(ROWS * groups).zip(sums.chunks_mut(ROWS)) {
-            // SAFETY: a `Vnni` is there only where the processor has both features.
+            // SAFETY: a `Vnni` exists only if the processor has both features.
             unsafe {
                 match rows.len() / groups {
                     8 => tile::<8>(rows, groups, panel, next, sums),
@@ -59,7 +59,7 @@ impl Vnni {
 fn tile<const R: usize>(rows: &[[u8; GROUP]], stride: usize, panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
     let (panel, _) = panel.as_chunks::<2>();
     let groups = panel.len();
-    // All as long as the loop below is: so much is checked here, and not group by group there.
+    // Slices as long as the loop: bounds are checked once here, not per group in the loop.
     let rows: [&[[u8; GROUP]]; R] = std::array::from_fn(|r| &rows[r * stride..][..groups]);
     let mut tile = [[_mm512_setzero_si512(); 2]; R];
     for (group, weights) in panel.iter().enumerate() {
@@ -79,7 +79,7 @@ fn tile<const R: usize>(rows: &[[u8; GROUP]], stride: usize, panel: &[Block], ne
         let (low, high) = sums.split_at_mut(COLUMNS / 2);
         for (vector, half) in tile.into_iter().zip([low, high]) {
             if let Some(half) = half.first_chunk_mut::<16>() {
-                // SAFETY: sixteen i32 are as long as the vector, and need not be aligned.
+                // SAFETY: sixteen i32 have the size of the vector, and the instruction needs no alignment.
                 unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), vector) };
             }
         }
@@ -88,28 +88,28 @@ fn tile<const R: usize>(rows: &[[u8; GROUP]], stride: usize, panel: &[Block], ne
 
 #[target_feature(enable = "avx512f")]
 fn load(block: &Block) -> __m512i {
-    // SAFETY: a block is as long as the vector, and need not be aligned.
+    // SAFETY: a block has the size of the vector, and the instruction needs no alignment.
     unsafe { _mm512_loadu_si512(block.as_ptr().cast()) }
 }
 
 #[inline(always)]
 fn fetch(block: &Block) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: every x86 of 64 bits has it, and it reads nothing.
+    // SAFETY: every x86-64 processor has the instruction, and it does not access memory.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(block.as_ptr()) };
 }
 
-/// Constant weights in steps, `[inputs, outputs]`, as [`Vnni::sums`] reads them.
+/// Quantised constant weights `[inputs, outputs]`, packed for [`Vnni::sums`].
 #[derive(Debug)]
 pub struct PackedSteps {
-    /// Panel after panel, by group, two blocks each.
+    /// All panels in order, with two blocks per group.
     blocks: Vec<Block>,
     /// Groups of inputs.
     pub groups: usize,
 }
 
 impl PackedSteps {
-    /// Packs `steps [inputs, outputs]`; `None` if the inputs are no whole groups.
+    /// Packs `steps [inputs, outputs]`; `None` if the inputs are not a multiple of a group.
     pub fn new(steps: &[i8], inputs: usize, outputs: usize) -> Option<Self> {
         let groups = inputs / GROUP;
         if !inputs.is_multiple_of(GROUP) || steps.len() != inputs * outputs {
@@ -127,7 +127,7 @@ impl PackedSteps {
         Some(Self { blocks, groups })
     }
 
-    /// The panels in order, each with the one that follows it.
+    /// The panels in order, each with the next one.
     pub fn panels(&self) -> impl Iterator<Item = (&[Block], &[Block])> {
         let size = 2 * self.groups.max(1);
         let panel = move |index: usize| self.blocks.get(index * size..(index + 1) * size).unwrap_or(&[]);
