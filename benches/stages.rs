@@ -1,9 +1,9 @@
-//! Each stage of the way from samples to representations by itself, on the bundled pack and recording, one chunk at a time:
+//! Each stage from samples to representations by itself, on the bundled pack and recording, one chunk at a time:
 //!
-//!     cargo bench                      all; compares with the run before
+//!     cargo bench                      all; compares with the previous run
 //!     cargo bench -- 'head|entropy'    some
 //!
-//! Ring and resampler are measured on one chunk's sound as a microphone delivers it: 48 kHz, callbacks of 10 ms.
+//! Ring and resampler are measured on one chunk of audio as delivered by a microphone: 48 kHz, callbacks of 10 ms.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
@@ -40,7 +40,7 @@ impl Bench {
         Self { pack, encoder, sound, chunk_frames }
     }
 
-    /// Samples of the front end for every whole chunk of the recording, with their spans.
+    /// The front end's samples for every whole chunk of the recording, with their spans.
     fn chunks(&self) -> Vec<(Vec<f32>, WindowSpan)> {
         let mut chunker = Chunker::new(&self.encoder, self.chunk_frames);
         chunker.push(&self.sound);
@@ -51,7 +51,7 @@ impl Bench {
         chunks
     }
 
-    /// Streams the recording's chunks over and over; `timed` works on each pass and says how long the part took that counts.
+    /// Streams the recording's chunks repeatedly; `timed` processes each pass and returns the time of the measured part.
     fn pass(&self, chunks: &[(Vec<f32>, WindowSpan)], times: u64, mut timed: impl FnMut(&mut Pass<'_>) -> Duration) -> Duration {
         let mut state = EncoderState::new(&self.encoder).unwrap();
         let mut total = Duration::ZERO;
@@ -167,7 +167,7 @@ fn stages(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A chunk from samples to representation, with the policies that people choose between.
+/// A chunk from samples to representation, with the usual policies.
 fn sessions(criterion: &mut Criterion) {
     let bench = Bench::new();
     let chunk_samples = bench.chunk_frames * bench.encoder.audio().hop;
@@ -187,7 +187,7 @@ fn sessions(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A chunk of the recording against keywords of three examples of 0.6 seconds, stretches of the recording themselves.
+/// A chunk of the recording against keywords of three examples of 0.6 seconds, taken from the recording.
 fn keywords(criterion: &mut Criterion) {
     let bench = Bench::new();
     let policy = PolicySpec::default().build(&bench.pack).unwrap();
@@ -218,7 +218,7 @@ fn keywords(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Streams side by side over one encoder's weights, chunk by chunk in turn; time per chunk.
+/// Several streams on one encoder's weights, interleaved chunk by chunk; time per chunk.
 fn streams(criterion: &mut Criterion) {
     let bench = Bench::new();
     let chunk_samples = bench.chunk_frames * bench.encoder.audio().hop;

@@ -1,11 +1,10 @@
-//! One pack, run by Bellis and by tract as it comes, at the word of benches/compare.py:
+//! Runs one pack with Bellis and with unmodified tract, controlled by benches/compare.py:
 //!
-//!     cargo run --release --example compare -- PACK SOUND.wav [SECONDS]
+//!     cargo run --release --example compare -- PACK AUDIO.wav [SECONDS]
 //!
 //! Reads one candidate's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
-//! process, and the seconds of sound that it streamed meanwhile; or the error. `f32:POLICY`, `int8:POLICY` … are the whole runtime
-//! of Bellis; `tract` runs every layer on the same windows with tract's own defaults, each shape declared fixed, and nothing else (no heads, no ring, no
-//! policy).
+//! process, and the seconds of audio that it streamed; or the error. `f32:POLICY`, `int8:POLICY` … are Bellis' whole
+//! runtime; `tract` runs every layer on the same windows with tract's defaults and fixed shapes, without heads, ring and policy.
 
 use std::io::BufRead;
 use std::path::Path;
@@ -28,12 +27,14 @@ const CALLBACK: usize = 160;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, sound, rest @ ..] = &arguments[..] else {
-        return Err("compare PACK SOUND.wav [SECONDS]".into());
+        return Err("usage: compare PACK AUDIO.wav [SECONDS]".into());
     };
     let pack = Pack::open(Path::new(folder))?;
     let (mut samples, rate) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
     if rate != pack.manifest.audio.sample_rate {
-        return Err(format!("{sound}: has {rate} Hz, the pack wants {}", pack.manifest.audio.sample_rate).into());
+        return Err(
+            format!("{sound}: the sample rate must be the pack's, {} Hz, got {rate}", pack.manifest.audio.sample_rate).into()
+        );
     }
     if let Some(seconds) = rest.first() {
         samples.truncate((seconds.parse::<f64>()? * f64::from(rate)) as usize);
@@ -52,7 +53,7 @@ fn main() -> Result<(), Failure> {
 
 struct Candidates<'a> {
     pack: &'a Pack,
-    /// Loaded when they are asked for.
+    /// Loaded on demand.
     encoders: Vec<(String, Arc<Encoder>)>,
     tract: Option<Tract<'a>>,
     samples: Vec<f32>,
@@ -69,7 +70,7 @@ impl Candidates<'_> {
         Ok(encoder)
     }
 
-    /// Processor seconds, and seconds of sound.
+    /// Processor seconds, and seconds of audio.
     fn run(&mut self, name: &str) -> Result<(f64, f64), Failure> {
         match name.split_once(':') {
             Some((precision, policy)) => {
@@ -112,7 +113,7 @@ fn cpu_seconds() -> Result<f64, Failure> {
 
 type Plan = Arc<TypedRunnableModel>;
 
-/// A pack's stages as tract's documentation has it: read, fix the shapes, optimise, run.
+/// A pack's stages as in tract's documentation: load, set fixed shapes, optimise, run.
 struct Tract<'a> {
     pack: &'a Pack,
     frontend: Plan,
@@ -148,7 +149,7 @@ impl<'a> Tract<'a> {
         })
     }
 
-    /// Streams the whole windows of `samples`; seconds of sound that it did.
+    /// Streams the whole windows of `samples`; returns the seconds of audio.
     fn stream(&mut self, samples: &[f32]) -> Result<f64, Failure> {
         let (audio, encoder) = (&self.pack.manifest.audio, &self.pack.manifest.encoder);
         let mut padded = vec![0.0; audio.lead];
@@ -168,15 +169,15 @@ impl<'a> Tract<'a> {
                 Level::WindowNorm => normalised(&padded[first..first + length]),
             };
             let x = self.frontend.run(tvec![Tensor::from_shape(&[1, length], &window)?.into()])?;
-            let mut x = x.into_iter().next().ok_or("the front end gave nothing")?;
+            let mut x = x.into_iter().next().ok_or("the front end returned nothing")?;
             if fresh < self.window {
-                // What the window had before, moved up by a chunk.
+                // The previous frames of the window, shifted by a chunk.
                 let stays = kept.slice(1, self.chunk, self.window)?;
                 kept = Tensor::stack_tensors(1, &[&stays, &*x])?;
                 x = kept.clone().into();
             }
             if let Some(position) = &self.position {
-                x = position.run(tvec![x])?.into_iter().next().ok_or("the position stage gave nothing")?;
+                x = position.run(tvec![x])?.into_iter().next().ok_or("the position stage returned nothing")?;
             }
             for (layer, (keys, values)) in self.layers.iter().zip(&mut caches) {
                 let inputs = match cached {
@@ -184,10 +185,10 @@ impl<'a> Tract<'a> {
                     false => tvec![x],
                 };
                 let mut outputs = layer.run(inputs)?.into_iter();
-                x = outputs.next().ok_or("a layer gave nothing")?;
+                x = outputs.next().ok_or("a layer returned nothing")?;
                 if cached {
                     for cache in [keys, values] {
-                        let new = outputs.next().ok_or("a layer gave no keys and values")?;
+                        let new = outputs.next().ok_or("a layer returned no keys and values")?;
                         let stays = cache.slice(2, self.chunk, encoder.left_context)?;
                         *cache = Tensor::stack_tensors(2, &[&stays, &*new])?;
                     }

@@ -1,4 +1,4 @@
-//! A custom consumer: prints a bar per chunk, as long as the chunk was deep, and the mean length of the vectors.
+//! A custom consumer that prints a bar per chunk, whose length is the exit layer, and the mean norm of the vectors.
 //!
 //!     cargo run --release --example own_consumer [AUDIO FILE]
 
@@ -12,7 +12,7 @@ use bellis::pack::Pack;
 use bellis::runtime::RunBuilder;
 use bellis::stream::Representation;
 
-/// Keeps the running mean of all vectors.
+/// Computes the mean norm of all vectors.
 #[derive(Default)]
 struct MeanLevel {
     sum: f64,
@@ -38,17 +38,17 @@ impl Consumer for MeanLevel {
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        println!("mean length of {} vectors: {:.2}", self.frames, self.sum / self.frames.max(1) as f64);
+        println!("mean norm of {} vectors: {:.2}", self.frames, self.sum / self.frames.max(1) as f64);
         Ok(())
     }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let sound = std::env::args().nth(1).unwrap_or_else(|| "models/sample.wav".into());
+    let audio = std::env::args().nth(1).unwrap_or_else(|| "models/sample.wav".into());
     let pack = Pack::open(Path::new("models/daisy-tiny"))?;
     let encoder = Encoder::load(&pack, &LoadOptions::default())?;
     let policy = PolicySpec::default().build(&pack)?;
-    let source = FileSource::open(Path::new(&sound), ChannelPick::MixDown, false)?;
+    let source = FileSource::open(Path::new(&audio), ChannelPick::MixDown, false)?;
     RunBuilder::new(source, &encoder, policy).consumer(MeanLevel::default()).start()?.join().into_result()?;
     Ok(())
 }

@@ -15,7 +15,7 @@ import numpy as np
 def messages(stream):
     """Yields (header, arrays by name) of every message."""
     if stream.read(8) != b"BELLIS1\n":
-        raise SystemExit("this is no Bellis stream of version 1")
+        raise SystemExit("not a Bellis stream of version 1")
     while lengths := stream.read(8):
         header_bytes, payload_bytes = struct.unpack("<II", lengths)
         header, payload = json.loads(stream.read(header_bytes)), stream.read(payload_bytes)

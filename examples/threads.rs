@@ -1,11 +1,11 @@
-//! What `--threads` brings a pack, idle and beside busy threads:
+//! Effect of `--threads` on a pack, with idle and busy cores:
 //!
-//!     cargo run --release --example threads -- PACK SOUND.wav [THREADS] [CHUNKS]
+//!     cargo run --release --example threads -- PACK AUDIO.wav [THREADS] [CHUNKS]
 //!
-//! A session with one thread and one with THREADS (2) go through the same sound in f32, chunk by chunk in turn, without exits. A
-//! row for each number of threads that do nothing but count beside them: the median time of a chunk on one thread, how many times
-//! as fast it is with THREADS (medians, and the slowest of twenty chunks), and the same of the calling thread's own processor time
-//! (Linux), which other programs hardly disturb. Fails if the outputs are not the same to the bit.
+//! A session with one thread and one with THREADS (2) process the same audio in f32 at full depth, alternating chunk by chunk. One
+//! row per number of busy threads in the background: the median time of a chunk on one thread, the speed-up with THREADS (medians,
+//! and the slowest of twenty chunks), and the same for the calling thread's own processor time (Linux), which other programs hardly
+//! affect. Fails if the outputs are not bit-identical.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Threads that keep cores busy.
 const LOADS: [usize; 4] = [0, 1, 2, 4];
-/// Chunks before those that count.
+/// Chunks before the measurement.
 const WARM_UP: usize = 3;
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, sound, rest @ ..] = &arguments[..] else {
-        return Err("threads PACK SOUND.wav [THREADS] [CHUNKS]".into());
+        return Err("usage: threads PACK AUDIO.wav [THREADS] [CHUNKS]".into());
     };
     let number = |at: usize, default: usize| rest.get(at).map_or(Ok(default), |text| text.parse());
     let (threads, chunks) = (number(0, 2)?, number(1, 60)?);
@@ -36,9 +36,7 @@ fn main() -> Result<(), Failure> {
     let (samples, _) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
     let load = |threads| Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32).threads(threads));
     let encoders = [load(1)?, load(threads)?];
-    println!(
-        "| busy threads | one thread, ms a chunk | {threads} threads: times as fast | slowest of twenty | caller's own time |"
-    );
+    println!("| busy threads | one thread, ms per chunk | {threads} threads: speed-up | slowest of twenty | caller's own time |");
     println!("|---|---|---|---|---|");
     for busy in LOADS {
         let [one, many] = in_turn(&encoders, &pack, &samples, chunks, busy)?;
@@ -48,7 +46,7 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the chunks of a session took.
+/// Times of a session's chunks.
 #[derive(Default)]
 struct Times {
     /// Milliseconds of each chunk.
@@ -58,7 +56,7 @@ struct Times {
 }
 
 impl Times {
-    /// The time that this share of the chunks lies below, milliseconds.
+    /// A quantile of the chunks' times, milliseconds.
     fn at(&self, share: f64) -> f64 {
         let mut sorted = self.chunks.clone();
         sorted.sort_by(f64::total_cmp);
@@ -66,7 +64,7 @@ impl Times {
     }
 }
 
-/// One session of each encoder through the same chunks.
+/// Runs one session of each encoder on the same chunks.
 fn in_turn(
     encoders: &[Arc<Encoder>; 2],
     pack: &Pack,
@@ -111,7 +109,7 @@ fn in_turn(
     Ok(times)
 }
 
-/// Nanoseconds that this thread has run; not a number elsewhere than on Linux.
+/// Nanoseconds that this thread has run; NaN on systems other than Linux.
 fn on_processor() -> f64 {
     let line = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     line.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok()).unwrap_or(f64::NAN)

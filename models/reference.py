@@ -6,7 +6,7 @@
 golden.npz
     audio [S] f32
     h [L+1, T, D] f32, entropy [heads, chunks] f64 nats: at full depth; the first head is that of h0, if there is one
-    exit_layer_NAME [chunks] i64, exit_state_NAME [T, D] f32, ctc_NAME [T, V] f32 (of the exit layer's CTC branch), NAME being
+    exit_layer_NAME [chunks] i64, exit_state_NAME [T, D] f32, ctc_NAME [T, V] f32 (of the exit layer's CTC branch), where NAME is
         catch_up, project: DAISY's rule (the first layer whose entropy is at most the threshold), both ways of gap filling
         gain: the policy `gain` at the pack's lambda (only for packs with predictors)
     forecast [predictors, chunks] f32: predicted ln KL(p_L || p_k) of h0 and layer k, at full depth
@@ -48,7 +48,7 @@ class CachedPack:
 
 
 class Stream:
-    """One stream's caches. A layer's cache holds the last C frames before `next[k]`; `valid[k]` of them are real."""
+    """One stream's caches. A layer's cache holds the last C frames before `next[k]`; `valid[k]` of them are valid."""
 
     def __init__(self, pack, gap_fill):
         self.pack, self.gap_fill, encoder = pack, gap_fill, pack.encoder
@@ -68,7 +68,7 @@ class Stream:
         return (masked - self.slopes[:, None, None] * distance)[None]
 
     def run(self, k, x):
-        """Layer k (from 0) on x [1, T, D] -> its output and its feature; the caches move on."""
+        """Runs layer k (from 0) on x [1, T, D] and updates its cache; returns the output and the feature."""
         names = [output.name for output in self.pack.layers[k].get_outputs()]
         inputs = {"x": x, "k": self.keys[k], "v": self.values[k], "bias": self.bias(x.shape[1], self.valid[k]), **self.states[k]}
         out = dict(zip(names, self.pack.layers[k].run(None, inputs)))
@@ -80,7 +80,7 @@ class Stream:
         return out["y"], out.get("f", out["y"])
 
     def fill(self, k, first):
-        """Brings layer k's cache up to frame `first`: the chunks of the left context that exited before it."""
+        """Fills layer k's cache up to frame `first` with the chunks of the left context that exited before it."""
         if self.next[k] == first:
             return
         lagging = [c for c in self.past if c[0] + c[1].shape[1] > first - self.context and c[0] >= self.next[k]]

@@ -81,7 +81,7 @@ pub fn entries(folder: &str) -> Option<u64> {
     Some(std::fs::read_dir(folder).ok()?.count() as u64)
 }
 
-/// The processor's name, and how many cores the system shows.
+/// The board's or processor's name, and the number of cores.
 pub fn machine() -> (String, usize) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

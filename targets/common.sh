@@ -1,5 +1,5 @@
-# Sourced by the scripts of this folder: a board's settings, and cargo set up to build for it.
-# Wants `here` to be this folder.
+# Functions for the scripts in this folder: board settings, and the cross-compilation environment for cargo.
+# Requires `here` to be this folder.
 
 fail() {
   echo "$script: $*" >&2
@@ -12,17 +12,17 @@ boards() {
 
 # Reads a board's settings.
 board() {
-  [ -f "$here/$1/board" ] || fail "there is no board \`$1\`; there are: $(boards | tr '\n' ' ')"
+  [ -f "$here/$1/board" ] || fail "no board \`$1\`; available: $(boards | tr '\n' ' ')"
   . "$here/$1/board"
 }
 
-# The triple of a Debian architecture, and back.
+# Converts a Debian architecture to its triple, and back.
 triple_of() {
   case $1 in
     arm64) echo aarch64-unknown-linux-gnu ;;
     armhf) echo armv7-unknown-linux-gnueabihf ;;
     amd64) echo x86_64-unknown-linux-gnu ;;
-    *) fail "no architecture \`$1\`: arm64, armhf and amd64 are there" ;;
+    *) fail "no architecture \`$1\`; available: arm64, armhf, amd64" ;;
   esac
 }
 
@@ -33,7 +33,7 @@ architecture_of() {
   fail "no Debian architecture for $1"
 }
 
-# What gcc and Debian's folders call a triple.
+# The GNU name of a triple, used by gcc and Debian's folders.
 gnu_of() {
   case $1 in
     aarch64-*) echo aarch64-linux-gnu ;;
@@ -42,7 +42,7 @@ gnu_of() {
   esac
 }
 
-# The first compiler that has the standard library of a triple: the one in the path, or the distribution's.
+# The first compiler with the standard library of a triple: the one in the path, or the distribution's.
 compiler_for() {
   for compiler in rustc /usr/bin/rustc; do
     root=$($compiler --print sysroot 2>/dev/null) || continue
@@ -53,7 +53,7 @@ compiler_for() {
 
 host() { rustc -vV | sed -n 's/^host: //p'; }
 
-# Sets the environment that cargo needs to build for a triple, `cargo`, its arguments `to`, and where programs `come_out`.
+# Sets the environment for building for a triple, and the variables `cargo`, `to` (cargo's arguments) and `output_dir`.
 cross() {
   triple=$1
   gnu=$(gnu_of "$triple")
@@ -63,19 +63,19 @@ cross() {
   [ "$RUSTC" = rustc ] || cargo=$(dirname "$RUSTC")/cargo
   if [ "$triple" = "$(host)" ]; then
     to=""
-    come_out=${CARGO_TARGET_DIR:-$here/../target}
+    output_dir=${CARGO_TARGET_DIR:-$here/../target}
     return
   fi
-  # Artefacts of two compilers do not mix: a folder of its own, beside the one for this machine.
+  # Artefacts of two compilers cannot share a folder, so this one is separate from this machine's.
   export CARGO_TARGET_DIR="${CROSS_TARGET_DIR:-$here/../target/cross}"
   to="--target $triple"
-  come_out=$CARGO_TARGET_DIR/$triple
+  output_dir=$CARGO_TARGET_DIR/$triple
   name=$(echo "$triple" | tr a-z- A-Z_)
   export "CARGO_TARGET_${name}_LINKER=$gnu-gcc" PKG_CONFIG_ALLOW_CROSS=1
   export "PKG_CONFIG_LIBDIR_$(echo "$triple" | tr - _)=/usr/lib/$gnu/pkgconfig:/usr/share/pkgconfig"
 }
 
-# What runs a program of a triple here: nothing, or an emulator.
+# The emulator for a triple's programs; empty for this machine's.
 emulator_of() {
   case $1 in
     "$(host)") ;;

@@ -1,5 +1,5 @@
 //! Phones, utterances and the binary stream, through sessions and through the program; on a small pack with CTC branches and random
-//! weights (tests/data/ctc/make.py), and on the pack that ships.
+//! weights (tests/data/ctc/make.py), and on the bundled pack.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -28,12 +28,12 @@ fn ran(arguments: &[&str]) -> Vec<u8> {
 }
 
 #[track_caller]
-fn refused(arguments: &[&str], says: &[&str]) {
+fn refused(arguments: &[&str], expected: &[&str]) {
     let output = output(&[&["run"], arguments].concat());
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success(), "{arguments:?} succeeded");
     assert!(!text.contains("panicked"), "{text}");
-    says.iter().for_each(|part| assert!(text.contains(part), "{arguments:?} does not say `{part}`: {text}"));
+    expected.iter().for_each(|part| assert!(text.contains(part), "{arguments:?}: no `{part}` in: {text}"));
 }
 
 fn lines(bytes: &[u8]) -> Vec<serde_json::Value> {
@@ -63,9 +63,9 @@ fn stream(pack: &Pack, spec: &PolicySpec, options: SessionOptions, audio: &[f32]
     std::iter::from_fn(|| session.next_chunk().unwrap()).collect()
 }
 
-/// HuBERT-EE's rule stops where the reference (onnxruntime) stops, with its logits.
+/// HuBERT-EE's rule gives the exit layers and logits of the reference (onnxruntime).
 #[test]
-fn exits_by_the_ctc_branch_are_those_of_the_reference() {
+fn exits_by_the_ctc_branch_equal_those_of_the_reference() {
     let pack = Pack::open(&repository(PACK)).unwrap();
     let mut golden = Golden::open(&repository("tests/data/ctc/golden.npz"));
     let options = SessionOptions::default().chunk_frames(16).ctc(true);
@@ -73,7 +73,7 @@ fn exits_by_the_ctc_branch_are_those_of_the_reference() {
     let layers: Vec<i64> = found.iter().map(|chunk| chunk.exit_layer as i64).collect();
     assert_eq!(layers, golden.i64("exit_layer"));
     let depths: std::collections::BTreeSet<_> = layers.iter().collect();
-    assert!(depths.len() > 2 && depths.contains(&0), "the exits do not vary: nothing was shown");
+    assert!(depths.len() > 2 && depths.contains(&0), "the exits do not vary, so the test checks nothing");
     let logits: Vec<f32> = found.iter().flat_map(|chunk| chunk.ctc_logits.as_ref().unwrap().as_slice()).copied().collect();
     assert!(deviation(&logits, &golden.f32("ctc").1) < 1e-4);
     let entropies = golden.f64("ctc_entropy");
@@ -81,7 +81,7 @@ fn exits_by_the_ctc_branch_are_those_of_the_reference() {
         assert!(chunk.evidence.is_empty(), "no head ran");
         let judged: Vec<usize> = chunk.ctc_evidence.iter().map(|evidence| evidence.layer).collect();
         assert_eq!(judged, (0..=chunk.exit_layer.min(3)).collect::<Vec<_>>());
-        // The first chunk has no past: there the reference that never exits is the same stream.
+        // The first chunk has no left context, so it equals the reference at full depth.
         if index == 0 {
             let off =
                 |evidence: &bellis::exit::Evidence| (f64::from(evidence.entropy) - entropies[evidence.layer * found.len()]).abs();
@@ -109,9 +109,9 @@ fn every_measure_and_a_threshold_per_layer_bound_the_depth() {
     assert!(depths(None, PerLayer::Each(vec![0.0, 9.0, 9.0])).iter().all(|depth| *depth == 2));
 }
 
-/// Phones are promised for every chunk: it stops where there is a branch, and goes no deeper than the last one.
+/// With phones, every chunk exits at a layer with a branch, and no deeper than the last one.
 #[test]
-fn a_chunk_stops_only_where_its_phones_can_be_read() {
+fn with_phones_a_chunk_exits_only_at_a_branch() {
     let audio = &speech()[..32_000];
     let options = SessionOptions::default().chunk_frames(16).ctc(true);
     let depths = |pack: &Pack, spec: &PolicySpec| -> Vec<(usize, Reason)> {
@@ -126,17 +126,17 @@ fn a_chunk_stops_only_where_its_phones_can_be_read() {
     assert!(depths(&some, &fixed(1)).iter().all(|found| *found == (2, Reason::Schedule)));
     assert!(depths(&some, &fixed(3)).iter().all(|found| *found == (3, Reason::LastLayer)));
     assert!(depths(&some, &PolicySpec::named(PolicyName::Never)).iter().all(|found| *found == (3, Reason::LastLayer)));
-    // Judged only where there is a branch.
+    // The policy decides only at layers with a branch.
     let spec = PolicySpec::named(PolicyName::Ctc).threshold(0.0);
     let found = stream(&some, &spec, options.clone(), audio);
     assert!(found.iter().all(|chunk| chunk.ctc_evidence.iter().map(|evidence| evidence.layer).eq([2, 3])));
-    // Nobody asks for phones: the policy alone says where to stop.
+    // Without phones, only the policy decides where to exit.
     let found = stream(&some, &fixed(1), SessionOptions::default().chunk_frames(16), audio);
     assert!(found.iter().all(|chunk| chunk.exit_layer == 1 && chunk.ctc_logits.is_none()));
 }
 
 #[test]
-fn posteriors_are_there_at_every_depth() {
+fn posteriors_exist_at_every_exit_layer() {
     let pack = Pack::open(&repository(PACK)).unwrap();
     for layer in [0, 1, 4] {
         let options = SessionOptions::default().chunk_frames(16).posteriors(true).all_heads(layer == 0);
@@ -150,12 +150,12 @@ fn posteriors_are_there_at_every_depth() {
 }
 
 #[test]
-fn lost_samples_are_placed_inside_of_their_chunk() {
+fn lost_samples_have_positions_within_their_chunk() {
     let pack = Pack::open(&repository(PACK)).unwrap();
     let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
     let policy = PolicySpec::named(PolicyName::Never).build(&pack).unwrap();
     let mut session = Session::new(&encoder, policy, SessionOptions::default().chunk_frames(8)).unwrap();
-    // 50 lost in front of the second chunk's first sample, 100 in front of its sample 1,000, 7 after the last one of all.
+    // 50 lost before the second chunk's first sample, 100 before its sample 1,000, and 7 after the very last sample.
     session.gap(2_560, 50).unwrap();
     session.gap(3_560, 100).unwrap();
     session.gap(6_000, 7).unwrap();
@@ -171,20 +171,20 @@ fn lost_samples_are_placed_inside_of_their_chunk() {
 }
 
 #[test]
-fn phones_are_those_of_the_exit_layers_logits() {
+fn phones_follow_from_the_exit_layers_logits() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let what = ["--pack", PACK, "models/sample.wav"];
     let both = ["--consumer", "stream:-", "--arrays", "ctc", "--consumer", &format!("phones:{}", path("phones.jsonl"))];
     let (header, chunks) = binary(&ran(&[&what[..], &both].concat()));
-    // Greedy decoding of what the stream carried.
-    let mut wanted = Vec::new();
+    // Greedy decoding of the logits in the stream.
+    let mut expected = Vec::new();
     let (mut run, mut frame) = (0, 0);
     for (chunk, arrays) in &chunks {
         for row in arrays[0].chunks(8) {
             let class = (0..8).fold(0, |best, class| if row[class] > row[best] { class } else { best });
             if class != run && class != 0 {
-                wanted.push((header["vocabulary"][class].clone(), frame * 320, chunk["layer"].clone()));
+                expected.push((header["vocabulary"][class].clone(), frame * 320, chunk["layer"].clone()));
             }
             run = class;
             frame += 1;
@@ -193,18 +193,18 @@ fn phones_are_those_of_the_exit_layers_logits() {
     let found = lines(&std::fs::read(path("phones.jsonl")).unwrap());
     let at = |line: &serde_json::Value| (line["phone"].clone(), line["sample"].as_u64().unwrap(), line["layer"].clone());
     assert!(found.len() > 20);
-    assert_eq!(found.iter().map(at).collect::<Vec<_>>(), wanted);
+    assert_eq!(found.iter().map(at).collect::<Vec<_>>(), expected);
     for line in &found {
         let number = |key: &str| line[key].as_f64().unwrap();
         assert!((number("start") - number("sample") / 16_000.0).abs() < 1e-4);
         assert!((number("end") - number("start") - number("samples") / 16_000.0).abs() < 2e-4);
         assert!((0.0..=1.0).contains(&number("confidence")));
     }
-    // As text: the same phones, and nothing else but times.
+    // As text: the same phones, and times.
     let text = String::from_utf8(ran(&[&what[..], &["--consumer", "phones"]].concat())).unwrap();
     let words = text.split_whitespace().filter(|word| word.parse::<f64>().is_err());
     assert!(words.eq(found.iter().map(|line| line["phone"].as_str().unwrap())), "{text}");
-    // A beam reads phones, too; as wide as it likes.
+    // Beam search also gives phones, at any width.
     let beam = lines(&ran(&[&what[..], &["--consumer", "phones:-", "--beam", "8"]].concat()));
     assert!(beam.len() > 20 && beam.windows(2).all(|pair| pair[0]["sample"].as_u64() <= pair[1]["sample"].as_u64()));
 }
@@ -247,12 +247,12 @@ fn read_wav(path: &Path) -> Vec<i16> {
     hound::WavReader::open(path).unwrap().into_samples().map(Result::unwrap).collect()
 }
 
-/// The pack that ships: utterances are cut out of a recording sample by sample, frame by frame.
+/// On the bundled pack, utterances contain exactly the recording's samples and frames.
 #[test]
 fn utterances_have_the_recordings_samples_and_frames() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    // Speech between two stretches of silence.
+    // Speech between two sections of silence.
     let silence = vec![0i16; 16_000];
     let recording = [&silence[..], &read_wav(&repository("models/sample.wav")), &silence].concat();
     let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
@@ -278,19 +278,25 @@ fn utterances_have_the_recordings_samples_and_frames() {
     let total = |lines: &[serde_json::Value]| lines.iter().map(|line| line["samples"].as_u64().unwrap()).sum::<u64>();
     assert!(total(&found) as f64 > 0.6 * (recording.len() - 32_000) as f64, "most of the recording is speech: {found:?}");
     refused(&[&path("in.wav"), "--consumer", &target], &["another folder"]);
-    // On standard output without files, and with the pads that are asked for.
+    // On standard output, without files, with the requested padding.
     let bare = lines(&ran(&[&path("in.wav"), "--consumer", "segments", "--pad", "0"]));
     assert!(bare.iter().all(|line| line.get("wav").is_none()));
     assert!(total(&bare) < total(&found));
 }
 
 #[test]
-fn what_cannot_be_is_said_with_the_way_out() {
+fn impossible_requests_are_refused_with_the_remedy() {
     let windowed = ["--pack", "tests/data/windowed-base/pack"];
     refused(&[&windowed[..], &["--consumer", "phones"]].concat(), &["`windowed-base` has no CTC branches", "docs/phones.md"]);
-    refused(&[&windowed[..], &["--policy", "ctc"]].concat(), &["no CTC branches", "docs/phones.md"]);
-    refused(&["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"], &["no threshold for this measure", "a probability"]);
-    refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["does not use a layer"]);
+    refused(
+        &[&windowed[..], &["--policy", "ctc"]].concat(),
+        &["no CTC branches", "docs/phones.md", "`bellis inspect windowed-base`"],
+    );
+    refused(
+        &["--pack", PACK, "--policy", "ctc", "--measure", "max-prob"],
+        &["no threshold for this measure", "a probability", "--threshold"],
+    );
+    refused(&["--pack", PACK, "--policy", "ctc", "--layer", "2"], &["does not use a layer", "--layer"]);
     refused(&["--consumer", "phnoes"], &["did you mean `phones`?"]);
     refused(&["--pack", PACK, "--consumer", "phones", "--beam", "0"], &["--beam must be between 1 and"]);
     refused(&["--consumer", "phones", "--consumer", "jsonl"], &["standard output"]);

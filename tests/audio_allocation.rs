@@ -1,4 +1,4 @@
-//! The capture callback never allocates: a million of them, the ring full half of the time.
+//! The capture callback never allocates, in a million calls with a ring that is full half of the time.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bellis::audio::{ChannelPick, SourceEvent};
@@ -27,6 +27,6 @@ fn a_million_callbacks_allocate_nothing() {
         }
     });
     let stats = reader.stats();
-    assert!(stats.dropped() > 0 && stats.read() > 0 && stats.non_finite() > 0, "not every way was gone");
+    assert!(stats.dropped() > 0 && stats.read() > 0 && stats.non_finite() > 0, "not every branch was covered");
     assert_eq!(counted.count_total, 0, "{} allocations", counted.count_total);
 }

@@ -1,4 +1,4 @@
-//! Files as recorders, networks and disks leave them: everything readable is delivered at its place, and what is lost is counted.
+//! Damaged and unfinished files: all readable audio is delivered at its position, and lost samples are counted.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Read;
@@ -12,7 +12,7 @@ fn data(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/audio").join(name)).unwrap()
 }
 
-/// What a source delivered: samples in stream order, holes as zeros, where they are, and how it ended.
+/// The output of a source: samples in stream order with gaps as zeros, the gaps, and the final event.
 struct Played {
     samples: Vec<f32>,
     rate: u32,
@@ -60,22 +60,22 @@ fn play(mut source: Box<dyn Source>) -> Played {
     Played { samples, rate, gaps, end }
 }
 
-/// Plays `bytes` as a file and as a pipe, which is to be the same.
+/// Plays `bytes` as a file and as a pipe, and requires equal results.
 #[track_caller]
 fn played(bytes: &[u8]) -> Played {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    let found = play(Box::new(FileSource::open(file.path(), ChannelPick::MixDown, false).unwrap()));
+    let actual = play(Box::new(FileSource::open(file.path(), ChannelPick::MixDown, false).unwrap()));
     let piped = play(pipe(bytes).unwrap());
-    assert!(piped.samples == found.samples && piped.gaps == found.gaps && piped.rate == found.rate);
-    found
+    assert!(piped.samples == actual.samples && piped.gaps == actual.gaps && piped.rate == actual.rate);
+    actual
 }
 
 fn raw(format: PcmFormat, is_given: bool) -> RawLayout {
     RawLayout { format, sample_rate: 16_000, channels: 1, is_given }
 }
 
-/// A few bytes at a time, as pipes give them.
+/// A reader that returns a few bytes at a time, like a pipe.
 struct Dribble(Vec<u8>, usize);
 
 impl Read for Dribble {
@@ -92,10 +92,10 @@ fn pipe(bytes: &[u8]) -> Result<Box<dyn Source>, bellis::audio::AudioError> {
     open_pipe(Box::new(Dribble(bytes.to_vec(), 0)), raw(PcmFormat::S16le, false), ChannelPick::MixDown, false)
 }
 
-/// How far `found` is below `wanted`, in dB.
-fn ratio(found: &[f32], wanted: &[f32]) -> f64 {
-    let noise: f64 = wanted.iter().zip(found).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    10.0 * (wanted.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>() / noise.max(1e-30)).log10()
+/// Signal-to-noise ratio of `actual` relative to `expected`, dB.
+fn ratio(actual: &[f32], expected: &[f32]) -> f64 {
+    let noise: f64 = expected.iter().zip(actual).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    10.0 * (expected.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>() / noise.max(1e-30)).log10()
 }
 
 fn tone(count: usize) -> Vec<f32> {
@@ -135,10 +135,10 @@ fn s16(samples: &[f32]) -> Vec<u8> {
 }
 
 #[test]
-fn headers_that_were_never_finished_are_no_damage() {
+fn unfinished_headers_are_not_damage() {
     let audio = s16(&tone(5_000));
-    let wanted = played(&wav(&Header { riff: 36 + 10_000, data: 10_000, ..S16 }, &audio)).whole();
-    assert_eq!(wanted.len(), 5_000);
+    let expected = played(&wav(&Header { riff: 36 + 10_000, data: 10_000, ..S16 }, &audio)).whole();
+    assert_eq!(expected.len(), 5_000);
     for (riff, data) in [
         (0x8000_0024, 0x8000_0000),
         (0x7fff_ffff, 0x7fff_ffff),
@@ -151,16 +151,16 @@ fn headers_that_were_never_finished_are_no_damage() {
         (36, 0),
         (36, 10_000),
     ] {
-        // A recorder that is killed stops within a sample, too.
+        // A killed recorder may stop within a sample.
         for extra in [0, if data == 10_000 { 0 } else { 1 }] {
             let bytes = wav(&Header { riff, data, ..S16 }, &[&audio[..], &[7; 1][..extra]].concat());
-            assert!(played(&bytes).whole() == wanted, "{riff:#x} {data:#x}");
+            assert!(played(&bytes).whole() == expected, "{riff:#x} {data:#x}");
         }
     }
 }
 
 #[test]
-fn an_empty_wav_stays_empty_and_a_short_one_is_cut_off() {
+fn an_empty_wav_is_an_error_and_a_short_one_is_reported_as_cut_off() {
     let empty = wav(&S16, b"LIST\x04\0\0\0INFO");
     let error = pipe(&empty).err().expect("was read");
     assert!(error.to_string().contains("no samples"), "{error}");
@@ -170,25 +170,25 @@ fn an_empty_wav_stays_empty_and_a_short_one_is_cut_off() {
 }
 
 #[test]
-fn twenty_four_bits_in_four_bytes_are_read_as_they_are_aligned() {
-    let wanted = tone(4_000);
-    let samples: Vec<i32> = wanted.iter().map(|x| (x * 8_388_608.0) as i32).collect();
+fn the_alignment_of_24_bit_samples_in_4_bytes_is_detected() {
+    let expected = tone(4_000);
+    let samples: Vec<i32> = expected.iter().map(|x| (x * 8_388_608.0) as i32).collect();
     let low: Vec<u8> = samples.iter().flat_map(|x| x.to_le_bytes()).collect();
     let unsigned: Vec<u8> = samples.iter().flat_map(|x| (x & 0xff_ffff).to_le_bytes()).collect();
     let high: Vec<u8> = samples.iter().flat_map(|x| (x << 8).to_le_bytes()).collect();
     let packed: Vec<u8> = samples.iter().flat_map(|x| x.to_le_bytes()[..3].to_vec()).collect();
     for (align, audio) in [(4, &low), (4, &unsigned), (4, &high), (3, &packed)] {
         let bytes = wav(&Header { align, bits: 24, data: audio.len() as u32, ..S16 }, audio);
-        assert!(ratio(&played(&bytes).whole(), &wanted) > 120.0, "{align}");
+        assert!(ratio(&played(&bytes).whole(), &expected) > 120.0, "{align}");
     }
     for (format, audio) in [(PcmFormat::S24In32, &low), (PcmFormat::S24In32, &unsigned), (PcmFormat::S24le, &packed)] {
         let source = open_pipe(Box::new(Dribble(audio.clone(), 0)), raw(format, true), ChannelPick::MixDown, false).unwrap();
-        assert!(ratio(&play(source).whole(), &wanted) > 120.0, "{format:?}");
+        assert!(ratio(&play(source).whole(), &expected) > 120.0, "{format:?}");
     }
 }
 
 #[test]
-fn contradictory_headers_are_refused_by_what_contradicts() {
+fn contradictory_headers_are_refused_with_the_contradiction() {
     let audio = [0x55; 6_000];
     for (tag, channels, align, bits) in
         [(1, 1, 4, 16), (1, 2, 3, 16), (3, 1, 2, 16), (1, 1, 2, 32), (1, 1, 2, 0), (3, 1, 4, 24), (6, 1, 2, 16), (1, 0, 2, 16)]
@@ -198,13 +198,13 @@ fn contradictory_headers_are_refused_by_what_contradicts() {
         assert_eq!(error.kind(), AudioErrorKind::Malformed, "{error}");
         assert!(error.to_string().contains("contradictory") || error.to_string().contains("no channels"), "{error}");
     }
-    // An alignment of 0 says nothing, and bytes per second are redundant.
+    // A block alignment of 0 and wrong bytes per second are ignored.
     let fine = wav(&Header { align: 0, data: 6_000, ..S16 }, &audio);
     assert_eq!(played(&fine).whole().len(), 3_000);
 }
 
 #[test]
-fn rf64_and_other_codings_in_wav() {
+fn rf64_and_other_codecs_in_wav() {
     let audio = s16(&tone(5_000));
     let plain = wav(&Header { data: u32::MAX, riff: u32::MAX, ..S16 }, &audio);
     let mut rf64 = b"RF64\xff\xff\xff\xffWAVEds64\x1c\0\0\0".to_vec();
@@ -217,17 +217,17 @@ fn rf64_and_other_codings_in_wav() {
     rf64.truncate(rf64.len() - 4_000);
     assert!(played(&rf64).damage().contains("declares 2000 more"));
 
-    // A full turn of every code: monotonous from the lowest to the highest value, and nearly what it was.
+    // All codes: monotonic from the lowest to the highest value, and close to the original.
     for (tag, level) in [(6, 0.984_375), (7, 0.980_346_7)] {
         let bytes = wav(&Header { tag, align: 1, bits: 8, data: 256, ..S16 }, &(0..=255).collect::<Vec<u8>>());
-        let mut found = played(&bytes).whole();
-        found.sort_by(f32::total_cmp);
-        assert!((found[255] - level).abs() < 1e-6 && (found[0] + level).abs() < 1e-6, "{} {}", found[0], found[255]);
+        let mut actual = played(&bytes).whole();
+        actual.sort_by(f32::total_cmp);
+        assert!((actual[255] - level).abs() < 1e-6 && (actual[0] + level).abs() < 1e-6, "{} {}", actual[0], actual[255]);
     }
-    let wanted = played(&data("speech.wav")).whole();
+    let expected = played(&data("speech.wav")).whole();
     let adpcm = played(&data("adpcm.wav")).whole();
-    assert!(ratio(&adpcm[..wanted.len()], &wanted) > 15.0, "{}", ratio(&adpcm, &wanted));
-    assert_eq!(played(&data("speech.aiff")).whole(), wanted);
+    assert!(ratio(&adpcm[..expected.len()], &expected) > 15.0, "{}", ratio(&adpcm, &expected));
+    assert_eq!(played(&data("speech.aiff")).whole(), expected);
 }
 
 /// Where the frames of a FLAC file of `speech.wav` begin: two bytes of synchronisation and fixed-size blocks, 16 bit, mono, 16 kHz.
@@ -235,37 +235,37 @@ fn flac_frames(bytes: &[u8]) -> Vec<usize> {
     let mut number = 0;
     (0..bytes.len() - 4)
         .filter(|&at| {
-            let found = bytes[at] == 0xff && bytes[at + 1] == 0xf8 && bytes[at + 3] >> 4 == 0 && bytes[at + 4] == number;
-            number += u8::from(found);
-            found
+            let actual = bytes[at] == 0xff && bytes[at + 1] == 0xf8 && bytes[at + 3] >> 4 == 0 && bytes[at + 4] == number;
+            number += u8::from(actual);
+            actual
         })
         .collect()
 }
 
 #[test]
-fn a_damaged_flac_frame_is_a_hole_of_its_own_length() {
+fn a_damaged_flac_frame_is_a_gap_of_its_length() {
     let whole = data("frames.flac");
-    let wanted = played(&whole).whole();
+    let expected = played(&whole).whole();
     let frames = flac_frames(&whole);
-    assert_eq!(frames.len(), wanted.len().div_ceil(1_024));
+    assert_eq!(frames.len(), expected.len().div_ceil(1_024));
     for (frame, offset) in [(0, 0), (0, 60), (3, 0), (3, 2), (3, 100), (5, 4)] {
         let mut bytes = whole.clone();
         bytes[frames[frame] + offset] ^= 0x15;
-        let found = played(&bytes);
-        assert_eq!(found.gaps, [Gap { position: frame as u64 * 1_024, samples: 1_024 }], "frame {frame}, byte {offset}");
-        let mut silenced = wanted.clone();
+        let actual = played(&bytes);
+        assert_eq!(actual.gaps, [Gap { position: frame as u64 * 1_024, samples: 1_024 }], "frame {frame}, byte {offset}");
+        let mut silenced = expected.clone();
         silenced[frame * 1_024..(frame + 1) * 1_024].fill(0.0);
-        assert!(found.samples == silenced);
-        assert!(found.damage().contains(&format!("1024 at sample {} (", frame * 1_024)), "{}", found.damage());
+        assert!(actual.samples == silenced);
+        assert!(actual.damage().contains(&format!("1024 at sample {} (", frame * 1_024)), "{}", actual.damage());
     }
-    // A sector of zeros over several frames; bytes that are missing; the last frame.
+    // A sector of zeros over several frames, missing bytes, and a damaged last frame.
     let mut zeros = whole.clone();
     zeros[frames[2] + 50..frames[4] + 50].fill(0);
     assert_eq!(played(&zeros).gaps, [Gap { position: 2_048, samples: 3 * 1_024 }]);
     let missing = [&whole[..frames[2] + 50], &whole[frames[4] + 50..]].concat();
     assert_eq!(played(&missing).gaps, [Gap { position: 2_048, samples: 3 * 1_024 }]);
     let last = played(&whole[..frames[6] + 20]);
-    assert!(last.samples == wanted[..6 * 1_024] && last.damage().contains("cut off at sample 6144"), "{}", last.damage());
+    assert!(last.samples == expected[..6 * 1_024] && last.damage().contains("cut off at sample 6144"), "{}", last.damage());
 }
 
 /// Where the pages of an Ogg file begin.
@@ -278,10 +278,10 @@ fn granule(bytes: &[u8], page: usize) -> i64 {
 }
 
 #[test]
-fn a_damaged_ogg_page_is_a_hole_up_to_the_next_good_position() {
+fn a_damaged_ogg_page_is_a_gap_up_to_the_next_valid_position() {
     for (name, skip) in [("pages.ogg", 0), ("speech.opus", 312)] {
         let whole = data(name);
-        let wanted = played(&whole).whole();
+        let expected = played(&whole).whole();
         let pages = pages(&whole);
         assert!(pages.len() > 6, "{name}: {}", pages.len());
         for (page, kind) in [(3, "changed"), (4, "changed"), (4, "missing"), (3, "unmarked")] {
@@ -291,28 +291,28 @@ fn a_damaged_ogg_page_is_a_hole_up_to_the_next_good_position() {
                 "unmarked" => bytes[pages[page]] = b'X',
                 _ => drop(bytes.drain(pages[page]..pages[page + 1])),
             }
-            let found = played(&bytes);
-            assert_eq!(found.samples.len(), wanted.len(), "{name}, page {page} {kind}: {:?} {:?}", found.gaps, found.end);
-            assert_eq!(found.gaps.len(), 1, "{name}");
-            let gap = found.gaps[0];
+            let actual = played(&bytes);
+            assert_eq!(actual.samples.len(), expected.len(), "{name}, page {page} {kind}: {:?} {:?}", actual.gaps, actual.end);
+            assert_eq!(actual.gaps.len(), 1, "{name}");
+            let gap = actual.gaps[0];
             let ended = (granule(&whole, pages[page - 1]) - skip).max(0) as u64;
             assert!(gap.position.abs_diff(ended) < 600, "{name}: {gap:?}, the page before ended at {ended}");
             let lost = (granule(&whole, pages[page]) - granule(&whole, pages[page - 1])) as u64;
             assert!((lost / 2..lost + 1_600).contains(&gap.samples), "{name}: {gap:?}, the page had {lost}");
-            assert!(found.damage().contains(&format!("{} at sample {}", gap.samples, gap.position)), "{}", found.damage());
-            // What comes behind the hole is where it was.
+            assert!(actual.damage().contains(&format!("{} at sample {}", gap.samples, gap.position)), "{}", actual.damage());
+            // The audio after the gap keeps its position.
             let from = (gap.position + gap.samples) as usize + 4_000;
-            if from + 2_000 < wanted.len() {
+            if from + 2_000 < expected.len() {
                 assert!(
-                    ratio(&found.samples[from..], &wanted[from..]) > 25.0,
+                    ratio(&actual.samples[from..], &expected[from..]) > 25.0,
                     "{name}: {}",
-                    ratio(&found.samples[from..], &wanted[from..])
+                    ratio(&actual.samples[from..], &expected[from..])
                 );
             }
-            assert!(found.samples[..gap.position as usize] == wanted[..gap.position as usize]);
+            assert!(actual.samples[..gap.position as usize] == expected[..gap.position as usize]);
         }
         let cut = played(&whole[..pages[5] + 40]);
-        assert!(cut.samples.len() > 3_000 && cut.samples[..] == wanted[..cut.samples.len()]);
+        assert!(cut.samples.len() > 3_000 && cut.samples[..] == expected[..cut.samples.len()]);
         assert!(cut.damage().contains("cut off"), "{}", cut.damage());
     }
 }
@@ -333,25 +333,29 @@ fn mp3_frames(bytes: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn damaged_mp3_frames_are_lost_and_the_rest_stays_where_it_was() {
+fn damaged_mp3_frames_are_lost_and_the_rest_keeps_its_position() {
     let whole = data("speech.mp3");
-    let wanted = played(&whole).whole();
+    let expected = played(&whole).whole();
     let frames = mp3_frames(&whole);
     assert!(frames.len() > 15);
     for frame in [4, 7, 9] {
         for zeros in [0..4, 0..200] {
             let mut bytes = whole.clone();
             bytes[frames[frame]..][zeros].fill(0);
-            let found = played(&bytes);
-            assert_eq!(found.samples.len(), wanted.len(), "frame {frame}");
-            assert_eq!(found.gaps.len(), 1, "frame {frame}");
-            let gap = found.gaps[0];
-            // Frames behind it may need bytes of it.
+            let actual = played(&bytes);
+            assert_eq!(actual.samples.len(), expected.len(), "frame {frame}");
+            assert_eq!(actual.gaps.len(), 1, "frame {frame}");
+            let gap = actual.gaps[0];
+            // Later frames may depend on its bytes.
             assert!(gap.samples.is_multiple_of(576) && (576..=4 * 576).contains(&gap.samples), "{gap:?}");
             assert!(gap.position.abs_diff((frame as u64 - 1) * 576) <= 1_200, "frame {frame}: {gap:?}");
             let from = (gap.position + gap.samples) as usize + 1_200;
-            assert!(ratio(&found.samples[from..], &wanted[from..]) > 20.0, "{}", ratio(&found.samples[from..], &wanted[from..]));
-            assert!(found.damage().contains("is damaged"));
+            assert!(
+                ratio(&actual.samples[from..], &expected[from..]) > 20.0,
+                "{}",
+                ratio(&actual.samples[from..], &expected[from..])
+            );
+            assert!(actual.damage().contains("is damaged"));
         }
     }
     let cut = played(&whole[..frames[10] + 30]);
@@ -367,14 +371,14 @@ fn streams_may_follow_each_other() {
         assert_eq!(both.len(), 2 * single.len(), "{name}");
         assert!(both[..single.len()] == single[..] && ratio(&both[single.len()..], &single) > 60.0, "{name}");
     }
-    // Of another rate and another number of channels: at the rate of the first.
+    // Another rate and channel count: resampled to the rate of the first.
     let (mono, stereo) = (data("speech.opus"), data("stereo.opus"));
     let lengths = played(&mono).whole().len() + played(&stereo).whole().len();
     assert_eq!(played(&[&mono[..], &stereo[..]].concat()).whole().len(), lengths);
     let mixed = played(&[&data("pages.ogg")[..], &mono[..]].concat()).whole();
     let (vorbis, opus) = (played(&data("pages.ogg")).whole().len(), played(&mono).whole().len());
     assert!(mixed.len().abs_diff(vorbis + opus / 3) <= 2, "{} {vorbis} {opus}", mixed.len());
-    // The first one lacks its end.
+    // The end of the first one is missing.
     let pages = data("pages.ogg");
     let at = self::pages(&pages);
     let both = played(&[&pages[..at[5]], &pages[..]].concat());
@@ -386,34 +390,34 @@ fn tags_of_any_size_are_skipped() {
     let (mp3, flac) = (data("speech.mp3"), data("speech.flac"));
     let size = 6u32 << 20;
     let syncsafe = [size >> 21, size >> 14 & 127, size >> 7 & 127, size & 127].map(|byte| byte as u8);
-    // A cover that looks like frames.
+    // Cover art that looks like frames.
     let cover = [0xff, 0xfb, 0x90, 0x44].repeat(size as usize / 4);
     let id3 = [&b"ID3\x04\0\0"[..], &syncsafe, &cover].concat();
     let id3v1 = [&b"TAG"[..], &[b' '; 125]].concat();
-    let wanted = (played(&mp3).whole(), played(&flac).whole());
-    assert!(played(&[&id3[..], &mp3, &id3v1].concat()).whole() == wanted.0);
-    assert!(played(&[&id3[..], &mp3, &id3v1, &id3, &mp3].concat()).whole().len() == 2 * wanted.0.len());
-    assert!(played(&[&id3[..], &flac, &id3v1].concat()).whole() == wanted.1);
+    let expected = (played(&mp3).whole(), played(&flac).whole());
+    assert!(played(&[&id3[..], &mp3, &id3v1].concat()).whole() == expected.0);
+    assert!(played(&[&id3[..], &mp3, &id3v1, &id3, &mp3].concat()).whole().len() == 2 * expected.0.len());
+    assert!(played(&[&id3[..], &flac, &id3v1].concat()).whole() == expected.1);
     let error = pipe(&id3[..1_000_000]).err().unwrap().to_string();
     assert!(error.contains("cut off within its tags"), "{error}");
 }
 
 #[test]
-fn opus_is_what_libopus_decodes() {
+fn opus_equals_libopus() {
     for (name, reference) in [("speech.opus", "opus.wav"), ("stereo.opus", "stereo-opus.wav")] {
-        let (found, wanted) = (played(&data(name)), played(&data(reference)).whole());
-        assert_eq!(found.rate, 48_000);
-        let found = found.whole();
-        let length = found.len().min(wanted.len());
-        assert!(found.len().abs_diff(wanted.len()) <= 960, "{} {}", found.len(), wanted.len());
-        let ratio = ratio(&found[..length], &wanted[..length]);
+        let (actual, expected) = (played(&data(name)), played(&data(reference)).whole());
+        assert_eq!(actual.rate, 48_000);
+        let actual = actual.whole();
+        let length = actual.len().min(expected.len());
+        assert!(actual.len().abs_diff(expected.len()) <= 960, "{} {}", actual.len(), expected.len());
+        let ratio = ratio(&actual[..length], &expected[..length]);
         println!("{name}: {ratio:.1} dB");
         assert!(ratio > 40.0, "{name}: {ratio:.1} dB");
     }
 }
 
 #[test]
-fn formats_that_are_not_supported_are_named_with_the_command_that_converts_them() {
+fn unsupported_formats_are_named_with_the_command_that_converts_them() {
     let folder = tempfile::tempdir().unwrap();
     let adts = [0xff, 0xf1, 0x50, 0x80, 0x02, 0x1f, 0xfc].repeat(30);
     let mp2 = [0xff, 0xfd, 0x90, 0x00].repeat(100);
@@ -438,21 +442,21 @@ fn formats_that_are_not_supported_are_named_with_the_command_that_converts_them(
 }
 
 #[test]
-fn pipes_carry_files_or_samples() {
+fn pipes_contain_files_or_samples() {
     let error = pipe(b"").err().unwrap().to_string();
     assert!(error.contains("standard input: is empty"), "{error}");
-    // Samples that look like a frame of MP3 are samples, and so is everything that has no frames behind the first.
+    // Samples that look like one MP3 frame, without further frames after it, are samples.
     let samples = s16(&tone(3_000));
     let like_mp3 = [&[0xff, 0xfb, 0x90, 0x44][..], &samples, &[9]].concat();
     assert_eq!(play(pipe(&like_mp3).unwrap()).whole().len(), 3_002);
     let given =
         open_pipe(Box::new(std::io::Cursor::new(data("speech.mp3"))), raw(PcmFormat::U8, true), ChannelPick::MixDown, false);
-    // An ID3 tag, on the other hand, is proof.
+    // An ID3 tag, in contrast, identifies a file.
     let is_raw = given.unwrap().spec().name == "standard input" && !data("speech.mp3").starts_with(b"ID3");
     assert!(is_raw || data("speech.mp3").starts_with(b"ID3"));
     let one_byte = play(pipe(&[1]).unwrap());
     assert!(matches!(&one_byte.end, SourceEvent::Error(error) if error.to_string().contains("no audio")), "{:?}", one_byte.end);
-    // The header is read from a pipe, whatever the settings say of raw samples.
+    // The header of a file takes precedence over the settings for raw samples.
     let wav = wav(&Header { data: 6_000, ..S16 }, &samples);
     let source = open_pipe(Box::new(Dribble(wav, 0)), raw(PcmFormat::S32le, true), ChannelPick::MixDown, false).unwrap();
     assert_eq!(play(source).whole().len(), 3_000);
@@ -460,7 +464,7 @@ fn pipes_carry_files_or_samples() {
 
 #[cfg(unix)]
 #[test]
-fn a_path_that_is_no_text_is_a_path() {
+fn a_path_may_be_invalid_utf8() {
     use std::os::unix::ffi::OsStrExt;
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join(std::ffi::OsStr::from_bytes(b"caf\xe9.wav"));
@@ -468,9 +472,9 @@ fn a_path_that_is_no_text_is_a_path() {
     assert_eq!(decode_file(&path, ChannelPick::MixDown).unwrap().1, 16_000);
 }
 
-/// Whatever is broken: no panic, no endless loop, and never more samples than the bytes can hold.
+/// No corruption causes a panic, an endless loop, or more samples than the bytes can contain.
 #[test]
-fn any_bytes_may_be_wrong_cut_or_doubled() {
+fn no_corruption_causes_a_panic_or_an_endless_loop() {
     let names = [
         "speech.wav",
         "adpcm.wav",

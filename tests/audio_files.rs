@@ -1,4 +1,4 @@
-//! Sound files of every kind, and broken ones: each a typed error that names the file and says what is wrong.
+//! Audio files of every kind, and typed errors for damaged ones that name the file and the problem.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -35,49 +35,49 @@ fn folder() -> tempfile::TempDir {
 }
 
 #[test]
-fn wav_of_every_kind_at_any_rate_mixed_down_or_picked() {
+fn wav_of_every_kind_at_any_rate_as_mix_or_single_channel() {
     let folder = folder();
     for (bits, float, tolerance) in [(8, false, 0.013), (16, false, 1e-4), (24, false, 1e-6), (32, false, 1e-6), (32, true, 1e-7)]
     {
         for rate in [8_000, 44_100, 96_000] {
             let path = folder.path().join(format!("{bits}-{float}-{rate}.wav"));
             write_wav(&path, bits, float, rate);
-            for (pick, wanted) in [
+            for (pick, expected) in [
                 (ChannelPick::MixDown, (|[l, r]: [f32; 2]| (l + r) / 2.0) as fn([f32; 2]) -> f32),
                 (ChannelPick::Channel(0), |[l, _]| l),
                 (ChannelPick::Channel(1), |[_, r]| r),
             ] {
                 let (samples, found_rate) = decode_file(&path, pick).unwrap();
                 assert_eq!((found_rate, samples.len()), (rate, rate as usize));
-                let wanted: Vec<f32> = stereo(rate).into_iter().map(wanted).collect();
-                let worst = common::deviation(&samples, &wanted);
+                let expected: Vec<f32> = stereo(rate).into_iter().map(expected).collect();
+                let worst = common::deviation(&samples, &expected);
                 assert!(worst <= tolerance, "{bits} bits, float {float}, {rate} Hz, {pick:?}: {worst}");
             }
         }
     }
 }
 
-/// A file that is read block by block at another rate is its samples, resampled in one go.
+/// Reading a file block by block at another rate equals resampling all of it at once.
 #[test]
-fn a_file_at_another_rate_is_whole() {
+fn a_file_at_another_rate_is_complete() {
     let path = repository("tests/data/audio/speech.flac");
     let (samples, own) = decode_file(&path, ChannelPick::MixDown).unwrap();
     for rate in [19_200, 16_000, 13_333] {
-        let (mut resampler, mut wanted) = (Resampler::new(own, rate).unwrap(), Vec::new());
-        resampler.push(&samples, &mut wanted);
-        resampler.finish(&mut wanted);
+        let (mut resampler, mut expected) = (Resampler::new(own, rate).unwrap(), Vec::new());
+        resampler.push(&samples, &mut expected);
+        resampler.finish(&mut expected);
         let found = decode_file_at(&path, ChannelPick::MixDown, rate).unwrap();
-        assert!(found == wanted, "{rate} Hz: {} samples, and {} were wanted", found.len(), wanted.len());
+        assert!(found == expected, "{rate} Hz: {} samples instead of {}", found.len(), expected.len());
     }
 }
 
 #[test]
-fn flac_is_exact_and_ogg_and_mp3_are_near() {
+fn flac_is_exact_and_ogg_and_mp3_are_close() {
     let (wav, _) = decode_file(&repository("tests/data/audio/speech.wav"), ChannelPick::MixDown).unwrap();
     for (name, least_ratio_db) in [("speech.flac", f64::INFINITY), ("speech.ogg", 10.0), ("speech.mp3", 10.0)] {
         let (found, rate) = decode_file(&repository("tests/data/audio").join(name), ChannelPick::MixDown).unwrap();
         assert_eq!(rate, 16_000, "{name}");
-        // Coders pad: the place where they agree best counts.
+        // Encoders add padding, so compare at the best alignment.
         let ratio = (0..2_400.min(found.len().saturating_sub(wav.len()) + 1))
             .map(|shift| {
                 let noise: f64 = wav.iter().zip(&found[shift..]).map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -104,23 +104,23 @@ fn play(mut source: impl Source) -> (Vec<f32>, SourceEvent) {
 }
 
 #[test]
-fn a_wav_that_is_cut_off_delivers_what_is_there_and_says_so() {
+fn a_truncated_wav_delivers_its_samples_and_is_reported() {
     let folder = folder();
     let (whole, cut) = (folder.path().join("whole.wav"), folder.path().join("cut.wav"));
     write_wav(&whole, 16, false, 16_000);
     let bytes = std::fs::read(&whole).unwrap();
     std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
-    let (wanted, _) = decode_file(&whole, ChannelPick::MixDown).unwrap();
+    let (expected, _) = decode_file(&whole, ChannelPick::MixDown).unwrap();
     let (samples, event) = play(FileSource::open(&cut, ChannelPick::MixDown, false).unwrap());
     assert!(samples.len() > 7_900 && samples.len() <= 8_000, "{}", samples.len());
-    assert_eq!(samples, wanted[..samples.len()]);
+    assert_eq!(samples, expected[..samples.len()]);
     let SourceEvent::Error(error) = event else { panic!("{event:?}") };
     assert_eq!(error.kind(), AudioErrorKind::Damaged);
     assert!(error.to_string().contains("cut.wav") && error.to_string().contains("cut off"), "{error}");
 }
 
 #[test]
-fn what_is_no_sound_is_refused_by_name_and_reason() {
+fn invalid_files_are_refused_by_name_and_reason() {
     let folder = folder();
     let path = |name: &str, bytes: &[u8]| -> PathBuf {
         let path = folder.path().join(name);
@@ -138,9 +138,9 @@ fn what_is_no_sound_is_refused_by_name_and_reason() {
     let cases = [
         (path("empty.wav", b""), AudioErrorKind::Malformed, "empty"),
         (
-            path("text.wav", b"these are words, and no sound at all, however long they go on\n".repeat(40).as_slice()),
+            path("text.wav", b"these are words, not audio, however long the file is\n".repeat(40).as_slice()),
             AudioErrorKind::Malformed,
-            "is not audio in a format that Bellis reads",
+            "is not in a supported audio format",
         ),
         (path("noise.mp3", &noise), AudioErrorKind::Malformed, ""),
         (path("no-channels.wav", &no_channels), AudioErrorKind::Malformed, ""),
@@ -149,18 +149,18 @@ fn what_is_no_sound_is_refused_by_name_and_reason() {
         (folder.path().join("missing.wav"), AudioErrorKind::NotReadable, "No such file"),
         (folder.path().to_owned(), AudioErrorKind::NotReadable, "folder"),
     ];
-    for (path, kind, says) in cases {
+    for (path, kind, expected) in cases {
         let error = decode_file(&path, ChannelPick::MixDown).expect_err(&format!("{} was read", path.display()));
         let text = error.to_string();
-        assert!(text.contains(&path.display().to_string()) && text.contains(says), "{text}");
+        assert!(text.contains(&path.display().to_string()) && text.contains(expected), "{text}");
         assert!(error.kind() == kind || error.kind() == AudioErrorKind::Unsupported, "{text}: {:?}", error.kind());
     }
     let error = decode_file(&folder.path().join("good.wav"), ChannelPick::Channel(2)).unwrap_err();
-    assert!(error.to_string().contains("no channel 3"), "{error}");
+    assert!(error.to_string().contains("channel 3"), "{error}");
 }
 
 #[test]
-fn any_bytes_of_a_file_may_be_wrong_and_nothing_panics() {
+fn no_corruption_of_a_file_causes_a_panic() {
     let folder = folder();
     for name in ["speech.wav", "speech.flac", "speech.ogg", "speech.mp3"] {
         let good = std::fs::read(repository("tests/data/audio").join(name)).unwrap();
@@ -181,7 +181,7 @@ fn any_bytes_of_a_file_may_be_wrong_and_nothing_panics() {
 }
 
 #[test]
-fn raw_pcm_of_every_format_in_reads_of_any_size() {
+fn raw_pcm_of_every_format_with_reads_of_any_size() {
     struct Dribble(Vec<u8>, usize);
     impl std::io::Read for Dribble {
         fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
@@ -192,15 +192,15 @@ fn raw_pcm_of_every_format_in_reads_of_any_size() {
             Ok(count)
         }
     }
-    let sound: Vec<f32> = stereo(8_000).into_iter().flatten().collect();
+    let audio: Vec<f32> = stereo(8_000).into_iter().flatten().collect();
     let mono: Vec<f32> = stereo(8_000).into_iter().map(|[l, r]| (l + r) / 2.0).collect();
-    let whole = |scale: f32| sound.iter().map(move |s| (s * scale) as i32);
+    let whole = |scale: f32| audio.iter().map(move |s| (s * scale) as i32);
     let cases: [(PcmFormat, Vec<u8>, f32); 5] = [
         (PcmFormat::U8, whole(127.0).map(|s| (s + 128) as u8).collect(), 0.02),
         (PcmFormat::S16le, whole(32_767.0).flat_map(|s| (s as i16).to_le_bytes()).collect(), 1e-4),
         (PcmFormat::S24le, whole(8_388_607.0).flat_map(|s| s.to_le_bytes()[..3].to_vec()).collect(), 1e-6),
         (PcmFormat::S32le, whole(2_147_483_000.0).flat_map(i32::to_le_bytes).collect(), 1e-6),
-        (PcmFormat::F32le, sound.iter().flat_map(|s| s.to_le_bytes()).collect(), 1e-7),
+        (PcmFormat::F32le, audio.iter().flat_map(|s| s.to_le_bytes()).collect(), 1e-7),
     ];
     for (format, bytes, tolerance) in cases {
         let mut cut = bytes.clone();
@@ -209,14 +209,14 @@ fn raw_pcm_of_every_format_in_reads_of_any_size() {
         let (samples, event) = play(source(bytes));
         assert_eq!(event, SourceEvent::End);
         assert!(common::deviation(&samples, &mono) <= tolerance, "{format:?}");
-        // A recorder that is stopped leaves half a frame: no error.
+        // A stopped recorder leaves a partial frame, which is not an error.
         let (samples, event) = play(source(cut));
         assert_eq!((samples.len(), event), (mono.len(), SourceEvent::End));
     }
 }
 
 #[test]
-fn a_pipe_that_says_nothing_does_not_hold_stop_up() {
+fn an_idle_pipe_does_not_block_stop() {
     let (reader, _writer) = std::io::pipe().unwrap();
     let mut source = PcmSource::new(Box::new(reader), "pipe", PcmFormat::S16le, 16_000, 1, ChannelPick::MixDown).unwrap();
     let (writer, _reader) = ring(100);

@@ -1,4 +1,4 @@
-//! The resampler: the same output for any cut, exact lengths, no shift in time, little noise.
+//! The resampler: output independent of block boundaries, exact lengths, no time shift, low noise.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bellis::audio::Resampler;
@@ -6,9 +6,9 @@ use proptest::prelude::*;
 
 const RATES: [u32; 10] = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 44_101, 48_000, 96_000, 192_000];
 
-fn resample(from: u32, to: u32, sound: &[f32], cuts: &[usize]) -> Vec<f32> {
+fn resample(from: u32, to: u32, audio: &[f32], cuts: &[usize]) -> Vec<f32> {
     let mut resampler = Resampler::new(from, to).unwrap();
-    let (mut out, mut left) = (Vec::new(), sound);
+    let (mut out, mut left) = (Vec::new(), audio);
     for &cut in cuts.iter().cycle() {
         let (now, later) = left.split_at(cut.min(left.len()));
         resampler.push(now, &mut out);
@@ -26,32 +26,32 @@ fn sine(rate: u32, hertz: f64, samples: usize) -> Vec<f32> {
 }
 
 proptest! {
-    // Fewer where PROPTEST_CASES says so: under emulation.
+    // PROPTEST_CASES reduces this number under emulation.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(60), ..ProptestConfig::default() })]
 
     #[test]
-    fn any_cut_gives_the_same_samples(
+    fn output_does_not_depend_on_block_boundaries(
         from in prop::sample::select(RATES.to_vec()), samples in 1usize..60_000, cuts in prop::collection::vec(1usize..5_000, 1..6),
     ) {
-        let sound = sine(from, 440.0, samples);
-        let whole = resample(from, 16_000, &sound, &[samples]);
-        prop_assert_eq!(&resample(from, 16_000, &sound, &cuts), &whole);
-        let wanted = (samples as f64 * 16_000.0 / f64::from(from)).round() as usize;
-        prop_assert!(whole.len().abs_diff(wanted) <= usize::from(samples as f64 * 16_000.0 % f64::from(from) != 0.0), "{} {}", whole.len(), wanted);
+        let audio = sine(from, 440.0, samples);
+        let whole = resample(from, 16_000, &audio, &[samples]);
+        prop_assert_eq!(&resample(from, 16_000, &audio, &cuts), &whole);
+        let expected = (samples as f64 * 16_000.0 / f64::from(from)).round() as usize;
+        prop_assert!(whole.len().abs_diff(expected) <= usize::from(samples as f64 * 16_000.0 % f64::from(from) != 0.0), "{} {}", whole.len(), expected);
     }
 }
 
 #[test]
-fn tones_keep_their_place_and_stay_clean() {
+fn tones_are_neither_shifted_nor_distorted() {
     for from in RATES {
         for hertz in [100.0, 1_000.0, 3_000.0] {
             let seconds = 2;
             let out = resample(from, 16_000, &sine(from, hertz, (from * seconds) as usize), &[997]);
-            let wanted = sine(16_000, hertz, out.len());
-            // The ends lack what lies beyond them; everything between must be the tone at its place.
+            let expected = sine(16_000, hertz, out.len());
+            // The filter truncates both ends; everything between must be the tone without a shift.
             let inside = 1_600..out.len() - 1_600;
-            let noise: f64 = inside.clone().map(|n| f64::from(out[n] - wanted[n]).powi(2)).sum();
-            let signal: f64 = inside.map(|n| f64::from(wanted[n]).powi(2)).sum();
+            let noise: f64 = inside.clone().map(|n| f64::from(out[n] - expected[n]).powi(2)).sum();
+            let signal: f64 = inside.map(|n| f64::from(expected[n]).powi(2)).sum();
             let ratio = 10.0 * (signal / noise.max(1e-30)).log10();
             println!("{from} Hz, {hertz} Hz: {ratio:.0} dB");
             assert!(ratio > 60.0, "{from} Hz, {hertz} Hz: {ratio:.1} dB");
@@ -60,7 +60,7 @@ fn tones_keep_their_place_and_stay_clean() {
 }
 
 #[test]
-fn what_lies_above_the_new_band_is_taken_out() {
+fn frequencies_above_the_new_band_are_removed() {
     for from in [44_100, 48_000, 96_000] {
         let out = resample(from, 16_000, &sine(from, 11_000.0, from as usize), &[4_096]);
         let level = (out[1_600..14_000].iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / 12_400.0).sqrt();
@@ -69,7 +69,7 @@ fn what_lies_above_the_new_band_is_taken_out() {
 }
 
 #[test]
-fn rates_out_of_reach_are_refused_with_the_reason() {
+fn invalid_rates_are_refused_with_the_reason() {
     let error = Resampler::new(0, 16_000).err().unwrap().to_string();
     assert!(error.contains("1,000 to 384,000"), "{error}");
 }

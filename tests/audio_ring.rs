@@ -1,4 +1,4 @@
-//! The ring: captured = read + dropped + queued, to the sample, and gaps in stream order.
+//! The ring: captured = read + dropped + queued, exactly, and gaps in stream order.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bellis::internal::{Block, Gap, ring};
@@ -14,14 +14,14 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(prop_oneof![(0usize..700).prop_map(Action::Push), (1usize..700).prop_map(Action::Read)], 1..200)
 }
 
-/// Reads one block and appends it to the stream as the reader saw it: `None` where samples are missing.
-fn read(reader: &mut bellis::internal::RingReader, size: usize, seen: &mut Vec<Option<f32>>) -> bool {
+/// Reads one block and appends it to the received stream, with `None` for missing samples.
+fn read(reader: &mut bellis::internal::RingReader, size: usize, received: &mut Vec<Option<f32>>) -> bool {
     let mut out = vec![0.0; size];
     match reader.read(&mut out) {
-        Block::Samples(samples) => seen.extend(samples.iter().copied().map(Some)),
+        Block::Samples(samples) => received.extend(samples.iter().copied().map(Some)),
         Block::Gap(Gap { position, samples }) => {
-            assert_eq!(position, seen.len() as u64, "a gap stands at the wrong position");
-            seen.extend((0..samples).map(|_| None));
+            assert_eq!(position, received.len() as u64, "wrong position of a gap");
+            received.extend((0..samples).map(|_| None));
         }
         Block::Empty | Block::Closed => return false,
     }
@@ -30,9 +30,9 @@ fn read(reader: &mut bellis::internal::RingReader, size: usize, seen: &mut Vec<O
 
 proptest! {
     #[test]
-    fn every_sample_is_read_where_it_was_or_told_as_lost(capacity in 1usize..2_000, actions in actions()) {
+    fn every_sample_is_read_at_its_position_or_reported_in_a_gap(capacity in 1usize..2_000, actions in actions()) {
         let (mut writer, mut reader) = ring(capacity);
-        let (mut next, mut seen) = (0u32, Vec::new());
+        let (mut next, mut received) = (0u32, Vec::new());
         for action in actions {
             match action {
                 Action::Push(count) => {
@@ -40,26 +40,26 @@ proptest! {
                     next += count as u32;
                     writer.push_live(&samples);
                 }
-                Action::Read(size) => { read(&mut reader, size, &mut seen); }
+                Action::Read(size) => { read(&mut reader, size, &mut received); }
             }
             let stats = reader.stats();
             prop_assert_eq!(stats.captured(), u64::from(next));
             prop_assert_eq!(stats.captured(), stats.read() + stats.dropped() + reader.queued() as u64);
         }
         drop(writer);
-        while read(&mut reader, 100, &mut seen) {}
+        while read(&mut reader, 100, &mut received) {}
         prop_assert!(matches!(reader.read(&mut [0.0]), Block::Closed));
-        prop_assert_eq!(seen.len(), next as usize);
-        for (index, sample) in seen.iter().enumerate() {
+        prop_assert_eq!(received.len(), next as usize);
+        for (index, sample) in received.iter().enumerate() {
             prop_assert!(sample.is_none_or(|sample| sample == index as f32), "{:?} at {}", sample, index);
         }
-        let lost = seen.iter().filter(|sample| sample.is_none()).count() as u64;
+        let lost = received.iter().filter(|sample| sample.is_none()).count() as u64;
         prop_assert_eq!(lost, reader.stats().dropped());
     }
 }
 
 #[test]
-fn two_threads_lose_nothing_unsaid() {
+fn two_threads_account_for_every_sample() {
     let (mut writer, mut reader) = ring(1_000);
     const TOTAL: u32 = 3_000_000;
     let source = std::thread::spawn(move || {
@@ -100,22 +100,22 @@ fn a_source_that_can_wait_loses_nothing() {
         let stop = std::sync::atomic::AtomicBool::new(false);
         assert!(writer.push_blocking(&(0..10_000).map(|n| n as f32).collect::<Vec<_>>(), &stop));
     });
-    let mut seen = Vec::new();
+    let mut received = Vec::new();
     let mut out = [0.0; 33];
     loop {
         match reader.read(&mut out) {
-            Block::Samples(samples) => seen.extend_from_slice(samples),
+            Block::Samples(samples) => received.extend_from_slice(samples),
             Block::Empty => std::thread::yield_now(),
             Block::Gap(_) => panic!("dropped"),
             Block::Closed => break,
         }
     }
     source.join().unwrap();
-    assert_eq!(seen, (0..10_000).map(|n| n as f32).collect::<Vec<_>>());
+    assert_eq!(received, (0..10_000).map(|n| n as f32).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_source_that_waits_for_a_reader_that_has_gone_ends() {
+fn a_waiting_source_ends_when_the_reader_is_dropped() {
     let (mut writer, reader) = ring(8);
     drop(reader);
     assert!(!writer.push_blocking(&[0.0; 100], &std::sync::atomic::AtomicBool::new(false)));

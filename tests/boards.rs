@@ -1,4 +1,4 @@
-//! Every board's preset is one that the program takes and that fits its pack; what packages install beside the program is made.
+//! The presets of all boards work with the program and their pack, and the man pages and completions are generated.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -26,14 +26,14 @@ fn presets_run() {
         let preset = board.join("bellis.toml");
         let arguments = ["run", "models/sample.wav", "--consumer", "jsonl", "--config"].map(std::ffi::OsStr::new);
         let output = bellis(&[&arguments[..], &[preset.as_os_str()]].concat());
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{}: {told}", preset.display());
-        assert!(!output.stdout.is_empty(), "{}: no chunk came out", preset.display());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {stderr}", preset.display());
+        assert!(!output.stdout.is_empty(), "{}: no output", preset.display());
     }
 }
 
 #[test]
-fn every_board_says_how_it_is_built_and_what_to_expect() {
+fn every_board_has_build_settings_and_a_readme() {
     for board in boards() {
         let text = std::fs::read_to_string(board.join("board")).unwrap();
         for key in ["NAME=", "TRIPLE=", "CPU=", "KERNELS=", "GHZ=", "L2_MB=", "MEMORY_GBS="] {
@@ -49,7 +49,7 @@ fn man_pages_and_completions() {
     let output = bellis(&["manual".as_ref(), folder.path().as_os_str()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let read = |path: &str| std::fs::read_to_string(folder.path().join(path)).unwrap();
-    assert!(read("man1/bellis.1").contains("bellis\\-run(1)"), "the first page does not name the others");
+    assert!(read("man1/bellis.1").contains("bellis\\-run(1)"), "the first page does not list the others");
     assert!(read("man1/bellis-run.1").contains("policy"));
     assert!(!folder.path().join("man1/bellis-manual.1").exists(), "the hidden command has a page");
     for file in ["bellis.bash", "_bellis", "bellis.fish"] {

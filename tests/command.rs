@@ -1,4 +1,4 @@
-//! The command as a user runs it: what comes out, and what is said when something is wrong.
+//! The command line: outputs, and errors for wrong input.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -27,15 +27,15 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Runs and expects a failure that says all of `says`, without a panic.
+/// Runs a command that must fail without a panic, with an error that contains all of `expected`.
 #[track_caller]
-fn refused(arguments: &[&str], says: &[&str]) {
+fn refused(arguments: &[&str], expected: &[&str]) {
     let output = output(arguments);
     let text = stderr(&output);
     assert!(!output.status.success(), "{arguments:?} succeeded");
     assert!(!text.contains("panicked"), "{text}");
-    for part in says {
-        assert!(text.contains(part), "{arguments:?} does not say `{part}`: {text}");
+    for part in expected {
+        assert!(text.contains(part), "{arguments:?}: no `{part}` in: {text}");
     }
 }
 
@@ -68,13 +68,13 @@ fn sha256(path: &Path) -> String {
 }
 
 #[track_caller]
-fn refused_pack(break_it: impl FnOnce(&Path), says: &[&str]) {
+fn refused_pack(break_it: impl FnOnce(&Path), expected: &[&str]) {
     let (_folder, pack) = broken_pack(break_it);
-    refused(&["run", "--pack", pack.to_str().unwrap()], says);
+    refused(&["run", "--pack", pack.to_str().unwrap()], expected);
 }
 
 #[test]
-fn without_arguments_the_recording_becomes_lines_and_a_histogram() {
+fn without_arguments_the_bundled_recording_is_processed() {
     let output = output(&["run"]);
     assert!(output.status.success(), "{}", stderr(&output));
     let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -128,7 +128,7 @@ fn every_policy_runs_and_bounds_its_depth() {
 }
 
 #[test]
-fn frames_are_an_array_that_opens_with_the_announced_shape() {
+fn the_numpy_array_contains_the_vectors_of_the_json_lines() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frames.npy");
     let consumer = format!("npy:{}", path.display());
@@ -150,7 +150,7 @@ fn frames_are_an_array_that_opens_with_the_announced_shape() {
 }
 
 #[test]
-fn a_configuration_says_the_same_as_the_flags_and_flags_win() {
+fn a_configuration_file_equals_flags_and_flags_take_precedence() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bellis.toml");
     std::fs::write(&path, "policy = \"fixed\"\nlayer = 3\nquiet = true\nconsumer = [\"jsonl\"]\n").unwrap();
@@ -163,12 +163,12 @@ fn a_configuration_says_the_same_as_the_flags_and_flags_win() {
     };
     assert_eq!(layer(&["run", "--config", path]), 3);
     assert_eq!(layer(&["run", "--config", path, "--layer", "2"]), 2);
-    // Another policy takes none of the numbers that were meant for the file's.
+    // Parameters in the file are ignored if a flag selects another policy.
     assert_eq!(layer(&["run", "--config", path, "--policy", "never"]), 10);
 }
 
 #[test]
-fn raw_samples_on_standard_input_are_as_good_as_the_file() {
+fn raw_samples_on_standard_input_give_the_results_of_the_file() {
     let samples: Vec<u8> = common::speech().iter().flat_map(|s| ((s * 32_768.0) as i16).to_le_bytes()).collect();
     let mut child =
         bellis(&["run", "-", "--quiet", "--format", "s16le"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -182,7 +182,7 @@ fn raw_samples_on_standard_input_are_as_good_as_the_file() {
 }
 
 #[test]
-fn the_report_is_the_summary_for_machines() {
+fn the_report_contains_the_summary_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.json");
     assert!(output(&["run", "--quiet", "--consumer", "null", "--report", path.to_str().unwrap()]).status.success());
@@ -192,7 +192,7 @@ fn the_report_is_the_summary_for_machines() {
 }
 
 #[test]
-fn a_reader_that_leaves_ends_the_run_without_a_complaint() {
+fn a_closed_pipe_ends_the_run_without_an_error() {
     let mut child = bellis(&["run", "--quiet"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
@@ -201,7 +201,7 @@ fn a_reader_that_leaves_ends_the_run_without_a_complaint() {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupt_computes_what_was_captured_and_closes_the_files() {
+fn an_interrupt_computes_captured_audio_and_closes_the_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("frames.npy");
     let consumer = format!("npy:{}", path.display());
@@ -222,7 +222,7 @@ fn an_interrupt_computes_what_was_captured_and_closes_the_files() {
 }
 
 #[test]
-fn inspect_tells_what_a_pack_is() {
+fn inspect_describes_the_pack() {
     let output = output(&["inspect"]);
     let text = stdout(&output);
     for part in
@@ -233,7 +233,7 @@ fn inspect_tells_what_a_pack_is() {
 }
 
 #[test]
-fn help_teaches_with_examples() {
+fn help_has_examples() {
     let text = stdout(&output(&["run", "--help"]));
     for part in ["Examples:", "bellis run mic", "--config", "Exit policy", "--threshold"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -241,19 +241,19 @@ fn help_teaches_with_examples() {
 }
 
 #[test]
-fn wrong_sound_is_refused_by_name() {
+fn invalid_audio_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let text = folder.path().join("words.wav");
-    std::fs::write(&text, "no sound\n".repeat(100)).unwrap();
-    refused(&["run", text.to_str().unwrap()], &["words.wav", "is not audio in a format that Bellis reads"]);
+    std::fs::write(&text, "no audio\n".repeat(100)).unwrap();
+    refused(&["run", text.to_str().unwrap()], &["words.wav", "is not in a supported audio format"]);
     refused(&["run", "missing.wav"], &["missing.wav", "No such file"]);
     refused(&["run", "models"], &["models", "is a folder"]);
-    refused(&["run", "models/sample.wav", "--channel", "2"], &["sample.wav", "no channel 2"]);
-    refused(&["run", "mic", "--device", "no such device at all"], &["no such device at all"]);
+    refused(&["run", "models/sample.wav", "--channel", "2"], &["sample.wav", "channel 2"]);
+    refused(&["run", "mic", "--device", "no such device at all"], &["no such device at all", "`bellis devices`"]);
 }
 
 #[test]
-fn a_file_that_is_cut_off_gives_its_chunks_and_fails() {
+fn a_truncated_file_gives_its_chunks_and_fails() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.wav");
     let whole = std::fs::read(repository("models/sample.wav")).unwrap();
@@ -265,7 +265,7 @@ fn a_file_that_is_cut_off_gives_its_chunks_and_fails() {
 }
 
 #[test]
-fn a_typo_names_its_line_and_the_nearest_key() {
+fn a_typo_is_reported_with_its_line_and_the_closest_key() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("typo.toml");
     std::fs::write(&path, "input = \"models/sample.wav\"\n\ntreshold = 2.5\n").unwrap();
@@ -277,35 +277,35 @@ fn a_typo_names_its_line_and_the_nearest_key() {
 }
 
 #[test]
-fn numbers_that_make_no_sense_are_refused_with_what_would() {
+fn invalid_values_are_refused_with_the_valid_ones() {
     let windowed = repository("tests/data/windowed-base/pack");
     let windowed = windowed.to_str().unwrap();
-    refused(&["run", "--pack", windowed, "--policy", "gain"], &["gain", "no gain predictors"]);
+    refused(&["run", "--pack", windowed, "--policy", "gain"], &["gain", "no gain predictors", "`bellis inspect windowed-base`"]);
     refused(&["run", "--pack", windowed, "--policy", "calibrated"], &["calibrated"]);
-    refused(&["run", "--policy", "fixed", "--layer", "11"], &["no layer 11", "0 to 10"]);
+    refused(&["run", "--policy", "fixed", "--layer", "11"], &["between 0 and 10, got 11", "--layer"]);
     refused(&["run", "--policy", "range", "--range", "7..3"], &["7..3"]);
-    refused(&["run", "--policy", "fixed", "--threshold", "1"], &["takes no threshold"]);
+    refused(&["run", "--policy", "fixed", "--threshold", "1"], &["does not use a threshold", "--threshold"]);
     refused(&["run", "--chunk", "333"], &["multiple of 20 ms", "333"]);
     refused(&["run", "--chunk", "100"], &["chunks of 8, 16, 32 frames"]);
-    refused(&["run", "--policy", "threshold", "--threshold", "1,2"], &["2 thresholds for 10 layers"]);
+    refused(&["run", "--policy", "threshold", "--threshold", "1,2"], &["2 thresholds for 10 layers", "--threshold"]);
     refused(&["run", "--deadline", "0"], &["deadline"]);
     refused(&["run", "--threads", "0"], &["threads must be between 1 and 64, got 0"]);
     refused(&["run", "--threads", "65"], &["threads must be between 1 and 64, got 65"]);
     refused(&["bench", "--threads", "1000000"], &["threads must be between 1 and 64, got 1000000"]);
     refused(&["run", "--gate", "1.5"], &["must be between 0 and 1, got 1.5"]);
-    refused(&["run", "--gate-hangover", "1"], &["hangover needs a gate"]);
+    refused(&["run", "--gate-hangover", "1"], &["hangover requires a gate", "--gate-hangover"]);
     refused(&["run", "--pack", windowed, "--policy", "never", "--gate", "0.7"], &["head on h⁰", "leave out the gate"]);
 }
 
 #[test]
-fn a_pack_that_is_damaged_is_refused_before_it_runs() {
+fn a_damaged_pack_is_refused() {
     let toml = |pack: &Path| pack.join("pack.toml");
     refused_pack(|pack| std::fs::remove_file(toml(pack)).unwrap(), &["pack.toml"]);
     refused_pack(|pack| edit(&toml(pack), "hop =", "hopp ="), &["pack.toml:", "did you mean `hop`?"]);
     refused_pack(|pack| edit(&toml(pack), "left_context = 64", "left_context = -1"), &["pack.toml:"]);
     refused_pack(|pack| edit(&toml(pack), "heads = 4", "heads = 7"), &["[encoder] heads", "7"]);
     refused_pack(|pack| edit(&toml(pack), "receptive_field = 880", "receptive_field = 100"), &["receptive_field"]);
-    refused_pack(|pack| edit(&toml(pack), "layer.7 =", "layer.77 ="), &["layer.77", "1 to 10"]);
+    refused_pack(|pack| edit(&toml(pack), "layer.7 =", "layer.77 ="), &["layer.77", "between 1 and 10"]);
     refused_pack(|pack| std::fs::remove_file(pack.join("layer_05.onnx")).unwrap(), &["layer_05.onnx", "layer.5"]);
     refused_pack(|pack| std::fs::write(pack.join("head_02.onnx"), b"changed").unwrap(), &["head_02.onnx", "SHA-256", "head.2"]);
     refused_pack(|pack| edit(&toml(pack), "frontend.onnx", "../frontend.onnx"), &["outside of the pack's folder"]);
@@ -319,13 +319,13 @@ fn a_pack_that_is_damaged_is_refused_before_it_runs() {
 }
 
 #[test]
-fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
+fn a_wrong_graph_is_refused_by_stage_and_shape() {
     let replace = |pack: &Path, file: &str, bytes: &[u8]| {
         let old = sha256(&pack.join(file));
         std::fs::write(pack.join(file), bytes).unwrap();
         edit(&pack.join("pack.toml"), &old, &sha256(&pack.join(file)));
     };
-    // A head where a layer should be.
+    // A head instead of a layer.
     refused_pack(
         |pack| {
             let head = std::fs::read(pack.join("head_01.onnx")).unwrap();
@@ -333,8 +333,8 @@ fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
         },
         &["layer_03.onnx", "layer.3", "has no input `x`"],
     );
-    // No graph at all, an empty file, and a graph with holes: whatever the reader makes of it, it is an error with a name.
-    refused_pack(|pack| replace(pack, "layer_03.onnx", b"this is no graph"), &["layer_03.onnx", "layer.3"]);
+    // Invalid data, an empty file, and truncated graphs are errors that name the file.
+    refused_pack(|pack| replace(pack, "layer_03.onnx", b"not a graph"), &["layer_03.onnx", "layer.3"]);
     refused_pack(|pack| replace(pack, "layer_03.onnx", b""), &["layer_03.onnx", "layer.3"]);
     for round in 0..12usize {
         refused_pack(
@@ -346,14 +346,14 @@ fn a_graph_that_is_another_one_is_refused_by_stage_and_shape() {
             &["layer_03.onnx", "layer.3"],
         );
     }
-    // [encoder] that speaks of another model.
+    // An [encoder] section of another model.
     refused_pack(|pack| edit(&pack.join("pack.toml"), "units = 256", "units = 255"), &["head.0", "[1, T, 255]"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "dim = 192", "dim = 384"), &["frontend"]);
     refused_pack(|pack| edit(&pack.join("pack.toml"), "receptive_field = 880", "receptive_field = 1200"), &["frontend"]);
 }
 
 #[test]
-fn a_benchmark_measures_what_it_says_and_draws_it() {
+fn a_benchmark_writes_its_report_and_page() {
     let folder = tempfile::tempdir().unwrap();
     let (json, html) = (folder.path().join("a.json"), folder.path().join("a.html"));
     let (json, html) = (json.to_str().unwrap(), html.to_str().unwrap());
@@ -379,7 +379,7 @@ fn a_benchmark_measures_what_it_says_and_draws_it() {
         let work = |policy| of(policy, "macs_per_second")[index];
         assert!(work("fixed:1") < work("fixed:9") && work("fixed:9") < work("never"));
         assert_eq!(condition["entropy"].as_array().unwrap().len(), report["heads"].as_array().unwrap().len());
-        // What stopped somewhere is what was streamed.
+        // The exits add up to the number of chunks.
         let chunks = (condition["seconds"].as_f64().unwrap() / 0.32).ceil() as u64;
         for cell in cells.iter().filter(|cell| cell["condition"] == condition["name"] && cell["policy"] == "gain") {
             assert_eq!(cell["exits"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum::<u64>(), chunks);
@@ -394,7 +394,7 @@ fn a_benchmark_measures_what_it_says_and_draws_it() {
         |page: &str| page.matches("<svg").count() >= 2 && page.matches("<svg").count() == page.matches("</svg>").count();
     let page = std::fs::read_to_string(html).unwrap();
     assert!(is_whole(&page) && page.matches("<svg").count() >= 8);
-    assert!(!page.replace("http://www.w3.org", "").contains("http"), "the page loads nothing");
+    assert!(!page.replace("http://www.w3.org", "").contains("http"), "the page must not load anything");
 
     let both = folder.path().join("both.html");
     let compared = output(&["bench", "--compare", json, json, "--html", both.to_str().unwrap()]);
@@ -405,14 +405,14 @@ fn a_benchmark_measures_what_it_says_and_draws_it() {
     refused(&["bench", "--compare", old.to_str().unwrap(), json], &["old.json", "report format 1", "measure again"]);
     refused(&["bench", "--compare", html, json], &["a.html", "not a report"]);
     refused(&["bench", "--policy", "gian"], &["`gian`", "threshold, range, fixed"]);
-    refused(&["bench", "--policy", "fixed:99"], &["no layer 99"]);
+    refused(&["bench", "--policy", "fixed:99"], &["got 99"]);
     refused(&["bench", "--snr", "loud"], &["from -100 to 100", "clean"]);
     refused(&["bench", "--noise", "pnik"], &["pnik", "white, pink"]);
     refused(&["bench", "--speech", folder.path().join("nothing").to_str().unwrap()], &["nothing"]);
 }
 
 #[test]
-fn a_benchmark_leaves_its_page_where_it_was_started() {
+fn a_benchmark_writes_to_the_working_directory() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["bench", "--seconds", "1", "--snr", "clean", "--policy", "fixed:1", "--no-device", "--realtime"];
     let found = bellis(&arguments).current_dir(folder.path()).output().unwrap();
@@ -420,7 +420,7 @@ fn a_benchmark_leaves_its_page_where_it_was_started() {
     let report: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("bellis-bench.json")).unwrap()).unwrap();
     assert!(folder.path().join("bellis-bench.html").is_file());
-    // The sound took as long as it sounds, and every chunk's delay was measured.
+    // The delay of every chunk was measured in real time.
     assert!(report["cells"][0]["delay_ms"]["p50"].as_f64().unwrap() >= 0.0 && !report["delay"].as_array().unwrap().is_empty());
     assert_eq!(report["cells"][0]["dropped"], 0);
     let before = std::fs::read_dir(folder.path()).unwrap().count();

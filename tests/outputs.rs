@@ -1,4 +1,4 @@
-//! Outputs as a user meets them: no run destroys its input, files open whatever ended the run, and a closed pipe is no failure.
+//! Outputs: no run overwrites its input, files stay valid however the run ends, and a closed pipe is not an error.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -30,14 +30,14 @@ fn stderr(output: &Output) -> String {
 }
 
 #[track_caller]
-fn refused(arguments: &[&str], folder: &Path, says: &[&str]) {
+fn refused(arguments: &[&str], folder: &Path, expected: &[&str]) {
     let output = run(arguments, folder);
     let text = stderr(&output);
     assert!(
         !output.status.success() && !text.contains("panicked") && text.trim_end().lines().count() == 1,
         "{arguments:?}: {text}"
     );
-    for part in says {
+    for part in expected {
         assert!(text.contains(part), "{arguments:?} does not say `{part}`: {text}");
     }
 }
@@ -80,11 +80,11 @@ fn no_output_is_an_input_or_another_output() {
     refused(&["in.wav", "--consumer", "jsonl", "--consumer", "phones"], folder.path(), &["standard output"]);
     assert!(std::fs::read(at("in.wav")).unwrap() == before);
     assert!(!at("a").exists() && !at("x.npy").exists());
-    // Standard output that is a file.
+    // Standard output redirected to a file.
     let mut redirected = bellis(&["run", "in.wav", "--report", "both"], folder.path());
     let redirected = redirected.stdout(std::fs::File::create(at("both")).unwrap()).output().unwrap();
     assert!(stderr(&redirected).contains("would overwrite"), "{}", stderr(&redirected));
-    // A device is for everyone.
+    // A character device can have several writers.
     let fine = run(
         &["in.wav", "--consumer", "jsonl:/dev/null", "--consumer", "phones:/dev/null", "--report", "/dev/null"],
         folder.path(),
@@ -93,7 +93,7 @@ fn no_output_is_an_input_or_another_output() {
 }
 
 #[test]
-fn what_was_there_is_kept() {
+fn existing_files_are_kept() {
     let folder = folder();
     for name in ["x.jsonl", "x.npy", "x.chunks.jsonl", "x.wav"] {
         std::fs::write(folder.path().join(name), name).unwrap();
@@ -116,16 +116,16 @@ w = wave.open(sys.argv[1])
 print(w.getnchannels(), w.getsampwidth(), w.getframerate(), w.getnframes(), len(w.readframes(1 << 30)))";
 
 #[test]
-fn wav_is_what_every_program_opens() {
+fn wav_is_16_bit_pcm_by_default() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     let found = run(&["in.wav", "--consumer", "wav:a.wav", "--consumer", "wav:f32:b.wav"], folder.path());
     assert!(found.status.success(), "{}", stderr(&found));
     assert_eq!(python(OPEN_WAV, &[&at("a.wav")]).trim(), "1 2 16000 113600 227200");
-    // 16 bits in, 16 bits out: to the bit.
+    // 16-bit input gives identical 16-bit output.
     let samples = |path: &Path| bellis::audio::decode_file(path, bellis::audio::ChannelPick::MixDown).unwrap().0;
     assert!(samples(&at("a.wav")) == samples(&at("in.wav")) && samples(&at("b.wav")) == samples(&at("in.wav")));
-    // To standard output: the length is not known when the header is written, and the reader does without.
+    // On standard output, the header has no length.
     let mut first = bellis(&["run", "in.wav", "--quiet", "--consumer", "wav:-"], folder.path());
     let mut first = first.stdout(Stdio::piped()).spawn().unwrap();
     let mut second = bellis(&["run", "-", "--quiet", "--consumer", "wav:c.wav"], folder.path());
@@ -144,9 +144,9 @@ rows, dim = header['shape']
 assert len(b) == 128 + 4 * rows * dim, (len(b), rows, dim)
 print(rows)";
 
-/// A disk that is full, as far as a process can tell: files end at a size that cuts a line, a row and a sample in two.
+/// Simulates a full disk by a limit on the file size, which falls within a line, a row and a sample.
 #[test]
-fn files_open_after_the_disk_was_full() {
+fn files_are_valid_after_a_full_disk() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     for (consumer, kilobytes) in
@@ -192,9 +192,9 @@ fn files_open_after_the_disk_was_full() {
     assert!(!full.status.success() && stderr(&full).contains("No space left"), "{}", stderr(&full));
 }
 
-/// A run that is killed leaves files that open.
+/// A killed run leaves valid files.
 #[test]
-fn files_open_after_a_kill() {
+fn files_are_valid_after_a_kill() {
     let folder = folder();
     let at = |name: &str| folder.path().join(name);
     let consumers = ["--consumer", "jsonl", "--consumer", "wav:x.wav", "--consumer", "npy:x.npy"];
@@ -219,7 +219,7 @@ fn a_reader_that_closes_its_pipe_ends_the_program_quietly() {
     let inspect = ["inspect", "daisy-nano"];
     let bench = ["bench", "--help"];
     for arguments in [&inspect[..], &["keywords", "list"], &["devices"], &bench, &["run", "in.wav"], &["--help"]] {
-        // Nobody reads from the start.
+        // The pipe is closed from the start.
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = bellis(arguments, folder.path());
@@ -230,7 +230,7 @@ fn a_reader_that_closes_its_pipe_ends_the_program_quietly() {
         let found = command.stdout(writer.try_clone().unwrap()).stderr(Stdio::piped()).output().unwrap();
         let text = stderr(&found);
         assert!(!text.contains("panicked"), "{arguments:?}: {text}");
-        // Standard error as well: `2>&1 | head`.
+        // Also with standard error: `2>&1 | head`.
         let found = command.stdout(writer.try_clone().unwrap()).stderr(writer).status().unwrap();
         assert!(found.code().is_some_and(|code| code != 101), "{arguments:?}: {found}");
         if arguments[0] == "run" {
@@ -252,7 +252,7 @@ fn standard_input_is_a_file_or_samples() {
         output
     };
     let wav = std::fs::read(folder.path().join("in.wav")).unwrap();
-    let wanted = run(&["in.wav", "--quiet"], folder.path());
+    let expected = run(&["in.wav", "--quiet"], folder.path());
     let without_time = |output: &Output| -> Vec<serde_json::Value> {
         let parse = |line: &str| -> serde_json::Value {
             let mut value: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -266,10 +266,10 @@ fn standard_input_is_a_file_or_samples() {
     {
         let found = feed(bytes, arguments);
         assert!(found.status.success(), "{}", stderr(&found));
-        assert!(without_time(&found) == without_time(&wanted));
+        assert!(without_time(&found) == without_time(&expected));
     }
     let stray = feed(&[&wav[44..], &[1]].concat(), &["--quiet"]);
-    assert!(stray.status.success() && without_time(&stray) == without_time(&wanted), "{}", stderr(&stray));
+    assert!(stray.status.success() && without_time(&stray) == without_time(&expected), "{}", stderr(&stray));
     for name in ["speech.flac", "speech.ogg", "speech.mp3", "speech.opus"] {
         let path = repository("tests/data/audio").join(name);
         let (piped, file) =
@@ -283,7 +283,7 @@ fn standard_input_is_a_file_or_samples() {
 }
 
 #[test]
-fn damage_is_counted_and_reported_once_and_positions_stay() {
+fn damage_is_counted_and_reported_once_and_positions_are_kept() {
     let folder = folder();
     let mut flac = std::fs::read(repository("tests/data/audio/frames.flac")).unwrap();
     let middle = flac.len() / 2;
@@ -303,9 +303,9 @@ fn damage_is_counted_and_reported_once_and_positions_stay() {
     assert_eq!(lines.iter().filter_map(|line| line["lost_samples"].as_u64()).sum::<u64>(), 1_024);
 }
 
-/// No other program's log line: Symphonia warns of a damaged file, tract of operators.
+/// Log messages of Symphonia and tract are suppressed.
 #[test]
-fn libraries_below_say_nothing() {
+fn libraries_do_not_log() {
     let folder = folder();
     let mut mp3 = std::fs::read(repository("tests/data/audio/speech.mp3")).unwrap();
     mp3.drain(1_500..1_800);
@@ -317,7 +317,7 @@ fn libraries_below_say_nothing() {
 }
 
 #[test]
-fn an_input_whose_name_is_no_text() {
+fn an_input_path_may_be_invalid_utf8() {
     use std::os::unix::ffi::OsStrExt;
     let folder = folder();
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9.wav");

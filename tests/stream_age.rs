@@ -1,4 +1,4 @@
-//! A chunk costs the same however old the stream is: MACs, heap allocations and their bytes.
+//! The cost of a chunk does not depend on the age of the stream: MACs, heap allocations and their bytes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use bellis::audio::{ChannelPick, decode_file};
@@ -9,7 +9,7 @@ use bellis::stream::{Session, SessionOptions};
 
 const MANIFEST: &str = env!("CARGO_MANIFEST_DIR");
 
-/// What a stretch of the stream took.
+/// Cost of a section of the stream.
 #[derive(Debug, PartialEq)]
 struct Cost {
     macs: u64,
@@ -21,30 +21,30 @@ struct Cost {
 fn an_old_stream_costs_what_a_young_one_does() {
     let pack = Pack::open(&std::path::Path::new(MANIFEST).join("models/daisy-tiny")).unwrap();
     let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
-    let (sound, _) = decode_file(&std::path::Path::new(MANIFEST).join("models/sample.wav"), ChannelPick::MixDown).unwrap();
+    let (audio, _) = decode_file(&std::path::Path::new(MANIFEST).join("models/sample.wav"), ChannelPick::MixDown).unwrap();
     let chunk_frames = pack.default_chunk_frames();
     let chunk = chunk_frames * encoder.audio().hop;
-    // With exits, which leave gaps and fill them: each stretch is the same recording, whole chunks of it, again.
-    let chunks = sound.len() / chunk;
+    // With exits, which leave gaps and fill them: each section is the same recording, whole chunks of it, again.
+    let chunks = audio.len() / chunk;
     let policy = PolicySpec::named(PolicyName::Periodic).build(&pack).unwrap();
     let mut session = Session::new(&encoder, policy, SessionOptions::default().chunk_frames(chunk_frames)).unwrap();
-    let stretch = |session: &mut Session| {
+    let section = |session: &mut Session| {
         let before = session.work().macs;
         let counted = allocation_counter::measure(|| {
             // Whole periods of the policy's eight chunks.
-            for block in sound.chunks_exact(chunk).take(chunks / 8 * 8) {
+            for block in audio.chunks_exact(chunk).take(chunks / 8 * 8) {
                 session.push(block).unwrap();
                 while session.next_chunk().unwrap().is_some() {}
             }
         });
         Cost { macs: session.work().macs - before, allocations: counted.count_total, bytes: counted.bytes_total }
     };
-    // The first stretch fills caches.
-    stretch(&mut session);
-    let young = stretch(&mut session);
+    // The first section fills caches.
+    section(&mut session);
+    let young = section(&mut session);
     for _ in 0..20 {
-        stretch(&mut session);
+        section(&mut session);
     }
-    assert_eq!(stretch(&mut session), young);
+    assert_eq!(section(&mut session), young);
     assert!(young.macs > 0 && young.allocations > 0, "{young:?}: nothing was counted");
 }

@@ -1,4 +1,4 @@
-//! Streamed = offline, whatever the callbacks and the device's rate; and nothing is lost on the way.
+//! Streaming equals offline processing for any callback size and device rate, and no audio is lost.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -16,26 +16,26 @@ use proptest::prelude::*;
 
 const TOLERANCE: f32 = 1e-4;
 
-/// The sound of a device at `rate`, made from the recording; a tenth of a second longer than wanted is cut.
+/// Audio of a device at `rate`, `seconds` long, resampled from the recording.
 fn device_audio(rate: u32, seconds: f32) -> Vec<f32> {
     let mut resampler = Resampler::new(16_000, rate).unwrap();
-    let mut sound = Vec::new();
-    resampler.push(&speech()[4_000..], &mut sound);
-    resampler.finish(&mut sound);
-    sound.truncate((rate as f32 * seconds) as usize);
-    sound
+    let mut audio = Vec::new();
+    resampler.push(&speech()[4_000..], &mut audio);
+    resampler.finish(&mut audio);
+    audio.truncate((rate as f32 * seconds) as usize);
+    audio
 }
 
-/// Everything at once: one call to the resampler, one to the session.
-fn offline(sound: &[f32], rate: u32) -> Vec<Representation> {
+/// The reference: one call to the resampler, one to the session.
+fn offline(audio: &[f32], rate: u32) -> Vec<Representation> {
     let (pack, encoder) = default_pack();
     let mut resampler = Resampler::new(rate, 16_000).unwrap();
-    let mut audio = Vec::new();
-    resampler.push(sound, &mut audio);
-    resampler.finish(&mut audio);
+    let mut resampled = Vec::new();
+    resampler.push(audio, &mut resampled);
+    resampler.finish(&mut resampled);
     let policy = PolicySpec::default().build(pack).unwrap();
     let mut session = Session::new(encoder, policy, SessionOptions::default().chunk_frames(16)).unwrap();
-    session.push(&audio).unwrap();
+    session.push(&resampled).unwrap();
     session.finish();
     std::iter::from_fn(|| session.next_chunk().unwrap()).collect()
 }
@@ -52,7 +52,7 @@ fn options() -> RunOptions {
 }
 
 proptest! {
-    // Fewer where PROPTEST_CASES says so: under emulation.
+    // PROPTEST_CASES reduces this number under emulation.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(40), ..ProptestConfig::default() })]
 
     #[test]
@@ -61,44 +61,44 @@ proptest! {
         sizes in prop::collection::vec(prop_oneof![1usize..64, 64usize..2_048, 2_048usize..=48_000], 1..6),
         seconds in 0.05f32..3.0,
     ) {
-        let sound = device_audio(rate, seconds);
-        let wanted = offline(&sound, rate);
+        let audio = device_audio(rate, seconds);
+        let expected = offline(&audio, rate);
         let collect = Collect::default();
-        let source = ScriptedSource::in_callbacks(rate, false, &sound, &sizes);
+        let source = ScriptedSource::in_callbacks(rate, false, &audio, &sizes);
         let report = stream(source, &options(), vec![Box::new(collect.clone())], &StopFlag::default());
         report.outcome.unwrap();
         let found = collect.take();
-        prop_assert_eq!(found.len(), wanted.len());
-        for (found, wanted) in found.iter().zip(&wanted) {
-            prop_assert_eq!((found.exit_layer, found.first_sample, found.samples), (wanted.exit_layer, wanted.first_sample, wanted.samples));
-            let worst = deviation(found.vectors.as_slice(), wanted.vectors.as_slice());
+        prop_assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            prop_assert_eq!((found.exit_layer, found.first_sample, found.samples), (expected.exit_layer, expected.first_sample, expected.samples));
+            let worst = deviation(found.vectors.as_slice(), expected.vectors.as_slice());
             prop_assert!(worst < TOLERANCE, "{worst}");
         }
         let samples = report.summary.samples;
-        prop_assert_eq!((samples.captured, samples.processed, samples.dropped), (sound.len() as u64, sound.len() as u64, 0));
+        prop_assert_eq!((samples.captured, samples.processed, samples.dropped), (audio.len() as u64, audio.len() as u64, 0));
         let out: u64 = found.iter().map(|chunk| chunk.samples).sum();
-        prop_assert_eq!(out, (sound.len() as u64 * 16_000 * 2 + u64::from(rate)) / (2 * u64::from(rate)));
+        prop_assert_eq!(out, (audio.len() as u64 * 16_000 * 2 + u64::from(rate)) / (2 * u64::from(rate)));
     }
 }
 
 #[test]
-fn callbacks_of_one_sample_are_as_good_as_any() {
-    let sound = device_audio(16_000, 1.0);
+fn callbacks_of_one_sample_give_the_same_result() {
+    let audio = device_audio(16_000, 1.0);
     let collect = Collect::default();
     stream(
-        ScriptedSource::in_callbacks(16_000, false, &sound, &[1]),
+        ScriptedSource::in_callbacks(16_000, false, &audio, &[1]),
         &options(),
         vec![Box::new(collect.clone())],
         &StopFlag::default(),
     );
-    let (found, wanted) = (collect.take(), offline(&sound, 16_000));
-    assert_eq!(found.len(), wanted.len());
-    for (found, wanted) in found.iter().zip(&wanted) {
-        assert!(deviation(found.vectors.as_slice(), wanted.vectors.as_slice()) < TOLERANCE);
+    let (found, expected) = (collect.take(), offline(&audio, 16_000));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!(deviation(found.vectors.as_slice(), expected.vectors.as_slice()) < TOLERANCE);
     }
 }
 
-/// A consumer that sleeps at every chunk, and says what is to happen then.
+/// A consumer that sleeps at every chunk, with an overflow rule.
 struct Sleeper(OnOverflow, u64);
 
 impl Consumer for Sleeper {
@@ -118,18 +118,18 @@ impl Consumer for Sleeper {
 }
 
 #[test]
-fn a_consumer_that_sleeps_holds_a_file_up_and_loses_nothing() {
-    let sound = device_audio(16_000, 5.0);
+fn a_slow_consumer_delays_a_file_and_loses_nothing() {
+    let audio = device_audio(16_000, 5.0);
     let mut options = options();
     options.queue_chunks = 2;
-    let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]);
+    let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[1_000]);
     let report = stream(source, &options, vec![Box::new(Sleeper(OnOverflow::Block, 0))], &StopFlag::default());
     let summary = report.summary;
-    assert_eq!(summary.samples.processed, sound.len() as u64);
+    assert_eq!(summary.samples.processed, audio.len() as u64);
     assert_eq!((summary.consumers[0].delivered, summary.consumers[0].dropped), (summary.chunks, 0));
 }
 
-/// A consumer that keeps its first chunk until another one has got five: on a machine of any speed it is behind.
+/// A consumer that blocks at its first chunk until another consumer has received five: it falls behind on a machine of any speed.
 struct Behind(OnOverflow, Collect);
 
 impl Consumer for Behind {
@@ -150,17 +150,17 @@ impl Consumer for Behind {
 }
 
 #[test]
-fn a_consumer_that_is_behind_drops_its_own_chunks_and_no_sound_when_it_says_so() {
+fn a_slow_consumer_drops_only_its_own_chunks_with_the_drop_rules() {
     for on_overflow in [OnOverflow::DropNewest, OnOverflow::DropOldest] {
-        let sound = device_audio(16_000, 6.0);
+        let audio = device_audio(16_000, 6.0);
         let mut options = options();
         options.queue_chunks = 1;
         let collect = Collect::default();
         let consumers: Vec<Box<dyn Consumer>> = vec![Box::new(Behind(on_overflow, collect.clone())), Box::new(collect.clone())];
         let report =
-            stream(ScriptedSource::in_callbacks(16_000, false, &sound, &[1_000]), &options, consumers, &StopFlag::default());
+            stream(ScriptedSource::in_callbacks(16_000, false, &audio, &[1_000]), &options, consumers, &StopFlag::default());
         let [behind, other] = &report.summary.consumers[..] else { panic!() };
-        assert!(behind.dropped > 0, "{on_overflow:?}: nothing was dropped, so nothing was shown");
+        assert!(behind.dropped > 0, "{on_overflow:?}: nothing was dropped, so the test checks nothing");
         assert_eq!(behind.delivered + behind.dropped, report.summary.chunks);
         assert_eq!((other.delivered, other.dropped), (report.summary.chunks, 0));
         assert_eq!(report.summary.samples.dropped, 0);
@@ -168,27 +168,27 @@ fn a_consumer_that_is_behind_drops_its_own_chunks_and_no_sound_when_it_says_so()
 }
 
 #[test]
-fn live_sound_that_nobody_takes_is_dropped_and_counted_to_the_sample() {
-    let sound = device_audio(16_000, 7.0);
+fn unread_live_audio_is_dropped_and_counted_exactly() {
+    let audio = device_audio(16_000, 7.0);
     let mut options = options();
     options.ring = Duration::from_millis(200);
     options.queue_chunks = 1;
     let collect = Collect::default();
-    // All at once, into a ring of 0.2 s: most of it must be dropped, none of it forgotten.
+    // All at once, into a ring of 0.2 s: most of it is dropped, and all of it is counted.
     let steps =
-        sound.chunks(1_600).map(|callback| Step::Callback(callback.to_vec())).chain([Step::Wait(Duration::from_millis(50))]);
-    let steps: Vec<Step> = steps.chain(sound.chunks(1_600).take(1).map(|callback| Step::Callback(callback.to_vec()))).collect();
-    let captured = sound.len() as u64 + 1_600;
+        audio.chunks(1_600).map(|callback| Step::Callback(callback.to_vec())).chain([Step::Wait(Duration::from_millis(50))]);
+    let steps: Vec<Step> = steps.chain(audio.chunks(1_600).take(1).map(|callback| Step::Callback(callback.to_vec()))).collect();
+    let captured = audio.len() as u64 + 1_600;
     let report =
         stream(ScriptedSource::new(16_000, true, steps), &options, vec![Box::new(collect.clone())], &StopFlag::default());
     let samples = report.summary.samples;
     assert_eq!(samples.captured, captured);
     assert_eq!(samples.captured, samples.processed + samples.dropped);
-    assert!(samples.dropped > 0, "nothing was dropped, so nothing was shown");
+    assert!(samples.dropped > 0, "nothing was dropped, so the test checks nothing");
     let chunks = collect.take();
     assert_eq!(chunks.iter().map(|chunk| chunk.samples).sum::<u64>(), samples.processed);
     assert_eq!(chunks.iter().map(|chunk| chunk.lost_samples).sum::<u64>(), samples.dropped);
-    // Positions count the lost samples: the last chunk ends where the capture ended.
+    // Positions include dropped samples: the last chunk ends where the capture ended.
     for pair in chunks.windows(2) {
         assert!(pair[1].first_sample >= pair[0].first_sample + pair[0].samples);
     }
@@ -199,9 +199,9 @@ fn live_sound_that_nobody_takes_is_dropped_and_counted_to_the_sample() {
 }
 
 #[test]
-fn stopping_computes_all_that_was_captured() {
-    let sound = device_audio(16_000, 6.0);
-    let steps = vec![Step::Callback(sound.clone()), Step::Hang];
+fn stopping_computes_all_captured_audio() {
+    let audio = device_audio(16_000, 6.0);
+    let steps = vec![Step::Callback(audio.clone()), Step::Hang];
     let stop = StopFlag::default();
     let later = stop.clone();
     let waiter = std::thread::spawn(move || {
@@ -214,23 +214,23 @@ fn stopping_computes_all_that_was_captured() {
     let report = stream(ScriptedSource::new(16_000, true, steps), &options, vec![Box::new(collect.clone())], &stop);
     waiter.join().unwrap();
     report.outcome.unwrap();
-    assert_eq!(report.summary.samples.processed, sound.len() as u64);
-    assert_eq!(collect.take().iter().map(|chunk| chunk.samples).sum::<u64>(), sound.len() as u64);
+    assert_eq!(report.summary.samples.processed, audio.len() as u64);
+    assert_eq!(collect.take().iter().map(|chunk| chunk.samples).sum::<u64>(), audio.len() as u64);
 }
 
 #[test]
-fn a_device_that_fails_ends_the_run_with_its_error_and_all_its_sound() {
-    let sound = device_audio(16_000, 1.5);
+fn a_failed_device_ends_the_run_with_its_error_after_all_its_audio() {
+    let audio = device_audio(16_000, 1.5);
     let error = AudioError::new(AudioErrorKind::DeviceLost, "mic", "unplugged");
-    let steps = vec![Step::Callback(sound.clone()), Step::Xrun, Step::Fail(error.clone())];
+    let steps = vec![Step::Callback(audio.clone()), Step::Xrun, Step::Fail(error.clone())];
     let report = stream(ScriptedSource::new(16_000, true, steps), &options(), vec![], &StopFlag::default());
     assert!(matches!(report.outcome, Err(RunError::Audio(found)) if found == error));
-    assert_eq!(report.summary.samples.processed, sound.len() as u64);
+    assert_eq!(report.summary.samples.processed, audio.len() as u64);
     assert_eq!(report.summary.xruns, 1);
 }
 
 #[test]
-fn a_live_source_that_hangs_is_given_up_by_the_watchdog() {
+fn the_watchdog_ends_a_run_whose_live_source_hangs() {
     let mut options = options();
     options.watchdog = Duration::from_millis(200);
     let steps = vec![Step::Callback(vec![0.0; 8_000]), Step::Hang];
@@ -255,58 +255,59 @@ impl Consumer for Fails {
 
 #[test]
 fn a_consumer_that_fails_ends_the_run_with_its_name() {
-    let sound = device_audio(16_000, 6.0);
+    let audio = device_audio(16_000, 6.0);
     let mut options = options();
     options.queue_chunks = 1;
-    let source = || ScriptedSource::in_callbacks(16_000, false, &sound, &[500]);
+    let source = || ScriptedSource::in_callbacks(16_000, false, &audio, &[500]);
     let failing = Fails(0, || ConsumerError::other("disk full"));
     let report = stream(source(), &options, vec![Box::new(failing)], &StopFlag::default());
     assert!(matches!(&report.outcome, Err(RunError::Consumer { name, .. }) if name == "fails"), "{:?}", report.outcome);
-    // A reader that has gone is no failure.
+    // A reader that closed the output is not a failure.
     let closed = Fails(0, || ConsumerError::Closed);
     stream(source(), &options, vec![Box::new(closed)], &StopFlag::default()).outcome.unwrap();
 }
 
 #[test]
-fn a_consumer_that_panics_ends_the_run_and_leaves_no_chunk_uncounted() {
-    let sound = device_audio(16_000, 6.0);
+fn a_consumer_that_panics_ends_the_run_and_all_chunks_are_counted() {
+    let audio = device_audio(16_000, 6.0);
     let mut options = options();
     options.queue_chunks = 1;
-    let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[500]);
-    let panics = Fails(0, || panic!("a consumer's own defect (wanted by this test)"));
+    let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[500]);
+    let panics = Fails(0, || panic!("expected by this test"));
     let report = stream(source, &options, vec![Box::new(panics)], &StopFlag::default());
     assert!(matches!(report.outcome, Err(RunError::ThreadDied("consumer"))), "{:?}", report.outcome);
     let consumer = &report.summary.consumers[0];
-    // The chunk that it died of is neither.
+    // The chunk at which it panicked is neither delivered nor dropped.
     assert_eq!(consumer.delivered + consumer.dropped + 1, report.summary.chunks);
 }
 
 #[test]
-fn a_deadline_sheds_nothing_of_a_file() {
-    let sound = device_audio(16_000, 6.0);
+fn a_deadline_has_no_effect_on_a_file() {
+    let audio = device_audio(16_000, 6.0);
     let depths = |spec: PolicySpec| {
         let (pack, encoder) = default_pack();
         let policy = spec.build(pack).unwrap();
-        let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[96_000]);
+        let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[96_000]);
         let run = RunBuilder::new(source, encoder, policy).options(options().ring(Duration::from_secs(8)));
         run.start().unwrap().join().summary.exits
     };
     let never = PolicySpec::named(PolicyName::Never);
     assert_eq!(depths(never.clone().deadline(Duration::from_secs(60))), depths(never.clone()));
-    // The ring holds the six seconds of the file: were that lateness, a deadline of five would shed. Under emulation a chunk takes one.
+    // The ring contains the six seconds of the file. If they counted as delay, a deadline of five seconds would cause early exits. Under
+    // emulation, a chunk takes one second.
     let all_deep = |exits: &[u64]| exits[..exits.len() - 1].iter().all(|count| *count == 0);
     assert!(all_deep(&depths(never.deadline(Duration::from_secs(5)))));
 }
 
 #[test]
-fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_stopped_itself() {
+fn a_gate_exits_silence_before_the_first_layer_and_later_speech_is_unaffected() {
     let (pack, encoder) = default_pack();
     let chunk = 16 * 320;
-    let mut sound = vec![0.0; 6 * chunk];
-    sound.extend(device_audio(16_000, 6.0));
+    let mut audio = vec![0.0; 6 * chunk];
+    audio.extend(device_audio(16_000, 6.0));
     let chunks = |spec: PolicySpec| {
         let collect = Collect::default();
-        let source = ScriptedSource::in_callbacks(16_000, false, &sound, &[480]);
+        let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[480]);
         let run = RunBuilder::new(source, encoder, spec.build(pack).unwrap()).consumer(collect.clone()).options(options());
         run.start().unwrap().join();
         collect.take()
@@ -319,7 +320,7 @@ fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_s
     assert!(open.iter().all(|chunk| chunk.exit_layer == encoder.layers()), "a gate at 1 never closes");
     let spoken = gated[6..].iter().filter(|chunk| chunk.reason != Reason::Gate).count();
     assert!(spoken * 2 > gated.len() - 6, "{spoken} of {} chunks of speech passed", gated.len() - 6);
-    // What a gated chunk left out is filled in: the speech after it differs from full depth only by what projection leaves.
+    // Keys and values of gated chunks are projected: the speech after them differs from full depth only by the projection's error.
     let first = 6 + gated[6..].iter().position(|chunk| chunk.exit_layer > 0).unwrap();
     let (a, b) = (gated[first].vectors.as_slice(), open[first].vectors.as_slice());
     let (mut dot, mut aa, mut bb) = (0.0, 0.0, 0.0);
@@ -330,39 +331,39 @@ fn a_gate_stops_silence_before_the_first_layer_and_speech_goes_on_as_if_it_had_s
 #[test]
 fn gaps_at_another_rate_add_up() {
     let (pack, encoder) = default_pack();
-    let sound = device_audio(48_000, 4.0);
+    let audio = device_audio(48_000, 4.0);
     let mut options = options();
     options.ring = Duration::from_millis(100);
-    // Callbacks of 997 samples, faster than they are taken: gaps at all kinds of places.
-    let steps = sound.chunks(997).map(|callback| Step::Callback(callback.to_vec()));
+    // Callbacks of 997 samples, faster than they are processed: gaps at many different positions.
+    let steps = audio.chunks(997).map(|callback| Step::Callback(callback.to_vec()));
     let steps = steps.flat_map(|step| [step, Step::Wait(Duration::from_micros(300))]).collect();
     let collect = Collect::default();
     let policy = PolicySpec::named(PolicyName::Never).build(pack).unwrap();
     let source = ScriptedSource::new(48_000, true, steps);
     let report = RunBuilder::new(source, encoder, policy).consumer(collect.clone()).options(options).start().unwrap().join();
     let samples = report.summary.samples;
-    assert!(samples.dropped > 0, "nothing was dropped, so nothing was shown");
+    assert!(samples.dropped > 0, "nothing was dropped, so the test checks nothing");
     assert_eq!(collect.take().iter().map(|chunk| chunk.lost_samples).sum::<u64>(), samples.dropped / 3);
 }
 
 #[test]
-fn samples_that_are_not_finite_become_zeros_and_are_counted() {
-    let mut sound = device_audio(16_000, 1.0);
+fn non_finite_samples_are_replaced_by_zeros_and_counted() {
+    let mut audio = device_audio(16_000, 1.0);
     let clean = {
-        let mut clean = sound.clone();
+        let mut clean = audio.clone();
         [100, 5_000, 9_999].iter().for_each(|&at| clean[at] = 0.0);
         clean
     };
-    (sound[100], sound[5_000], sound[9_999]) = (f32::NAN, f32::INFINITY, -1e30);
+    (audio[100], audio[5_000], audio[9_999]) = (f32::NAN, f32::INFINITY, -1e30);
     let collect = Collect::default();
     let report = stream(
-        ScriptedSource::in_callbacks(16_000, false, &sound, &[777]),
+        ScriptedSource::in_callbacks(16_000, false, &audio, &[777]),
         &options(),
         vec![Box::new(collect.clone())],
         &StopFlag::default(),
     );
     assert_eq!(report.summary.samples.non_finite, 3);
-    for (found, wanted) in collect.take().iter().zip(&offline(&clean, 16_000)) {
-        assert!(deviation(found.vectors.as_slice(), wanted.vectors.as_slice()) < TOLERANCE);
+    for (found, expected) in collect.take().iter().zip(&offline(&clean, 16_000)) {
+        assert!(deviation(found.vectors.as_slice(), expected.vectors.as_slice()) < TOLERANCE);
     }
 }

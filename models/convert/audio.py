@@ -7,7 +7,7 @@ import numpy as np
 from .checkpoint import ConvertError
 
 SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"}
-# Below −80 dBFS a recording is silence and says nothing about the level of a microphone.
+# Below −80 dBFS, a recording is silence and is not used to measure the level.
 SILENCE_RMS = 1e-4
 
 
@@ -26,7 +26,7 @@ def recordings(folder, rate, minutes=None, seed=0):
         try:
             samples, found = soundfile.read(path, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            print(f"left out {path}: {error}")
+            print(f"skipped {path}: {error}")
             continue
         samples = samples.mean(1)
         if found != rate:

@@ -10,10 +10,10 @@ import numpy as np
 
 
 class ConvertError(Exception):
-    """Something that the user can put right; the message says how."""
+    """An error that the user can correct; the message states how."""
 
 
-# What `transformers` takes when config.json leaves a key out: the same for all three model types.
+# Defaults of `transformers` for keys missing in config.json, the same for all three model types.
 DEFAULTS = dict(
     hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, hidden_act="gelu",
     layer_norm_eps=1e-5, feat_extract_norm="group", feat_extract_activation="gelu", conv_dim=[512] * 7,
@@ -45,7 +45,7 @@ class Shape:
     position_batch_norm: bool
     stable_norm: bool         # norms before attention and feed-forward (the large models)
     buckets: int              # WavLM: relative position buckets
-    max_distance: int         # WavLM: frames from which on all distances share a bucket
+    max_distance: int         # WavLM: distance in frames from which all distances share a bucket
 
     @property
     def hop(self):
@@ -54,7 +54,7 @@ class Shape:
 
     @property
     def receptive_field(self):
-        """Samples that one frame sees."""
+        """Input samples of one frame."""
         field, step = 1, 1
         for _, kernel, stride in self.conv:
             field, step = field + (kernel - 1) * step, step * stride
@@ -74,7 +74,7 @@ class Checkpoint:
 
 
 def load(folder, normalize=None):
-    """Reads the checkpoint in `folder`. `normalize` replaces what the folder says of `do_normalize`."""
+    """Reads the checkpoint in `folder`. `normalize` overrides the folder's `do_normalize`."""
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         inside = sorted(path.parent.name for path in folder.glob("*/config.json"))
@@ -97,14 +97,14 @@ def read_json(path):
     try:
         content = json.loads(path.read_text())
     except (ValueError, UnicodeDecodeError) as error:
-        raise ConvertError(f"{path} is not valid JSON ({error}): it is cut off or damaged; download it again") from None
+        raise ConvertError(f"{path} is not valid JSON ({error}): it is truncated or damaged; download it again") from None
     if not isinstance(content, dict):
-        raise ConvertError(f"{path} does not hold a JSON object: download it again")
+        raise ConvertError(f"{path} does not contain a JSON object: download it again")
     return content
 
 
 def check_content(path):
-    """Refuses what stands in for a file that was not downloaded."""
+    """Rejects a placeholder for a file that was not downloaded."""
     with open(path, "rb") as file:
         head = file.read(64)
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -116,7 +116,7 @@ def check_content(path):
 
 
 def read_preprocessing(folder):
-    """(do_normalize, sample rate) of the feature extractor; (None, 16000) where the checkpoint does not store it.
+    """(do_normalize, sample rate) of the feature extractor; (None, 16000) if the checkpoint does not store it.
 
     transformers 4 writes preprocessor_config.json; transformers 5 writes processor_config.json with the feature extractor inside.
     """
@@ -129,12 +129,12 @@ def read_preprocessing(folder):
                 # Wav2Vec2FeatureExtractor's own defaults.
                 found[name] = bool(stored.get("do_normalize", True)), int(stored.get("sampling_rate", 16000))
     if len(set(found.values())) > 1:
-        raise ConvertError(f"{folder}: {' and '.join(found)} contradict each other: remove the one that is wrong")
+        raise ConvertError(f"{folder}: {' and '.join(found)} contradict each other: remove the incorrect one")
     return next(iter(found.values()), (None, 16000))
 
 
 def read_shape(config):
-    """config.json -> Shape; refuses what the stages do not express."""
+    """Converts config.json to a Shape; rejects models that the stages cannot express."""
     kind = config.get("model_type")
     if kind not in MODEL_TYPES:
         raise ConvertError(f"model_type is {kind!r}; can be converted: {', '.join(MODEL_TYPES)} (DistilHuBERT is a hubert)")
@@ -152,13 +152,13 @@ def read_shape(config):
         if c[part] < 1 or c[whole] % c[part]:
             raise ConvertError(f"{part} = {c[part]} does not divide {whole} = {c[whole]}")
     if config.get("add_adapter"):
-        print("config.json has add_adapter: the adapter behind the encoder is left out; the pack ends with the last layer")
+        print("config.json has add_adapter: omitting the adapter after the encoder; the pack ends with the last layer")
     return Shape(
         model_type=kind, layers=c["num_hidden_layers"], dim=c["hidden_size"], heads=c["num_attention_heads"],
         ff=c["intermediate_size"], activation=ACTIVATIONS[c["hidden_act"]], eps=c["layer_norm_eps"],
         conv=list(zip(c["conv_dim"], c["conv_kernel"], c["conv_stride"])), conv_activation=ACTIVATIONS[c["feat_extract_activation"]],
         group_norm=c["feat_extract_norm"] == "group",
-        projection_norm=c["feat_proj_layer_norm"] or kind != "hubert",  # only HuBERT has the switch
+        projection_norm=c["feat_proj_layer_norm"] or kind != "hubert",  # only HuBERT has this option
         position_kernel=c["num_conv_pos_embeddings"], position_groups=c["num_conv_pos_embedding_groups"],
         position_batch_norm=bool(c["conv_pos_batch_norm"]) and kind == "hubert", stable_norm=c["do_stable_layer_norm"],
         buckets=c["num_buckets"], max_distance=c["max_bucket_distance"],
@@ -175,7 +175,7 @@ def read_weights(folder):
                 raise ConvertError(f"{folder / index} lists no weights: download it again")
             source, files = index, sorted(set(map(str, listed.values())))
             if any(Path(name).name != name for name in files):
-                raise ConvertError(f"{index} lists files outside of the checkpoint's folder")
+                raise ConvertError(f"{index} lists files outside the checkpoint's folder")
             missing = [name for name in files if not (folder / name).is_file()]
             if missing:
                 raise ConvertError(f"{folder} lacks {', '.join(missing)}, which {index} lists: download {'it' if len(missing) == 1 else 'them'} too")
@@ -197,14 +197,14 @@ def read_weights(folder):
     return without_prefix(weights, folder / files[0])
 
 
-# A weight that every encoder has, by which the prefix in front of the others is known.
+# A weight that every encoder has, used to detect the prefix of all names.
 FIRST_WEIGHT = "feature_extractor.conv_layers.0.conv.weight"
-# What trainers put in front of all names: DistributedDataParallel, torch.compile, Lightning.
+# Prefixes that trainers add to all names: DistributedDataParallel, torch.compile, Lightning.
 WRAPPERS = ("module.", "_orig_mod.", "base_model.model.", "model.")
 
 
 def without_prefix(weights, path):
-    """The weights without what a trainer or a model with a task head puts in front of the encoder's names."""
+    """The weights without the prefix that a trainer or a model with a task head adds to the encoder's names."""
     if any(".lora_A." in name or ".base_layer." in name for name in weights):
         raise ConvertError(f"{path} has LoRA adapters: merge them first (`merge_and_unload`) and save the model")
     weights = {name.replace("._orig_mod.", "."): array for name, array in weights.items()}
@@ -215,18 +215,18 @@ def without_prefix(weights, path):
         if any(name.endswith("feature_extractor.conv_layers.0.0.weight") for name in weights):
             raise ConvertError(f"{path} is a fairseq checkpoint: convert it with transformers' convert_*_original_pytorch_checkpoint_to_pytorch.py first")
         some = ", ".join(sorted(weights)[:3]) or "none"
-        raise ConvertError(f"{path} holds no {FIRST_WEIGHT}: it is no HuBERT, wav2vec 2.0 or WavLM encoder; its weights are {some} …")
+        raise ConvertError(f"{path} has no {FIRST_WEIGHT}, so it contains no HuBERT, wav2vec 2.0 or WavLM encoder; its weights are {some} …")
     if len(prefixes) > 1:
-        raise ConvertError(f"{path} holds {len(prefixes)} encoders ({', '.join(one or '(no prefix)' for one in prefixes)}): save the one to convert by itself")
+        raise ConvertError(f"{path} contains {len(prefixes)} encoders ({', '.join(one or '(no prefix)' for one in prefixes)}): save the one to convert separately")
     prefix = prefixes[0]
     return {name.removeprefix(prefix): array for name, array in weights.items()}
 
 
 def read_tensors(path):
-    """name -> f32 array of one weights file. A .bin is a pickle: PyTorch reads it with `weights_only`, which runs no code of it."""
+    """name -> f32 array of one weights file. A .bin file is a pickle: PyTorch reads it with `weights_only`, which does not run its code."""
     check_content(path)
     if path.suffix == ".safetensors":
-        import ml_dtypes  # noqa: F401  gives numpy its bfloat16 (a dependency of onnx)
+        import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy (a dependency of onnx)
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -239,18 +239,18 @@ def read_tensors(path):
         try:
             import torch
         except ImportError:
-            raise ConvertError(f"{path.name} needs PyTorch to be read: pip install torch, or save the checkpoint as safetensors") from None
+            raise ConvertError(f"reading {path.name} requires PyTorch: pip install torch, or save the checkpoint as safetensors") from None
         try:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError) as error:
-            raise ConvertError(f"{path} is cut off or damaged ({first_line(error)}): download it again") from None
+            raise ConvertError(f"{path} is truncated or damaged ({first_line(error)}): download it again") from None
         except pickle.UnpicklingError as error:
-            # Either no pickle at all, or one that would run code.
+            # Either not a pickle, or one that would run code.
             raise ConvertError(
                 f"{path} cannot be read with weights_only ({first_line(error)}): it is damaged, or would run code; save the checkpoint as safetensors"
             ) from None
         if not isinstance(tensors, dict):
-            raise ConvertError(f"{path} does not hold a state_dict: save the model with `save_pretrained`")
+            raise ConvertError(f"{path} does not contain a state_dict: save the model with `save_pretrained`")
         for key in ("state_dict", "model_state_dict", "model", "module"):
             if isinstance(tensors.get(key), dict):
                 tensors = tensors[key]
@@ -260,19 +260,19 @@ def read_tensors(path):
 
 
 def check_length(path):
-    """Refuses a safetensors file that is shorter than its header says."""
+    """Rejects a safetensors file that is shorter than its header declares."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = file.read(min(length, size))
     try:
-        wanted = 8 + length + max((tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"), default=0)
+        expected = 8 + length + max((tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"), default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
         if 8 + length > size:
-            raise ConvertError(f"{path} is cut off within its header: download it again") from None
-        raise ConvertError(f"{path} is no safetensors file, or damaged: download it again") from None
-    if size < wanted:
-        raise ConvertError(f"{path} is cut off: it has {size:,} of {wanted:,} bytes; download it again")
+            raise ConvertError(f"{path} is truncated within its header: download it again") from None
+        raise ConvertError(f"{path} is not a safetensors file, or is damaged: download it again") from None
+    if size < expected:
+        raise ConvertError(f"{path} is truncated: it has {size:,} of {expected:,} bytes; download it again")
 
 
 def first_line(error):
@@ -280,7 +280,7 @@ def first_line(error):
 
 
 def read_card(path):
-    """The scalar and list values that a model card's front matter says of licence and data (no YAML library for three keys)."""
+    """Scalar and list values of a model card's front matter (without a YAML library, for three keys)."""
     if not path.is_file():
         return {}
     front = re.match(r"---\n(.*?)\n---", path.read_text(errors="replace"), re.S)

@@ -1,4 +1,4 @@
-"""From a checkpoint folder to a pack, with heads where there are recordings to train them on."""
+"""Converts a checkpoint folder to a pack, with heads if there are recordings to train them on."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ def convert(source, out, options, args):
     """Converts the checkpoint folder `source` into the pack folder `out`; `args` as in __main__.py."""
     out = Path(out)
     if out.exists() and any(out.iterdir()):
-        raise ConvertError(f"{out} is not empty: remove it, or name another folder")
+        raise ConvertError(f"{out} is not empty: remove it, or choose another folder")
     found = checkpoint.load(source, None if args.normalize is None else args.normalize == "yes")
     writer = Writer(out, found, options, fold(found, args))
     writer.encoder()
@@ -24,9 +24,9 @@ def convert(source, out, options, args):
         writer.heads(branches)
         writer.head_note = "exit branches carried over"
         writer.manifest(len(branches[0].bias))
-        print("branches carried over, thresholds not calibrated: give --heads-audio for that")
+        print("imported the branches without calibrated thresholds; pass --heads-audio to calibrate them")
     else:
-        print("no --heads-audio: the pack has no heads, and runs to a fixed layer or to the end")
+        print("no --heads-audio: the pack has no heads and supports only the policies fixed, periodic and never")
     return out
 
 
@@ -36,12 +36,12 @@ def fold(found, args):
         return None
     folder = args.norm_audio or args.heads_audio
     if not folder:
-        raise ConvertError("--norm folded measures statistics on recordings: give --norm-audio (or --heads-audio)")
+        raise ConvertError("--norm folded measures statistics on recordings: pass --norm-audio (or --heads-audio)")
     return norms.folded(found, *norms.measured(found, folder, args.minutes))
 
 
 def carried_over(found, args):
-    """Exit branches that the checkpoint (or --branches-file) has, one per layer, or None."""
+    """Exit branches in the checkpoint or in --branches-file, one per layer, or None."""
     if not args.branches:
         return None
     weights = branches_in(Path(args.branches_file)) if args.branches_file else found.weights
@@ -51,16 +51,16 @@ def carried_over(found, args):
         try:
             out.append(heads.Linear(weights[f"{name}.weight"], weights[f"{name}.bias"]))
         except KeyError as missing:
-            raise ConvertError(f"no weight {missing} for the branch of layer {k}; there are: {', '.join(sorted(weights)[:12])} …") from None
+            raise ConvertError(f"no weight {missing} for the branch of layer {k}; available: {', '.join(sorted(weights)[:12])} …") from None
         if out[-1].weight.shape[1] != found.shape.dim:
-            raise ConvertError(f"{name}.weight is {out[-1].weight.shape}: a branch is linear, [units, {found.shape.dim}]")
+            raise ConvertError(f"{name}.weight must be [units, {found.shape.dim}], got {out[-1].weight.shape}: a branch is linear")
     return out
 
 
 def branches_in(path):
-    """The weights of a file of branches."""
+    """The weights in a file of branches."""
     if not path.is_file():
-        raise ConvertError(f"--branches-file {path}: there is no such file")
+        raise ConvertError(f"--branches-file {path}: file not found")
     return checkpoint.read_tensors(path)
 
 
@@ -68,7 +68,7 @@ def add_heads(writer, branches, args):
     """Trains the heads (or takes `branches`), calibrates them, writes both into the pack."""
     shape, layer = writer.checkpoint.shape, args.units_layer or writer.checkpoint.shape.layers
     if not 1 <= layer <= shape.layers:
-        raise ConvertError(f"--units-layer {layer}: the encoder has layers 1 to {shape.layers}")
+        raise ConvertError(f"--units-layer must be between 1 and {shape.layers}, got {layer}")
     print(f"streaming up to {args.minutes:g} minutes of {args.heads_audio} through the pack")
     own = units.predictor(writer.checkpoint.weights)
     states = heads.collect(WindowedPack(writer.out), args.heads_audio, args.minutes, shape.layers if own else layer)
@@ -103,10 +103,10 @@ def trained(states, training, check, own, layer, before_norm, args):
     labels, made = unit.labels(states.outputs.astype("f4")), []
     for k, features in enumerate(states.features, 1):
         last = k == len(states.features)
-        # The predictor reads the last layer's output, so it is the last head where that is the feature.
+        # The predictor reads the last layer's output, so it is the last head if that is the feature.
         head = own if own and last and not before_norm else heads.train(features[training], labels[training], unit.units, args.seed, args.epochs)
         found, most = head.logits(features[check]).argmax(1), labels[training]
         guess = (labels[check] == max(set(most.tolist()), key=most.tolist().count)).mean()
-        print(f"head {k}: {(found == labels[check]).mean():.3f} of the units right on held-out recordings (the commonest alone: {guess:.3f})", flush=True)
+        print(f"head {k}: {(found == labels[check]).mean():.3f} of the units correct on held-out recordings (always the most frequent: {guess:.3f})", flush=True)
         made.append(head)
     return made, note

@@ -20,9 +20,9 @@ from .pack import Options, Writer
 from .reference import WindowedPack, golden
 
 UNITS = 16
-SECONDS = 2.9  # not a whole number of hops: the last frame is filled up with zeros, and the last chunk is short
+SECONDS = 2.9  # not a whole number of hops: the last frame is padded with zeros, and the last chunk is short
 
-# folder -> (variant of tiny.py, do_normalize, options): between them all that a windowed pack can be.
+# folder -> (variant of tiny.py, do_normalize, options): together they cover all features of windowed packs.
 PACKS = {
     "windowed-base": ("hubert-base", True, dict(before_norm=True, chunk_frames=16, left_context=24, right_context=8)),
     "windowed-large": ("hubert-large", False, dict(chunk_frames=16, left_context=24, right_context=0)),
@@ -31,7 +31,7 @@ PACKS = {
 
 
 def make(folder, audio):
-    """Writes one folder of PACKS."""
+    """Creates one folder of PACKS."""
     variant, normalize, options = PACKS[folder.name]
     options = Options(
         name=folder.name, description="random weights, for tests", licence="CC0-1.0", data="none: random weights",
@@ -50,7 +50,7 @@ def make(folder, audio):
     writer.heads([Linear(random.normal(0, 0.4, (UNITS, dim)), random.normal(0, 0.2, UNITS)) for _ in range(layers)])
     writer.manifest(UNITS)
     found = golden(WindowedPack(pack), audio)
-    # A threshold per layer in the middle of its entropies, so that chunks exit at every layer, and none by a hair.
+    # A threshold per layer in the middle of its entropies, so that chunks exit at every layer, with a margin.
     ranked = np.sort(found["entropy"][:-1], axis=1)
     half = ranked.shape[1] // 2
     thresholds = ranked[:, half - 1 : half + 1].mean(1).round(4)

@@ -1,13 +1,13 @@
-"""Small ONNX graphs out of a few building blocks that all architectures share."""
+"""ONNX graphs from building blocks shared by all architectures."""
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 20  # Gelu stands in it; tract 0.23 reads it
+OPSET = 20  # the first with Gelu that tract 0.23 reads
 IR_VERSION = 9
-# tract folds a constant Cast whose output has at most 4 MiB, and a Concat of what it folded: a larger f16 weight is cast in
-# pieces, or it would be cast again at every call (293 against 179 ms for the twelve layers of a base model).
+# tract folds a constant Cast whose output has at most 4 MiB, and a Concat of folded tensors. A larger f16 weight is therefore cast
+# in pieces; otherwise it would be cast at every call (293 instead of 179 ms for the twelve layers of a base model).
 FOLD_LIMIT = 1 << 20
 
 class Graph:
@@ -17,7 +17,7 @@ class Graph:
         self.f16, self.nodes, self.initializers = f16, [], []
 
     def op(self, kind, *inputs, **attributes):
-        """Adds a node and gives its output; a number or array among the inputs becomes a constant."""
+        """Adds a node and returns its output; numbers and arrays among the inputs become constants."""
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
         output = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, names, [output], name=output, **attributes))
@@ -34,7 +34,7 @@ class Graph:
         array = np.asarray(value)
         array = np.array(array, np.int64 if array.dtype.kind in "iu" else np.float32, order="C")  # keeps rank 0
         name = f"w_{len(self.initializers)}"
-        # Norms and biases, which have one axis, stay f32: they are small, and matter.
+        # Norms and biases, which have one axis, stay in f32: they are small, and their precision matters.
         if self.f16 and array.dtype == np.float32 and array.ndim > 1 and array.size > max(array.shape):
             if np.abs(array).max() > np.finfo(np.float16).max:
                 raise ValueError("a weight is too large for f16: convert without --f16")

@@ -1,5 +1,5 @@
-"""DAISY's exit heads (arXiv 2406.05464, section 3.1): the encoder is frozen, every layer gets a linear classifier of the units
-that full depth predicts. Trained and calibrated on what the pack's own windows give, as the runtime cuts them, without labels."""
+"""DAISY's exit heads (arXiv 2406.05464, section 3.1): the encoder is frozen, and every layer gets a linear classifier of the units
+predicted at full depth. Trained and calibrated without labels, on the windows that the runtime uses."""
 
 import time
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from .audio import recordings
 from .checkpoint import ConvertError
 from .reference import entropy
 
-# Recordings are streamed in pieces, so that a few long ones can be split as well as many short ones.
+# Recordings are streamed in pieces, so that a few long ones can be split like many short ones.
 PIECE_SECONDS = 15
 AGREEMENTS = (0.90, 0.95, 0.98)
-# The fewest calibration chunks below a threshold: an agreement counted on fewer is luck.
+# Minimum number of calibration chunks below a threshold: an agreement of fewer chunks is not reliable.
 MIN_CHUNKS = 10
 
 
@@ -23,7 +23,7 @@ class States:
     """States of the recordings; the frames of a chunk are contiguous."""
 
     features: list       # per layer: [frames, D] f16, the input of its head
-    outputs: np.ndarray  # [frames, D] f16, the output of the layer that units are made of
+    outputs: np.ndarray  # [frames, D] f16, the output of the layer whose states are clustered into units
     chunk: np.ndarray    # [frames] number of the chunk
     piece: np.ndarray    # [frames] number of the piece
 
@@ -62,7 +62,7 @@ def collect(pack, folder, minutes, units_layer):
                 told = now
                 print(f"  {seconds / 60:.1f} of at most {minutes:g} minutes streamed, {(now - started) / seconds:.2f} s per second of audio", flush=True)
     if number < 4:
-        raise ConvertError(f"{folder} has only {seconds:.0f} s of audio in {number} pieces: heads need some minutes, and at least four pieces of up to {PIECE_SECONDS} s")
+        raise ConvertError(f"{folder} has only {seconds:.0f} s of audio in {number} pieces; heads need several minutes, and at least four pieces of up to {PIECE_SECONDS} s")
     return States([np.concatenate(f) for f in features], np.concatenate(outputs), np.concatenate(chunks), np.concatenate(pieces))
 
 

@@ -1,4 +1,4 @@
-"""Measures what the two ways with norms over the recording (norms.py) do to the hidden states:
+"""Measures the effect of the two replacements of norms over the recording (norms.py) on the hidden states:
 
     python -m models.convert.measure_norms CHECKPOINT RECORDINGS
 
@@ -16,12 +16,12 @@ from . import audio, checkpoint, norms, stages
 from .pack import Options, Writer
 from .reference import WindowedPack
 
-# A louder or softer microphone than the one that was measured: the published norm would not notice.
+# Gains of a louder or quieter microphone than the measured one, which the published norm compensates.
 GAINS_DB = (0, -12, 12)
 
 
 class Rig:
-    """A checkpoint's stages, with front ends by their statistics."""
+    """A checkpoint's stages, with one front end per set of statistics."""
 
     def __init__(self, found, folder):
         self.checkpoint, self.folder = found, Path(folder)
@@ -38,7 +38,7 @@ class Rig:
         return lambda samples: session.run(None, {"audio": samples[None]})[0]
 
     def over_window(self, samples):
-        """The front end whose norms see the window."""
+        """The front end with norms over the window."""
         if self.checkpoint.normalize:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         return self.pack.frontend.run(None, {"audio": samples[None]})[0]
@@ -63,13 +63,13 @@ def deviations(rig, clips, window_frames):
         reference = rig.frontend(norms.statistics(rig.checkpoint, clip))
         for start in range(0, len(clip) - span + 1, span):
             window = clip[start : start + span]
-            wanted = rig.states(reference(window))
-            spread = ((wanted - wanted.mean(1, keepdims=True)) ** 2).mean((1, 2))
+            expected = rig.states(reference(window))
+            spread = ((expected - expected.mean(1, keepdims=True)) ** 2).mean((1, 2))
             ways = {"norm over the window": rig.over_window(window)}
             for gain in GAINS_DB:
                 ways[f"folded norm, {gain:+d} dB"] = fixed(window * np.float32(10 ** (gain / 20)))
             for what, frames in ways.items():
-                error = ((rig.states(frames) - wanted) ** 2).mean((1, 2))
+                error = ((rig.states(frames) - expected) ** 2).mean((1, 2))
                 found.setdefault(what, []).append(np.sqrt(error / spread))
     return {what: np.array(rows) for what, rows in found.items()}
 
@@ -79,8 +79,8 @@ def main():
     parser.add_argument("checkpoint")
     parser.add_argument("recordings")
     parser.add_argument("--window-frames", type=int, nargs="+", default=[24, 72, 144], help="left context + chunk + right context (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=2, help="of recordings (default: %(default)s)")
-    parser.add_argument("--normalize", choices=["yes", "no"], help="do_normalize, in place of what the checkpoint stores")
+    parser.add_argument("--minutes", type=float, default=2, help="minutes of recordings (default: %(default)s)")
+    parser.add_argument("--normalize", choices=["yes", "no"], help="do_normalize, overriding the checkpoint's")
     args = parser.parse_args()
     found = checkpoint.load(args.checkpoint, None if args.normalize is None else args.normalize == "yes")
     clips = [x for _, x in audio.recordings(args.recordings, found.sample_rate, args.minutes) if x.std() > audio.SILENCE_RMS]

@@ -1,4 +1,4 @@
-"""Fixed statistics in place of norms over the recording, folded into the first convolution.
+"""Fixed statistics instead of norms over the recording, folded into the first convolution.
 
 Two norms of the published models look at the whole recording, which a stream does not have: `do_normalize` (the samples get
 zero mean and unit variance) and the base models' GroupNorm (so does each channel of conv0). Over a window they are another
@@ -13,7 +13,7 @@ from .checkpoint import ConvertError
 
 
 def statistics(checkpoint, samples):
-    """(mean, deviation) that the published model would norm this recording by: one number per channel of conv0 where it has a
+    """(mean, deviation) with which the published model would normalise this recording: one value per channel of conv0 if it has a
     GroupNorm, else one for the samples."""
     s, x = checkpoint.shape, samples.astype(np.float64)
     level = np.sqrt(x.var() + 1e-7) if checkpoint.normalize else 1.0
@@ -26,7 +26,7 @@ def statistics(checkpoint, samples):
     weight = checkpoint.weights["feature_extractor.conv_layers.0.conv.weight"][:, 0].astype(np.float64)
     variance = np.einsum("ci,ij,cj->c", weight, covariance, weight)
     bias = checkpoint.weights.get("feature_extractor.conv_layers.0.conv.bias", np.zeros(len(weight)))
-    # GroupNorm's epsilon is added to the variance of normalised sound: seen from the raw sound it is level² as large.
+    # GroupNorm's epsilon is added to the variance of normalised audio, which corresponds to level² times epsilon for raw audio.
     return weight @ patches.mean(0) + bias, np.sqrt(variance + 1e-5 * level**2)
 
 
@@ -41,13 +41,13 @@ def measured(checkpoint, folder, minutes=None):
 
 
 def pool(found):
-    """One (mean, deviation) out of several recordings'."""
+    """Combines the (mean, deviation) of several recordings."""
     means, deviations = (np.array(one) for one in zip(*found))
     return means.mean(0), np.exp(np.log(deviations).mean(0))
 
 
 def folded(checkpoint, mean, deviation):
-    """conv0's (weight, bias) with the statistics in them."""
+    """conv0's (weight, bias) with the statistics folded in."""
     weights, first = checkpoint.weights, "feature_extractor.conv_layers.0."
     weight, bias = weights[first + "conv.weight"].astype(np.float64), weights.get(first + "conv.bias")
     bias = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)

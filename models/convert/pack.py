@@ -9,7 +9,7 @@ from pathlib import Path
 from . import stages
 from .checkpoint import ConvertError
 
-# Windowed encoders take any chunk; past two and a half seconds it is no streaming any more.
+# Windowed encoders support any chunk size; chunks above two and a half seconds are not useful for streaming.
 MAX_CHUNK_FRAMES = 128
 
 
@@ -32,14 +32,14 @@ class Options:
     def __post_init__(self):
         for name, least, most in (("chunk_frames", 1, MAX_CHUNK_FRAMES), ("left_context", 0, 1 << 15), ("right_context", 0, 1 << 15)):
             if not least <= getattr(self, name) <= most:
-                raise ConvertError(f"--{name.replace('_', '-')} {getattr(self, name)}: {least} to {most} frames are possible")
+                raise ConvertError(f"--{name.replace('_', '-')} must be {least} to {most} frames, got {getattr(self, name)}")
 
 
 class Writer:
-    """One pack that is being written: stages first, then heads (which are trained through the stages), then pack.toml."""
+    """Writer of one pack: stages first, then heads (which are trained through the stages), then pack.toml."""
 
     def __init__(self, out, checkpoint, options, folded=None):
-        """`folded` (norm.py): conv0 with fixed statistics in it; without, norms over time see the window."""
+        """`folded` (norm.py): conv0 with fixed statistics folded in; None for norms over the window."""
         self.out, self.checkpoint, self.options, self.folded = Path(out), checkpoint, options, folded
         shape = checkpoint.shape
         over_window = folded is None and (shape.group_norm or checkpoint.normalize)
@@ -50,7 +50,7 @@ class Writer:
         self.head_note = ""
         licence = options.licence or checkpoint.card.get("license", "")
         if not licence:
-            raise ConvertError("the checkpoint's README.md names no licence: say it with --licence (an SPDX name, or `unknown`)")
+            raise ConvertError("the checkpoint's README.md names no licence: pass --licence (an SPDX name, or `unknown`)")
         self.licence = licence
 
     def encoder(self):
@@ -77,7 +77,7 @@ class Writer:
         style = "stable layer norm" if s.stable_norm else "post-norm"
         extractor = "group norm" if s.group_norm else "layer norm"
         sections = {
-            "": dict(format=1, name=o.name or c.name, description=o.description or f"{c.name}, converted for windowed streaming"),
+            "": dict(format=2, name=o.name or c.name, description=o.description or f"{c.name}, converted for windowed streaming"),
             "audio": dict(sample_rate=c.sample_rate, hop=s.hop, receptive_field=s.receptive_field, lead=0, layout="mono", level=self.level),
             "encoder": dict(
                 architecture=f"{s.model_type}: {len(s.conv)} convolutions ({extractor}), {s.layers} {style} layers",
@@ -102,14 +102,14 @@ class Writer:
 
 
 class Inline(dict):
-    """A table written on one line."""
+    """An inline table."""
 
     def __init__(self, **keys):
         super().__init__(keys)
 
 
 def toml(value):
-    """A value as TOML writes it; JSON's strings, numbers and lists are TOML's."""
+    """Formats a value as TOML; strings, numbers and lists are written as in JSON."""
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Streams a WAV through a windowed pack as the runtime does, never exiting, with onnxruntime and numpy alone:
+"""Streams a WAV through a windowed pack like the runtime, at full depth, with onnxruntime and NumPy:
 
     python -m models.convert.reference PACK IN.wav golden.npz [--chunk-frames N]
 
@@ -57,7 +57,7 @@ class WindowedPack:
             yield max(0, start - self.encoder["left_context"]), start, end, min(end + self.encoder.get("right_context", 0), frames)
 
     def stream(self, audio, chunk_frames=None):
-        """audio [S] f32 -> the arrays of the golden file; yields them chunk by chunk, each frame once."""
+        """audio [S] f32 -> the arrays of the golden file, chunk by chunk, each frame once."""
         hop, field, lead = self.audio["hop"], self.audio["receptive_field"], self.audio.get("lead", 0)
         chunk_frames = chunk_frames or self.encoder.get("default_chunk_frames", 16)
         padded = np.concatenate([np.zeros(lead, np.float32), audio, np.zeros(field, np.float32)])
@@ -80,7 +80,7 @@ def entropy(logits):
 
 
 def golden(pack, audio, chunk_frames=None):
-    """All of the stream in one dictionary."""
+    """The whole stream in one dictionary."""
     chunks = list(pack.stream(audio, chunk_frames))
     out = {key: np.concatenate([chunk[key] for chunk in chunks], axis=-2) for key in ("frontend", "h", "y", "logits")}
     if pack.heads:

@@ -6,7 +6,7 @@ from .graph import Graph
 
 
 def prefixed(w, prefix):
-    """`prefix` + name -> array, with an error that names what is missing."""
+    """`prefix` + name -> array, with an error that names the missing weight."""
 
     def get(name):
         try:
@@ -14,14 +14,14 @@ def prefixed(w, prefix):
         except KeyError:
             from .checkpoint import ConvertError
 
-            raise ConvertError(f"the checkpoint has no weight {prefix + name}: is it the model that its config.json describes?") from None
+            raise ConvertError(f"the checkpoint has no weight {prefix + name}; check that it is the model that its config.json describes") from None
 
     return get
 
 
 def frontend(path, s, w, folded=None, f16=False):
     """audio [1, samples] -> x [1, T, D]: convolutions and the feature projection. `folded` (norm.py): conv0's weight and bias
-    with fixed statistics in them, in place of the GroupNorm over the window."""
+    with fixed statistics, instead of the GroupNorm over the window."""
     g, get = Graph(f16), prefixed(w, "feature_extractor.conv_layers.")
     x = g.op("Unsqueeze", "audio", [1])
     for i, (_, _, stride) in enumerate(s.conv):
@@ -43,7 +43,7 @@ def frontend(path, s, w, folded=None, f16=False):
 
 
 def norm_over_time(g, x, weight, bias):
-    """GroupNorm with one group per channel, of x [1, C, T]: primitive operators that every runtime has."""
+    """GroupNorm with one group per channel, of x [1, C, T], from primitive operators supported by every runtime."""
     x = g.op("Sub", x, g.op("ReduceMean", x, [2], keepdims=1))
     variance = g.op("ReduceMean", g.op("Mul", x, x), [2], keepdims=1)
     scale = g.op("Div", weight[None, :, None], g.op("Sqrt", g.op("Add", variance, np.float32(1e-5))))
@@ -60,7 +60,7 @@ def position(path, s, w, f16=False):
         shift = bn("bias") - bn("running_mean") * scale
         x = g.op("Add", g.op("Mul", x, scale[None, :, None]), shift[None, :, None])
     half = s.position_kernel // 2
-    # An even kernel gives one frame too many, which the published models cut off at the end: one zero less there.
+    # An even kernel gives one frame too many, which the published models remove at the end: one zero less there.
     pads = [half, half - 1 + s.position_kernel % 2]
     x = g.conv(x, position_weight(w), get("pos_conv_embed.conv.bias"), group=s.position_groups, pads=pads)
     y = g.op("Add", "x", g.transpose(g.op(s.conv_activation, x)))
@@ -70,7 +70,7 @@ def position(path, s, w, f16=False):
 
 
 def position_weight(w):
-    """The positional convolution's weight out of its weight norm (over the taps): v · g / ‖v‖."""
+    """The positional convolution's weight from its weight norm (over the taps): v · g / ‖v‖."""
     conv = "encoder.pos_conv_embed.conv."
     if conv + "weight" in w:
         return w[conv + "weight"]
@@ -143,15 +143,15 @@ def position_bias(g, x, s, w, k):
     index = g.op("Range", 0, frames, 1)
     distance = g.op("Sub", g.op("Unsqueeze", index, [0]), g.op("Unsqueeze", index, [1]))
     distance = g.op("Min", g.op("Max", distance, -reach), reach)
-    # One gather from the flat table: picked by head and then turned, the bias costs a layer half as much again in tract.
+    # One gather from the flat table: gathering by head and transposing makes a layer 50 % slower in tract.
     first = (np.arange(s.heads) * by_distance.shape[1] + reach).reshape(1, -1, 1, 1)
     bias = g.op("Gather", by_distance.reshape(-1), g.op("Add", g.op("Unsqueeze", distance, [0, 1]), first), axis=0)
     return g.op("Mul", gates, bias)
 
 
 def bucket(distance, buckets, max_distance):
-    """Bucket of each distance in frames (key − query): half of them per direction, exact when near, logarithmic when far.
-    f32 as in `transformers`: a boundary must fall on the same frame."""
+    """Bucket of each distance in frames (key − query): half of them per direction, exact for short distances, logarithmic for long ones.
+    f32 as in `transformers`, so that boundaries are at the same frame."""
     half = buckets // 2
     exact = half // 2
     size = np.abs(distance)

@@ -20,7 +20,7 @@ VARIANTS = {
 
 
 def build(name, seed=1, **more):
-    """The `transformers` model of a variant, with every parameter random: 0 or 1 could hide a mistake."""
+    """The `transformers` model of a variant. Every parameter is random, because 0 or 1 could hide a mistake."""
     import torch
     import transformers
 
@@ -50,7 +50,7 @@ def build(name, seed=1, **more):
 
 
 def save(name, folder, seed=1, safetensors=True, **more):
-    """Writes a variant's checkpoint folder and gives the model."""
+    """Writes a variant's checkpoint folder and returns the model."""
     import torch
     import transformers
 
@@ -70,5 +70,5 @@ def hidden_states(model, audio):
 
     with torch.no_grad():
         states = model(torch.tensor(audio)[None], output_hidden_states=True)
-    # The last one behind the encoder's last norm, whatever the version puts into `hidden_states`.
+    # The last state is after the encoder's last norm, independent of the `hidden_states` of the installed version.
     return torch.stack([*states.hidden_states[:-1], states.last_hidden_state])[:, 0].numpy()

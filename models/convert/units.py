@@ -1,4 +1,4 @@
-"""What the heads predict: the units of the encoder's full depth.
+"""Targets of the heads: the units at the encoder's full depth.
 
 A checkpoint that carries HuBERT's own predictor (final_proj and label_embs_concat, arXiv 2106.07447 equation 3) brings its
 units along. Published conversions mostly leave it out; then units are k-means clusters of one layer's output on the user's recordings.
@@ -9,7 +9,7 @@ import numpy as np
 from .checkpoint import ConvertError
 from .graph import Graph
 
-# Cosine similarities are divided by this before the softmax, in HuBERT's training and so in its predictions.
+# Temperature of the softmax over cosine similarities, as in HuBERT's training.
 TEMPERATURE = 0.1
 
 
@@ -46,19 +46,19 @@ def predictor(weights):
     if any(name not in weights for name in names):
         return None
     if weights["final_proj.weight"].shape[0] != weights["label_embs_concat"].shape[1]:
-        raise ConvertError("final_proj predicts several sets of units at once: take it out of the checkpoint, and k-means will make units")
+        raise ConvertError("final_proj predicts several sets of units at once: remove it from the checkpoint to use k-means units")
     return Predictor(weights)
 
 
 class KMeans:
-    """k-means clusters of standardised states: without that, a few large dimensions decide alone."""
+    """k-means clusters of standardised states. Without standardisation, a few large dimensions would dominate."""
 
     def __init__(self, states, units, seed):
         from sklearn.cluster import MiniBatchKMeans
 
         self.mean, self.deviation, self.units = states.mean(0), states.std(0) + 1e-6, units
         if len(states) < 10 * units:
-            raise ConvertError(f"{len(states)} frames are too few for {units} units: give more recordings or a smaller --units")
+            raise ConvertError(f"{len(states)} frames are too few for {units} units: use more recordings or a smaller --units")
         self.model = MiniBatchKMeans(units, random_state=seed, batch_size=4096, n_init=3).fit(self.standardised(states))
 
     def standardised(self, states):

@@ -1,4 +1,4 @@
-"""Compares a pack with the checkpoint it was made from, window by window, using `transformers` alone for the checkpoint (needs PyTorch):
+"""Compares a pack with its checkpoint, window by window, with `transformers` as the reference (requires PyTorch):
 
     python -m models.convert.verify CHECKPOINT PACK AUDIO.wav
 
@@ -25,14 +25,14 @@ def deviations(model, pack, audio, preprocess, windows):
     for first, _, _, end in list(pack.spans(len(audio), pack.encoder["default_chunk_frames"]))[:windows]:
         samples = padded[first * hop : (end - 1) * hop + field]
         _, x, outputs, _ = pack.window(samples)
-        wanted = hidden_states(model, preprocess(samples))
-        found.append(np.abs(np.stack([x, *outputs]) - wanted).max((1, 2)))
-        sizes.append(np.sqrt((wanted**2).mean((1, 2))))
+        expected = hidden_states(model, preprocess(samples))
+        found.append(np.abs(np.stack([x, *outputs]) - expected).max((1, 2)))
+        sizes.append(np.sqrt((expected**2).mean((1, 2))))
     return np.array(found), np.array(sizes)
 
 
 def preprocessing(folder, rate, normalize=None):
-    """audio [S] -> what the model was trained on, by the checkpoint's own feature extractor, or as `normalize` says."""
+    """audio [S] -> the model's input, with the checkpoint's own feature extractor, or as specified by `normalize`."""
     import transformers
 
     if normalize is None:

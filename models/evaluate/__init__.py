@@ -1,1 +1,1 @@
-"""What a pack is worth: depth, compute and quality on sound that training never saw, measured through Bellis itself."""
+"""Evaluation of packs with Bellis: depth, compute and quality on held-out audio."""

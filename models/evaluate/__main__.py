@@ -110,7 +110,7 @@ def equal_compute(e, stream):
                 "kl": interval(kl, frames, groups), "agreement": interval(agree, frames, groups),
             })
             per_clip[policy] = kl
-    # The gain over a fixed depth of the same compute, clip by clip.
+    # Difference from a fixed depth with the same compute, per clip.
     fixed = [(c["macs"], per_clip[c["policy"]]) for c in curves["fixed"]]
     costs, values = np.array([c for c, _ in fixed]), np.array([v for _, v in fixed])
     for family in ("periodic", "entropy", "change", "gain"):
@@ -134,7 +134,7 @@ def calibrated(e):
     return out
 
 
-def nothing_said(e, policies):
+def without_speech(e, policies):
     """Depth and compute on silence and on noise alone."""
     parts, out = segments("alone"), {}
     for policy in policies:
@@ -181,7 +181,7 @@ def gap_filling(e, policy):
 
 
 def letters(e, policies):
-    """Letters and syllables by dynamic time warping across speakers: how many have the same name as nearest neighbour among the other speaker's."""
+    """Number of letters and syllables whose nearest neighbour among another speaker's, by dynamic time warping, is the same one."""
     parts, out = segments("letters"), {}
     spoken = lambda rows, condition: {s["clip"]: rows[s["first"] : s["first"] + s["frames"]] for s in parts if s["condition"] == condition}
     pairs = {}
@@ -198,7 +198,7 @@ def letters(e, policies):
 
 
 def parameters(pack):
-    """Number of parameters of all stages."""
+    """Number of parameters of all stages, keyword embeddings included, as in `bellis inspect`."""
     found = (weight for path in pack.glob("*.onnx") for weight in onnx.load(path).graph.initializer)
     return sum(int(np.prod(weight.dims)) for weight in found if weight.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
 
@@ -226,7 +226,7 @@ def main():
     done("noisy", equal_compute(e, "noisy"))
     done("device", equal_compute(e, "device"))
     done("calibrated", calibrated(e))
-    done("without speech", nothing_said(e, [f"threshold --threshold {tau}", "change", "gain"]))
+    done("without speech", without_speech(e, [f"threshold --threshold {tau}", "change", "gain"]))
     done("phones", phone_errors(e, policies["entropy"] + policies["change"] + policies["gain"] + ["never"]))
     done("gap filling", gap_filling(e, "gain"))
     done("letters", letters(e, ["never", "gain", f"threshold --threshold {tau}", *(f"fixed --layer {k}" for k in e.heads.depths)]))

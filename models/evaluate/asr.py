@@ -61,12 +61,12 @@ def from_ipa(phone):
     return IPA.get(plain, plain)
 
 
-def distance(found, wanted):
+def distance(found, expected):
     """Levenshtein distance."""
-    row = list(range(len(wanted) + 1))
+    row = list(range(len(expected) + 1))
     for count, one in enumerate(found, 1):
         before, row[0] = row[0], count
-        for at, other in enumerate(wanted, 1):
+        for at, other in enumerate(expected, 1):
             before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (one != other))
     return row[-1]
 
@@ -154,7 +154,7 @@ class Scores:
         self.parts = segments("asr")
         known = set(vocabulary)
         clean = {s["clip"]: [phone for phone in transcripts[n] if phone in known] for n, s in enumerate(self.parts) if not s["kind"]}
-        self.wanted = [clean[s["clip"]] for s in self.parts]
+        self.expected = [clean[s["clip"]] for s in self.parts]
         self.known, self.labels = known, labels(self.parts)
         missing = sum(len(transcripts[n]) - len(clean[s["clip"]]) for n, s in enumerate(self.parts) if not s["kind"])
         self.missing = missing / max(1, sum(len(transcripts[n]) for n, s in enumerate(self.parts) if not s["kind"]))
@@ -163,8 +163,8 @@ class Scores:
     def of(self, found):
         """{condition: [error, low, high]} against hama's clean phones, and the same against the labels."""
         plain = [[phone for phone in phones if phone in self.known] for phones in found]
-        errors = np.array([distance(p, w) for p, w in zip(plain, self.wanted)], float)
-        counts = np.array([len(w) for w in self.wanted], float)
+        errors = np.array([distance(p, w) for p, w in zip(plain, self.expected)], float)
+        counts = np.array([len(w) for w in self.expected], float)
         folded = {n: (distance([from_ipa(phone) for phone in found[n]], w), len(w)) for n, w in self.labels.items()}
         out = {"teacher": {}, "labels": {}}
         for group in ("speech.test", "speech.probe"):
@@ -251,7 +251,7 @@ def main():
     arguments = parser.parse_args()
     manifest = tomllib.loads((arguments.pack / "pack.toml").read_text())
     if "ctc" not in manifest:
-        raise SystemExit(f"asr: {arguments.pack} has no CTC branches, so it cannot read phones")
+        raise SystemExit(f"asr: {arguments.pack} has no CTC branches, which phones require")
     if not (STREAMS / "asr.json").exists():
         make_stream(arguments.minutes)
     transcripts = transcribe()
@@ -259,8 +259,8 @@ def main():
     path = arguments.pack.resolve()
     path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else arguments.pack.name
     figures = {"pack": manifest["name"], "path": str(path), "outside of the vocabulary": scores.missing, "hama": scores.of(transcripts), "runs": {}}
-    wanted = arguments.policies.split(",") if arguments.policies else policies(manifest)
-    for policy in dict.fromkeys(["never", *wanted, f"never --beam {BEAM}"]):
+    requested = arguments.policies.split(",") if arguments.policies else policies(manifest)
+    for policy in dict.fromkeys(["never", *requested, f"never --beam {BEAM}"]):
         found, report = run(arguments.pack, policy)
         figures["runs"][policy] = {"depth": report["mean_exit_layer"], "macs": report["macs_per_second"], **scores.of(found)}
     for one in figures["runs"].values():

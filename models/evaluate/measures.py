@@ -127,7 +127,7 @@ class PhoneProbe:
         return weight.numpy(), (model.bias.detach() - weight @ mean).numpy()
 
     def errors(self, found):
-        """Per frame: whether the probe of its exit layer misses its phone; frames without a label are False."""
+        """Whether the probe of the exit layer misclassifies each frame; False for frames without a label."""
         wrong = np.zeros(len(found.depth), bool)
         for k, (weight, bias) in self.weights.items():
             here = found.depth == k
@@ -158,7 +158,7 @@ def cosine_distance(a, b):
 
 
 def warped_distances(local, lengths):
-    """Dynamic time warping of one sequence to many side by side, per step of the path: local [S, N, longest], lengths [N]."""
+    """Dynamic time warping distances of one sequence to many, per step of the path: local [S, N, longest], lengths [N]."""
     steps, count, longest = local.shape
     total = np.full((count, longest + 1), np.inf)
     total[:, 0] = 0
@@ -171,7 +171,7 @@ def warped_distances(local, lengths):
 
 
 def recognised(queries, templates, distance):
-    """How many queries have the template of their own name as the nearest. Both {name: [frames, features]}."""
+    """Number of queries whose nearest template has the same name. Both {name: [frames, features]}."""
     names = list(templates)
     lengths = np.array([len(templates[name]) for name in names])
     ends = np.cumsum(lengths)

@@ -41,7 +41,7 @@ class Pool:
         return self.groups[name]
 
     def clips(self, group, minutes, low=75, high=400):
-        """[(name, samples)] of 1.5 to 8 s at one level, speakers in turn."""
+        """[(name, samples)] of 1.5 to 8 s at one level, alternating speakers."""
         sound, index = self.group(group)
         by_speaker = {}
         for number in self.rng.permutation(len(index)):
@@ -63,7 +63,7 @@ class Pool:
         return audio * LEVEL / (audio.std() + 1e-6)
 
     def of(self, package, part, samples):
-        """A piece of a noise package's recordings whose paths contain `part`."""
+        """A random section of a noise package's recordings whose paths contain `part`."""
         sound, index = self.group("noise.test")
         entries = [entry for entry in index if entry["package"] == package and part in entry["clip"]]
         pieces, length = [], 0
@@ -74,7 +74,7 @@ class Pool:
         return np.concatenate(pieces)[:samples]
 
     def babble(self, samples, voices=6):
-        """Voices that occur in no other stream."""
+        """Babble from voices that occur in no other stream."""
         sound, _ = self.group("speech.match")
         starts = self.rng.integers(len(sound) - samples, size=voices)
         return sum(self.cut(sound, start, samples) for start in starts).astype(np.float32)
@@ -109,7 +109,7 @@ class Stream:
     def write(self, name):
         STREAMS.mkdir(parents=True, exist_ok=True)
         audio = np.concatenate(self.pieces)
-        # A dither of half a bit, so that pauses are as quiet as a device's, not digital silence.
+        # Dither of half a bit, so that pauses resemble a device's and not digital silence.
         audio = audio + np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32) * 2e-5
         soundfile.write(STREAMS / f"{name}.wav", np.clip(audio, -1, 1), RATE, subtype="PCM_16")
         (STREAMS / f"{name}.json").write_text(json.dumps({"segments": self.segments}))
@@ -198,7 +198,7 @@ def phones(pool, minutes):
 
 
 SYLLABLES = 100
-EDGE = 5  # frames of quiet that a letter keeps on both sides
+EDGE = 5  # frames of silence kept on both sides of a letter
 
 
 def trimmed(audio):

@@ -1,1 +1,1 @@
-"""Trains the packs that ship: fetch → prepare → teach → train → calibrate → export → evaluate. models/README.md walks through it."""
+"""Trains the bundled packs: fetch → prepare → teach → train → calibrate → export → evaluate. models/README.md describes the steps."""

@@ -1,10 +1,10 @@
-"""The whole pipeline, from nothing to a pack: fetch, prepare, voice, teach, phones, train, heads, calibrate, export, and what keywords
-are matched in (models/keywords/embedding.py; `cargo build --release` first).
+"""Runs the whole training pipeline: fetch, prepare, voice, teach, phones, train, heads, calibrate, export, and the keyword embedding
+(models/keywords/embedding.py, which requires `cargo build --release`).
 
-    python -m models.train full daisy-tiny [--minutes M] [--pack FOLDER]   hours: what ships
-    python -m models.train quick [--pack FOLDER]                           minutes: shows that the chain works
+    python -m models.train full daisy-tiny [--minutes M] [--pack FOLDER]   hours: a bundled pack
+    python -m models.train quick [--pack FOLDER]                           minutes: a test of the pipeline
 
-What was done before is not done again; a killed training goes on from its last checkpoint.
+Completed steps are skipped, and an interrupted training resumes from its last checkpoint.
 """
 
 import argparse
@@ -21,8 +21,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", choices=["quick", "full"])
     parser.add_argument("name", choices=[name for name in SHAPES if name != "quick"], nargs="?", default="daisy-tiny")
-    parser.add_argument("--minutes", type=float, default=180, help="of training")
-    parser.add_argument("--pack", type=Path, help="where the pack goes; models/NAME without it")
+    parser.add_argument("--minutes", type=float, default=180, help="minutes of training (default: %(default)s)")
+    parser.add_argument("--pack", type=Path, help="output folder of the pack (default: models/NAME)")
     arguments = parser.parse_args()
     quick = arguments.preset == "quick"
     name = "quick" if quick else arguments.name
@@ -46,8 +46,8 @@ def main():
         print(f"train: {step} {' '.join(map(str, flags))}", flush=True)
         command = [sys.executable, "-m", f"models.{step}" if "." in step else f"models.train.{step}", *map(str, flags)]
         if subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "BELLIS_DATA": str(data)}).returncode:
-            raise SystemExit(f"train: {step} failed; the same command goes on there")
-    print(f"train: the pack is {pack}; `bellis inspect {pack}` shows it", flush=True)
+            raise SystemExit(f"train: {step} failed; run the same command again to resume")
+    print(f"train: wrote {pack}; `bellis inspect {pack}` shows it", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Finds the numbers of the exit policies, without labels: what the model itself says at full depth is the truth.
+"""Calibrates the parameters of the exit policies without labels: the reference is the model's own output at full depth.
 
     python -m models.train.calibrate CHECKPOINT [--crops N] [--steps N] [--threads N]
 
@@ -6,7 +6,7 @@ Writes calibration.pt beside the checkpoint; `export` puts it into the pack.
 
 threshold    DAISY's τ: half of the layers, on average over speech, clean and in noise
 calibrated   τ per layer for a target agreement with full depth, each calibrated on the chunks that did not exit earlier
-change, ctc  δ, and τ of the CTC branches' entropy: the same mean depth as τ has
+change, ctc  δ, and τ of the CTC branches' entropy: the same mean depth as with τ
 gain         a predictor for the front end and every layer of KL(p_L ‖ p_j) for this and all deeper layers, and λ for a stated mean loss
 
 The predictors are trained on the training speech; the parameters are calibrated on held-out voices.
@@ -25,7 +25,7 @@ TARGETS = (0.90, 0.95, 0.98)
 LOSS = 0.05  # nats: mean KL from full depth at the default λ
 BATCH, RATE = 384, 4e-3
 DEPTH = 1 / 2  # of the layers: mean depth of thresholds without a target
-LEAST = 50  # chunks that a threshold must rest on
+LEAST = 50  # minimum number of chunks below a threshold
 
 
 @torch.no_grad()
@@ -50,18 +50,18 @@ def measure(model, sounds, chunk):
 
 
 def first_at_most(values, thresholds):
-    """The first layer (from 1) whose value [L + 1, N] is at most its threshold; the last one where none is."""
+    """The first layer (from 1) whose value [L + 1, N] is at most its threshold, otherwise the last layer."""
     hit = values[1:-1] <= torch.as_tensor(thresholds).reshape(-1, 1)
     return torch.where(hit.any(0), hit.int().argmax(0) + 1, len(values) - 1)
 
 
 def at(values, depth):
-    """Values [L + 1, N] at a depth for each."""
+    """Values [L + 1, N] at one depth per column."""
     return values[depth, torch.arange(len(depth))]
 
 
 def bisect(low, high, too_much, steps=40):
-    """The largest number in [low, high] that is not too much."""
+    """The largest value in [low, high] for which `too_much` is false."""
     for _ in range(steps):
         middle = (low + high) / 2
         low, high = (low, middle) if too_much(middle) else (middle, high)
@@ -69,7 +69,7 @@ def bisect(low, high, too_much, steps=40):
 
 
 def survivors(evidence, least_agreement):
-    """Thresholds per layer: the most chunks whose mean agreement is still `least_agreement`, among those not gone before."""
+    """Thresholds per layer: the maximum number of exits with a mean agreement of `least_agreement`, among chunks that did not exit earlier."""
     alive, thresholds = torch.ones(evidence["entropy"].shape[1], dtype=torch.bool), []
     for entropy, agreement in zip(evidence["entropy"][1:-1], evidence["agreement"][1:-1]):
         values, order = entropy[alive].sort()
@@ -97,8 +97,8 @@ def train_forecast(net, states, targets, steps):
     for step in range(steps):
         x, target = states[step % len(states)], targets[step % len(states)]
         chosen = torch.randint(x.shape[0], (BATCH,))
-        out, wanted = net(x[chosen].float()), target[:, chosen].T
-        loss = (out.exp() - wanted * out).mean()
+        out, expected = net(x[chosen].float()), target[:, chosen].T
+        loss = (out.exp() - expected * out).mean()
         optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimiser.zero_grad()
         loss.backward()
@@ -107,13 +107,13 @@ def train_forecast(net, states, targets, steps):
 
 
 def forecasts(nets, states):
-    """Predicted KL of layer j seen from layer k, [L][N, L-k]."""
+    """KL of layer j predicted at layer k, [L][N, L-k]."""
     with torch.no_grad():
         return [torch.cat([net(part.float()) for part in x.split(512)]).exp() for net, x in zip(nets, states)]
 
 
 def stops(predicted, price):
-    """The rule of the policy `gain`: the first layer, h⁰ included, from which no deeper one is worth its price."""
+    """The rule of the policy `gain`: the first layer, h⁰ included, after which no deeper one reduces KL by more than its price."""
     layers, count = len(predicted), len(predicted[0])
     depth = torch.full((count,), layers)
     for k in range(layers - 1, -1, -1):
@@ -123,7 +123,7 @@ def stops(predicted, price):
     return depth
 
 
-def hear(model, crops, count):
+def collect(model, crops, count):
     """Evidence of `count` crops of the device-like mix, by chunk size."""
     share, parts = {8: 0.25, 16: 0.5, 32: 0.25}, {}
     for size in CHUNKS:
@@ -132,8 +132,8 @@ def hear(model, crops, count):
 
 
 def predictors(model, crops, count, steps):
-    """A trained network for the front end and for each layer but the last, from `count` crops."""
-    nets, parts = [], hear(model, crops, count)
+    """Trains a predictor for the front end and for each layer except the last, on `count` crops."""
+    nets, parts = [], collect(model, crops, count)
     for k in range(model.shape.layers):
         states, targets = [part["states"][k] for part in parts.values()], [part["kl"][k:-1] for part in parts.values()]
         nets.append(train_forecast(Forecast(model.shape, k), states, targets, steps))
@@ -142,22 +142,22 @@ def predictors(model, crops, count, steps):
 
 
 def thresholds(model, gain, crops, count, chunk=16):
-    """All numbers, from `count` crops of speech, and for λ as many of the device-like mix."""
+    """All parameters, from `count` crops of speech, and for λ the same number of the device-like mix."""
     layers = model.shape.layers
     speech = measure(model, [crops.crop()[0] for _ in range(count)], chunk)
     deep = lambda values: lambda bound: float(first_at_most(values, bound).float().mean()) < layers * DEPTH
     threshold = bisect(0.0, 6.0, deep(speech["entropy"]))
     change, ctc = bisect(0.0, 2.0, deep(speech["change"])), bisect(0.0, 4.0, deep(speech["ctc"]))
     depth = int(first_at_most(speech["entropy"], threshold).float().mean())
-    # Targets are for speech: silence agrees trivially and would meet them alone.
+    # Targets refer to speech: silence agrees trivially and would meet them by itself.
     spoken = {name: speech[name][:, speech["quiet"][-1] < 0.5] for name in ("entropy", "agreement")}
     print(f"calibrate: threshold {threshold:.3f} nats, change {change:.4f} nats, CTC {ctc:.3f} nats, on {speech['kl'].shape[1]} chunks", flush=True)
-    heard = measure(model, [crops.device() for _ in range(count)], chunk)
+    evidence = measure(model, [crops.device() for _ in range(count)], chunk)
     nets = [Forecast(model.shape, k) for k in range(layers)]
     for net, state in zip(nets, gain):
         net.load_state_dict(state)
-    predicted = forecasts(nets, heard["states"])
-    loss = lambda price: float(at(heard["kl"], stops(predicted, price)).mean())
+    predicted = forecasts(nets, evidence["states"])
+    loss = lambda price: float(at(evidence["kl"], stops(predicted, price)).mean())
     price = bisect(0.0, 1.0, lambda price: loss(price) > LOSS)
     print(f"calibrate: gain stops at {float(stops(predicted, price).float().mean()):.2f} of {layers} layers for {loss(price):.3f} nats", flush=True)
     return {
@@ -173,7 +173,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--crops", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=2000, help="of each gain predictor's training")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps of each gain predictor (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="reuse the gain predictors of an earlier call, and only calibrate the parameters")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()

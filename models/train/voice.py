@@ -16,8 +16,8 @@ from scipy.ndimage import maximum_filter1d
 
 from .paths import HOP, PACKAGES, PREPARED, RATE, TARGETS
 
-WINDOW, CONTEXT = 512, 64  # samples of the detector's step, and of the step before it
-TOGETHER = 256  # clips side by side
+WINDOW, CONTEXT = 512, 64  # samples of the detector's step, and of the previous step
+TOGETHER = 256  # clips per batch
 QUIET, REACH, BELOW = 0.2, 3, 20  # silence: probability, surrounding frames it must hold for, dB below the clip's loud frames
 
 

@@ -65,7 +65,7 @@ impl Run {
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
         check_outputs(&settings, &pack, &config)?;
         let pack = Pack::open(&pack)?;
-        let policy = settings.policy_spec().build(&pack)?;
+        let policy = settings.policy(&pack)?;
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;

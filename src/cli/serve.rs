@@ -60,7 +60,7 @@ impl Serve {
         let settings = self.read()?;
         let commands = commands_from_signals()?;
         let pack = Pack::open(&pack_folder(&settings)?)?;
-        let policy = settings.policy_spec().build(&pack)?;
+        let policy = settings.policy(&pack)?;
         let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
         settings.channel_pick()?;
         let (name, live) = match settings.input() {
@@ -182,7 +182,7 @@ fn changes(
     if !kept.is_empty() {
         log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
     }
-    let policy = wanted.policy_spec().build(pack)?;
+    let policy = wanted.policy(pack)?;
     let session = run_options(&Settings { chunk: current.chunk, ..wanted.clone() }, pack)?.session;
     let same = wanted.of_consumers() == current.of_consumers();
     let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(|path| path.exists());

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bellis::audio::{ChannelPick, PcmFormat};
 use bellis::consumer::stream::{ArrayName, FloatType};
 use bellis::engine::{LoadOptions, Precision};
-use bellis::exit::{Measure, PolicyName, PolicySpec};
-use bellis::pack::{GapFill, PerLayer};
+use bellis::exit::{ExitPolicy, Measure, PolicyError, PolicyName, PolicySpec};
+use bellis::pack::{GapFill, Pack, PerLayer};
 use clap::Args;
 use serde::Deserialize;
 
@@ -134,7 +134,8 @@ settings! {
         pub pack: Option<PathBuf> = Restart,
         /// Chunk length in milliseconds [default: the pack's]
         ///
-        /// The chunk is the unit of latency and of early exit. Longer chunks cost less. The pack lists the supported lengths (`bellis inspect`).
+        /// The chunk is the unit of latency and of early exit. Longer chunks cost less. The pack lists the supported lengths (`bellis
+        /// inspect`).
         #[arg(long, value_name = "MS", help_heading = "Model")]
         pub chunk: Option<f64> = Restart,
         /// Vectors of the representation [default: last]
@@ -161,7 +162,8 @@ settings! {
         pub policy: Option<PolicyName> = Policy,
         /// Threshold of the policy: one number, or one per layer, separated by commas
         ///
-        /// For `threshold`, `range` and `ctc` in nats (or a probability with --measure), for `change` in nats, for `gain` in nats per layer.
+        /// For `threshold`, `range` and `ctc` in nats (or a probability with --measure), for `change` in nats, for `gain` in nats per
+        /// layer.
         #[arg(long, value_name = "NUMBER", value_parser = per_layer, allow_hyphen_values = true, help_heading = "Exit policy")]
         pub threshold: Option<PerLayer> = Parameter,
         /// Measure that `threshold`, `range` and `ctc` compare [default: entropy]
@@ -309,6 +311,17 @@ impl Settings {
         options.precision = self.precision.unwrap_or(options.precision);
         options.threads = self.threads.unwrap_or(options.threads);
         options
+    }
+
+    /// Builds the requested policy. Errors name the flag of the parameter, or the command that shows the policies of a pack.
+    pub fn policy(&self, pack: &Pack) -> anyhow::Result<Box<dyn ExitPolicy>> {
+        self.policy_spec().build(pack).map_err(|error| match &error {
+            PolicyError::Missing { parameter: Some(parameter), .. } | PolicyError::Invalid { parameter: Some(parameter), .. } => {
+                anyhow!("{error} (--{})", parameter.replace('_', "-"))
+            }
+            PolicyError::Missing { pack, .. } => anyhow!("{error}; `bellis inspect {pack}` shows the policies of the pack"),
+            _ => error.into(),
+        })
     }
 
     /// The requested policy.

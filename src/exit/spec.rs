@@ -99,6 +99,8 @@ pub enum PolicyError {
         what: String,
         /// What to do.
         hint: String,
+        /// The parameter that supplies the value: `threshold`, `range`, `agreement` or `gate`; `None` if the pack lacks a stage.
+        parameter: Option<&'static str>,
     },
     /// A parameter is out of range, or the policy does not use it.
     #[error("policy `{policy}`: {problem}")]
@@ -108,6 +110,8 @@ pub enum PolicyError {
         policy: String,
         /// The problem, and the valid values.
         problem: String,
+        /// The parameter, named like the field of [`PolicySpec`].
+        parameter: Option<&'static str>,
     },
 }
 
@@ -184,8 +188,8 @@ impl PolicySpec {
         let name = match (self.name, &pack.manifest.exit.policy) {
             (Some(name), _) => name,
             (None, Some(text)) => {
-                let invalid =
-                    |error| PolicyError::Invalid { policy: text.clone(), problem: format!("pack.toml, [exit] policy: {error}") };
+                let problem = |error| format!("pack.toml, [exit] policy: {error}");
+                let invalid = |error| PolicyError::Invalid { policy: text.clone(), problem: problem(error), parameter: None };
                 text.parse().map_err(invalid)?
             }
             (None, None) => PolicyName::Never,
@@ -193,7 +197,7 @@ impl PolicySpec {
         let policy = self.gated(name, self.make(name, pack)?, pack)?;
         Ok(match self.deadline_ms {
             None => policy,
-            Some(0) => return Err(self.invalid(name, "the deadline must be at least 1 ms".into())),
+            Some(0) => return Err(self.invalid(name, "deadline", "the deadline must be at least 1 ms".into())),
             Some(milliseconds) => Box::new(Deadline::new(policy, Duration::from_millis(milliseconds))),
         })
     }
@@ -201,12 +205,12 @@ impl PolicySpec {
     fn gated(&self, name: PolicyName, policy: Box<dyn ExitPolicy>, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
         let Some(least) = self.gate else {
             return match self.gate_hangover {
-                Some(_) => Err(self.invalid(name, "a gate hangover requires a gate".into())),
+                Some(_) => Err(self.invalid(name, "gate_hangover", "a gate hangover requires a gate".into())),
                 None => Ok(policy),
             };
         };
         if !(0.0..=1.0).contains(&least) {
-            return Err(self.invalid(name, format!("the gate must be between 0 and 1, got {least}")));
+            return Err(self.invalid(name, "gate", format!("the gate must be between 0 and 1, got {least}")));
         }
         if pack.manifest.encoder.quiet_unit.is_none() || !pack.heads.iter().any(|(layer, _)| *layer == 0) {
             return Err(PolicyError::Missing {
@@ -214,6 +218,7 @@ impl PolicySpec {
                 pack: pack.manifest.name.clone(),
                 what: "head on h⁰ with a unit for silence, which the gate requires".into(),
                 hint: "leave out the gate, or use a pack that has both, such as daisy-tiny".into(),
+                parameter: Some("gate"),
             });
         }
         Ok(Box::new(Gate::new(policy, least, self.gate_hangover.unwrap_or(DEFAULT_HANGOVER))))
@@ -222,10 +227,11 @@ impl PolicySpec {
     fn make(&self, name: PolicyName, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
         let layers = pack.manifest.encoder.layers;
         let exit = &pack.manifest.exit;
-        let missing = |what: &str, hint: &str| {
+        let missing_for = |parameter: Option<&'static str>, what: &str, hint: &str| {
             let (what, hint) = (what.to_owned(), hint.to_owned());
-            PolicyError::Missing { policy: label(name), pack: pack.manifest.name.clone(), what, hint }
+            PolicyError::Missing { policy: label(name), pack: pack.manifest.name.clone(), what, hint, parameter }
         };
+        let missing = |what: &str, hint: &str| missing_for(None, what, hint);
         let without_heads = [PolicyName::Fixed, PolicyName::Periodic, PolicyName::Never, PolicyName::Ctc];
         if pack.heads.is_empty() && !without_heads.contains(&name) {
             return Err(missing("exit heads", "use `fixed`, `periodic` or `never`, or train heads (models/convert)"));
@@ -234,22 +240,28 @@ impl PolicySpec {
         let layer = || {
             let layer = self.layer.or(exit.fixed).unwrap_or(layers.div_ceil(2));
             let first = pack.shallowest_exit();
-            let problem = || self.invalid(name, format!("the layer must be between {first} and {layers}, got {layer}"));
+            let problem = || self.invalid(name, "layer", format!("the layer must be between {first} and {layers}, got {layer}"));
             (first..=layers).contains(&layer).then_some(layer).ok_or_else(problem)
         };
         let threshold = |own: &Option<PerLayer>, hint: &str| {
-            let thresholds = self.threshold.clone().or_else(|| own.clone()).ok_or_else(|| missing("threshold for it", hint))?;
+            let thresholds = self
+                .threshold
+                .clone()
+                .or_else(|| own.clone())
+                .ok_or_else(|| missing_for(Some("threshold"), "threshold for it", hint))?;
             match &thresholds {
                 PerLayer::Each(values) if values.len() + 1 != layers && values.len() != layers => {
-                    Err(self.invalid(name, format!("{} thresholds for {layers} layers", values.len())))
+                    Err(self.invalid(name, "threshold", format!("{} thresholds for {layers} layers", values.len())))
                 }
-                PerLayer::All(value) if value.is_nan() => Err(self.invalid(name, "the threshold is not a number".into())),
+                PerLayer::All(value) if value.is_nan() => {
+                    Err(self.invalid(name, "threshold", "the threshold is not a number".into()))
+                }
                 _ => Ok(thresholds),
             }
         };
         let measure = self.measure.unwrap_or_default();
         if measure != Measure::Entropy && self.threshold.is_none() {
-            return Err(missing("threshold for this measure", "set one (a probability, 0 to 1)"));
+            return Err(missing_for(Some("threshold"), "threshold for this measure", "set one (a probability, 0 to 1)"));
         }
         let daisy = |range| -> Result<Box<dyn ExitPolicy>, PolicyError> {
             let thresholds = threshold(&exit.threshold, "set one, in nats (0 to ln(units))")?;
@@ -261,9 +273,13 @@ impl PolicySpec {
                 let (first, last) = self
                     .range
                     .or_else(|| exit.range.map(|[first, last]| (first, last)))
-                    .ok_or_else(|| missing("range for it", "set the first and last layer"))?;
+                    .ok_or_else(|| missing_for(Some("range"), "range for it", "set the first and last layer"))?;
                 if !(1 <= first && first <= last && last <= layers) {
-                    return Err(self.invalid(name, format!("the range must be within layers 1 to {layers}, got {first}..{last}")));
+                    return Err(self.invalid(
+                        name,
+                        "range",
+                        format!("the range must be within layers 1 to {layers}, got {first}..{last}"),
+                    ));
                 }
                 daisy(Some((first, last)))?
             }
@@ -272,7 +288,7 @@ impl PolicySpec {
             PolicyName::Periodic => {
                 let period = self.period.unwrap_or(DEFAULT_PERIOD);
                 if period == 0 {
-                    return Err(self.invalid(name, "the period must be at least 1 chunk".into()));
+                    return Err(self.invalid(name, "period", "the period must be at least 1 chunk".into()));
                 }
                 Box::new(Periodic::new(layer()?, period))
             }
@@ -284,7 +300,11 @@ impl PolicySpec {
                 let target =
                     section.targets.iter().find(|target| (target.agreement - agreement).abs() < 1e-4).ok_or_else(|| {
                         let known: Vec<_> = section.targets.iter().map(|target| target.agreement.to_string()).collect();
-                        missing(&format!("thresholds for an agreement of {agreement}"), &format!("it has {}", known.join(", ")))
+                        missing_for(
+                            Some("agreement"),
+                            &format!("thresholds for an agreement of {agreement}"),
+                            &format!("it has {}", known.join(", ")),
+                        )
                     })?;
                 let thresholds = PerLayer::Each(target.thresholds.clone());
                 let label = format!("calibrated for an agreement of {agreement}");
@@ -310,11 +330,15 @@ impl PolicySpec {
                 let lambda = match (&self.threshold, &exit.gain) {
                     (Some(PerLayer::All(lambda)), _) => *lambda,
                     (Some(PerLayer::Each(_)), _) => {
-                        return Err(self.invalid(name, "uses one threshold for all layers, not one per layer".into()));
+                        return Err(self.invalid(
+                            name,
+                            "threshold",
+                            "uses one threshold for all layers, not one per layer".into(),
+                        ));
                     }
                     (None, Some(section)) => section.lambda,
                     (None, None) => {
-                        return Err(missing("default for λ", "set one, in nats per layer (such as 0.02)"));
+                        return Err(missing_for(Some("threshold"), "default for λ", "set one, in nats per layer (such as 0.02)"));
                     }
                 };
                 Box::new(Gain { lambda, first, layers })
@@ -325,7 +349,7 @@ impl PolicySpec {
     /// Rejects a parameter that the policy would ignore.
     fn refuse_unused(&self, name: PolicyName) -> Result<(), PolicyError> {
         use PolicyName::{Calibrated, Change, Ctc, Fixed, Gain, Never, Periodic, Range, Threshold};
-        let uses: [(&str, bool, &[PolicyName]); 6] = [
+        let uses: [(&'static str, bool, &[PolicyName]); 6] = [
             ("threshold", self.threshold.is_some(), &[Threshold, Range, Ctc, Change, Gain]),
             ("measure", self.measure.is_some(), &[Threshold, Range, Ctc]),
             ("layer", self.layer.is_some(), &[Fixed, Periodic]),
@@ -337,14 +361,14 @@ impl PolicySpec {
         for (what, given, by) in uses {
             if given && !by.contains(&name) {
                 let by: Vec<_> = by.iter().map(|name| format!("`{name}`")).collect();
-                return Err(self.invalid(name, format!("does not use a {what}; only {} do", by.join(", "))));
+                return Err(self.invalid(name, what, format!("does not use a {what}; only {} do", by.join(", "))));
             }
         }
         Ok(())
     }
 
-    fn invalid(&self, name: PolicyName, problem: String) -> PolicyError {
-        PolicyError::Invalid { policy: label(name), problem }
+    fn invalid(&self, name: PolicyName, parameter: &'static str, problem: String) -> PolicyError {
+        PolicyError::Invalid { policy: label(name), problem, parameter: Some(parameter) }
     }
 }
 

@@ -12,7 +12,7 @@ impl FromStr for PolicySpec {
     /// Parses `NAME` or `NAME:NUMBER`, where the number is a threshold, a layer or an agreement, optionally followed by
     /// `+gate:PROBABILITY`.
     fn from_str(text: &str) -> Result<Self, PolicyError> {
-        let invalid = |problem: String| PolicyError::Invalid { policy: text.to_owned(), problem };
+        let invalid = |problem: String| PolicyError::Invalid { policy: text.to_owned(), problem, parameter: None };
         if let Some((inner, gate)) = text.split_once("+gate:") {
             let probability = gate.parse().map_err(|_| invalid(format!("`{gate}` is not a probability")))?;
             return Ok(Self { gate: Some(probability), ..inner.parse()? });

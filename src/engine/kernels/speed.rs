@@ -115,8 +115,8 @@ fn of_every_class_of_operation() {
             Widen { sums, stride: 4 * DIM, columns: 0..4 * DIM, ranges, weights, activation, residual: None, out }.dispatch();
         })
     };
-    row("dequantise sums, 16 × 768", widen(Activation::None), 0);
-    row("dequantise sums and GELU, 16 × 768", widen(Activation::Gelu), 0);
+    row("dequantise, 16 × 768", widen(Activation::None), 0);
+    row("dequantise and GELU, 16 × 768", widen(Activation::Gelu), 0);
     let (scale, shift) = (vec![1.0; DIM], vec![0.0; DIM]);
     let (x, mut out) = (numbers(FRAMES * DIM), vec![0.0; FRAMES * DIM]);
     let norm = best(|| LayerNorm { x: &x, scale: &scale, shift: &shift, epsilon: 1e-5, out: &mut out }.dispatch());
@@ -129,7 +129,7 @@ fn of_every_class_of_operation() {
         let (keys, values, bias, scratch, out) = (&[old, new], &[old, new], Some(&bias[..]), &mut scratch, &mut out[..]);
         Attention { heads: HEADS, width, queries: new, keys, values, scale: 1.0, bias, scratch, out }.dispatch();
     });
-    row("attention, 16 queries × 80 keys, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM);
+    row("attention, 16 queries, 80 keys, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM);
 }
 
 /// Gain of batching several streams: the rows of two or four streams through the matmuls of a layer at once.
@@ -137,7 +137,7 @@ fn of_every_class_of_operation() {
 #[ignore = "prints a table"]
 fn of_streams_together() {
     const MOST: usize = 4 * FRAMES;
-    println!("| matmuls of a layer | one stream, µs | two streams, relative | four streams, relative |\n|---|---|---|---|");
+    println!("| matmuls of a layer | one stream, µs | two, relative | four, relative |\n|---|---|---|---|");
     let sizes = [(DIM, 3 * DIM), (DIM, DIM), (DIM, 4 * DIM), (4 * DIM, DIM)];
     let x = numbers(MOST * 4 * DIM);
     let mut out = vec![0.0; MOST * 4 * DIM];

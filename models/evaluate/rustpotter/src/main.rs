@@ -1,10 +1,10 @@
 //! What rustpotter scores in a recording.
 //!
-//!     bellis-rustpotter scores SOUND.wav KEYWORDS.tsv    a line per keyword and 2.5 s: keyword, best score, start, end
-//!     bellis-rustpotter listen SOUND.wav KEYWORDS.tsv    all keywords at once with rustpotter's defaults, as one would run it
+//!     bellis-rustpotter scores AUDIO.wav KEYWORDS.tsv    a line per keyword and 2.5 s: keyword, best score, start, end
+//!     bellis-rustpotter listen AUDIO.wav KEYWORDS.tsv    all keywords at once with rustpotter's defaults, as in practice
 //!
-//! A line of KEYWORDS.tsv is a name and its recordings, with tabs between. rustpotter tells the best score since it began to score, and only a
-//! reset ends that: `scores` resets it every 2.5 s and begins each stretch a keyword's length before, so that no word is cut.
+//! A line of KEYWORDS.tsv is a name and its recordings, with tabs between. rustpotter tells the best score since it began to score, and
+//! only a reset ends that: `scores` resets it every 2.5 s and begins each stretch a keyword's length before, so that no word is cut.
 //! Its threshold is 0 then; sound that does not pass its first look (`avg_threshold`) scores 0, as it would never fire.
 #![allow(clippy::unwrap_used)]
 
@@ -24,8 +24,8 @@ fn keyword(line: &str) -> (String, WakewordRef) {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let mut sound = hound::WavReader::open(&arguments[2]).unwrap();
-    let samples: Vec<f32> = sound.samples::<i16>().map(|sample| f32::from(sample.unwrap()) / 32_768.0).collect();
+    let mut audio = hound::WavReader::open(&arguments[2]).unwrap();
+    let samples: Vec<f32> = audio.samples::<i16>().map(|sample| f32::from(sample.unwrap()) / 32_768.0).collect();
     let list = std::fs::read_to_string(&arguments[3]).unwrap();
     let keywords = list.lines().map(keyword);
     match arguments[1].as_str() {
