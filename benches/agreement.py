@@ -48,8 +48,8 @@ def run(pack, precision, policy, sound):
     """(unit of every frame, exit layer of every chunk)."""
     command = [os.environ.get("BELLIS", REPOSITORY / "target/release/bellis"), "run", "-", "--pack", pack, "--precision", precision, "--with-units", "--quiet"]
     pcm = (np.clip(sound, -1, 1) * 32767).astype("<i2").tobytes()
-    told = subprocess.run([*command, *(["--policy", policy] if policy else [])], input=pcm, stdout=subprocess.PIPE, check=True).stdout
-    lines = [json.loads(line) for line in told.splitlines()]
+    output = subprocess.run([*command, *(["--policy", policy] if policy else [])], input=pcm, stdout=subprocess.PIPE, check=True).stdout
+    lines = [json.loads(line) for line in output.splitlines()]
     return np.concatenate([line["units"] for line in lines]), np.array([line["layer"] for line in lines])
 
 

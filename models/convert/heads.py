@@ -47,7 +47,7 @@ def collect(pack, folder, minutes, units_layer):
     """Streams the recordings through the pack; returns States."""
     rate, layers = pack.audio["sample_rate"], pack.encoder["layers"]
     features, outputs, chunks, pieces = [[] for _ in range(layers)], [], [], []
-    number, started, seconds, told = 0, time.monotonic(), 0.0, 0.0
+    number, started, seconds, reported = 0, time.monotonic(), 0.0, 0.0
     for _, samples in recordings(folder, rate, minutes):
         for first in range(0, len(samples), PIECE_SECONDS * rate):
             piece = samples[first : first + PIECE_SECONDS * rate]
@@ -58,8 +58,8 @@ def collect(pack, folder, minutes, units_layer):
                 chunks.append(np.full(len(outputs[-1]), len(chunks)))
                 pieces.append(np.full(len(outputs[-1]), number))
             number, seconds = number + 1, seconds + len(piece) / rate
-            if (now := time.monotonic()) - told > 10:
-                told = now
+            if (now := time.monotonic()) - reported > 10:
+                reported = now
                 print(f"  {seconds / 60:.1f} of at most {minutes:g} minutes streamed, {(now - started) / seconds:.2f} s per second of audio", flush=True)
     if number < 4:
         raise ConvertError(f"{folder} has only {seconds:.0f} s of audio in {number} pieces; heads need several minutes, and at least four pieces of up to {PIECE_SECONDS} s")

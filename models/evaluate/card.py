@@ -102,7 +102,7 @@ def recogniser(found):
 
 PAGE = """# {name}
 
-{description}: {layers} layers of {dim}, {heads} attention heads, {units} units, {millions:.1f} M parameters, {megabytes:.1f} MB as f16. Chunks of
+{description}: {layers} layers of {dim}, {heads} attention heads, {units} units, {millions:.2f} M parameters, {megabytes:.1f} MB as f16. Chunks of
 160, 320 or 640 ms, {context:.2f} s of left context. Full depth takes {macs:.0f} M MACs per second of audio, without heads and
 predictors.
 

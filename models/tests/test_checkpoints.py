@@ -1,4 +1,4 @@
-"""Checkpoints as they come from downloads and trainers: each is read, or refused in one line that names the file and the remedy."""
+"""Checkpoints from downloads and trainers are read, or rejected with one line that names the file and the remedy."""
 
 import json
 import shutil
@@ -45,12 +45,12 @@ def wav(tmp_path_factory):
     return path
 
 
-def refused(folder, *says):
+def refused(folder, *expected):
     with pytest.raises(ConvertError) as error:
         checkpoint.load(folder)
     text = str(error.value)
     assert "\n" not in text
-    for part in says:
+    for part in expected:
         assert part in text, text
 
 
@@ -87,7 +87,7 @@ def test_contradictory_preprocessing_is_refused(folder):
 
 
 def test_verification_reads_the_preprocessing_itself(folder, wav, tmp_path):
-    """A pack that was made with the wrong do_normalize does not pass, whatever the conversion assumed."""
+    """A pack converted with the wrong do_normalize fails verification, whatever the conversion assumed."""
     processor(folder, True)
     for normalize, passes in (("yes", True), ("no", False)):
         pack = tmp_path / normalize
@@ -115,14 +115,14 @@ def test_a_web_page_in_place_of_a_file_is_named(folder, name):
 
 
 @pytest.mark.parametrize(("name", "share"), [("config.json", 0.5), ("model.safetensors", 0.0001), ("model.safetensors", 0.5), ("model.safetensors", 0.999)])
-def test_a_download_that_was_cut_off_is_named(folder, name, share):
+def test_a_truncated_download_is_named(folder, name, share):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: max(1, int(len(content) * share))])
     refused(folder, name, "download it again")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_pickle_that_was_cut_off_is_named(folder, share):
+def test_a_truncated_pickle_is_named(folder, share):
     torch.save(state_dict(folder), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     content = (folder / "pytorch_model.bin").read_bytes()
@@ -146,7 +146,7 @@ def test_missing_shards_are_named(saved, tmp_path):
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.hubert.", "model.hubert.", "encoder_model.", "base_model.model.hubert."])
 @pytest.mark.parametrize("inside", [None, "state_dict", "model"])
-def test_a_trainers_prefix_is_taken_off(saved, folder, prefix, inside):
+def test_a_trainers_prefix_is_removed(saved, folder, prefix, inside):
     wanted = checkpoint.load(saved).weights
     found = {prefix + name: value for name, value in state_dict(folder).items()}
     (folder / "model.safetensors").unlink()
@@ -155,17 +155,17 @@ def test_a_trainers_prefix_is_taken_off(saved, folder, prefix, inside):
     assert weights.keys() == wanted.keys() and all(np.array_equal(weights[name], wanted[name]) for name in wanted)
 
 
-@pytest.mark.parametrize(("change", "says"), [
+@pytest.mark.parametrize(("change", "expected"), [
     (lambda weights: {f"{one}.{name}": value for one in ("teacher", "student") for name, value in weights.items()}, ["2 encoders", "student., teacher."]),
     (lambda weights: weights | {"encoder.layers.0.attention.q_proj.lora_A.default.weight": weights["encoder.layers.0.attention.q_proj.weight"]}, ["LoRA", "merge_and_unload"]),
     (lambda weights: {"feature_extractor.conv_layers.0.0.weight": weights["feature_extractor.conv_layers.0.conv.weight"]}, ["fairseq"]),
     (lambda weights: {"decoder.weight": weights["encoder.layer_norm.weight"]}, ["decoder.weight", "no HuBERT"]),
 ])
-def test_weights_of_something_else_are_refused_by_name(folder, change, says):
+def test_weights_of_other_models_are_refused_by_name(folder, change, expected):
     from safetensors.torch import save_file
 
     save_file({name: value.clone() for name, value in change(state_dict(folder)).items()}, folder / "model.safetensors")
-    refused(folder, "model.safetensors", *says)
+    refused(folder, "model.safetensors", *expected)
 
 
 def test_a_folder_of_trainer_checkpoints_names_them(saved, tmp_path):
@@ -174,7 +174,7 @@ def test_a_folder_of_trainer_checkpoints_names_them(saved, tmp_path):
     refused(tmp_path, "config.json", "checkpoint-1000, checkpoint-500")
 
 
-def test_the_command_says_it_in_one_line(folder, tmp_path):
+def test_the_command_prints_one_line(folder, tmp_path):
     (folder / "model.safetensors").write_text(POINTER)
     ran = run("", folder, tmp_path / "pack")
     assert ran.returncode != 0 and ran.stderr.startswith("error: ") and ran.stderr.count("\n") == 1, ran.stderr

@@ -18,7 +18,7 @@ LICENCE = dict(licence="CC0-1.0")
 
 
 def sound(seconds=1.3, seed=0):
-    """Noise under a moving envelope: levels differ within a window, as norms over time must notice."""
+    """Noise with a varying envelope: levels differ within a window, which affects norms over time."""
     random, samples = np.random.default_rng(seed), int(16000 * seconds)
     envelope = 0.02 + 0.2 * np.abs(np.sin(np.linspace(0, 9, samples)))
     return (random.normal(0, 1, samples) * envelope + 0.01).astype(np.float32)
@@ -55,8 +55,8 @@ def test_hidden_states_equal_those_of_transformers(variant, tmp_path):
 
 
 @pytest.mark.parametrize("variant", ["hubert-base", "wavlm-large"])
-def test_a_streamed_chunk_is_the_chunks_part_of_its_window(variant, tmp_path):
-    """Against `transformers` on every window by itself, cut here once more and independently of the reference script."""
+def test_a_streamed_chunk_equals_its_part_of_the_window(variant, tmp_path):
+    """Compares with `transformers` on every window, cut here independently of the reference script."""
     model, audio = tiny.save(variant, tmp_path / "checkpoint"), sound(1.15)
     found = checkpoint.load(tmp_path / "checkpoint")
     pack = pack_of(found, tmp_path / "pack", chunk_frames=10, left_context=12, right_context=3)
@@ -72,7 +72,7 @@ def test_a_streamed_chunk_is_the_chunks_part_of_its_window(variant, tmp_path):
         assert np.abs(chunk["h"] - wanted).max() < TOLERANCE, f"chunk {number}"
 
 
-def test_before_norm_is_what_the_residual_and_the_norm_make_the_output_of(tmp_path):
+def test_residual_and_norm_of_before_norm_give_the_output(tmp_path):
     import torch
 
     model, audio = tiny.save("hubert-base", tmp_path / "checkpoint"), sound()
@@ -88,7 +88,7 @@ def test_before_norm_is_what_the_residual_and_the_norm_make_the_output_of(tmp_pa
 
 
 @pytest.mark.parametrize("variant", ["hubert-base", "hubert-large"])
-def test_statistics_of_the_recording_itself_give_the_norm_over_the_recording(variant, tmp_path):
+def test_folded_statistics_of_a_recording_equal_the_norm_over_it(variant, tmp_path):
     model, audio = tiny.save(variant, tmp_path / "checkpoint"), sound()
     found = checkpoint.load(tmp_path / "checkpoint")
     pack = pack_of(found, tmp_path / "pack", norms.folded(found, *norms.statistics(found, audio)))
@@ -96,7 +96,7 @@ def test_statistics_of_the_recording_itself_give_the_norm_over_the_recording(var
     assert np.abs(states_of(pack, audio) - tiny.hidden_states(model, normalized(audio))).max() < TOLERANCE
 
 
-def test_a_folded_front_end_frame_depends_on_its_receptive_field_alone(tmp_path):
+def test_a_folded_front_end_frame_depends_on_its_receptive_field_only(tmp_path):
     tiny.save("hubert-base", tmp_path / "checkpoint")
     found, audio = checkpoint.load(tmp_path / "checkpoint"), sound()
     pack = pack_of(found, tmp_path / "pack", norms.folded(found, *norms.statistics(found, sound(seed=1))))
@@ -112,7 +112,7 @@ def test_a_pickle_and_safetensors_give_the_same_weights(tmp_path):
     assert a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_weight_norm_is_read_under_its_old_names_and_its_new_ones(tmp_path):
+def test_weight_norm_is_read_with_its_old_and_new_names(tmp_path):
     model = tiny.save("hubert-base", tmp_path)
     weights, conv = checkpoint.load(tmp_path).weights, "encoder.pos_conv_embed.conv."
     new, kinds = conv + "parametrizations.weight.original", "gv"
@@ -124,7 +124,7 @@ def test_weight_norm_is_read_under_its_old_names_and_its_new_ones(tmp_path):
     assert np.allclose(stages.position_weight(weights), wanted, atol=1e-6)
 
 
-def test_weights_of_a_model_with_a_task_head_are_found_under_its_prefix(tmp_path):
+def test_weights_of_a_model_with_a_task_head_are_read_with_its_prefix(tmp_path):
     import torch
     import transformers
 
@@ -135,7 +135,7 @@ def test_weights_of_a_model_with_a_task_head_are_found_under_its_prefix(tmp_path
     assert all(array.dtype == np.float32 for array in weights.values())
 
 
-def test_f16_weights_halve_the_stages_and_hardly_move_the_states(tmp_path):
+def test_f16_weights_halve_the_stages_and_hardly_change_the_states(tmp_path):
     tiny.save("hubert-large", tmp_path / "checkpoint", hidden_size=64, intermediate_size=256)
     found, audio = checkpoint.load(tmp_path / "checkpoint"), sound()
     packs = [pack_of(found, tmp_path / name, f16=name == "f16") for name in ("f32", "f16")]
@@ -167,22 +167,22 @@ def test_position_buckets_are_those_of_wavlm():
         theirs = WavLMAttention(8, 2, num_buckets=buckets, max_distance=most)._relative_positions_bucket(torch.tensor(distance))
         ours = stages.bucket(distance, buckets, most)
         assert np.array_equal(ours, theirs.numpy())
-        # What the layer's table is cut at: all further distances are in one bucket.
+        # The layer's table is truncated here: all larger distances are in one bucket.
         assert len(set(ours[distance >= most])) == len(set(ours[distance <= -most])) == 1
 
 
-@pytest.mark.parametrize(("change", "says"), [
+@pytest.mark.parametrize(("change", "expected"), [
     (dict(model_type="whisper"), "can be converted: hubert"),
     (dict(adapter_attn_dim=16), "adapters"),
     (dict(hidden_act="mish"), "supported: gelu, relu"),
     (dict(num_attention_heads=5), "does not divide"),
     (dict(conv_stride=[5]), "differ in length"),
 ])
-def test_what_cannot_be_converted_is_refused_with_a_reason(change, says, tmp_path):
+def test_unsupported_models_are_refused_with_a_reason(change, expected, tmp_path):
     tiny.save("hubert-base", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(ConvertError, match=says):
+    with pytest.raises(ConvertError, match=expected):
         checkpoint.load(tmp_path)
 
 

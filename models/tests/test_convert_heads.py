@@ -1,4 +1,4 @@
-"""Exit heads of converted packs, their calibration, and the command line as a user has it."""
+"""Exit heads of converted packs, their calibration, and the command line."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ GOLDEN = ROOT / "tests" / "data"
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory):
-    """Half a minute and more of tones that change every 80 ms: units that can be learned."""
+    """More than half a minute of tones that change every 80 ms, which give learnable units."""
     import soundfile
 
     folder, random = tmp_path_factory.mktemp("recordings"), np.random.default_rng(3)
@@ -50,7 +50,7 @@ def test_a_checkpoint_becomes_a_pack_with_calibrated_heads(recordings, tmp_path)
     assert len(right) == 3 and right[-1] > 0.7, ran.stdout
 
 
-def test_branches_that_a_checkpoint_has_are_carried_over(tmp_path):
+def test_branches_of_a_checkpoint_are_imported(tmp_path):
     from safetensors.numpy import save_file
 
     tiny.save("distilhubert", tmp_path / "checkpoint")
@@ -64,7 +64,7 @@ def test_branches_that_a_checkpoint_has_are_carried_over(tmp_path):
         assert np.allclose(head.run(None, {"f": f})[0], f @ branches[f"exits.{k}.weight"].T + branches[f"exits.{k}.bias"], atol=1e-5)
 
 
-def test_a_user_can_hold_a_pack_against_transformers(recordings, tmp_path):
+def test_a_pack_can_be_verified_against_transformers(recordings, tmp_path):
     tiny.save("wav2vec2-large", tmp_path / "checkpoint")
     assert convert(tmp_path / "checkpoint", tmp_path / "pack").returncode == 0
     command = [sys.executable, "-m", "models.convert.verify", tmp_path / "checkpoint", tmp_path / "pack", recordings / "0.wav"]
@@ -73,7 +73,7 @@ def test_a_user_can_hold_a_pack_against_transformers(recordings, tmp_path):
     assert len(deviations) == 4 and max(deviations) < 1e-4, ran.stdout + ran.stderr
 
 
-def test_mistakes_are_answered_with_what_to_do(tmp_path):
+def test_errors_state_the_remedy(tmp_path):
     tiny.save("hubert-base", tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "README.md").unlink()
     assert "--licence" in convert(tmp_path / "checkpoint", tmp_path / "pack").stderr
@@ -83,7 +83,7 @@ def test_mistakes_are_answered_with_what_to_do(tmp_path):
     assert "not empty" in convert(tmp_path / "checkpoint", tmp_path / "checkpoint").stderr
 
 
-def test_hubert_s_own_predictor_is_the_same_as_a_head_and_in_numpy(tmp_path):
+def test_huberts_predictor_gives_the_same_result_as_a_head_and_in_numpy(tmp_path):
     import onnxruntime
     import torch
 
@@ -98,7 +98,7 @@ def test_hubert_s_own_predictor_is_the_same_as_a_head_and_in_numpy(tmp_path):
     assert units.predictor({}) is None
 
 
-def test_a_head_learns_what_is_linear():
+def test_a_head_learns_a_linear_classification():
     random = np.random.default_rng(0)
     x = random.normal(size=(4000, 10)) * np.logspace(-2, 2, 10) + 5
     labels = (((x - 5) / np.logspace(-2, 2, 10)) @ random.normal(size=(10, 4))).argmax(1)
@@ -115,7 +115,7 @@ def test_calibration_holds_for_the_survivors_of_each_layer():
         thresholds = heads.calibrate(entropies, agreement, frames, target)
         kept, depth = heads.cascade(entropies, agreement, frames, thresholds)
         assert kept >= target - 1e-3 and 1 <= depth < 3
-    # Where no chunk agrees, none exits before the last layer.
+    # If no chunk agrees, none exits before the last layer.
     assert heads.calibrate(entropies, agreement * 0.5, frames, 0.95) == [-1.0, -1.0]
 
 
@@ -125,7 +125,7 @@ def test_entropy_is_that_of_the_distribution():
 
 
 @pytest.mark.parametrize("name", ["windowed-base", "windowed-large", "windowed-wavlm"])
-def test_golden_files_are_what_their_packs_give(name):
+def test_golden_files_match_their_packs(name):
     kept = np.load(GOLDEN / name / "golden.npz")
     found = golden(WindowedPack(GOLDEN / name / "pack"), kept["audio"])
     for key, value in found.items():

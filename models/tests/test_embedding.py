@@ -15,7 +15,7 @@ def random():
     return np.random.default_rng(0)
 
 
-def test_vectors_are_independent_along_every_direction_that_has_any_variance_and_rare_ones_count_most(random):
+def test_directions_are_decorrelated_and_those_with_low_variance_have_the_highest_weight(random):
     # 20 units of a state of 7 numbers: 13 directions are flat, and one of the seven is lost to the rows' mean.
     rows = random.standard_normal((5000, 7)) * [9, 5, 3, 1, 1, 0.5, 0.1] @ random.standard_normal((7, 20)) + 3
     rows -= rows.mean(1, keepdims=True)
@@ -28,7 +28,7 @@ def test_vectors_are_independent_along_every_direction_that_has_any_variance_and
     assert (np.diff(variances) < 0).all()
 
 
-def test_a_branch_computes_the_least_squares_of_what_the_last_layer_would_say(random, tmp_path):
+def test_a_branch_is_the_least_squares_estimate_of_the_last_layers_vectors(random, tmp_path):
     states = (random.standard_normal((4000, 12)) * 3 + 1).astype(np.float32)
     truth = random.standard_normal((12, 5))
     vectors = embedding.normalised(states) @ truth + 0.5
@@ -43,7 +43,7 @@ def test_a_branch_computes_the_least_squares_of_what_the_last_layer_would_say(ra
     assert errors < 1e-3 * (vectors**2).mean()
 
 
-def test_the_manifest_names_the_branches_once_however_often_they_are_fitted(tmp_path):
+def test_fitting_again_does_not_duplicate_manifest_entries(tmp_path):
     manifest = tmp_path / "pack.toml"
     manifest.write_text('name = "x"\n\n[provenance]\ndate = "today"\n\n[stages]\nfrontend = { file = "f", sha256 = "0" }\n')
     paths = {layer: tmp_path / f"embedding_{layer:02}.onnx" for layer in (0, 1, 2)}

@@ -1,4 +1,4 @@
-"""examples/read_stream.py reads what the program writes, over a pipe and a Unix socket."""
+"""examples/read_stream.py reads the program's stream, over a pipe and a Unix socket."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The training pipeline: what the model computes in one pass is what the pack computes chunk by chunk; numbers that policies rest on."""
+"""The training pipeline: the model in one pass equals the pack chunk by chunk; calibration of the policies."""
 
 import numpy as np
 import onnxruntime
@@ -31,7 +31,7 @@ def audio():
 
 
 def streamed(folder, audio, exits):
-    """States of every chunk at every layer that it reached, by onnxruntime, projected keys and values for what exits left out."""
+    """States of every chunk at every layer up to its exit, by onnxruntime, with projected keys and values after exits."""
     stage = lambda name: onnxruntime.InferenceSession(folder / f"{name}.onnx")
     layers = [stage(f"layer_{k:02}") for k in range(1, SHAPE.layers + 1)]
     width = SHAPE.dim // SHAPE.heads
@@ -57,7 +57,7 @@ def streamed(folder, audio, exits):
 
 
 @pytest.mark.parametrize("exits", [[3] * CHUNKS, [1, 3, 0, 1, 3]])
-def test_a_pack_computes_chunk_by_chunk_what_the_model_computes_at_once(model, audio, exits, tmp_path):
+def test_a_pack_chunk_by_chunk_equals_the_model_in_one_pass(model, audio, exits, tmp_path):
     export.write(model, tmp_path, "t", half=False)
     with torch.no_grad():
         states = model(audio, CHUNK, torch.tensor([exits]))
@@ -88,7 +88,7 @@ def test_gain_stages_compute_the_forecasts(model, tmp_path):
         assert np.allclose(found[0], net(states).detach().numpy(), atol=1e-5)
 
 
-def test_gain_stops_where_no_deeper_layer_is_worth_its_price():
+def test_gain_exits_where_no_deeper_layer_is_worth_its_price():
     kl = torch.tensor([[0.5, 0.1, 0.09, 0.0], [0.02, 0.02, 0.01, 0.0], [0.5, 0.5, 0.5, 0.0]]).T  # [L + 1, chunks]
     exact = [kl[k:3].T for k in range(3)]
     assert calibrate.stops(exact, 0.06).tolist() == [1, 0, 3]
@@ -115,7 +115,7 @@ def test_thresholds_exit_at_the_first_layer_that_passes():
     assert calibrate.first_at_most(values, [-1.0, 2.0]).tolist() == [2, 2, 3]
 
 
-def test_noise_is_mixed_at_the_snr_that_was_asked_for():
+def test_noise_is_mixed_at_the_requested_snr():
     rng = np.random.default_rng(0)
     speech = rng.standard_normal(16_000).astype(np.float32) * 0.03
     for snr in (20, 0, -5):
@@ -123,7 +123,7 @@ def test_noise_is_mixed_at_the_snr_that_was_asked_for():
         assert abs(10 * np.log10(np.mean(speech**2) / np.mean(noise**2)) - snr) < 0.01
 
 
-def test_information_is_the_entropy_of_a_copy_and_nothing_of_a_stranger():
+def test_information_is_the_entropy_for_a_copy_and_zero_for_independent_data():
     rng = np.random.default_rng(0)
     a = rng.integers(0, 8, 100_000)
     shared, entropy, _ = information(a, a)
@@ -138,5 +138,5 @@ def test_phones_of_frames_become_a_sequence():
 
 
 def test_ctc_counts_every_alignment():
-    log_p = torch.full((1, 3, 4), 1 / 4).log()  # three frames, one phone: _aa a_a is no alignment of one, 6 of 64 are
+    log_p = torch.full((1, 3, 4), 1 / 4).log()  # three frames, one phone: a_a is not an alignment of one phone; 6 of 64 sequences are
     assert abs(float(ctc_loss(log_p.repeat(2, 1, 1), torch.tensor([[0, 2, 0], [0, 255, 0]]))) - -np.log(6 / 64) / FEW) < 1e-5

@@ -1,4 +1,4 @@
-//! Output files of the daemon, which a restart must not overwrite.
+//! Renaming of existing output files, which a restart of the daemon must not overwrite.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,7 @@ use anyhow::Context;
 use bellis::consumer::asr::SEGMENTS;
 use bellis::consumer::{ConsumerSpec, side_file};
 
-/// Consumers whose argument is the file or folder that they write.
-/// The file or the folder that a consumer writes.
+/// The file or folder that a consumer writes.
 pub fn file_of(text: &str) -> Option<PathBuf> {
     text.parse::<ConsumerSpec>().ok().and_then(|spec| spec.path().map(Path::to_owned))
 }

@@ -31,13 +31,15 @@ pub fn pack(name: &Path) -> anyhow::Result<PathBuf> {
     if let Some(found) = folders.iter().map(|folder| folder.join(name)).find(|folder| folder.join("pack.toml").is_file()) {
         return Ok(found);
     }
-    let known: Vec<String> = folders
+    let mut known: Vec<String> = folders
         .iter()
         .filter_map(|folder| std::fs::read_dir(folder).ok())
         .flatten()
         .filter_map(|entry| entry.ok().filter(|entry| entry.path().join("pack.toml").is_file()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
+    known.sort();
+    known.dedup();
     let hint = match (bellis::internal::nearest(&name.to_string_lossy(), known.iter().map(String::as_str)), known.is_empty()) {
         (Some(nearest), _) => format!("did you mean `{nearest}`?"),
         (None, false) => format!("available: {}", known.join(", ")),

@@ -29,7 +29,7 @@ use super::source::{run_options, source};
   bellis run mic --deadline 200                     live; exits early rather than exceed 200 ms
   bellis run talk.wav --consumer npy:talk.npy       all frames as a NumPy array
   bellis run mic --consumer wav:mic.wav             record the audio
-  bellis run mic --consumer keyword                 detect enrolled keywords (see `bellis enroll --help`)
+  bellis run mic --consumer keyword                 detect enrolled keywords (`bellis enroll`)
   bellis run talk.wav --consumer phones             phones as text; phones:FILE writes JSON lines
   bellis run mic --consumer segments:talk/          each utterance as WAV and NPY
   bellis run mic --consumer stream:- | python examples/read_stream.py -

@@ -124,9 +124,9 @@ settings! {
     #[derive(Debug, Clone, Default, PartialEq, Args, Deserialize)]
     #[serde(deny_unknown_fields, rename_all = "kebab-case")]
     pub struct Settings {
-        /// Audio file (WAV, FLAC, Ogg Vorbis, MP3), `-` for raw PCM on stdin, or `mic`
+        /// Audio file (WAV, FLAC, Ogg, MP3, AIFF), `-` for standard input, or `mic`
         ///
-        /// The default of `bellis run` is the bundled recording, that of `bellis serve` the microphone.
+        /// Standard input may contain any of these formats, or raw PCM. The default of `bellis run` is the bundled recording, that of `bellis serve` the microphone.
         pub input: Option<PathBuf> = Restart,
 
         /// Pack: a folder, or the name of a bundled one [default: daisy-tiny]
@@ -199,7 +199,7 @@ settings! {
         ///
         /// jsonl, jsonl:FILE           one line of JSON per chunk
         /// npy:FILE                    all frames as a NumPy array
-        /// wav:FILE                    the processed audio
+        /// wav:FILE, wav:f32:FILE      the processed audio as 16-bit PCM or 32-bit float
         /// phones                      phones as text, as they become certain
         /// phones:FILE                 phones as JSON lines
         /// segments                    one line of JSON per utterance

@@ -37,7 +37,7 @@ pub fn measure() -> impl TypedValueParser<Value = Measure> {
     named([
         (Measure::Entropy.name(), "Exit when the entropy is at most the threshold (DAISY)"),
         (Measure::MaxProb.name(), "Exit when the highest unit probability is at least the threshold"),
-        (Measure::Margin.name(), "Exit when the difference of the two highest is at least the threshold"),
+        (Measure::Margin.name(), "Exit when the two highest probabilities differ by at least the threshold"),
     ])
 }
 

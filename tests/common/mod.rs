@@ -1,4 +1,4 @@
-//! What several integration tests need.
+//! Helpers for the integration tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use bellis::engine::{Encoder, Frames, LoadOptions, Precision};
 use bellis::internal::{Chunker, EncoderState};
 use ndarray_npy::NpzReader;
 
-/// A file of the repository.
+/// The absolute path of a file in the repository.
 pub fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Arrays that a reference script wrote, by name, flattened with their shapes.
+/// A golden file: arrays by name, flattened, with their shapes.
 pub struct Golden(NpzReader<std::fs::File>);
 
 impl Golden {
@@ -30,7 +30,7 @@ impl Golden {
         (array.shape().to_vec(), array.into_iter().collect())
     }
 
-    /// Doubles, read as they are or widened.
+    /// An f64 array, or an f32 array converted to f64.
     pub fn f64(&mut self, name: &str) -> Vec<f64> {
         match self.0.by_name::<ndarray::OwnedRepr<f64>, ndarray::IxDyn>(name) {
             Ok(array) => array.into_iter().collect(),
@@ -45,24 +45,24 @@ impl Golden {
 }
 
 /// Largest absolute difference; fails on a difference in length or a NaN.
-pub fn deviation(found: &[f32], wanted: &[f32]) -> f32 {
-    assert_eq!(found.len(), wanted.len(), "lengths differ");
-    found.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, one| {
+pub fn deviation(actual: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(actual.len(), expected.len(), "lengths differ");
+    actual.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, |worst, one| {
         assert!(!one.is_nan(), "NaN");
         worst.max(one)
     })
 }
 
-/// Every layer of one chunk: features h⁰ … h^L, and what the branches made of them.
+/// All layers of one chunk: features h⁰ … h^L and the outputs of the branches.
 pub struct FullChunk {
     pub features: Vec<Frames>,
-    /// Of every head, that of h⁰ first where the pack has one.
+    /// Logits of every head, first of the head on h⁰ if the pack has one.
     pub logits: Vec<Frames>,
-    /// What each predictor expects of ln KL(p_L ‖ p_k).
+    /// Forecast of ln KL(p_L ‖ p_k) by each predictor.
     pub forecasts: Vec<f32>,
 }
 
-/// Streams `audio` through every layer, never exiting.
+/// Streams `audio` through every layer, without exits.
 pub fn never_exit(encoder: &std::sync::Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<FullChunk> {
     let mut chunker = Chunker::new(encoder, chunk_frames);
     let mut state = EncoderState::new(encoder).unwrap();
@@ -87,7 +87,7 @@ pub fn never_exit(encoder: &std::sync::Arc<Encoder>, audio: &[f32], chunk_frames
     chunks
 }
 
-/// Keeps what it is given, for tests to look at.
+/// A consumer that collects all representations.
 #[derive(Clone, Default)]
 pub struct Collect(pub std::sync::Arc<std::sync::Mutex<Vec<bellis::stream::Representation>>>);
 
