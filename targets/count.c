@@ -1,7 +1,7 @@
 /* A plugin for qemu-user that counts executed AArch64 instructions by kind and prints them when the program ends.
- * targets/count compiles and uses it. Counts repeat to the instruction where the program does; no clock is read.
+ * targets/count compiles and uses it. Counts are exactly repeatable if the program is deterministic, since no clock is read.
  *
- * The first lines stand for qemu-plugin.h (interface version 1, qemu 4.2 to 8), which distributions do not ship. */
+ * The first lines replace qemu-plugin.h (interface version 1, qemu 4.2 to 8), which distributions do not contain. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,23 +19,23 @@ void qemu_plugin_outs(const char *);
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 enum kind { SCALAR, LOAD, STORE, VECTOR_LOAD, VECTOR_STORE, VECTOR, MULTIPLY_ADD, KINDS };
-/* Beside the kinds, of which every instruction has one: vector registers that were loaded and stored, loads of one number into
- * all lanes (they take a vector pipe as well), and products of 8 bits. */
+/* Additional counters: vector registers loaded and stored, loads of one value into all lanes (which also use a vector pipe), and
+* 8-bit dot products. */
 enum extra { LOADED = KINDS, STORED, TO_ALL_LANES, DOT, COUNTERS };
 static const char *const NAMES[] = {
   "scalar", "load", "store", "vector_load", "vector_store", "vector", "multiply_add", "loaded", "stored", "to_all_lanes", "dot",
 };
 
-/* Each thread counts for itself: an addition shared by threads would lose some. */
+/* Counters per thread, because concurrent additions to a shared counter could be lost. */
 #define THREADS 64
 static struct { uint64_t of[COUNTERS]; char own_line[40]; } counts[THREADS];
 
 static int is_dot(uint32_t code) { return (code & 0x9fe0fc00) == 0x0e809400 || (code & 0x9fc0f400) == 0x0f80e000; } /* sdot, udot */
 
-/* Registers that a load or store of vectors moves. */
+/* Number of registers moved by a vector load or store. */
 static int registers(uint32_t code) {
   if ((code >> 27 & 7) == 5) return 2;                /* ldp, stp */
-  if ((code & 0xbf200000) != 0x0c000000) return 1;    /* all but ld1 to ld4 of whole registers */
+  if ((code & 0xbf200000) != 0x0c000000) return 1;    /* all except ld1 to ld4 of whole registers */
   switch (code >> 12 & 15) {
     case 7: return 1;
     case 8: case 10: return 2;
@@ -44,7 +44,7 @@ static int registers(uint32_t code) {
   }
 }
 
-/* Arm ARM, C4.1: bits 28:25 say the group; bit 26 that of SIMD and floating point. */
+/* Arm ARM, C4.1: bits 28:25 select the group; bit 26 that of SIMD and floating point. */
 static enum kind kind_of(uint32_t code) {
   int vector = code >> 26 & 1;
   if ((code >> 25 & 5) == 4) {
@@ -77,7 +77,7 @@ static void executed(unsigned thread, void *of_block) {
 
 static void translated(plugin_id id, struct block *block) {
   (void)id;
-  uint16_t *added = calloc(COUNTERS, sizeof *added);  /* as long as the translation, which qemu keeps */
+  uint16_t *added = calloc(COUNTERS, sizeof *added);  /* never freed, as the translation that it belongs to */
   if (!added) abort();
   for (size_t i = 0; i < qemu_plugin_tb_n_insns(block); i++)
     add(added, *(const uint32_t *)qemu_plugin_insn_data(qemu_plugin_tb_get_insn(block, i)));

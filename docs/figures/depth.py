@@ -118,14 +118,14 @@ def main():
         folder = Path(folder)
         speech = [sample for path in SPEECH for sample in decode(arguments.bellis, path, folder)]
         samples = stream(speech, decode(arguments.bellis, NOISE, folder))
-        sound = folder / "stream.wav"
-        with wave.open(str(sound), "wb") as file:
+        wav = folder / "stream.wav"
+        with wave.open(str(wav), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(RATE)
             file.writeframes(array.array("h", (int(max(-1, min(1, value)) * 32767) for value in samples)).tobytes())
         report = folder / "report.json"
-        command = [arguments.bellis, "run", sound, "--pack", arguments.pack, "--policy", arguments.policy, "--quiet", "--report", report]
+        command = [arguments.bellis, "run", wav, "--pack", arguments.pack, "--policy", arguments.policy, "--quiet", "--report", report]
         lines = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
         chunks = [json.loads(line) for line in lines.splitlines()]
         layers = len(json.loads(report.read_text())["exits"]) - 1

@@ -1,4 +1,4 @@
-"""Makes the small cached pack with CTC branches that tests/asr.rs runs, and its golden file:
+"""Creates the small cached pack with CTC branches of tests/asr.rs, and its golden file:
 
     python tests/data/ctc/make.py          (from the repository's folder, with models/train/requirements.txt)
 
@@ -6,7 +6,7 @@ Random weights; the front end is one convolution, so that the pack stays small. 
 posteriors are sharp and classes change from frame to frame.
 
 golden.npz, on the first SECONDS of models/sample.wav in chunks of 16 frames, computed by models/reference.py with onnxruntime:
-    ctc_entropy [L + 1, chunks] f64 nats: never exiting, of the branch of h0 and of every layer
+    ctc_entropy [L + 1, chunks] f64 nats: at full depth, of the branch on h0 and on every layer
     exit_layer [chunks] i64, ctc [T, V] f32: HuBERT-EE's rule, the first depth whose branch's mean entropy is at most threshold [1]
 """
 
