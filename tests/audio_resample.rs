@@ -71,5 +71,5 @@ fn frequencies_above_the_new_band_are_removed() {
 #[test]
 fn invalid_rates_are_refused_with_the_reason() {
     let error = Resampler::new(0, 16_000).err().unwrap().to_string();
-    assert!(error.contains("1,000 to 384,000"), "{error}");
+    assert!(error.contains("between 1,000 and 384,000 Hz"), "{error}");
 }
