@@ -27,7 +27,7 @@ fn repository(path: &str) -> PathBuf {
 struct Bench {
     pack: Pack,
     encoder: Arc<Encoder>,
-    sound: Vec<f32>,
+    audio: Vec<f32>,
     chunk_frames: usize,
 }
 
@@ -35,15 +35,15 @@ impl Bench {
     fn new() -> Self {
         let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
         let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
-        let (sound, _) = decode_file(&repository("models/sample.wav"), ChannelPick::MixDown).unwrap();
+        let (audio, _) = decode_file(&repository("models/sample.wav"), ChannelPick::MixDown).unwrap();
         let chunk_frames = pack.default_chunk_frames();
-        Self { pack, encoder, sound, chunk_frames }
+        Self { pack, encoder, audio, chunk_frames }
     }
 
     /// The front end's samples for every whole chunk of the recording, with their spans.
     fn chunks(&self) -> Vec<(Vec<f32>, WindowSpan)> {
         let mut chunker = Chunker::new(&self.encoder, self.chunk_frames);
-        chunker.push(&self.sound);
+        chunker.push(&self.audio);
         let mut chunks = Vec::new();
         while let Some(chunk) = chunker.next_chunk() {
             chunks.push((chunk.audio.to_vec(), chunk.span));
@@ -156,11 +156,11 @@ fn stages(criterion: &mut Criterion) {
             }
         });
     });
-    let sound = vec![0.1f32; chunk_samples];
+    let audio = vec![0.1f32; chunk_samples];
     let mut chunker = Chunker::new(&bench.encoder, bench.chunk_frames);
     group.bench_function("chunker", |b| {
         b.iter(|| {
-            chunker.push(black_box(&sound));
+            chunker.push(black_box(&audio));
             black_box(chunker.next_chunk());
         });
     });
@@ -176,7 +176,7 @@ fn sessions(criterion: &mut Criterion) {
         let Ok(policy) = PolicySpec::named(name).build(&bench.pack) else { continue };
         let mut session =
             Session::new(&bench.encoder, policy, SessionOptions::default().chunk_frames(bench.chunk_frames)).unwrap();
-        let mut blocks = bench.sound.chunks_exact(chunk_samples).cycle();
+        let mut blocks = bench.audio.chunks_exact(chunk_samples).cycle();
         group.bench_function(format!("{name:?}").to_lowercase(), |b| {
             b.iter(|| {
                 session.push(blocks.next().unwrap()).unwrap();
@@ -191,7 +191,7 @@ fn sessions(criterion: &mut Criterion) {
 fn keywords(criterion: &mut Criterion) {
     let bench = Bench::new();
     let policy = PolicySpec::default().build(&bench.pack).unwrap();
-    let track = Track::of(&bench.sound, &bench.encoder, policy, bench.chunk_frames).unwrap();
+    let track = Track::of(&bench.audio, &bench.encoder, policy, bench.chunk_frames).unwrap();
     let template = |first: usize| Template::new(track.rows(first..first + 30), track.width());
     let starts = track.frames() - 30;
     let options = SpotterOptions::new(0.8, 0.02);
@@ -229,7 +229,7 @@ fn streams(criterion: &mut Criterion) {
             Session::new(&bench.encoder, policy, SessionOptions::default().chunk_frames(bench.chunk_frames)).unwrap()
         };
         let mut sessions: Vec<Session> = std::iter::repeat_with(session).take(count).collect();
-        let mut blocks = bench.sound.chunks_exact(chunk_samples).cycle();
+        let mut blocks = bench.audio.chunks_exact(chunk_samples).cycle();
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(count.to_string(), |b| {
             b.iter(|| {

@@ -27,13 +27,13 @@ const WARM_UP: usize = 3;
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [folder, sound, rest @ ..] = &arguments[..] else {
+    let [folder, audio, rest @ ..] = &arguments[..] else {
         return Err("usage: threads PACK AUDIO.wav [THREADS] [CHUNKS]".into());
     };
     let number = |at: usize, default: usize| rest.get(at).map_or(Ok(default), |text| text.parse());
     let (threads, chunks) = (number(0, 2)?, number(1, 60)?);
     let pack = Pack::open(Path::new(folder))?;
-    let (samples, _) = decode_file(Path::new(sound), ChannelPick::MixDown)?;
+    let (samples, _) = decode_file(Path::new(audio), ChannelPick::MixDown)?;
     let load = |threads| Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32).threads(threads));
     let encoders = [load(1)?, load(threads)?];
     println!("| busy threads | one thread, ms per chunk | {threads} threads: speed-up | slowest of twenty | caller's own time |");
@@ -87,8 +87,8 @@ fn in_turn(
     };
     let mut sessions = [session(&encoders[0])?, session(&encoders[1])?];
     let mut times = [Times::default(), Times::default()];
-    let sound = samples.chunks_exact(frames * pack.manifest.audio.hop).cycle();
-    for (chunk, samples) in sound.take(WARM_UP + chunks).enumerate() {
+    let audio = samples.chunks_exact(frames * pack.manifest.audio.hop).cycle();
+    for (chunk, samples) in audio.take(WARM_UP + chunks).enumerate() {
         let mut found = [Vec::new(), Vec::new()];
         for which in [chunk % 2, 1 - chunk % 2] {
             let (began, own) = (Instant::now(), on_processor());

@@ -45,8 +45,8 @@ impl RunFile {
     pub fn of(label: impl Into<String>, stream: impl std::os::fd::AsFd) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let file = std::fs::File::from(stream.as_fd().try_clone_to_owned().ok()?);
-        let found = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        Some(Self { label: label.into(), path: None, id: FileId::Existing(found.dev(), found.ino()) })
+        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some(Self { label: label.into(), path: None, id: FileId::Existing(metadata.dev(), metadata.ino()) })
     }
 }
 
@@ -69,13 +69,13 @@ pub fn check_outputs(inputs: &[RunFile], outputs: &[RunFile]) -> Result<(), Outp
 const LINKS: usize = 40;
 
 fn identify(path: &Path, links: usize) -> FileId {
-    if let Ok(found) = std::fs::metadata(path) {
+    if let Ok(metadata) = std::fs::metadata(path) {
         #[cfg(unix)]
         {
             use std::os::unix::fs::{FileTypeExt, MetadataExt};
-            return match found.file_type().is_char_device() {
+            return match metadata.file_type().is_char_device() {
                 true => FileId::Shared,
-                false => FileId::Existing(found.dev(), found.ino()),
+                false => FileId::Existing(metadata.dev(), metadata.ino()),
             };
         }
         #[cfg(not(unix))]
@@ -102,7 +102,7 @@ fn identify(path: &Path, links: usize) -> FileId {
 /// If the file cannot be written. The old file is then unchanged.
 pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    if target.metadata().is_ok_and(|found| !found.is_file()) {
+    if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return std::fs::OpenOptions::new().write(true).open(&target)?.write_all(content);
     }
     let mut name = std::ffi::OsString::from(".");
@@ -111,8 +111,8 @@ pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let temporary = target.with_file_name(name);
     let written = (|| {
         let mut file = std::fs::File::create(&temporary)?;
-        if let Ok(found) = target.metadata() {
-            file.set_permissions(found.permissions())?;
+        if let Ok(metadata) = target.metadata() {
+        file.set_permissions(metadata.permissions())?;
         }
         file.write_all(content)?;
         file.sync_all()?;

@@ -16,15 +16,15 @@ use super::files::set_aside;
 use super::keywords::consumer as keywords;
 use super::settings::{Input, Settings};
 
-/// Limit for `--beam`; the best hypotheses are among the first few.
+/// Maximum of `--beam`; the best hypotheses are among the first few.
 const WIDEST_BEAM: usize = 1000;
 
-/// Creates all requested consumers. A file that one of them wrote before is kept under another name.
+/// Creates all requested consumers. Existing files are renamed.
 pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let asked = asked(settings);
     let made = asked.iter().map(|text| one(text, settings, pack, encoder)).collect::<anyhow::Result<_>>()?;
     for text in &asked {
-        // A folder of utterances is refused if it has some.
+        // A folder that already contains utterances is rejected.
         if !matches!(text.parse()?, ConsumerSpec::SegmentFolder(_)) {
             set_aside(text)?;
         }
@@ -33,7 +33,7 @@ pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> an
     Ok(made)
 }
 
-/// Creates the file of lines that a consumer writes, so that a path that cannot be written is an error at once.
+/// Creates a consumer's text file, so that an invalid path is reported at once.
 pub fn create_file(text: &str) -> anyhow::Result<()> {
     match text.parse()? {
         ConsumerSpec::JsonLines(TextOutput::File(path)) | ConsumerSpec::Phones(TextOutput::File(path)) => {
@@ -43,7 +43,7 @@ pub fn create_file(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Checks that no output of a run is one of its inputs or another output. `files` are read besides: the configuration, for instance.
+/// Checks that no output of a run is one of its inputs or another output. `files` are further inputs, such as the configuration.
 pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyhow::Result<()> {
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     match settings.input() {
@@ -120,7 +120,7 @@ pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>)
     })
 }
 
-/// What messages call it.
+/// Name in messages.
 const STDOUT: &str = "standard output";
 
 /// Standard output, or a file that is created by the first line.

@@ -73,7 +73,7 @@ pub fn float_type() -> impl TypedValueParser<Value = FloatType> {
     ])
 }
 
-/// ALSA's names stand for themselves, where ffmpeg has another one for the same format.
+/// The formats with ffmpeg's names, and ALSA's names as aliases.
 pub fn pcm_format() -> impl TypedValueParser<Value = PcmFormat> {
     let values = [
         (PcmFormat::U8, "U8", "Unsigned 8-bit (ALSA: U8)"),

@@ -25,7 +25,7 @@ impl Frames {
     ///
     /// If the number of values is not a multiple of `dim`.
     pub fn from_vec(values: Vec<f32>, dim: usize) -> Self {
-        assert!(values.len().is_multiple_of(dim.max(1)), "{} values do not make frames of {dim}", values.len());
+        assert!(values.len().is_multiple_of(dim.max(1)), "{} values are not a multiple of the dimension {dim}", values.len());
         Self { values: Arc::new(values), dim }
     }
 

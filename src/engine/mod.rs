@@ -54,7 +54,7 @@ const NO_EMBEDDING: &str =
 
 /// A pack's weights, ready to run, shared by all streams.
 ///
-/// An encoder is immutable; every method takes `&self`. Sizes are in frames, samples and dimensions as the pack's manifest gives them.
+/// An encoder is immutable; every method takes `&self`. Sizes are in frames, samples and dimensions, as in the pack's manifest.
 #[derive(Debug)]
 pub struct Encoder {
     name: String,

@@ -236,7 +236,7 @@ impl PolicySpec {
         if pack.heads.is_empty() && !without_heads.contains(&name) {
             return Err(missing("exit heads", "use `fixed`, `periodic` or `never`, or train heads (models/convert)"));
         }
-        self.refuse_unused(name)?;
+        self.reject_unused(name)?;
         let layer = || {
             let layer = self.layer.or(exit.fixed).unwrap_or(layers.div_ceil(2));
             let first = pack.shallowest_exit();
@@ -347,7 +347,7 @@ impl PolicySpec {
     }
 
     /// Rejects a parameter that the policy would ignore.
-    fn refuse_unused(&self, name: PolicyName) -> Result<(), PolicyError> {
+    fn reject_unused(&self, name: PolicyName) -> Result<(), PolicyError> {
         use PolicyName::{Calibrated, Change, Ctc, Fixed, Gain, Never, Periodic, Range, Threshold};
         let uses: [(&'static str, bool, &[PolicyName]); 6] = [
             ("threshold", self.threshold.is_some(), &[Threshold, Range, Ctc, Change, Gain]),

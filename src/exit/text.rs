@@ -30,7 +30,7 @@ impl FromStr for PolicySpec {
                 spec.layer = Some(number.parse().map_err(|_| invalid(format!("`{number}` is not a layer number")))?);
             }
             PolicyName::Calibrated => spec.agreement = Some(value),
-            PolicyName::Never => return Err(invalid("takes no number".to_owned())),
+            PolicyName::Never => return Err(invalid("has no number".to_owned())),
         }
         Ok(spec)
     }

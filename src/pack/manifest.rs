@@ -177,7 +177,7 @@ pub enum Position {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GapFill {
-    /// Runs the skipped layers: exact, and gives up part of the saving.
+    /// Runs the skipped layers: exact, but loses part of the saving.
     #[default]
     CatchUp,
     /// Runs only the key and value projections, on the exit state: fast, but needs a model trained for it.

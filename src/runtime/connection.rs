@@ -109,7 +109,7 @@ impl Connection {
         }
     }
 
-    /// Time since a live source last delivered anything.
+    /// Time since a live source last delivered samples.
     pub fn silence(&self) -> Duration {
         if self.spec.live { self.stall.silence } else { Duration::ZERO }
     }

@@ -25,7 +25,7 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(20);
 /// Interval of heartbeats without a source.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// Messages to the inference thread. The run ends when all senders are gone.
+/// Messages to the inference thread. The run ends when all senders are dropped.
 pub(super) enum Control {
     /// Audio of another source, after that of the previous one.
     Input(Input),
@@ -96,7 +96,7 @@ pub(super) struct Inference {
 }
 
 impl Inference {
-    /// Runs until all senders are gone and the last source's ring is closed and empty; processes everything in it.
+    /// Runs until all senders are dropped and the last source's ring is closed and empty; processes everything in it.
     pub fn run(mut self) -> Result<(), SessionError> {
         if let Some(priority) = self.priority {
             realtime::request(priority);

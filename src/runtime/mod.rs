@@ -70,7 +70,7 @@ impl From<Arc<AtomicBool>> for StopFlag {
 pub struct RunOptions {
     /// Options of the session. The consumers' [`requirements`](crate::consumer::Consumer::requires) are added to them.
     pub session: SessionOptions,
-    /// Audio that the ring buffer holds: how long inference may stall before live audio is dropped. Two seconds by default.
+    /// Length of the ring buffer: how long inference may stall before live audio is dropped. Two seconds by default.
     pub ring: Duration,
     /// Representations that may wait for a consumer before it overflows. 16 by default.
     pub queue_chunks: usize,
