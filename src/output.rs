@@ -112,7 +112,7 @@ pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let written = (|| {
         let mut file = std::fs::File::create(&temporary)?;
         if let Ok(metadata) = target.metadata() {
-        file.set_permissions(metadata.permissions())?;
+            file.set_permissions(metadata.permissions())?;
         }
         file.write_all(content)?;
         file.sync_all()?;

@@ -494,7 +494,7 @@ impl Outputs {
                     let found = judge.measure(pass, units, false)?;
                     // A neighbour may have evaluated it already.
                     if evidence.last().is_none_or(|last| last.layer != exit_layer) {
-                        evidence.push(measured);
+                        evidence.push(found);
                     }
                 }
                 let rows = judge.measurer.log_posteriors().map_or(&[][..], |(_, rows)| rows);
