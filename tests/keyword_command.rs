@@ -300,7 +300,7 @@ fn a_pack_without_embeddings_is_rejected_with_the_command_that_adds_them() {
     enroll(&["embedding.0", "is missing"]);
     let without = lines(&|line| !line.starts_with("embedding."));
     std::fs::write(&manifest, &without).unwrap();
-    enroll(&["[embedding] width", "one of them is missing"]);
+    enroll(&["[embedding] width", "one is missing"]);
     std::fs::write(&manifest, without.replacen("[embedding]\nwidth = 190\n", "", 1)).unwrap();
     enroll(&["embedding", "models.keywords.embedding", "docs/keywords.md"]);
     std::fs::write(&manifest, whole.replacen("width = 190", "width = 0", 1)).unwrap();
