@@ -165,7 +165,7 @@
 //! | `files` | audio files (symphonia) | yes |
 //! | `keywords` | [`keyword`] | yes |
 //! | `serve` | the daemon of `bellis serve` | yes |
-//! | `home` | `bellis serve` in a smart home: Wyoming, MQTT, commands on detection | yes |
+//! | `home` | `bellis serve` in a smart home: Wyoming, MQTT, Linux Voice Assistant, programs on detection | yes |
 //! | `bench` | `bellis bench` | yes |
 //! | `neighbours` | `neighbour`: continuing chunks on other machines (MDI-Exit) | no |
 //! | `cli` | the `bellis` program | yes |

@@ -6,12 +6,12 @@ mod common;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use bellis::consumer::{Consumer, KeywordLines, StreamInfo, Watched};
+use bellis::consumer::{Consumer, KeywordLines, StreamInfo};
 use bellis::exit::{ExitPolicy, Fixed, PolicySpec};
 use bellis::internal::ScriptedSource;
 use bellis::keyword::{
     Background, Condition, Enrolment, Event, FrameBlock, Hit, LANES, Matcher, Origin, PackRef, Spotter, SpotterOptions, Take,
-    TakeProblem, Template, Track, VerifiedSearch, Verifier, Warp, enroll, examples,
+    TakeProblem, Template, Track, VerifiedSearch, Verifier, Warp, Watched, enroll, examples,
 };
 use bellis::runtime::{RunBuilder, RunOptions};
 use bellis::stream::{Representation, Session, SessionError, SessionOptions};

@@ -50,7 +50,7 @@ impl PcmFormat {
     }
 
     /// Converts one sample to f32 in −1 to 1.
-    fn decode(self, b: &[u8]) -> f32 {
+    pub(crate) fn decode(self, b: &[u8]) -> f32 {
         match (self, b) {
             (Self::U8, &[a]) => (f32::from(a) - 128.0) / 128.0,
             (Self::S16le, &[a, b]) => f32::from(i16::from_le_bytes([a, b])) / 32_768.0,

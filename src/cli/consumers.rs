@@ -47,7 +47,7 @@ pub fn create_file(text: &str) -> anyhow::Result<()> {
 pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyhow::Result<()> {
     let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
     match settings.input() {
-        Input::Sample | Input::Microphone => {}
+        Input::Sample | Input::Microphone | Input::None => {}
         Input::Stdin => inputs.extend(RunFile::of("standard input", std::io::stdin())),
         Input::File(path) => inputs.push(RunFile::at(format!("the input {}", path.display()), path)),
     }
@@ -81,9 +81,13 @@ pub fn writes_to_stdout(settings: &Settings) -> bool {
     asked(settings).iter().any(|text| to_stdout(text))
 }
 
-/// The requested consumers as text; the default is JSON lines on standard output.
+/// The requested consumers as text; the default is JSON lines on standard output, and nothing without an input.
 pub fn asked(settings: &Settings) -> Vec<String> {
-    if settings.consumer.is_empty() { vec!["jsonl".to_owned()] } else { settings.consumer.clone() }
+    match settings.input() {
+        _ if !settings.consumer.is_empty() => settings.consumer.clone(),
+        Input::None => vec!["null".to_owned()],
+        _ => vec!["jsonl".to_owned()],
+    }
 }
 
 fn to_stdout(text: &str) -> bool {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bellis::audio::audio_files;
 use bellis::audio::{ChannelPick, read_file_at};
-use bellis::consumer::{KeywordLines, Watched};
+use bellis::consumer::KeywordLines;
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
-use bellis::keyword::{KEYWORD_SUFFIX, PackRef, Spotter, SpotterOptions, VerifiedSearch, Verifier, check_name, find, load};
+use bellis::keyword::{
+    KEYWORD_SUFFIX, PackRef, SearchOptions, SpotterOptions, VerifiedSearch, Verifier, Watched, check_name, find, load,
+};
 use bellis::pack::Pack;
 use bellis::stream::{Representation, Session, SessionOptions};
 use clap::{Args, Subcommand};
@@ -177,37 +179,46 @@ pub fn consumer(
     pack: &Pack,
     encoder: &Arc<Encoder>,
 ) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
-    let path = path.map_or_else(locate::keyword_folder, |path| Ok(path.to_owned()))?;
+    let path = path.map_or_else(|| folder(settings), |path| Ok(path.to_owned()))?;
     if !path.exists() {
         bail!("{}: no keywords; enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display());
     }
     let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
+    let options = search_options(settings)?;
     let mut watched = Vec::new();
     for file in find(&path)? {
-        let keyword = load(&file, Some(&reference))?;
-        let threshold = match settings.false_accepts {
-            None => keyword.threshold,
-            Some(rate) if !(rate.is_finite() && rate > 0.0) => bail!("--false-accepts must be above 0, got {rate}"),
-            Some(rate) => bellis::keyword::threshold(&keyword.background, rate).with_context(|| {
-                format!("{}: enrolled with a fixed threshold, so --false-accepts does not apply", file.display())
-            })?,
-        };
-        let mut options = SpotterOptions::new(threshold, hop_seconds);
-        if let Some(seconds) = settings.refractory {
-            if !(0.0..=3600.0).contains(&seconds) {
-                bail!("--refractory must be between 0 and 3600 seconds, got {seconds}");
-            }
-            options = options.with_refractory(Duration::from_secs_f64(seconds), hop_seconds);
-        }
-        if let Some(score) = settings.near_misses {
-            if !(0.0..=1.0).contains(&score) {
-                bail!("--near-misses must be between 0 and 1, got {score}");
-            }
-            options.near_miss = score;
-        }
-        watched.push(Watched { spotter: Spotter::new(keyword.matcher()?, options), name: keyword.name, threshold });
+        watched.push(Watched::new(&load(&file, Some(&reference))?, &file, &options, hop_seconds)?);
     }
     let verifier = Verifier::new(encoder, pack.default_chunk_frames())?;
     Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(verifier)))
+}
+
+/// The folder of enrolled keywords.
+pub fn folder(settings: &Settings) -> anyhow::Result<PathBuf> {
+    settings.keywords.clone().map_or_else(locate::keyword_folder, Ok)
+}
+
+/// How the settings change the search for enrolled keywords.
+pub fn search_options(settings: &Settings) -> anyhow::Result<SearchOptions> {
+    if let Some(rate) = settings.false_accepts
+        && !(rate.is_finite() && rate > 0.0)
+    {
+        bail!("--false-accepts must be above 0, got {rate}");
+    }
+    if let Some(seconds) = settings.refractory
+        && !(0.0..=3600.0).contains(&seconds)
+    {
+        bail!("--refractory must be between 0 and 3600 seconds, got {seconds}");
+    }
+    if let Some(score) = settings.near_misses
+        && !(0.0..=1.0).contains(&score)
+    {
+        bail!("--near-misses must be between 0 and 1, got {score}");
+    }
+    Ok(SearchOptions {
+        false_accepts: settings.false_accepts,
+        refractory: settings.refractory.map(Duration::from_secs_f64),
+        near_miss: settings.near_misses,
+    })
 }

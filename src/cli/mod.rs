@@ -17,6 +17,8 @@ mod record;
 mod run;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;
+#[cfg(all(unix, feature = "serve"))]
+mod services;
 mod settings;
 mod signals;
 mod source;

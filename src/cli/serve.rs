@@ -18,6 +18,7 @@ use super::consumers::{asked, check_outputs, create_file, one};
 use super::files::{file_of, set_aside};
 use super::locate;
 use super::run::tell;
+use super::services;
 use super::settings::{Input, Settings};
 use super::source::{run_options, source};
 
@@ -31,11 +32,15 @@ use super::source::{run_options, source};
   bellis serve --consumer jsonl:talk.jsonl          try it in a terminal; Ctrl-C stops
   curl http://127.0.0.1:9475/metrics                metrics for Prometheus
   curl http://127.0.0.1:9475/healthz                200 while audio arrives and is processed
+  bellis serve --wyoming tcp://127.0.0.1:10400      wake words for Home Assistant; needs no microphone
   systemctl reload bellis                           apply a changed policy, thresholds and consumers
 
-The default INPUT is the microphone. The configuration has the same keys as that of `bellis run`, and two more:
+The default INPUT is the microphone, or `none` if only --wyoming is given. The configuration has the same keys as that of
+`bellis run`, and these:
   metrics = \"127.0.0.1:9475\"                        or \"off\"
-  priority = 20                                     real-time priority, 1 to 49")]
+  priority = 20                                     real-time priority, 1 to 49
+  wyoming = \"tcp://127.0.0.1:10400\"                 a Wyoming wake-word service for the enrolled keywords
+  wyoming-connections = 8                           its maximum number of connections")]
 pub struct Serve {
     /// Configuration file (TOML), reloaded on SIGHUP; flags take precedence
     #[arg(long, value_name = "FILE")]
@@ -48,6 +53,12 @@ pub struct Serve {
     /// Without permission the daemon logs a warning and continues at normal priority.
     #[arg(long, value_name = "NUMBER", help_heading = "Daemon")]
     priority: Option<u8>,
+    /// Address of a Wyoming wake-word service, tcp://ADDRESS:PORT
+    #[arg(long, value_name = "URI", help_heading = "Smart home")]
+    wyoming: Option<String>,
+    /// Maximum number of Wyoming connections, 1 to 1000 [default: 8]
+    #[arg(long, value_name = "COUNT", help_heading = "Smart home")]
+    wyoming_connections: Option<usize>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -59,7 +70,7 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let settings = self.read()?;
         let commands = commands_from_signals()?;
-        let pack = Pack::open(&pack_folder(&settings)?)?;
+        let pack = Arc::new(Pack::open(&pack_folder(&settings)?)?);
         let policy = settings.policy(&pack)?;
         let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
         settings.channel_pick()?;
@@ -68,8 +79,10 @@ impl Serve {
             Input::Stdin => ("standard input".to_owned(), false),
             Input::File(path) => (path.display().to_string(), settings.realtime),
             Input::Sample => (String::new(), settings.realtime),
+            Input::None => ("no input".to_owned(), true),
         };
         options.reopen = settings.input() == Input::Microphone;
+        options.idle = settings.input() == Input::None;
         let address = address(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
         let consumers = join(&asked(&settings), &settings, &pack, &encoder)?;
@@ -84,6 +97,7 @@ impl Serve {
                 Some(server)
             }
         };
+        let _services = services::start(&settings, &pack, &encoder)?;
         let mut current = settings.clone();
         let mut reload = |live: &[String]| {
             let wanted = self.read()?;
@@ -100,12 +114,20 @@ impl Serve {
 
     /// The settings, with the current contents of the file.
     fn read(&self) -> anyhow::Result<Settings> {
-        let flags = Settings { metrics: self.metrics.clone(), priority: self.priority, ..self.settings.clone() };
+        let flags = Settings {
+            metrics: self.metrics.clone(),
+            priority: self.priority,
+            wyoming: self.wyoming.clone(),
+            wyoming_connections: self.wyoming_connections,
+            ..self.settings.clone()
+        };
         let mut settings = match &self.config {
             Some(path) => flags.over(Settings::from_file(path)?),
             None => flags,
         };
-        settings.input.get_or_insert_with(|| PathBuf::from("mic"));
+        // A service for others needs no microphone: one is opened only for a consumer, or on request.
+        let only_services = settings.wyoming.is_some() && settings.consumer.is_empty() && settings.device.is_none();
+        settings.input.get_or_insert_with(|| PathBuf::from(if only_services { "none" } else { "mic" }));
         // Labels tell consumers apart on reload.
         let consumers = asked(&settings);
         if let Some(twice) = consumers.iter().enumerate().find(|(at, one)| consumers[..*at].contains(one)) {

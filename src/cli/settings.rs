@@ -31,6 +31,8 @@ pub enum VectorsName {
 pub enum Input<'a> {
     /// The bundled recording.
     Sample,
+    /// None: `bellis serve` only offers services.
+    None,
     /// A microphone.
     Microphone,
     /// A pipe.
@@ -222,6 +224,9 @@ settings! {
         #[arg(long, help_heading = "Output")]
         #[serde(default)]
         pub with_units: bool = Output,
+        /// Folder of keywords [default: $BELLIS_KEYWORDS or ~/.local/share/bellis/keywords]
+        #[arg(long, value_name = "FOLDER", help_heading = "Keywords")]
+        pub keywords: Option<PathBuf> = Restart,
         /// False accepts per hour and keyword [default: as enrolled]
         #[arg(long, value_name = "PER-HOUR", help_heading = "Keywords")]
         pub false_accepts: Option<f64> = Output,
@@ -292,6 +297,12 @@ settings! {
         /// Address of the metrics; a flag of `bellis serve`
         #[arg(skip)]
         pub metrics: Option<String> = Restart,
+        /// Address of the Wyoming service; a flag of `bellis serve`
+        #[arg(skip)]
+        pub wyoming: Option<String> = Restart,
+        /// Maximum number of Wyoming connections; a flag of `bellis serve`
+        #[arg(skip)]
+        pub wyoming_connections: Option<usize> = Restart,
         /// Real-time priority; a flag of `bellis serve`
         #[arg(skip)]
         pub priority: Option<u8> = Restart,
@@ -354,6 +365,7 @@ impl Settings {
     pub fn input(&self) -> Input<'_> {
         match self.input.as_deref() {
             None => Input::Sample,
+            Some(path) if path == Path::new("none") => Input::None,
             Some(path) if path == Path::new("mic") => Input::Microphone,
             Some(path) if path == Path::new("-") => Input::Stdin,
             Some(path) => Input::File(path),

@@ -52,6 +52,7 @@ pub fn source(settings: &Settings) -> anyhow::Result<Box<dyn Source>> {
             errln!("no INPUT: processing {}; `bellis run mic` uses the microphone", path.display());
             Box::new(FileSource::open(&path, pick, settings.realtime)?)
         }
+        Input::None => bail!("input `none` is for `bellis serve`; pass a file, `-` for standard input, or `mic`"),
         Input::Microphone => {
             let mut options = MicrophoneOptions {
                 device: settings.device.clone(),

@@ -23,7 +23,7 @@ use serde::Serialize;
 pub use files::LineFile;
 pub use jsonl::{JsonLines, JsonOptions};
 #[cfg(feature = "keywords")]
-pub use keyword::{KeywordLines, Watched};
+pub use keyword::KeywordLines;
 pub use npy::Npy;
 pub use null::Null;
 pub use spec::{ConsumerSpec, ConsumerSpecError, StreamOutput, TextOutput};

@@ -8,6 +8,8 @@
 //! samples captured = processed + dropped.
 
 mod board;
+#[cfg(feature = "home")]
+pub mod home;
 mod http;
 mod metrics;
 mod notify;
@@ -43,6 +45,8 @@ pub struct DaemonOptions {
     pub run: RunOptions,
     /// Whether to reopen a source that is lost or missing: true for devices, false for files.
     pub reopen: bool,
+    /// Whether there is no source at all, and the daemon only offers services.
+    pub idle: bool,
     /// Time between attempts to open a source.
     pub backoff: Backoff,
     /// Maximum time from the stop command to the end.
@@ -55,7 +59,7 @@ impl DaemonOptions {
     /// The defaults: attempts to open a device after 0.1 s at first, at most 1 s apart; the end within two seconds.
     pub fn new(run: RunOptions) -> Self {
         let backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
-        Self { run, reopen: true, backoff, stop_within: Duration::from_millis(1_900), board: "/sys".into() }
+        Self { run, reopen: true, idle: false, backoff, stop_within: Duration::from_millis(1_900), board: "/sys".into() }
     }
 }
 

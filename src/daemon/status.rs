@@ -20,13 +20,15 @@ pub enum State {
     Stalled,
     /// The device is missing or was closed after a failure; opening it is retried.
     Reconnecting,
+    /// No input is configured; only services run.
+    Idle,
     /// All captured audio is processed.
     Stopped,
 }
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 5] = [Self::Starting, Self::Running, Self::Stalled, Self::Reconnecting, Self::Stopped];
+    pub const ALL: [Self; 6] = [Self::Starting, Self::Running, Self::Stalled, Self::Reconnecting, Self::Idle, Self::Stopped];
 
     /// The name in the log, the notify status and the metrics.
     pub fn name(self) -> &'static str {
@@ -35,6 +37,7 @@ impl State {
             Self::Running => "running",
             Self::Stalled => "stalled",
             Self::Reconnecting => "reconnecting",
+            Self::Idle => "idle",
             Self::Stopped => "stopped",
         }
     }
@@ -104,9 +107,9 @@ impl Status {
         self.state.store(at as u8, Ordering::Release);
     }
 
-    /// Whether audio arrives, is processed, and reaches every consumer.
+    /// Whether audio arrives, is processed, and reaches every consumer; always without an input.
     pub fn healthy(&self) -> bool {
-        self.state() == State::Running && !self.consumer_failed.load(Ordering::Acquire)
+        matches!(self.state(), State::Running | State::Idle) && !self.consumer_failed.load(Ordering::Acquire)
     }
 
     /// The stream, with the policy in effect.

@@ -134,6 +134,11 @@ impl<'a> Supervisor<'a> {
 
     /// Tries to open a source. `Some` ends the run.
     fn open_source(&mut self) -> Option<Result<(), RunError>> {
+        if self.daemon.options.idle {
+            self.set_state(State::Idle);
+            std::thread::sleep(SUPERVISION);
+            return None;
+        }
         // At most two rings at a time: each may hold seconds of audio that are not processed yet.
         if self.daemon.pipeline.counters().live_rings() > 1 {
             std::thread::sleep(SUPERVISION);
@@ -277,7 +282,7 @@ impl<'a> Supervisor<'a> {
             State::Stalled => log::warn!("{before} → {state}"),
             _ => log::info!("{before} → {state}"),
         }
-        if !self.ready && matches!(state, State::Running | State::Reconnecting) {
+        if !self.ready && matches!(state, State::Running | State::Reconnecting | State::Idle) {
             self.ready = true;
             self.notify.notify(Notice::Ready);
         }

@@ -188,6 +188,12 @@ pub enum KeywordError {
         /// The folder.
         path: PathBuf,
     },
+    /// A rate was asked of a keyword whose threshold was given at enrolment.
+    #[error("{}: enrolled with a fixed threshold, so --false-accepts does not apply", path.display())]
+    FixedThreshold {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not a valid name.
     #[error("`{name}` is not a valid keyword name; use 1 to 64 characters without slashes, control characters or a leading dot")]
     Name {

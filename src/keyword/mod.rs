@@ -25,6 +25,7 @@ mod template;
 mod track;
 mod verification;
 mod warp;
+mod watch;
 
 pub use calibrate::{Background, Condition, Tail, babble, threshold};
 pub use enroll::{Enrolment, Take, enroll, examples};
@@ -40,6 +41,7 @@ pub use template::{FrameBlock, LANES, Template};
 pub use track::Track;
 pub use verification::Verifier;
 pub use warp::{Match, Warp};
+pub use watch::{Detection, KeywordSearch, SearchError, SearchOptions, Watched};
 
 /// The score of a mean distance.
 pub fn score(distance: f32) -> f32 {

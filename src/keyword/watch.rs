@@ -1,0 +1,207 @@
+//! Several keywords in one stream: frames in, detections with their positions out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::calibrate::threshold;
+use super::file::{Keyword, KeywordError};
+use super::spotter::{Event, Hit, Spotter, SpotterOptions};
+use super::template::{FrameBlock, LANES};
+use super::verification::Verifier;
+use crate::stream::{Representation, SessionError};
+
+/// A keyword to search for.
+#[derive(Debug)]
+pub struct Watched {
+    /// Name.
+    pub name: String,
+    /// Threshold, for the output.
+    pub threshold: f32,
+    /// Spotter for it.
+    pub spotter: Spotter,
+}
+
+/// Changes to how enrolled keywords are searched for. By default, everything is as enrolled.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SearchOptions {
+    /// False accepts per hour that the threshold allows, instead of those at enrolment.
+    pub false_accepts: Option<f64>,
+    /// Time after a detection without another one of the same keyword, instead of [`SpotterOptions::REFRACTORY`].
+    pub refractory: Option<Duration>,
+    /// Least score of a near miss; without one, near misses are not reported.
+    pub near_miss: Option<f32>,
+}
+
+impl Watched {
+    /// The keyword of `file`, for frames of `hop_seconds`.
+    ///
+    /// # Errors
+    ///
+    /// [`KeywordError::FixedThreshold`] if the options change the threshold of a keyword without background scores,
+    /// [`KeywordError::Invalid`] for examples that are not valid.
+    pub fn new(keyword: &Keyword, file: &Path, options: &SearchOptions, hop_seconds: f64) -> Result<Self, KeywordError> {
+        let threshold = match options.false_accepts {
+            None => keyword.threshold,
+            Some(rate) => {
+                threshold(&keyword.background, rate).ok_or_else(|| KeywordError::FixedThreshold { path: file.to_owned() })?
+            }
+        };
+        let mut spotter = SpotterOptions::new(threshold, hop_seconds);
+        if let Some(time) = options.refractory {
+            spotter = spotter.with_refractory(time, hop_seconds);
+        }
+        if let Some(score) = options.near_miss {
+            spotter.near_miss = score;
+        }
+        let matcher = keyword
+            .matcher()
+            .map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
+        Ok(Self { name: keyword.name.clone(), threshold, spotter: Spotter::new(matcher, spotter) })
+    }
+}
+
+/// A detection or a near miss, with its position in the stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Detection<'a> {
+    /// Detection or near miss.
+    pub event: Event,
+    /// Name of the keyword.
+    pub keyword: &'a str,
+    /// Number of the keyword in the search.
+    pub index: usize,
+    /// Position of the first sample, at the pack's rate.
+    pub start: u64,
+    /// Position after the last sample.
+    pub end: u64,
+    /// Position up to which the stream had been processed when the detection was reported.
+    pub reported: u64,
+    /// Its score, 0 to 1.
+    pub score: f32,
+    /// Score that a detection has to reach.
+    pub threshold: f32,
+    /// Number of the example with the highest score, from 0.
+    pub example: Option<usize>,
+}
+
+/// A keyword could not be computed.
+#[derive(Debug, thiserror::Error)]
+#[error("keyword `{keyword}`")]
+pub struct SearchError {
+    /// Name of the keyword.
+    pub keyword: String,
+    /// The reason.
+    pub source: SessionError,
+}
+
+/// Searches one stream for keywords.
+pub struct KeywordSearch {
+    keywords: Vec<Watched>,
+    verifier: Option<Verifier>,
+    block: FrameBlock,
+    /// Hits in the current block: time, keyword, hit.
+    hits: Vec<(u64, usize, Hit)>,
+    /// Number of frames so far, and the position of frame 0 in a stream without gaps.
+    frames: u64,
+    origin: u64,
+    /// End of the audio processed so far.
+    processed: u64,
+    hop_samples: u64,
+}
+
+impl KeywordSearch {
+    /// A search for `keywords`; with `verifier`, detections are verified at full depth.
+    pub fn new(keywords: Vec<Watched>, verifier: Option<Verifier>) -> Self {
+        Self { keywords, verifier, block: FrameBlock::default(), hits: Vec::new(), frames: 0, origin: 0, processed: 0, hop_samples: 1 }
+    }
+
+    /// Whether it reads the audio of representations, besides the keyword embeddings.
+    pub fn reads_audio(&self) -> bool {
+        self.verifier.is_some()
+    }
+
+    /// Called before the first chunk: the stream's chunks have `chunk_frames` frames of `hop_samples` samples.
+    pub fn begin(&mut self, hop_samples: usize, chunk_frames: usize) {
+        self.hop_samples = hop_samples as u64;
+        if let Some(verifier) = &mut self.verifier {
+            verifier.begin(chunk_frames);
+        }
+    }
+
+    /// Searches the next chunk, and calls `each` with every detection and near miss.
+    ///
+    /// # Errors
+    ///
+    /// A stage that cannot be run, or an error of `each`.
+    pub fn search<E: From<SearchError>>(
+        &mut self,
+        chunk: &Representation,
+        each: &mut impl FnMut(Detection<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // Audio or a chunk was dropped: no detection spans the gap.
+        if chunk.lost_samples > 0 || chunk.first_sample != self.processed {
+            self.end(each)?;
+            self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
+        }
+        self.processed = chunk.first_sample + chunk.samples;
+        let Some(vectors) = &chunk.embedding else { return Ok(()) };
+        if let Some(verifier) = &mut self.verifier {
+            verifier.push(chunk);
+        }
+        for rows in vectors.as_slice().chunks(LANES * vectors.dim()) {
+            self.block.fill(rows, vectors.dim());
+            self.search_block(each)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the stream, or a segment of it: reports what is pending. Later audio does not match across this position.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`search`](Self::search).
+    pub fn end<E: From<SearchError>>(&mut self, each: &mut impl FnMut(Detection<'_>) -> Result<(), E>) -> Result<(), E> {
+        for index in 0..self.keywords.len() {
+            let keyword = &mut self.keywords[index];
+            let pending = keyword.spotter.reset(self.verifier.as_mut());
+            if let Some(hit) = pending.map_err(|source| SearchError { keyword: keyword.name.clone(), source })? {
+                each(self.detection(index, hit))?;
+            }
+        }
+        if let Some(verifier) = &mut self.verifier {
+            verifier.reset();
+        }
+        Ok(())
+    }
+
+    /// Searches the block for each keyword.
+    fn search_block<E: From<SearchError>>(&mut self, each: &mut impl FnMut(Detection<'_>) -> Result<(), E>) -> Result<(), E> {
+        for (index, keyword) in self.keywords.iter_mut().enumerate() {
+            let found = keyword.spotter.step(&self.block, self.verifier.as_mut(), |frame, hit| self.hits.push((frame, index, hit)));
+            found.map_err(|source| SearchError { keyword: keyword.name.clone(), source })?;
+        }
+        self.frames += self.block.frames() as u64;
+        // In order of time, independent of chunk boundaries.
+        self.hits.sort_by_key(|(frame, index, _)| (*frame, *index));
+        let mut hits = std::mem::take(&mut self.hits);
+        let reported = hits.drain(..).try_for_each(|(_, index, hit)| each(self.detection(index, hit)));
+        self.hits = hits;
+        reported
+    }
+
+    fn detection(&self, index: usize, hit: Hit) -> Detection<'_> {
+        let at = |frame: u64| self.origin + frame * self.hop_samples;
+        let keyword = &self.keywords[index];
+        Detection {
+            event: hit.event,
+            keyword: &keyword.name,
+            index,
+            start: at(hit.start),
+            // The last frame of a stream may have fewer samples than a hop.
+            end: at(hit.end).min(self.processed),
+            reported: self.processed,
+            score: hit.score,
+            threshold: keyword.threshold,
+            example: hit.example,
+        }
+    }
+}
