@@ -18,7 +18,7 @@ use super::consumers::{asked, check_outputs, create_file, one};
 use super::files::{file_of, set_aside};
 use super::locate;
 use super::run::tell;
-use super::services;
+use super::services::{self, Services};
 use super::settings::{Input, Settings};
 use super::source::{run_options, source};
 
@@ -85,7 +85,9 @@ impl Serve {
         options.idle = settings.input() == Input::None;
         let address = address(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
-        let consumers = join(&asked(&settings), &settings, &pack, &encoder)?;
+        let mut consumers = join(&asked(&settings), &settings, &pack, &encoder)?;
+        let mut services = Services::start(&settings, &pack, &encoder)?;
+        consumers.extend(services.consumer(&settings, &pack, &encoder)?);
         let daemon = Daemon::start(&encoder, policy, consumers, options, &name, live)?;
         let _server = match address {
             None => None,
@@ -97,7 +99,6 @@ impl Serve {
                 Some(server)
             }
         };
-        let _services = services::start(&settings, &pack, &encoder)?;
         let mut current = settings.clone();
         let mut reload = |live: &[String]| {
             let wanted = self.read()?;
@@ -126,8 +127,12 @@ impl Serve {
             None => flags,
         };
         // A service for others needs no microphone: one is opened only for a consumer, or on request.
-        let only_services = settings.wyoming.is_some() && settings.consumer.is_empty() && settings.device.is_none();
+        let other_use = !settings.consumer.is_empty() || settings.device.is_some() || services::need_input(&settings);
+        let only_services = services::need_none(&settings) && !other_use;
         settings.input.get_or_insert_with(|| PathBuf::from(if only_services { "none" } else { "mic" }));
+        if settings.consumer.is_empty() && services::need_input(&settings) {
+            settings.consumer.push("null".to_owned());
+        }
         // Labels tell consumers apart on reload.
         let consumers = asked(&settings);
         if let Some(twice) = consumers.iter().enumerate().find(|(at, one)| consumers[..*at].contains(one)) {
@@ -208,6 +213,8 @@ fn changes(
     let session = run_options(&Settings { chunk: current.chunk, ..wanted.clone() }, pack)?.session;
     let same = wanted.of_consumers() == current.of_consumers();
     let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(|path| path.exists());
-    let (keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
+    let (mut keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
+    // Its settings require a restart.
+    keep.extend(live.iter().filter(|label| *label == services::CONSUMER).cloned());
     Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack, encoder)? })
 }

@@ -56,6 +56,26 @@ enum Reload {
     Output,
 }
 
+/// The table `[mqtt]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct MqttSettings {
+    /// `mqtt://HOST[:PORT]` or `mqtts://HOST[:PORT]`.
+    pub broker: String,
+    /// User.
+    pub user: Option<String>,
+    /// File with the password.
+    pub password_file: Option<PathBuf>,
+    /// PEM file of the certificate authority.
+    pub ca: Option<PathBuf>,
+    /// Name of the device.
+    pub name: Option<String>,
+    /// Prefix of the discovery topics.
+    pub discovery_prefix: Option<String>,
+    /// Seconds from one reading of depth and level to the next.
+    pub interval: Option<f64>,
+}
+
 /// A value that flags and a file can set.
 trait Layer {
     /// This value, or `below` if this one is not set.
@@ -303,6 +323,19 @@ settings! {
         /// Maximum number of Wyoming connections; a flag of `bellis serve`
         #[arg(skip)]
         pub wyoming_connections: Option<usize> = Restart,
+        /// The table `[mqtt]` of `bellis serve`
+        #[arg(skip)]
+        pub mqtt: Option<MqttSettings> = Restart,
+        /// Program and arguments for each detected keyword; a setting of `bellis serve`
+        #[arg(skip)]
+        #[serde(default)]
+        pub on_detection: Vec<String> = Restart,
+        /// Maximum time of that program, seconds; a setting of `bellis serve`
+        #[arg(skip)]
+        pub on_detection_limit: Option<f64> = Restart,
+        /// Address of a Linux Voice Assistant; a setting of `bellis serve`
+        #[arg(skip)]
+        pub voice_assistant: Option<String> = Restart,
         /// Real-time priority; a flag of `bellis serve`
         #[arg(skip)]
         pub priority: Option<u8> = Restart,

@@ -53,9 +53,8 @@ impl Watched {
         if let Some(score) = options.near_miss {
             spotter.near_miss = score;
         }
-        let matcher = keyword
-            .matcher()
-            .map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
+        let matcher =
+            keyword.matcher().map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
         Ok(Self { name: keyword.name.clone(), threshold, spotter: Spotter::new(matcher, spotter) })
     }
 }
@@ -111,7 +110,16 @@ pub struct KeywordSearch {
 impl KeywordSearch {
     /// A search for `keywords`; with `verifier`, detections are verified at full depth.
     pub fn new(keywords: Vec<Watched>, verifier: Option<Verifier>) -> Self {
-        Self { keywords, verifier, block: FrameBlock::default(), hits: Vec::new(), frames: 0, origin: 0, processed: 0, hop_samples: 1 }
+        Self {
+            keywords,
+            verifier,
+            block: FrameBlock::default(),
+            hits: Vec::new(),
+            frames: 0,
+            origin: 0,
+            processed: 0,
+            hop_samples: 1,
+        }
     }
 
     /// Whether it reads the audio of representations, besides the keyword embeddings.
@@ -176,7 +184,8 @@ impl KeywordSearch {
     /// Searches the block for each keyword.
     fn search_block<E: From<SearchError>>(&mut self, each: &mut impl FnMut(Detection<'_>) -> Result<(), E>) -> Result<(), E> {
         for (index, keyword) in self.keywords.iter_mut().enumerate() {
-            let found = keyword.spotter.step(&self.block, self.verifier.as_mut(), |frame, hit| self.hits.push((frame, index, hit)));
+            let found =
+                keyword.spotter.step(&self.block, self.verifier.as_mut(), |frame, hit| self.hits.push((frame, index, hit)));
             found.map_err(|source| SearchError { keyword: keyword.name.clone(), source })?;
         }
         self.frames += self.block.frames() as u64;

@@ -28,12 +28,12 @@ def run(*arguments, **options):
 class Bellis:
     """A running `bellis serve`."""
 
-    def __init__(self, *arguments, environment=None):
+    def __init__(self, *arguments, environment=None, feed=False):
         self.process = subprocess.Popen(
             [BELLIS, "serve", *map(str, arguments)],
             cwd=ROOT,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -58,6 +58,11 @@ class Bellis:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {''.join(self.log)}"
             time.sleep(0.02)
         raise AssertionError(f"`{pattern}` is not in the log: {''.join(self.log)}")
+
+    def hear(self, samples):
+        """Sends int16 samples to its standard input."""
+        self.process.stdin.buffer.write(samples.tobytes())
+        self.process.stdin.buffer.flush()
 
     def memory(self):
         """Resident memory in bytes."""

@@ -21,7 +21,7 @@ pub struct Service {
     /// What streams are computed with.
     pub model: Model,
     /// The keywords.
-    pub enrolled: Enrolled,
+    pub enrolled: Arc<Enrolled>,
 }
 
 /// Why a connection is closed.

@@ -88,7 +88,12 @@ impl WyomingServer {
     /// # Errors
     ///
     /// An address that cannot be used.
-    pub fn start(uri: &WyomingUri, model: Model, enrolled: Enrolled, options: &WyomingOptions) -> Result<Self, WyomingError> {
+    pub fn start(
+        uri: &WyomingUri,
+        model: Model,
+        enrolled: Arc<Enrolled>,
+        options: &WyomingOptions,
+    ) -> Result<Self, WyomingError> {
         let failed = |source| WyomingError::Listen { uri: format!("tcp://{}", uri.0), source };
         let addresses: Vec<SocketAddr> = uri.0.to_socket_addrs().map_err(failed)?.collect();
         let listener = TcpListener::bind(&addresses[..]).map_err(failed)?;

@@ -1,0 +1,150 @@
+//! A program that is run for each detected keyword: with its arguments, without a shell, and not for ever.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Receiver;
+
+use super::events::{HomeEvent, KeywordEvent, Outbox, queue};
+
+/// How often a running program is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A keyword that waited longer for the program before it is dropped.
+const WAITS_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetectionCommand {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// How long it may run.
+    pub limit: Duration,
+}
+
+/// Why a command cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// No program.
+    #[error("on-detection needs a program, such as [\"/usr/bin/aplay\", \"ding.wav\"]")]
+    Empty,
+    /// It does not start.
+    #[error("cannot start")]
+    Start(#[source] std::io::Error),
+    /// It ended with an error.
+    #[error("ended with {0}")]
+    Failed(ExitStatus),
+    /// It ran for too long.
+    #[error("was killed: it ran for more than {} s (on-detection-limit)", .0.as_secs_f64())]
+    Slow(Duration),
+    /// Its thread does not start.
+    #[error("cannot start the thread of on-detection")]
+    Thread(#[source] std::io::Error),
+}
+
+impl DetectionCommand {
+    /// Starts a thread that runs it for each keyword, one after the other, until the outbox is dropped.
+    ///
+    /// # Errors
+    ///
+    /// No program, or no thread.
+    pub fn start(self) -> Result<Outbox, CommandError> {
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err(CommandError::Empty);
+        }
+        let (outbox, events, _) = queue();
+        let thread = std::thread::Builder::new().name("on-detection".into()).spawn(move || self.serve(events));
+        thread.map(|_| outbox).map_err(CommandError::Thread)
+    }
+
+    fn serve(self, mut events: Receiver<HomeEvent>) {
+        while let Some(event) = events.blocking_recv() {
+            let HomeEvent::Keyword(keyword) = event else { continue };
+            if keyword.at.elapsed() > WAITS_WITHIN {
+                log::warn!("on-detection: not run for `{}`: the program before it took too long", keyword.keyword);
+                continue;
+            }
+            if let Err(error) = self.run(&keyword) {
+                log::warn!("on-detection: {} {}", self.command[0], crate::chain::Chain(&error));
+            }
+        }
+    }
+
+    /// Runs it to its end.
+    fn run(&self, keyword: &KeywordEvent) -> Result<(), CommandError> {
+        let mut child = Command::new(&self.command[0])
+            .args(&self.command[1..])
+            .env("BELLIS_KEYWORD", &keyword.keyword)
+            .env("BELLIS_SCORE", keyword.score.to_string())
+            .env("BELLIS_THRESHOLD", keyword.threshold.to_string())
+            .env("BELLIS_START", keyword.start.to_string())
+            .env("BELLIS_END", keyword.end.to_string())
+            .stdin(Stdio::null())
+            // Standard output may be a consumer's.
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(CommandError::Start)?;
+        let until = Instant::now() + self.limit;
+        match wait(&mut child, until) {
+            Ok(Some(status)) if status.success() => Ok(()),
+            Ok(Some(status)) => Err(CommandError::Failed(status)),
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(CommandError::Slow(self.limit))
+            }
+        }
+    }
+}
+
+fn wait(child: &mut Child, until: Instant) -> std::io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+#[cfg(all(test, unix))]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn keyword() -> KeywordEvent {
+        KeywordEvent {
+            keyword: "$(touch x); \"lamp\"".into(),
+            score: 0.5,
+            threshold: 0.25,
+            start: 1.0,
+            end: 2.5,
+            at: Instant::now(),
+        }
+    }
+
+    fn run(command: &[&str]) -> Result<(), CommandError> {
+        let command = command.iter().map(|part| (*part).to_owned()).collect();
+        DetectionCommand { command, limit: Duration::from_millis(300) }.run(&keyword())
+    }
+
+    #[test]
+    fn the_keyword_is_in_the_environment_and_arguments_stay_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("a file");
+        let script =
+            r#"printf '%s|' "$BELLIS_KEYWORD" "$BELLIS_SCORE" "$BELLIS_THRESHOLD" "$BELLIS_START" "$BELLIS_END" "$2" > "$1""#;
+        run(&["/bin/sh", "-c", script, "sh", out.to_str().unwrap(), "$HOME; *"]).unwrap();
+        assert_eq!(std::fs::read_to_string(out).unwrap(), "$(touch x); \"lamp\"|0.5|0.25|1|2.5|$HOME; *|");
+    }
+
+    #[test]
+    fn every_bad_end_is_told() {
+        assert!(matches!(run(&["/bin/sleep", "60"]), Err(CommandError::Slow(_))));
+        assert!(matches!(run(&["/bin/false"]), Err(CommandError::Failed(_))));
+        assert!(matches!(run(&["/no/such/program"]), Err(CommandError::Start(_))));
+        let empty = DetectionCommand { command: Vec::new(), limit: Duration::from_secs(1) };
+        assert!(matches!(empty.start(), Err(CommandError::Empty)));
+    }
+}
