@@ -1,0 +1,63 @@
+"""Streaming speech representations with early exit.
+
+>>> import bellis, numpy
+>>> encoder = bellis.Encoder("daisy-tiny", policy="gain")
+>>> stream = encoder.stream(rate=48000)
+>>> for chunk in stream.accept(numpy.zeros(48000, numpy.float32)):
+...     print(chunk.start, chunk.layer, chunk.vectors.shape)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from . import _bellis
+from ._bellis import BellisError, Chunk, KeywordEvent, Phone, Stream, __version__
+
+__all__ = ["BellisError", "Chunk", "Encoder", "KeywordEvent", "KeywordSpotter", "Phone", "Stream", "packs", "__version__"]
+
+_MODELS = Path(__file__).parent / "models"
+
+
+def packs() -> list[str]:
+    """Names of the packs in this installation."""
+    return sorted(path.parent.name for path in _MODELS.glob("*/pack.toml"))
+
+
+def _pack_folder(pack: str | os.PathLike[str]) -> Path:
+    """The folder of a pack, by its path or its name."""
+    path = Path(pack)
+    if (path / "pack.toml").is_file() or len(path.parts) != 1:
+        return path
+    if path.name in packs():
+        return _MODELS / path
+    raise FileNotFoundError(f"no pack `{pack}`; available: {', '.join(packs())}, or pass a pack's folder")
+
+
+class Encoder(_bellis.Encoder):
+    """A pack's weights with an exit policy, shared by any number of streams and threads.
+
+    pack: a name of `packs()`, or a folder.
+    policy: as in `bellis run`, with its numbers: "gain", "fixed:6", "gain:0.05+gate:0.7"; the pack's own by default.
+    precision: "auto", "f32" or "int8".
+    threads: for large f32 matrix products.
+    """
+
+    def __new__(cls, pack="daisy-tiny", *, policy=None, precision="auto", threads=1):
+        return super().__new__(cls, _pack_folder(pack), policy=policy, precision=precision, threads=threads)
+
+
+class KeywordSpotter(_bellis.KeywordSpotter):
+    """Searches one stream for the keywords of a folder, as `bellis run --consumer keyword` does.
+
+    folder: where keyword files are; it need not exist before `enroll`.
+    encoder: an Encoder; the default one if None.
+    rate: of the samples, Hz; the pack's by default.
+    near_misses, false_accepts, refractory: as the flags of `bellis run`.
+    """
+
+    def __new__(cls, folder, encoder=None, *, rate=None, near_misses=None, false_accepts=None, refractory=None):
+        encoder = Encoder() if encoder is None else encoder
+        options = {"near_misses": near_misses, "false_accepts": false_accepts, "refractory": refractory}
+        return super().__new__(cls, folder, encoder, rate=rate, **options)

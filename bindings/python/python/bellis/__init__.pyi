@@ -1,0 +1,97 @@
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+Samples = NDArray[np.float32] | NDArray[np.int16]
+
+class BellisError(Exception): ...
+
+class Phone:
+    phone: str
+    start: float
+    end: float
+    confidence: float
+
+class Chunk:
+    index: int
+    start: float
+    seconds: float
+    layer: int
+    reason: str
+    entropy: float | None
+    entropies: list[tuple[int, float]]
+    vectors: NDArray[np.float32]
+    posteriors: NDArray[np.float32] | None
+    phones: list[Phone]
+
+class Stream:
+    @property
+    def rate(self) -> int: ...
+    def accept(self, samples: Samples) -> list[Chunk]: ...
+    def finish(self) -> list[Chunk]: ...
+    def reset(self) -> None: ...
+
+class Encoder:
+    def __new__(
+        cls,
+        pack: str | os.PathLike[str] = "daisy-tiny",
+        *,
+        policy: str | None = None,
+        precision: str = "auto",
+        threads: int = 1,
+    ) -> Encoder: ...
+    def stream(
+        self,
+        rate: int | None = None,
+        *,
+        chunk: float | None = None,
+        posteriors: bool = False,
+        phones: bool = False,
+        entropies: bool = False,
+    ) -> Stream: ...
+    @property
+    def pack(self) -> str: ...
+    @property
+    def sample_rate(self) -> int: ...
+    @property
+    def hop_seconds(self) -> float: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def vocabulary(self) -> list[str]: ...
+
+class KeywordEvent:
+    keyword: str
+    detected: bool
+    score: float
+    threshold: float
+    start: float
+    end: float
+
+class KeywordSpotter:
+    def __new__(
+        cls,
+        folder: str | os.PathLike[str],
+        encoder: Encoder | None = None,
+        *,
+        rate: int | None = None,
+        near_misses: float | None = None,
+        false_accepts: float | None = None,
+        refractory: float | None = None,
+    ) -> KeywordSpotter: ...
+    @property
+    def keywords(self) -> list[str]: ...
+    def accept(self, samples: Samples) -> list[KeywordEvent]: ...
+    def finish(self) -> list[KeywordEvent]: ...
+    def reset(self) -> None: ...
+    def enroll(
+        self, name: str, *, takes: Sequence[Samples], threshold: float, rate: int | None = None, replace: bool = False
+    ) -> None: ...
+
+def packs() -> list[str]: ...

@@ -1,0 +1,199 @@
+"""The bindings as they are installed, compared with the command line."""
+
+import json
+import subprocess
+import threading
+import wave
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import bellis
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+BELLIS = ROOT / "target/release/bellis"
+DEMO = ROOT / "models/keywords/demo"
+
+
+def samples(path):
+    with wave.open(str(path)) as file:
+        assert file.getsampwidth() == 2 and file.getnchannels() == 1
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
+
+
+@pytest.fixture(scope="session")
+def speech():
+    return samples(ROOT / "models/sample.wav")
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    return bellis.Encoder("daisy-tiny")
+
+
+def run(stream, audio, cut=1600):
+    chunks = [chunk for first in range(0, len(audio), cut) for chunk in stream.accept(audio[first : first + cut])]
+    return chunks + stream.finish()
+
+
+def command_line(folder, recording, *arguments):
+    command = [BELLIS, "run", recording, "--quiet", "--consumer", f"npy:{folder}/out.npy", "--consumer", f"phones:{folder}/phones"]
+    lines = subprocess.run([*command, "--consumer", "jsonl", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    phones = [json.loads(line) for line in (folder / "phones").read_text().splitlines()]
+    return np.load(folder / "out.npy"), [json.loads(line) for line in lines.splitlines()], phones
+
+
+@pytest.mark.parametrize("pack", ["daisy-tiny", "daisy-nano"])
+@pytest.mark.parametrize("policy", [None, "threshold:2.5", "fixed:4", "never"])
+def test_the_output_is_that_of_the_command_line(tmp_path, speech, pack, policy):
+    audio, rate = speech
+    flags = {"threshold:2.5": ["--policy", "threshold", "--threshold", "2.5"], "fixed:4": ["--policy", "fixed", "--layer", "4"]}
+    arguments = flags.get(policy, ["--policy", policy] if policy else [])
+    vectors, lines, phones = command_line(tmp_path, ROOT / "models/sample.wav", "--pack", pack, *arguments)
+    chunks = run(bellis.Encoder(pack, policy=policy).stream(rate, phones=True), audio, cut=777)
+    assert np.array_equal(np.concatenate([chunk.vectors for chunk in chunks]), vectors)
+    assert [chunk.layer for chunk in chunks] == [line["layer"] for line in lines]
+    assert [chunk.reason for chunk in chunks] == [line["reason"] for line in lines]
+    assert [chunk.start for chunk in chunks] == pytest.approx([line["start"] for line in lines], abs=1e-4)
+    for chunk, line in zip(chunks, lines):
+        assert [layer for layer, _ in chunk.entropies] == [layer for layer, _ in line["entropy"]]
+        assert [nats for _, nats in chunk.entropies] == pytest.approx([nats for _, nats in line["entropy"]], abs=1e-4)
+    found = [(one.phone, one.start, one.end) for chunk in chunks for one in chunk.phones]
+    assert found == [(one["phone"], one["start"], one["end"]) for one in phones] and phones
+
+
+def test_other_rates_are_resampled_as_in_files(tmp_path, speech, encoder):
+    audio, rate = speech
+    path = tmp_path / "fast.wav"
+    fast = np.interp(np.arange(3 * len(audio)) / 3, np.arange(len(audio)), audio).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 3 * rate, 0, "NONE", ""))
+        file.writeframes(fast.tobytes())
+    vectors, _, _ = command_line(tmp_path, path)
+    # Without phones, a chunk may exit at layers that have no CTC branch: the packs have one everywhere.
+    chunks = run(encoder.stream(3 * rate, phones=True), fast)
+    assert np.array_equal(np.concatenate([chunk.vectors for chunk in chunks]), vectors)
+
+
+def test_int16_and_float32_are_the_same_and_strides_are_followed(speech, encoder):
+    audio, rate = speech
+    as_float = audio.astype(np.float32) / 32768
+    vectors = [chunk.vectors for chunk in run(encoder.stream(rate), audio)]
+    for other in (as_float, np.repeat(as_float, 2)[::2]):
+        assert all(np.array_equal(a, b.vectors) for a, b in zip(vectors, run(encoder.stream(rate), other), strict=True))
+
+
+def test_vectors_are_arrays_of_frames_and_outlive_their_stream(speech, encoder):
+    audio, rate = speech
+    [*chunks] = run(encoder.stream(rate, posteriors=True, entropies=True), audio)
+    assert chunks[0].vectors.dtype == np.float32 and chunks[0].vectors.shape[1] == encoder.dim
+    assert np.allclose(np.exp(chunks[0].posteriors).sum(axis=1), 1, atol=1e-3)
+    assert all(chunk.entropy is not None and chunk.entropy >= 0 for chunk in chunks)
+    assert sum(chunk.seconds for chunk in chunks) == pytest.approx(len(audio) / rate, abs=0.001)
+    assert "bellis.Chunk 0" in repr(chunks[0]) and "daisy-tiny" in repr(encoder)
+
+
+def test_a_stream_begins_again_after_reset(speech, encoder):
+    audio, rate = speech
+    stream = encoder.stream(rate)
+    first = run(stream, audio)
+    assert stream.finish() == []
+    with pytest.raises(ValueError, match="reset"):
+        stream.accept(audio)
+    stream.reset()
+    stream.accept(audio[:5000])
+    stream.reset()
+    second = run(stream, audio)
+    assert all(np.array_equal(a.vectors, b.vectors) for a, b in zip(first, second, strict=True))
+
+
+def test_a_hundred_streams_in_threads(speech, encoder):
+    audio, rate = speech
+    audio = audio[: 3 * rate]
+    wanted = np.concatenate([chunk.vectors for chunk in run(encoder.stream(rate), audio)])
+
+    def one(index):
+        chunks = run(encoder.stream(rate), audio, cut=400 + 97 * index)
+        return np.array_equal(np.concatenate([chunk.vectors for chunk in chunks]), wanted)
+
+    with ThreadPoolExecutor(100) as pool:
+        assert all(pool.map(one, range(100)))
+
+
+def test_other_threads_run_while_one_computes(speech):
+    """A thread that needs the interpreter makes progress during a single long call."""
+    audio, rate = speech
+    stream = bellis.Encoder("daisy-tiny", policy="never", precision="f32").stream(rate)
+    long = np.tile(audio, 20)
+    progress, done = [], threading.Event()
+
+    def count():
+        while not done.is_set():
+            progress.append(None)
+            done.wait(0.001)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    before = len(progress)
+    stream.accept(long)
+    during = len(progress) - before
+    done.set()
+    thread.join()
+    assert during > 10
+
+
+@pytest.fixture
+def takes():
+    return [samples(path)[0] for path in sorted(DEMO.glob("take-*.wav"))]
+
+
+def test_keywords_are_those_of_the_command_line(tmp_path, takes, encoder):
+    folder = tmp_path / "keywords"
+    spotter = bellis.KeywordSpotter(folder, encoder)
+    assert spotter.keywords == []
+    spotter.enroll("several", takes=takes, threshold=0.3)
+    assert spotter.keywords == ["several"]
+    with pytest.raises(FileExistsError):
+        spotter.enroll("several", takes=takes, threshold=0.3)
+
+    wav = tmp_path / "long.wav"
+    subprocess.run([BELLIS, "run", DEMO / "long.flac", "--quiet", "--consumer", f"wav:{wav}"], cwd=ROOT, check=True)
+    command = [BELLIS, "run", wav, "--quiet", "--consumer", f"keyword:{folder}"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    wanted = [(one["keyword"], one["start"], one["end"], one["score"]) for one in map(json.loads, lines)]
+    audio, rate = samples(wav)
+    spotter = bellis.KeywordSpotter(folder, encoder, rate=rate)
+    events = [event for first in range(0, len(audio), 999) for event in spotter.accept(audio[first : first + 999])]
+    events += spotter.finish()
+    assert [(one.keyword, one.start, one.end, one.score) for one in events] == wanted and len(wanted) == 5
+    assert all(event.detected for event in events)
+
+
+def test_wrong_use_is_refused_with_the_reason(tmp_path, encoder, takes):
+    with pytest.raises(FileNotFoundError, match="daisy-nano, daisy-tiny"):
+        bellis.Encoder("no-such-pack")
+    with pytest.raises(bellis.BellisError, match="pack.toml"):
+        bellis.Encoder(tmp_path / "nothing")
+    for wrong, message in [({"policy": "nonsense"}, "nonsense"), ({"precision": "f16"}, "f16")]:
+        with pytest.raises(ValueError, match=message):
+            bellis.Encoder("daisy-tiny", **wrong)
+    with pytest.raises(ValueError, match="rate must be between"):
+        encoder.stream(rate=10)
+    with pytest.raises(ValueError, match="multiple of"):
+        encoder.stream(chunk=33)
+    stream = encoder.stream()
+    for wrong in [[0.0, 1.0], np.zeros((2, 100), np.float32), np.zeros(100), "text", None]:
+        with pytest.raises(TypeError, match="float32 or int16"):
+            stream.accept(wrong)
+    spotter = bellis.KeywordSpotter(tmp_path / "new", encoder)
+    with pytest.raises(ValueError, match="threshold"):
+        spotter.enroll("x", takes=takes, threshold=2)
+    with pytest.raises(bellis.BellisError, match="take 1"):
+        spotter.enroll("x", takes=[np.zeros(16000, np.float32)], threshold=0.3)
+    with pytest.raises(ValueError, match="near_misses"):
+        bellis.KeywordSpotter(tmp_path, encoder, near_misses=2)
+
+
+def test_the_wheel_has_the_packs():
+    assert bellis.packs() == ["daisy-nano", "daisy-tiny"]
