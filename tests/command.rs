@@ -95,6 +95,42 @@ fn without_arguments_the_bundled_recording_is_processed() {
 }
 
 #[test]
+fn the_input_level_is_in_the_summary_and_a_bad_one_is_reported_once_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("input.wav");
+    let run = |audio: &[f32], arguments: &[&str]| {
+        let spec =
+            hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+        let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+        audio.iter().for_each(|sample| writer.write_sample((sample.clamp(-1.0, 1.0) * 32_767.0) as i16).unwrap());
+        writer.finalize().unwrap();
+        let output = output(&[&["run", path.to_str().unwrap(), "--consumer", "null"], arguments].concat());
+        let text = stderr(&output);
+        assert!(output.status.success(), "{text}");
+        let warnings: Vec<String> = text.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
+        (text.lines().find(|line| line.starts_with("  level ")).unwrap().to_owned(), warnings)
+    };
+    let speech = common::speech();
+    let loudness = |factor: f32| speech.iter().cycle().take(25 * 16_000).map(|sample| factor * sample).collect::<Vec<f32>>();
+
+    let (level, warnings) = run(&loudness(1.0), &[]);
+    assert!(level.contains("0.00 % clipped") && warnings.is_empty(), "{level}: {warnings:?}");
+    let (level, warnings) = run(&vec![0.0; 25 * 16_000], &[]);
+    assert!(level.contains("digital silence"), "{level}");
+    assert!(matches!(&warnings[..], [one] if one.contains("10 s of digital silence")), "{warnings:?}");
+    let (_, warnings) = run(&loudness(40.0), &[]);
+    assert!(matches!(&warnings[..], [one] if one.contains("clipped; lower the capture volume")), "{warnings:?}");
+    let (_, warnings) = run(&loudness(0.03), &[]);
+    let gain = match &warnings[..] {
+        [one] => one.split_once("gain-db = ").unwrap().1.trim_end_matches('`').to_owned(),
+        _ => panic!("{warnings:?}"),
+    };
+    let (level, warnings) = run(&loudness(0.03), &["--gain-db", &gain]);
+    assert!(level.contains(&format!("gain +{gain}.0 dB")) && warnings.is_empty(), "{level}: {warnings:?}");
+    refused(&["run", "--gain-db", "-61"], &["--gain-db must be between -60 and 60, got -61"]);
+}
+
+#[test]
 fn every_policy_runs_and_bounds_its_depth() {
     let depths = |arguments: &[&str]| -> Vec<u64> {
         let output = output(&[&["run", "--quiet"], arguments].concat());

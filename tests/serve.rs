@@ -58,6 +58,10 @@ fn device_losses_reloads_and_shutdown_under_a_service_manager() {
     served.hears("STATUS=running");
     assert_eq!(served.get("/healthz").0, 200);
     conserved(&served);
+    // Nothing plays yet: digital silence.
+    within("the input level", || served.metrics().contains_key("bellis_input_rms_dbfs"));
+    assert_eq!(served.metric("bellis_input_peak_dbfs"), -144.0);
+    assert_eq!(served.metric("bellis_samples_clipped_total"), 0.0);
 
     // A changed policy: no chunk is lost, and the file continues.
     configure("policy = \"fixed\"\nlayer = 5\n");

@@ -51,6 +51,34 @@ fn options() -> RunOptions {
     RunOptions::default().session(SessionOptions::default().chunk_frames(16))
 }
 
+/// The level is measured before the gain, and the gain applied before everything else.
+#[test]
+fn a_quiet_source_with_gain_gives_the_representations_of_a_loud_one_and_reports_its_own_level() {
+    let loud = device_audio(48_000, 6.0);
+    let quiet: Vec<f32> = loud.iter().map(|sample| sample / 8.0).collect();
+    let run = |audio: &[f32], gain_db: f32| {
+        let collect = Collect::default();
+        let source = ScriptedSource::in_callbacks(48_000, false, audio, &[960]);
+        let report = stream(source, &options().gain_db(gain_db), vec![Box::new(collect.clone())], &StopFlag::default());
+        report.outcome.unwrap();
+        (collect.take(), report.summary.level.unwrap())
+    };
+    let eight_fold = 20.0 * 8f32.log10();
+    let ((wanted, loud), (found, quiet)) = (run(&loud, 0.0), run(&quiet, eight_fold));
+    assert_eq!(found.len(), wanted.len());
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert_eq!(found.exit_layer, wanted.exit_layer);
+        assert!(deviation(found.vectors.as_slice(), wanted.vectors.as_slice()) < TOLERANCE);
+    }
+    for (loud, quiet) in [
+        (loud.peak_dbfs, quiet.peak_dbfs),
+        (loud.rms_dbfs, quiet.rms_dbfs),
+        (loud.active_dbfs.unwrap(), quiet.active_dbfs.unwrap()),
+    ] {
+        assert!((loud - quiet - f64::from(eight_fold)).abs() < 0.1, "{loud} and {quiet} dBFS");
+    }
+}
+
 proptest! {
     // PROPTEST_CASES reduces this number under emulation.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.min(40), ..ProptestConfig::default() })]

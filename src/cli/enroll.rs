@@ -21,6 +21,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::record::record;
 use super::signals::stop_on_signals;
+use super::source::gain_db;
 use super::{locate, table};
 
 /// Enroll a keyword from text, recordings or both
@@ -55,6 +56,9 @@ pub struct Enroll {
     /// Microphone, by id or part of its name
     #[arg(long, value_name = "DEVICE", requires = "record")]
     device: Option<String>,
+    /// Fixed gain of the microphone, decibels; as in `bellis run`
+    #[arg(long, value_name = "DB", allow_hyphen_values = true, requires = "record")]
+    gain_db: Option<f32>,
     /// Pack: a folder, or the name of a bundled one
     #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
     pack: PathBuf,
@@ -181,7 +185,7 @@ impl Enroll {
     fn recorded(&self, count: usize, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
         let mut takes: Vec<Enrolment> = Vec::new();
         errln!("say \"{}\" {count} times, with a pause after each", self.say.as_ref().unwrap_or(&self.name));
-        record(self.device.clone(), model.encoder.audio().sample_rate, stop, |audio| {
+        record(self.device.clone(), gain_db(self.gain_db)?, model.encoder.audio().sample_rate, stop, |audio| {
             let number = takes.len() + 1;
             let outcome = model.enroll(Take { source: format!("take {number}"), origin: Origin::Recording, audio })?;
             let alike =

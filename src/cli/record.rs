@@ -19,9 +19,10 @@ const PATIENCE: u32 = 250;
 const METER_WIDTH: usize = 30;
 const METER_FLOOR_DBFS: f32 = -60.0;
 
-/// Records from the microphone and passes each take to `judge`, until it returns true.
+/// Records from the microphone with a fixed gain, and passes each take to `judge`, until it returns true.
 pub fn record(
     device: Option<String>,
+    gain_db: f32,
     sample_rate: u32,
     stop: &StopFlag,
     mut judge: impl FnMut(Vec<f32>) -> anyhow::Result<bool>,
@@ -33,6 +34,7 @@ pub fn record(
     let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize);
     let (sender, receiver) = events();
     source.start(writer, sender)?;
+    let gain = 10f32.powf(gain_db / 20.0);
     let meter = Meter { shown: std::io::stderr().is_terminal() };
     let outcome = (|| -> anyhow::Result<()> {
         let mut recorder = Recorder::new(sample_rate);
@@ -41,7 +43,7 @@ pub fn record(
             if let Ok(SourceEvent::Error(error)) = receiver.receiver().try_recv() {
                 return Err(error.into());
             }
-            let Some(samples) = read(&mut reader, &mut resampler) else {
+            let Some(mut samples) = read(&mut reader, &mut resampler) else {
                 silent += 1;
                 if silent > PATIENCE {
                     bail!("{}: no audio for 5 s; check the device with `bellis devices`", spec.name);
@@ -50,6 +52,7 @@ pub fn record(
                 continue;
             };
             silent = 0;
+            samples.iter_mut().for_each(|sample| *sample *= gain);
             let event = recorder.push(&samples);
             meter.show(recorder.level_dbfs(), event == RecorderEvent::Speaking);
             if let RecorderEvent::Take(take) = event {

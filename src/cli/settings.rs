@@ -306,6 +306,9 @@ settings! {
         /// Buffer size of the microphone, milliseconds [default: 20]
         #[arg(long, value_name = "MS", help_heading = "Audio")]
         pub buffer: Option<u64> = Restart,
+        /// Fixed gain, decibels, -60 to 60 [default: 0]
+        #[arg(long, value_name = "DB", allow_hyphen_values = true, help_heading = "Audio")]
+        pub gain_db: Option<f32> = Restart,
         /// Process a file in real time, like live audio
         #[arg(long, help_heading = "Audio")]
         #[serde(default)]

@@ -34,6 +34,7 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
         }
         options.ring = Duration::from_secs_f64(seconds);
     }
+    options.gain_db = gain_db(settings.gain_db)?;
     if let Some(priority) = settings.priority {
         if !(1..=HIGHEST_PRIORITY).contains(&priority) {
             bail!("priority must be between 1 and {HIGHEST_PRIORITY} (the kernel's interrupt threads have 50), got {priority}");
@@ -41,6 +42,14 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
         options.priority = Some(priority);
     }
     Ok(options)
+}
+
+/// The requested gain, dB.
+pub fn gain_db(requested: Option<f32>) -> anyhow::Result<f32> {
+    match requested.unwrap_or(0.0) {
+        gain_db if (-60.0..=60.0).contains(&gain_db) => Ok(gain_db),
+        gain_db => bail!("--gain-db must be between -60 and 60, got {gain_db}"),
+    }
 }
 
 /// Opens the input without starting it.

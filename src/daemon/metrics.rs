@@ -116,6 +116,15 @@ impl Collector for Daemon {
         out.counter("samples_processed", "Samples read from the ring and processed", samples.processed)?;
         out.counter("samples_dropped", "Samples dropped because the ring was full", samples.dropped)?;
         out.counter("samples_not_finite", "Samples that were NaN or infinite, replaced with zeros", samples.non_finite)?;
+        if let (Some(level), Some(recent)) = (counters.level(), counters.recent_level()) {
+            out.counter("samples_clipped", "Samples in runs at full scale", level.clipped)?;
+            out.gauge("input_peak_dbfs", "Peak of the last complete 10 s, before the gain", recent.peak_dbfs)?;
+            out.gauge("input_rms_dbfs", "RMS of the last complete 10 s, before the gain", recent.rms_dbfs)?;
+            out.gauge("input_clipped_ratio", "Clipped share of the last complete 10 s", recent.clipped_share)?;
+            if let Some(active) = recent.active_dbfs {
+                out.gauge("input_active_dbfs", "Active speech level (ITU-T P.56), before the gain", active)?;
+            }
+        }
         out.gauge("ring_samples", "Samples waiting in the ring", samples.left as f64)?;
         out.gauge("source_rate_hertz", "Sample rate of the current source", f64::from(status.source_rate()))?;
         out.counter("xruns", "Overruns reported by devices: audio lost before it reached Bellis", counters.xruns())?;

@@ -190,6 +190,9 @@ impl fmt::Display for Status {
         if let Some(depth) = self.counters.mean_exit_layer() {
             write!(f, ", mean exit layer {depth:.2}")?;
         }
+        if let Some(level) = self.counters.recent_level() {
+            write!(f, ", input {level}")?;
+        }
         write!(f, ", {} samples dropped, device lost {}×", samples.dropped, self.lost())
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::latency::Latencies;
+use super::level::{InputLevel, Levels};
 use super::samples::Samples;
 use crate::audio::RingStats;
 use crate::exit::Reason;
@@ -29,6 +30,7 @@ pub struct Counters {
     exits: Vec<AtomicU64>,
     reasons: Vec<(Reason, AtomicU64)>,
     latencies: Mutex<Latencies>,
+    levels: Mutex<Levels>,
     consumers: Mutex<Vec<Arc<ConsumerCounters>>>,
     heartbeats: AtomicU64,
 }
@@ -75,6 +77,7 @@ impl Counters {
             exits: (0..=layers).map(|_| zero()).collect(),
             reasons: Reason::all().map(|reason| (reason, zero())).collect(),
             latencies: Mutex::default(),
+            levels: Mutex::default(),
             consumers: Mutex::default(),
             heartbeats: zero(),
         }
@@ -174,6 +177,16 @@ impl Counters {
         locked(&self.latencies).clone()
     }
 
+    /// Input level of the run so far, before the gain; `None` before the first samples.
+    pub fn level(&self) -> Option<InputLevel> {
+        locked(&self.levels).total
+    }
+
+    /// Input level of the last complete 10 s, or of the run until then.
+    pub fn recent_level(&self) -> Option<InputLevel> {
+        locked(&self.levels).recent
+    }
+
     /// Counters of the consumers, in the order in which they were added.
     pub fn consumers(&self) -> Vec<Arc<ConsumerCounters>> {
         locked(&self.consumers).clone()
@@ -241,6 +254,17 @@ impl Counters {
         self.projected_frames.store(work.projected_frames, Ordering::Relaxed);
         self.macs.store(work.macs, Ordering::Relaxed);
         self.non_finite_heads.store(non_finite_heads, Ordering::Relaxed);
+    }
+
+    /// Publishes new levels, unless a reader holds the lock: the next ones follow within a second.
+    pub(super) fn offer_levels(&self, levels: Levels) {
+        if let Ok(mut shared) = self.levels.try_lock() {
+            *shared = levels;
+        }
+    }
+
+    pub(super) fn set_levels(&self, levels: Levels) {
+        *locked(&self.levels) = levels;
     }
 
     pub(super) fn finish(&self, pending: &mut PendingLatencies) {

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::Queue;
+use super::level::LevelMeter;
 use crate::audio::{Block, Gap, Resampler, RingReader};
 use crate::exit::ExitPolicy;
 use crate::realtime;
@@ -47,6 +48,8 @@ pub(super) struct Change {
 
 /// Audio of one source.
 pub(super) struct Input {
+    /// Name of the source, for messages.
+    pub name: String,
     pub ring: RingReader,
     pub resampler: Resampler,
     pub source_rate: u32,
@@ -64,9 +67,9 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub fn new(ring: RingReader, resampler: Resampler, source_rate: u32, live: bool, missed: u64) -> Self {
+    pub fn new(name: String, ring: RingReader, resampler: Resampler, source_rate: u32, live: bool, missed: u64) -> Self {
         let source_stopped = Arc::default();
-        Self { ring, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
+        Self { name, ring, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
     }
 
     /// Audio in the ring.
@@ -90,6 +93,9 @@ pub(super) struct Inference {
     /// Requests to drop the remaining audio.
     pub discard: StopFlag,
     pub pending: PendingLatencies,
+    pub level: LevelMeter,
+    /// Factor applied to every sample.
+    pub gain: f32,
     pub inputs: VecDeque<Input>,
     /// Whether any audio has arrived.
     pub began: bool,
@@ -148,6 +154,7 @@ impl Inference {
     fn stream(&mut self, mut input: Input) -> Result<(), SessionError> {
         let mut block = vec![0.0; READ_SAMPLES];
         let mut resampled = Vec::with_capacity(2 * READ_SAMPLES);
+        self.level.begin(&input.name, input.source_rate);
         loop {
             self.counters.heartbeat();
             while let Ok(control) = self.control.try_recv() {
@@ -162,6 +169,14 @@ impl Inference {
             }
             match input.ring.read(&mut block) {
                 Block::Samples(samples) => {
+                    let count = samples.len();
+                    if let Some(levels) = self.level.push(samples) {
+                        self.counters.offer_levels(levels);
+                    }
+                    let samples = &mut block[..count];
+                    if self.gain != 1.0 {
+                        samples.iter_mut().for_each(|sample| *sample *= self.gain);
+                    }
                     input.resampler.push(samples, &mut resampled);
                     self.begin(&mut input)?;
                     self.session.push(&resampled)?;
@@ -187,6 +202,7 @@ impl Inference {
             self.session.finish();
             self.drain(&mut input)?;
         }
+        self.counters.set_levels(self.level.end());
         self.counters.retire_ring(input.ring.stats());
         Ok(())
     }

@@ -17,6 +17,7 @@ mod error;
 #[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod inference;
 mod latency;
+mod level;
 #[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod pipeline;
 mod run;
@@ -33,6 +34,7 @@ pub(crate) use connection::{Opened, SourceStatus};
 pub use counters::{ConsumerCounters, Counters};
 pub use error::RunError;
 pub use latency::{Latencies, LatencyHistogram, Percentiles};
+pub use level::InputLevel;
 pub use pipeline::NamedConsumer;
 pub(crate) use pipeline::Pipeline;
 pub use run::{Run, RunBuilder, RunReport};
@@ -79,6 +81,9 @@ pub struct RunOptions {
     /// Real-time priority of the inference thread (SCHED_FIFO), 1 to 49: below 50, the priority of the kernel's interrupt threads. If
     /// the system refuses it, the run continues without and logs a warning. None by default.
     pub priority: Option<u8>,
+    /// Gain applied to captured audio before the resampler, dB. The input level and the count of clipped samples are measured before
+    /// it. 0 by default.
+    pub gain_db: f32,
 }
 
 impl Default for RunOptions {
@@ -89,6 +94,7 @@ impl Default for RunOptions {
             queue_chunks: 16,
             watchdog: Duration::from_secs(5),
             priority: None,
+            gain_db: 0.0,
         }
     }
 }
@@ -121,6 +127,12 @@ impl RunOptions {
     /// Sets the real-time priority of the inference thread.
     pub fn priority(mut self, priority: u8) -> Self {
         self.priority = Some(priority);
+        self
+    }
+
+    /// Sets the gain, dB.
+    pub fn gain_db(mut self, gain_db: f32) -> Self {
+        self.gain_db = gain_db;
         self
     }
 }

@@ -10,6 +10,7 @@ use super::connection::{Connection, Opened};
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::{self, ConsumerThread};
 use super::inference::{Change, Control, Inference, Input};
+use super::level::LevelMeter;
 use super::run::RunReport;
 use super::summary::Summary;
 use super::{RunError, RunOptions, StopFlag};
@@ -111,6 +112,8 @@ impl Pipeline {
             priority: options.priority,
             discard: discard.clone(),
             pending: PendingLatencies::default(),
+            level: LevelMeter::new(options.gain_db),
+            gain: 10f32.powf(options.gain_db / 20.0),
             inputs: Default::default(),
             began: false,
         };
@@ -128,7 +131,7 @@ impl Pipeline {
         let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
         let stats = ring.stats().clone();
         let missed = (missed.as_secs_f64() * f64::from(pack_rate)) as u64;
-        let input = Input::new(ring, resampler, spec.sample_rate, spec.live, missed);
+        let input = Input::new(spec.name.clone(), ring, resampler, spec.sample_rate, spec.live, missed);
         let connection =
             Connection::new(source, spec, events, stats.clone(), input.source_stopped.clone(), self.counters.clone());
         self.counters.add_ring(stats);

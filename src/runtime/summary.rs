@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::counters::Counters;
 use super::latency::Percentiles;
+use super::level::InputLevel;
 use super::samples::Samples;
 use crate::consumer::StreamInfo;
 
@@ -48,6 +49,8 @@ pub struct Summary {
     pub compute: Percentiles,
     /// Time from the capture of a chunk's last sample to its representation (live sources).
     pub delay: Option<Percentiles>,
+    /// Level of the captured audio, before the gain.
+    pub level: Option<InputLevel>,
     /// Samples at the source's rate.
     pub samples: Samples,
     /// Overruns reported by the device.
@@ -96,6 +99,7 @@ impl Summary {
             macs_per_second: per(counters.macs() as f64, audio),
             compute: latencies.compute.percentiles().unwrap_or_default(),
             delay: latencies.delay.percentiles(),
+            level: counters.level(),
             samples: counters.samples(),
             xruns: counters.xruns(),
             non_finite_heads: counters.non_finite_heads(),
@@ -134,6 +138,9 @@ impl fmt::Display for Summary {
         writeln!(f, "  chunk     {}", self.compute)?;
         if let Some(delay) = &self.delay {
             writeln!(f, "  delay     {delay} after the chunk's last sample")?;
+        }
+        if let Some(level) = &self.level {
+            writeln!(f, "  level     {level}")?;
         }
         let Samples { captured, processed, dropped, left, non_finite } = self.samples;
         write!(f, "  samples   {captured} captured = {processed} processed + {dropped} dropped")?;
