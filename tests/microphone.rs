@@ -145,6 +145,30 @@ fn live_and_file(pulse: &Pulse) -> Result<(), String> {
 }
 
 #[test]
+fn a_device_is_found_by_the_names_that_arecord_takes() {
+    let Some(pulse) = Pulse::start() else { return };
+    let listed = pulse.command(env!("CARGO_BIN_EXE_bellis")).arg("devices").output().unwrap();
+    let text = String::from_utf8(listed.stdout).unwrap();
+    let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
+    assert!(at("alsa:default\n") < at("alsa:kitchen\n"), "the default one is not first: {text}");
+    // Plugins of this system that have nothing to open.
+    assert!(!text.contains("alsa:oss") && !text.contains("not available"), "{text}");
+    for (name, shown) in [("default", ""), ("kitchen", "kitchen"), ("alsa:kitchen", "kitchen"), ("KITCH", "kitchen")] {
+        let child = listen(&pulse, &["--device", name, "--consumer", "null"]);
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = end(child);
+        let summary = String::from_utf8_lossy(&output.stderr).into_owned();
+        let title = summary.lines().find(|line| line.contains(" through ")).unwrap();
+        assert!(output.status.success() && title.to_lowercase().starts_with(shown), "{name}: {summary}");
+    }
+    let arguments = ["run", "mic", "--device", "plughw:7,3"];
+    let output =
+        pulse.command(env!("CARGO_BIN_EXE_bellis")).args(arguments).current_dir(common::repository("")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && text.contains("plughw:7,3: no microphone has this id or name; available: "), "{text}");
+}
+
+#[test]
 fn a_microphone_that_vanishes_is_one_error_and_an_end() {
     let Some(pulse) = Pulse::start() else { return };
     let child = listen(&pulse, &["--consumer", "null"]);

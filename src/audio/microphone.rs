@@ -14,7 +14,8 @@ use crate::realtime;
 /// The microphone and its capture settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MicrophoneOptions {
-    /// Id, or part of the name in any case. Default: the system's default device.
+    /// Id, as listed by `bellis devices` or as `arecord -D` takes it (`plughw:1,0`, `hw:CARD=seeed`, `default`, a PCM of `.asoundrc`), or
+    /// part of the name in any case. Default: the system's default device.
     pub device: Option<String>,
     /// Sample rate, Hz. Default: 48,000 if the device supports it.
     pub sample_rate: Option<u32>,
@@ -44,6 +45,8 @@ pub struct DeviceInfo {
     pub name: String,
     /// Whether it is the system's default.
     pub default: bool,
+    /// Whether it is a plugin of the audio system (an audio server, a converter, a PCM of `.asoundrc`) rather than hardware.
+    pub plugin: bool,
     /// Supported channel counts.
     pub channels: Vec<u16>,
     /// Supported ranges of sample rates, Hz.
@@ -81,13 +84,14 @@ pub fn abandoned_streams() -> u64 {
 
 static ABANDONED_STREAMS: AtomicU64 = AtomicU64::new(0);
 
-/// Lists all microphones.
+/// Lists all microphones: the default first, hardware before plugins. Omits plugins that cannot be opened, and second names of
+/// hardware by card number.
 pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
     silence_alsa();
     let host = cpal::default_host();
     let default = host.default_input_device().and_then(|device| device.id().ok());
     let all = host.input_devices().map_err(|error| from_cpal("audio system", &error))?;
-    Ok(all
+    let mut found: Vec<DeviceInfo> = all
         .filter_map(|device| {
             let id = device.id().ok()?;
             // A busy or broken device reports no configurations, but is still listed.
@@ -104,6 +108,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
             formats.dedup();
             Some(DeviceInfo {
                 default: default.as_ref() == Some(&id),
+                plugin: is_plugin(id.id()),
                 id: id.to_string(),
                 name: name_of(&device),
                 channels,
@@ -111,7 +116,54 @@ pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
                 formats,
             })
         })
-        .collect())
+        .filter(|device| !device.plugin || !device.formats.is_empty())
+        .collect();
+    let by_name: Vec<(String, String)> = found
+        .iter()
+        .filter(|device| !has_card_number(&device.id))
+        .map(|device| (prefix(&device.id), device.name.clone()))
+        .collect();
+    found.retain(|device| !has_card_number(&device.id) || !by_name.contains(&(prefix(&device.id), device.name.clone())));
+    found.sort_by_key(|device| (!device.default, device.plugin));
+    Ok(found)
+}
+
+/// Whether an ALSA PCM is a plugin rather than hardware. Other systems list only devices.
+fn is_plugin(pcm: &str) -> bool {
+    cfg!(target_os = "linux") && !["hw:", "plughw:"].iter().any(|prefix| pcm.starts_with(prefix))
+}
+
+/// Whether an id contains the card's number instead of its name, as in `alsa:hw:CARD=1,DEV=0`. The number may change at every boot.
+fn has_card_number(id: &str) -> bool {
+    let card = id.split_once(":CARD=").map(|(_, rest)| rest.split(',').next().unwrap_or_default());
+    card.is_some_and(|card| card.parse::<u32>().is_ok())
+}
+
+/// The part of an id before the card.
+fn prefix(id: &str) -> String {
+    id.split_once(":CARD=").map_or(id, |(prefix, _)| prefix).to_owned()
+}
+
+/// The canonical form of an ALSA name: `plughw:1`, `plughw:1,0`, `plughw:CARD=1` and `alsa:plughw:CARD=1,DEV=0` all become
+/// `plughw:CARD=1,DEV=0`.
+fn canonical(name: &str) -> String {
+    let name = name.strip_prefix("alsa:").unwrap_or(name);
+    let Some((plugin, rest)) = name.split_once(':') else { return name.to_owned() };
+    let (mut card, mut device, mut others) = (None, None, Vec::new());
+    for (at, argument) in rest.split(',').map(str::trim).enumerate() {
+        match argument.split_once('=') {
+            Some(("CARD", value)) => card = Some(value),
+            Some(("DEV", value)) => device = Some(value),
+            Some(_) => others.push(argument),
+            None if at == 0 => card = Some(argument),
+            None if at == 1 => device = Some(argument),
+            None => others.push(argument),
+        }
+    }
+    match (card, others.is_empty()) {
+        (Some(card), true) => format!("{plugin}:CARD={card},DEV={}", device.unwrap_or("0")),
+        _ => name.to_owned(),
+    }
 }
 
 /// Keeps the messages of ALSA's library about devices that cannot be opened off the terminal, for the calling thread. Bellis reports
@@ -147,6 +199,9 @@ impl MicrophoneSource {
     /// Finds the device and selects a configuration. Capture begins with `start`.
     pub fn open(options: MicrophoneOptions) -> Result<Self, AudioError> {
         silence_alsa();
+        if let Some(channels) = options.channels {
+            options.pick.check(channels, options.device.as_deref().unwrap_or("microphone"))?;
+        }
         let device = find(options.device.as_deref())?;
         let name = name_of(&device);
         let offered: Vec<_> = device.supported_input_configs().map_err(|error| cannot_open(&name, &error))?.collect();
@@ -171,11 +226,13 @@ impl MicrophoneSource {
             )
         });
         let Some(&best) = usable.first() else {
+            let most = offered.iter().map(cpal::SupportedStreamConfigRange::channels).max().unwrap_or(0);
+            options.pick.check(most, &name)?;
             let requested =
                 [options.sample_rate.map(|rate| format!("{rate} Hz")), options.channels.map(|count| format!("{count} channels"))];
             let requested: Vec<_> = requested.into_iter().flatten().collect();
             let message = match requested.is_empty() {
-                true => "has no supported sample format, or not the requested channel".to_owned(),
+                true => "has no supported sample format".to_owned(),
                 false => format!("does not support {}", requested.join(" with ")),
             };
             return Err(AudioError::new(AudioErrorKind::Unsupported, name, message));
@@ -213,9 +270,13 @@ fn find(requested: Option<&str>) -> Result<cpal::Device, AudioError> {
         return host.default_input_device().ok_or_else(|| not_found("not found; connect one".into()));
     };
     let all: Vec<_> = host.input_devices().map_err(|error| from_cpal("audio system", &error))?.collect();
-    let by_id = |device: &cpal::Device| device.id().is_ok_and(|id| id.to_string() == requested_name);
+    let requested_id = canonical(requested_name);
+    let by_id = |device: &cpal::Device| device.id().is_ok_and(|id| canonical(&id.to_string()) == requested_id);
     if let Some(device) = all.iter().find(|device| by_id(device)) {
         return Ok(device.clone());
+    }
+    if let Some(device) = host.default_input_device().filter(by_id) {
+        return Ok(device);
     }
     let part = requested_name.to_lowercase();
     let matching: Vec<_> = all.iter().filter(|device| name_of(device).to_lowercase().contains(&part)).collect();
@@ -380,5 +441,40 @@ impl Source for MicrophoneSource {
                 log::warn!("{}: the device did not close within 1 s and was abandoned", self.spec.name);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_an_alsa_name_is_the_same_device() {
+        for name in ["plughw:1", "plughw:1,0", "plughw:CARD=1", "plughw:CARD=1,DEV=0", "alsa:plughw:1,0", "plughw:DEV=0,CARD=1"] {
+            assert_eq!(canonical(name), "plughw:CARD=1,DEV=0", "{name}");
+        }
+        assert_eq!(canonical("hw:CARD=seeed,DEV=0"), canonical("alsa:hw:seeed"));
+        assert_eq!(canonical("sysdefault:CARD=Device"), canonical("alsa:sysdefault:CARD=Device"));
+        assert_ne!(canonical("hw:1,0"), canonical("hw:1,1"));
+        assert_ne!(canonical("hw:1,0"), canonical("plughw:1,0"));
+        for name in ["default", "mymic", "coreaudio:AppleUSBAudioEngine:1:2", "plug:'hw:1,0'"] {
+            assert_eq!(canonical(&canonical(name)), canonical(name));
+        }
+        assert_eq!(canonical("default"), "default");
+    }
+
+    #[test]
+    fn cards_are_told_from_plugins_and_numbers_from_names() {
+        assert!(has_card_number("alsa:hw:CARD=1,DEV=0") && !has_card_number("alsa:hw:CARD=seeed,DEV=0"));
+        assert!(!has_card_number("alsa:default"));
+        #[cfg(target_os = "linux")]
+        assert!(is_plugin("default") && is_plugin("dsnoop:CARD=seeed,DEV=0") && !is_plugin("plughw:CARD=seeed,DEV=0"));
+    }
+
+    #[test]
+    fn a_channel_beyond_the_requested_ones_is_named_in_the_error() {
+        let options = MicrophoneOptions { channels: Some(4), pick: ChannelPick::Channel(4), ..MicrophoneOptions::default() };
+        let error = MicrophoneSource::open(options).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("has 4 channel(s), but channel 5 was requested"), "{error}");
     }
 }

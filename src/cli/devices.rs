@@ -5,7 +5,10 @@ use clap::Args;
 
 /// List microphones
 #[derive(Debug, Args)]
-#[command(after_help = "Select one with `bellis run mic --device ID`, or with part of its name.")]
+#[command(
+    after_help = "Select one with `bellis run mic --device ID`, or with part of its name. `--device` takes the names of `arecord -D`, too:
+plughw:1,0, hw:CARD=seeed,DEV=0, default, a PCM of ~/.asoundrc."
+)]
 pub struct Devices {}
 
 impl Devices {
@@ -23,7 +26,12 @@ impl Devices {
                 ("rates", rates.join(", ") + " Hz"),
                 ("formats", device.formats.join(", ")),
             ];
-            super::table::print(&format!("{}{}", device.name, if device.default { "  (default)" } else { "" }), &rows);
+            let mark = match (device.default, device.plugin) {
+                (true, _) => "  (default)",
+                (false, true) => "  (plugin)",
+                (false, false) => "",
+            };
+            super::table::print(&format!("{}{mark}", device.name), &rows);
         }
         if !closed.is_empty() {
             let names: Vec<String> = closed.into_iter().map(|device| format!("{} ({})", device.id, device.name)).collect();

@@ -289,6 +289,8 @@ settings! {
         pub quiet: bool = Output,
 
         /// Microphone, by id or part of its name (see `bellis devices`)
+        ///
+        /// Takes the names of `arecord -D` as well: `plughw:1,0`, `hw:CARD=seeed,DEV=0`, `default`, a PCM of `.asoundrc`.
         #[arg(long, value_name = "DEVICE", help_heading = "Audio")]
         pub device: Option<String> = Restart,
         /// Sample rate of raw PCM [default: 16000] or of the microphone, Hz
