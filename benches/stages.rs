@@ -146,7 +146,7 @@ fn stages(criterion: &mut Criterion) {
             resampler.push(black_box(&microphone), &mut out);
         });
     });
-    let (mut writer, mut reader) = ring(96_000);
+    let (mut writer, mut reader) = ring(96_000, 48_000);
     let mut block = vec![0.0; 4096];
     group.bench_function("ring", |b| {
         b.iter(|| {

@@ -1,12 +1,16 @@
-//! The capture callback never allocates, in a million calls with a ring that is full half of the time.
+//! The capture callback never allocates, in a million calls with a ring that is full half of the time and a reader that is woken.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::{Duration, Instant};
 
 use bellis::audio::{ChannelPick, SourceEvent};
 use bellis::internal::{Block, Intake, events, ring};
 
 #[test]
 fn a_million_callbacks_allocate_nothing() {
-    let (writer, mut reader) = ring(48_000);
+    let (writer, mut reader) = ring(48_000, 48_000);
+    // This thread waits for the ring, so every callback that completes a block wakes it.
+    reader.wait(1, Duration::ZERO);
     let mut intake = Intake::new(writer, 2, ChannelPick::MixDown);
     let (events, _receiver) = events();
     let integers = [1_000i16, -3_000].repeat(480);
@@ -15,13 +19,14 @@ fn a_million_callbacks_allocate_nothing() {
     let counted = allocation_counter::measure(|| {
         for callback in 0..1_000_000u32 {
             match callback % 2 {
-                0 => intake.take(&integers[..2 * (1 + callback as usize % 480)]),
-                _ => intake.take(&floats[..2 * (1 + callback as usize % 480)]),
+                0 => intake.take(&integers[..2 * (1 + callback as usize % 480)], Instant::now()),
+                _ => intake.take(&floats[..2 * (1 + callback as usize % 480)], Instant::now()),
             }
             if callback % 1_000 == 0 {
                 events.send(SourceEvent::Xrun);
             }
             if callback % 2_000 > 1_000 {
+                reader.wait(1, Duration::ZERO);
                 std::hint::black_box(matches!(reader.read(&mut out), Block::Samples(_)));
             }
         }

@@ -36,7 +36,7 @@ impl Played {
 }
 
 fn play(mut source: Box<dyn Source>) -> Played {
-    let (writer, mut reader) = ring(1 << 22);
+    let (writer, mut reader) = ring(1 << 22, source.spec().sample_rate);
     let (sender, receiver) = events();
     let rate = source.spec().sample_rate;
     source.start(writer, sender).unwrap();

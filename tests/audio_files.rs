@@ -91,7 +91,7 @@ fn flac_is_exact_and_ogg_and_mp3_are_close() {
 
 /// Plays a source to its end: its samples and its last event.
 fn play(mut source: impl Source) -> (Vec<f32>, SourceEvent) {
-    let (writer, mut reader) = ring(1 << 20);
+    let (writer, mut reader) = ring(1 << 20, source.spec().sample_rate);
     let (sender, receiver) = events();
     source.start(writer, sender).unwrap();
     let event = receiver.receiver().recv_timeout(std::time::Duration::from_secs(20)).unwrap();
@@ -219,7 +219,7 @@ fn raw_pcm_of_every_format_with_reads_of_any_size() {
 fn an_idle_pipe_does_not_block_stop() {
     let (reader, _writer) = std::io::pipe().unwrap();
     let mut source = PcmSource::new(Box::new(reader), "pipe", PcmFormat::S16le, 16_000, 1, ChannelPick::MixDown).unwrap();
-    let (writer, _reader) = ring(100);
+    let (writer, _reader) = ring(100, 16_000);
     source.start(writer, events().0).unwrap();
     let (done, waits) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

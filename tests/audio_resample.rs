@@ -42,6 +42,27 @@ proptest! {
 }
 
 #[test]
+fn the_input_that_is_asked_for_is_exactly_enough_and_what_is_inside_is_counted() {
+    for from in [8_000u32, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000] {
+        let mut resampler = Resampler::new(from, 16_000).unwrap();
+        let (mut taken, mut out) = (0, Vec::new());
+        for wanted in [1u64, 160, 5_120, 319, 5_121, 2] {
+            let needed = resampler.input_for(wanted);
+            let before = out.len() as u64;
+            resampler.push(&vec![0.0; needed.saturating_sub(1) as usize], &mut out);
+            assert!((out.len() as u64) - before < wanted, "{from} Hz: one sample less is enough for {wanted}");
+            resampler.push(&[0.0], &mut out);
+            assert!((out.len() as u64) - before >= wanted, "{from} Hz: {needed} are not enough for {wanted}");
+            taken += needed.max(1);
+            let inside = f64::from(taken as u32) / f64::from(from) - out.len() as f64 / 16_000.0;
+            assert!((resampler.pending().as_secs_f64() - inside.max(0.0)).abs() < 1e-9, "{from} Hz");
+        }
+    }
+    let equal = Resampler::new(16_000, 16_000).unwrap();
+    assert_eq!((equal.input_for(320), equal.pending()), (320, std::time::Duration::ZERO));
+}
+
+#[test]
 fn tones_are_neither_shifted_nor_distorted() {
     for from in RATES {
         for hertz in [100.0, 1_000.0, 3_000.0] {

@@ -1,8 +1,13 @@
 //! The ring: captured = read + dropped + queued, exactly, and gaps in stream order.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use bellis::internal::{Block, Gap, ring};
+use std::time::{Duration, Instant};
+
+use bellis::audio::ChannelPick;
+use bellis::internal::{Block, Gap, Intake, ring};
 use proptest::prelude::*;
+
+const RATE: u32 = 16_000;
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -31,7 +36,7 @@ fn read(reader: &mut bellis::internal::RingReader, size: usize, received: &mut V
 proptest! {
     #[test]
     fn every_sample_is_read_at_its_position_or_reported_in_a_gap(capacity in 1usize..2_000, actions in actions()) {
-        let (mut writer, mut reader) = ring(capacity);
+        let (mut writer, mut reader) = ring(capacity, RATE);
         let (mut next, mut received) = (0u32, Vec::new());
         for action in actions {
             match action {
@@ -60,7 +65,7 @@ proptest! {
 
 #[test]
 fn two_threads_account_for_every_sample() {
-    let (mut writer, mut reader) = ring(1_000);
+    let (mut writer, mut reader) = ring(1_000, RATE);
     const TOTAL: u32 = 3_000_000;
     let source = std::thread::spawn(move || {
         let mut next = 0;
@@ -95,7 +100,7 @@ fn two_threads_account_for_every_sample() {
 
 #[test]
 fn a_source_that_can_wait_loses_nothing() {
-    let (mut writer, mut reader) = ring(64);
+    let (mut writer, mut reader) = ring(64, RATE);
     let source = std::thread::spawn(move || {
         let stop = std::sync::atomic::AtomicBool::new(false);
         assert!(writer.push_blocking(&(0..10_000).map(|n| n as f32).collect::<Vec<_>>(), &stop));
@@ -116,7 +121,71 @@ fn a_source_that_can_wait_loses_nothing() {
 
 #[test]
 fn a_waiting_source_ends_when_the_reader_is_dropped() {
-    let (mut writer, reader) = ring(8);
+    let (mut writer, reader) = ring(8, RATE);
     drop(reader);
     assert!(!writer.push_blocking(&[0.0; 100], &std::sync::atomic::AtomicBool::new(false)));
+}
+
+/// Longer than any test may take: a reader that is not woken hangs.
+const FOREVER: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn a_waiting_reader_is_woken_by_every_block_it_waits_for_and_by_the_end() {
+    let (mut writer, mut reader) = ring(1_000, RATE);
+    const BLOCKS: usize = 20_000;
+    const BLOCK: usize = 37;
+    let (taken, may_push) = std::sync::mpsc::channel();
+    let source = std::thread::spawn(move || {
+        for _ in 0..BLOCKS {
+            // In two parts: the first one is not enough.
+            writer.push_live(&[0.0; 10]);
+            writer.push_live(&[0.0; BLOCK - 10]);
+            may_push.recv().unwrap();
+        }
+    });
+    let mut out = [0.0; BLOCK];
+    for _ in 0..BLOCKS {
+        while reader.queued() < BLOCK {
+            reader.wait(BLOCK, FOREVER);
+        }
+        assert!(matches!(reader.read(&mut out), Block::Samples(samples) if samples.len() == BLOCK));
+        taken.send(()).unwrap();
+    }
+    while !matches!(reader.read(&mut out), Block::Closed) {
+        reader.wait(1, FOREVER);
+    }
+    source.join().unwrap();
+}
+
+#[test]
+fn a_reader_that_waits_for_more_than_fits_is_woken_when_the_ring_is_half_full() {
+    let (mut writer, reader) = ring(100, RATE);
+    let source = std::thread::spawn(move || {
+        writer.push_live(&[0.0; 50]);
+        writer
+    });
+    while reader.queued() < 50 {
+        reader.wait(1_000_000, FOREVER);
+    }
+    drop(source.join().unwrap());
+}
+
+#[test]
+fn samples_keep_the_instant_of_their_capture_also_after_drops() {
+    let (writer, reader) = ring(1_000, RATE);
+    let mut intake = Intake::new(writer, 2, ChannelPick::MixDown);
+    let began = Instant::now() + Duration::from_secs(100);
+    // The device's clock runs 1 % fast: 0.099 s per tenth of a second of audio. All but the first 1,000 samples are dropped.
+    for callback in 0..10u32 {
+        let first = began + Duration::from_millis(99) * callback;
+        intake.take(&[0i16; 2 * 1_600], first);
+        let start = f64::from(callback) / 10.0;
+        for (seconds, millis) in [(start, 0.0), (start + 0.05, 50.0), (start + 0.1, 100.0)] {
+            let captured = reader.stats().captured_at(seconds).unwrap();
+            let wanted = first + Duration::from_secs_f64(millis / 1e3);
+            let error = captured.max(wanted) - captured.min(wanted);
+            assert!(error < Duration::from_micros(1), "{seconds} s: {error:?}");
+        }
+    }
+    assert_eq!((reader.stats().captured(), reader.stats().dropped()), (16_000, 15_000));
 }

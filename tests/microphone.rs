@@ -198,7 +198,7 @@ fn capture() {
     let seconds: f64 = std::env::var("BELLIS_CAPTURE_SECONDS").unwrap().parse().unwrap();
     let options = MicrophoneOptions { sample_rate: Some(RATE), channels: Some(1), ..MicrophoneOptions::default() };
     let mut source = MicrophoneSource::open(options).unwrap();
-    let (writer, mut reader) = ring(RATE as usize * 60);
+    let (writer, mut reader) = ring(RATE as usize * 60, RATE);
     let (sender, _receiver) = events();
     source.start(writer, sender).unwrap();
     std::fs::write(std::env::var("BELLIS_CAPTURE_READY").unwrap(), "").unwrap();

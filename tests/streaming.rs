@@ -157,6 +157,21 @@ fn a_slow_consumer_delays_a_file_and_loses_nothing() {
     assert_eq!((summary.consumers[0].delivered, summary.consumers[0].dropped), (summary.chunks, 0));
 }
 
+#[test]
+fn the_inference_thread_wakes_for_chunks_and_not_for_callbacks() {
+    let sound = device_audio(48_000, 4.0);
+    let (pack, encoder) = default_pack();
+    let policy = PolicySpec::default().build(pack).unwrap();
+    let run = RunBuilder::new(ScriptedSource::paced(48_000, &sound, 480), encoder, policy).options(options()).start().unwrap();
+    let counters = run.counters().clone();
+    let report = run.join();
+    report.outcome.unwrap();
+    assert!(report.summary.chunks >= 12 && report.summary.delay.is_some());
+    // For every chunk: the wake-up, a read of at most 4,096 samples at a time, the chunk. There are 400 callbacks.
+    let (beats, chunks) = (counters.heartbeats(), report.summary.chunks);
+    assert!(beats < 12 * chunks, "{beats} turns of the loop for {chunks} chunks");
+}
+
 /// A consumer that blocks at its first chunk until another consumer has received five: it falls behind on a machine of any speed.
 struct Behind(OnOverflow, Collect);
 

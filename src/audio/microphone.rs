@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
 use cpal::{BufferSize, ErrorKind, FromSample, I24, Sample, SampleFormat, StreamConfig, SupportedBufferSize, U24};
@@ -346,11 +346,12 @@ impl Intake {
         Self { ring, channels: usize::from(channels.max(1)), pick }
     }
 
-    /// Handles one callback of interleaved samples.
-    pub fn take<T: Sample>(&mut self, samples: &[T])
+    /// Handles one callback of interleaved samples. The first one was captured at `captured`.
+    pub fn take<T: Sample>(&mut self, samples: &[T], captured: Instant)
     where
         f32: FromSample<T>,
     {
+        self.ring.stamp(captured);
         for frames in samples.chunks(BLOCK * self.channels) {
             let mut mono = [0.0; BLOCK];
             let mut count = 0;
@@ -358,15 +359,15 @@ impl Intake {
                 *out = self.pick.of_frame(frame, f32::from_sample);
                 count += 1;
             }
-            self.ring.push_live(&mono[..count]);
+            self.ring.append(&mono[..count]);
         }
     }
 
-    fn take_data(&mut self, data: &cpal::Data) {
+    fn take_data(&mut self, data: &cpal::Data, captured: Instant) {
         macro_rules! take_as {
             ($($format:ident => $type:ty),*) => {
                 match data.sample_format() {
-                    $(SampleFormat::$format => if let Some(samples) = data.as_slice::<$type>() { self.take(samples) },)*
+                    $(SampleFormat::$format => if let Some(samples) = data.as_slice::<$type>() { self.take(samples, captured) },)*
                     _ => {}
                 }
             };
@@ -399,9 +400,12 @@ impl Source for MicrophoneSource {
                 realtime::request(priority);
             }
             let is_stopped = stopped.clone();
-            let callback = move |data: &cpal::Data, _: &cpal::InputCallbackInfo| {
+            let callback = move |data: &cpal::Data, info: &cpal::InputCallbackInfo| {
                 if !is_stopped.load(Ordering::Acquire) {
-                    intake.take_data(data);
+                    let stamp = info.timestamp();
+                    let now = Instant::now();
+                    let age = stamp.callback.saturating_duration_since(stamp.capture);
+                    intake.take_data(data, now.checked_sub(age).unwrap_or(now));
                 }
             };
             let error_place = place.clone();

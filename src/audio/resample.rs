@@ -125,6 +125,20 @@ impl Resampler {
         }
     }
 
+    /// Audio inside the resampler: in the block that is being filled, and in the filter.
+    pub fn pending(&self) -> std::time::Duration {
+        let (taken, given) = (self.taken as f64 / f64::from(self.from_hz), self.given as f64 / f64::from(self.to_hz));
+        std::time::Duration::from_secs_f64((taken - given).max(0.0))
+    }
+
+    /// Number of input samples that yield at least `samples` more output samples; approximate if the rates have no short common period.
+    pub fn input_for(&self, samples: u64) -> u64 {
+        let Some(inner) = &self.inner else { return samples };
+        let (block, output) = (inner.input_frames_next() as u64, inner.output_frames_next().max(1) as u64);
+        let blocks = (samples + self.to_trim as u64).div_ceil(output);
+        (blocks * block).saturating_sub(self.input.len() as u64)
+    }
+
     /// Resamples `samples`; the output is limited to `total` samples over the resampler's lifetime.
     fn feed(&mut self, mut samples: &[f32], out: &mut Vec<f32>, total: u64) {
         let Some(inner) = &mut self.inner else {

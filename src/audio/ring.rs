@@ -3,9 +3,10 @@
 //! A full ring never blocks a live source. The newest samples are dropped and counted, and the reader receives the gap in stream order.
 //! captured = read + dropped + queued, exactly.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
@@ -24,8 +25,13 @@ pub struct Gap {
 }
 
 /// Counters of a ring, readable at any time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RingStats {
+    sample_rate: u32,
+    /// Reference of `origin_nanos`.
+    epoch: Instant,
+    /// Capture time of sample 0, extrapolated from the newest samples: nanoseconds after `epoch`.
+    origin_nanos: AtomicI64,
     captured: AtomicU64,
     dropped: AtomicU64,
     read: AtomicU64,
@@ -33,9 +39,53 @@ pub struct RingStats {
     closed: AtomicBool,
     last_gap_position: AtomicU64,
     last_gap_samples: AtomicU64,
+    /// The thread that waits for samples.
+    reader: OnceLock<Thread>,
+    /// Fill level at which the reader is woken, samples.
+    wake_at: AtomicUsize,
 }
 
 impl RingStats {
+    fn new(sample_rate: u32) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            sample_rate,
+            epoch: Instant::now(),
+            origin_nanos: AtomicI64::new(0),
+            captured: zero(),
+            dropped: zero(),
+            read: zero(),
+            non_finite: zero(),
+            closed: AtomicBool::new(false),
+            last_gap_position: zero(),
+            last_gap_samples: zero(),
+            reader: OnceLock::new(),
+            wake_at: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    /// Capture time of the audio `seconds` after the first sample.
+    pub fn captured_at(&self, seconds: f64) -> Option<Instant> {
+        let nanos = self.origin_nanos.load(Ordering::Relaxed) + (seconds * 1e9) as i64;
+        match u64::try_from(nanos) {
+            Ok(nanos) => self.epoch.checked_add(Duration::from_nanos(nanos)),
+            Err(_) => self.epoch.checked_sub(Duration::from_nanos(nanos.unsigned_abs())),
+        }
+    }
+
+    /// Time since the newest sample was captured: the delay of the device's buffer, and the time since the last callback.
+    pub fn age(&self) -> Duration {
+        let newest = self.captured_at(self.captured() as f64 / f64::from(self.sample_rate));
+        newest.map_or(Duration::ZERO, |newest| newest.elapsed())
+    }
+
+    /// Wakes the reader if it waits. Never waits, locks or allocates.
+    pub fn wake_reader(&self) {
+        if let Some(reader) = self.reader.get() {
+            reader.unpark();
+        }
+    }
+
     /// Samples delivered by the source.
     pub fn captured(&self) -> u64 {
         self.captured.load(Ordering::Acquire)
@@ -105,9 +155,9 @@ const FULL_SLEEP: Duration = Duration::from_millis(4);
 /// Samples checked and copied at a time, on the stack.
 const BLOCK: usize = 256;
 
-/// Creates a ring of `capacity` samples.
-pub fn ring(capacity: usize) -> (RingWriter, RingReader) {
-    let stats = Arc::new(RingStats::default());
+/// Creates a ring of `capacity` samples at `sample_rate`.
+pub fn ring(capacity: usize, sample_rate: u32) -> (RingWriter, RingReader) {
+    let stats = Arc::new(RingStats::new(sample_rate));
     let (samples_in, samples_out) = HeapRb::new(capacity.max(1)).split();
     let (gaps_in, gaps_out) = HeapRb::new(GAP_CAPACITY).split();
     let writer = RingWriter { samples: samples_in, gaps: gaps_in, pending: None, stats: stats.clone() };
@@ -117,8 +167,29 @@ pub fn ring(capacity: usize) -> (RingWriter, RingReader) {
 }
 
 impl RingWriter {
-    /// Appends samples without waiting, allocating or locking. Samples that do not fit are dropped and counted.
+    /// Appends samples, the last of which was captured now, without waiting, allocating or locking. Samples that do not fit are dropped
+    /// and counted.
     pub fn push_live(&mut self, samples: &[f32]) {
+        let length = Duration::from_secs_f64(samples.len() as f64 / f64::from(self.stats.sample_rate));
+        if let Some(first) = Instant::now().checked_sub(length) {
+            self.stamp(first);
+        }
+        self.append(samples);
+    }
+
+    /// Sets the capture time of the next sample.
+    pub(crate) fn stamp(&self, captured: Instant) {
+        let position = self.stats.captured.load(Ordering::Relaxed);
+        let since_first = (u128::from(position) * 1_000_000_000 / u128::from(self.stats.sample_rate)) as i64;
+        let after_epoch = match captured.checked_duration_since(self.stats.epoch) {
+            Some(after) => after.as_nanos() as i64,
+            None => -(self.stats.epoch.duration_since(captured).as_nanos() as i64),
+        };
+        self.stats.origin_nanos.store(after_epoch - since_first, Ordering::Relaxed);
+    }
+
+    /// Like [`push_live`](Self::push_live), for samples whose capture time was set with [`stamp`](Self::stamp).
+    pub(crate) fn append(&mut self, samples: &[f32]) {
         for block in samples.chunks(BLOCK) {
             let mut clean = [0.0; BLOCK];
             let clean = self.cleaned(block, &mut clean);
@@ -134,6 +205,7 @@ impl RingWriter {
             }
             self.stats.captured.fetch_add(clean.len() as u64, Ordering::Release);
         }
+        self.wake();
     }
 
     /// Appends samples and waits while the ring is full. Returns false if `stop` is set or the reader was dropped; samples that were not
@@ -149,6 +221,7 @@ impl RingWriter {
                 let pushed = if self.send_pending() { self.samples.push_slice(left) } else { 0 };
                 self.stats.captured.fetch_add(pushed as u64, Ordering::Release);
                 left = &left[pushed..];
+                self.wake();
                 if !left.is_empty() {
                     std::thread::sleep(FULL_SLEEP);
                 }
@@ -169,6 +242,15 @@ impl RingWriter {
     /// The ring's counters.
     pub fn stats(&self) -> &Arc<RingStats> {
         &self.stats
+    }
+
+    /// Wakes the reader if the ring holds the samples that it waits for.
+    fn wake(&self) {
+        // Pairs with the reader's fence: at least one thread observes the store of the other.
+        fence(Ordering::SeqCst);
+        if self.samples.occupied_len() >= self.stats.wake_at.load(Ordering::Relaxed) {
+            self.stats.wake_reader();
+        }
     }
 
     /// Copies a block. NaN, infinite and extreme samples are replaced by zeros and counted.
@@ -207,6 +289,7 @@ impl Drop for RingWriter {
         self.stats.last_gap_position.store(gap.position, Ordering::Relaxed);
         self.stats.last_gap_samples.store(gap.samples, Ordering::Relaxed);
         self.stats.closed.store(true, Ordering::Release);
+        self.stats.wake_reader();
     }
 }
 
@@ -240,6 +323,19 @@ impl RingReader {
             false => Block::Empty,
             true => self.last_gap(),
         }
+    }
+
+    /// Waits until the ring holds `samples` samples, is half full or closed, or `timeout` has passed. May return early. A ring is waited
+    /// for by one thread only.
+    pub fn wait(&self, samples: usize, timeout: Duration) {
+        self.stats.reader.get_or_init(std::thread::current);
+        let wake_at = samples.min(self.samples.capacity().get() / 2).max(1);
+        self.stats.wake_at.store(wake_at, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if self.samples.occupied_len() < wake_at && !self.stats.closed.load(Ordering::Acquire) {
+            std::thread::park_timeout(timeout);
+        }
+        self.stats.wake_at.store(usize::MAX, Ordering::Relaxed);
     }
 
     /// Discards the samples in the ring after the source has stopped, and counts them as dropped. Returns their number.

@@ -31,7 +31,7 @@ pub fn record(
     let spec = source.spec().clone();
     errln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
     let mut resampler = Resampler::new(spec.sample_rate, sample_rate)?;
-    let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize);
+    let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize, spec.sample_rate);
     let (sender, receiver) = events();
     source.start(writer, sender)?;
     let gain = 10f32.powf(gain_db / 20.0);

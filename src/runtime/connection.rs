@@ -22,7 +22,7 @@ impl Opened {
     /// Starts `source` with a ring of this length.
     pub fn start(mut source: Box<dyn Source>, length: Duration) -> Result<Self, AudioError> {
         let spec = source.spec().clone();
-        let (writer, ring) = ring((length.as_secs_f64() * f64::from(spec.sample_rate)) as usize);
+        let (writer, ring) = ring((length.as_secs_f64() * f64::from(spec.sample_rate)) as usize, spec.sample_rate);
         let (sender, events) = events();
         match source.start(writer, sender) {
             Ok(()) => Ok(Self { source, spec, ring, events }),
@@ -128,6 +128,7 @@ impl Connection {
     pub fn close(mut self) -> SourceStatus {
         self.source.stop();
         self.stopped.store(true, Ordering::Release);
+        self.stats.wake_reader();
         self.count_xruns();
         // A source reports its end after its last sample, possibly between two polls.
         self.events.receiver().try_iter().fold(SourceStatus::Running, |status, event| match event {

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -20,9 +20,11 @@ use crate::stream::{Representation, Session, SessionError, SessionOptions};
 
 /// Samples read from the ring at a time.
 const READ_SAMPLES: usize = 4096;
-/// Bounds of the sleep while waiting for the next chunk's audio.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
-const LONGEST_SLEEP: Duration = Duration::from_millis(20);
+/// Longest wait for the next chunk's audio, and so the longest interval of heartbeats: a quarter of the time after which the thread
+/// counts as stalled. The source wakes it as soon as the chunk is complete.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// The same while neighbours compute chunks: their replies do not wake the thread.
+const NEIGHBOUR_WAIT: Duration = Duration::from_millis(2);
 /// Interval of heartbeats without a source.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -72,15 +74,14 @@ impl Input {
         Self { name, ring, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
     }
 
+    /// Time since the audio behind the resampler was captured: in the device's buffer, in the ring and in the resampler.
+    fn age(&self) -> Duration {
+        self.ring.stats().age() + self.queued() + self.resampler.pending()
+    }
+
     /// Audio in the ring.
     fn queued(&self) -> Duration {
         Duration::from_secs_f64(self.ring.queued() as f64 / f64::from(self.source_rate))
-    }
-
-    /// Audio captured after the last sample of its last representation, whether processed, queued or dropped.
-    fn captured_since(&self, pack_rate: u32) -> Duration {
-        let captured = self.ring.stats().captured() as f64 / f64::from(self.source_rate);
-        Duration::from_secs_f64((captured - self.out as f64 / f64::from(pack_rate)).max(0.0))
     }
 }
 
@@ -188,10 +189,13 @@ impl Inference {
                     self.gap(gap, &mut input)?;
                 }
                 Block::Empty if !stopped => {
+                    let mut longest = LONGEST_WAIT;
                     if self.session.on_their_way() > 0 {
                         self.drain(&mut input)?;
+                        longest = NEIGHBOUR_WAIT;
                     }
-                    std::thread::sleep(self.until_next_chunk(&input));
+                    let needed = input.resampler.input_for(self.session.missing_samples());
+                    input.ring.wait(needed as usize, longest);
                 }
                 Block::Empty | Block::Closed => break,
             }
@@ -228,7 +232,8 @@ impl Inference {
             self.counters.heartbeat();
             input.out += (representation.samples + representation.lost_samples) as i64;
             if input.live {
-                representation.captured_at = Instant::now().checked_sub(input.captured_since(representation.sample_rate));
+                let end = input.out as f64 / f64::from(representation.sample_rate);
+                representation.captured_at = input.ring.stats().captured_at(end);
             }
             self.deliver(representation);
         }
@@ -253,16 +258,10 @@ impl Inference {
         (input.queued().as_secs_f64() / chunk_seconds) as usize
     }
 
-    /// Audio queued after the next chunk; zero for files, which have no deadline.
+    /// Time since the last sample of the next chunk was captured; zero for files, which have no deadline.
     fn backlog(&self, input: &Input) -> Duration {
         let waiting = self.session.waiting_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
-        if input.live { input.queued() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
-    }
-
-    fn until_next_chunk(&self, input: &Input) -> Duration {
-        let missing = self.session.missing_samples() as f64 / f64::from(self.session.encoder().audio().sample_rate);
-        let sleep = Duration::from_secs_f64(missing).saturating_sub(input.queued());
-        sleep.clamp(SHORTEST_SLEEP, if input.live { LONGEST_SLEEP } else { SHORTEST_SLEEP })
+        if input.live { input.age() + Duration::from_secs_f64(waiting) } else { Duration::ZERO }
     }
 
     /// Converts a gap to the pack's rate. Positions and lengths are rounded from exact sums, so that errors do not accumulate.

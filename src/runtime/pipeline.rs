@@ -169,6 +169,7 @@ impl Pipeline {
             self.consumers.push(thread);
         }
         let _ = self.control.send(Control::Change(Change { policy, session, keep, add }));
+        self.inference.thread().unpark();
         Ok(())
     }
 
