@@ -4,7 +4,7 @@
 pub use crate::audio::microphone::Intake;
 pub use crate::audio::{
     events::{EventReceiver, events},
-    ring::{Block, Gap, RingReader, RingStats, ring},
+    ring::{Block, Gap, RingReader, RingStats, ring, ring_of_frames},
     scripted::{ScriptedSource, Step},
 };
 pub use crate::engine::stage::{is_loading, parameters};

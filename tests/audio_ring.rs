@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bellis::audio::ChannelPick;
-use bellis::internal::{Block, Gap, Intake, ring};
+use bellis::internal::{Block, Gap, Intake, ring, ring_of_frames};
 use proptest::prelude::*;
 
 const RATE: u32 = 16_000;
@@ -19,11 +19,18 @@ fn actions() -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(prop_oneof![(0usize..700).prop_map(Action::Push), (1usize..700).prop_map(Action::Read)], 1..200)
 }
 
-/// Reads one block and appends it to the received stream, with `None` for missing samples.
-fn read(reader: &mut bellis::internal::RingReader, size: usize, received: &mut Vec<Option<f32>>) -> bool {
-    let mut out = vec![0.0; size];
+/// Reads one block and appends one sample of each frame to the received stream, with `None` for missing frames.
+fn read(reader: &mut bellis::internal::RingReader, channels: usize, size: usize, received: &mut Vec<Option<f32>>) -> bool {
+    let mut out = vec![0.0; size * channels];
     match reader.read(&mut out) {
-        Block::Samples(samples) => received.extend(samples.iter().copied().map(Some)),
+        Block::Samples(samples) => {
+            let frames = samples.chunks_exact(channels);
+            assert!(frames.remainder().is_empty(), "part of a frame");
+            for frame in frames {
+                assert!(frame.iter().all(|sample| *sample == frame[0]), "a frame of parts of others");
+                received.push(Some(frame[0]));
+            }
+        }
         Block::Gap(Gap { position, samples }) => {
             assert_eq!(position, received.len() as u64, "wrong position of a gap");
             received.extend((0..samples).map(|_| None));
@@ -35,25 +42,28 @@ fn read(reader: &mut bellis::internal::RingReader, size: usize, received: &mut V
 
 proptest! {
     #[test]
-    fn every_sample_is_read_at_its_position_or_reported_in_a_gap(capacity in 1usize..2_000, actions in actions()) {
-        let (mut writer, mut reader) = ring(capacity, RATE);
+    fn every_sample_is_read_at_its_position_or_reported_in_a_gap(
+        capacity in 1usize..2_000, channels in 1usize..7, actions in actions(),
+    ) {
+        let (mut writer, mut reader) = ring_of_frames(capacity, RATE, channels as u16);
         let (mut next, mut received) = (0u32, Vec::new());
         for action in actions {
             match action {
                 Action::Push(count) => {
-                    let samples: Vec<f32> = (next..next + count as u32).map(|n| n as f32).collect();
+                    let frames = next..next + count as u32;
+                    let samples: Vec<f32> = frames.flat_map(|n| std::iter::repeat_n(n as f32, channels)).collect();
                     next += count as u32;
                     writer.push_live(&samples);
                 }
-                Action::Read(size) => { read(&mut reader, size, &mut received); }
+                Action::Read(size) => { read(&mut reader, channels, size, &mut received); }
             }
             let stats = reader.stats();
             prop_assert_eq!(stats.captured(), u64::from(next));
             prop_assert_eq!(stats.captured(), stats.read() + stats.dropped() + reader.queued() as u64);
         }
         drop(writer);
-        while read(&mut reader, 100, &mut received) {}
-        prop_assert!(matches!(reader.read(&mut [0.0]), Block::Closed));
+        while read(&mut reader, channels, 100, &mut received) {}
+        prop_assert!(matches!(reader.read(&mut [0.0; 7]), Block::Closed));
         prop_assert_eq!(received.len(), next as usize);
         for (index, sample) in received.iter().enumerate() {
             prop_assert!(sample.is_none_or(|sample| sample == index as f32), "{:?} at {}", sample, index);
@@ -188,4 +198,15 @@ fn samples_keep_the_instant_of_their_capture_also_after_drops() {
         }
     }
     assert_eq!((reader.stats().captured(), reader.stats().dropped()), (16_000, 15_000));
+}
+
+#[test]
+fn all_channels_go_through_the_ring_where_the_inference_thread_chooses() {
+    let (writer, mut reader) = ring_of_frames(1_000, RATE, 3);
+    let mut intake = Intake::new(writer, 3, ChannelPick::Auto);
+    let frames: Vec<f32> = (0..3 * 500).map(|n| n as f32 / 2_048.0).collect();
+    intake.take(&frames, Instant::now());
+    assert_eq!((reader.stats().captured(), reader.queued()), (500, 500));
+    let mut out = [0.0; 3 * 500];
+    assert!(matches!(reader.read(&mut out), Block::Samples(samples) if samples == frames));
 }

@@ -131,6 +131,39 @@ fn the_input_level_is_in_the_summary_and_a_bad_one_is_reported_once_with_its_rem
 }
 
 #[test]
+fn antiphase_stereo_and_dead_channels_are_audible_with_channel_auto_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("array.wav");
+    let speech = common::speech();
+    let spec = hound::WavSpec { channels: 4, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut writer = hound::WavWriter::create(&path, spec).unwrap();
+    for sample in &speech {
+        let sample = (sample * 32_767.0) as i16;
+        [sample, 0, -sample, 0].into_iter().for_each(|one| writer.write_sample(one).unwrap());
+    }
+    writer.finalize().unwrap();
+    let level = |arguments: &[&str]| {
+        let report = folder.path().join("report.json");
+        let arguments = [&["run", "--quiet", "--consumer", "null", "--report", report.to_str().unwrap()], arguments].concat();
+        let output = output(&arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
+        report["level"]["rms_dbfs"].as_f64().unwrap()
+    };
+    let file = path.to_str().unwrap();
+    let alone = level(&[file, "--channel", "1"]);
+    assert_eq!(level(&[file]), -144.0, "the mean of all is not silent, so nothing is tested");
+    assert!((level(&[file, "--channel", "auto"]) - alone).abs() < 0.2);
+    let config = folder.path().join("bellis.toml");
+    std::fs::write(&config, "channel = \"auto\"\n").unwrap();
+    assert!((level(&[file, "--config", config.to_str().unwrap()]) - alone).abs() < 0.2);
+    std::fs::write(&config, "channel = \"all\"\n").unwrap();
+    refused(&["run", file, "--config", config.to_str().unwrap()], &["a channel is a number from 1, or \"auto\""]);
+    refused(&["run", file, "--channel", "all"], &["must be a number from 1, or `auto`"]);
+    refused(&["run", file, "--channel", "5"], &["channel 5 was requested"]);
+}
+
+#[test]
 fn every_policy_runs_and_bounds_its_depth() {
     let depths = |arguments: &[&str]| -> Vec<u64> {
         let output = output(&[&["run", "--quiet"], arguments].concat());

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use bellis::audio::{AudioError, AudioErrorKind, Resampler};
+use bellis::audio::{AudioError, AudioErrorKind, EventSender, Resampler, RingWriter, Source, SourceEvent, SourceSpec};
 use bellis::consumer::{Consumer, ConsumerError, OnOverflow};
 use bellis::exit::{PolicyName, PolicySpec, Reason};
 use bellis::internal::{ScriptedSource, Step};
@@ -155,6 +155,45 @@ fn a_slow_consumer_delays_a_file_and_loses_nothing() {
     let summary = report.summary;
     assert_eq!(summary.samples.processed, audio.len() as u64);
     assert_eq!((summary.consumers[0].delivered, summary.consumers[0].dropped), (summary.chunks, 0));
+}
+
+/// Two channels in antiphase, as a microphone delivers them for the inference thread to choose from.
+struct Antiphase(SourceSpec, Vec<f32>);
+
+impl Source for Antiphase {
+    fn spec(&self) -> &SourceSpec {
+        &self.0
+    }
+
+    fn ring_channels(&self) -> u16 {
+        2
+    }
+
+    fn start(&mut self, mut ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
+        let frames: Vec<f32> = self.1.iter().flat_map(|sample| [*sample, -*sample]).collect();
+        std::thread::spawn(move || {
+            assert!(ring.push_blocking(&frames, &std::sync::atomic::AtomicBool::new(false)));
+            drop(ring);
+            events.send(SourceEvent::End);
+        });
+        Ok(())
+    }
+
+    fn stop(&mut self) {}
+}
+
+#[test]
+fn channels_that_cancel_each_other_are_mixed_on_the_inference_thread() {
+    let sound = device_audio(48_000, 4.0);
+    let spec = SourceSpec { name: "array".into(), sample_rate: 48_000, channels: 2, live: false, total_samples: None };
+    let (pack, encoder) = default_pack();
+    let policy = PolicySpec::default().build(pack).unwrap();
+    let run = RunBuilder::new(Antiphase(spec, sound.clone()), encoder, policy).options(options()).start().unwrap();
+    let summary = run.join().into_result().unwrap();
+    assert_eq!((summary.samples.captured, summary.samples.processed), (sound.len() as u64, sound.len() as u64));
+    let mono = stream(ScriptedSource::in_callbacks(48_000, false, &sound, &[960]), &options(), vec![], &StopFlag::default());
+    let (found, wanted) = (summary.level.unwrap().rms_dbfs, mono.summary.level.unwrap().rms_dbfs);
+    assert!((found - wanted).abs() < 0.2, "{found} instead of {wanted} dBFS");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Conversion of interleaved channels to mono.
 
+use super::mixer::ChannelMixer;
 use super::{AudioError, AudioErrorKind, ChannelPick};
 
 impl ChannelPick {
@@ -20,12 +21,32 @@ impl ChannelPick {
         match self {
             Self::Channel(channel) => frame.get(usize::from(channel)).map_or(0.0, |&sample| to_f32(sample)),
             Self::MixDown if frame.len() == 1 => to_f32(frame[0]),
-            Self::MixDown => frame.iter().map(|&sample| to_f32(sample)).sum::<f32>() / frame.len() as f32,
+            Self::MixDown | Self::Auto => frame.iter().map(|&sample| to_f32(sample)).sum::<f32>() / frame.len() as f32,
         }
     }
+}
 
-    /// Appends the mono samples of interleaved f32 frames to `out`.
-    pub(super) fn append(self, interleaved: &[f32], channels: u16, out: &mut Vec<f32>) {
-        out.extend(interleaved.chunks_exact(usize::from(channels)).map(|frame| self.of_frame(frame, |sample| sample)));
+/// Makes interleaved f32 frames mono, one part of a stream after the other.
+pub(super) struct Downmix {
+    pick: ChannelPick,
+    channels: u16,
+    mixer: Option<ChannelMixer>,
+}
+
+impl Downmix {
+    pub fn new(pick: ChannelPick, channels: u16, sample_rate: u32) -> Self {
+        let mixer = (pick == ChannelPick::Auto && channels > 1).then(|| ChannelMixer::new(channels, sample_rate));
+        Self { pick, channels, mixer }
+    }
+
+    /// Appends the mono samples of interleaved frames to `out`.
+    pub fn append(&mut self, interleaved: &[f32], out: &mut Vec<f32>) {
+        match &mut self.mixer {
+            Some(mixer) => mixer.append(interleaved, out),
+            None => {
+                let frames = interleaved.chunks_exact(usize::from(self.channels.max(1)));
+                out.extend(frames.map(|frame| self.pick.of_frame(frame, |sample| sample)));
+            }
+        }
     }
 }

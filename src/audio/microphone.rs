@@ -211,6 +211,7 @@ impl MicrophoneSource {
             .filter(|config| options.channels.is_none_or(|channels| config.channels() == channels))
             .filter(|config| options.sample_rate.is_none_or(|rate| config.contains_rate(rate)))
             .filter(|config| !matches!(options.pick, ChannelPick::Channel(channel) if channel >= config.channels()))
+            .filter(|config| config.channels() <= MOST_CHANNELS)
             .collect();
         let rate_of = |config: &cpal::SupportedStreamConfigRange| {
             let preferred = PREFERRED_RATES.into_iter().find(|&rate| config.contains_rate(rate));
@@ -220,6 +221,7 @@ impl MicrophoneSource {
             let rank = |index: Option<usize>| index.unwrap_or(usize::MAX);
             let rate = rate_of(config);
             (
+                options.pick == ChannelPick::Auto && config.channels() == 1,
                 config.channels(),
                 rank(PREFERRED_RATES.iter().position(|&preferred| preferred == rate)),
                 rank(PREFERRED_FORMATS.iter().position(|&format| format == config.sample_format())),
@@ -339,6 +341,8 @@ pub struct Intake {
 
 /// Samples converted at a time, on the stack.
 const BLOCK: usize = 256;
+/// A frame must fit into a block.
+const MOST_CHANNELS: u16 = 128;
 
 impl Intake {
     /// Creates an intake for interleaved frames of `channels` channels.
@@ -352,6 +356,14 @@ impl Intake {
         f32: FromSample<T>,
     {
         self.ring.stamp(captured);
+        if self.pick == ChannelPick::Auto {
+            for frames in samples.chunks(BLOCK / self.channels * self.channels) {
+                let mut converted = [0.0; BLOCK];
+                converted.iter_mut().zip(frames).for_each(|(out, sample)| *out = f32::from_sample(*sample));
+                self.ring.append(&converted[..frames.len()]);
+            }
+            return;
+        }
         for frames in samples.chunks(BLOCK * self.channels) {
             let mut mono = [0.0; BLOCK];
             let mut count = 0;
@@ -379,6 +391,10 @@ impl Intake {
 impl Source for MicrophoneSource {
     fn spec(&self) -> &SourceSpec {
         &self.spec
+    }
+
+    fn ring_channels(&self) -> u16 {
+        if self.pick == ChannelPick::Auto { self.spec.channels } else { 1 }
     }
 
     fn start(&mut self, ring: RingWriter, events: EventSender) -> Result<(), AudioError> {

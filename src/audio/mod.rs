@@ -9,6 +9,7 @@ mod file;
 mod folder;
 #[cfg(feature = "capture")]
 pub(crate) mod microphone;
+mod mixer;
 mod pcm;
 mod resample;
 pub(crate) mod ring;
@@ -24,10 +25,11 @@ pub use file::{FileSource, RawLayout, decode_file, decode_file_at, decode_stream
 pub use folder::audio_files;
 #[cfg(feature = "capture")]
 pub use microphone::{DeviceInfo, MicrophoneOptions, MicrophoneSource, devices};
+pub(crate) use mixer::ChannelMixer;
 pub use pcm::{PcmFormat, PcmSource};
 pub use resample::Resampler;
 pub use ring::RingWriter;
-pub(crate) use ring::{Block, Gap, RingReader, RingStats, ring};
+pub(crate) use ring::{Block, Gap, RingReader, RingStats, ring_of_frames};
 #[cfg(feature = "test-util")]
 pub use scripted::{ScriptedSource, Step};
 
@@ -66,6 +68,11 @@ pub trait Source: Send {
     /// Starts delivery from a thread or callback of its own, and returns at once. The writer is dropped after the last sample.
     fn start(&mut self, ring: RingWriter, events: EventSender) -> Result<(), AudioError>;
 
+    /// Channels of the frames that it writes to the ring: 1, or several if the inference thread is to convert them to mono.
+    fn ring_channels(&self) -> u16 {
+        1
+    }
+
     /// Stops delivery: no sample arrives after it has returned. It returns in bounded time even if the device hangs.
     fn stop(&mut self);
 }
@@ -77,6 +84,10 @@ impl<S: Source + ?Sized> Source for Box<S> {
 
     fn start(&mut self, ring: RingWriter, events: EventSender) -> Result<(), AudioError> {
         (**self).start(ring, events)
+    }
+
+    fn ring_channels(&self) -> u16 {
+        (**self).ring_channels()
     }
 
     fn stop(&mut self) {
@@ -92,4 +103,6 @@ pub enum ChannelPick {
     MixDown,
     /// One channel, counted from 0.
     Channel(u16),
+    /// The mean of the live channels, with those in antiphase inverted. Decided by energy and correlation.
+    Auto,
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::channels::Downmix;
 use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_TIMEOUT, Source, SourceEvent, SourceSpec};
 use crate::names::named;
 
@@ -110,14 +111,16 @@ impl Source for PcmSource {
         let frame_bytes = format.bytes() * usize::from(self.spec.channels);
         let one_channel = match pick {
             ChannelPick::Channel(channel) => Some(channel),
-            ChannelPick::MixDown => (self.spec.channels == 1).then_some(0),
+            ChannelPick::MixDown | ChannelPick::Auto => (self.spec.channels == 1).then_some(0),
         };
+        let mut downmix = Downmix::new(pick, self.spec.channels, self.spec.sample_rate);
         let (done_sender, done) = bounded::<()>(0);
         let error_at = self.spec.name.clone();
         let read_all = move || {
             let _done = done_sender;
             let mut bytes = vec![0; READ_BYTES.max(frame_bytes)];
             let mut mono = Vec::with_capacity(bytes.len() / frame_bytes);
+            let mut interleaved = Vec::new();
             let (mut held, mut read) = (0, 0u64);
             let outcome = loop {
                 match reader.read(&mut bytes[held..]) {
@@ -142,11 +145,11 @@ impl Source for PcmSource {
                         let frames = bytes[..whole].chunks_exact(frame_bytes);
                         mono.extend(frames.map(|frame| format.decode(&frame[at..at + format.bytes()])));
                     }
-                    None => mono.extend(bytes[..whole].chunks_exact(frame_bytes).map(|frame| {
-                        let samples = frame.chunks_exact(format.bytes());
-                        let count = samples.len() as f32;
-                        samples.map(|sample| format.decode(sample)).sum::<f32>() / count
-                    })),
+                    None => {
+                        interleaved.clear();
+                        interleaved.extend(bytes[..whole].chunks_exact(format.bytes()).map(|sample| format.decode(sample)));
+                        downmix.append(&interleaved, &mut mono);
+                    }
                 }
                 bytes.copy_within(whole..held, 0);
                 held -= whole;

@@ -28,6 +28,8 @@ pub struct Gap {
 #[derive(Debug)]
 pub struct RingStats {
     sample_rate: u32,
+    /// Samples of a frame, which are written, read and dropped together. All counts and positions are in frames.
+    channels: usize,
     /// Reference of `origin_nanos`.
     epoch: Instant,
     /// Capture time of sample 0, extrapolated from the newest samples: nanoseconds after `epoch`.
@@ -46,10 +48,11 @@ pub struct RingStats {
 }
 
 impl RingStats {
-    fn new(sample_rate: u32) -> Self {
+    fn new(sample_rate: u32, channels: usize) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             sample_rate,
+            channels,
             epoch: Instant::now(),
             origin_nanos: AtomicI64::new(0),
             captured: zero(),
@@ -157,8 +160,14 @@ const BLOCK: usize = 256;
 
 /// Creates a ring of `capacity` samples at `sample_rate`.
 pub fn ring(capacity: usize, sample_rate: u32) -> (RingWriter, RingReader) {
-    let stats = Arc::new(RingStats::new(sample_rate));
-    let (samples_in, samples_out) = HeapRb::new(capacity.max(1)).split();
+    ring_of_frames(capacity, sample_rate, 1)
+}
+
+/// A ring of `capacity` frames of `channels` interleaved samples.
+pub fn ring_of_frames(capacity: usize, sample_rate: u32, channels: u16) -> (RingWriter, RingReader) {
+    let channels = usize::from(channels.clamp(1, BLOCK as u16));
+    let stats = Arc::new(RingStats::new(sample_rate, channels));
+    let (samples_in, samples_out) = HeapRb::new(capacity.max(1) * channels).split();
     let (gaps_in, gaps_out) = HeapRb::new(GAP_CAPACITY).split();
     let writer = RingWriter { samples: samples_in, gaps: gaps_in, pending: None, stats: stats.clone() };
     let reader =
@@ -170,7 +179,8 @@ impl RingWriter {
     /// Appends samples, the last of which was captured now, without waiting, allocating or locking. Samples that do not fit are dropped
     /// and counted.
     pub fn push_live(&mut self, samples: &[f32]) {
-        let length = Duration::from_secs_f64(samples.len() as f64 / f64::from(self.stats.sample_rate));
+        let frames = samples.len() / self.stats.channels;
+        let length = Duration::from_secs_f64(frames as f64 / f64::from(self.stats.sample_rate));
         if let Some(first) = Instant::now().checked_sub(length) {
             self.stamp(first);
         }
@@ -190,20 +200,22 @@ impl RingWriter {
 
     /// Like [`push_live`](Self::push_live), for samples whose capture time was set with [`stamp`](Self::stamp).
     pub(crate) fn append(&mut self, samples: &[f32]) {
-        for block in samples.chunks(BLOCK) {
+        let channels = self.stats.channels;
+        for block in samples.chunks(BLOCK / channels * channels) {
             let mut clean = [0.0; BLOCK];
             let clean = self.cleaned(block, &mut clean);
             let fits = match self.send_pending() {
-                true => self.samples.push_slice(clean),
+                true => self.push(clean),
                 false => 0,
             };
-            let dropped = (clean.len() - fits) as u64;
+            let frames = clean.len() / channels;
+            let dropped = (frames - fits) as u64;
             if dropped > 0 {
                 let position = self.stats.captured.load(Ordering::Relaxed) + fits as u64;
                 self.pending.get_or_insert(Gap { position, samples: 0 }).samples += dropped;
                 self.stats.dropped.fetch_add(dropped, Ordering::Release);
             }
-            self.stats.captured.fetch_add(clean.len() as u64, Ordering::Release);
+            self.stats.captured.fetch_add(frames as u64, Ordering::Release);
         }
         self.wake();
     }
@@ -211,16 +223,17 @@ impl RingWriter {
     /// Appends samples and waits while the ring is full. Returns false if `stop` is set or the reader was dropped; samples that were not
     /// appended do not count as captured.
     pub fn push_blocking(&mut self, samples: &[f32], stop: &AtomicBool) -> bool {
-        for block in samples.chunks(BLOCK) {
+        let channels = self.stats.channels;
+        for block in samples.chunks(BLOCK / channels * channels) {
             let mut clean = [0.0; BLOCK];
             let mut left = self.cleaned(block, &mut clean);
             while !left.is_empty() {
                 if stop.load(Ordering::Relaxed) || !self.samples.read_is_held() {
                     return false;
                 }
-                let pushed = if self.send_pending() { self.samples.push_slice(left) } else { 0 };
+                let pushed = if self.send_pending() { self.push(left) } else { 0 };
                 self.stats.captured.fetch_add(pushed as u64, Ordering::Release);
-                left = &left[pushed..];
+                left = &left[pushed * channels..];
                 self.wake();
                 if !left.is_empty() {
                     std::thread::sleep(FULL_SLEEP);
@@ -228,6 +241,13 @@ impl RingWriter {
             }
         }
         true
+    }
+
+    /// Appends the whole frames that fit, and returns their number.
+    fn push(&mut self, samples: &[f32]) -> usize {
+        let channels = self.stats.channels;
+        let frames = (samples.len() / channels).min(self.samples.vacant_len() / channels);
+        self.samples.push_slice(&samples[..frames * channels]) / channels
     }
 
     /// Records samples that the source knows to be missing at this position. They count as captured and dropped, and the reader receives
@@ -248,7 +268,7 @@ impl RingWriter {
     fn wake(&self) {
         // Pairs with the reader's fence: at least one thread observes the store of the other.
         fence(Ordering::SeqCst);
-        if self.samples.occupied_len() >= self.stats.wake_at.load(Ordering::Relaxed) {
+        if self.samples.occupied_len() / self.stats.channels >= self.stats.wake_at.load(Ordering::Relaxed) {
             self.stats.wake_reader();
         }
     }
@@ -272,7 +292,7 @@ impl RingWriter {
     /// grows.
     fn send_pending(&mut self) -> bool {
         let Some(gap) = self.pending else { return true };
-        if self.samples.is_full() {
+        if self.samples.vacant_len() < self.stats.channels {
             return false;
         }
         let sent = self.gaps.try_push(gap).is_ok();
@@ -298,7 +318,8 @@ impl RingReader {
     pub fn read<'a>(&mut self, out: &'a mut [f32]) -> Block<'a> {
         // The order of these loads matters: a gap is sent before the sample that follows it.
         let closed = self.stats.closed.load(Ordering::Acquire);
-        let available = self.samples.occupied_len();
+        let channels = self.stats.channels;
+        let available = self.samples.occupied_len() / channels;
         if self.next_gap.is_none() {
             self.next_gap = self.gaps.try_pop();
         }
@@ -311,13 +332,13 @@ impl RingReader {
             Some(gap) => (gap.position - self.position) as usize,
             None => usize::MAX,
         };
-        let count = available.min(out.len()).min(before_gap);
+        let count = available.min(out.len() / channels).min(before_gap);
         if count > 0 {
-            let out = &mut out[..count];
-            let read = self.samples.pop_slice(out);
+            let out = &mut out[..count * channels];
+            let read = self.samples.pop_slice(out) / channels;
             self.position += read as u64;
             self.stats.read.fetch_add(read as u64, Ordering::Release);
-            return Block::Samples(&out[..read]);
+            return Block::Samples(&out[..read * channels]);
         }
         match closed && available == 0 {
             false => Block::Empty,
@@ -329,10 +350,10 @@ impl RingReader {
     /// for by one thread only.
     pub fn wait(&self, samples: usize, timeout: Duration) {
         self.stats.reader.get_or_init(std::thread::current);
-        let wake_at = samples.min(self.samples.capacity().get() / 2).max(1);
+        let wake_at = samples.min(self.samples.capacity().get() / self.stats.channels / 2).max(1);
         self.stats.wake_at.store(wake_at, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if self.samples.occupied_len() < wake_at && !self.stats.closed.load(Ordering::Acquire) {
+        if self.queued() < wake_at && !self.stats.closed.load(Ordering::Acquire) {
             std::thread::park_timeout(timeout);
         }
         self.stats.wake_at.store(usize::MAX, Ordering::Relaxed);
@@ -340,7 +361,7 @@ impl RingReader {
 
     /// Discards the samples in the ring after the source has stopped, and counts them as dropped. Returns their number.
     pub fn discard(&mut self) -> u64 {
-        let waiting = self.samples.clear() as u64;
+        let waiting = (self.samples.clear() / self.stats.channels) as u64;
         let gaps = self.next_gap.take().into_iter().chain(std::iter::from_fn(|| self.gaps.try_pop()));
         self.position += waiting + gaps.map(|gap| gap.samples).sum::<u64>();
         self.stats.dropped.fetch_add(waiting, Ordering::Release);
@@ -359,7 +380,7 @@ impl RingReader {
 
     /// Samples in the ring.
     pub fn queued(&self) -> usize {
-        self.samples.occupied_len()
+        self.samples.occupied_len() / self.stats.channels
     }
 
     /// The ring's counters.

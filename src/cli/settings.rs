@@ -26,6 +26,34 @@ pub enum VectorsName {
     Mixture,
 }
 
+/// The channel to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "a channel is a number from 1, or \"auto\"")]
+pub enum Channel {
+    /// One channel, counted from 1.
+    Number(u16),
+    /// Those that are live.
+    #[serde(deserialize_with = "auto")]
+    Auto,
+}
+
+/// Accepts the word `auto` only.
+fn auto<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    let word = String::deserialize(deserializer)?;
+    if word == "auto" { Ok(()) } else { Err(serde::de::Error::custom("not auto")) }
+}
+
+impl std::str::FromStr for Channel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Number).map_err(|_| "must be a number from 1, or `auto`".into()),
+        }
+    }
+}
+
 /// Where the audio comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input<'a> {
@@ -302,9 +330,11 @@ settings! {
         /// Sample format of raw PCM [default: s16le]
         #[arg(long, value_parser = values::pcm_format(), help_heading = "Audio")]
         pub format: Option<PcmFormat> = Restart,
-        /// Channel to use, from 1 [default: the mean of all]
+        /// Channel to use, from 1, or `auto` [default: the mean of all]
+        ///
+        /// `auto` leaves out dead channels and inverts those in antiphase; see docs/microphones.md.
         #[arg(long, value_name = "NUMBER", help_heading = "Audio")]
-        pub channel: Option<u16> = Restart,
+        pub channel: Option<Channel> = Restart,
         /// Buffer size of the microphone, milliseconds [default: 20]
         #[arg(long, value_name = "MS", help_heading = "Audio")]
         pub buffer: Option<u64> = Restart,
@@ -393,8 +423,9 @@ impl Settings {
     pub fn channel_pick(&self) -> anyhow::Result<ChannelPick> {
         Ok(match self.channel {
             None => ChannelPick::MixDown,
-            Some(0) => bail!("--channel must be at least 1: channels are counted from 1"),
-            Some(channel) => ChannelPick::Channel(channel - 1),
+            Some(Channel::Auto) => ChannelPick::Auto,
+            Some(Channel::Number(0)) => bail!("--channel must be at least 1: channels are counted from 1"),
+            Some(Channel::Number(channel)) => ChannelPick::Channel(channel - 1),
         })
     }
 

@@ -8,13 +8,14 @@ use crossbeam_channel::RecvTimeoutError;
 
 use super::counters::Counters;
 use super::{RunError, SUPERVISION};
-use crate::audio::{AudioError, EventReceiver, RingReader, RingStats, Source, SourceEvent, SourceSpec, events, ring};
+use crate::audio::{AudioError, EventReceiver, RingReader, RingStats, Source, SourceEvent, SourceSpec, events, ring_of_frames};
 
 /// A started source that is not connected yet.
 pub struct Opened {
     pub(super) source: Box<dyn Source>,
     pub(super) spec: SourceSpec,
     pub(super) ring: RingReader,
+    pub(super) ring_channels: u16,
     pub(super) events: EventReceiver,
 }
 
@@ -22,10 +23,14 @@ impl Opened {
     /// Starts `source` with a ring of this length.
     pub fn start(mut source: Box<dyn Source>, length: Duration) -> Result<Self, AudioError> {
         let spec = source.spec().clone();
-        let (writer, ring) = ring((length.as_secs_f64() * f64::from(spec.sample_rate)) as usize, spec.sample_rate);
+        let (writer, ring) = ring_of_frames(
+            (length.as_secs_f64() * f64::from(spec.sample_rate)) as usize,
+            spec.sample_rate,
+            source.ring_channels(),
+        );
         let (sender, events) = events();
         match source.start(writer, sender) {
-            Ok(()) => Ok(Self { source, spec, ring, events }),
+            Ok(()) => Ok(Self { ring_channels: source.ring_channels(), source, spec, ring, events }),
             Err(error) => {
                 source.stop();
                 Err(error)

@@ -13,7 +13,7 @@ use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::Queue;
 use super::level::LevelMeter;
-use crate::audio::{Block, Gap, Resampler, RingReader};
+use crate::audio::{Block, ChannelMixer, Gap, Resampler, RingReader};
 use crate::exit::ExitPolicy;
 use crate::realtime;
 use crate::stream::{Representation, Session, SessionError, SessionOptions};
@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_millis(50);
 /// Messages to the inference thread. The run ends when all senders are dropped.
 pub(super) enum Control {
     /// Audio of another source, after that of the previous one.
-    Input(Input),
+    Input(Box<Input>),
     /// Changes from the next chunk on.
     Change(Change),
 }
@@ -53,6 +53,8 @@ pub(super) struct Input {
     /// Name of the source, for messages.
     pub name: String,
     pub ring: RingReader,
+    /// Makes frames of several channels mono.
+    pub mixer: Option<ChannelMixer>,
     pub resampler: Resampler,
     pub source_rate: u32,
     pub live: bool,
@@ -69,9 +71,17 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub fn new(name: String, ring: RingReader, resampler: Resampler, source_rate: u32, live: bool, missed: u64) -> Self {
+    pub fn new(
+        name: String,
+        ring: RingReader,
+        mixer: Option<ChannelMixer>,
+        resampler: Resampler,
+        source_rate: u32,
+        live: bool,
+        missed: u64,
+    ) -> Self {
         let source_stopped = Arc::default();
-        Self { name, ring, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
+        Self { name, ring, mixer, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
     }
 
     /// Time since the audio behind the resampler was captured: in the device's buffer, in the ring and in the resampler.
@@ -136,7 +146,7 @@ impl Inference {
 
     fn handle(&mut self, control: Control) {
         match control {
-            Control::Input(input) => self.inputs.push_back(input),
+            Control::Input(input) => self.inputs.push_back(*input),
             Control::Change(Change { policy, session, keep, add }) => {
                 if let Some(policy) = policy {
                     self.session.set_policy(policy);
@@ -154,7 +164,7 @@ impl Inference {
     /// Processes everything that a source delivers.
     fn stream(&mut self, mut input: Input) -> Result<(), SessionError> {
         let mut block = vec![0.0; READ_SAMPLES];
-        let mut resampled = Vec::with_capacity(2 * READ_SAMPLES);
+        let (mut mono, mut resampled) = (Vec::with_capacity(READ_SAMPLES), Vec::with_capacity(2 * READ_SAMPLES));
         self.level.begin(&input.name, input.source_rate);
         loop {
             self.counters.heartbeat();
@@ -170,15 +180,18 @@ impl Inference {
             }
             match input.ring.read(&mut block) {
                 Block::Samples(samples) => {
-                    let count = samples.len();
-                    if let Some(levels) = self.level.push(samples) {
+                    mono.clear();
+                    match &mut input.mixer {
+                        Some(mixer) => mixer.append(samples, &mut mono),
+                        None => mono.extend_from_slice(samples),
+                    }
+                    if let Some(levels) = self.level.push(&mono) {
                         self.counters.offer_levels(levels);
                     }
-                    let samples = &mut block[..count];
                     if self.gain != 1.0 {
-                        samples.iter_mut().for_each(|sample| *sample *= self.gain);
+                        mono.iter_mut().for_each(|sample| *sample *= self.gain);
                     }
-                    input.resampler.push(samples, &mut resampled);
+                    input.resampler.push(&mono, &mut resampled);
                     self.begin(&mut input)?;
                     self.session.push(&resampled)?;
                     resampled.clear();

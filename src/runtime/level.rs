@@ -69,7 +69,7 @@ const ACTIVE_MARGIN_DB: f64 = 15.9;
 const ABOVE_BACKGROUND_DB: f64 = 10.0;
 /// Active blocks from which on the active level counts as that of speech (3 s).
 const SPEECH_BLOCKS: u64 = 60;
-/// Blocks from which on the histogram forgets the older half (10 minutes).
+/// Number of blocks (10 minutes) at which all counts are halved, so that recent audio has more weight.
 const HISTOGRAM_BLOCKS: u64 = 12_000;
 
 fn dbfs(power: f64) -> f64 {
@@ -99,7 +99,7 @@ impl Sums {
     }
 }
 
-/// The block that is being filled.
+/// Sums over the current block.
 #[derive(Debug, Clone, Copy)]
 struct Block {
     samples: u64,
@@ -217,7 +217,7 @@ impl Histogram {
     }
 }
 
-/// What was reported of the present source.
+/// Problems of the current source that have been reported.
 #[derive(Debug, Clone, Copy, Default)]
 struct Reported {
     silence: bool,

@@ -14,7 +14,7 @@ use super::level::LevelMeter;
 use super::run::RunReport;
 use super::summary::Summary;
 use super::{RunError, RunOptions, StopFlag};
-use crate::audio::Resampler;
+use crate::audio::{ChannelMixer, Resampler};
 use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
@@ -126,17 +126,18 @@ impl Pipeline {
 
     /// Connects `opened` after the previous source. `missed` is the time in between, during which nothing was captured.
     pub fn connect(&mut self, opened: Opened, missed: Duration) -> Result<Connection, RunError> {
-        let Opened { source, spec, ring, events } = opened;
+        let Opened { source, spec, ring, ring_channels, events } = opened;
         let pack_rate = self.encoder.audio().sample_rate;
         let resampler = Resampler::new(spec.sample_rate, pack_rate)?;
         let stats = ring.stats().clone();
         let missed = (missed.as_secs_f64() * f64::from(pack_rate)) as u64;
-        let input = Input::new(spec.name.clone(), ring, resampler, spec.sample_rate, spec.live, missed);
+        let mixer = (ring_channels > 1).then(|| ChannelMixer::new(ring_channels, spec.sample_rate));
+        let input = Input::new(spec.name.clone(), ring, mixer, resampler, spec.sample_rate, spec.live, missed);
         let connection =
             Connection::new(source, spec, events, stats.clone(), input.source_stopped.clone(), self.counters.clone());
         self.counters.add_ring(stats);
         // If the inference thread has ended, its result contains the reason.
-        let _ = self.control.send(Control::Input(input));
+        let _ = self.control.send(Control::Input(Box::new(input)));
         Ok(connection)
     }
 

@@ -3,6 +3,7 @@
 use super::bytes::Bytes;
 use super::damage::Damage;
 use super::{Failure, Layout, Piece, Stream, detect};
+use crate::audio::channels::Downmix;
 use crate::audio::{AudioError, AudioErrorKind, ChannelPick, Resampler};
 
 /// Valid sample rates, Hz.
@@ -15,6 +16,7 @@ pub(super) struct Decoder {
     /// Samples declared by the header.
     pub announced: Option<u64>,
     pick: ChannelPick,
+    downmix: Downmix,
     stream: Box<dyn Stream>,
     /// Layout of the current stream; several can follow each other.
     current: Layout,
@@ -46,6 +48,7 @@ impl Decoder {
             layout,
             announced,
             pick,
+            downmix: Downmix::new(pick, layout.channels, layout.rate),
             stream,
             current: layout,
             resampler: None,
@@ -81,10 +84,10 @@ impl Decoder {
             let before = out.len();
             match piece {
                 Piece::Samples => match &mut self.resampler {
-                    None => self.pick.append(&self.interleaved, self.current.channels, out),
+                    None => self.downmix.append(&self.interleaved, out),
                     Some(resampler) => {
                         self.mono.clear();
-                        self.pick.append(&self.interleaved, self.current.channels, &mut self.mono);
+                        self.downmix.append(&self.interleaved, &mut self.mono);
                         resampler.push(&self.mono, out);
                     }
                 },
@@ -131,6 +134,7 @@ impl Decoder {
         }
         self.current = self.stream.layout();
         self.check()?;
+        self.downmix = Downmix::new(self.pick, self.current.channels, self.current.rate);
         if self.current.rate != self.layout.rate {
             self.resampler = Some(Resampler::new(self.current.rate, self.layout.rate)?);
         }
