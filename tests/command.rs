@@ -372,6 +372,10 @@ fn a_damaged_pack_is_refused() {
     refused_pack(|pack| std::fs::remove_file(toml(pack)).unwrap(), &["pack.toml"]);
     refused_pack(|pack| edit(&toml(pack), "hop =", "hopp ="), &["pack.toml:", "did you mean `hop`?"]);
     refused_pack(|pack| edit(&toml(pack), "left_context = 64", "left_context = -1"), &["pack.toml:"]);
+    refused_pack(
+        |pack| edit(&toml(pack), "left_context = 64", "left_context = 65000"),
+        &["[encoder] left_context", "MiB per stream"],
+    );
     refused_pack(|pack| edit(&toml(pack), "heads = 4", "heads = 7"), &["[encoder] heads", "7"]);
     refused_pack(|pack| edit(&toml(pack), "receptive_field = 880", "receptive_field = 100"), &["receptive_field"]);
     refused_pack(|pack| edit(&toml(pack), "layer.7 =", "layer.77 ="), &["layer.77", "between 1 and 10"]);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::pack::PackError;
+use crate::pack::{MAX_STREAM_BYTES, PackError};
 
 /// Errors of loading an encoder or computing a chunk.
 #[derive(Debug, thiserror::Error)]
@@ -84,5 +84,16 @@ pub enum EngineError {
         allowed: String,
         /// The given size.
         frames: usize,
+    },
+    /// A stream with chunks of this size would need too much memory.
+    #[error("pack `{pack}`: chunks of {frames} frames need {mebibytes} MiB per stream, more than {} MiB; use shorter chunks", MAX_STREAM_BYTES >> 20)]
+    #[non_exhaustive]
+    ChunkMemory {
+        /// The pack's name.
+        pack: String,
+        /// The given size.
+        frames: usize,
+        /// Memory for keys and values or for attention scores.
+        mebibytes: u64,
     },
 }

@@ -43,7 +43,7 @@ use stage::{Loader, Port, Runner, Signature, Size, Stage};
 use windowed::WindowedState;
 
 use crate::pack::manifest::{AudioSection, EncoderSection};
-use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Mode, Pack, Position, StageFile};
+use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, MAX_STREAM_BYTES, Mode, Pack, Position, StageFile};
 
 const NO_CTC: &str = "phones need CTC branches; use a pack that has them, or train some (docs/phones.md)";
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; train heads with \
@@ -281,9 +281,13 @@ impl Encoder {
     /// Rejects a chunk size that the pack does not support.
     pub fn check_chunk(&self, frames: usize) -> Result<(), EngineError> {
         let allowed: &ChunkFrames = &self.spec.chunk_frames;
-        match allowed.contains(frames) {
-            true => Ok(()),
-            false => Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), frames }),
+        if !allowed.contains(frames) {
+            return Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), frames });
+        }
+        let bytes = self.spec.stream_bytes(frames);
+        match bytes > MAX_STREAM_BYTES {
+            true => Err(EngineError::ChunkMemory { pack: self.name.clone(), frames, mebibytes: (bytes >> 20) as u64 }),
+            false => Ok(()),
         }
     }
 

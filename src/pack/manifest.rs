@@ -123,7 +123,22 @@ pub struct EncoderSection {
     pub gap_fill: GapFill,
 }
 
+/// Maximum memory of a stream for keys and values, and for the scores of one layer, bytes each.
+pub(crate) const MAX_STREAM_BYTES: u128 = 1 << 29;
+
 impl EncoderSection {
+    /// Memory of a stream with chunks of `frames` frames, bytes: the larger of keys and values of all layers, and the attention scores of
+    /// one layer.
+    pub(crate) fn stream_bytes(&self, frames: usize) -> u128 {
+        let of = |value: usize| value as u128;
+        let columns = of(self.left_context) + of(frames) + of(self.right_context);
+        let (cached, queries) = match self.mode {
+            Mode::Cached => (of(self.layers), of(frames)),
+            Mode::Windowed => (1, columns),
+        };
+        (4 * 2 * cached * columns * of(self.dim)).max(4 * of(self.heads) * queries * columns)
+    }
+
     /// The chunk size if none is chosen, frames.
     pub(crate) fn default_chunk(&self) -> usize {
         self.default_chunk_frames.or_else(|| self.chunk_frames.middle()).unwrap_or(1)
@@ -233,7 +248,7 @@ impl ChunkFrames {
                 sorted.sort_unstable();
                 sorted.get(sorted.len() / 2).copied()
             }
-            Self::Range(range) => Some((range.min + range.max) / 2),
+            Self::Range(range) => Some(range.min.midpoint(range.max)),
         }
     }
 }

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 pub use error::PackError;
+pub(crate) use manifest::MAX_STREAM_BYTES;
 pub use manifest::{ChunkFrames, Feature, FrontendScope, GapFill, Level, Manifest, Mode, PerLayer, Position, StageEntry};
 
 /// Version of the pack format.
@@ -405,6 +406,15 @@ fn check(m: &Manifest) -> Result<(), Problem> {
                 "must allow at least one chunk size from 1 to 4096 frames, including the default one".into(),
             );
         }
+    }
+    let bytes = encoder.stream_bytes(encoder.default_chunk());
+    if bytes > MAX_STREAM_BYTES {
+        let problem = format!(
+            "left_context, right_context and chunk_frames of this size need {} MiB per stream, more than {} MiB; reduce them",
+            bytes >> 20,
+            MAX_STREAM_BYTES >> 20
+        );
+        return fail("[encoder] left_context", problem);
     }
     if matches!(&encoder.chunk_frames, ChunkFrames::List(list) if list.contains(&0)) {
         return fail("[encoder] chunk_frames", "must not contain 0: a chunk has at least 1 frame".into());
