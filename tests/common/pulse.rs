@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 #[allow(dead_code)]
 pub struct Pulse {
     folder: tempfile::TempDir,
+    intact: std::cell::Cell<bool>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -39,7 +40,7 @@ impl Pulse {
             "pcm.!default { type pulse }\nctl.!default { type pulse }\npcm.kitchen { type pulse }\n",
         )
         .unwrap();
-        let pulse = Self { folder, _alone: alone };
+        let pulse = Self { folder, intact: std::cell::Cell::new(true), _alone: alone };
         let sink = sink();
         let server = ["-n", "--daemonize=yes", "--exit-idle-time=-1", "--realtime=no", "--high-priority=no", "--use-pid-file=no"];
         let status = pulse
@@ -83,11 +84,45 @@ impl Pulse {
             .is_ok_and(|status| status.success())
     }
 
-    /// Plays a file into the microphone; returns when it has been played. The player keeps a second of sound ahead: a busy machine
-    /// must not tear holes into what is played.
+    /// Plays a WAV file of 16-bit samples at [`RATE`] into the microphone; returns when it has been played. The player buffers a second of
+    /// audio. PulseAudio's own recorder captures it as well: [`intact`](Self::intact) is false from the first time that samples were missing
+    /// there.
     pub fn play(&self, path: &Path) {
+        let reference = self.folder.path().join("reference.raw");
+        let mut recorder = self
+            .command("parec")
+            .args(["--device=mic.monitor", "--format=s16le", "--channels=1", "--latency-msec=20", &format!("--rate={RATE}")])
+            .stdout(std::fs::File::create(&reference).unwrap())
+            .spawn()
+            .unwrap();
+        let recorded = || std::fs::metadata(&reference).map_or(0, |file| file.len());
+        let until = Instant::now() + Duration::from_secs(20);
+        while recorded() == 0 {
+            assert!(Instant::now() < until, "parec records nothing");
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let status = self.command("paplay").args(["--device=mic", "--latency-msec=1000"]).arg(path).status().unwrap();
         assert!(status.success(), "paplay fails");
+        std::thread::sleep(Duration::from_millis(300));
+        recorder.kill().unwrap();
+        recorder.wait().unwrap();
+        let played: Vec<i16> = hound::WavReader::open(path).unwrap().samples().map(Result::unwrap).collect();
+        let recorded: Vec<i16> =
+            std::fs::read(&reference).unwrap().chunks_exact(2).map(|bytes| i16::from_le_bytes([bytes[0], bytes[1]])).collect();
+        // Before the recording, the monitor is silent.
+        let audible = |samples: &[i16]| {
+            let first = samples.iter().position(|sample| *sample != 0).unwrap_or(samples.len());
+            let last = samples.iter().rposition(|sample| *sample != 0).map_or(first, |last| last + 1);
+            samples[first..last.max(first)].to_vec()
+        };
+        if audible(&played) != audible(&recorded) {
+            self.intact.set(false);
+        }
+    }
+
+    /// Whether the server has delivered everything that was played since the last call, sample by sample.
+    pub fn intact(&self) -> bool {
+        self.intact.replace(true)
     }
 
     /// Takes the microphone away.
