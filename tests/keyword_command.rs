@@ -105,7 +105,8 @@ fn a_word_enrolled_from_three_recordings_is_detected_once_per_utterance() {
     }
     let of = |(start, end): &(f64, f64)| found.iter().filter(|line| (start - 0.1..=end + 0.1).contains(&middle(line))).count();
     assert!(truth.iter().all(|utterance| of(utterance) <= 1), "{lines}");
-    // A lower rate gives no more detections; near misses are reported on request only.
+    // The sensitivity 0.5 is the default rate; a lower rate gives no more detections; near misses are reported on request only.
+    assert_eq!(home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--sensitivity", "0.5"]), lines);
     let fewer = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--false-accepts", "0.001"]);
     assert!(fewer.lines().count() <= found.len());
     let near = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--near-misses", "0.15"]);
@@ -115,6 +116,23 @@ fn a_word_enrolled_from_three_recordings_is_detected_once_per_utterance() {
 /// Start and end of each utterance of the word in the long recording, seconds.
 fn truth() -> Vec<(f64, f64)> {
     serde_json::from_str(&std::fs::read_to_string(repository("models/keywords/demo/long.json")).unwrap()).unwrap()
+}
+
+/// The demo of the README: every utterance of the phrase is detected once, and nothing else.
+#[test]
+fn the_demo_prints_one_detection_per_utterance() {
+    let home = Home::new();
+    home.works(&["enroll", "lamp", "--say", "turn on the lamp"]);
+    let lines = home.works(&["run", "models/keywords/demo/lamp.opus", "--consumer", "keyword", "--quiet"]);
+    let script = std::fs::read_to_string(repository("models/keywords/demo/lamp.json")).unwrap();
+    let script: Vec<(String, String, f64, f64)> = serde_json::from_str(&script).unwrap();
+    let found: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let middle = |line: &serde_json::Value| (line["start"].as_f64().unwrap() + line["end"].as_f64().unwrap()) / 2.0;
+    for (phrase, voice, start, end) in &script {
+        let count = found.iter().filter(|line| (*start..*end).contains(&middle(line))).count();
+        assert_eq!(count, usize::from(phrase == "turn on the lamp"), "{phrase} by {voice} at {start} s: {lines}");
+    }
+    assert_eq!(found.len(), script.iter().filter(|(phrase, ..)| phrase == "turn on the lamp").count(), "{lines}");
 }
 
 #[test]
@@ -133,6 +151,9 @@ fn a_phrase_given_as_text_becomes_a_keyword() {
         examples.len() == 5 && examples.iter().all(|example| example["origin"].as_str() == Some("synthesis")),
         "{examples:?}"
     );
+    let phones = |value: &toml::Value| value.as_array().unwrap().iter().map(|phone| phone.as_str().unwrap()).collect::<String>();
+    assert_eq!(phones(&file["phones"]["phrase"]), "tɝnɔnðəlæmp");
+    assert_eq!(phones(&file["phones"]["near"][0]), "tɝnɔfðəlæmp", "turn off the lamp");
     // Another synthesised voice is detected; another phrase of the same voice is not.
     let say = |name: &str, phrase: &str| {
         let path = home.path(name);
@@ -196,6 +217,11 @@ fn keywords_are_listed_tested_and_removed() {
     home.refused(&["keywords", "test", "severel", DEMO[0]], &["did you mean `several`?"]);
     home.refused(&["enroll", "several", "--from", DEMO[0]], &["--replace"]);
     home.refused(&["run", DEMO[0], "--consumer", "keyword", "--false-accepts", "1"], &["fixed threshold"]);
+    home.refused(&["run", DEMO[0], "--consumer", "keyword", "--sensitivity", "0.5"], &["fixed threshold"]);
+    home.refused(
+        &["run", DEMO[0], "--consumer", "keyword", "--sensitivity", "2"],
+        &["--sensitivity must be between 0 and 1, got 2"],
+    );
     assert!(std::fs::metadata(&file).unwrap().len() < 100_000);
     home.works(&["keywords", "remove", "several"]);
     assert!(!file.exists());

@@ -11,7 +11,7 @@ use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::keyword::{
     Background, Condition, Enrolment, Keyword, Origin, PackRef, Say, Synthesiser, Tail, Take, TakeProblem, Verifier, babble,
-    check_name, enroll, examples,
+    check_name, enroll, examples, find, load, weaknesses,
 };
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
@@ -30,7 +30,7 @@ use super::{locate, table};
 /// espeak-ng; with --from or --record they are recordings. A recording in addition to --say adapts the keyword to its speaker. The
 /// threshold is set on speech without the keyword, for the requested false-accept rate. Use a phrase of at least two syllables.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(group = clap::ArgGroup::new("examples").args(["say", "from", "record"]).required(true).multiple(true), after_help = "Examples:
   bellis enroll lamp --say \"turn on the lamp\"
   bellis enroll lampe --say \"Licht an im Flur\" --language de
   bellis enroll lamp --say \"turn on the lamp\" --record 1   adapt it to a speaker
@@ -42,7 +42,7 @@ pub struct Enroll {
     /// Name of the keyword
     name: String,
     /// Phrase to synthesise examples of
-    #[arg(long, value_name = "PHRASE", required_unless_present_any = ["from", "record"])]
+    #[arg(long, value_name = "PHRASE")]
     say: Option<String>,
     /// Language of the phrase, as in `espeak-ng --voices`
     #[arg(long, value_name = "LANGUAGE", default_value = "en-us", requires = "say")]
@@ -65,11 +65,14 @@ pub struct Enroll {
     /// False accepts per hour of speech that the threshold allows
     #[arg(long, value_name = "PER-HOUR", default_value_t = 0.5)]
     false_accepts: f64,
+    /// Sensitivity, 0 to 1: 0.05 to 5 false accepts per hour [default: 0.5]
+    #[arg(long, value_name = "SENSITIVITY", conflicts_with = "false_accepts")]
+    sensitivity: Option<f64>,
     /// Speech without the word: files or folders [default: bundled recordings]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     background: Vec<PathBuf>,
     /// Fixed threshold, 0 to 1, instead of one set on background speech
-    #[arg(long, value_name = "SCORE", conflicts_with_all = ["false_accepts", "background"])]
+    #[arg(long, value_name = "SCORE", conflicts_with_all = ["false_accepts", "sensitivity", "background"])]
     threshold: Option<f32>,
     /// Folder for keywords [default: $BELLIS_KEYWORDS or ~/.local/share/bellis/keywords]
     #[arg(long, value_name = "FOLDER")]
@@ -92,8 +95,11 @@ struct Model {
 }
 
 impl Enroll {
-    pub fn run(self) -> anyhow::Result<()> {
+    pub fn run(mut self) -> anyhow::Result<()> {
         check_name(&self.name)?;
+        if let Some(sensitivity) = self.sensitivity {
+            self.false_accepts = false_accepts(sensitivity)?;
+        }
         if !(self.false_accepts.is_finite() && self.false_accepts > 0.0) {
             bail!("--false-accepts must be above 0, got {}", self.false_accepts);
         }
@@ -124,7 +130,7 @@ impl Enroll {
             None => {
                 keyword.background = self.process_background(&keyword, &model, &stop)?;
                 let minutes = minutes(&keyword);
-                keyword.threshold = bellis::keyword::threshold(&keyword.background, self.false_accepts).with_context(|| {
+                keyword.threshold = keyword.threshold_for(self.false_accepts).with_context(|| {
                     format!(
                         "{minutes:.1} minutes of background speech are too few to set a threshold; pass more speech with \
                          --background, or a score with --threshold"
@@ -136,6 +142,10 @@ impl Enroll {
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         keyword.save(&path)?;
         report(&keyword, &takes, &path);
+        let others: Vec<Keyword> = find(&folder)?.iter().filter_map(|other| load(other, None).ok()).collect();
+        for weakness in weaknesses(&keyword, &takes, &others) {
+            errln!("warning: {weakness}");
+        }
         Ok(())
     }
 
@@ -145,6 +155,11 @@ impl Enroll {
         let synthesiser = Synthesiser::new(&self.language)?;
         keyword.say = Some(Say { phrase: phrase.clone(), language: synthesiser.language().to_owned() });
         let takes = synthesiser.takes(phrase, model.encoder.audio().sample_rate)?;
+        if let Some(phones) = synthesiser.phones(phrase, model.encoder.vocabulary())? {
+            let ratio = |take| phones.ratio_of(take, &model.encoder, model.pack.default_chunk_frames());
+            let ratios = takes.iter().filter_map(|take| ratio(take).transpose()).collect::<Result<Vec<_>, _>>()?;
+            keyword.phones = (!ratios.is_empty()).then(|| phones.with_limit_from(&ratios));
+        }
         let enrolled = |take: Take| {
             let source = take.source.clone();
             model.enroll(take)?.map_err(|problem| anyhow::anyhow!("\"{phrase}\", spoken by {source}: {problem}"))
@@ -325,6 +340,14 @@ fn report(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
              --false-accepts."
         );
     }
+}
+
+/// The false accepts per hour of a sensitivity: 0.05 at 0, 0.5 at 0.5, 5 at 1.
+pub fn false_accepts(sensitivity: f64) -> anyhow::Result<f64> {
+    if !(0.0..=1.0).contains(&sensitivity) {
+        bail!("--sensitivity must be between 0 and 1, got {sensitivity}");
+    }
+    Ok(0.05 * 100f64.powf(sensitivity))
 }
 
 /// A keyword's threshold, and how it was set.

@@ -17,7 +17,7 @@ use bellis::pack::Pack;
 use bellis::stream::{Representation, Session, SessionOptions};
 use clap::{Args, Subcommand};
 
-use super::enroll::{damage_of, threshold};
+use super::enroll::{damage_of, false_accepts, threshold};
 use super::settings::Settings;
 use super::{locate, table};
 
@@ -201,7 +201,12 @@ pub fn folder(settings: &Settings) -> anyhow::Result<PathBuf> {
 
 /// How the settings change the search for enrolled keywords.
 pub fn search_options(settings: &Settings) -> anyhow::Result<SearchOptions> {
-    if let Some(rate) = settings.false_accepts
+    let rate = match settings.sensitivity {
+        Some(sensitivity) if settings.false_accepts.is_none() => Some(false_accepts(sensitivity)?),
+        Some(_) => bail!("sensitivity and false_accepts cannot be combined; keep one of them"),
+        None => settings.false_accepts,
+    };
+    if let Some(rate) = rate
         && !(rate.is_finite() && rate > 0.0)
     {
         bail!("--false-accepts must be above 0, got {rate}");
@@ -217,7 +222,7 @@ pub fn search_options(settings: &Settings) -> anyhow::Result<SearchOptions> {
         bail!("--near-misses must be between 0 and 1, got {score}");
     }
     Ok(SearchOptions {
-        false_accepts: settings.false_accepts,
+        false_accepts: rate,
         refractory: settings.refractory.map(Duration::from_secs_f64),
         near_miss: settings.near_misses,
     })

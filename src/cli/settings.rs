@@ -278,6 +278,9 @@ settings! {
         /// False accepts per hour and keyword [default: as enrolled]
         #[arg(long, value_name = "PER-HOUR", help_heading = "Keywords")]
         pub false_accepts: Option<f64> = Output,
+        /// Sensitivity, 0 to 1: 0.05 to 5 false accepts per hour and keyword [default: as enrolled]
+        #[arg(long, value_name = "SENSITIVITY", help_heading = "Keywords", conflicts_with = "false_accepts")]
+        pub sensitivity: Option<f64> = Output,
         /// Also report near misses from this score, 0 to 1
         #[arg(long, value_name = "SCORE", help_heading = "Keywords")]
         pub near_misses: Option<f32> = Output,

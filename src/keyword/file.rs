@@ -15,6 +15,11 @@
 //! phrase = "turn on the lamp"
 //! language = "en-us"
 //!
+//! [phones]                        # its phones, checked in the verification pass
+//! phrase = ["t", "ɝ", "n", …]
+//! near = [["t", "ɝ", "n", …]]     # phrases with the opposite meaning
+//! limit = -4.5                    # phone ratio below which the score is reduced, nats
+//!
 //! [[background]]                  # the highest scores in speech without the keyword, one section per condition
 //! condition = "plain"
 //! hours = 0.33
@@ -37,6 +42,7 @@ use serde::{Deserialize, Serialize};
 
 use super::calibrate::Tail;
 use super::matcher::Matcher;
+use super::phones::Phones;
 use super::template::Template;
 use crate::pack::Pack;
 use crate::toml_file::TomlFileError;
@@ -48,6 +54,8 @@ const LIMIT_BYTES: u64 = 4 << 20;
 const MOST_EXAMPLES: usize = 32;
 /// Largest absolute value in a row.
 const LARGEST: f32 = 99.0;
+/// Least threshold of a keyword with a phone check. In quiet, phrases of other voices score 0.2 to 0.4, near-phrases mostly less than this.
+const LEAST_WITH_PHONES: f32 = 0.18;
 const LEAST_ROWS: usize = 4;
 const MOST_ROWS: usize = 1000;
 
@@ -69,6 +77,9 @@ pub struct Keyword {
     /// The phrase, if it was enrolled from text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub say: Option<Say>,
+    /// The phones of the phrase, if it was enrolled from text with a pack that has CTC branches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phones: Option<Phones>,
     /// Scores in background speech.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub background: Vec<Tail>,
@@ -260,6 +271,9 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     if !(1..=MOST_EXAMPLES).contains(&keyword.example.len()) {
         return Err(invalid(format!("has {} examples, must have 1 to {MOST_EXAMPLES}", keyword.example.len())));
     }
+    if keyword.phones.as_ref().is_some_and(|phones| !phones.limit.is_finite() || phones.phrase.len() > MOST_ROWS) {
+        return Err(invalid("[phones] has no finite limit, or too many phones".into()));
+    }
     keyword.matcher().map_err(|error| invalid(error.to_string()))?;
     Ok(keyword)
 }
@@ -275,6 +289,7 @@ impl Keyword {
             false_accepts_per_hour: None,
             pack,
             say: None,
+            phones: None,
             background: Vec::new(),
             example,
         })
@@ -294,6 +309,14 @@ impl Keyword {
         std::fs::rename(&unfinished, path).map_err(io)
     }
 
+    /// The threshold for a rate of false accepts per hour; `None` if it was enrolled without background speech.
+    ///
+    /// With a phone check, background speech has low scores, and a threshold set on it alone would admit near-phrases. So it has a minimum.
+    pub fn threshold_for(&self, per_hour: f64) -> Option<f32> {
+        let threshold = super::calibrate::threshold(&self.background, per_hour)?;
+        Some(if self.phones.is_some() { threshold.max(LEAST_WITH_PHONES) } else { threshold })
+    }
+
     /// Its examples, ready to be matched.
     ///
     /// # Errors
@@ -307,7 +330,8 @@ impl Keyword {
             }
             Ok((example.template(self.pack.width).map_err(problem)?, example.weight))
         };
-        Ok(Matcher::new(self.example.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?))
+        let examples = self.example.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+        Ok(Matcher::new(examples).with_phones(self.phones.clone()))
     }
 }
 

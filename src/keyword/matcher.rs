@@ -2,6 +2,7 @@
 //!
 //! It is the weighted power mean of the examples' scores, (Σ w sᵏ / Σ w)^(1/k) with k = 2: higher if more of them agree.
 
+use super::phones::Phones;
 use super::score;
 use super::template::{FrameBlock, LANES, Template};
 use super::warp::Warp;
@@ -15,6 +16,8 @@ pub struct Matcher {
     warps: Vec<Warp>,
     /// Share of each example; they add up to 1.
     shares: Vec<f32>,
+    /// The phones that the verification pass checks.
+    phones: Option<Phones>,
 }
 
 /// A match that ends at a frame.
@@ -42,7 +45,17 @@ impl Matcher {
             examples.into_iter().map(|(example, weight)| (Warp::new(&example), weight.max(0.0))).unzip();
         let total = shares.iter().sum::<f32>().max(f32::MIN_POSITIVE);
         shares.iter_mut().for_each(|share| *share /= total);
-        Self { warps, shares }
+        Self { warps, shares, phones: None }
+    }
+
+    /// Sets the phones that the verification pass checks.
+    pub fn with_phones(self, phones: Option<Phones>) -> Self {
+        Self { phones, ..self }
+    }
+
+    /// The phones that the verification pass checks.
+    pub(super) fn phones(&self) -> Option<&Phones> {
+        self.phones.as_ref()
     }
 
     /// Discards the stream so far.

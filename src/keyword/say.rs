@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 use super::enroll::Take;
 use super::file::Origin;
+use super::opposites::opposites;
+use super::phones::Phones;
 use crate::audio::{AudioError, ChannelPick, decode_stream_at};
 use crate::toml_file::nearest;
 
@@ -126,6 +128,25 @@ impl Synthesiser {
         };
         self.voices().into_iter().map(take).collect()
     }
+
+    /// The phones of `phrase` in the classes of `vocabulary`, and those of phrases with the opposite meaning; `None` if most of them are not
+    /// in the vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// Those of running the synthesiser.
+    pub fn phones(&self, phrase: &str, vocabulary: &[String]) -> Result<Option<Phones>, SayError> {
+        let spell = |text: &str| -> Result<Option<Vec<String>>, SayError> {
+            let output = run(&["-q", "--ipa", "--stdin", "-b", "1", "-v", &self.language], text)?;
+            Ok(spelt(&String::from_utf8_lossy(&output.stdout), vocabulary))
+        };
+        let Some(own) = spell(phrase)? else { return Ok(None) };
+        let mut near = Vec::new();
+        for opposite in opposites(phrase, &self.language) {
+            near.extend(spell(&opposite)?.filter(|phones| *phones != own));
+        }
+        Ok(Some(Phones::new(own, near)))
+    }
 }
 
 /// Runs the synthesiser with `text` on its standard input.
@@ -142,6 +163,61 @@ fn run(arguments: &[&str], text: &str) -> Result<Output, SayError> {
         let _ = input.write_all(text.as_bytes());
     }
     child.wait_with_output().map_err(failed)
+}
+
+/// IPA symbols that the vocabulary may spell differently, in order of preference.
+const SPELLINGS: [(&str, &[&str]); 24] = [
+    ("tʃ", &["t͡ʃ"]),
+    ("dʒ", &["d͡ʒ"]),
+    ("r", &["ɹ", "ʁ"]),
+    ("ɾ", &["ɹ"]),
+    ("ʁ", &["ɹ"]),
+    ("ɡ", &["g"]),
+    ("ɜ", &["ɝ", "ə"]),
+    ("ɚ", &["ɝ", "ə"]),
+    ("ɐ", &["ə", "ʌ"]),
+    ("ᵻ", &["ɪ"]),
+    ("ʒ", &["ʃ"]),
+    ("ɒ", &["ɑ", "ɔ"]),
+    ("əʊ", &["oʊ"]),
+    ("x", &["h"]),
+    ("ç", &["ʃ"]),
+    ("y", &["i", "u"]),
+    ("ø", &["e"]),
+    ("œ", &["ɛ"]),
+    ("β", &["b"]),
+    ("ɣ", &["g"]),
+    ("ɲ", &["n"]),
+    ("ʎ", &["l"]),
+    ("ɕ", &["ʃ"]),
+    ("ɨ", &["ɪ"]),
+];
+/// Least share of a transcription's symbols that must be in the vocabulary.
+const LEAST_SPELT: f64 = 0.9;
+
+/// An IPA transcription in the classes of `vocabulary`: at each place the longest class that fits. Marks of stress and length are left out.
+fn spelt(ipa: &str, vocabulary: &[String]) -> Option<Vec<String>> {
+    let marks = |c: &char| !c.is_whitespace() && !"ˈˌːˑ_\u{200d}\u{32a}\u{303}ʲ()".contains(*c);
+    let text: String = ipa.chars().filter(marks).collect();
+    let (mut rest, mut phones, mut unknown) = (&text[..], Vec::new(), 0);
+    let known = |class: &str| vocabulary.iter().any(|known| known == class);
+    while let Some(first) = rest.chars().next() {
+        let own = vocabulary.iter().filter(|class| rest.starts_with(class.as_str())).map(|class| (class.len(), class.as_str()));
+        let respelt = SPELLINGS.iter().filter(|(symbol, _)| rest.starts_with(symbol));
+        let respelt = respelt.filter_map(|(symbol, classes)| Some((symbol.len(), *classes.iter().find(|class| known(class))?)));
+        match own.chain(respelt).max_by_key(|(length, _)| *length) {
+            Some((length, class)) => {
+                phones.push(class.to_owned());
+                rest = &rest[length..];
+            }
+            None => {
+                unknown += 1;
+                rest = &rest[first.len_utf8()..];
+            }
+        }
+    }
+    let share = phones.len() as f64 / (phones.len() + unknown).max(1) as f64;
+    Some(phones).filter(|phones| !phones.is_empty() && share >= LEAST_SPELT)
 }
 
 /// The language column of `espeak-ng --voices`.
@@ -190,6 +266,15 @@ mod tests {
         assert_eq!(hint("en-au", &known), "did you mean `en-gb`, `en-us`?");
         assert_eq!(hint("cnm", &known), "did you mean `cmn`?");
         assert_eq!(hint("xxxxxxxx", &known), "`espeak-ng --voices` lists its languages");
+    }
+
+    #[test]
+    fn a_transcription_is_spelt_in_the_vocabulary() {
+        let vocabulary = ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o"].map(str::to_owned);
+        let phones = |ipa: &str| spelt(ipa, &vocabulary).map(|phones| phones.join(" "));
+        assert_eq!(phones("kˈɪtʃən\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
+        assert_eq!(phones("tˈɜːn ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
+        assert_eq!((phones("ǀǀǀkn"), phones("")), (None, None));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! From scores to detections: one utterance, one detection.
 //!
 //! The score of a keyword ([`Matcher`]) rises towards the end of an utterance and falls after it. A peak is final if nothing higher ended
-//! within [`SpotterOptions::hold`] frames. Then it is verified at full depth, and the lower score counts ([`Verifier`]). A peak at or above
+//! within [`SpotterOptions::hold`] frames. Then it is verified at full depth: the lower score counts, reduced if the phones
+//! of the phrase were not said ([`Verifier`]). A peak at or above
 //! the threshold is a detection; after it the keyword is inactive for the refractory time, and never fires again on the same audio. A
 //! lower peak is a near miss, reported on request.
 
@@ -179,10 +180,11 @@ impl Spotter {
         let mut matcher = self.matcher.clone();
         matcher.reset();
         let mut highest = 0.0f32;
-        verifier.blocks(peak.start, peak.end + u64::from(self.options.hold), |first, block| {
+        let end = peak.end + u64::from(self.options.hold);
+        let factor = verifier.blocks((peak.start, end), self.matcher.phones(), |first, block| {
             let candidates = (first + 1..).zip(matcher.step(block)).take(block.frames());
             highest = candidates.filter(|(end, _)| *end > peak.start).fold(highest, |highest, (_, own)| highest.max(own.score));
         })?;
-        Ok(highest)
+        Ok(highest * factor)
     }
 }

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::phones::Phones;
 use super::template::{FrameBlock, LANES};
 use crate::engine::{Encoder, EngineError, Frames};
 use crate::exit::Fixed;
@@ -26,6 +27,8 @@ const PASS_CHUNKS: u64 = 4;
 const PASSES: usize = 4;
 /// Audio kept in addition to a pass: the longest match of the longest example, and its surroundings.
 const KEPT_SECONDS: f64 = 10.0;
+/// Frames before a match in which its first phones may be: the best alignment may start late.
+const PHONE_LEAD_FRAMES: u64 = 12;
 
 /// The last seconds of a stream, with the passes that compute them at full depth.
 pub struct Verifier {
@@ -54,6 +57,9 @@ struct Pass {
     /// The embeddings so far, `[frames, width]`.
     rows: Vec<f32>,
     width: usize,
+    /// Logits of the CTC branch so far, `[frames, vocabulary]`; empty for a pack without one.
+    logits: Vec<f32>,
+    classes: usize,
 }
 
 impl Verifier {
@@ -113,8 +119,13 @@ impl Verifier {
     }
 
     /// Passes the frames `start` to `end` at full depth to `each`, and up to [`LEAD_SECONDS`] before them, in blocks with the number of their
-    /// first frame.
-    pub(super) fn blocks(&mut self, start: u64, end: u64, each: impl FnMut(u64, &FrameBlock)) -> Result<(), SessionError> {
+    /// first frame. Returns the factor of `phones` for the frames `start` to `end`; 1 for a pack without CTC branches.
+    pub(super) fn blocks(
+        &mut self,
+        (start, end): (u64, u64),
+        phones: Option<&Phones>,
+        each: impl FnMut(u64, &FrameBlock),
+    ) -> Result<f32, SessionError> {
         let (from, oldest) = (start.saturating_sub(self.lead), self.first + self.pass_frames() - 1);
         let began = self.pass_at(from).max(self.pass_at(oldest));
         let kept = self.passes.iter().position(|pass| pass.began == began).and_then(|index| self.passes.remove(index));
@@ -130,11 +141,13 @@ impl Verifier {
             pass.finish()?;
         }
         pass.blocks(from.max(began)..end, each);
+        let logits = pass.logits(start.saturating_sub(PHONE_LEAD_FRAMES)..end);
+        let factor = phones.map_or(1.0, |phones| phones.factor(logits, self.encoder.vocabulary()));
         if !over {
             self.passes.truncate(PASSES - 1);
             self.passes.push_front(pass);
         }
-        Ok(())
+        Ok(factor)
     }
 
     /// First frame of the pass that contains `frame`.
@@ -149,9 +162,18 @@ impl Verifier {
 
 impl Pass {
     fn begin(encoder: &Arc<Encoder>, chunk_frames: usize, frame: u64, sample: u64) -> Result<Self, EngineError> {
-        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true);
+        let ctc = encoder.has_ctc(encoder.layers());
+        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).ctc(ctc);
         let session = Session::new(encoder, Box::new(Fixed::new(encoder.layers())), options)?;
-        Ok(Self { session, began: frame, processed: sample, rows: Vec::new(), width: 1 })
+        Ok(Self {
+            session,
+            began: frame,
+            processed: sample,
+            rows: Vec::new(),
+            width: 1,
+            logits: Vec::new(),
+            classes: encoder.vocabulary().len(),
+        })
     }
 
     fn push(&mut self, audio: &[f32]) -> Result<(), SessionError> {
@@ -171,6 +193,9 @@ impl Pass {
                 self.width = vectors.dim();
                 self.rows.extend_from_slice(vectors.as_slice());
             }
+            if let Some(logits) = &chunk.ctc_logits {
+                self.logits.extend_from_slice(logits.as_slice());
+            }
             Ok(())
         })
     }
@@ -178,6 +203,12 @@ impl Pass {
     /// The frame after the last one computed.
     fn end(&self) -> u64 {
         self.began + (self.rows.len() / self.width) as u64
+    }
+
+    /// The CTC logits of the computed part of `frames`, `[frames, vocabulary]`; empty for a pack without CTC branches.
+    fn logits(&self, frames: Range<u64>) -> &[f32] {
+        let at = |frame: u64| (frame.clamp(self.began, self.end()) - self.began) as usize * self.classes;
+        self.logits.get(at(frames.start)..at(frames.end)).unwrap_or_default()
     }
 
     /// The computed part of `frames`, which begin no earlier than the pass.

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::calibrate::threshold;
 use super::file::{Keyword, KeywordError};
 use super::spotter::{Event, Hit, Spotter, SpotterOptions};
 use super::template::{FrameBlock, LANES};
@@ -42,9 +41,7 @@ impl Watched {
     pub fn new(keyword: &Keyword, file: &Path, options: &SearchOptions, hop_seconds: f64) -> Result<Self, KeywordError> {
         let threshold = match options.false_accepts {
             None => keyword.threshold,
-            Some(rate) => {
-                threshold(&keyword.background, rate).ok_or_else(|| KeywordError::FixedThreshold { path: file.to_owned() })?
-            }
+            Some(rate) => keyword.threshold_for(rate).ok_or_else(|| KeywordError::FixedThreshold { path: file.to_owned() })?,
         };
         let mut spotter = SpotterOptions::new(threshold, hop_seconds);
         if let Some(time) = options.refractory {

@@ -1,0 +1,328 @@
+//! Whether the phones of a phrase are the ones that were said, from the CTC branch at full depth.
+//!
+//! An embedding score averages over a phrase, so one wrong word of four hardly changes it. The phone ratio is the log-likelihood of the
+//! phrase's phones, log P(phones | frames), minus that of the likeliest sequence with one phone replaced or left out: it is as low as the
+//! worst phone. It is also compared with known near-phrases, for example "off" instead of "on". A keyword's score is reduced by a factor
+//! that falls exponentially with the ratio below a limit.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::enroll::Take;
+use crate::engine::Encoder;
+use crate::exit::Fixed;
+use crate::stream::{Session, SessionError, SessionOptions};
+
+/// Log-likelihoods are summed over blanks, which include word boundaries.
+const BLANKS: [&str; 2] = ["<blank>", "<wb>"];
+/// Fall of the log score per nat of the ratio below its limit.
+const SLOPE: f32 = 0.6;
+/// Highest limit of the ratio, nats. This, the slope and the margin below were chosen on nine phrases by six synthetic voices and their
+/// near-phrases: docs/keywords-figures.md has the figures.
+const HIGHEST_LIMIT: f32 = -4.5;
+/// Margin of the limit below the mean ratio of the synthesised takes, nats.
+const BELOW_TAKES: f32 = 0.8;
+/// Limit of the ratio to a near-phrase, nats.
+const LEAST_TO_NEAR: f32 = 1.0;
+
+/// The phones of a phrase, in a pack's vocabulary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phones {
+    /// The phrase.
+    pub phrase: Vec<String>,
+    /// Near-phrases that must not be detected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub near: Vec<Vec<String>>,
+    /// Phone ratio below which the score is reduced, nats.
+    pub limit: f32,
+}
+
+impl Phones {
+    /// The phones of a phrase and of its near-phrases, with the highest limit.
+    pub fn new(phrase: Vec<String>, near: Vec<Vec<String>>) -> Self {
+        Self { phrase, near, limit: HIGHEST_LIMIT }
+    }
+
+    /// Sets the limit from the ratios of synthesised takes: a phrase whose phones the CTC branch confuses gets a lower one.
+    pub fn with_limit_from(mut self, ratios: &[f32]) -> Self {
+        if !ratios.is_empty() {
+            let mean = ratios.iter().sum::<f32>() / ratios.len() as f32;
+            self.limit = (mean - BELOW_TAKES).min(HIGHEST_LIMIT);
+        }
+        self
+    }
+
+    /// The factor, 0 to 1, for the score of a match with these CTC logits, `[frames, vocabulary]`; 1 if a phone is not in the vocabulary.
+    pub fn factor(&self, logits: &[f32], vocabulary: &[String]) -> f32 {
+        let Some(ratios) = self.ratios(logits, vocabulary) else { return 1.0 };
+        let excess = (ratios.to_edits - self.limit).min(ratios.to_near - LEAST_TO_NEAR).min(0.0);
+        (SLOPE * excess).exp()
+    }
+
+    /// The phone ratio of a whole take at full depth; `None` for a pack without CTC branches, or if a phone is not in its vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// A layer that cannot be run.
+    pub fn ratio_of(&self, take: &Take, encoder: &Arc<Encoder>, chunk_frames: usize) -> Result<Option<f32>, SessionError> {
+        if !encoder.has_ctc(encoder.layers()) {
+            return Ok(None);
+        }
+        let options = SessionOptions::default().chunk_frames(chunk_frames).ctc(true);
+        let mut session = Session::new(encoder, Box::new(Fixed::new(encoder.layers())), options)?;
+        let silence = vec![0.0; encoder.audio().sample_rate as usize / 2];
+        session.push(&silence)?;
+        session.push(&take.audio)?;
+        session.finish();
+        let mut logits = Vec::new();
+        session.each(|chunk| {
+            logits.extend_from_slice(chunk.ctc_logits.as_ref().map_or(&[][..], |frames| frames.as_slice()));
+            Ok::<_, SessionError>(())
+        })?;
+        Ok(self.ratio(&logits, encoder.vocabulary()))
+    }
+
+    /// The log-likelihood ratio to the likeliest sequence with one phone replaced or left out.
+    pub fn ratio(&self, logits: &[f32], vocabulary: &[String]) -> Option<f32> {
+        self.ratios(logits, vocabulary).map(|ratios| ratios.to_edits)
+    }
+
+    fn ratios(&self, logits: &[f32], vocabulary: &[String]) -> Option<Ratios> {
+        let classes = |phones: &[String]| -> Option<Vec<usize>> {
+            phones.iter().map(|phone| vocabulary.iter().position(|known| known == phone)).collect()
+        };
+        let phrase = classes(&self.phrase)?;
+        let frames = Frames::new(logits, vocabulary)?;
+        if phrase.is_empty() || frames.rows.len() < phrase.len() {
+            return None;
+        }
+        let own = frames.likelihood(&phrase).ln();
+        let edits = frames.likeliest_edit(&phrase).ln();
+        let near = self.near.iter().filter_map(|near| classes(near)).map(|near| frames.likelihood(&near).ln());
+        let ratio = |other: f64| if own.is_finite() { (own - other) as f32 } else { f32::NEG_INFINITY };
+        Some(Ratios { to_edits: ratio(edits), to_near: ratio(near.fold(f64::NEG_INFINITY, f64::max)) })
+    }
+}
+
+/// Log-likelihood ratios of a phrase, nats.
+struct Ratios {
+    to_edits: f32,
+    to_near: f32,
+}
+
+/// Likelihoods of frames, each relative to its likeliest class, so that products do not underflow unless the phrase is impossible.
+struct Frames {
+    /// `[frames][vocabulary]`.
+    rows: Vec<Vec<f64>>,
+    /// Sum of the blanks of each frame.
+    blank: Vec<f64>,
+    /// Classes that are phones.
+    phones: Vec<usize>,
+}
+
+impl Frames {
+    fn new(logits: &[f32], vocabulary: &[String]) -> Option<Self> {
+        let is_blank = |class: usize| BLANKS.contains(&vocabulary[class].as_str());
+        let (blanks, phones): (Vec<usize>, Vec<usize>) = (0..vocabulary.len()).partition(|class| is_blank(*class));
+        if blanks.is_empty() || logits.is_empty() || logits.iter().any(|x| !x.is_finite()) {
+            return None;
+        }
+        let row = |row: &[f32]| {
+            let highest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            row.iter().map(|x| f64::from(x - highest).exp()).collect::<Vec<f64>>()
+        };
+        let rows: Vec<Vec<f64>> = logits.chunks_exact(vocabulary.len()).map(row).collect();
+        let blank = rows.iter().map(|row| blanks.iter().map(|&class| row[class]).sum()).collect();
+        Some(Self { rows, blank, phones })
+    }
+
+    /// The likelihood of state `state` of `phones` in frame `t`: states are blank, phone 0, blank, phone 1, …, blank.
+    fn emission(&self, t: usize, state: usize, phones: &[usize]) -> f64 {
+        if state.is_multiple_of(2) { self.blank[t] } else { self.rows[t][phones[state / 2]] }
+    }
+
+    /// Whether a path may go from the phone two states back to `state` without a blank.
+    fn may_skip(state: usize, phones: &[usize]) -> bool {
+        state >= 3 && state % 2 == 1 && phones[state / 2] != phones[state / 2 - 1]
+    }
+
+    /// The likelihood of all paths that start and are in each state at each frame, `[frames][states]`.
+    fn forward(&self, phones: &[usize]) -> Vec<Vec<f64>> {
+        let states = 2 * phones.len() + 1;
+        let mut alpha = vec![vec![0.0; states]; self.rows.len()];
+        for t in 0..self.rows.len() {
+            for state in 0..states {
+                let from = match t.checked_sub(1).map(|before| &alpha[before]) {
+                    None => f64::from(u8::from(state < 2)),
+                    Some(before) => {
+                        let skip = if Self::may_skip(state, phones) { before[state - 2] } else { 0.0 };
+                        before[state] + state.checked_sub(1).map_or(0.0, |previous| before[previous]) + skip
+                    }
+                };
+                alpha[t][state] = from * self.emission(t, state, phones);
+            }
+        }
+        alpha
+    }
+
+    /// The likelihood of all paths from each state at each frame to the end, without that frame, `[frames][states]`.
+    fn backward(&self, phones: &[usize]) -> Vec<Vec<f64>> {
+        let states = 2 * phones.len() + 1;
+        let mut beta = vec![vec![0.0; states]; self.rows.len()];
+        for t in (0..self.rows.len()).rev() {
+            for state in 0..states {
+                beta[t][state] = if t + 1 == self.rows.len() {
+                    f64::from(u8::from(state + 2 >= states))
+                } else {
+                    let to = |next: usize| self.emission(t + 1, next, phones) * beta[t + 1][next];
+                    let skip = if state + 2 < states && Self::may_skip(state + 2, phones) { to(state + 2) } else { 0.0 };
+                    to(state) + if state + 1 < states { to(state + 1) } else { 0.0 } + skip
+                };
+            }
+        }
+        beta
+    }
+
+    /// P(phones | frames), summed over all alignments (the CTC forward algorithm).
+    fn likelihood(&self, phones: &[usize]) -> f64 {
+        let alpha = self.forward(phones);
+        alpha.last().map_or(0.0, |last| last.iter().rev().take(2).sum())
+    }
+
+    /// The highest likelihood of `phones` with one phone replaced or left out.
+    fn likeliest_edit(&self, phones: &[usize]) -> f64 {
+        let (alpha, beta) = (self.forward(phones), self.backward(phones));
+        let mut highest = 0.0f64;
+        for at in 0..phones.len() {
+            let left_out: Vec<usize> = [&phones[..at], &phones[at + 1..]].concat();
+            highest = highest.max(self.likelihood(&left_out));
+            for &class in self.phones.iter().filter(|class| **class != phones[at]) {
+                highest = highest.max(self.with_replacement(phones, at, class, &alpha, &beta));
+            }
+        }
+        highest
+    }
+
+    /// The likelihood with phone `at` replaced by `class`. Every path enters and leaves its state once, so the rest comes from `alpha` and `beta`.
+    fn with_replacement(&self, phones: &[usize], at: usize, class: usize, alpha: &[Vec<f64>], beta: &[Vec<f64>]) -> f64 {
+        let (state, frames) = (2 * at + 1, self.rows.len());
+        let after_other = at > 0 && phones[at - 1] != class;
+        let before_other = at + 1 < phones.len() && phones[at + 1] != class;
+        let (mut inside, mut total) = (0.0, 0.0);
+        for t in 0..frames {
+            let entered = match t.checked_sub(1).map(|before| &alpha[before]) {
+                None => f64::from(u8::from(at == 0)),
+                Some(before) => before[state - 1] + if after_other { before[state - 2] } else { 0.0 },
+            };
+            inside = (inside + entered) * self.rows[t][class];
+            let left = if t + 1 == frames {
+                f64::from(u8::from(at + 1 == phones.len()))
+            } else {
+                let to = |next: usize| self.emission(t + 1, next, phones) * beta[t + 1][next];
+                to(state + 1) + if before_other { to(state + 2) } else { 0.0 }
+            };
+            total += inside * left;
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vocabulary() -> Vec<String> {
+        ["<blank>", "<wb>", "a", "b", "c"].map(str::to_owned).to_vec()
+    }
+
+    /// Logits of frames in which each letter, or `-` for a blank, is `sure` nats above the others.
+    fn logits(letters: &str, sure: f32) -> Vec<f32> {
+        let class = |letter: char| "-|abc".find(letter).unwrap_or(0);
+        letters.chars().flat_map(|letter| (0..5).map(move |k| if k == class(letter) { sure } else { 0.0 })).collect()
+    }
+
+    fn phones(phrase: &str, near: &[&str]) -> Phones {
+        let split = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+        Phones { phrase: split(phrase), near: near.iter().map(|near| split(near)).collect(), limit: -1.0 }
+    }
+
+    #[test]
+    fn the_likelihood_is_the_sum_over_all_alignments() {
+        let (logits, vocabulary) = (logits("a-bb", 2.0), vocabulary());
+        let frames = Frames::new(&logits, &vocabulary).unwrap();
+        // Every labelling of four frames whose repetitions and blanks collapse to "ab".
+        let mut expected = 0.0;
+        for labels in (0..5usize.pow(4)).map(|n| [n % 5, n / 5 % 5, n / 25 % 5, n / 125]) {
+            let mut collapsed: Vec<usize> = labels.iter().map(|&label| if label == 1 { 0 } else { label }).collect();
+            collapsed.dedup();
+            collapsed.retain(|label| *label != 0);
+            if collapsed == [2, 3] {
+                expected += labels.iter().zip(&frames.rows).map(|(label, row)| row[*label]).product::<f64>();
+            }
+        }
+        let found = frames.likelihood(&[2, 3]);
+        assert!((found / expected - 1.0).abs() < 1e-9, "{found} {expected}");
+    }
+
+    #[test]
+    fn the_likeliest_edit_is_that_of_all_edited_sequences() {
+        let (logits, vocabulary) = (logits("aab-bcca-ac", 1.5), vocabulary());
+        let frames = Frames::new(&logits, &vocabulary).unwrap();
+        for phrase in [vec![2, 3, 3, 4, 2], vec![4], vec![2, 2], vec![3, 4, 2, 2, 4]] {
+            let mut expected = 0.0f64;
+            for at in 0..phrase.len() {
+                let mut edited = phrase.clone();
+                for class in (2..5).filter(|class| *class != phrase[at]) {
+                    edited[at] = class;
+                    expected = expected.max(frames.likelihood(&edited));
+                }
+                edited.remove(at);
+                expected = expected.max(frames.likelihood(&edited));
+            }
+            let found = frames.likeliest_edit(&phrase);
+            assert!((found / expected - 1.0).abs() < 1e-9, "{phrase:?}: {found} {expected}");
+        }
+    }
+
+    #[test]
+    fn one_wrong_phone_lowers_the_ratio_of_a_long_phrase() {
+        let (phones, vocabulary) = (phones("abcabc", &[]), vocabulary());
+        let ratio = |said: &str| phones.ratio(&logits(said, 4.0), &vocabulary).unwrap();
+        assert!(ratio("aa-bb-cc-aa-bb-cc") > 2.0);
+        assert!(ratio("aa-bb-cc-ab-bb-cc") > 0.0);
+        assert!(ratio("aa-bb-cc-cc-bb-cc") < -4.0);
+        assert!(ratio("aa-bb-cc----bb-cc") < -1.0, "a phone left out");
+    }
+
+    #[test]
+    fn the_factor_is_one_above_the_limit_and_falls_below_it_and_for_near_phrases() {
+        let vocabulary = vocabulary();
+        let factor = |phones: &Phones, said: &str| phones.factor(&logits(said, 4.0), &vocabulary);
+        let alone = phones("abc", &[]);
+        assert_eq!(factor(&alone, "aa-bb-cc"), 1.0);
+        assert!(factor(&alone, "aa-bb-aa") < 0.5);
+        // A near-phrase that differs in two phones.
+        let mut wide = phones("abc", &["cba"]);
+        wide.limit = -100.0;
+        assert!(factor(&wide, "cc-bb-aa") < 0.1 && factor(&wide, "aa-bb-cc") == 1.0);
+    }
+
+    #[test]
+    fn nothing_is_reduced_without_evidence() {
+        let (alone, vocabulary) = (phones("abc", &[]), vocabulary());
+        assert_eq!(alone.factor(&[], &vocabulary), 1.0);
+        assert_eq!(alone.factor(&[f32::NAN; 50], &vocabulary), 1.0);
+        assert_eq!(phones("xyz", &[]).factor(&logits("aabbcc", 4.0), &vocabulary), 1.0);
+        assert_eq!(alone.factor(&[0.0; 12], &["x".into(), "y".into(), "z".into()]), 1.0, "a vocabulary without a blank");
+    }
+
+    #[test]
+    fn a_phrase_with_confusable_phones_gets_a_lower_limit() {
+        let limit = |ratios: &[f32]| phones("abc", &[]).with_limit_from(ratios).limit;
+        assert_eq!(limit(&[-1.0, -2.0]), HIGHEST_LIMIT);
+        assert!((limit(&[-7.0, -8.0]) - (-7.5 - BELOW_TAKES)).abs() < 1e-6);
+        assert_eq!(limit(&[]), -1.0);
+    }
+}

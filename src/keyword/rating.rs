@@ -1,0 +1,101 @@
+//! The rating of a keyword at enrolment: whether it is long enough, and whether it is confusable with another keyword.
+
+use super::enroll::Enrolment;
+use super::file::Keyword;
+
+/// Phrases with fewer phones or less speech than this are detected less well.
+const FEW_PHONES: usize = 6;
+const SHORT_SECONDS: f64 = 0.4;
+/// Phrases that differ in more phones than this are told apart by the phone check.
+const CONFUSABLE_EDITS: usize = 1;
+
+/// A weakness of a keyword.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Weakness {
+    /// It has few phones, or little speech.
+    Short,
+    /// Its examples reach the threshold of another keyword, which has this name, or the other way round.
+    Confusable(String),
+}
+
+impl std::fmt::Display for Weakness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Short => f.write_str("the phrase is short, so expect misses and false accepts; use three or more syllables"),
+            Self::Confusable(other) => {
+                write!(f, "the phrase resembles the keyword `{other}`, so each may trigger the other; use another phrase")
+            }
+        }
+    }
+}
+
+/// The weaknesses of `keyword`, which was enrolled from `takes`, beside the keywords `others`.
+pub fn weaknesses(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword]) -> Vec<Weakness> {
+    let seconds = keyword.example.iter().map(|example| example.seconds).sum::<f64>() / keyword.example.len().max(1) as f64;
+    let short = keyword.phones.as_ref().map_or(seconds < SHORT_SECONDS, |phones| phones.phrase.len() < FEW_PHONES);
+    let confusable = others.iter().filter(|other| other.name != keyword.name && is_confusable(keyword, takes, other));
+    short.then_some(Weakness::Short).into_iter().chain(confusable.map(|other| Weakness::Confusable(other.name.clone()))).collect()
+}
+
+fn is_confusable(keyword: &Keyword, takes: &[Enrolment], other: &Keyword) -> bool {
+    if keyword.pack != other.pack {
+        return false;
+    }
+    if let (Some(own), Some(others)) = (&keyword.phones, &other.phones) {
+        return edits(&own.phrase, &others.phrase) <= CONFUSABLE_EDITS;
+    }
+    let threshold = keyword.threshold.max(other.threshold);
+    let templates: Vec<_> = other.example.iter().filter_map(|example| example.template(other.pack.width).ok()).collect();
+    takes.iter().any(|take| templates.iter().any(|template| take.score_of(template) >= threshold))
+}
+
+/// Least number of insertions, deletions and replacements that turn `a` into `b`.
+fn edits(a: &[String], b: &[String]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, own) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(own != other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::{Example, PackRef};
+    use super::super::phones::Phones;
+    use super::*;
+
+    fn keyword(name: &str, phones: &str) -> Keyword {
+        let pack = PackRef { name: "test".into(), identity: "0".into(), width: 2 };
+        let example = Example::new("x".into(), 0.0, 1.0, &[1.0, 0.0], 2);
+        let mut keyword = Keyword::new(name, pack, vec![example]).unwrap();
+        keyword.phones = Some(Phones::new(phones.chars().map(String::from).collect(), Vec::new()));
+        keyword
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        let edits = |a: &str, b: &str| {
+            let split = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
+            edits(&split(a), &split(b))
+        };
+        assert_eq!((edits("kitten", "sitting"), edits("abc", "abc"), edits("", "ab"), edits("abc", "ac")), (3, 0, 2, 1));
+    }
+
+    #[test]
+    fn short_and_confusable_phrases_are_reported() {
+        let others = [keyword("lamp", "tənɔnðəlæmp"), keyword("radio", "tənɔnðəreidio")];
+        let found = |name: &str, phones: &str| weaknesses(&keyword(name, phones), &[], &others);
+        assert_eq!(found("ramp", "tənɔnðəræmp"), [Weakness::Confusable("lamp".into())]);
+        assert_eq!(found("go", "goʊ"), [Weakness::Short]);
+        assert!(found("music", "stɔpðəmjusɪk").is_empty() && found("lamp", "tənɔnðəlæmp").is_empty());
+        let mut elsewhere = keyword("ramp", "tənɔnðəræmp");
+        elsewhere.pack.identity = "1".into();
+        assert!(weaknesses(&elsewhere, &[], &others).is_empty(), "a keyword of another pack is never active at the same time");
+    }
+}
