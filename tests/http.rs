@@ -147,3 +147,122 @@ fn malformed_oversized_and_slow_requests_are_answered_or_disconnected() {
     served.signal("TERM");
     assert!(served.end().0);
 }
+
+/// Reads events until `found` returns true.
+fn events(address: SocketAddr, headers: &str, mut found: impl FnMut(&serde_json::Value) -> bool) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "GET /events HTTP/1.1\r\n{headers}\r\n").unwrap();
+    let mut head = String::new();
+    let mut reader = std::io::BufReader::new(stream);
+    use std::io::BufRead;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap() == 0 {
+            return head;
+        }
+        match line.strip_prefix("data: ") {
+            Some(json) => {
+                if found(&serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))) {
+                    return head;
+                }
+            }
+            None => head.push_str(&line),
+        }
+    }
+}
+
+#[test]
+fn events_describe_every_chunk_while_someone_subscribes() {
+    let folder = tempfile::tempdir().unwrap();
+    let talk = folder.path().join("talk.wav");
+    common::write_speech(&talk, 60);
+    let served = Served::start(&[], &[talk.to_str().unwrap(), "--realtime", "--consumer", "null", "--policy", "gain"]);
+    served.is("running");
+    let address = served.address();
+    let label = "bellis_consumer_delivered_total{consumer=\"events\"}";
+    assert!(!served.metrics().contains_key(label));
+    let mut seen = Vec::new();
+    events(address, "Host: localhost\r\n", |event| {
+        seen.push(event.clone());
+        let of = |kind: &str| seen.iter().filter(|event| event["event"] == kind).count();
+        of("chunk") >= 6 && of("status") >= 3 && of("phone") >= 3
+    });
+    assert_eq!((&seen[0]["event"], &seen[1]["event"]), (&"stream".into(), &"status".into()));
+    assert_eq!(seen[0]["pack"], "daisy-tiny");
+    let chunks: Vec<_> = seen.iter().filter(|event| event["event"] == "chunk").collect();
+    for pair in chunks.windows(2) {
+        assert_eq!(pair[1]["chunk"], pair[0]["chunk"].as_u64().unwrap() + 1);
+        assert_eq!(pair[1]["sample"], pair[0]["sample"].as_u64().unwrap() + pair[0]["samples"].as_u64().unwrap());
+    }
+    for chunk in chunks {
+        assert_eq!(chunk["waveform"].as_array().unwrap().len(), 16);
+        let (peak, rms) = (chunk["peak"].as_f64().unwrap(), chunk["rms"].as_f64().unwrap());
+        assert!((0.0..=1.0).contains(&peak) && rms <= peak + 1e-3, "{chunk}");
+        assert!(!chunk["predicted_kl"].as_array().unwrap().is_empty(), "{chunk}");
+    }
+    let status = seen.iter().rfind(|event| event["event"] == "status").unwrap();
+    assert!(status["cpu_percent"].as_f64().unwrap() >= 0.0 && status["state"] == "running", "{status}");
+
+    let metrics = served.metrics();
+    dashboard_has_only_metrics_of(&metrics);
+
+    // The stream's consumer leaves with the last subscriber.
+    served::within("the last subscriber to leave", || served.metric("bellis_event_subscribers") == 0.0);
+    let delivered = served.metric(label);
+    let chunks = served.metric("bellis_chunks_total");
+    served::within("chunks", || served.metric("bellis_chunks_total") >= chunks + 4.0);
+    assert!(served.metric(label) <= delivered + 1.0);
+    assert_eq!(served.metric("bellis_samples_dropped_total"), 0.0);
+    served.signal("TERM");
+    assert!(served.end().0);
+}
+
+/// Checks that the metrics in the Grafana dashboard exist.
+fn dashboard_has_only_metrics_of(metrics: &std::collections::BTreeMap<String, f64>) {
+    let known: std::collections::BTreeSet<&str> = metrics.keys().map(|name| name.split('{').next().unwrap()).collect();
+    // Only where the board reports them.
+    let of_boards = ["bellis_temperature_celsius", "bellis_cpu_frequency_hertz", "bellis_throttled"];
+    let text = std::fs::read_to_string(common::repository("targets/grafana/bellis.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut used = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let query = target["expr"].as_str().unwrap();
+            let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            for name in words.filter(|word| word.starts_with("bellis_") || word.starts_with("process_")) {
+                assert!(known.contains(name) || of_boards.contains(&name), "{name} in {query}");
+                used += 1;
+            }
+        }
+    }
+    assert!(used > 30, "{used}");
+}
+
+#[test]
+fn event_streams_are_limited_and_closed_to_other_sites() {
+    let folder = tempfile::tempdir().unwrap();
+    let (served, address) = idle_daemon(folder.path());
+    let response = |headers: &str| events(address, headers, |_| true);
+    assert!(response("Host: localhost\r\n").starts_with("HTTP/1.1 200"));
+    for headers in ["Host: site.example\r\n", "Host: 127.0.0.1\r\nOrigin: https://site.example\r\n"] {
+        assert!(response(headers).starts_with("HTTP/1.1 403"), "{headers}");
+    }
+    let open: Vec<_> = (0..16)
+        .map(|_| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            stream
+        })
+        .collect();
+    assert!(response("Host: localhost\r\n").starts_with("HTTP/1.1 503"));
+    // Scrapes are not affected.
+    assert_eq!(served.metric("bellis_event_subscribers"), 16.0);
+    drop(open);
+    served::within("the subscribers to leave", || served.metric("bellis_event_subscribers") == 0.0);
+    assert!(response("Host: localhost\r\n").starts_with("HTTP/1.1 200"));
+    served.signal("TERM");
+    assert!(served.end().0);
+}

@@ -292,6 +292,22 @@ fn broken_keyword_files_are_rejected_with_the_place() {
 }
 
 #[test]
+fn a_broken_file_in_a_folder_of_keywords_is_skipped_with_a_warning() {
+    let home = Home::new();
+    let file = home.enrolled();
+    let broken = file.with_file_name("broken.keyword.toml");
+    std::fs::write(&broken, "format = ").unwrap();
+    let output = home.bellis(&["run", DEMO[0], "--consumer", "keyword"]);
+    let (lines, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(output.status.success() && lines.contains("\"keyword\":\"several\""), "{lines}{errors}");
+    assert!(errors.contains("broken.keyword.toml") && errors.contains("skipped"), "{errors}");
+    // By its own name it is an error, and so is a folder without any other.
+    home.refused(&["run", DEMO[0], "--consumer", &format!("keyword:{}", broken.display())], &["broken.keyword.toml"]);
+    std::fs::remove_file(file).unwrap();
+    home.refused(&["run", DEMO[0], "--consumer", "keyword"], &["broken.keyword.toml", "none of the keywords can be used"]);
+}
+
+#[test]
 fn a_keyword_of_another_pack_is_rejected_naming_both() {
     let home = Home::new();
     let file = home.enrolled();

@@ -181,6 +181,7 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
         reason: bellis::exit::Reason::Gain,
         evidence: Vec::new(),
         expected_kl: None,
+        forecast: Vec::new(),
         vectors: frames(1, &vec![0.0; rows.len()]),
         log_posteriors: None,
         embedding: Some(frames(WIDTH, &rows.concat())),

@@ -8,7 +8,6 @@ mod pulse;
 #[path = "common/served.rs"]
 mod served;
 
-use std::path::Path;
 use std::time::Instant;
 
 use pulse::Pulse;
@@ -140,21 +139,11 @@ fn a_missing_device_is_retried_and_configuration_errors_stop_the_start() {
     rejected(&["mic", "--metrics", &taken.to_string()], "selects another address");
 }
 
-/// Writes a minute of speech.
-fn long_recording(path: &Path) {
-    let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
-    let mut writer = hound::WavWriter::create(path, spec).unwrap();
-    for sample in common::speech().iter().cycle().take(16_000 * 60) {
-        writer.write_sample((sample * 32_767.0) as i16).unwrap();
-    }
-    writer.finalize().unwrap();
-}
-
 #[test]
 fn files_of_a_killed_daemon_are_valid_and_kept_by_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    long_recording(&at("talk.wav"));
+    common::write_speech(&at("talk.wav"), 60);
     let consumers = ["jsonl:x.jsonl", "npy:x.npy", "wav:heard.wav"];
     let arguments: Vec<&str> =
         ["talk.wav", "--realtime"].into_iter().chain(consumers.iter().flat_map(|one| ["--consumer", one])).collect();
@@ -190,7 +179,7 @@ fn files_of_a_killed_daemon_are_valid_and_kept_by_the_next_start() {
 fn a_reload_starts_new_consumers_and_those_whose_file_was_moved() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    long_recording(&at("talk.wav"));
+    common::write_speech(&at("talk.wav"), 60);
     let configure = |consumers: &str| {
         let text =
             format!("input = \"talk.wav\"\nrealtime = true\nring = 30\nmetrics = \"127.0.0.1:0\"\nconsumer = {consumers}\n");
@@ -225,7 +214,7 @@ fn a_reload_starts_new_consumers_and_those_whose_file_was_moved() {
 fn a_reload_reports_keys_that_require_a_restart_and_applies_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    long_recording(&at("talk.wav"));
+    common::write_speech(&at("talk.wav"), 60);
     let configure = |more: &str| {
         let text = format!(
             "input = \"talk.wav\"\nrealtime = true\nring = 30\nmetrics = \"127.0.0.1:0\"\nconsumer = [\"null\"]\n\
@@ -238,8 +227,8 @@ fn a_reload_reports_keys_that_require_a_restart_and_applies_the_others() {
     within("chunks", || served.metric("bellis_exits_total{layer=\"3\"}") >= 1.0);
     for (reloads, keys, said) in [
         (1.0, "precision = \"int8\"", "changes to precision require a restart"),
-        (2.0, "precision = \"int8\"\nthreads = 2", "changes to threads require a restart"),
-        (3.0, "precision = \"f32\"", "changes to precision, threads require a restart"),
+        (2.0, "precision = \"int8\"\nthreads = 2", "changes to precision, threads require a restart"),
+        (3.0, "precision = \"f32\"\nthreads = 3", "changes to threads require a restart"),
     ] {
         configure(&format!("layer = 5\n{keys}\n"));
         served.signal("HUP");

@@ -1,7 +1,7 @@
 //! Microphones (cpal).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
@@ -75,14 +75,6 @@ const PREFERRED_FORMATS: [SampleFormat; 12] = [
 ];
 /// Maximum time for a device to open.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Number of streams that did not close because their audio server hung. Each keeps a few threads and file descriptors until the
-/// process exits.
-pub fn abandoned_streams() -> u64 {
-    ABANDONED_STREAMS.load(Ordering::Relaxed)
-}
-
-static ABANDONED_STREAMS: AtomicU64 = AtomicU64::new(0);
 
 /// Lists all microphones: the default first, hardware before plugins. Omits plugins that cannot be opened, and second names of
 /// hardware by card number.
@@ -457,7 +449,7 @@ impl Source for MicrophoneSource {
         if let Some(ended) = self.ended.take() {
             // A stream whose server hangs cannot be dropped. Its thread is abandoned, and its callbacks do nothing.
             if matches!(ended.recv_timeout(STOP_TIMEOUT), Err(crossbeam_channel::RecvTimeoutError::Timeout)) {
-                ABANDONED_STREAMS.fetch_add(1, Ordering::Relaxed);
+                super::count_abandoned_stream();
                 log::warn!("{}: the device did not close within 1 s and was abandoned", self.spec.name);
             }
         }

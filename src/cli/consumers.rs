@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use bellis::consumer::asr::{Decoder, Form, Phones, SegmentRules, SegmentTarget, Segments, SpeechDetector};
 use bellis::consumer::stream::{ArrayName, Stream};
-use bellis::consumer::{Consumer, ConsumerSpec, JsonLines, JsonOptions, LineFile, Npy, Null, TextOutput, Wav};
+use bellis::consumer::{Consumer, ConsumerSpec, JsonLines, JsonOptions, KeywordObserver, LineFile, Npy, Null, TextOutput, Wav};
 use bellis::engine::Encoder;
 use bellis::internal::RunFile;
 use bellis::pack::Pack;
@@ -22,7 +22,7 @@ const WIDEST_BEAM: usize = 1000;
 /// Creates all requested consumers. Existing files are renamed.
 pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let asked = asked(settings);
-    let made = asked.iter().map(|text| one(text, settings, pack, encoder)).collect::<anyhow::Result<_>>()?;
+    let made = asked.iter().map(|text| one(text, settings, pack, encoder, None)).collect::<anyhow::Result<_>>()?;
     for text in &asked {
         // A folder that already contains utterances is rejected.
         if !matches!(text.parse()?, ConsumerSpec::SegmentFolder(_)) {
@@ -94,8 +94,14 @@ fn to_stdout(text: &str) -> bool {
     text.parse::<ConsumerSpec>().is_ok_and(|spec| spec.is_stdout())
 }
 
-/// Creates one consumer.
-pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Box<dyn Consumer>> {
+/// Creates one consumer. One that searches for keywords also reports to `observer`.
+pub fn one(
+    text: &str,
+    settings: &Settings,
+    pack: &Pack,
+    encoder: &Arc<Encoder>,
+    observer: Option<&KeywordObserver>,
+) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let float = settings.float.unwrap_or_default();
     Ok(match text.parse()? {
@@ -107,7 +113,13 @@ pub fn one(text: &str, settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>)
         ConsumerSpec::Npy(path) => Box::new(Npy::new(&path)),
         ConsumerSpec::Wav(TextOutput::File(path), format) => Box::new(Wav::new(&path).format(format)),
         ConsumerSpec::Wav(TextOutput::Stdout, format) => Box::new(Wav::to_writer(std::io::stdout(), STDOUT).format(format)),
-        ConsumerSpec::Keyword(path) => Box::new(keywords(path.as_deref(), settings, pack, encoder)?),
+        ConsumerSpec::Keyword(path) => {
+            let keywords = keywords(path.as_deref(), settings, pack, encoder)?;
+            match observer {
+                Some(observer) => Box::new(keywords.observer(observer.clone())),
+                None => Box::new(keywords),
+            }
+        }
         ConsumerSpec::PhonesText => Box::new(Phones::new(std::io::stdout(), STDOUT, Form::Text, decoder(settings)?)),
         ConsumerSpec::Phones(output) => {
             let (out, place) = lines_to(output);

@@ -27,6 +27,37 @@ pub fn set_aside(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Identity of a file or folder: the same under any name.
+#[cfg(all(unix, feature = "serve"))]
+pub type FileId = (u64, u64);
+
+/// The identity of what is at `path`.
+#[cfg(all(unix, feature = "serve"))]
+pub fn identity(path: &Path) -> Option<FileId> {
+    use std::os::unix::fs::MetadataExt;
+    let found = path.metadata().ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// Checks that a consumer's file or folder can be created or written, and changes nothing.
+#[cfg(all(unix, feature = "serve"))]
+pub fn check_writable(text: &str) -> anyhow::Result<()> {
+    let Some(path) = file_of(text) else { return Ok(()) };
+    let failed = || path.display().to_string();
+    if path.metadata().is_ok_and(|found| !found.is_dir()) {
+        return std::fs::OpenOptions::new().append(true).open(&path).map(drop).with_context(failed);
+    }
+    // The consumer of a folder also creates the folders above it.
+    let existing = path.ancestors().skip(1).find(|folder| folder.as_os_str().is_empty() || folder.exists());
+    let folder = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let direct = path.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent == folder);
+    if !direct && !text.starts_with("segments:") {
+        anyhow::bail!("{}: the folder does not exist; create it", path.display());
+    }
+    let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
+    std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe)).with_context(failed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -186,9 +186,22 @@ pub fn consumer(
     let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
     let options = search_options(settings)?;
-    let mut watched = Vec::new();
+    let (mut watched, mut skipped) = (Vec::new(), 0);
     for file in find(&path)? {
-        watched.push(Watched::new(&load(&file, Some(&reference))?, &file, &options, hop_seconds)?);
+        let keyword = match load(&file, Some(&reference)) {
+            Ok(keyword) => keyword,
+            // One broken file in a folder hides no other one.
+            Err(error) if path.is_dir() => {
+                log::warn!("{error}; the keyword is skipped");
+                skipped += 1;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        watched.push(Watched::new(&keyword, &file, &options, hop_seconds)?);
+    }
+    if watched.is_empty() && skipped > 0 {
+        bail!("{}: none of the keywords can be used; enroll them again", path.display());
     }
     let verifier = Verifier::new(encoder, pack.default_chunk_frames())?;
     Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(verifier)))

@@ -14,6 +14,8 @@ mod keywords;
 mod locate;
 mod manual;
 mod record;
+#[cfg(all(unix, feature = "serve"))]
+mod reload;
 mod run;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;

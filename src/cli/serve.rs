@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use bellis::audio::{AudioError, AudioErrorKind, Source};
-use bellis::daemon::{Command, Daemon, DaemonOptions, HttpServer, Reload, Systemd};
+use bellis::consumer::{KeywordObserver, KeywordReport};
+use bellis::daemon::events::{Event, EventBus};
+use bellis::daemon::{Command, Daemon, DaemonOptions, HttpServer, Systemd};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
-use bellis::runtime::NamedConsumer;
 use clap::Args;
 use crossbeam_channel::Receiver;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::consumers::{asked, check_outputs, create_file, one};
-use super::files::{file_of, set_aside};
+use super::consumers::{asked, check_outputs};
 use super::locate;
+use super::reload::Configuration;
 use super::run::tell;
 use super::services::{self, Services};
 use super::settings::{Input, Settings};
@@ -85,9 +86,12 @@ impl Serve {
         options.idle = settings.input() == Input::None;
         let address = address(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
-        let mut consumers = join(&asked(&settings), &settings, &pack, &encoder)?;
+        let observer = publish_keywords(options.events.clone());
         let mut services = Services::start(&settings, &pack, &encoder)?;
-        consumers.extend(services.consumer(&settings, &pack, &encoder)?);
+        let services_consumer = services.consumer(&settings, &pack, &encoder)?;
+        let mut configuration = Configuration::new(settings.clone(), || self.read(), pack.clone(), encoder.clone(), observer);
+        let mut consumers = configuration.consumers()?;
+        consumers.extend(services_consumer);
         let daemon = Daemon::start(&encoder, policy, consumers, options, &name, live)?;
         let _server = match address {
             None => None,
@@ -95,20 +99,13 @@ impl Serve {
                 let server = HttpServer::start(address, daemon.status().clone()).with_context(|| {
                     format!("cannot serve metrics on {address} (--metrics selects another address, or `off`)")
                 })?;
-                log::info!("metrics: http://{}/metrics", server.address());
+                log::info!("live page and metrics: http://{}/ and /metrics", server.address());
                 Some(server)
             }
         };
-        let mut current = settings.clone();
-        let mut reload = |live: &[String]| {
-            let wanted = self.read()?;
-            let reload = changes(&wanted, &current, live, &pack, &encoder)?;
-            current = wanted;
-            Ok(reload)
-        };
         let wanted = Settings { quiet: true, ..settings.clone() };
         let mut systemd = Systemd::from_environment()?;
-        let report = daemon.run(move || open(&wanted), &commands, &mut reload, &mut systemd);
+        let report = daemon.run(move || open(&wanted), &commands, &mut configuration, &mut systemd);
         drop(systemd);
         tell(report, &settings)
     }
@@ -186,35 +183,11 @@ fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
     })
 }
 
-/// Creates consumers, and renames their existing files.
-fn join(texts: &[String], settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<NamedConsumer>> {
-    let labelled = |text: &String| {
-        set_aside(text)?;
-        create_file(text)?;
-        Ok(NamedConsumer { label: text.clone(), consumer: one(text, settings, pack, encoder)? })
-    };
-    texts.iter().map(labelled).collect()
-}
-
-/// The changes of a reloaded configuration. A running consumer continues if no setting that it may depend on has changed and its file
-/// is still there; one whose file was moved (logrotate) is restarted.
-fn changes(
-    wanted: &Settings,
-    current: &Settings,
-    live: &[String],
-    pack: &Pack,
-    encoder: &Arc<Encoder>,
-) -> anyhow::Result<Reload> {
-    let kept = wanted.changes_for_a_restart(current);
-    if !kept.is_empty() {
-        log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
-    }
-    let policy = wanted.policy(pack)?;
-    let session = run_options(&Settings { chunk: current.chunk, ..wanted.clone() }, pack)?.session;
-    let same = wanted.of_consumers() == current.of_consumers();
-    let stays = |text: &String| same && live.contains(text) && file_of(text).is_none_or(|path| path.exists());
-    let (mut keep, fresh): (Vec<_>, Vec<_>) = asked(wanted).into_iter().partition(stays);
-    // Its settings require a restart.
-    keep.extend(live.iter().filter(|label| *label == services::CONSUMER).cloned());
-    Ok(Reload { policy, session, keep, join: join(&fresh, wanted, pack, encoder)? })
+/// Publishes the keywords that consumers find.
+fn publish_keywords(events: Arc<EventBus>) -> KeywordObserver {
+    Arc::new(move |report| match report {
+        KeywordReport::Hit(hit) => events.publish(Event::Keyword(hit)),
+        KeywordReport::Scores(scores) => events.publish(Event::Scores(scores)),
+        _ => {}
+    })
 }

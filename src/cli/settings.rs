@@ -157,6 +157,15 @@ macro_rules! settings {
                 keys
             }
 
+            /// These settings, with the keys that require a restart of `bellis serve` as in `running`.
+            pub fn with_restart_keys_of(self, running: &Self) -> Self {
+                let mut merged = self;
+                $(if Reload::$reload == Reload::Restart {
+                    merged.$field = running.$field.clone();
+                })*
+                merged
+            }
+
             /// These settings without the policy and the list of consumers: everything that consumers may depend on.
             pub fn of_consumers(&self) -> Self {
                 let mut rest = self.clone();

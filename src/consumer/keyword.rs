@@ -1,13 +1,26 @@
 //! Keyword detections, as one line of JSON each.
 
 use std::io::Write;
+use std::sync::Arc;
 
-use serde::Serialize;
-
-use super::{Consumer, ConsumerError, Requirements, StreamInfo};
+use super::reports::{HitKind, KeywordHit, KeywordScores};
+use super::{Consumer, ConsumerError, ConsumerWork, Requirements, StreamInfo};
 use crate::chain::Chain;
 use crate::keyword::{Detection, Event, KeywordSearch, SearchError, Verifier, Watched};
 use crate::stream::Representation;
+
+/// Receives what [`KeywordLines`] finds, on the consumer's thread.
+pub type KeywordObserver = Arc<dyn Fn(KeywordReport) + Send + Sync>;
+
+/// A report to a [`KeywordObserver`].
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum KeywordReport {
+    /// A detection or near miss, as in the lines.
+    Hit(KeywordHit),
+    /// The scores in a chunk.
+    Scores(KeywordScores),
+}
 
 /// Searches the keyword embeddings for keywords, and writes a line for each detection and, if enabled, near miss.
 pub struct KeywordLines<W> {
@@ -20,31 +33,22 @@ struct Lines<W> {
     out: W,
     place: String,
     sample_rate: u32,
-}
-
-/// One line.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    event: &'static str,
-    keyword: &'a str,
-    /// Start and end, seconds.
-    start: f64,
-    end: f64,
-    score: f64,
-    threshold: f64,
-    sample: u64,
-    samples: u64,
-    /// Number of the example with the highest score, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    example: Option<usize>,
-    /// Seconds of audio between the end of the word and the report.
-    delay: f64,
+    observer: Option<KeywordObserver>,
 }
 
 impl<W: Write + Send> KeywordLines<W> {
     /// Writes lines to `out`, called `place` in errors; with `verifier`, peaks are verified at full depth.
     pub fn new(out: W, place: impl Into<String>, keywords: Vec<Watched>, verifier: Option<Verifier>) -> Self {
-        Self { search: KeywordSearch::new(keywords, verifier), lines: Lines { out, place: place.into(), sample_rate: 1 } }
+        let lines = Lines { out, place: place.into(), sample_rate: 1, observer: None };
+        Self { search: KeywordSearch::new(keywords, verifier), lines }
+    }
+}
+
+impl<W: Write + Send> KeywordLines<W> {
+    /// Also reports to `observer`.
+    pub fn observer(mut self, observer: KeywordObserver) -> Self {
+        self.lines.observer = Some(observer);
+        self
     }
 }
 
@@ -52,12 +56,12 @@ impl<W: Write> Lines<W> {
     fn write(&mut self, found: Detection<'_>) -> Result<(), ConsumerError> {
         let round = |value: f64| (value * 1e4).round() / 1e4;
         let seconds = |samples: u64| round(samples as f64 / f64::from(self.sample_rate));
-        let line = Line {
-            event: match found.event {
-                Event::Detection => "keyword",
-                Event::NearMiss => "near-miss",
+        let line = KeywordHit {
+            kind: match found.event {
+                Event::Detection => HitKind::Detection,
+                Event::NearMiss => HitKind::NearMiss,
             },
-            keyword: found.keyword,
+            keyword: found.keyword.to_owned(),
             start: seconds(found.start),
             end: seconds(found.end),
             score: round(f64::from(found.score)),
@@ -71,7 +75,11 @@ impl<W: Write> Lines<W> {
         let mut text = serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
         text.push('\n');
         // In one call, so that lines of several consumers do not mix.
-        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(failed)
+        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(failed);
+        if let Some(observer) = &self.observer {
+            observer(KeywordReport::Hit(line));
+        }
+        written
     }
 }
 
@@ -90,6 +98,10 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
         Requirements { embedding: true, audio: self.search.reads_audio(), ..Requirements::default() }
     }
 
+    fn count_work(&mut self, work: Arc<ConsumerWork>) {
+        self.search.count_work(work);
+    }
+
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.lines.sample_rate = stream.sample_rate;
         self.search.begin(stream.hop_samples, stream.chunk_frames);
@@ -97,7 +109,11 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     }
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
-        self.search.search(chunk, &mut |found| self.lines.write(found))
+        self.search.search(chunk, &mut |found| self.lines.write(found))?;
+        if let Some(observer) = &self.lines.observer {
+            observer(KeywordReport::Scores(KeywordScores { sample: chunk.first_sample, scores: self.search.take_scores() }));
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {

@@ -10,24 +10,29 @@ mod jsonl;
 mod keyword;
 mod npy;
 mod null;
+mod reports;
 mod spec;
 pub mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod wav;
+mod work;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 pub use files::LineFile;
 pub use jsonl::{JsonLines, JsonOptions};
 #[cfg(feature = "keywords")]
-pub use keyword::KeywordLines;
+pub use keyword::{KeywordLines, KeywordObserver, KeywordReport};
 pub use npy::Npy;
 pub use null::Null;
+pub use reports::{HitKind, KeywordHit, KeywordScore, KeywordScores, Phone};
 pub use spec::{ConsumerSpec, ConsumerSpecError, StreamOutput, TextOutput};
 pub use wav::{Wav, WavFormat};
+pub use work::ConsumerWork;
 
 use crate::stream::Representation;
 
@@ -181,6 +186,9 @@ pub trait Consumer: Send {
         Requirements::default()
     }
 
+    /// Called once, before [`begin`](Self::begin): a consumer that computes, such as one that verifies keywords, counts it here.
+    fn count_work(&mut self, _work: Arc<ConsumerWork>) {}
+
     /// Called once, before the first chunk.
     ///
     /// # Errors
@@ -219,6 +227,10 @@ impl<C: Consumer + ?Sized> Consumer for Box<C> {
 
     fn requires(&self) -> Requirements {
         (**self).requires()
+    }
+
+    fn count_work(&mut self, work: Arc<ConsumerWork>) {
+        (**self).count_work(work);
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {

@@ -46,6 +46,7 @@ pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representa
             evidence: Vec::new(),
             ctc_evidence: Vec::new(),
             expected_kl: None,
+            forecast: Vec::new(),
             vectors: rows(2, (from..from + frames).flat_map(|frame| [frame as f32, 0.0]).collect()),
             log_posteriors: None,
             embedding: None,

@@ -131,14 +131,20 @@ impl Collector for Daemon {
         out.counter("source_opened", "Sources opened", status.opened())?;
         out.counter("source_lost", "Sources lost", status.lost())?;
         out.counter("source_open_failures", "Failed attempts to open a source", status.open_failures())?;
-        let help = "Streams that could not be closed after their sound server died; each holds threads and descriptors";
+        let help = "Streams that could not be closed because their audio server hung; each holds threads and descriptors";
         out.counter("source_abandoned_streams", help, crate::audio::abandoned_streams())?;
         out.seconds("source_absent_seconds", "Time without a source", status.absent().as_secs_f64())?;
 
         out.counter("chunks", "Chunks processed", counters.chunks())?;
         out.counter("frames", "Frames processed", counters.frames())?;
         out.seconds("audio_seconds", "Audio whose representations have been delivered", counters.audio().as_secs_f64())?;
-        out.seconds("compute_seconds", "Time spent computing chunks", counters.compute().as_secs_f64())?;
+        let verification: Duration = counters.consumers().iter().map(|consumer| consumer.work().compute()).sum();
+        let help = "Time spent computing chunks and verification passes";
+        out.seconds("compute_seconds", help, (counters.compute() + verification).as_secs_f64())?;
+        let help = "Time spent in verification passes of keywords";
+        out.seconds("verification_seconds", help, verification.as_secs_f64())?;
+        let passes = counters.consumers().iter().map(|consumer| consumer.work().passes()).sum();
+        out.counter("verification_passes", "Verification passes of keywords at full depth", passes)?;
         let exits: Vec<_> = counters.exits().iter().zip(0..).map(|(count, layer)| (layer.to_string(), *count as f64)).collect();
         out.by_label(MetricType::Counter, "exits", "Chunks by exit layer", "layer", exits)?;
         let by_reason = counters.reasons().map(|(reason, count)| (reason.name(), count as f64));
@@ -174,6 +180,8 @@ impl Collector for Daemon {
         let (reloads, rejected) = status.reloads();
         out.counter("reloads", "Configuration reloads applied", reloads)?;
         out.counter("reloads_rejected", "Configuration reloads rejected", rejected)?;
+        out.gauge("event_subscribers", "Subscribers to events", status.events().count() as f64)?;
+        out.counter("events_lost", "Events that subscribers were too slow for", status.events().lost())?;
         out.counter("watchdog_pings", "Watchdog pings sent to the service manager", status.pings())?;
 
         if let Some(bytes) = process::peak_memory() {

@@ -8,6 +8,8 @@
 //! samples captured = processed + dropped.
 
 mod board;
+pub mod events;
+mod feed;
 #[cfg(feature = "home")]
 pub mod home;
 mod http;
@@ -35,6 +37,7 @@ use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::runtime::{NamedConsumer, Pipeline, RunError, RunOptions, RunReport};
 use crate::stream::SessionOptions;
+use events::EventBus;
 use opener::Opener;
 use supervisor::Supervisor;
 
@@ -53,13 +56,16 @@ pub struct DaemonOptions {
     pub stop_within: Duration,
     /// Where the board's sensors are read: `/sys`.
     pub board: std::path::PathBuf,
+    /// Where events are published.
+    pub events: Arc<EventBus>,
 }
 
 impl DaemonOptions {
     /// The defaults: attempts to open a device after 0.1 s at first, at most 1 s apart; the end within two seconds.
     pub fn new(run: RunOptions) -> Self {
         let backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
-        Self { run, reopen: true, idle: false, backoff, stop_within: Duration::from_millis(1_900), board: "/sys".into() }
+        let (stop_within, events) = (Duration::from_millis(1_900), Arc::default());
+        Self { run, reopen: true, idle: false, backoff, stop_within, board: "/sys".into(), events }
     }
 }
 
@@ -72,7 +78,7 @@ pub enum Command {
     Stop,
 }
 
-/// The changes of a reloaded configuration.
+/// The changes of a reloaded configuration, prepared without any effect.
 pub struct Reload {
     /// The policy, from the next chunk on.
     pub policy: Box<dyn ExitPolicy>,
@@ -84,15 +90,33 @@ pub struct Reload {
     pub join: Vec<NamedConsumer>,
 }
 
-/// Reads the configuration again. Its argument is the labels of the running consumers.
-pub type Reloader<'a> = dyn FnMut(&[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>> + 'a;
+/// Reads the configuration again.
+pub trait Reloader {
+    /// Prepares the changes. `running` has the labels of the running consumers. Nothing may change yet: files are opened when their
+    /// consumer begins.
+    ///
+    /// # Errors
+    ///
+    /// The configuration is invalid. It has no effect then.
+    fn prepare(&mut self, running: &[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Called once the prepared changes are in effect.
+    fn applied(&mut self) {}
+}
+
+impl<F: FnMut(&[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>>> Reloader for F {
+    fn prepare(&mut self, running: &[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>> {
+        self(running)
+    }
+}
 
 /// A daemon with running threads and no source yet.
 pub struct Daemon {
     pipeline: Pipeline,
     options: DaemonOptions,
     status: Arc<Status>,
-    labels: Vec<String>,
+    /// Whether events include phones.
+    phones: bool,
 }
 
 impl Daemon {
@@ -105,10 +129,13 @@ impl Daemon {
         source: &str,
         live: bool,
     ) -> Result<Self, RunError> {
-        let labels = consumers.iter().map(|one| one.label.clone()).collect();
         let pipeline = Pipeline::start(encoder, policy, consumers, &options.run, source, live)?;
-        let status = Arc::new(Status::new(pipeline.counters().clone(), pipeline.stream().clone()));
-        Ok(Self { pipeline, options, status, labels })
+        let events = options.events.clone();
+        // Recognising phones restricts exits to layers with a CTC branch: they must not depend on whether a page is open.
+        let first = usize::from(!encoder.may_exit_at_frontend());
+        let phones = (first..=encoder.layers()).all(|layer| encoder.has_ctc(layer));
+        let status = Arc::new(Status::new(pipeline.counters().clone(), pipeline.stream().clone(), events, phones));
+        Ok(Self { pipeline, options, status, phones })
     }
 
     /// State and counters, readable while it runs.
@@ -116,12 +143,19 @@ impl Daemon {
         &self.status
     }
 
+    /// Labels of the running consumers, without the one that publishes events.
+    fn labels(&self) -> Vec<String> {
+        let mut labels = self.pipeline.labels();
+        labels.retain(|label| label != feed::LABEL);
+        labels
+    }
+
     /// Runs until a stop command, the end of a source that is not reopened, or the failure of the last consumer.
     pub fn run(
         self,
         open: impl FnMut() -> Result<Box<dyn Source>, AudioError> + Send + 'static,
         commands: &Receiver<Command>,
-        reload: &mut Reloader<'_>,
+        reload: &mut dyn Reloader,
         notify: &mut dyn Notify,
     ) -> RunReport {
         let opener = match Opener::start(open, self.options.run.ring, self.options.backoff) {

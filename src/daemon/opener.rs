@@ -1,4 +1,4 @@
-//! Opening of sources, on a separate thread: a hanging sound server must not delay signals or the watchdog.
+//! Opening of sources, on a separate thread: a hanging audio server must not delay signals or the watchdog.
 
 use std::time::{Duration, Instant};
 

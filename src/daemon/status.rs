@@ -5,12 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use super::board::Reading;
+use super::events::{EventBus, StatusEvent, StreamEvent};
 use crate::consumer::StreamInfo;
+use crate::process;
 use crate::runtime::Counters;
 
 /// State of a daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
     /// The pack is loaded; no audio has arrived yet.
     Starting,
@@ -53,6 +58,8 @@ impl fmt::Display for State {
 #[derive(Debug)]
 pub struct Status {
     counters: Arc<Counters>,
+    events: Arc<EventBus>,
+    phones: bool,
     state: AtomicU8,
     started: Instant,
     /// The stream, with the policy in effect.
@@ -71,10 +78,12 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn new(counters: Arc<Counters>, stream: StreamInfo) -> Self {
+    pub(super) fn new(counters: Arc<Counters>, stream: StreamInfo, events: Arc<EventBus>, phones: bool) -> Self {
         let zero = || AtomicU64::new(0);
         Self {
             counters,
+            events,
+            phones,
             state: AtomicU8::new(0),
             started: Instant::now(),
             stream: Mutex::new(stream),
@@ -95,6 +104,11 @@ impl Status {
     /// The runtime's counters.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Where events are published.
+    pub fn events(&self) -> &Arc<EventBus> {
+        &self.events
     }
 
     /// The state.
@@ -177,6 +191,51 @@ impl Status {
     /// Sample rate of the current source, Hz; 0 before the first one.
     pub fn source_rate(&self) -> u32 {
         self.source_rate.load(Ordering::Relaxed)
+    }
+}
+
+impl StreamEvent {
+    /// The current stream.
+    pub(super) fn of(status: &Status) -> Self {
+        let stream = status.stream();
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            started: process::start_time().unwrap_or_default(),
+            source: stream.source,
+            pack: stream.pack,
+            policy: stream.policy,
+            layers: stream.layers,
+            units: stream.units,
+            sample_rate: stream.sample_rate,
+            chunk_samples: stream.chunk_frames * stream.hop_samples,
+            phones: status.phones,
+        }
+    }
+}
+
+impl StatusEvent {
+    /// The current state, without the values that need an earlier one.
+    pub(super) fn of(status: &Status) -> Self {
+        let (counters, reading) = (status.counters(), status.reading());
+        let samples = counters.samples();
+        Self {
+            state: status.state(),
+            healthy: status.healthy(),
+            uptime: status.uptime().as_secs_f64(),
+            captured: samples.captured,
+            dropped: samples.dropped,
+            xruns: counters.xruns(),
+            device_lost: status.lost(),
+            consumer_dropped: counters.consumers().iter().map(|consumer| consumer.dropped()).sum(),
+            chunks: counters.chunks(),
+            mean_exit_layer: counters.mean_exit_layer(),
+            cpu_percent: None,
+            compute_percent: None,
+            memory: process::resident_memory(),
+            temperature: reading.temperatures.iter().map(|(_, celsius)| *celsius).reduce(f64::max),
+            throttled: reading.throttled,
+            events_lost: status.events.lost(),
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::board::Board;
+use super::events::{Event, StatusEvent, StreamEvent};
+use super::feed::{self, Feed};
 use super::notify::{Notice, Notify};
 use super::opener::Opener;
 use super::status::State;
@@ -13,7 +15,9 @@ use super::{Command, Daemon, Reload, Reloader};
 use crate::audio::abandoned_streams;
 use crate::chain::Chain;
 use crate::consumer::ConsumerError;
-use crate::runtime::{Connection, RunError, RunReport, SourceStatus};
+use crate::process;
+use crate::runtime::{Connection, EndedConsumer, NamedConsumer, RunError, RunReport, SourceStatus};
+use crate::stream::SessionOptions;
 
 /// Time without progress of the device or the inference thread after which the state is `stalled`.
 const STALLED_AFTER: Duration = Duration::from_secs(2);
@@ -27,6 +31,9 @@ const SUPERVISION: Duration = Duration::from_millis(50);
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// Interval of reading the board.
 const BOARD_EVERY: Duration = Duration::from_secs(5);
+
+/// Interval of status events.
+const STATUS_EVENT_EVERY: Duration = Duration::from_secs(1);
 
 /// A daemon with an open source, or none.
 pub(super) struct Supervisor<'a> {
@@ -45,6 +52,14 @@ pub(super) struct Supervisor<'a> {
     status_sent: Instant,
     board_read: Option<Instant>,
     board: Board,
+    /// Options of the session in effect.
+    session: SessionOptions,
+    /// Whether the consumer that publishes events runs.
+    feeding: bool,
+    event_sent: Instant,
+    /// CPU time, computing time and audio at the last measurement, and the percentages of the second before it.
+    used: Usage,
+    load: (Option<f64>, Option<f64>),
     notify: &'a mut dyn Notify,
 }
 
@@ -53,6 +68,11 @@ impl<'a> Supervisor<'a> {
         let now = Instant::now();
         Self {
             board: Board::at(&daemon.options.board),
+            session: daemon.options.run.session.clone(),
+            feeding: false,
+            event_sent: now,
+            used: Usage::default(),
+            load: (None, None),
             daemon,
             opener,
             connection: None,
@@ -69,7 +89,7 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Runs until the daemon stops.
-    pub fn run(mut self, commands: &Receiver<Command>, reload: &mut Reloader<'_>) -> RunReport {
+    pub fn run(mut self, commands: &Receiver<Command>, reload: &mut dyn Reloader) -> RunReport {
         self.send_status();
         let mut outcome = None;
         let mut stop_requested = false;
@@ -81,6 +101,11 @@ impl<'a> Supervisor<'a> {
             outcome = outcome.or_else(|| self.check_threads());
             self.ping();
             self.read_board();
+            self.update_feed();
+            if self.event_sent.elapsed() >= STATUS_EVENT_EVERY {
+                self.measure_load();
+                self.publish_status();
+            }
             if self.status_sent.elapsed() >= STATUS_EVERY {
                 self.send_status();
             }
@@ -164,6 +189,10 @@ impl<'a> Supervisor<'a> {
             }
             Err(error) => {
                 self.daemon.status.open_failures.fetch_add(1, Ordering::Relaxed);
+                let abandoned = abandoned_streams();
+                if abandoned >= MAX_ABANDONED_STREAMS {
+                    return Some(Err(RunError::Abandoned(abandoned)));
+                }
                 // At start-up, an error that a retry cannot fix is reported at once. Later the device did work, and may return.
                 let permanent = !error.kind().retry_helps() && self.daemon.status.opened() == 0;
                 if !self.daemon.options.reopen || permanent {
@@ -183,42 +212,51 @@ impl<'a> Supervisor<'a> {
     /// Handles threads that have ended. `Some` ends the run.
     fn check_threads(&mut self) -> Option<Result<(), RunError>> {
         let daemon = &mut self.daemon;
-        for (label, outcome) in daemon.pipeline.reap() {
-            daemon.labels.retain(|one| *one != label);
-            if let Err(error) = outcome {
-                if matches!(error, ConsumerError::Closed) && daemon.pipeline.consumers() == 0 {
-                    log::info!("consumer {label}: {error}");
-                    return Some(Ok(()));
-                }
-                log::error!("consumer {label} failed and receives nothing until the next reload: {}", Chain(&error));
-                daemon.status.consumer_failed.store(true, Ordering::Release);
-                if daemon.pipeline.consumers() == 0 {
-                    log::error!("no consumer is left");
-                    return Some(Err(RunError::Consumer { name: label, source: error }));
-                }
+        for EndedConsumer { label, leaving, outcome } in daemon.pipeline.reap() {
+            let Err(error) = outcome else { continue };
+            if leaving {
+                log::error!("consumer {label} could not complete its output: {}", Chain(&error));
+                continue;
+            }
+            if label == feed::LABEL {
+                log::error!("events are not published any more: {}", Chain(&error));
+                continue;
+            }
+            let last = daemon.labels().is_empty();
+            if last && matches!(error, ConsumerError::Closed) {
+                log::info!("consumer {label}: {error}");
+                return Some(Ok(()));
+            }
+            log::error!("consumer {label} failed and receives nothing until the next reload: {}", Chain(&error));
+            daemon.status.consumer_failed.store(true, Ordering::Release);
+            if last {
+                log::error!("no consumer is left");
+                return Some(Err(RunError::Consumer { name: label, source: error }));
             }
         }
         // `Pipeline::finish` returns its error.
         daemon.pipeline.inference_ended().then_some(Ok(()))
     }
 
-    fn reload(&mut self, reload: &mut Reloader<'_>) {
+    fn reload(&mut self, reload: &mut dyn Reloader) {
         self.notify.notify(Notice::Reloading);
         let daemon = &mut self.daemon;
-        let outcome = reload(&daemon.labels).and_then(|wanted| {
-            let Reload { policy, session, mut keep, join } = wanted;
-            keep.retain(|label| daemon.labels.contains(label));
-            let labels: Vec<_> = keep.iter().cloned().chain(join.iter().map(|one| one.label.clone())).collect();
+        let running = daemon.labels();
+        let outcome = reload.prepare(&running).and_then(|Reload { policy, session, mut keep, join }| {
+            keep.retain(|label| running.contains(label));
+            keep.extend(self.feeding.then(|| feed::LABEL.to_owned()));
             daemon.pipeline.change(Some(policy), &session, keep, join)?;
-            daemon.labels = labels;
-            Ok(())
+            Ok(session)
         });
         match outcome {
-            Ok(()) => {
+            Ok(session) => {
+                self.session = session;
+                reload.applied();
                 daemon.status.set_stream(daemon.pipeline.stream().clone());
                 daemon.status.consumer_failed.store(false, Ordering::Release);
                 daemon.status.reloads.fetch_add(1, Ordering::Relaxed);
                 log::info!("configuration reloaded: {}", daemon.pipeline.stream().policy);
+                daemon.options.events.publish(Event::Stream(Box::new(StreamEvent::of(&daemon.status))));
             }
             Err(error) => {
                 daemon.status.rejected_reloads.fetch_add(1, Ordering::Relaxed);
@@ -227,6 +265,45 @@ impl<'a> Supervisor<'a> {
         }
         self.notify.notify(Notice::Ready);
         self.send_status();
+    }
+
+    /// Starts the consumer that publishes events with the first subscriber to everything, and stops it with the last.
+    fn update_feed(&mut self) {
+        let daemon = &mut self.daemon;
+        let wanted = daemon.options.events.wants_chunks();
+        if wanted == self.feeding {
+            return;
+        }
+        let feed = || NamedConsumer {
+            label: feed::LABEL.to_owned(),
+            consumer: Box::new(Feed::new(daemon.options.events.clone(), daemon.phones)),
+        };
+        let join = wanted.then(feed).into_iter().collect();
+        if let Err(error) = daemon.pipeline.change(None, &self.session, daemon.labels(), join) {
+            log::error!("cannot publish events: {}", Chain(&error));
+        }
+        self.feeding = wanted;
+    }
+
+    fn measure_load(&mut self) {
+        self.event_sent = Instant::now();
+        let used = Usage::of(&self.daemon);
+        let before = std::mem::replace(&mut self.used, used);
+        if let Some(at) = before.at {
+            let cpu = percent(used.cpu.saturating_sub(before.cpu), at.elapsed());
+            let computing = percent(used.compute.saturating_sub(before.compute), used.audio.saturating_sub(before.audio));
+            self.load = (cpu, computing);
+        }
+    }
+
+    fn publish_status(&self) {
+        let events = &self.daemon.options.events;
+        if events.count() == 0 {
+            return;
+        }
+        let (cpu_percent, compute_percent) = self.load;
+        let event = StatusEvent { cpu_percent, compute_percent, ..StatusEvent::of(&self.daemon.status) };
+        events.publish(Event::Status(Box::new(event)));
     }
 
     /// Time since the inference thread last made progress.
@@ -286,6 +363,7 @@ impl<'a> Supervisor<'a> {
             self.ready = true;
             self.notify.notify(Notice::Ready);
         }
+        self.publish_status();
         self.send_status();
     }
 
@@ -308,4 +386,26 @@ impl<'a> Supervisor<'a> {
         self.notify.notify(Notice::Status(status.to_string()));
         report
     }
+}
+
+/// Time used so far.
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    at: Option<Instant>,
+    cpu: Duration,
+    compute: Duration,
+    audio: Duration,
+}
+
+impl Usage {
+    fn of(daemon: &Daemon) -> Self {
+        let counters = daemon.pipeline.counters();
+        let cpu = process::cpu_time().unwrap_or_default();
+        let verification: Duration = counters.consumers().iter().map(|consumer| consumer.work().compute()).sum();
+        Self { at: Some(Instant::now()), cpu, compute: counters.compute() + verification, audio: counters.audio() }
+    }
+}
+
+fn percent(part: Duration, of: Duration) -> Option<f64> {
+    (!of.is_zero()).then(|| (1000.0 * part.as_secs_f64() / of.as_secs_f64()).round() / 10.0)
 }

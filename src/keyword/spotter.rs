@@ -87,12 +87,22 @@ pub struct Spotter {
     fired: Option<u64>,
     /// End and score of the last near miss.
     missed: (u64, f32),
+    highest_score: f32,
 }
 
 impl Spotter {
     /// Searches for the examples of `matcher` from the start of a stream.
     pub fn new(matcher: impl Into<Matcher>, options: SpotterOptions) -> Self {
-        Self { matcher: matcher.into(), options, frames: 0, peak: None, age: 0, fired: None, missed: (0, 0.0) }
+        Self {
+            matcher: matcher.into(),
+            options,
+            frames: 0,
+            peak: None,
+            age: 0,
+            fired: None,
+            missed: (0, 0.0),
+            highest_score: 0.0,
+        }
     }
 
     /// Processes the next frames. `on_hit` receives each peak with the number of the frame that made it final. With a `verifier`, which must
@@ -113,6 +123,7 @@ impl Spotter {
         for (frame, candidate) in (first..).zip(candidates).take(block.frames()) {
             self.age = self.age.saturating_add(1);
             let score = candidate.score;
+            self.highest_score = self.highest_score.max(score);
             if score > 0.0 {
                 let (start, end) = ((frame + 1).saturating_sub(candidate.frames), frame + 1);
                 let hit = Hit { event: self.event(score), score, start, end, example: candidate.example };
@@ -145,6 +156,11 @@ impl Spotter {
     /// Changes the least score of a near miss.
     pub(super) fn set_near_miss(&mut self, score: f32) {
         self.options.near_miss = score;
+    }
+
+    /// The highest score since the last call, before verification.
+    pub fn take_highest_score(&mut self) -> f32 {
+        std::mem::take(&mut self.highest_score)
     }
 
     fn event(&self, score: f32) -> Event {

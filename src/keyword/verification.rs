@@ -11,9 +11,11 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::phones::Phones;
 use super::template::{FrameBlock, LANES};
+use crate::consumer::ConsumerWork;
 use crate::engine::{Encoder, EngineError, Frames};
 use crate::exit::Fixed;
 use crate::stream::{Representation, Session, SessionError, SessionOptions};
@@ -45,6 +47,7 @@ pub struct Verifier {
     /// First frame of the current stretch without a gap.
     origin: u64,
     passes: VecDeque<Pass>,
+    work: Arc<ConsumerWork>,
 }
 
 /// A stretch of the stream at full depth.
@@ -83,7 +86,13 @@ impl Verifier {
             frames: 0,
             origin: 0,
             passes: VecDeque::new(),
+            work: Arc::default(),
         })
+    }
+
+    /// Counts passes and their computation in `work`.
+    pub fn count(&mut self, work: Arc<ConsumerWork>) {
+        self.work = work;
     }
 
     /// Begins a stream in chunks of `chunk_frames` frames, so that both depths have the same chunk boundaries.
@@ -126,9 +135,11 @@ impl Verifier {
         phones: Option<&Phones>,
         each: impl FnMut(u64, &FrameBlock),
     ) -> Result<f32, SessionError> {
+        let started = Instant::now();
         let (from, oldest) = (start.saturating_sub(self.lead), self.first + self.pass_frames() - 1);
         let began = self.pass_at(from).max(self.pass_at(oldest));
         let kept = self.passes.iter().position(|pass| pass.began == began).and_then(|index| self.passes.remove(index));
+        let begun = u64::from(kept.is_none());
         let mut pass = match kept {
             Some(pass) => pass,
             None => Pass::begin(&self.encoder, self.chunk_frames, began, began * self.hop as u64)?,
@@ -140,6 +151,7 @@ impl Verifier {
         if over {
             pass.finish()?;
         }
+        self.work.add(begun, started.elapsed());
         pass.blocks(from.max(began)..end, each);
         let logits = pass.logits(start.saturating_sub(PHONE_LEAD_FRAMES)..end);
         let factor = phones.map_or(1.0, |phones| phones.factor(logits, self.encoder.vocabulary()));

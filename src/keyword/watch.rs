@@ -1,12 +1,14 @@
 //! Several keywords in one stream: frames in, detections with their positions out.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{Keyword, KeywordError};
 use super::spotter::{Event, Hit, Spotter, SpotterOptions};
 use super::template::{FrameBlock, LANES};
 use super::verification::Verifier;
+use crate::consumer::{ConsumerWork, KeywordScore};
 use crate::stream::{Representation, SessionError};
 
 /// A keyword to search for.
@@ -157,6 +159,23 @@ impl KeywordSearch {
             self.search_block(each)?;
         }
         Ok(())
+    }
+
+    /// The highest score of each keyword since the last call, before verification.
+    pub fn take_scores(&mut self) -> Vec<KeywordScore> {
+        let scores = self.keywords.iter_mut().map(|keyword| KeywordScore {
+            keyword: keyword.name.clone(),
+            score: keyword.spotter.take_highest_score(),
+            threshold: keyword.threshold,
+        });
+        scores.collect()
+    }
+
+    /// Counts the verification passes in `work`.
+    pub fn count_work(&mut self, work: Arc<ConsumerWork>) {
+        if let Some(verifier) = &mut self.verifier {
+            verifier.count(work);
+        }
     }
 
     /// Ends the stream, or a segment of it: reports what is pending. Later audio does not match across this position.

@@ -8,6 +8,7 @@ use super::latency::Latencies;
 use super::level::{InputLevel, Levels};
 use super::samples::Samples;
 use crate::audio::RingStats;
+use crate::consumer::ConsumerWork;
 use crate::exit::Reason;
 use crate::stream::Representation;
 
@@ -52,6 +53,7 @@ pub struct ConsumerCounters {
     dropped: AtomicU64,
     failed: AtomicBool,
     closed: AtomicBool,
+    work: Arc<ConsumerWork>,
 }
 
 /// Latencies that were not added to the shared histograms yet, because a reader held the lock.
@@ -218,6 +220,7 @@ impl Counters {
             dropped: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            work: Arc::default(),
         });
         locked(&self.consumers).push(counters.clone());
         counters
@@ -306,6 +309,11 @@ impl ConsumerCounters {
     pub fn queued(&self) -> u64 {
         let gone = self.delivered() + self.dropped();
         self.offered.load(Ordering::Relaxed).saturating_sub(gone)
+    }
+
+    /// Computation of the consumer itself.
+    pub fn work(&self) -> &Arc<ConsumerWork> {
+        &self.work
     }
 
     /// Whether it has failed.

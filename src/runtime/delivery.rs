@@ -1,5 +1,6 @@
 //! Delivery from the inference thread to the consumers: a bounded queue and a thread for each.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -26,6 +27,10 @@ pub(super) struct Queue {
 pub(super) struct ConsumerThread {
     pub counters: Arc<ConsumerCounters>,
     pub requirements: Requirements,
+    /// Set when it receives nothing more, because it was removed or restarted.
+    pub leaving: bool,
+    /// Disconnected when it has ended.
+    pub ended: Receiver<Infallible>,
     pub handle: JoinHandle<Result<(), ConsumerError>>,
 }
 
@@ -57,23 +62,53 @@ impl Drop for FailureGuard {
     }
 }
 
-/// Starts `consumer` on its own thread behind a queue of `capacity` chunks. Its failure sets `failed`.
+/// What a consumer waits for before it begins.
+pub(super) struct Gate {
+    /// Receives a message when the consumer may begin. If it is disconnected instead, the consumer never begins.
+    pub permitted: Receiver<()>,
+    /// The consumer of the same label before it, which has to complete its output first.
+    pub predecessor: Option<Receiver<Infallible>>,
+}
+
+impl Gate {
+    /// Returns whether to begin.
+    fn wait(self) -> bool {
+        if self.permitted.recv().is_err() {
+            return false;
+        }
+        if let Some(predecessor) = self.predecessor {
+            let _ = predecessor.recv();
+        }
+        true
+    }
+}
+
+/// Starts `consumer` on its own thread behind a queue of `capacity` chunks. It begins when `gate` permits. Its failure sets `failed`.
 pub(super) fn start(
     mut consumer: Box<dyn Consumer>,
     capacity: usize,
     stream: StreamInfo,
     counters: Arc<ConsumerCounters>,
     failed: &StopFlag,
+    gate: Gate,
 ) -> std::io::Result<(Queue, ConsumerThread)> {
     let (sender, receiver) = bounded::<Arc<Representation>>(capacity.max(1));
     let (requirements, on_overflow) = (consumer.requires(), consumer.on_overflow(stream.live));
     let dead = Arc::<AtomicBool>::default();
-    counters.set_failed(false);
-    counters.set_closed(false);
+    let (running, ended) = bounded(0);
     let queue = receiver.clone();
     let mut guard = FailureGuard { whole: false, queue, counters: counters.clone(), dead: dead.clone(), failed: failed.clone() };
     let name = format!("consumer-{}", counters.name());
     let handle = std::thread::Builder::new().name(name).spawn(move || {
+        let _running = running;
+        if !gate.wait() {
+            guard.whole = true;
+            drop(guard);
+            return Ok(());
+        }
+        guard.counters.set_failed(false);
+        guard.counters.set_closed(false);
+        consumer.count_work(guard.counters.work().clone());
         let mut outcome = consumer.begin(&stream);
         if outcome.is_ok() {
             while let Ok(representation) = guard.queue.recv() {
@@ -91,7 +126,7 @@ pub(super) fn start(
         // Finish even after an error, to close the output; the first error is returned.
         outcome.and(consumer.finish())
     })?;
-    let thread = ConsumerThread { counters: counters.clone(), requirements, handle };
+    let thread = ConsumerThread { counters: counters.clone(), requirements, leaving: false, ended, handle };
     Ok((Queue { sender, receiver, on_overflow, counters, dead }, thread))
 }
 

@@ -44,8 +44,8 @@ pub enum RunError {
     /// A thread did not end in time.
     #[error("the {0} did not stop in time and was abandoned")]
     Stuck(String),
-    /// Too many streams did not close because their audio server hung.
-    #[error("{0} streams did not close because their audio server hung; restart the process to free them")]
+    /// Too many streams hang in an audio server.
+    #[error("{0} streams hang in the audio server; restart the process to free them")]
     Abandoned(u64),
     /// A thread panicked: a bug in Bellis.
     #[error("the {0} thread panicked; this is a bug in Bellis, please report it with the log")]

@@ -151,7 +151,7 @@ impl Inference {
                 if let Some(policy) = policy {
                     self.session.set_policy(policy);
                 }
-                // The sender has validated this.
+                // `Pipeline::change` has checked them.
                 if let Err(error) = self.session.set_options(session) {
                     log::error!("cannot change the contents of representations: {error}");
                 }

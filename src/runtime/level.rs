@@ -390,7 +390,10 @@ mod tests {
         let (tone, hiss) = (10f64.powf((dbfs + 3.01) / 20.0) as f32, 10f64.powf((background_dbfs + 4.77) / 20.0) as f32);
         let tone = sine(tone, seconds as f32);
         let half = RATE as usize / 2;
-        tone.iter().enumerate().map(|(at, sample)| hiss * noise() + if (at / half).is_multiple_of(2) { *sample } else { 0.0 }).collect()
+        tone.iter()
+            .enumerate()
+            .map(|(at, sample)| hiss * noise() + if (at / half).is_multiple_of(2) { *sample } else { 0.0 })
+            .collect()
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub use counters::{ConsumerCounters, Counters};
 pub use error::RunError;
 pub use latency::{Latencies, LatencyHistogram, Percentiles};
 pub use level::InputLevel;
+#[cfg(feature = "serve")]
+pub(crate) use pipeline::EndedConsumer;
 pub use pipeline::NamedConsumer;
 pub(crate) use pipeline::Pipeline;
 pub use run::{Run, RunBuilder, RunReport};

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 
 use super::connection::{Connection, Opened};
 use super::counters::{Counters, PendingLatencies};
-use super::delivery::{self, ConsumerThread};
+use super::delivery::{self, ConsumerThread, Gate};
 use super::inference::{Change, Control, Inference, Input};
 use super::level::LevelMeter;
 use super::run::RunReport;
@@ -32,6 +32,16 @@ impl From<Box<dyn Consumer>> for NamedConsumer {
     fn from(consumer: Box<dyn Consumer>) -> Self {
         Self { label: consumer.name().to_owned(), consumer }
     }
+}
+
+/// A consumer whose thread has ended.
+pub struct EndedConsumer {
+    /// Its label.
+    pub label: String,
+    /// Whether it was removed or restarted, so that another consumer may have its label.
+    pub leaving: bool,
+    /// Its result.
+    pub outcome: Result<(), ConsumerError>,
 }
 
 /// The threads behind the source.
@@ -99,8 +109,11 @@ impl Pipeline {
         let (mut queues, mut threads) = (Vec::new(), Vec::new());
         for NamedConsumer { label, consumer } in consumers {
             let own = counters.add_consumer(consumer.name(), &label);
-            let started = delivery::start(consumer, options.queue_chunks, stream.clone(), own, &failed);
+            let (permit, permitted) = bounded(1);
+            let gate = Gate { permitted, predecessor: None };
+            let started = delivery::start(consumer, options.queue_chunks, stream.clone(), own, &failed, gate);
             let (queue, thread) = started.map_err(RunError::Thread)?;
+            let _ = permit.send(());
             queues.push(queue);
             threads.push(thread);
         }
@@ -141,7 +154,12 @@ impl Pipeline {
         Ok(connection)
     }
 
-    /// Replaces the policy and the consumers between two chunks. Running consumers whose labels are in `keep` continue.
+    /// Replaces the policy and the consumers between two chunks. Running consumers whose labels are in `keep` continue. A consumer in
+    /// `join` with the label of one that leaves begins when that one has completed its output.
+    ///
+    /// # Errors
+    ///
+    /// The pack cannot provide what the consumers require, or a thread cannot be started. Nothing has changed then.
     pub fn change(
         &mut self,
         policy: Option<Box<dyn ExitPolicy>>,
@@ -149,25 +167,39 @@ impl Pipeline {
         keep: Vec<String>,
         join: Vec<NamedConsumer>,
     ) -> Result<(), RunError> {
-        let stay = self.consumers.iter().filter(|thread| keep.iter().any(|label| label == thread.counters.label()));
+        let stays = |thread: &ConsumerThread| !thread.leaving && keep.iter().any(|label| label == thread.counters.label());
+        let stay = self.consumers.iter().filter(|thread| stays(thread));
         let session = with_requirements(
             session,
             stay.map(|thread| thread.requirements).chain(join.iter().map(|one| one.consumer.requires())),
         );
-        if session.posteriors || session.all_heads {
-            self.encoder.check_heads()?;
-        }
+        session.check(&self.encoder)?;
+        let mut stream = self.stream.clone();
         if let Some(policy) = &policy {
-            self.stream.policy = policy.description();
+            stream.policy = policy.description();
         }
-        let mut add = Vec::new();
+        let (mut add, mut permits, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for NamedConsumer { label, consumer } in join {
             let known = self.counters.consumers().into_iter().find(|known| known.label() == label);
             let own = known.unwrap_or_else(|| self.counters.add_consumer(consumer.name(), &label));
-            let started = delivery::start(consumer, self.options.queue_chunks, self.stream.clone(), own, &self.failed);
+            let predecessor = self.consumers.iter().rfind(|thread| thread.counters.label() == label);
+            let (permit, permitted) = bounded(1);
+            let gate = Gate { permitted, predecessor: predecessor.map(|thread| thread.ended.clone()) };
+            let started = delivery::start(consumer, self.options.queue_chunks, stream.clone(), own, &self.failed, gate);
+            // An error drops the permits of the others: they end without having begun.
             let (queue, thread) = started.map_err(RunError::Thread)?;
             add.push(queue);
-            self.consumers.push(thread);
+            permits.push(permit);
+            threads.push(thread);
+        }
+        // Everything is prepared; nothing below fails.
+        self.stream = stream;
+        for thread in &mut self.consumers {
+            thread.leaving |= !keep.iter().any(|label| label == thread.counters.label());
+        }
+        self.consumers.extend(threads);
+        for permit in permits {
+            let _ = permit.send(());
         }
         let _ = self.control.send(Control::Change(Change { policy, session, keep, add }));
         self.inference.thread().unpark();
@@ -189,15 +221,22 @@ impl Pipeline {
         self.failed.is_set()
     }
 
-    /// Number of running consumers.
-    pub fn consumers(&self) -> usize {
-        self.consumers.len()
+    /// Labels of the running consumers.
+    pub fn labels(&self) -> Vec<String> {
+        let running = self.consumers.iter().filter(|thread| !thread.leaving && !thread.handle.is_finished());
+        running.map(|thread| thread.counters.label().to_owned()).collect()
     }
 
-    /// Removes the consumers that have ended, and returns their results.
-    pub fn reap(&mut self) -> Vec<(String, Result<(), ConsumerError>)> {
+    /// Removes the consumers that have ended.
+    pub fn reap(&mut self) -> Vec<EndedConsumer> {
         let ended = self.consumers.extract_if(.., |thread| thread.handle.is_finished());
-        ended.map(|thread| (thread.counters.label().to_owned(), thread.outcome())).collect()
+        ended
+            .map(|thread| EndedConsumer {
+                label: thread.counters.label().to_owned(),
+                leaving: thread.leaving,
+                outcome: thread.outcome(),
+            })
+            .collect()
     }
 
     /// Whether the inference thread has ended; unless requested, that is a failure.

@@ -33,6 +33,8 @@ pub struct Representation {
     pub ctc_evidence: Vec<Evidence>,
     /// Predicted KL(p_L ‖ p_k) of the exit layer k, nats: the distance from full depth (policy `gain`).
     pub expected_kl: Option<f32>,
+    /// Predicted KL(p_L ‖ p_k) of the layer of the decision and all deeper ones, as (k, nats); empty without a forecast (policy `gain`).
+    pub forecast: Vec<(usize, f32)>,
     /// The vectors, `[frames, dim]`.
     pub vectors: Frames,
     /// Log-posteriors of the units at the exit layer, `[frames, units]`, if requested.

@@ -95,7 +95,7 @@ impl SessionOptions {
     }
 
     /// Rejects an encoder without a stage that the options require.
-    fn check(&self, encoder: &Encoder) -> Result<(), EngineError> {
+    pub(crate) fn check(&self, encoder: &Encoder) -> Result<(), EngineError> {
         if self.posteriors || self.all_heads {
             encoder.check_heads()?;
         }
@@ -420,6 +420,7 @@ pub(super) struct Outputs {
     pub evidence: Vec<crate::exit::Evidence>,
     pub ctc_evidence: Vec<crate::exit::Evidence>,
     pub expected_kl: Option<f32>,
+    pub forecast: Vec<(usize, f32)>,
     pub vectors: Frames,
     pub log_posteriors: Option<Frames>,
     pub embedding: Option<Frames>,
@@ -453,6 +454,7 @@ impl Place {
             evidence: found.evidence,
             ctc_evidence: found.ctc_evidence,
             expected_kl: found.expected_kl,
+            forecast: found.forecast,
             vectors: found.vectors,
             log_posteriors: found.log_posteriors,
             embedding: found.embedding,
@@ -503,13 +505,26 @@ impl Outputs {
         };
         let embedding = options.embedding.then(|| pass.embedding()).transpose()?;
         // The distance to full depth from the exit layer, which may be deeper than the layer of the decision.
-        let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
+        let forecast: Vec<(usize, f32)> =
+            forecast.iter().flat_map(Frames::as_slice).zip(layer..).map(|(log_kl, layer)| (layer, log_kl.exp())).collect();
+        let expected_kl = forecast.iter().find(|(layer, _)| *layer == exit_layer).map(|(_, kl)| *kl);
         let ctc_logits = match (options.ctc, ctc_logits) {
             (false, _) => None,
             (true, Some((layer, logits))) if layer == exit_layer => Some(logits),
             (true, _) => pass.ctc()?,
         };
         let reason = reason.unwrap_or(Reason::Deadline);
-        Ok(Self { exit_layer, reason, evidence, ctc_evidence, expected_kl, vectors, log_posteriors, embedding, ctc_logits })
+        Ok(Self {
+            exit_layer,
+            reason,
+            evidence,
+            ctc_evidence,
+            expected_kl,
+            forecast,
+            vectors,
+            log_posteriors,
+            embedding,
+            ctc_logits,
+        })
     }
 }

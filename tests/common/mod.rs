@@ -126,3 +126,13 @@ pub fn default_pack() -> &'static (bellis::pack::Pack, std::sync::Arc<Encoder>) 
         (pack, encoder)
     })
 }
+
+/// Writes `seconds` of speech as WAV, 16 bits at 16 kHz.
+pub fn write_speech(path: &Path, seconds: usize) {
+    let spec = hound::WavSpec { channels: 1, sample_rate: 16_000, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let mut writer = hound::WavWriter::create(path, spec).unwrap();
+    for sample in speech().iter().cycle().take(16_000 * seconds) {
+        writer.write_sample((sample * 32_767.0) as i16).unwrap();
+    }
+    writer.finalize().unwrap();
+}

@@ -19,7 +19,7 @@ pub use beam::Beam;
 pub use decoder::Decoder;
 pub use greedy::Greedy;
 pub use phone::PhoneSpan;
-pub use phones::{Form, Phones};
+pub use phones::{Form, PhoneReader, Phones};
 pub use segmenter::{Cut, SegmentRules, Segmenter, Utterance};
 pub use segments::{SEGMENTS, SegmentTarget, Segments};
 pub use speech::SpeechDetector;

@@ -2,12 +2,10 @@
 
 use std::io::Write;
 
-use serde::Serialize;
-
 use super::decoder::Decoder;
 use super::phone::{BLANK, PhoneSpan};
 use super::timeline::Timeline;
-use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
+use crate::consumer::{Consumer, ConsumerError, Phone, Requirements, StreamInfo};
 use crate::exit::log_probabilities;
 use crate::stream::Representation;
 
@@ -26,11 +24,9 @@ const PAUSE_SECONDS: f64 = 0.4;
 /// The class for a word boundary.
 const WORD_BOUNDARY: &str = "<wb>";
 
-/// Decodes the exit layer's CTC branch and writes phones.
-pub struct Phones<W> {
-    out: W,
-    place: String,
-    form: Form,
+/// Decodes the exit layer's CTC branch.
+#[derive(Debug)]
+pub struct PhoneReader {
     decoder: Decoder,
     vocabulary: Vec<String>,
     boundary: Option<usize>,
@@ -40,32 +36,12 @@ pub struct Phones<W> {
     timeline: Timeline,
     log_p: Vec<f32>,
     spans: Vec<PhoneSpan>,
-    /// End of the last phone on the open line of text, in samples.
-    line_end: Option<u64>,
 }
 
-/// One phone.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    phone: &'a str,
-    /// Start and end, seconds.
-    start: f64,
-    end: f64,
-    sample: u64,
-    samples: u64,
-    confidence: f64,
-    layer: usize,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    word_begins: bool,
-}
-
-impl<W: Write + Send> Phones<W> {
-    /// Writes phones to `out`, named `place` in errors.
-    pub fn new(out: W, place: impl Into<String>, form: Form, decoder: Decoder) -> Self {
+impl PhoneReader {
+    /// A reader for the start of a stream.
+    pub fn new(decoder: Decoder) -> Self {
         Self {
-            out,
-            place: place.into(),
-            form,
             decoder,
             vocabulary: Vec::new(),
             boundary: None,
@@ -74,82 +50,22 @@ impl<W: Write + Send> Phones<W> {
             timeline: Timeline::default(),
             log_p: Vec::new(),
             spans: Vec::new(),
-            line_end: None,
         }
     }
 
-    /// Writes the phones that have become final.
-    fn write(&mut self) -> Result<(), ConsumerError> {
-        let spans = std::mem::take(&mut self.spans);
-        let written = spans.iter().try_for_each(|span| self.write_one(span)).and_then(|()| self.out.flush());
-        self.spans = spans;
-        self.spans.clear();
-        written.map_err(|error| ConsumerError::write(self.place.clone(), error))
-    }
-
-    fn write_one(&mut self, span: &PhoneSpan) -> std::io::Result<()> {
-        if self.boundary == Some(span.class) {
-            self.word_begins = true;
-            return Ok(());
-        }
-        let word_begins = std::mem::take(&mut self.word_begins);
-        // A decoder outputs only frames that it has received and that are still pending.
-        let (Some(first), Some(last)) = (self.timeline.place(span.start), self.timeline.place(span.end - 1)) else {
-            return Ok(());
-        };
-        let phone = self.vocabulary.get(span.class).map_or("?", String::as_str);
-        let (sample, end) = (first.start, last.end);
-        let seconds = |samples: u64| samples as f64 / self.sample_rate;
-        let round = |value: f64| (value * 1e4).round() / 1e4;
-        match self.form {
-            Form::Json => {
-                let (start, confidence) = (round(seconds(sample)), round(f64::from(span.confidence)));
-                let samples = end - sample;
-                let (end, layer) = (round(seconds(end)), first.layer);
-                let line = Line { phone, start, end, sample, samples, confidence, layer, word_begins };
-                let mut text = serde_json::to_vec(&line)?;
-                text.push(b'\n');
-                // In one call, so that lines of several consumers do not interleave.
-                self.out.write_all(&text)
-            }
-            Form::Text => {
-                let same_line = self.line_end.is_some_and(|before| seconds(sample.saturating_sub(before)) < PAUSE_SECONDS);
-                let newline = if self.line_end.is_some() { "\n" } else { "" };
-                match same_line {
-                    false => write!(self.out, "{newline}{:8.2}  {phone}", seconds(sample))?,
-                    true if word_begins || self.boundary.is_none() => write!(self.out, " {phone}")?,
-                    true => write!(self.out, "{phone}")?,
-                }
-                self.line_end = Some(end);
-                Ok(())
-            }
-        }
-    }
-
-    /// Ends the line of text after a pause.
-    fn end_line(&mut self) -> std::io::Result<()> {
-        self.line_end = None;
-        self.out.write_all(b"\n").and_then(|()| self.out.flush())
-    }
-}
-
-impl<W: Write + Send> Consumer for Phones<W> {
-    fn name(&self) -> &str {
-        "phones"
-    }
-
-    fn requires(&self) -> Requirements {
-        Requirements { ctc: true, ..Requirements::default() }
-    }
-
-    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+    /// Sets the vocabulary.
+    pub fn begin(&mut self, stream: &StreamInfo) {
         self.vocabulary = stream.vocabulary.clone();
         self.boundary = stream.vocabulary.iter().position(|class| class == WORD_BOUNDARY);
         self.sample_rate = f64::from(stream.sample_rate.max(1));
-        Ok(())
     }
 
-    fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+    /// Decodes a chunk, and appends the phones that have become final to `out`.
+    ///
+    /// # Errors
+    ///
+    /// The chunk has no CTC logits.
+    pub fn push(&mut self, chunk: &Representation, out: &mut Vec<Phone>) -> Result<(), ConsumerError> {
         let Some(logits) = &chunk.ctc_logits else {
             let text = format!("chunk {} has no CTC logits; enable `ctc` in the session options", chunk.sequence);
             return Err(ConsumerError::other(text));
@@ -168,25 +84,137 @@ impl<W: Write + Send> Consumer for Phones<W> {
             }
             self.decoder.push(&self.log_p, &mut self.spans);
         }
-        self.write()?;
-        let pending = self.decoder.pending_since();
-        let next = self.timeline.place(pending).map_or(self.timeline.end(), |place| place.start);
-        self.timeline.forget_before(pending);
-        match self.line_end {
-            Some(end) if next.saturating_sub(end) as f64 >= PAUSE_SECONDS * self.sample_rate => {
-                self.end_line().map_err(|error| ConsumerError::write(self.place.clone(), error))
+        self.take(out);
+        self.timeline.forget_before(self.decoder.pending_since());
+        Ok(())
+    }
+
+    /// Appends the phone that is not final yet, if there is one.
+    pub fn finish(&mut self, out: &mut Vec<Phone>) {
+        self.decoder.finish(&mut self.spans);
+        self.take(out);
+    }
+
+    /// The position up to which all phones are final.
+    pub fn final_until(&self) -> u64 {
+        self.timeline.place(self.decoder.pending_since()).map_or(self.timeline.end(), |place| place.start)
+    }
+
+    fn take(&mut self, out: &mut Vec<Phone>) {
+        for span in std::mem::take(&mut self.spans) {
+            if self.boundary == Some(span.class) {
+                self.word_begins = true;
+                continue;
             }
+            let word_begins = std::mem::take(&mut self.word_begins);
+            // A decoder outputs only frames that it has received and that are still pending.
+            let (Some(first), Some(last)) = (self.timeline.place(span.start), self.timeline.place(span.end - 1)) else {
+                continue;
+            };
+            let round = |value: f64| (value * 1e4).round() / 1e4;
+            let seconds = |samples: u64| round(samples as f64 / self.sample_rate);
+            out.push(Phone {
+                phone: self.vocabulary.get(span.class).map_or("?", String::as_str).to_owned(),
+                start: seconds(first.start),
+                end: seconds(last.end),
+                sample: first.start,
+                samples: last.end - first.start,
+                confidence: round(f64::from(span.confidence)),
+                layer: first.layer,
+                word_begins,
+            });
+        }
+    }
+}
+
+/// Decodes the exit layer's CTC branch and writes phones.
+pub struct Phones<W> {
+    out: W,
+    place: String,
+    form: Form,
+    reader: PhoneReader,
+    phones: Vec<Phone>,
+    /// End of the last phone on the open line of text, in samples.
+    line_end: Option<u64>,
+}
+
+impl<W: Write + Send> Phones<W> {
+    /// Writes phones to `out`, named `place` in errors.
+    pub fn new(out: W, place: impl Into<String>, form: Form, decoder: Decoder) -> Self {
+        Self { out, place: place.into(), form, reader: PhoneReader::new(decoder), phones: Vec::new(), line_end: None }
+    }
+
+    /// Writes the phones that have become final.
+    fn write(&mut self) -> Result<(), ConsumerError> {
+        let phones = std::mem::take(&mut self.phones);
+        let written = phones.iter().try_for_each(|phone| self.write_one(phone)).and_then(|()| self.out.flush());
+        self.phones = phones;
+        self.phones.clear();
+        written.map_err(|error| ConsumerError::write(self.place.clone(), error))
+    }
+
+    fn write_one(&mut self, phone: &Phone) -> std::io::Result<()> {
+        match self.form {
+            Form::Json => {
+                let mut text = serde_json::to_vec(phone)?;
+                text.push(b'\n');
+                // In one call, so that lines of several consumers do not interleave.
+                self.out.write_all(&text)
+            }
+            Form::Text => {
+                let (name, words) = (&phone.phone, self.reader.boundary.is_some());
+                let same_line = self.line_end.is_some_and(|before| self.seconds_between(before, phone.sample) < PAUSE_SECONDS);
+                let newline = if self.line_end.is_some() { "\n" } else { "" };
+                match same_line {
+                    false => write!(self.out, "{newline}{:8.2}  {name}", phone.sample as f64 / self.reader.sample_rate)?,
+                    true if phone.word_begins || !words => write!(self.out, " {name}")?,
+                    true => write!(self.out, "{name}")?,
+                }
+                self.line_end = Some(phone.sample + phone.samples);
+                Ok(())
+            }
+        }
+    }
+
+    fn seconds_between(&self, earlier: u64, later: u64) -> f64 {
+        later.saturating_sub(earlier) as f64 / self.reader.sample_rate
+    }
+
+    /// Ends the line of text after a pause.
+    fn end_line(&mut self) -> Result<(), ConsumerError> {
+        self.line_end = None;
+        let ended = self.out.write_all(b"\n").and_then(|()| self.out.flush());
+        ended.map_err(|error| ConsumerError::write(self.place.clone(), error))
+    }
+}
+
+impl<W: Write + Send> Consumer for Phones<W> {
+    fn name(&self) -> &str {
+        "phones"
+    }
+
+    fn requires(&self) -> Requirements {
+        Requirements { ctc: true, ..Requirements::default() }
+    }
+
+    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+        self.reader.begin(stream);
+        Ok(())
+    }
+
+    fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+        self.reader.push(chunk, &mut self.phones)?;
+        self.write()?;
+        match self.line_end {
+            Some(end) if self.seconds_between(end, self.reader.final_until()) >= PAUSE_SECONDS => self.end_line(),
             _ => Ok(()),
         }
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        self.decoder.finish(&mut self.spans);
+        self.reader.finish(&mut self.phones);
         self.write()?;
-        match self.line_end {
-            Some(_) => self.end_line().map_err(|error| ConsumerError::write(self.place.clone(), error)),
-            None => Ok(()),
-        }
+        if self.line_end.is_some() { self.end_line() } else { Ok(()) }
     }
 }
 

@@ -30,7 +30,7 @@ pub enum SegmentTarget {
 
 enum Sink {
     Lines(Box<dyn Write + Send>, String),
-    Folder(PathBuf, LineFile),
+    Folder(OpenFolder, LineFile),
     Stream(MessageWriter),
 }
 
@@ -143,11 +143,11 @@ impl Segments {
             Some(Sink::Lines(out, place)) => write_line(out, place, &line),
             Some(Sink::Folder(folder, out)) => {
                 let name = format!("{:05}", self.count);
-                write_wav(&folder.join(format!("{name}.wav")), &audio, self.sample_rate)?;
-                write_npy(&folder.join(format!("{name}.npy")), &vectors, self.dim)?;
+                write_wav(&folder.file(&format!("{name}.wav")), &audio, self.sample_rate)?;
+                write_npy(&folder.file(&format!("{name}.npy")), &vectors, self.dim)?;
                 (line.wav, line.npy) = (Some(format!("{name}.wav")), Some(format!("{name}.npy")));
                 // Write the line last, so that its files exist when a reader sees it.
-                write_line(out, &folder.display().to_string(), &line)
+                write_line(out, &folder.path.display().to_string(), &line)
             }
             Some(Sink::Stream(writer)) => {
                 let vectors = Array { name: "vectors", shape: vec![frames as usize, self.dim], values: &vectors };
@@ -168,6 +168,32 @@ impl Segments {
         self.audio.drain(..gone);
         self.audio_start = start.max(self.audio_start);
         self.timeline.forget_before(keep);
+    }
+}
+
+/// A folder that stays the same when it is renamed while utterances are written, as by log rotation.
+struct OpenFolder {
+    path: PathBuf,
+    /// Open, so that its entry in /proc leads to it.
+    held: Option<File>,
+}
+
+impl OpenFolder {
+    fn new(path: PathBuf) -> Self {
+        Self { held: File::open(&path).ok(), path }
+    }
+
+    /// The path of a file in it.
+    fn file(&self, name: &str) -> PathBuf {
+        #[cfg(target_os = "linux")]
+        if let Some(held) = &self.held {
+            use std::os::fd::AsRawFd;
+            let through = Path::new("/proc/self/fd").join(held.as_raw_fd().to_string());
+            if through.is_dir() {
+                return through.join(name);
+            }
+        }
+        self.path.join(name)
     }
 }
 
@@ -227,7 +253,7 @@ impl Consumer for Segments {
                 }
                 let mut lines = LineFile::new(lines);
                 lines.create().map_err(failed)?;
-                Some(Sink::Folder(folder, lines))
+                Some(Sink::Folder(OpenFolder::new(folder), lines))
             }
         };
         Ok(())

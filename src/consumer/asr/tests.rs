@@ -135,6 +135,29 @@ fn a_folder_with_another_runs_segments_is_refused() {
     assert!(error.to_string().contains("another folder"), "{error}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_folder_that_is_renamed_receives_its_last_utterance() {
+    let parent = tempfile::tempdir().unwrap();
+    let (place, moved) = (parent.path().join("talk"), parent.path().join("talk.1"));
+    let mut segments = Segments::new(SegmentTarget::Folder(place.clone()), SpeechDetector::new(Some(0)), RULES);
+    segments.begin(&stream(1)).unwrap();
+    let chunks = speech("....####.....####", &[9, 8]);
+    segments.consume(&chunks[0]).unwrap();
+    std::fs::rename(&place, &moved).unwrap();
+    // Another run begins in its place.
+    std::fs::create_dir(&place).unwrap();
+    segments.consume(&chunks[1]).unwrap();
+    segments.finish().unwrap();
+    let lines = std::fs::read_to_string(moved.join("segments.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 2);
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(moved.join(line["wav"].as_str().unwrap()).is_file() && moved.join(line["npy"].as_str().unwrap()).is_file());
+    }
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+}
+
 proptest! {
     #[test]
     fn utterances_do_not_depend_on_the_chunks(

@@ -3,7 +3,7 @@
 //! A new connection is always accepted. If there are too many, the oldest one that is not an event stream is closed: a client that
 //! sends its request at once is answered long before its connection becomes the oldest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use tokio::time::Instant;
 
 /// Maximum number of connections, event streams excluded. Well below the usual limit of 1024 file descriptors.
 const MAX_CONNECTIONS: usize = 256;
-/// Time for a whole connection: request and response.
+/// Maximum number of event streams.
+const MAX_STREAMS: usize = 16;
+/// Time for a whole connection: request and response. An event stream has this time for each event.
 const TIME: Duration = Duration::from_secs(10);
 
 /// The open connections.
@@ -24,6 +26,7 @@ struct Table {
     next: u64,
     /// By age. The handle is absent until the task is started.
     open: BTreeMap<u64, Option<AbortHandle>>,
+    streams: BTreeSet<u64>,
 }
 
 /// One connection.
@@ -73,6 +76,21 @@ impl Slot {
         }
     }
 
+    /// Makes the connection an event stream, which is not closed in favour of newer connections. Returns false if there are too many.
+    pub fn become_stream(&self) -> bool {
+        let mut table = self.connections.table();
+        let free = table.streams.len() < MAX_STREAMS;
+        if free && table.open.remove(&self.number).is_some() {
+            table.streams.insert(self.number);
+        }
+        free
+    }
+
+    /// Gives an event stream time for its next event.
+    pub fn extend(&self) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + TIME;
+    }
+
     /// Returns once the connection has used up its time.
     pub async fn expired(&self) {
         loop {
@@ -86,6 +104,8 @@ impl Slot {
 
     /// Removes the connection.
     pub fn close(&self) {
-        self.connections.table().open.remove(&self.number);
+        let mut table = self.connections.table();
+        table.open.remove(&self.number);
+        table.streams.remove(&self.number);
     }
 }

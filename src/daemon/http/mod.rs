@@ -1,7 +1,9 @@
 //! HTTP server of the daemon, on one thread. It remains available while other clients idle, send slowly, or send garbage.
 
 mod connections;
+mod origin;
 mod routes;
+mod stream;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -5,16 +5,25 @@ use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::super::metrics::Metrics;
 use super::super::status::Status;
 use super::connections::Slot;
+use super::origin;
+use super::stream::EventStream;
 
 pub(super) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const PAGE: &str = include_str!("live.html");
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
+                      frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const EVENT_STREAM: &str = "text/event-stream";
 
 /// What the server answers from.
 pub(super) struct Routes {
@@ -27,16 +36,18 @@ impl Routes {
         Self { metrics: Metrics::new(status.clone()), status }
     }
 
-    pub fn respond(&self, request: &Request<Incoming>, _slot: &Slot) -> Response<Body> {
+    pub fn respond(&self, request: &Request<Incoming>, slot: &Slot) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
         match request.uri().path() {
+            "/" => page(request),
             "/metrics" => self.metrics(),
             "/healthz" => self.health(),
-            _ => text(StatusCode::NOT_FOUND, "not found; available paths: /metrics, /healthz"),
+            "/events" => self.events(request, slot),
+            _ => text(StatusCode::NOT_FOUND, "not found; available paths: /, /events, /healthz, /metrics"),
         }
     }
 
@@ -47,10 +58,37 @@ impl Routes {
         }
     }
 
+    /// Server-sent events.
+    fn events(&self, request: &Request<Incoming>, slot: &Slot) -> Response<Body> {
+        if let Err(reason) = origin::check(request.headers()) {
+            return text(StatusCode::FORBIDDEN, reason);
+        }
+        if *request.method() == Method::HEAD {
+            return full(StatusCode::OK, EVENT_STREAM, Bytes::new());
+        }
+        if !slot.become_stream() {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "too many event streams; close another page");
+        }
+        respond_with(StatusCode::OK, EVENT_STREAM, EventStream::new(&self.status, slot.clone()).boxed())
+    }
+
     fn health(&self) -> Response<Body> {
         let code = if self.status.healthy() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         text(code, &self.status.to_string())
     }
+}
+
+/// The live page, which loads nothing from anywhere and connects only to this server.
+fn page(request: &Request<Incoming>) -> Response<Body> {
+    if let Err(reason) = origin::check(request.headers()) {
+        return text(StatusCode::FORBIDDEN, reason);
+    }
+    let mut response = full(StatusCode::OK, HTML, PAGE);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
 }
 
 fn text(code: StatusCode, line: &str) -> Response<Body> {
@@ -58,7 +96,11 @@ fn text(code: StatusCode, line: &str) -> Response<Body> {
 }
 
 fn full(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Full::new(body.into()).boxed());
+    respond_with(code, content_type, Full::new(body.into()).boxed())
+}
+
+fn respond_with(code: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = code;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

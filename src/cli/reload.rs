@@ -1,0 +1,151 @@
+//! Reload of the configuration of `bellis serve`. Everything is prepared first; nothing is renamed, created or replaced before the whole
+//! configuration is known to be valid.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bellis::consumer::{Consumer, ConsumerError, ConsumerWork, KeywordObserver, OnOverflow, Requirements, StreamInfo};
+use bellis::daemon::{Reload, Reloader};
+use bellis::engine::Encoder;
+use bellis::pack::Pack;
+use bellis::runtime::NamedConsumer;
+use bellis::stream::Representation;
+
+use super::consumers::{asked, create_file, one};
+use super::files::{FileId, check_writable, file_of, identity, set_aside};
+use super::services;
+use super::settings::Settings;
+use super::source::run_options;
+
+/// Files and folders of the running consumers, by label.
+type OpenFiles = Arc<Mutex<HashMap<String, FileId>>>;
+
+/// The configuration in effect, and what consumers are made of.
+pub struct Configuration<R> {
+    /// Reads the settings.
+    read: R,
+    /// The settings in effect. Those that require a restart are as they were at the start.
+    current: Settings,
+    /// The settings that were prepared last.
+    prepared: Option<Settings>,
+    pack: Arc<Pack>,
+    encoder: Arc<Encoder>,
+    observer: KeywordObserver,
+    open: OpenFiles,
+}
+
+impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
+    /// The configuration at the start.
+    pub fn new(current: Settings, read: R, pack: Arc<Pack>, encoder: Arc<Encoder>, observer: KeywordObserver) -> Self {
+        Self { read, current, prepared: None, pack, encoder, observer, open: OpenFiles::default() }
+    }
+
+    /// The consumers at the start. Their existing files are renamed at once, so that one that cannot be written is reported at once.
+    pub fn consumers(&self) -> anyhow::Result<Vec<NamedConsumer>> {
+        let texts = asked(&self.current);
+        let made = texts.iter().map(|text| self.consumer(text, &self.current)).collect::<anyhow::Result<_>>()?;
+        for text in &texts {
+            set_aside(text)?;
+            create_file(text)?;
+        }
+        Ok(made)
+    }
+
+    fn consumer(&self, text: &str, settings: &Settings) -> anyhow::Result<NamedConsumer> {
+        let inner = one(text, settings, &self.pack, &self.encoder, Some(&self.observer))?;
+        let output = Output { text: text.to_owned(), inner, open: self.open.clone() };
+        Ok(NamedConsumer { label: text.to_owned(), consumer: Box::new(output) })
+    }
+
+    fn changes(&mut self, running: &[String]) -> anyhow::Result<Reload> {
+        let wanted = (self.read)()?;
+        let kept = wanted.changes_for_a_restart(&self.current);
+        let wanted = wanted.with_restart_keys_of(&self.current);
+        let policy = wanted.policy(&self.pack)?;
+        let session = run_options(&wanted, &self.pack)?.session;
+        let same = wanted.of_consumers() == self.current.of_consumers();
+        let stays = |text: &String| same && running.contains(text) && self.has_its_file(text);
+        let (mut keep, fresh): (Vec<_>, Vec<_>) = asked(&wanted).into_iter().partition(stays);
+        // Its settings require a restart.
+        keep.extend(running.iter().filter(|label| *label == services::CONSUMER).cloned());
+        fresh.iter().try_for_each(|text| check_writable(text))?;
+        let join = fresh.iter().map(|text| self.consumer(text, &wanted)).collect::<anyhow::Result<_>>()?;
+        if !kept.is_empty() {
+            log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
+        }
+        self.prepared = Some(wanted);
+        Ok(Reload { policy, session, keep, join })
+    }
+
+    /// Whether the file that a consumer writes is still at its path: log rotation moves it, and may create another one in its place.
+    fn has_its_file(&self, text: &str) -> bool {
+        let Some(path) = file_of(text) else { return true };
+        let open = locked(&self.open).get(text).copied();
+        // One that has not begun yet will open it.
+        open.is_none() || identity(&path) == open
+    }
+}
+
+impl<R: FnMut() -> anyhow::Result<Settings>> Reloader for Configuration<R> {
+    fn prepare(&mut self, running: &[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>> {
+        self.changes(running).map_err(|error| format!("{error:#}").into())
+    }
+
+    fn applied(&mut self) {
+        if let Some(prepared) = self.prepared.take() {
+            self.current = prepared;
+        }
+    }
+}
+
+/// A consumer that renames an existing file when it begins: after the consumer before it has completed that file.
+struct Output {
+    text: String,
+    inner: Box<dyn Consumer>,
+    open: OpenFiles,
+}
+
+impl Consumer for Output {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn requires(&self) -> Requirements {
+        self.inner.requires()
+    }
+
+    fn count_work(&mut self, work: Arc<ConsumerWork>) {
+        self.inner.count_work(work);
+    }
+
+    fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
+        locked(&self.open).remove(&self.text);
+        let ready = set_aside(&self.text).and_then(|()| create_file(&self.text));
+        ready.map_err(|error| ConsumerError::other(format!("{error:#}")))?;
+        self.inner.begin(stream)?;
+        if let Some(id) = file_of(&self.text).and_then(|path| identity(&path)) {
+            locked(&self.open).insert(self.text.clone(), id);
+        }
+        Ok(())
+    }
+
+    fn consume(&mut self, representation: &Representation) -> Result<(), ConsumerError> {
+        self.inner.consume(representation)
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        self.inner.finish()
+    }
+
+    fn on_overflow(&self, live: bool) -> OnOverflow {
+        self.inner.on_overflow(live)
+    }
+}
+
+/// Locks even if a thread panicked with the lock held: the data is consistent at any time.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
