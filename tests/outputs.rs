@@ -330,4 +330,8 @@ fn an_input_path_may_be_invalid_utf8() {
     let mut lines = Vec::new();
     found.stdout.as_slice().read_to_end(&mut lines).unwrap();
     assert!(lines.len() > 1_000);
+    let consumer = std::ffi::OsStr::from_bytes(b"jsonl:caf\xe9.jsonl");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+    let refused = command.arg("run").arg(name).arg("--consumer").arg(consumer).current_dir(folder.path()).output().unwrap();
+    assert!(!refused.status.success() && stderr(&refused).contains("the path must be UTF-8"), "{}", stderr(&refused));
 }

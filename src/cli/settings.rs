@@ -270,7 +270,7 @@ settings! {
         /// null                        no output
         ///
         /// `-` in place of FILE is standard output. An ENDPOINT is `-` or `unix:/path/to/socket`.
-        #[arg(long, value_name = "CONSUMER", verbatim_doc_comment, help_heading = "Output")]
+        #[arg(long, value_name = "CONSUMER", value_parser = values::consumer(), verbatim_doc_comment, help_heading = "Output")]
         #[serde(default)]
         pub consumer: Vec<String> = Consumers,
         /// Include the vectors in JSON lines
