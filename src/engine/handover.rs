@@ -1,8 +1,8 @@
-//! Chunks that change the machine between two layers: what one encoder hands over, and how another goes on from there.
+//! Handing over a chunk between two layers: the state that one encoder exports and another continues from.
 //!
-//! A windowed encoder needs the window's states at the present depth and nothing else. A cached one also needs the keys and values
-//! of the left context in the layers to come. Those of a frame in layer k follow from the frame's input of layer k alone, so they
-//! are rebuilt exactly by projection from the outputs of layer k − 1: the [`PastChunk`]s of the handover.
+//! A windowed encoder needs only the window's states at the current depth. A cached one also needs the keys and values of the left
+//! context in the remaining layers. Those of a frame in layer k depend only on the frame's input of layer k, so they are rebuilt
+//! exactly by projection from the outputs of layer k − 1: the [`PastChunk`]s of the handover.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::pack::{GapFill, Mode};
 /// A chunk between two layers.
 #[derive(Debug, Clone)]
 pub(crate) struct Handover {
-    /// Layers that have run, from 0.
+    /// Number of layers that have run.
     pub depth: usize,
     /// The chunk's first frame in its stream.
     pub first_frame: u64,
@@ -39,7 +39,7 @@ impl Encoder {
 }
 
 impl EncoderState {
-    /// Keeps the outputs of all layers for the left context from now on, as handing over and taking over require.
+    /// Keeps the outputs of all layers for the left context from now on, which handing over and continuing chunks require.
     pub(crate) fn keep_states(&mut self) {
         self.keep_states = true;
     }
@@ -67,7 +67,7 @@ impl EncoderState {
         Ok(Pass { state: self, first_frame, x, first_depth: depth, features, earlier: Vec::new() })
     }
 
-    /// Refuses what no encoder of this pack hands over. Chunk sizes of the context may differ: the last chunk of a stream is short.
+    /// Rejects handovers that no encoder of this pack creates. Chunk sizes of the context may differ: the last chunk of a stream is short.
     fn check(
         &self,
         depth: usize,
@@ -100,7 +100,7 @@ impl EncoderState {
                     let even = chunk.states.iter().all(|(_, state)| state.frames() == frames);
                     let in_order = chunk.first_frame >= next && chunk.end() <= first_frame && chunk.end() > horizon;
                     if frames == 0 || frames > encoder.largest_chunk() || !even || !in_order {
-                        return refused(format!("frame {} is no earlier chunk in the left context", chunk.first_frame));
+                        return refused(format!("frame {} is not an earlier chunk in the left context", chunk.first_frame));
                     }
                     next = chunk.end();
                 }
@@ -118,13 +118,13 @@ impl EncoderState {
         }
     }
 
-    /// A pass that has `feature` at `depth` and serves to evaluate its heads: the result of a chunk that was computed elsewhere.
+    /// A pass with `feature` at `depth`, for evaluating the heads of a chunk computed elsewhere.
     pub(crate) fn revisit(&mut self, depth: usize, feature: Frames) -> Pass<'_> {
         let x = feature.clone();
         Pass { state: self, first_frame: 0, x, first_depth: depth, features: vec![feature], earlier: Vec::new() }
     }
 
-    /// Adds the states of a chunk that was handed over and computed elsewhere.
+    /// Adds the states of a handed-over chunk computed elsewhere.
     pub(crate) fn add_states(&mut self, first_frame: u64, states: States) {
         if let ModeState::Cached(state) = &mut self.mode {
             state.add_to(first_frame, states);
@@ -133,12 +133,12 @@ impl EncoderState {
 }
 
 impl Pass<'_> {
-    /// Adds the states of an earlier chunk that was handed over and computed elsewhere.
+    /// Adds the states of an earlier handed-over chunk computed elsewhere.
     pub(crate) fn add_states(&mut self, first_frame: u64, states: States) {
         self.state.add_states(first_frame, states);
     }
 
-    /// The chunk at its present depth, for another encoder of the same pack.
+    /// The chunk at its current depth, for another encoder of the same pack.
     pub(crate) fn hand_over(&self) -> Handover {
         let (own, past) = match &self.state.mode {
             ModeState::Windowed(state) => (state.own(), Vec::new()),
@@ -147,8 +147,8 @@ impl Pass<'_> {
         Handover { depth: self.depth(), first_frame: self.first_frame, x: self.x.clone(), own, past }
     }
 
-    /// The outputs of the layers that this pass ran, up to the present depth: what the encoder that handed the chunk over needs for
-    /// its own left context. Only the inputs of layers that ran and the present output are known.
+    /// The outputs of the layers that this pass ran, up to the current depth, which the encoder that handed the chunk over needs for its
+    /// own left context. Only the inputs of layers that ran and the current output are known.
     pub(crate) fn states(&self) -> States {
         let first = self.first_depth;
         let mut states: States = self.earlier.iter().filter(|(depth, _)| *depth > first).cloned().collect();

@@ -1,28 +1,28 @@
-//! Numbers and matrices on the wire: little-endian, bounded, checked before anything is allocated.
+//! Wire encoding of numbers and matrices: little-endian, bounded, and checked before allocation.
 //!
 //! A matrix of frames is int8 with one f32 scale per frame, scale = max |x| / 127. The error of a value is at most half a scale:
 //! 1/254 of the frame's largest absolute value.
 
 use crate::engine::Frames;
 
-/// Most frames of one matrix, and most dimensions of a frame: well above any pack.
+/// Maximum frames of a matrix, and maximum dimensions of a frame: well above those of any pack.
 pub const MAX_FRAMES: usize = 4096;
 /// See [`MAX_FRAMES`].
 pub const MAX_DIM: usize = 8192;
-/// Most bytes of one message. With a windowed pack of HuBERT-large's size it is 150 kB.
+/// Maximum size of a message. A windowed pack of HuBERT-large's size needs 150 kB.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Largest quantised value.
 const STEPS: f32 = 127.0;
 
-/// Why a message was not read, or states could not be written.
+/// Errors of reading or writing a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The message ends before its contents do.
+    /// The message is truncated.
     #[error("the message ends at byte {length}, within {what}")]
     Truncated {
-        /// What was being read.
+        /// The value at which it ends.
         what: &'static str,
         /// Length of the message.
         length: usize,
@@ -30,36 +30,36 @@ pub enum CodecError {
     /// The message continues after its contents.
     #[error("{bytes} bytes follow the end of the message")]
     Trailing {
-        /// Their number.
+        /// Number of extra bytes.
         bytes: usize,
     },
-    /// Another version of the format, or no message of Bellis.
+    /// Another format version, or not a message of Bellis.
     #[error(
         "the message has format {found:#010x}, this version of Bellis reads {expected:#010x}; use the same version on both machines"
     )]
     Format {
         /// The first four bytes.
         found: u32,
-        /// Those of this version.
+        /// The first four bytes in this version.
         expected: u32,
     },
     /// A number is larger than allowed.
     #[error("{what}: {found} is more than {most}")]
     TooLarge {
-        /// The number's meaning.
+        /// Meaning of the number.
         what: &'static str,
         /// The number.
         found: u64,
         /// The largest allowed value.
         most: u64,
     },
-    /// A value without meaning.
+    /// An invalid value.
     #[error("{what} is not valid")]
     Invalid {
-        /// The value's meaning.
+        /// Meaning of the value.
         what: &'static str,
     },
-    /// States that are not finite are not sent.
+    /// A state is not finite, and cannot be sent.
     #[error("a state is not finite")]
     NotFinite,
 }
@@ -114,7 +114,7 @@ impl Writer {
                 return Err(CodecError::NotFinite);
             }
             let scale = largest / STEPS;
-            // A scale so small that its inverse overflows stands for a frame of zeros.
+            // If the inverse of the scale overflows, the frame is encoded as zeros.
             let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
             self.f32(if inverse > 0.0 { scale } else { 0.0 });
             self.0.extend(row.iter().map(|value| (value * inverse).round().clamp(-STEPS, STEPS) as i8 as u8));
@@ -277,10 +277,10 @@ mod tests {
             let mut reader = Reader::new(&message, FORMAT).unwrap();
             let found = reader.frames("x").unwrap();
             reader.finish().unwrap();
-            for (row, wanted) in found.rows().zip(frames.rows()) {
-                let largest = wanted.iter().fold(0f32, |largest, x| largest.max(x.abs()));
-                for (found, wanted) in row.iter().zip(wanted) {
-                    prop_assert!((found - wanted).abs() <= largest / 254.0 * 1.000_01 + f32::MIN_POSITIVE * 127.0, "{found} {wanted}");
+            for (row, expected) in found.rows().zip(frames.rows()) {
+                let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+                for (found, expected) in row.iter().zip(expected) {
+                    prop_assert!((found - expected).abs() <= largest / 254.0 * 1.000_01 + f32::MIN_POSITIVE * 127.0, "{found} {expected}");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The messages between a source and its neighbours: a task, its answer, and the state that a worker publishes.
+//! Messages between a source and its neighbours: tasks, answers, and the published state of a worker.
 
 use std::time::Duration;
 
@@ -22,34 +22,34 @@ pub const STATE_VERSION: u32 = 1;
 const MAX_LAYERS: usize = 256;
 const MAX_CONTEXT_CHUNKS: usize = 512;
 const MAX_POLICY_BYTES: usize = 16 << 10;
-/// Most bytes of a published state.
+/// Maximum size of a published state.
 pub const MAX_STATE_BYTES: usize = 4 << 10;
-/// Positions beyond it are not valid: no stream is that long, and sums of them cannot overflow.
+/// Maximum position: no stream is that long, and sums of positions cannot overflow.
 const MAX_POSITION: u64 = 1 << 48;
 
-/// Rest of a chunk's layers, as a source asks for them.
+/// A source's request to compute the remaining layers of a chunk.
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
     /// [`Pack::identity`](crate::pack::Pack::identity) of the source's pack.
     pub pack: String,
-    /// The stream, chosen at random by its source; another one after a restart.
+    /// Random identifier of the stream; it changes after a restart.
     pub stream: u64,
     /// Number of the chunk in its stream.
     pub sequence: u64,
-    /// Time that is left to the source.
+    /// Remaining time for the result.
     pub within: Duration,
     /// The exit policy.
     pub policy: PolicySpec,
     pub all_heads: bool,
     pub ctc: bool,
     pub mixture: Option<Mixture>,
-    /// The chunk. Its context lacks the states that the worker has.
+    /// The chunk, without those states of its context that the worker already has.
     pub chunk: Handover,
-    /// First frames of all earlier chunks that the worker must know.
+    /// First frames of all earlier chunks whose states the worker needs.
     pub context: Vec<u64>,
 }
 
-/// Why a worker does not compute a task.
+/// Why a worker refuses a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Refusal {
@@ -57,20 +57,20 @@ pub(crate) enum Refusal {
     Pack,
     /// The message could not be read.
     Message,
-    /// The worker lacks states of earlier chunks: it is new, or has forgotten the stream.
+    /// The worker lacks states of earlier chunks, because it has restarted or removed the stream.
     Context,
     /// The worker does not run the next layer.
     Layers,
-    /// Too much is waiting, or the time is over.
+    /// The queue is too long, or the time is over.
     Busy,
-    /// The shapes or the policy do not suit the pack, or a stage failed.
+    /// The shapes or the policy do not match the pack, or a stage failed.
     Failed,
 }
 
 const REFUSALS: [Refusal; 6] =
     [Refusal::Pack, Refusal::Message, Refusal::Context, Refusal::Layers, Refusal::Busy, Refusal::Failed];
 
-/// What a worker answers.
+/// A worker's answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     /// The result.
@@ -115,7 +115,7 @@ fn write_duration(out: &mut Writer, duration: Duration) {
 }
 
 impl Task {
-    /// The message.
+    /// Encodes the message.
     ///
     /// # Errors
     ///
@@ -154,7 +154,7 @@ impl Task {
         Ok(out.finish())
     }
 
-    /// Reads a message.
+    /// Decodes a message.
     ///
     /// # Errors
     ///
@@ -239,7 +239,7 @@ fn read_optional(from: &mut Reader<'_>) -> Result<Option<f32>, CodecError> {
 }
 
 impl Answer {
-    /// The message.
+    /// Encodes the message.
     ///
     /// # Errors
     ///
@@ -259,7 +259,7 @@ impl Answer {
                 write_evidence(&mut out, &returned.evidence);
                 write_evidence(&mut out, &returned.ctc_evidence);
                 optional(&mut out, returned.expected_kl);
-                // In cached mode the feature is the last state, which is not sent twice.
+                // In cached mode, the feature is the last state and is not sent twice.
                 let last = returned.states.last().map(|(_, state)| state);
                 let same = last.is_some_and(|state| *state == returned.feature);
                 out.u8(same.into());
@@ -276,7 +276,7 @@ impl Answer {
         Ok(out.finish())
     }
 
-    /// Reads a message.
+    /// Decodes a message.
     ///
     /// # Errors
     ///
@@ -309,7 +309,7 @@ impl Answer {
     }
 }
 
-/// What a worker publishes about itself, as JSON.
+/// The published state of a worker, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerState {
     /// Version of this format.
@@ -318,20 +318,20 @@ pub struct WorkerState {
     pub name: String,
     /// The pack's identity.
     pub pack: String,
-    /// First and last layer that it runs.
+    /// First and last layer that the worker runs.
     pub layers: [usize; 2],
-    /// Tasks that wait or run, I.
+    /// Tasks queued or running, I.
     pub input: usize,
-    /// Tasks that wait to be offered to its own neighbours, O.
+    /// Tasks queued for the worker's own neighbours, O.
     pub output: usize,
     /// Mean time per task, Γ, seconds; 0 before the first task.
     pub compute_seconds: f64,
-    /// Temperature of the processor, °C, where the system reports it.
+    /// Temperature of the processor, °C, if the system reports it.
     pub temperature: Option<f64>,
 }
 
 impl WorkerState {
-    /// The message.
+    /// Encodes the message.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
@@ -416,7 +416,7 @@ mod tests {
         message[3] = 9;
         let error = Task::decode(&message).unwrap_err();
         assert!(error.to_string().contains("use the same version on both machines"), "{error}");
-        // A task is no answer.
+        // A task is not an answer.
         assert!(matches!(Answer::decode(&task().encode().unwrap()), Err(CodecError::Format { .. })));
     }
 
@@ -443,7 +443,7 @@ mod tests {
     }
 
     proptest! {
-        /// A message that is cut or changed anywhere is read as something or refused; it never panics.
+        /// Truncated or corrupted messages are decoded or rejected, and never cause a panic.
         #[test]
         fn damaged_messages_are_read_or_refused(
             cut in any::<prop::sample::Index>(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),

@@ -1,7 +1,7 @@
-//! The rules of MDI-Exit (arXiv 2408.05247) as plain values: where a task runs, which data is admitted, and how far the exit
-//! threshold yields to a queue. No clock, no network, no randomness of their own: the daemon and the simulation use the same code.
+//! The rules of MDI-Exit (arXiv 2408.05247): where a task runs, how much data is admitted, and how the exit threshold adapts to the
+//! queues. They use no clock, network or random numbers of their own, so that the daemon and the simulation share them.
 //!
-//! Reconstructed from the abstract and from secondary sources, not from the paper's text; docs/neighbours.md states what is ours.
+//! Reconstructed from the abstract and from secondary sources, not from the paper's text; docs/neighbours.md states which parts are Bellis' own.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ impl Load {
     }
 }
 
-/// Where a task goes that did not exit.
+/// Queue for the next task of a chunk that did not exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
     /// Into the input queue of this worker.
@@ -41,10 +41,10 @@ pub fn place(own: &Load, output_limit: usize) -> Placement {
     }
 }
 
-/// Probability with which the head of the output queue of `own` goes to the neighbour `other` at this opportunity.
+/// Probability of sending the head of the output queue of `own` to the neighbour `other` at this opportunity.
 ///
 /// 0 unless O_n > I_m. Then 1 if I_n·Γ_n > D_nm + I_m·Γ_m, and I_n·Γ_n / (D_nm + I_m·Γ_m) otherwise. `transfer_seconds` is D_nm.
-/// Numbers that are not finite or negative, as a faulty neighbour may publish, give 0.
+/// Non-finite or negative numbers, which a faulty neighbour may publish, give 0.
 pub fn offload_probability(own: &Load, other: &Load, transfer_seconds: f64) -> f64 {
     if own.output <= other.input {
         return 0.0;
@@ -74,7 +74,7 @@ pub struct Bands {
     gamma: f64,
 }
 
-/// Why bands are not valid.
+/// The error for invalid bands.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 #[error(
     "admission bands need 0 < α < β < 1 < γ and short ≤ long, got α = {alpha}, β = {beta}, γ = {gamma}, short = {short}, long = {long}"
@@ -118,7 +118,7 @@ impl Bands {
     }
 }
 
-/// Rate adaptation: at a fixed exit threshold, the time between admitted data follows the queues of the source.
+/// Rate adaptation: with a fixed exit threshold, the time between admitted data follows the queues of the source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateAdaptation {
     /// Factors.
@@ -128,15 +128,15 @@ pub struct RateAdaptation {
 }
 
 impl RateAdaptation {
-    /// The next inter-arrival time after `present`, with `queue` tasks in both queues of the source.
-    pub fn next(&self, present: Duration, queue: usize) -> Duration {
+    /// The next inter-arrival time after `current`, with `queue` tasks in both queues of the source.
+    pub fn next(&self, current: Duration, queue: usize) -> Duration {
         let (shortest, longest) = self.between;
-        let next = present.as_secs_f64() * self.bands.factor(queue);
+        let next = current.as_secs_f64() * self.bands.factor(queue);
         Duration::from_secs_f64(next.min(longest.as_secs_f64())).clamp(shortest, longest.max(shortest))
     }
 }
 
-/// Threshold adaptation: at a fixed rate, the confidence T_e that an exit needs follows the queues of the source.
+/// Threshold adaptation: at a fixed rate, the confidence T_e required for an exit follows the queues of the source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ThresholdAdaptation {
     /// Factors; T_e is divided by them.
@@ -146,14 +146,14 @@ pub struct ThresholdAdaptation {
 }
 
 impl ThresholdAdaptation {
-    /// The next T_e after `present`, with `queue` tasks in both queues of the source: between the lower bound and 1.
-    pub fn next(&self, present: f64, queue: usize) -> f64 {
-        (present / self.bands.factor(queue)).clamp(self.least.min(1.0), 1.0)
+    /// The next T_e after `current`, with `queue` tasks in both queues of the source: between the lower bound and 1.
+    pub fn next(&self, current: f64, queue: usize) -> f64 {
+        (current / self.bands.factor(queue)).clamp(self.least.min(1.0), 1.0)
     }
 }
 
-/// Threshold adaptation for live audio, whose rate is given: a factor of τ, δ or λ (thresholds that an exit must stay below), 1
-/// for short queues. It never goes below 1, so that a chunk never goes deeper than the configured policy asks.
+/// Threshold adaptation for live audio, whose rate is given: a factor of τ, δ or λ (upper thresholds for an exit), 1 for short
+/// queues. It is never below 1, so a chunk never exits deeper than with the configured policy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LiveAdaptation {
     /// Factors.
@@ -163,13 +163,13 @@ pub struct LiveAdaptation {
 }
 
 impl LiveAdaptation {
-    /// The next factor after `present`, with `queue` chunks waiting.
-    pub fn next(&self, present: f64, queue: usize) -> f64 {
-        (present * self.bands.factor(queue)).clamp(1.0, self.most.max(1.0))
+    /// The next factor after `current`, with `queue` chunks waiting.
+    pub fn next(&self, current: f64, queue: usize) -> f64 {
+        (current * self.bands.factor(queue)).clamp(1.0, self.most.max(1.0))
     }
 }
 
-/// Deterministic draws in 0..1 (SplitMix64), for the rule that offloads with a probability.
+/// Deterministic pseudo-random numbers in 0..1 (SplitMix64), for probabilistic offloading.
 #[derive(Debug, Clone)]
 pub struct Draws(u64);
 

@@ -1,7 +1,7 @@
 //! A discrete-event simulation of MDI-Exit: nodes, links and queues in simulated time, with the rules of [`policy`](super::policy).
 //!
-//! A datum is a chunk of audio. Its tasks are layers; each is computed by the node that holds the chunk at that moment. Nodes know each
-//! other's queues as they were when last published.
+//! A datum is a chunk of audio. Its tasks are layers; each is computed by the node that holds the chunk at that moment. Nodes know the
+//! last published queues of each other.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::policy::{Draws, Load, Placement, RateAdaptation, ThresholdAdaptation, offload_probability, place};
 
-/// What the heads of one recorded chunk gave, layer by layer: what the simulated chunks exit by.
+/// Outputs of the heads for one recorded chunk, layer by layer, which determine the exits of simulated chunks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
     /// Confidence after layer 1, 2, …, 0 to 1; a chunk exits where it is at least T_e.
@@ -28,20 +28,20 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Nodes that are all neighbours of each other; one node is `local`.
+    /// A full mesh; one node is `local`.
     pub fn mesh(layer_seconds: &[f64]) -> Self {
         let nodes = layer_seconds.len();
         let links = (0..nodes).map(|node| (0..nodes).filter(|other| *other != node).collect()).collect();
         Self { layer_seconds: layer_seconds.to_vec(), links }
     }
 
-    /// Nodes that send to the next one only, in a ring.
+    /// A ring, in which each node sends to the next one only.
     pub fn ring(layer_seconds: &[f64]) -> Self {
         let nodes = layer_seconds.len();
         Self { layer_seconds: layer_seconds.to_vec(), links: (0..nodes).map(|node| vec![(node + 1) % nodes]).collect() }
     }
 
-    /// A grid of `width` columns, in which nodes are neighbours of those beside, above and below them.
+    /// A grid of `width` columns, in which horizontally and vertically adjacent nodes are neighbours.
     pub fn grid(layer_seconds: &[f64], width: usize) -> Self {
         let nodes = layer_seconds.len();
         let beside = |node: usize| {
@@ -51,7 +51,7 @@ impl Topology {
         Self { layer_seconds: layer_seconds.to_vec(), links: (0..nodes).map(beside).collect() }
     }
 
-    /// Number of hops from every node to the source; `None` where there is no way.
+    /// Number of hops from every node to the source; `None` if there is no path.
     fn hops(&self) -> Vec<Option<usize>> {
         let mut hops: Vec<Option<usize>> = self.links.iter().map(|_| None).collect();
         hops[0] = Some(0);
@@ -72,22 +72,22 @@ impl Topology {
 pub enum Strategy {
     /// MDI-Exit.
     MdiExit,
-    /// Its offloading, but every chunk goes through all layers.
+    /// MDI-Exit's offloading without early exit.
     NoExit,
-    /// Early exit on the source alone.
+    /// Early exit on the source only.
     NoNeighbours,
     /// Every chunk continues on a neighbour after its first layer, the one with the shortest published queue.
     AlwaysOffload,
-    /// The audio goes to a neighbour, which runs all layers with early exit.
+    /// The audio is sent to a neighbour, which runs all layers with early exit.
     SendAudio,
 }
 
-/// What adapts to the queues of the source.
+/// The quantity that adapts to the queues of the source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Admission {
-    /// The threshold is fixed; the time between chunks adapts, from this one on.
+    /// The threshold is fixed; the time between chunks adapts, starting with this one.
     Rate(RateAdaptation, Duration),
-    /// Chunks come at this interval; the threshold adapts.
+    /// Chunks arrive at this interval; the threshold adapts.
     Threshold(ThresholdAdaptation, Duration),
     /// Neither adapts.
     Fixed(Duration),
@@ -100,30 +100,30 @@ pub struct Experiment {
     pub topology: Topology,
     /// Where tasks run.
     pub strategy: Strategy,
-    /// What adapts.
+    /// The adaptation.
     pub admission: Admission,
-    /// Confidence T_e from which a chunk exits; where it adapts, the first one.
+    /// Confidence T_e from which a chunk exits, or its initial value if it adapts.
     pub threshold: f64,
-    /// Output queue above which tasks stay.
+    /// Length of the output queue above which tasks stay.
     pub output_limit: usize,
     /// Bytes of a chunk's states, of its audio, and of its result.
     pub bytes: [f64; 3],
-    /// Of every link, in each direction.
+    /// Bandwidth of every link, in each direction.
     pub bytes_per_second: f64,
-    /// Of every link, one way.
+    /// Latency of every link, one way.
     pub latency_seconds: f64,
-    /// How often nodes publish their queues.
+    /// Interval at which nodes publish their queues.
     pub publish_seconds: f64,
     /// End of the simulation.
     pub seconds: f64,
-    /// Of the draws.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
-/// What came of an experiment.
+/// Result of an experiment.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
-    /// Chunks that came in.
+    /// Chunks admitted.
     pub admitted: u64,
     /// Chunks whose result has reached the source.
     pub processed: u64,
@@ -135,7 +135,7 @@ pub struct Outcome {
     pub agreement: f64,
     /// Mean time from a chunk's arrival to its result, seconds.
     pub delay_seconds: f64,
-    /// The time that 95 % of the chunks do not exceed, seconds.
+    /// 95th percentile of that time, seconds.
     pub delay_95_seconds: f64,
     /// Tasks (layers) computed by each node.
     pub tasks: Vec<u64>,
@@ -147,7 +147,7 @@ pub struct Outcome {
     pub longest_queue: usize,
 }
 
-/// A chunk on its way: number, recorded chunk, layers that have run, when it came.
+/// A chunk in progress: number, recorded chunk, layers that have run, arrival time.
 #[derive(Debug, Clone, Copy)]
 struct Chunk {
     trace: usize,
@@ -214,7 +214,7 @@ struct Simulation<'a> {
     outcome: Outcome,
 }
 
-/// Runs `experiment` with chunks that behave as `traces`, in turn.
+/// Runs `experiment` with chunks that follow `traces` cyclically.
 ///
 /// # Panics
 ///
@@ -255,7 +255,7 @@ impl Simulation<'_> {
     fn run(&mut self) {
         self.at(0.0, Event::Arrival);
         for node in 0..self.nodes.len() {
-            // Not all at the same moment.
+            // Staggered, so that nodes do not publish at the same moment.
             let offset = self.draws.next_unit() * self.experiment.publish_seconds;
             self.at(offset, Event::Publish(node));
         }
@@ -279,7 +279,7 @@ impl Simulation<'_> {
                 Event::Publish(node) => {
                     self.nodes[node].published = self.load(node);
                     self.at(self.experiment.publish_seconds, Event::Publish(node));
-                    // News for its neighbours.
+                    // Publishes the queues to its neighbours.
                     (0..self.nodes.len())
                         .filter(|other| self.experiment.topology.links[*other].contains(&node))
                         .for_each(|other| self.offer(other));
@@ -353,7 +353,7 @@ impl Simulation<'_> {
                 Strategy::MdiExit | Strategy::NoExit => place(&self.load(node), self.experiment.output_limit),
             };
             match placement {
-                // A chunk that goes on goes first: it is the oldest.
+                // A chunk that continues is first, because it is the oldest.
                 Placement::Input => self.nodes[node].input.push_front(chunk),
                 Placement::Output => self.nodes[node].output.push_back(chunk),
             }
@@ -362,7 +362,7 @@ impl Simulation<'_> {
         self.offer(node);
     }
 
-    /// Sends the head of the output queue where the rule says so, as long as it does.
+    /// Sends the head of the output queue as long as the rule selects a neighbour.
     fn offer(&mut self, node: usize) {
         while let Some(chunk) = self.nodes[node].output.front().copied() {
             let [states, audio, _] = self.experiment.bytes;
@@ -379,7 +379,7 @@ impl Simulation<'_> {
                 return;
             }
             self.nodes[node].output.pop_front();
-            // What was sent counts until the next publication says better.
+            // Sent tasks are added to the neighbour's queue until its next publication.
             self.nodes[other].published.input += 1;
             self.busy[node][other] = true;
             self.in_links += 1;
@@ -446,7 +446,7 @@ mod tests {
     const STRATEGIES: [Strategy; 5] =
         [Strategy::MdiExit, Strategy::NoExit, Strategy::NoNeighbours, Strategy::AlwaysOffload, Strategy::SendAudio];
 
-    /// The source alone is a queue that a calculation predicts.
+    /// With the source alone, the delay follows from a calculation.
     #[test]
     fn a_node_alone_takes_as_long_as_its_layers() {
         let topology = Topology::mesh(&[0.02]);
@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(outcome.agreement, 1.0);
     }
 
-    /// A source that keeps up keeps its chunks.
+    /// A source that is fast enough sends no chunks.
     #[test]
     fn nothing_leaves_a_node_without_a_queue() {
         let outcome = run(&experiment(Topology::mesh(&[0.02, 0.001, 0.001]), Strategy::MdiExit), &traces());

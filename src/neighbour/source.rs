@@ -1,4 +1,4 @@
-//! A source: decides which chunks of its stream leave, what a neighbour must be sent for them, and reads the answers.
+//! The source's side: decides which chunks of its stream are offloaded, creates their tasks, and reads the answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,28 +21,28 @@ use crate::stream::offload::{End, Offer, Offload, Refused, Reply, Returned, Tick
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Offloading {
-    /// When the rules of MDI-Exit say so.
+    /// As decided by the rules of MDI-Exit.
     #[default]
     Auto,
     /// Never.
     Never,
-    /// Whenever a neighbour is there.
+    /// Whenever a neighbour is available.
     Always,
 }
 
 named!(Offloading, "offloading mode", { Auto => "auto", Never => "never", Always => "always" });
 
-/// A chunk that is sent without a deadline of its own waits so long for its result.
+/// Maximum time to wait for the result of a chunk without a deadline.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Carries a task to a neighbour. `on_answer` is called at most once, from any thread, with the answer; dropping it means that none
 /// will come.
 pub trait Carrier: Send {
-    /// Sends `task` to the neighbour of this name. After `within`, its answer is of no use.
+    /// Sends `task` to the neighbour of this name. After `within`, its answer is ignored.
     fn carry(&self, neighbour: &str, task: Vec<u8>, within: Duration, on_answer: OnAnswer);
 }
 
-/// Takes the answer to a task.
+/// Callback for the answer to a task.
 pub type OnAnswer = Box<dyn FnOnce(&[u8]) + Send>;
 
 /// The source's side of a session.
@@ -57,22 +57,22 @@ pub struct Source {
     carrier: Box<dyn Carrier>,
     draws: Draws,
     stream: u64,
-    /// Where the next chunk goes.
+    /// The neighbour for the next chunk.
     chosen: Option<Candidate>,
-    /// What each neighbour knows of the stream's left context (cached mode).
+    /// The part of the stream's left context that each neighbour has (cached mode).
     known: BTreeMap<usize, Known>,
-    /// Where the chunks on their way are.
+    /// The neighbours of the chunks in flight.
     last: Option<usize>,
 }
 
-/// What a neighbour knows of earlier chunks, by their first frames.
+/// The states of earlier chunks that a neighbour has, by first frame.
 type Known = BTreeMap<u64, KnownChunk>;
 
 #[derive(Debug, Clone, Default)]
 struct KnownChunk {
-    /// States that were sent.
+    /// States sent to the neighbour.
     depths: Vec<usize>,
-    /// The neighbour has the states from this depth on, as it computed the chunk from there.
+    /// Depth from which the neighbour has the states, because it computed the chunk from there.
     from: Option<usize>,
 }
 
@@ -87,7 +87,7 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// [`EngineError::Handover`] if chunks of this pack, or with this policy, cannot change the machine.
+    /// [`EngineError::Handover`] if chunks of this pack, or with this policy, cannot be handed over.
     pub fn new(
         pack: &Pack,
         encoder: &Arc<Encoder>,
@@ -98,7 +98,7 @@ impl Source {
     ) -> Result<Self, EngineError> {
         super::check(encoder)?;
         if policy.name == Some(PolicyName::Periodic) {
-            let problem = "the policy `periodic` counts chunks, which a neighbour does not see all of".to_owned();
+            let problem = "the policy `periodic` counts chunks, but a neighbour does not receive all of them".to_owned();
             return Err(EngineError::Handover { pack: encoder.name().to_owned(), problem });
         }
         let seed = super::random();
@@ -123,18 +123,18 @@ impl Source {
         session.offload_to(Box::new(self));
     }
 
-    /// Time that the chunk's result may take.
+    /// Time allowed for the chunk's result.
     fn within(&self, offer: &Offer<'_>) -> Duration {
         self.deadline.map_or(PATIENCE, |deadline| deadline.saturating_sub(offer.backlog + offer.elapsed))
     }
 
     fn choose(&mut self, offer: &Offer<'_>) -> Option<Candidate> {
-        // A head that is compared with the one before needs that one's input.
+        // Comparing a head with the previous one requires the previous one's input.
         if offer.policy.needs(offer.depth + 1) == Needs::Change && !self.encoder.feature_is_output() {
             return None;
         }
         let candidates = self.roster.candidates(&self.pack, offer.depth + 1, self.encoder.layers());
-        // Chunks of a cached pack attend to those before them, so all that are on their way are in one place.
+        // Chunks of a cached pack attend to earlier ones, so all chunks in flight are on one neighbour.
         let bound = self.last.filter(|_| offer.sent > 0 && self.encoder.is_cached());
         let wait = |one: &Candidate| one.transfer_seconds + one.load.input as f64 * one.load.compute_seconds;
         let within = self.within(offer).as_secs_f64();
@@ -148,7 +148,7 @@ impl Source {
             Offloading::Always => 1.0,
             Offloading::Auto => {
                 let own = Load { input: offer.waiting, output: offer.sent, compute_seconds: offer.compute_seconds };
-                // The chunk at hand is in neither queue yet.
+                // The current chunk is in neither queue yet.
                 match policy::place(&own, MOST_OFFERED) {
                     Placement::Input => 0.0,
                     Placement::Output => {
@@ -158,11 +158,11 @@ impl Source {
                 }
             }
         };
-        // No draw where nothing depends on it.
+        // Draw a random number only if the decision depends on it.
         (chance >= 1.0 || chance > 0.0 && self.draws.next_unit() < chance).then_some(best)
     }
 
-    /// The chunk without the states that the neighbour has, and the chunks that it must know.
+    /// The chunk without the states that the neighbour already has, and the earlier chunks that it needs.
     fn reduced(&mut self, number: usize, chunk: &Handover) -> (Handover, Vec<u64>) {
         let mut chunk = chunk.clone();
         let known = self.known.entry(number).or_default();
@@ -170,7 +170,7 @@ impl Source {
         known.retain(|frame, _| *frame >= oldest);
         let context = chunk.past.iter().map(|past| past.first_frame).collect();
         for past in &mut chunk.past {
-            // The layers to come read the deepest state up to the present depth, and all deeper ones.
+            // The remaining layers read the deepest state up to the current depth, and all deeper ones.
             let needed = past.states.iter().rposition(|(depth, _)| *depth <= chunk.depth).unwrap_or(0);
             past.states.drain(..needed);
             let there = known.entry(past.first_frame).or_default();
@@ -183,12 +183,12 @@ impl Source {
     }
 }
 
-/// Chunks on their way above which the next one stays.
+/// Maximum number of chunks in flight; above it, the next one stays.
 const MOST_OFFERED: usize = 8;
 
 impl Offload for Source {
     fn wanted(&mut self, offer: &Offer<'_>) -> bool {
-        // A chunk that is lost on its way exits where it left: not before the first layer.
+        // A chunk that is lost exits at the layer after which it was sent, but not before the first layer.
         if offer.depth == 0 || self.offloading == Offloading::Never || !self.roster.any_present() {
             return false;
         }
@@ -217,12 +217,12 @@ impl Offload for Source {
         let task = match task.encode() {
             Ok(task) if task.len() <= super::codec::MAX_MESSAGE_BYTES => task,
             Ok(task) => {
-                log::warn!("a chunk is computed here: its message would have {} bytes", task.len());
+                log::warn!("computing a chunk locally: its message would have {} bytes", task.len());
                 self.known.remove(&number);
                 return None;
             }
             Err(error) => {
-                log::warn!("a chunk is computed here: {error}");
+                log::warn!("computing a chunk locally: {error}");
                 self.known.remove(&number);
                 return None;
             }
@@ -246,7 +246,7 @@ impl Offload for Source {
                     Err(Refused)
                 }
             };
-            // The chunk may have been given up.
+            // The chunk may have been abandoned.
             let _ = reply.try_send(result);
         };
         self.roster.sent(number, task.len());
@@ -262,7 +262,7 @@ impl Offload for Source {
             End::Late => Ending::Late,
         };
         if ending == Ending::Refused || ending == Ending::Late {
-            // It may not have what it was sent: next time it is sent everything.
+            // It may not have received the states, so everything is sent next time.
             self.known.remove(&ticket.neighbour);
         }
         self.roster.settled(ticket.neighbour, ending);
@@ -275,7 +275,7 @@ impl Offload for Source {
     }
 }
 
-/// What an answer must look like.
+/// The expected shape of an answer.
 struct Expected {
     layers: std::ops::RangeInclusive<usize>,
     frames: usize,
