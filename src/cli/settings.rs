@@ -11,7 +11,7 @@ use bellis::pack::{GapFill, Pack, PerLayer};
 use clap::Args;
 use serde::Deserialize;
 
-use super::values;
+use super::{locate, values};
 
 /// Maximum size of a TOML configuration.
 const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
@@ -410,7 +410,10 @@ impl Settings {
             PolicyError::Missing { parameter: Some(parameter), .. } | PolicyError::Invalid { parameter: Some(parameter), .. } => {
                 anyhow!("{error} (--{})", parameter.replace('_', "-"))
             }
-            PolicyError::Missing { pack, .. } => anyhow!("{error}; `bellis inspect {pack}` shows the policies of the pack"),
+            PolicyError::Missing { .. } => {
+                let pack = self.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)).display();
+                anyhow!("{error}; `bellis inspect {pack}` shows the policies of the pack")
+            }
             _ => error.into(),
         })
     }

@@ -45,7 +45,7 @@ use windowed::WindowedState;
 use crate::pack::manifest::{AudioSection, EncoderSection};
 use crate::pack::{ChunkFrames, Feature, FrontendScope, GapFill, Level, MAX_STREAM_BYTES, Mode, Pack, Position, StageFile};
 
-const NO_CTC: &str = "phones need CTC branches; use a pack that has them, or train some (docs/phones.md)";
+const NO_CTC: &str = "use a pack that has them, or train some (docs/phones.md)";
 const NO_HEADS: &str = "without heads there are no units, and only the policies `fixed`, `periodic` and `never` work; train heads with \
 models/convert (docs/convert.md)";
 
