@@ -39,8 +39,10 @@ def utterance(kokoro, phrase, voice):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
+    parser.add_argument("--threshold", help="fixed threshold of all phrases [default: as enrolled]")
     parser.add_argument("--write", action="store_true", help="write the table of docs/keywords-figures.md")
     arguments = parser.parse_args()
+    threshold = ["--threshold", arguments.threshold] if arguments.threshold else []
     loaded = []
     kokoro = lambda: loaded[0] if loaded else (loaded.append(Kokoro()) or loaded[0])
     spoken = sorted({*PHRASES, *(near for own in PHRASES.values() for near in own)})
@@ -55,7 +57,7 @@ def main():
         audio, keywords = Path(folder) / "audio.wav", Path(folder) / "keywords"
         soundfile.write(audio, np.concatenate(parts), RATE)
         for phrase in PHRASES:
-            command = [arguments.program, "enroll", phrase, "--say", phrase, "--folder", keywords]
+            command = [arguments.program, "enroll", phrase, "--say", phrase, "--folder", keywords, *threshold]
             subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
         command = [arguments.program, "run", audio, "--consumer", f"keyword:{keywords}", "--quiet"]
         lines = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True).stdout

@@ -311,10 +311,16 @@ impl Keyword {
 
     /// The threshold for a rate of false accepts per hour; `None` if it was enrolled without background speech.
     ///
-    /// With a phone check, background speech has low scores, and a threshold set on it alone would admit near-phrases. So it has a minimum.
+    /// With a phone check, background speech has few peaks with low scores, and a threshold set on it alone would admit near-phrases. So the
+    /// threshold has a minimum, which holds if there are too few peaks to set one.
     pub fn threshold_for(&self, per_hour: f64) -> Option<f32> {
-        let threshold = super::calibrate::threshold(&self.background, per_hour)?;
-        Some(if self.phones.is_some() { threshold.max(LEAST_WITH_PHONES) } else { threshold })
+        if self.phones.is_none() {
+            return super::calibrate::threshold(&self.background, per_hour);
+        }
+        // A condition with few peaks above the lowest score admits any threshold.
+        let has_audio = !self.background.is_empty() && self.background.iter().all(|tail| tail.hours > 0.0);
+        let each = self.background.iter().filter_map(|tail| tail.threshold(per_hour));
+        has_audio.then(|| each.fold(LEAST_WITH_PHONES, f32::max))
     }
 
     /// Its examples, ready to be matched.
@@ -374,5 +380,26 @@ impl Example {
             }
         }
         Ok(Template::new(&vectors, width))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::calibrate::Condition;
+    use super::*;
+
+    #[test]
+    fn with_a_phone_check_the_threshold_has_a_minimum_and_needs_no_peaks() {
+        let pack = PackRef { name: "test".into(), identity: "0".into(), width: 2 };
+        let mut keyword = Keyword::new("x", pack, vec![Example::new("x".into(), 0.0, 1.0, &[1.0, 0.0], 2)]).unwrap();
+        let tail = |peaks: &[f32]| Tail { condition: Condition::Plain, hours: 0.5, peaks: peaks.to_vec() };
+        keyword.background = vec![tail(&[0.06]), tail(&[0.12, 0.11, 0.1, 0.09, 0.08])];
+        assert_eq!(keyword.threshold_for(0.5), None, "too few peaks");
+        keyword.phones = Some(Phones::new(vec!["a".into()], Vec::new()));
+        assert_eq!(keyword.threshold_for(0.5), Some(LEAST_WITH_PHONES));
+        keyword.background[1] = tail(&[0.4, 0.38, 0.36, 0.34, 0.32]);
+        assert!(keyword.threshold_for(0.5).unwrap() > 0.4);
+        keyword.background.clear();
+        assert_eq!(keyword.threshold_for(0.5), None, "no background");
     }
 }
