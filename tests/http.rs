@@ -6,7 +6,7 @@ mod common;
 #[path = "common/served.rs"]
 mod served;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,7 +155,6 @@ fn events(address: SocketAddr, headers: &str, mut found: impl FnMut(&serde_json:
     write!(stream, "GET /events HTTP/1.1\r\n{headers}\r\n").unwrap();
     let mut head = String::new();
     let mut reader = std::io::BufReader::new(stream);
-    use std::io::BufRead;
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).unwrap() == 0 {

@@ -63,8 +63,7 @@ fn describe(chunk: &Representation) -> ChunkEvent {
     let audio = chunk.audio.as_deref().unwrap_or_default();
     let part = audio.len().div_ceil(WAVEFORM_PARTS).max(1);
     let bounds = |samples: &[f32]| samples.iter().fold((0.0f32, 0.0f32), |(low, high), &s| (low.min(s), high.max(s)));
-    let waveform: Vec<_> =
-        audio.chunks(part).map(|samples| bounds(samples)).map(|(low, high)| (round(low), round(high))).collect();
+    let waveform: Vec<_> = audio.chunks(part).map(bounds).map(|(low, high)| (round(low), round(high))).collect();
     let squares: f64 = audio.iter().map(|&sample| f64::from(sample).powi(2)).sum();
     let entropy = |evidence: &Evidence| evidence.finite.then(|| (evidence.layer, round(evidence.entropy)));
     let milliseconds = |time: std::time::Duration| (time.as_secs_f64() * 1e6).round() / 1e3;

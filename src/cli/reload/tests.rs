@@ -103,8 +103,8 @@ impl Model {
     fn reload(&mut self, wanted: &BTreeSet<usize>, with_units: bool) {
         self.reloads += 1;
         let restart = std::mem::replace(&mut self.with_units, with_units) != with_units;
-        for consumer in 0..CONSUMERS.len() {
-            let stays = self.open.get(&consumer).is_some_and(|open| open == CONSUMERS[consumer].1) && !restart;
+        for (consumer, (_, name)) in CONSUMERS.iter().enumerate() {
+            let stays = self.open.get(&consumer).is_some_and(|open| open == name) && !restart;
             if !(stays && wanted.contains(&consumer)) {
                 self.end(consumer);
                 if wanted.contains(&consumer) {
