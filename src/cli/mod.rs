@@ -13,6 +13,8 @@ mod inspect;
 mod keywords;
 mod locate;
 mod manual;
+#[cfg(feature = "neighbours")]
+mod neighbours;
 mod record;
 #[cfg(all(unix, feature = "serve"))]
 mod reload;
@@ -26,6 +28,8 @@ mod signals;
 mod source;
 mod table;
 mod values;
+#[cfg(feature = "neighbours")]
+mod worker;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -45,6 +49,9 @@ enum Command {
     /// Run as a daemon: reconnection, reload, systemd, metrics
     #[cfg(all(unix, feature = "serve"))]
     Serve(Box<serve::Serve>),
+    /// Compute layers for other machines
+    #[cfg(feature = "neighbours")]
+    Worker(worker::Worker),
     /// Measure depth, quality, cost and latency under noise
     #[cfg(feature = "bench")]
     Bench(Box<bench::Bench>),
@@ -78,6 +85,8 @@ impl Cli {
             Command::Run(command) => command.run(),
             #[cfg(all(unix, feature = "serve"))]
             Command::Serve(command) => command.run(),
+            #[cfg(feature = "neighbours")]
+            Command::Worker(command) => command.run(),
             #[cfg(feature = "bench")]
             Command::Bench(command) => command.run(),
             Command::Enroll(command) => command.run(),

@@ -48,6 +48,9 @@ pub struct Run {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
+    #[cfg(feature = "neighbours")]
+    #[command(flatten)]
+    neighbours: super::neighbours::NeighbourArgs,
 }
 
 /// How often the progress bar moves.
@@ -77,8 +80,13 @@ impl Run {
         }
         let bar = progress_bar(&settings, source.as_ref());
         let total = source.spec().total_samples.unwrap_or(0);
-        let run =
-            RunBuilder::new(source, &encoder, policy).consumers(consumers).options(options).stop_on(stop.clone()).start()?;
+        let builder = RunBuilder::new(source, &encoder, policy).consumers(consumers).options(options).stop_on(stop.clone());
+        #[cfg(feature = "neighbours")]
+        let (builder, network) = match self.neighbours.open(&pack, &encoder, &settings.policy_spec())? {
+            Some((network, source)) => (builder.neighbours(source), Some(network)),
+            None => (builder, None),
+        };
+        let run = builder.start()?;
         let mut stopping = false;
         while !run.is_finished() {
             if stop.is_set() && !std::mem::replace(&mut stopping, true) {
@@ -96,8 +104,15 @@ impl Run {
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }
+        #[cfg(feature = "neighbours")]
+        let counters = run.counters().clone();
         let report = run.join();
-        tell(report, &settings)
+        let told = tell(report, &settings);
+        #[cfg(feature = "neighbours")]
+        if let Some(network) = network.filter(|_| !settings.quiet) {
+            super::neighbours::tell(network.roster(), &counters.exits());
+        }
+        told
     }
 }
 

@@ -479,7 +479,7 @@ fn per_layer(text: &str) -> anyhow::Result<PerLayer> {
     })
 }
 
-fn range(text: &str) -> anyhow::Result<(usize, usize)> {
+pub fn range(text: &str) -> anyhow::Result<(usize, usize)> {
     let (first, last) = text.split_once("..").context("expected FIRST..LAST, such as 4..7")?;
     Ok((first.trim().parse()?, last.trim().parse()?))
 }

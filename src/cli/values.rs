@@ -7,6 +7,8 @@ use bellis::audio::PcmFormat;
 use bellis::consumer::stream::{ArrayName, FloatType};
 use bellis::engine::Precision;
 use bellis::exit::{Measure, PolicyName};
+#[cfg(feature = "neighbours")]
+use bellis::neighbour::Offloading;
 use bellis::pack::GapFill;
 use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 
@@ -60,6 +62,15 @@ pub fn precision() -> impl TypedValueParser<Value = Precision> {
         (Precision::Auto.name(), "int8 if the processor has instructions for it, else f32"),
         (Precision::F32.name(), "32-bit floats"),
         (Precision::Int8.name(), "8-bit weights and activations; f32 if the processor does not support it"),
+    ])
+}
+
+#[cfg(feature = "neighbours")]
+pub fn offloading() -> impl TypedValueParser<Value = Offloading> {
+    named([
+        (Offloading::Auto.name(), "When a queue builds up here and a neighbour is sooner done (MDI-Exit)"),
+        (Offloading::Never.name(), "Never; no connection is made"),
+        (Offloading::Always.name(), "After the first layer, whenever a neighbour is there"),
     ])
 }
 

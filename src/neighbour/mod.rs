@@ -11,6 +11,7 @@ pub mod simulation;
 mod source;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod worker;
 
 use std::hash::{BuildHasher, RandomState};
@@ -19,7 +20,8 @@ use crate::engine::{Encoder, EngineError};
 
 pub use roster::{Counts, NeighbourStatus, Roster};
 pub use source::{Carrier, Offloading, OnAnswer, PATIENCE, Source};
-pub use worker::{Worker, busy};
+pub use transport::{Endpoints, Network, NetworkError, Tls, WorkerNode};
+pub use worker::Worker;
 
 /// Refuses an encoder whose chunks cannot change the machine.
 fn check(encoder: &Encoder) -> Result<(), EngineError> {

@@ -86,6 +86,21 @@ pub(crate) struct Candidate {
     pub transfer_seconds: f64,
 }
 
+impl Neighbour {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            state: None,
+            seen: Instant::now(),
+            present: false,
+            doubted: None,
+            transfer_seconds: 0.0,
+            sent_now: 0,
+            counts: Counts::default(),
+        }
+    }
+}
+
 impl Roster {
     fn locked(&self) -> MutexGuard<'_, Vec<Neighbour>> {
         self.neighbours.lock().unwrap_or_else(PoisonError::into_inner)
@@ -117,23 +132,30 @@ impl Roster {
         let mut all = self.locked();
         let number = match all.iter().position(|known| known.name == name) {
             Some(number) => number,
-            None if all.len() >= MOST_NEIGHBOURS => return,
             None => {
-                all.push(Neighbour {
-                    name: name.to_owned(),
-                    state: None,
-                    seen: Instant::now(),
-                    present: false,
-                    doubted: None,
-                    transfer_seconds: 0.0,
-                    sent_now: 0,
-                    counts: Counts::default(),
-                });
-                all.len() - 1
+                let new = Neighbour::new(name);
+                // One that is gone, and has nothing on its way, makes room.
+                let gone = all.iter().position(|known| !known.present && known.sent_now == 0);
+                match gone.filter(|_| all.len() >= MOST_NEIGHBOURS) {
+                    Some(number) => {
+                        all[number] = new;
+                        number
+                    }
+                    None if all.len() >= MOST_NEIGHBOURS => return,
+                    None => {
+                        all.push(new);
+                        all.len() - 1
+                    }
+                }
             }
         };
         change(&mut all[number]);
         self.present.store(all.iter().filter(|neighbour| neighbour.present).count(), Ordering::Relaxed);
+    }
+
+    /// Neighbours that have published a state and are present.
+    pub fn ready(&self) -> usize {
+        self.locked().iter().filter(|neighbour| neighbour.present && neighbour.state.is_some()).count()
     }
 
     /// Whether any neighbour is present.

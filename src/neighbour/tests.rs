@@ -97,12 +97,12 @@ impl Carrier for Direct {
             Fault::Restarted => *worker = Worker::new(&self.loaded.0, &self.loaded.1, 1).unwrap(),
             Fault::OtherPack => {
                 let other = if std::ptr::eq(self.loaded, tiny()) { base() } else { tiny() };
-                let answer = Worker::new(&other.0, &other.1, 1).unwrap().answer(&task, Instant::now(), 0);
+                let answer = Worker::new(&other.0, &other.1, 1).unwrap().answer(&task, Instant::now(), 0).0;
                 return on_answer(&answer);
             }
             Fault::None => {}
         }
-        on_answer(&worker.answer(&task, Instant::now(), 0));
+        on_answer(&worker.answer(&task, Instant::now(), 0).0);
     }
 }
 
@@ -307,6 +307,6 @@ fn noise_is_refused() {
     for length in 0..600 {
         let noise: Vec<u8> = (0..length).map(|_| (draws.next_unit() * 256.0) as u8).collect();
         let message = [&b"BNT\x01"[..], &noise].concat();
-        assert!(worker.answer(&message, Instant::now(), 0).len() < 64);
+        assert!(worker.answer(&message, Instant::now(), 0).0.len() < 64);
     }
 }

@@ -75,8 +75,9 @@ impl Worker {
         self.compute_seconds
     }
 
-    /// Answers the message of a task that arrived at `arrived`; `waiting` tasks are queued behind it. Never panics, whatever the message.
-    pub fn answer(&mut self, message: &[u8], arrived: Instant, waiting: usize) -> Vec<u8> {
+    /// Answers the message of a task that arrived at `arrived`; `waiting` tasks are queued behind it. Also returns whether it was computed.
+    /// Never panics, whatever the message.
+    pub fn answer(&mut self, message: &[u8], arrived: Instant, waiting: usize) -> (Vec<u8>, bool) {
         let result = match Task::decode(message) {
             Ok(task) => self.compute(task, arrived),
             Err(error) => {
@@ -85,11 +86,15 @@ impl Worker {
             }
         };
         let load = Load { input: waiting, output: 0, compute_seconds: self.compute_seconds };
+        let computed = result.is_ok();
         let answer = Answer { result, load, took: arrived.elapsed() };
-        answer.encode().unwrap_or_else(|error| {
-            log::warn!("a neighbour's chunk is refused: {error}");
-            refused(Refusal::Failed, load)
-        })
+        match answer.encode() {
+            Ok(message) => (message, computed),
+            Err(error) => {
+                log::warn!("a neighbour's chunk is refused: {error}");
+                (refused(Refusal::Failed, load), false)
+            }
+        }
     }
 
     fn compute(&mut self, task: Task, arrived: Instant) -> Result<Returned, Refusal> {
