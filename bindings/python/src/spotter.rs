@@ -152,7 +152,7 @@ impl State {
 impl KeywordSpotter {
     /// Runs `work` without the interpreter.
     fn run<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&mut State) -> PyResult<T> + Send) -> PyResult<T> {
-        py.detach(|| work(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner)))
+        py.detach(|| work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

@@ -92,7 +92,7 @@ impl Stream {
 
     /// Runs `work` without the interpreter.
     fn run(&self, py: Python<'_>, work: impl FnOnce(&mut State) -> PyResult<Results> + Send) -> PyResult<Vec<Chunk>> {
-        let results = py.detach(|| work(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner)))?;
+        let results = py.detach(|| work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner)))?;
         results.into_iter().map(|(chunk, phones)| Chunk::new(py, chunk, phones)).collect()
     }
 }
