@@ -110,7 +110,7 @@ fn live_and_file(pulse: &Pulse) -> Result<(), String> {
     assert!(output.status.success(), "{summary}");
     assert!(summary.contains("+ 0 dropped"), "{summary}");
 
-    // What was heard is the recording: at the shift (in thirds of a sample at 16 kHz) where they agree best.
+    // The captured audio is the recording: at the shift (in thirds of a sample at 16 kHz) where they agree best.
     let (heard, _) = decode_file(Path::new(&at("heard.wav")), ChannelPick::MixDown).unwrap();
     let best = (0..3usize)
         .flat_map(|third| {
@@ -244,7 +244,7 @@ fn captured_exactly(pulse: &Pulse) -> Result<(), String> {
     assert!(child.wait().unwrap().success());
     let bytes = std::fs::read(at("captured")).unwrap();
     let captured: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    // The loudest sample tells where the recording lies in the capture.
+    // The loudest sample locates the recording in the capture.
     let start = loudest(&captured).checked_sub(loudest(&played)).ok_or("the recording's beginning is missing")?;
     let found = captured.get(start..start + played.len()).ok_or("the recording's end is missing")?;
     match found.iter().zip(&played).position(|(found, played)| found != played) {

@@ -199,7 +199,7 @@ pub enum KeywordError {
         /// The folder.
         path: PathBuf,
     },
-    /// A rate was asked of a keyword whose threshold was given at enrolment.
+    /// A false-accept rate was requested for a keyword whose threshold was given at enrolment.
     #[error("{}: enrolled with a fixed threshold, so --false-accepts does not apply", path.display())]
     FixedThreshold {
         /// The file.

@@ -6,7 +6,7 @@ use super::file::Keyword;
 /// Phrases with fewer phones or less speech than this are detected less well.
 const FEW_PHONES: usize = 6;
 const SHORT_SECONDS: f64 = 0.4;
-/// Phrases that differ in more phones than this are told apart by the phone check.
+/// The phone check separates phrases that differ in more phones than this.
 const CONFUSABLE_EDITS: usize = 1;
 
 /// A weakness of a keyword.

@@ -51,7 +51,7 @@ fn speech() -> &'static [f32] {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     None,
-    /// The task is lost; nobody says so.
+    /// The task is lost without a reply.
     Lost,
     /// The connection breaks: the task is lost, and that is known.
     Broken,
@@ -130,7 +130,7 @@ fn session(
     (session, roster)
 }
 
-/// Streams `audio`; the neighbour's state is published before each chunk, as it is five times a second.
+/// Streams `audio`; the neighbour's state is published before each chunk.
 fn stream(loaded: &Loaded, session: &mut Session, roster: &Roster, audio: &[f32], published: bool) -> Vec<Representation> {
     let mut found = Vec::new();
     for block in audio.chunks(4_000) {
@@ -259,7 +259,7 @@ fn a_thousand_faults_cost_depth_and_nothing_else() {
     assert!(counts.sent > 300 && counts.late > 20 && counts.refused > 100, "{counts:?}");
 }
 
-/// A new worker lacks the stream's past: it says so once, is sent everything, and goes on.
+/// A new worker lacks the stream's past: it reports that once, receives everything, and continues.
 #[test]
 fn a_restarted_worker_is_sent_the_context_again() {
     let (loaded, policy) = (tiny(), "never".parse().unwrap());

@@ -213,7 +213,7 @@ struct Outgoing {
 impl Carrier for Queries {
     fn carry(&self, neighbour: &str, task: Vec<u8>, within: Duration, on_answer: OnAnswer) {
         let key = format!("{PREFIX}/{neighbour}/task");
-        // Without room, the task is not sent, and the chunk is told so.
+        // If the queue is full, the task is not sent, and the chunk is refused.
         let _ = self.0.try_send(Outgoing { key, task, until: Instant::now() + within, on_answer });
     }
 }

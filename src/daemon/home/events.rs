@@ -1,4 +1,4 @@
-//! What the smart home is told of the daemon's own microphone: a consumer that searches it for keywords and for speech.
+//! Events of the daemon's own microphone for the smart home: a consumer that searches for keywords and for speech.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub fn queue() -> (Outbox, Receiver<HomeEvent>, Arc<AtomicU64>) {
     (Outbox { sender, dropped: dropped.clone() }, receiver, dropped)
 }
 
-/// Searches the daemon's stream for keywords and speech, and tells every outbox. It never waits for a receiver.
+/// Searches the daemon's stream for keywords and speech, and sends events to every outbox. It never waits for a receiver.
 pub struct HomeConsumer {
     encoder: Arc<Encoder>,
     enrolled: Arc<Enrolled>,

@@ -46,7 +46,7 @@ impl Device {
         self.topic("reading")
     }
 
-    /// Where Home Assistant tells that it has started.
+    /// Topic on which Home Assistant announces that it has started.
     pub fn birth(&self) -> String {
         format!("{}/status", self.discovery_prefix)
     }

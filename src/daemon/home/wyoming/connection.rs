@@ -70,7 +70,7 @@ impl Conversation {
             "ping" => Message::new("pong", json!({"text": message.data.get("text")})).write(out)?,
             "detect" => {
                 self.wanted = names(&message.data)?;
-                // Those that are not enrolled are reported now, while somebody looks.
+                // Names that are not enrolled are reported now, while the user is configuring the client.
                 for name in self.wanted.iter().flatten() {
                     if find(&self.service.enrolled.read(), name).is_none() {
                         let folder = self.service.enrolled.folder().display().to_string();
