@@ -15,3 +15,16 @@ pub use crate::exit::evidence::{Measurer, kl};
 pub use crate::output::{OutputConflict, RunFile, check_outputs, replace_file};
 pub use crate::stream::chunker::{Chunk, Chunker};
 pub use crate::toml_file::{nearest, read as read_toml};
+
+/// Keyword search below the level of files and enrolment.
+#[cfg(feature = "keywords")]
+pub mod keyword {
+    pub use crate::keyword::calibrate::{Condition, babble, threshold};
+    pub use crate::keyword::matcher::Matcher;
+    pub use crate::keyword::search::VerifiedSearch;
+    pub use crate::keyword::speech::{find_speech, trim};
+    pub use crate::keyword::spotter::{Hit, Spotter, SpotterOptions};
+    pub use crate::keyword::template::{FrameBlock, LANES, Template};
+    pub use crate::keyword::track::Track;
+    pub use crate::keyword::warp::{Warp, score};
+}

@@ -1,10 +1,9 @@
 //! Takes and thresholds: speech in a recording, takes from a live stream, and thresholds from a background's peaks.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use bellis::keyword::{
-    Condition, FrameBlock, Recorder, RecorderEvent, Tail, TakeProblem, Template, Warp, babble, find_speech, score, threshold,
-    trim,
-};
+use bellis::internal::keyword::{Condition, FrameBlock, Template, Warp, babble};
+use bellis::internal::keyword::{find_speech, score, threshold, trim};
+use bellis::keyword::{Recorder, RecorderEvent, Tail, TakeProblem};
 use proptest::prelude::*;
 
 const RATE: u32 = 16_000;

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use bellis::consumer::{Consumer, KeywordLines, StreamInfo};
 use bellis::exit::{ExitPolicy, Fixed, PolicySpec};
 use bellis::internal::ScriptedSource;
-use bellis::keyword::{
-    Background, Condition, Enrolment, Event, FrameBlock, Hit, LANES, Matcher, Origin, PackRef, Spotter, SpotterOptions, Take,
-    TakeProblem, Template, Track, VerifiedSearch, Verifier, Warp, Watched, enroll, examples,
+use bellis::internal::keyword::{
+    Condition, FrameBlock, Hit, LANES, Matcher, Spotter, SpotterOptions, Template, Track, VerifiedSearch, Warp,
 };
+use bellis::keyword::{Background, Enrolment, Event, Origin, PackRef, Take, TakeProblem, Verifier, Watched, enroll, examples};
 use bellis::runtime::{RunBuilder, RunOptions};
 use bellis::stream::{Representation, Session, SessionError, SessionOptions};
 use proptest::prelude::*;

@@ -9,9 +9,10 @@ use bellis::audio::audio_files;
 use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
+use bellis::internal::keyword::{Condition, babble};
 use bellis::keyword::{
-    Background, Condition, Enrolment, Keyword, Origin, PackRef, Say, Synthesiser, Tail, Take, TakeProblem, Verifier, babble,
-    check_name, enroll, examples, find, load, weaknesses,
+    Background, Enrolment, Keyword, Origin, PackRef, Say, Synthesiser, Tail, Take, TakeProblem, Verifier, check_name, enroll,
+    examples, find, load, weaknesses,
 };
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;

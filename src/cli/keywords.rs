@@ -10,9 +10,8 @@ use bellis::audio::{ChannelPick, read_file_at};
 use bellis::consumer::KeywordLines;
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
-use bellis::keyword::{
-    KEYWORD_SUFFIX, PackRef, SearchOptions, SpotterOptions, VerifiedSearch, Verifier, Watched, check_name, find, load,
-};
+use bellis::internal::keyword::{SpotterOptions, VerifiedSearch};
+use bellis::keyword::{KEYWORD_SUFFIX, PackRef, SearchOptions, Verifier, Watched, check_name, find, load};
 use bellis::pack::Pack;
 use bellis::stream::{Representation, Session, SessionOptions};
 use clap::{Args, Subcommand};

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use super::barycenter::averaged;
 use super::file::{Example, Origin};
-use super::score;
 use super::speech::{TakeProblem, find_speech, trim};
 use super::template::Template;
 use super::track::Track;
-use super::warp::Warp;
+use super::warp::{Warp, score};
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::stream::SessionError;

@@ -3,9 +3,8 @@
 //! It is the weighted power mean of the examples' scores, (Σ w sᵏ / Σ w)^(1/k) with k = 2: higher if more of them agree.
 
 use super::phones::Phones;
-use super::score;
 use super::template::{FrameBlock, LANES, Template};
-use super::warp::Warp;
+use super::warp::{Warp, score};
 
 /// k of the power mean.
 const AGREEMENT: i32 = 2;

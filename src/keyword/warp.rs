@@ -20,6 +20,11 @@ use rten_simd::{Isa, SimdOp};
 use super::template::{FrameBlock, LANES, Template, distance};
 use crate::engine::Dots;
 
+/// The score of a mean distance.
+pub fn score(distance: f32) -> f32 {
+    (1.0 - distance).max(0.0)
+}
+
 /// Cost of a step off the diagonal.
 const WARP_COST: f32 = 0.05;
 /// Number of frames before a block that a step may start from.
