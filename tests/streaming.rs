@@ -416,15 +416,21 @@ fn gaps_at_another_rate_add_up() {
     let audio = device_audio(48_000, 4.0);
     let mut options = options();
     options.ring = Duration::from_millis(100);
-    // Callbacks of 997 samples, faster than they are processed: gaps at many different positions.
-    let steps = audio.chunks(997).map(|callback| Step::Callback(callback.to_vec()));
-    let steps = steps.flat_map(|step| [step, Step::Wait(Duration::from_micros(300))]).collect();
+    // Every second callback is longer than the ring of 4,800 samples: gaps at different positions, however fast the machine is.
+    let mut steps = Vec::new();
+    let mut rest = &audio[..];
+    while let Some((burst, after)) = rest.split_at_checked(997 + 7_001) {
+        let (short, long) = burst.split_at(997);
+        steps.extend([Step::Callback(short.to_vec()), Step::Callback(long.to_vec()), Step::Wait(Duration::from_millis(2))]);
+        rest = after;
+    }
     let collect = Collect::default();
     let policy = PolicySpec::named(PolicyName::Never).build(pack).unwrap();
     let source = ScriptedSource::new(48_000, true, steps);
     let report = RunBuilder::new(source, encoder, policy).consumer(collect.clone()).options(options).start().unwrap().join();
     let samples = report.summary.samples;
-    assert!(samples.dropped > 0, "nothing was dropped, so the test checks nothing");
+    let bursts = audio.len() as u64 / (997 + 7_001);
+    assert!(samples.dropped >= bursts * (7_001 - 4_800), "{samples:?}");
     assert_eq!(collect.take().iter().map(|chunk| chunk.lost_samples).sum::<u64>(), samples.dropped / 3);
 }
 
