@@ -74,14 +74,15 @@ def instructions(bellis, pack, policy, folder):
     everything, found = counting.total(files), collections.Counter()
     for path in files:
         text = subprocess.run(["callgrind_annotate", "--inclusive=yes", "--threshold=100", str(path)], check=True, capture_output=True, text=True).stdout
-        for name in ("stage::Runner::run", "cache::LayerCache::append", "audio::resample::Resampler::feed", "chunker::Chunker::next_chunk"):
+        for name in ("stage::Runner::run_program", "stage::Runner::run"):
             counts = [int(line.split()[0].replace(",", "")) for line in text.splitlines() if re.search(name + r"(\s|$)", line)]
             found[name] += max(counts, default=0)
-    stages, caches = found["stage::Runner::run"], found["cache::LayerCache::append"]
+    layers, stages = found["stage::Runner::run_program"], found["stage::Runner::run"]
     per_second = everything / seconds / 1e6
     return (f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of audio, without loading, with the kernels "
-          f"that are selected under valgrind.\n\n| | share |\n|---|---|\n| stages | {100 * stages / everything:.2f} % |\n"
-          f"| key and value caches | {100 * caches / everything:.2f} % |\n| everything else: source, ring, resampler, chunker, evidence, policy, counters, consumer | {100 * (everything - stages - caches) / everything:.2f} % |\n")
+          f"that are selected under valgrind.\n\n| | share |\n|---|---|\n| layers, in Bellis's executor | {100 * layers / everything:.1f} % |\n"
+          f"| other stages, in tract: front end, predictors, heads | {100 * stages / everything:.1f} % |\n"
+          f"| everything else: source, ring, resampler, chunker, evidence, policy, counters, consumer | {100 * (everything - layers - stages) / everything:.1f} % |\n")
 
 
 def report(by_class, symbols, run, heaviest):
