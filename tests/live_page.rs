@@ -80,7 +80,11 @@ fn the_page_shows_detections_survives_reloads_and_restarts_and_reports_a_lost_de
     let figures = repository("docs/figures");
     browser.screenshot(&figures.join("live-light.png"));
     browser.appearance(1180, 920, "dark");
-    within("the dark colours", || browser.run("return dark.matches") == true);
+    within("the dark colours", || {
+        browser.run(
+            "return ink.text === getComputedStyle(document.documentElement).getPropertyValue('--ink').trim() && dark.matches",
+        ) == true
+    });
     std::thread::sleep(std::time::Duration::from_millis(500));
     browser.screenshot(&figures.join("live-dark.png"));
     browser.appearance(390, 844, "light");

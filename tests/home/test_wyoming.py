@@ -216,24 +216,29 @@ def test_many_connections_share_the_weights(service, long_recording):
 
 
 def test_describe_is_answered_while_other_connections_compute(service, long_recording):
+    enough = asyncio.Event()
+
     async def busy():
-        async with client(service) as peer:
-            return detections(await answers(peer, long_recording))
+        found = []
+        while not enough.is_set():
+            async with client(service) as peer:
+                found.append(len(detections(await answers(peer, long_recording))))
+        return found
 
     async def both():
         tasks = [asyncio.create_task(busy()) for _ in range(3)]
-        await asyncio.sleep(0.3)
         times = []
-        while not all(task.done() for task in tasks):
+        for _ in range(20):
+            await asyncio.sleep(0.02)
             began = time.monotonic()
             assert len((await info_of(service)).wake) == 1
             times.append(time.monotonic() - began)
-            await asyncio.sleep(0.05)
-        assert times, "answered before the streams ended"
+        enough.set()
         print(f"describe beside three streams: median {numpy.median(times) * 1e3:.1f} ms, worst {max(times) * 1e3:.1f} ms")
-        return [len(task.result()) for task in tasks]
+        return [count for found in await asyncio.gather(*tasks) for count in found]
 
-    assert asyncio.run(both()) == [3, 3, 3]
+    counts = asyncio.run(both())
+    assert len(counts) >= 3 and set(counts) == {3}
 
 
 def test_connections_beyond_the_limit_are_refused_with_the_reason(bellis, keywords):
