@@ -153,7 +153,7 @@
 //!
 //! # Keywords
 //!
-//! Feature `keywords`: [`keyword`] describes how a keyword is enrolled from a few recordings. The consumer
+//! Feature `keywords`: [`keyword`] describes how a keyword is enrolled from text or a few recordings. The consumer
 //! [`KeywordLines`](consumer::KeywordLines) detects enrolled keywords in a run.
 //!
 //! # Features

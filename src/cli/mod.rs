@@ -55,7 +55,7 @@ enum Command {
     /// Measure depth, quality, cost and latency under noise
     #[cfg(feature = "bench")]
     Bench(Box<bench::Bench>),
-    /// Enroll a keyword from a few recordings
+    /// Enroll a keyword from text, recordings or both
     Enroll(enroll::Enroll),
     /// List, test and remove keywords
     Keywords(keywords::Keywords),

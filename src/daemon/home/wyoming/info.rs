@@ -33,7 +33,7 @@ pub fn info<'a>(keywords: impl Iterator<Item = &'a Keyword>) -> Message {
         .collect();
     let wake = json!([{
         "name": "bellis",
-        "description": "Keywords enrolled from a few recordings",
+        "description": "Keywords enrolled from text or recordings",
         "version": env!("CARGO_PKG_VERSION"),
         "attribution": ours,
         "installed": true,
