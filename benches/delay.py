@@ -126,8 +126,8 @@ def mic(seconds, binaries):
                 lines.join()
                 with open(f"{home}/{name}.wav", "rb") as file:
                     raw = file.read().partition(b"data")[2][4:]
-                heard = np.abs(np.frombuffer(raw[:len(raw) // 4 * 4], np.float32))
-                peaks = [at for at in np.flatnonzero(heard > 0.1) if heard[at] == heard[max(0, at - 50):at + 50].max()]
+                captured = np.abs(np.frombuffer(raw[:len(raw) // 4 * 4], np.float32))
+                peaks = [at for at in np.flatnonzero(captured > 0.1) if captured[at] == captured[max(0, at - 50):at + 50].max()]
                 delays[name] = []
                 for peak in peaks:
                     at, line = next((at, line) for at, line in lines.lines if line["sample"] <= peak < line["sample"] + line["samples"])
@@ -139,7 +139,7 @@ def mic(seconds, binaries):
             server.kill()
             server.wait()
     if any(len(times) != len(clicks) for times in delays.values()):
-        sys.exit(f"the virtual microphone lost clicks: {len(clicks)} played, {[len(times) for times in delays.values()]} heard; run it again")
+        sys.exit(f"the virtual microphone lost clicks: {len(clicks)} played, {[len(times) for times in delays.values()]} captured; run it again")
     above = {name: np.asarray(times) - clicks / rate for name, times in delays.items()}
     shortest = min(times.min() for times in above.values())
     for name, times in above.items():

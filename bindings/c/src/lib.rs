@@ -246,6 +246,20 @@ impl Stream {
     }
 }
 
+/// The caller's samples; `samples` may be NULL if there are none.
+///
+/// # Safety
+///
+/// `samples` points to `count` numbers that outlive the result.
+unsafe fn numbers<'a, T>(samples: *const T, count: usize) -> Result<&'a [T], &'static str> {
+    match (count, samples.is_null()) {
+        (0, _) => Ok(&[]),
+        (_, true) => Err("samples is NULL"),
+        // SAFETY: as documented.
+        (_, false) => Ok(unsafe { std::slice::from_raw_parts(samples, count) }),
+    }
+}
+
 /// Appends samples, full scale ±1. Returns 0, or `BELLIS_FAILED`.
 ///
 /// # Safety
@@ -257,13 +271,8 @@ pub unsafe extern "C" fn bellis_stream_push_f32(stream: *mut Stream, samples: *c
         // SAFETY: as documented.
         let stream = unsafe { stream.as_mut() }.ok_or("stream is NULL")?;
         stream.samples.clear();
-        if count > 0 {
-            if samples.is_null() {
-                return Err("samples is NULL".into());
-            }
-            // SAFETY: as documented.
-            stream.samples.extend_from_slice(unsafe { std::slice::from_raw_parts(samples, count) });
-        }
+        // SAFETY: as documented.
+        stream.samples.extend_from_slice(unsafe { numbers(samples, count) }?);
         stream.push(false)
     })
 }
@@ -279,14 +288,9 @@ pub unsafe extern "C" fn bellis_stream_push_i16(stream: *mut Stream, samples: *c
         // SAFETY: as documented.
         let stream = unsafe { stream.as_mut() }.ok_or("stream is NULL")?;
         stream.samples.clear();
-        if count > 0 {
-            if samples.is_null() {
-                return Err("samples is NULL".into());
-            }
-            // SAFETY: as documented.
-            let samples = unsafe { std::slice::from_raw_parts(samples, count) };
-            stream.samples.extend(samples.iter().map(|&sample| f32::from(sample) / 32_768.0));
-        }
+        // SAFETY: as documented.
+        let samples = unsafe { numbers(samples, count) }?;
+        stream.samples.extend(samples.iter().map(|&sample| f32::from(sample) / 32_768.0));
         stream.push(false)
     })
 }
