@@ -57,6 +57,11 @@ fn device_losses_reloads_and_shutdown_under_a_service_manager() {
     served.hears("STATUS=running");
     assert_eq!(served.get("/healthz").0, 200);
     conserved(&served);
+    // A long chunk does not delay capture, even on a single core. Without permission, all threads have normal priority.
+    match served.real_time_priorities("microphone")[..] {
+        [10] => assert_eq!(served.real_time_priorities("inference"), [9]),
+        ref none => assert!(none == [0] && served.log().contains("no real-time priority"), "{none:?}"),
+    }
     // Nothing plays yet: digital silence.
     within("the input level", || served.metrics().contains_key("bellis_input_rms_dbfs"));
     assert_eq!(served.metric("bellis_input_peak_dbfs"), -144.0);

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use bellis::consumer::asr::SEGMENTS;
-use bellis::consumer::{ConsumerSpec, side_file};
+use bellis::consumer::{ConsumerSpec, repair, side_file};
 
 /// The file or folder that a consumer writes.
 pub fn file_of(text: &str) -> Option<PathBuf> {
     text.parse::<ConsumerSpec>().ok().and_then(|spec| spec.path().map(Path::to_owned))
 }
 
-/// Renames an existing file with the first free number: `x.npy` becomes `x.1.npy`.
+/// Renames an existing file with the first free number, `x.npy` to `x.1.npy`, and repairs what a power loss has left.
 pub fn set_aside(text: &str) -> anyhow::Result<()> {
     let taken =
         |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
@@ -22,6 +22,14 @@ pub fn set_aside(text: &str) -> anyhow::Result<()> {
     let side = text.starts_with("npy:").then(|| (side_file(&path), side_file(&free)));
     for (from, to) in [(path.clone(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
         std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
+        if to.is_dir() {
+            continue;
+        }
+        match repair(&to) {
+            Ok(None) => {}
+            Ok(Some(done)) => log::warn!("{}: repaired, the last run ended with a power loss or a crash: {done}", to.display()),
+            Err(error) => log::warn!("{}: not checked for damage by a power loss: {error}", to.display()),
+        }
     }
     log::info!("renamed {} to {}", path.display(), free.display());
     Ok(())

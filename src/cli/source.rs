@@ -39,7 +39,9 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
         if !(1..=HIGHEST_PRIORITY).contains(&priority) {
             bail!("priority must be between 1 and {HIGHEST_PRIORITY} (the kernel's interrupt threads have 50), got {priority}");
         }
-        options.priority = Some(priority);
+        // Capture has the priority itself: threads of equal priority do not preempt each other, and on a single core a chunk that takes
+        // longer than the device's buffer would cause an overrun.
+        options.priority = Some(priority.saturating_sub(1).max(1));
     }
     Ok(options)
 }

@@ -21,7 +21,7 @@ pub struct Npy {
 }
 
 /// Bytes of the header: the magic, its length, and the dictionary padded to a multiple of 64 (NumPy's format 1.0).
-const HEADER_BYTES: usize = 128;
+pub(super) const HEADER_BYTES: usize = 128;
 /// Interval between updates of the header if the source is not live.
 const CHUNKS_PER_HEADER: u64 = 64;
 

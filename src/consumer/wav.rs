@@ -41,7 +41,7 @@ const CHUNKS_PER_HEADER: u64 = 64;
 const LONGEST_BYTES: u64 = u32::MAX as u64 - 1024;
 
 impl WavFormat {
-    fn bytes(self) -> usize {
+    pub(super) fn bytes(self) -> usize {
         match self {
             Self::S16 => 2,
             Self::F32 => 4,

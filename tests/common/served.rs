@@ -153,6 +153,20 @@ impl Served {
         assert!(status.success());
     }
 
+    /// The real-time priorities of the threads of this name; 0 is none.
+    pub fn real_time_priorities(&self, thread: &str) -> Vec<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+        // The name is in parentheses; the priority is the field 40, and the name the second.
+        stats
+            .filter_map(|text| {
+                let (start, fields) = text.rsplit_once(')')?;
+                let named = start.split_once('(')?.1 == thread;
+                named.then(|| fields.split_whitespace().nth(37)?.parse().ok())?
+            })
+            .collect()
+    }
+
     /// Waits for the process to end. Returns whether it succeeded, and the log.
     #[track_caller]
     pub fn end(mut self) -> (bool, String) {
