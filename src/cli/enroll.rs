@@ -5,18 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use bellis::audio::audio_files;
-use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source, SourceSpec, decode_file_at, read_file_at};
+use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source, SourceSpec, audio_files, decode_file_at};
 use bellis::engine::{Encoder, LoadOptions};
-use bellis::exit::PolicySpec;
-use bellis::internal::keyword::{Condition, babble};
+use bellis::internal::keyword::Condition;
 use bellis::keyword::{
-    Background, Enrolment, Keyword, Origin, PackRef, Say, Synthesiser, Tail, Take, TakeProblem, Verifier, check_name, enroll,
-    examples, find, load, weaknesses,
+    Enroller, Enrolment, Keyword, Origin, PackRef, Take, TakeProblem, check_name, examples, false_accepts_of, find, load,
+    weaknesses,
 };
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
-use bellis::stream::{Session, SessionOptions};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -89,12 +86,6 @@ pub struct Enroll {
 /// Least score of a recording against synthesised examples without a warning.
 const LEAST_SCORE_OF_TEXT: f32 = 0.1;
 
-/// The pack in use.
-struct Model {
-    pack: Pack,
-    encoder: Arc<Encoder>,
-}
-
 impl Enroll {
     pub fn run(mut self) -> anyhow::Result<()> {
         check_name(&self.name)?;
@@ -111,17 +102,17 @@ impl Enroll {
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
         let encoder = Encoder::load(&pack, &LoadOptions::default())?;
         encoder.check_heads()?;
-        let model = Model { pack, encoder };
-        let mut keyword = Keyword::new(&self.name, PackRef::to(&model.pack), Vec::new())?;
+        let enroller = Enroller::new(Arc::new(pack), encoder);
+        let mut keyword = Keyword::new(&self.name, PackRef::to(enroller.pack()), Vec::new())?;
         let path = keyword.path_in(&folder);
         if path.exists() && !self.replace {
             bail!("{}: keyword `{}` exists; pass --replace to replace it", path.display(), self.name);
         }
         let stop = stop_on_signals()?;
-        let synthesised = self.synthesised(&model, &mut keyword)?;
+        let synthesised = self.synthesised(&enroller, &mut keyword)?;
         let mut takes = match self.record {
-            Some(count) => self.recorded(usize::from(count), &model, &stop)?,
-            None => self.read(&model)?,
+            Some(count) => self.recorded(usize::from(count), &enroller, &stop)?,
+            None => self.read(&enroller)?,
         };
         warn_of_other_phrase(&takes, &synthesised);
         takes.extend(synthesised);
@@ -129,15 +120,14 @@ impl Enroll {
         match self.threshold {
             Some(threshold) => keyword.threshold = threshold,
             None => {
-                keyword.background = self.process_background(&keyword, &model, &stop)?;
-                let minutes = minutes(&keyword);
-                keyword.threshold = keyword.threshold_for(self.false_accepts).with_context(|| {
-                    format!(
-                        "{minutes:.1} minutes of background speech are too few to set a threshold; pass more speech with \
-                         --background, or a score with --threshold"
-                    )
-                })?;
-                keyword.false_accepts_per_hour = Some(self.false_accepts);
+                let files = self.background_files()?;
+                let bar = bar(&files)?;
+                let progress = |seconds: f64| {
+                    bar.inc((1e3 * seconds) as u64);
+                    !stop.is_set()
+                };
+                enroller.set_threshold(&mut keyword, self.false_accepts, &files, progress)?;
+                bar.finish_and_clear();
             }
         }
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
@@ -151,25 +141,13 @@ impl Enroll {
     }
 
     /// The synthesised examples of --say.
-    fn synthesised(&self, model: &Model, keyword: &mut Keyword) -> anyhow::Result<Vec<Enrolment>> {
+    fn synthesised(&self, enroller: &Enroller, keyword: &mut Keyword) -> anyhow::Result<Vec<Enrolment>> {
         let Some(phrase) = &self.say else { return Ok(Vec::new()) };
-        let synthesiser = Synthesiser::new(&self.language)?;
-        keyword.say = Some(Say { phrase: phrase.clone(), language: synthesiser.language().to_owned() });
-        let takes = synthesiser.takes(phrase, model.encoder.audio().sample_rate)?;
-        if let Some(phones) = synthesiser.phones(phrase, model.encoder.vocabulary())? {
-            let ratio = |take| phones.ratio_of(take, &model.encoder, model.pack.default_chunk_frames());
-            let ratios = takes.iter().filter_map(|take| ratio(take).transpose()).collect::<Result<Vec<_>, _>>()?;
-            keyword.phones = (!ratios.is_empty()).then(|| phones.with_limit_from(&ratios));
-        }
-        let enrolled = |take: Take| {
-            let source = take.source.clone();
-            model.enroll(take)?.map_err(|problem| anyhow::anyhow!("\"{phrase}\", spoken by {source}: {problem}"))
-        };
-        takes.into_iter().map(enrolled).collect()
+        Ok(enroller.say(keyword, phrase, &self.language)?)
     }
 
     /// Reads the recordings. Fails with the file and the reason if one is unsuitable.
-    fn read(&self, model: &Model) -> anyhow::Result<Vec<Enrolment>> {
+    fn read(&self, enroller: &Enroller) -> anyhow::Result<Vec<Enrolment>> {
         if self.from.is_empty() {
             return Ok(Vec::new());
         }
@@ -179,11 +157,11 @@ impl Enroll {
         }
         let mut takes = Vec::new();
         for file in &files {
-            let audio = decode_file_at(file, ChannelPick::MixDown, model.encoder.audio().sample_rate)?;
+            let audio = decode_file_at(file, ChannelPick::MixDown, enroller.encoder().audio().sample_rate)?;
             let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
             takes.push(
-                model
-                    .enroll(Take { source: name, origin: Origin::Recording, audio })?
+                enroller
+                    .take(&Take { source: name, origin: Origin::Recording, audio })?
                     .map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?,
             );
         }
@@ -198,12 +176,12 @@ impl Enroll {
         Ok(takes)
     }
 
-    fn recorded(&self, count: usize, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
+    fn recorded(&self, count: usize, enroller: &Enroller, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
         let mut takes: Vec<Enrolment> = Vec::new();
         errln!("say \"{}\" {count} times, with a pause after each", self.say.as_ref().unwrap_or(&self.name));
-        record(self.device.clone(), gain_db(self.gain_db)?, model.encoder.audio().sample_rate, stop, |audio| {
+        record(self.device.clone(), gain_db(self.gain_db)?, enroller.encoder().audio().sample_rate, stop, |audio| {
             let number = takes.len() + 1;
-            let outcome = model.enroll(Take { source: format!("take {number}"), origin: Origin::Recording, audio })?;
+            let outcome = enroller.take(&Take { source: format!("take {number}"), origin: Origin::Recording, audio })?;
             let alike =
                 |take: &Enrolment| if self.keep_unlike { Ok(1.0) } else { take.likeness(takes.iter()).unwrap_or(Ok(1.0)) };
             match outcome.and_then(|take| alike(&take).map(|_| take)) {
@@ -225,8 +203,8 @@ impl Enroll {
         Ok(takes)
     }
 
-    /// The keyword's highest scores in background speech, in every condition.
-    fn process_background(&self, keyword: &Keyword, model: &Model, stop: &StopFlag) -> anyhow::Result<Vec<Tail>> {
+    /// The background speech.
+    fn background_files(&self) -> anyhow::Result<Vec<PathBuf>> {
         let paths = match (self.background.is_empty(), locate::keyword_background()) {
             (false, _) => self.background.clone(),
             (true, Some(bundled)) => vec![bundled],
@@ -234,63 +212,7 @@ impl Enroll {
                 "the bundled background speech was not found; run from the repository's root, or pass --background or --threshold"
             ),
         };
-        let files = audio_files(&paths)?;
-        let audio = model.encoder.audio();
-        let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
-        let bar = bar(&files)?;
-        let process = |condition: Condition| -> anyhow::Result<Tail> {
-            let chunk_frames = model.pack.default_chunk_frames();
-            let mut background = Background::new(keyword.matcher()?, Verifier::new(&model.encoder, chunk_frames)?, hop_seconds);
-            let rate = condition.read_at(audio.sample_rate);
-            let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
-            for file in &files {
-                let policy = PolicySpec::default().build(&model.pack)?;
-                let mut session = Session::new(&model.encoder, policy, options.clone())?;
-                let mut push = |audio: &[f32]| -> anyhow::Result<()> {
-                    if stop.is_set() {
-                        bail!("cancelled; nothing was written");
-                    }
-                    bar.inc((1e3 * audio.len() as f64 / f64::from(rate)) as u64);
-                    session.push(audio)?;
-                    Ok(session.each(|chunk| background.push(chunk))?)
-                };
-                if condition == Condition::Babble {
-                    let mut recording = Vec::new();
-                    let read = read_file_at(file, ChannelPick::MixDown, rate, |block| {
-                        recording.extend_from_slice(block);
-                        Ok::<_, anyhow::Error>(())
-                    });
-                    damage_of(read)?;
-                    let mut voices = babble(&recording);
-                    for second in recording.chunks(rate as usize) {
-                        push(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
-                    }
-                } else {
-                    let damage = damage_of(read_file_at(file, ChannelPick::MixDown, rate, push))?;
-                    if let (Some(error), Condition::Plain) = (damage, condition) {
-                        log::warn!("{error}");
-                    }
-                }
-                session.finish();
-                session.each(|chunk| background.push(chunk))?;
-                background.end_recording()?;
-            }
-            Ok(background.tail(condition))
-        };
-        let tails = std::thread::scope(|scope| {
-            let process = &process;
-            let threads = Condition::ALL.map(|condition| scope.spawn(move || process(condition)));
-            threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
-        bar.finish_and_clear();
-        tails.into_iter().collect()
-    }
-}
-
-impl Model {
-    fn enroll(&self, take: Take) -> anyhow::Result<Result<Enrolment, TakeProblem>> {
-        let policy = || Ok(PolicySpec::default().build(&self.pack)?);
-        enroll(&take, &self.encoder, policy, self.pack.default_chunk_frames())
+        Ok(audio_files(&paths)?)
     }
 }
 
@@ -343,12 +265,12 @@ fn report(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
     }
 }
 
-/// The false accepts per hour of a sensitivity: 0.05 at 0, 0.5 at 0.5, 5 at 1.
+/// The false accepts per hour of --sensitivity.
 pub fn false_accepts(sensitivity: f64) -> anyhow::Result<f64> {
     if !(0.0..=1.0).contains(&sensitivity) {
         bail!("--sensitivity must be between 0 and 1, got {sensitivity}");
     }
-    Ok(0.05 * 100f64.powf(sensitivity))
+    Ok(false_accepts_of(sensitivity))
 }
 
 /// A keyword's threshold, and how it was set.
@@ -361,16 +283,11 @@ pub fn threshold(keyword: &Keyword) -> String {
         ([Some(plain), Some(babble), Some(lower), Some(higher)], Some(rate)) => format!(
             " for {rate} false accepts per hour; highest score in {:.0} minutes of background {plain}, with babble {babble}, \
              pitched down {lower}, pitched up {higher}",
-            minutes(keyword)
+            keyword.background_minutes()
         ),
         _ => " (fixed)".to_owned(),
     };
     format!("{:.3}{from}", keyword.threshold)
-}
-
-/// Minutes of background speech.
-fn minutes(keyword: &Keyword) -> f64 {
-    keyword.background.first().map_or(0.0, |tail| tail.hours * 60.0)
 }
 
 /// Progress over the audio of all files in all conditions, in milliseconds.

@@ -323,6 +323,11 @@ impl Keyword {
         has_audio.then(|| each.fold(LEAST_WITH_PHONES, f32::max))
     }
 
+    /// Minutes of the background speech that the threshold was set on.
+    pub fn background_minutes(&self) -> f64 {
+        self.background.first().map_or(0.0, |tail| tail.hours * 60.0)
+    }
+
     /// Its examples, ready to be matched.
     ///
     /// # Errors

@@ -14,6 +14,8 @@
 mod barycenter;
 pub(crate) mod calibrate;
 mod enroll;
+#[cfg(feature = "files")]
+mod enroller;
 mod file;
 pub(crate) mod matcher;
 #[cfg(feature = "files")]
@@ -26,6 +28,7 @@ mod say;
 pub(crate) mod search;
 pub(crate) mod speech;
 pub(crate) mod spotter;
+mod stream;
 pub(crate) mod template;
 pub(crate) mod track;
 mod verification;
@@ -34,6 +37,8 @@ mod watch;
 
 pub use calibrate::{Background, Tail};
 pub use enroll::{Enrolment, Take, enroll, examples};
+#[cfg(feature = "files")]
+pub use enroller::{EnrollError, Enroller, false_accepts_of};
 pub use file::{Example, ExampleError, KEYWORD_SUFFIX, Keyword, KeywordError, Origin, PackRef, Say, check_name, find, load};
 pub use rating::{Weakness, weaknesses};
 pub use record::{Recorder, RecorderEvent};
@@ -41,5 +46,6 @@ pub use record::{Recorder, RecorderEvent};
 pub use say::{SayError, Synthesiser};
 pub use speech::{Span, TakeProblem};
 pub use spotter::Event;
+pub use stream::{KeywordStream, KeywordStreamError};
 pub use verification::Verifier;
 pub use watch::{Detection, KeywordSearch, SearchError, SearchOptions, Watched};

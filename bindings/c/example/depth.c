@@ -1,4 +1,4 @@
-/* Prints the exit layer of each chunk of raw 16-bit mono audio on standard input: depth PACK RATE [POLICY] < audio.raw */
+/* Prints the exit layer and the phones of each chunk of raw 16-bit mono audio on standard input: depth PACK RATE [POLICY] < audio.raw */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,9 @@ static int print(BellisStream *stream) {
     while ((found = bellis_stream_next(stream, &chunk)) == 1) {
         double sum = 0;
         for (size_t i = 0; i < (size_t)chunk.frames * chunk.dim; i++) sum += chunk.vectors[i];
-        printf("%llu %.4f %u %u %.6g\n", (unsigned long long)chunk.index, chunk.start, chunk.layer, chunk.frames, sum);
+        printf("%llu %.4f %u %u %.6g", (unsigned long long)chunk.index, chunk.start, chunk.layer, chunk.frames, sum);
+        for (uint32_t i = 0; i < chunk.phone_count; i++) printf(" %s", chunk.phones[i].phone);
+        printf("\n");
     }
     return found;
 }
@@ -30,7 +32,7 @@ int main(int count, char **arguments) {
     BellisOptions options = {.version = BELLIS_API, .policy = count > 3 ? arguments[3] : NULL};
     BellisEncoder *encoder = bellis_encoder_new(arguments[1], &options);
     if (!encoder) return fail("encoder");
-    BellisStream *stream = bellis_stream_new(encoder, (uint32_t)atoi(arguments[2]));
+    BellisStream *stream = bellis_stream_new(encoder, (uint32_t)atoi(arguments[2]), BELLIS_PHONES);
     /* The stream keeps what it needs. */
     bellis_encoder_free(encoder);
     if (!stream) return fail("stream");

@@ -1,0 +1,204 @@
+//! Enrolment from start to end, for one pack: takes from text or recordings become examples, and background speech sets the threshold.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::calibrate::{Background, Condition, Tail, babble};
+use super::enroll::{Enrolment, Take, enroll};
+use super::file::{ExampleError, Keyword, Say};
+use super::say::{SayError, Synthesiser};
+use super::speech::TakeProblem;
+use super::verification::Verifier;
+use crate::audio::{AudioError, AudioErrorKind, ChannelPick, read_file_at};
+use crate::engine::{Encoder, EngineError};
+use crate::exit::{PolicyError, PolicySpec};
+use crate::pack::Pack;
+use crate::stream::{Session, SessionError, SessionOptions};
+
+/// Why a keyword was not enrolled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnrollError {
+    /// The phrase cannot be synthesised.
+    #[error(transparent)]
+    Say(#[from] SayError),
+    /// A synthesised take is unsuitable.
+    #[error("\"{phrase}\", spoken by {voice}: {problem}")]
+    #[non_exhaustive]
+    Voice {
+        /// Phrase.
+        phrase: String,
+        /// Voice of the synthesiser.
+        voice: String,
+        /// What is wrong.
+        problem: TakeProblem,
+    },
+    /// The background speech cannot be read.
+    #[error(transparent)]
+    Audio(#[from] AudioError),
+    /// The pack's policy cannot be built.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The pack lacks what keywords need.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A layer cannot be run.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The keyword's examples cannot be matched.
+    #[error(transparent)]
+    Example(#[from] ExampleError),
+    /// The caller stopped it.
+    #[error("cancelled; nothing was written")]
+    Cancelled,
+    /// The threshold cannot be set.
+    #[error(
+        "{minutes:.1} minutes of background speech are too few to set a threshold; pass more speech without the keyword, or a threshold"
+    )]
+    #[non_exhaustive]
+    TooLittleBackground {
+        /// Duration of the background.
+        minutes: f64,
+    },
+}
+
+/// Enrolls keywords for one pack.
+#[derive(Clone)]
+pub struct Enroller {
+    pack: Arc<Pack>,
+    encoder: Arc<Encoder>,
+}
+
+impl Enroller {
+    /// For `encoder`, which was loaded from `pack`.
+    pub fn new(pack: Arc<Pack>, encoder: Arc<Encoder>) -> Self {
+        Self { pack, encoder }
+    }
+
+    /// The pack.
+    pub fn pack(&self) -> &Pack {
+        &self.pack
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// Makes an example of a take: `Ok(Err(problem))` if the take is rejected.
+    ///
+    /// # Errors
+    ///
+    /// A layer that cannot be run.
+    pub fn take(&self, take: &Take) -> Result<Result<Enrolment, TakeProblem>, EnrollError> {
+        let policy = || Ok::<_, EnrollError>(PolicySpec::default().build(&self.pack)?);
+        enroll(take, &self.encoder, policy, self.pack.default_chunk_frames())
+    }
+
+    /// Makes examples of `phrase` from the speech synthesiser; sets the phrase and the phones of `keyword`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the synthesiser, and a phrase without speech.
+    pub fn say(&self, keyword: &mut Keyword, phrase: &str, language: &str) -> Result<Vec<Enrolment>, EnrollError> {
+        let synthesiser = Synthesiser::new(language)?;
+        keyword.say = Some(Say { phrase: phrase.to_owned(), language: synthesiser.language().to_owned() });
+        let takes = synthesiser.takes(phrase, self.encoder.audio().sample_rate)?;
+        if let Some(phones) = synthesiser.phones(phrase, self.encoder.vocabulary())? {
+            let ratio = |take| phones.ratio_of(take, &self.encoder, self.pack.default_chunk_frames());
+            let ratios = takes.iter().filter_map(|take| ratio(take).transpose()).collect::<Result<Vec<_>, _>>()?;
+            keyword.phones = (!ratios.is_empty()).then(|| phones.with_limit_from(&ratios));
+        }
+        let enrolled = |take: &Take| {
+            let voice = || take.source.clone();
+            self.take(take)?.map_err(|problem| EnrollError::Voice { phrase: phrase.to_owned(), voice: voice(), problem })
+        };
+        takes.iter().map(enrolled).collect()
+    }
+
+    /// Sets the threshold of `keyword` for `false_accepts` per hour on the speech in `files`, in every condition and on as many threads.
+    /// `progress` receives the seconds of audio processed since its last call, and stops the work by returning false.
+    ///
+    /// # Errors
+    ///
+    /// Files that cannot be read, and too little speech. A damaged file counts up to its damage.
+    pub fn set_threshold(
+        &self,
+        keyword: &mut Keyword,
+        false_accepts: f64,
+        files: &[PathBuf],
+        progress: impl Fn(f64) -> bool + Sync,
+    ) -> Result<(), EnrollError> {
+        let tails = std::thread::scope(|scope| {
+            let (this, progress, from) = (self, &progress, &*keyword);
+            let threads = Condition::ALL.map(|condition| scope.spawn(move || this.tail(from, files, condition, progress)));
+            threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        keyword.background = tails.into_iter().collect::<Result<_, _>>()?;
+        let minutes = keyword.background_minutes();
+        keyword.threshold = keyword.threshold_for(false_accepts).ok_or(EnrollError::TooLittleBackground { minutes })?;
+        keyword.false_accepts_per_hour = Some(false_accepts);
+        Ok(())
+    }
+
+    /// The keyword's highest scores in the speech in `files`.
+    fn tail(
+        &self,
+        keyword: &Keyword,
+        files: &[PathBuf],
+        condition: Condition,
+        progress: &(impl Fn(f64) -> bool + Sync),
+    ) -> Result<Tail, EnrollError> {
+        let audio = self.encoder.audio();
+        let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
+        let chunk_frames = self.pack.default_chunk_frames();
+        let mut background = Background::new(keyword.matcher()?, Verifier::new(&self.encoder, chunk_frames)?, hop_seconds);
+        let rate = condition.read_at(audio.sample_rate);
+        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
+        for file in files {
+            let mut session = Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, options.clone())?;
+            let mut push = |audio: &[f32]| -> Result<(), EnrollError> {
+                if !progress(audio.len() as f64 / f64::from(rate)) {
+                    return Err(EnrollError::Cancelled);
+                }
+                session.push(audio)?;
+                Ok(session.each(|chunk| background.push(chunk))?)
+            };
+            if condition == Condition::Babble {
+                let mut recording = Vec::new();
+                let read = read_file_at(file, ChannelPick::MixDown, rate, |block| {
+                    recording.extend_from_slice(block);
+                    Ok::<_, EnrollError>(())
+                });
+                damage_of(read)?;
+                let mut voices = babble(&recording);
+                for second in recording.chunks(rate as usize) {
+                    push(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
+                }
+            } else {
+                let damage = damage_of(read_file_at(file, ChannelPick::MixDown, rate, push))?;
+                if let (Some(error), Condition::Plain) = (damage, condition) {
+                    log::warn!("{error}");
+                }
+            }
+            session.finish();
+            session.each(|chunk| background.push(chunk))?;
+            background.end_recording()?;
+        }
+        Ok(background.tail(condition))
+    }
+}
+
+/// The damage to a file of which the readable part was processed.
+fn damage_of(read: Result<(), EnrollError>) -> Result<Option<AudioError>, EnrollError> {
+    match read {
+        Ok(()) => Ok(None),
+        Err(EnrollError::Audio(error)) if error.kind() == AudioErrorKind::Damaged => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// The false accepts per hour of a sensitivity from 0 to 1: 0.05 at 0, 0.5 at 0.5, 5 at 1.
+pub fn false_accepts_of(sensitivity: f64) -> f64 {
+    0.05 * 100f64.powf(sensitivity)
+}
