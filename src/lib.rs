@@ -212,6 +212,7 @@ mod realtime;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod stream;
+mod sync;
 mod toml_file;
 
 pub use names::UnknownName;

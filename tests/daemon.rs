@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bellis::audio::{AudioError, AudioErrorKind, EventSender, RingWriter, Source, SourceSpec};
-use bellis::daemon::{Backoff, Command, Daemon, DaemonOptions, Notice, Notify, State, Status};
+use bellis::consumer::{Consumer, ConsumerError, Null};
+use bellis::daemon::{Backoff, Command, Daemon, DaemonOptions, Notice, Notify, Reload, State, Status};
 use bellis::exit::{Deadline, Decision, ExitPolicy, Fixed, Needs, Observation, Reason};
 use bellis::internal::{ScriptedSource, Step, count_abandoned_stream};
 use bellis::runtime::{NamedConsumer, RunError, RunOptions, RunReport};
@@ -242,6 +243,44 @@ fn pings_stop_while_the_inference_thread_hangs() {
     assert!(matches!(report.outcome, Err(RunError::Stuck(_))), "{:?}", report.outcome);
     assert_eq!(recorder.count(&Notice::Ready), 1);
     hangs.store(false, Ordering::Relaxed);
+}
+
+/// Fails at its first chunk, as on a full disk.
+struct Fails;
+
+impl Consumer for Fails {
+    fn name(&self) -> &str {
+        "fails"
+    }
+
+    fn consume(&mut self, _: &Representation) -> Result<(), ConsumerError> {
+        Err(ConsumerError::other("no space left on device"))
+    }
+}
+
+#[test]
+fn a_reload_that_removes_a_failed_consumer_ends_its_failure() {
+    let (_, encoder) = common::default_pack();
+    let fixed = || Box::new(Fixed::new(1));
+    let named = |label: &str, consumer: Box<dyn Consumer>| NamedConsumer { label: label.to_owned(), consumer };
+    let consumers = vec![named("stays", Box::new(Null)), named("fails", Box::new(Fails))];
+    let daemon = Daemon::start(encoder, fixed(), consumers, options(Duration::from_secs(2)), "script", true).unwrap();
+    let status = daemon.status().clone();
+    let (sender, commands) = crossbeam_channel::unbounded();
+    let thread = std::thread::spawn(move || {
+        let mut reload = |_: &[String]| {
+            let session = SessionOptions::default().chunk_frames(16);
+            Ok(Reload { policy: Box::new(Fixed::new(1)), session, keep: vec!["stays".into()], join: Vec::new() })
+        };
+        daemon.run(endless, &commands, &mut reload, &mut Recorder::default())
+    });
+    let failed = |label: &str| status.counters().consumers().iter().any(|one| one.label() == label && one.failed());
+    within_long("failure", || failed("fails") && !status.healthy());
+    sender.send(Command::Reload).unwrap();
+    within_long("health", || !failed("fails") && status.healthy());
+    assert!(!failed("stays"));
+    sender.send(Command::Stop).unwrap();
+    thread.join().unwrap().outcome.unwrap();
 }
 
 /// Simulates a slow board: every layer takes 60 ms.

@@ -3,13 +3,14 @@
 //! A full ring never blocks a live source. The newest samples are dropped and counted, and the reader receives the gap in stream order.
 //! captured = read + dropped + queued, exactly.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
+
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering, fence};
+use crate::sync::thread::{self, Thread};
 
 /// Largest absolute value that is accepted. Full scale is 1, but some float files contain values as large as 32-bit integers. The
 /// square of much larger ones would overflow in the front end and stay in the caches for seconds.
@@ -84,6 +85,8 @@ impl RingStats {
 
     /// Wakes the reader if it waits. Never waits, locks or allocates.
     pub fn wake_reader(&self) {
+        // Pairs with the fence of `RingReader::wait`: a reader that is not known yet observes what the caller has stored.
+        fence(Ordering::SeqCst);
         if let Some(reader) = self.reader.get() {
             reader.unpark();
         }
@@ -236,7 +239,7 @@ impl RingWriter {
                 left = &left[pushed * channels..];
                 self.wake();
                 if !left.is_empty() {
-                    std::thread::sleep(FULL_SLEEP);
+                    thread::sleep(FULL_SLEEP);
                 }
             }
         }
@@ -266,7 +269,7 @@ impl RingWriter {
 
     /// Wakes the reader if the ring holds the samples that it waits for.
     fn wake(&self) {
-        // Pairs with the reader's fence: at least one thread observes the store of the other.
+        // Pairs with the fence of `RingReader::wait`: at least one thread observes the store of the other.
         fence(Ordering::SeqCst);
         if self.samples.occupied_len() / self.stats.channels >= self.stats.wake_at.load(Ordering::Relaxed) {
             self.stats.wake_reader();
@@ -349,12 +352,12 @@ impl RingReader {
     /// Waits until the ring holds `samples` samples, is half full or closed, or `timeout` has passed. May return early. A ring is waited
     /// for by one thread only.
     pub fn wait(&self, samples: usize, timeout: Duration) {
-        self.stats.reader.get_or_init(std::thread::current);
+        self.stats.reader.get_or_init(thread::current);
         let wake_at = samples.min(self.samples.capacity().get() / self.stats.channels / 2).max(1);
         self.stats.wake_at.store(wake_at, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.queued() < wake_at && !self.stats.closed.load(Ordering::Acquire) {
-            std::thread::park_timeout(timeout);
+            thread::park_timeout(timeout);
         }
         self.stats.wake_at.store(usize::MAX, Ordering::Relaxed);
     }

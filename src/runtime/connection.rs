@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::counters::Counters;
+use super::repeated::Repeated;
 use super::{RunError, SUPERVISION};
 use crate::audio::{AudioError, EventReceiver, RingReader, RingStats, Source, SourceEvent, SourceSpec, events, ring_of_frames};
 
@@ -59,7 +60,7 @@ pub struct Connection {
     stopped: Arc<AtomicBool>,
     counters: Arc<Counters>,
     xruns: u64,
-    overrun_log: OverrunLog,
+    overrun_log: Repeated,
     stall: StallDetector,
     /// Number of polls since its ring was closed and empty.
     polls_after_close: u32,
@@ -85,7 +86,7 @@ impl Connection {
             stopped,
             counters,
             xruns: 0,
-            overrun_log: OverrunLog::default(),
+            overrun_log: Repeated::default(),
             stall: StallDetector::new(),
             polls_after_close: 0,
         }
@@ -166,29 +167,6 @@ impl Connection {
     }
 }
 
-/// Selects the overruns that are logged: the first at once, later ones at most once a minute. A device that is too fast for the machine
-/// overruns several times a second.
-#[derive(Default)]
-struct OverrunLog {
-    logged: Option<Instant>,
-    waiting: u64,
-}
-
-/// Minimum time between two lines.
-const OVERRUN_LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-impl OverrunLog {
-    /// Adds overruns; returns the number since the last line if a line is due.
-    fn due(&mut self, more: u64, now: Instant) -> Option<u64> {
-        self.waiting += more;
-        if self.waiting == 0 || self.logged.is_some_and(|logged| now.duration_since(logged) < OVERRUN_LOG_INTERVAL) {
-            return None;
-        }
-        self.logged = Some(now);
-        Some(std::mem::take(&mut self.waiting))
-    }
-}
-
 /// Observes whether a source still delivers samples.
 struct StallDetector {
     captured: u64,
@@ -214,24 +192,5 @@ impl StallDetector {
         } else {
             (self.captured, self.moved, self.silence) = (captured, now, Duration::ZERO);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overruns_are_logged_at_once_and_then_once_a_minute() {
-        let (mut log, start) = (OverrunLog::default(), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(log.due(0, at(0)), None);
-        assert_eq!(log.due(2, at(1)), Some(2));
-        let lines: Vec<_> = (2..200).filter_map(|second| log.due(3, at(second)).map(|count| (second, count))).collect();
-        assert_eq!(lines, [(61, 180), (121, 180), (181, 180)]);
-        // Overruns before the end of the minute are reported at its end, also if there are no more.
-        assert_eq!(log.due(0, at(241)), Some(54));
-        assert_eq!(log.due(0, at(400)), None);
-        assert_eq!(log.due(1, at(401)), Some(1));
     }
 }

@@ -2,8 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -11,6 +9,8 @@ use super::StopFlag;
 use super::counters::ConsumerCounters;
 use crate::consumer::{Consumer, ConsumerError, OnOverflow, Requirements, StreamInfo};
 use crate::stream::Representation;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{self, JoinHandle};
 
 /// The inference thread's end of a consumer's queue.
 pub(super) struct Queue {
@@ -99,7 +99,7 @@ pub(super) fn start(
     let queue = receiver.clone();
     let mut guard = FailureGuard { whole: false, queue, counters: counters.clone(), dead: dead.clone(), failed: failed.clone() };
     let name = format!("consumer-{}", counters.name());
-    let handle = std::thread::Builder::new().name(name).spawn(move || {
+    let handle = thread::Builder::new().name(name).spawn(move || {
         let _running = running;
         if !gate.wait() {
             guard.whole = true;

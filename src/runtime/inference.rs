@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
@@ -13,6 +13,7 @@ use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::Queue;
 use super::level::LevelMeter;
+use super::repeated::Repeated;
 use crate::audio::{Block, ChannelMixer, Gap, Resampler, RingReader};
 use crate::exit::ExitPolicy;
 use crate::realtime;
@@ -66,6 +67,7 @@ pub(super) struct Input {
     started: bool,
     /// Samples of the source dropped so far.
     lost: u64,
+    drops: Repeated,
     /// End of its last representation, in samples at the pack's rate from its first one, including dropped samples.
     out: i64,
 }
@@ -80,8 +82,8 @@ impl Input {
         live: bool,
         missed: u64,
     ) -> Self {
-        let source_stopped = Arc::default();
-        Self { name, ring, mixer, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, out: 0 }
+        let (source_stopped, drops) = (Arc::default(), Repeated::default());
+        Self { name, ring, mixer, resampler, source_rate, live, missed, source_stopped, started: false, lost: 0, drops, out: 0 }
     }
 
     /// Time since the audio behind the resampler was captured: in the device's buffer, in the ring and in the resampler.
@@ -283,7 +285,13 @@ impl Inference {
         let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(input.source_rate)) as u64;
         let received = at_pack_rate(gap.position - input.lost);
         let lost = at_pack_rate(input.lost + gap.samples) - at_pack_rate(input.lost);
-        log::warn!("{} samples were dropped at sample {}", gap.samples, gap.position);
+        // The damage of a file is reported piece by piece. Live audio may be dropped many times per second.
+        let due = if input.live { input.drops.due(gap.samples, Instant::now()) } else { Some(gap.samples) };
+        match due {
+            Some(samples) if samples == gap.samples => log::warn!("{samples} samples were dropped at sample {}", gap.position),
+            Some(samples) => log::warn!("{samples} samples were dropped in a minute, the last ones at sample {}", gap.position),
+            None => {}
+        }
         input.lost += gap.samples;
         self.session.gap(received, lost)
     }

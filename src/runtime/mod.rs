@@ -20,6 +20,7 @@ mod latency;
 mod level;
 #[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod pipeline;
+mod repeated;
 mod run;
 mod samples;
 mod summary;

@@ -194,6 +194,9 @@ impl Pipeline {
         }
         // Everything is prepared; nothing below fails.
         self.stream = stream;
+        // Consumers that were removed have not failed any more; those that join report it themselves.
+        let removed = |label: &str| !keep.iter().any(|kept| kept == label);
+        self.counters.consumers().iter().filter(|one| removed(one.label())).for_each(|one| one.set_failed(false));
         for thread in &mut self.consumers {
             thread.leaving |= !keep.iter().any(|label| label == thread.counters.label());
         }
@@ -229,8 +232,15 @@ impl Pipeline {
 
     /// Removes the consumers that have ended.
     pub fn reap(&mut self) -> Vec<EndedConsumer> {
-        let ended = self.consumers.extract_if(.., |thread| thread.handle.is_finished());
+        let ended: Vec<_> = self.consumers.extract_if(.., |thread| thread.handle.is_finished()).collect();
+        for thread in ended.iter().filter(|thread| thread.leaving) {
+            let label = thread.counters.label();
+            if !self.consumers.iter().any(|running| running.counters.label() == label) {
+                thread.counters.set_failed(false);
+            }
+        }
         ended
+            .into_iter()
             .map(|thread| EndedConsumer {
                 label: thread.counters.label().to_owned(),
                 leaving: thread.leaving,

@@ -2,10 +2,12 @@
 //! recomputes panels that a helper has not finished once no other panel is left. A helper without processor time costs only an offer,
 //! and one that is preempted within a panel costs that panel (docs/performance.md).
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread;
 
 /// Minimum MACs of a matmul that is offered to helpers. An offer takes tens of microseconds.
 pub const MIN_SHARED_MACS: usize = 16 << 20;
@@ -54,7 +56,7 @@ impl Helpers {
         let (sender, receiver) = bounded(count);
         for index in 1..=count {
             let offers: Receiver<Arc<Offer>> = receiver.clone();
-            std::thread::Builder::new().name(format!("helper-{index}")).spawn(move || {
+            thread::Builder::new().name(format!("helper-{index}")).spawn(move || {
                 set_idle_priority();
                 offers.iter().for_each(|offer| offer.help());
             })?;
@@ -92,7 +94,7 @@ pub fn available(helpers: Option<&Arc<Helpers>>, macs: usize) -> Option<&Helpers
 }
 
 /// Sets the lowest priority of the system for the calling thread.
-#[cfg(unix)]
+#[cfg(all(unix, not(miri)))]
 fn set_idle_priority() {
     use thread_priority::{
         NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
@@ -103,5 +105,5 @@ fn set_idle_priority() {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(any(not(unix), miri))]
 fn set_idle_priority() {}

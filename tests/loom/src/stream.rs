@@ -1,0 +1,5 @@
+//! A chunk, identified by its number.
+
+pub struct Representation {
+    pub sequence: u64,
+}
