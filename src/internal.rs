@@ -8,6 +8,8 @@ pub use crate::audio::{
     ring::{Block, Gap, RingReader, RingStats, ring, ring_of_frames},
     scripted::{ScriptedSource, Step},
 };
+#[cfg(all(unix, feature = "serve"))]
+pub use crate::daemon::http::answer;
 pub use crate::engine::stage::{is_loading, parameters};
 pub use crate::engine::{EncoderState, Pass, WindowSpan};
 pub use crate::exit::evidence::{Measurer, kl};
@@ -27,4 +29,11 @@ pub mod keyword {
     pub use crate::keyword::template::{FrameBlock, LANES, Template};
     pub use crate::keyword::track::Track;
     pub use crate::keyword::warp::{Warp, score};
+}
+
+/// The Wyoming protocol below the level of sockets.
+#[cfg(feature = "home")]
+pub mod wyoming {
+    pub use crate::daemon::home::wyoming::connection::{Conversation, Service};
+    pub use crate::daemon::home::wyoming::message::{Message, MessageError, Parser};
 }

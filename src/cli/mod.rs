@@ -23,9 +23,9 @@ mod run;
 mod serve;
 #[cfg(all(unix, feature = "serve"))]
 mod services;
-mod settings;
+pub mod settings;
 mod signals;
-mod source;
+pub mod source;
 mod table;
 mod values;
 #[cfg(feature = "neighbours")]

@@ -12,7 +12,7 @@ pub mod events;
 mod feed;
 #[cfg(feature = "home")]
 pub mod home;
-mod http;
+pub(crate) mod http;
 mod metrics;
 mod notify;
 mod opener;

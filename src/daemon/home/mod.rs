@@ -9,7 +9,7 @@ mod events;
 mod mqtt;
 mod retry;
 mod voice_assistant;
-mod wyoming;
+pub(crate) mod wyoming;
 
 pub use command::{CommandError, DetectionCommand};
 pub use enrolled::Enrolled;

@@ -14,7 +14,8 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use super::status::Status;
@@ -97,6 +98,7 @@ async fn accept(listener: TcpListener, routes: Arc<Routes>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let _ = stream.set_nodelay(true);
                 // Closes the oldest connection if there are too many. Its task ends at the next yield.
                 let slot = connections.open();
                 let task = tokio::spawn(serve(stream, slot.clone(), routes.clone()));
@@ -113,8 +115,7 @@ async fn accept(listener: TcpListener, routes: Arc<Routes>) {
 }
 
 /// Answers one request.
-async fn serve(stream: TcpStream, slot: Slot, routes: Arc<Routes>) {
-    let _ = stream.set_nodelay(true);
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, slot: Slot, routes: Arc<Routes>) {
     let answered = slot.clone();
     let service = service_fn(move |request| {
         let response = routes.respond(&request, &answered);
@@ -137,3 +138,27 @@ async fn serve(stream: TcpStream, slot: Slot, routes: Arc<Routes>) {
     }
     slot.close();
 }
+
+/// The server's response to a client that sends `request`, closes its side, and leaves once the response is complete or pauses, without a
+/// socket.
+///
+/// # Errors
+///
+/// The runtime cannot be started.
+pub fn answer(status: &Arc<Status>, request: &[u8]) -> std::io::Result<Vec<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    Ok(runtime.block_on(async {
+        let (mut client, server) = tokio::io::duplex(MAX_HEAD_BYTES);
+        tokio::spawn(serve(server, Connections::default().open(), Arc::new(Routes::new(status.clone()))));
+        // The server may close the connection before it has read everything.
+        let _ = client.write_all(request).await;
+        let _ = client.shutdown().await;
+        let mut response = Vec::new();
+        // An event stream does not end.
+        while let Ok(Ok(1..)) = tokio::time::timeout(CLIENT_WAITS, client.read_buf(&mut response)).await {}
+        response
+    }))
+}
+
+/// How long the client of [`answer`] waits for more.
+const CLIENT_WAITS: Duration = Duration::from_millis(20);

@@ -5,9 +5,9 @@
 //! silent for the longest time, so that vanished peers take no place for ever.
 
 mod audio;
-mod connection;
+pub(crate) mod connection;
 mod info;
-mod message;
+pub(crate) mod message;
 mod server;
 
 pub use audio::Model;
