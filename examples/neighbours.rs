@@ -69,6 +69,22 @@ fn traces(encoder: &Arc<Encoder>, audio: &[f32]) -> Result<Vec<Trace>, Box<dyn s
     Ok(traces)
 }
 
+/// Mean exit layer at the lowest threshold whose mean agreement is at least `least`, and that of a policy that knows where each chunk
+/// reaches it.
+fn depths(traces: &[Trace], least: f64) -> (f64, f64) {
+    let layers = traces.first().map_or(0, |trace| trace.confidence.len());
+    let exit =
+        |trace: &Trace, passes: &dyn Fn(usize) -> bool| (0..trace.confidence.len()).find(|k| passes(*k)).unwrap_or(layers - 1);
+    let mean = |of: &dyn Fn(&Trace) -> f64| traces.iter().map(of).sum::<f64>() / traces.len().max(1) as f64;
+    let at = |threshold: f64| {
+        let layer = move |trace: &Trace| exit(trace, &|k| trace.confidence[k] >= threshold);
+        (mean(&|trace| trace.agreement[layer(trace)]), mean(&|trace| 1.0 + layer(trace) as f64))
+    };
+    let found = (0..=1000).map(|step| at(f64::from(step) / 1000.0)).find(|(agreement, _)| *agreement >= least);
+    let known = mean(&|trace| 1.0 + exit(trace, &|k| trace.agreement[k..].iter().all(|agreement| *agreement >= least)) as f64);
+    (found.map_or(layers as f64, |(_, depth)| depth), known)
+}
+
 fn experiment(topology: Topology, strategy: Strategy, admission: Admission, megabits: f64, latency: f64) -> Experiment {
     Experiment {
         topology,
@@ -99,6 +115,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32))?;
     let (audio, _) = decode_file(Path::new("models/sample.wav"), ChannelPick::MixDown)?;
     let traces = traces(&encoder, &audio)?;
+    for least in [0.9, 0.95, 0.99] {
+        let (measured, known) = depths(&traces, least);
+        let layers = encoder.layers();
+        println!(
+            "Agreement of {:.0} %: {measured:.2} of {layers} layers by confidence, {known:.2} if the exits were known in advance; at most \
+             {:.2} and {:.2} times the data of no exit.",
+            100.0 * least,
+            layers as f64 / measured,
+            layers as f64 / known,
+        );
+    }
+    println!();
     let bands = Bands::default();
     let first = Duration::from_millis(320);
     let rate = Admission::Rate(RateAdaptation { bands, between: (Duration::from_millis(5), Duration::from_secs(30)) }, first);
