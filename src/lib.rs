@@ -181,6 +181,7 @@
 
 #[cfg(feature = "runtime")]
 pub mod audio;
+mod background;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;

@@ -270,7 +270,7 @@ fn a_reload_that_removes_a_failed_consumer_ends_its_failure() {
     let thread = std::thread::spawn(move || {
         let mut reload = |_: &[String]| {
             let session = SessionOptions::default().chunk_frames(16);
-            Ok(Reload { policy: Box::new(Fixed::new(1)), session, keep: vec!["stays".into()], join: Vec::new() })
+            Ok(Reload { policy: Box::new(Fixed::new(1)), session, keep: vec!["stays".into()], join: Vec::new(), adjust: None })
         };
         daemon.run(endless, &commands, &mut reload, &mut Recorder::default())
     });

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -10,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::repository;
+use served::{Served, within};
 use zenoh::Wait;
 
 const BELLIS: &str = env!("CARGO_BIN_EXE_bellis");
@@ -333,4 +336,103 @@ fn a_neighbour_that_is_not_there_costs_nothing() {
     assert!(run.summary.contains("neighbour none was found"), "{}", run.summary);
     // Far below what an unbounded wait would take; not a measurement.
     assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+/// The configuration of a daemon that plays `input` in real time.
+fn configure(folder: &Path, name: &str, input: &Path, more: &str) -> String {
+    let path = folder.join(name).with_extension("toml");
+    let text = format!(
+        "input = \"{}\"\nrealtime = true\nmetrics = \"127.0.0.1:0\"\npolicy = \"never\"\nconsumer = [\"null\"]\n{more}",
+        input.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Two daemons, each a source and a worker, over one connection; modes and endpoints change on reload.
+#[test]
+fn daemons_compute_for_each_other_and_reload_their_neighbours() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = recording(folder.path(), 300);
+    let endpoint = format!("tcp/127.0.0.1:{}", free_port());
+    let hall = format!("[neighbours]\nmode = \"always\"\nlisten = [\"{endpoint}\"]\nworker = true\nname = \"hall\"\n");
+    let hall = Served::start(&[], &["--config", &configure(folder.path(), "hall", &input, &hall)]);
+    let desk = |mode: &str| {
+        let table = format!("[neighbours]\nmode = \"{mode}\"\nconnect = [\"{endpoint}\"]\nworker = true\nname = \"desk\"\n");
+        configure(folder.path(), "desk", &input, &table)
+    };
+    let config = desk("always");
+    let served = Served::start(&[], &["--config", &config]);
+    let of = |served: &Served, metric: &str, neighbour: &str| {
+        served.metrics().get(&format!("bellis_neighbour_{metric}{{neighbour=\"{neighbour}\"}}")).copied().unwrap_or(0.0)
+    };
+    within("chunks that return to both", || {
+        of(&served, "returned_total", "hall") > 5.0 && of(&hall, "returned_total", "desk") > 5.0
+    });
+    for (one, other) in [(&served, "hall"), (&hall, "desk")] {
+        assert!(one.metric("bellis_worker_computed_total") > 3.0);
+        assert!(of(one, "layers_total", other) >= 9.0 * 5.0);
+        assert!(of(one, "sent_bytes_total", other) > 1_000.0 && of(one, "compute_seconds", other) > 0.0);
+        // Nobody is a neighbour of itself.
+        assert_eq!(one.metrics().keys().filter(|key| key.starts_with("bellis_neighbour_sent_total")).count(), 1);
+    }
+    let reload = |expected: f64| {
+        served.signal("HUP");
+        within("the reload", || served.metric("bellis_reloads_total") == expected);
+    };
+    // It still computes for the other one.
+    desk("never");
+    reload(1.0);
+    within("the last chunk", || of(&served, "in_flight_chunks", "hall") == 0.0);
+    let (sent, computed) = (of(&served, "sent_total", "hall"), served.metric("bellis_worker_computed_total"));
+    within("chunks for the other", || served.metric("bellis_worker_computed_total") > computed + 3.0);
+    assert_eq!(of(&served, "sent_total", "hall"), sent);
+    // Without the table, it leaves.
+    configure(folder.path(), "desk", &input, "");
+    reload(2.0);
+    within("the departure", || of(&hall, "present", "desk") == 0.0 && of(&served, "present", "hall") == 0.0);
+    // A table that is not valid changes nothing.
+    desk("sometimes");
+    served.signal("HUP");
+    within("the rejection", || served.metric("bellis_reloads_rejected_total") == 1.0);
+    desk("always");
+    reload(3.0);
+    within("chunks after the return", || of(&served, "returned_total", "hall") > sent + 5.0);
+    within("the other's return", || of(&hall, "present", "desk") == 1.0);
+    for one in [&served, &hall] {
+        assert_eq!(one.metric("bellis_samples_dropped_total"), 0.0);
+    }
+    served.hears("STATUS=running");
+    served.signal("TERM");
+    let (success, log) = served.end();
+    assert!(success, "{log}");
+}
+
+/// Audio that waits raises the thresholds of a live stream; chunks then exit earlier, and the thresholds return.
+#[test]
+fn thresholds_of_live_audio_follow_its_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let endpoint = format!("tcp/127.0.0.1:{}", free_port());
+    let flags = ["--listen", &endpoint, "--policy", "gain", "--realtime", "--ring", "10"];
+    let stopped = |more: &[&str]| {
+        let source = source(&[&flags[..], more].concat(), &recording(folder.path(), 16));
+        std::thread::sleep(Duration::from_secs(4));
+        // The audio of three seconds waits behind a process that does not run.
+        source.child.signal("-STOP");
+        std::thread::sleep(Duration::from_secs(3));
+        source.child.signal("-CONT");
+        let run = source.finish();
+        run.is_complete();
+        run
+    };
+    let (adapts, fixed) = (stopped(&[]), stopped(&["--adapt", "1"]));
+    let number = |run: &Run| {
+        let line = run.summary.lines().find_map(|line| line.strip_prefix("  adapted   "));
+        line.map_or(0, |line| line.split(' ').next().unwrap().parse::<usize>().unwrap())
+    };
+    assert_eq!(number(&fixed), 0, "{}", fixed.summary);
+    assert!((2..30).contains(&number(&adapts)), "{}", adapts.summary);
+    let layers = |run: &Run| run.chunks.iter().map(|chunk| chunk["layer"].as_u64().unwrap()).collect::<Vec<_>>();
+    let pairs: Vec<(u64, u64)> = layers(&adapts).into_iter().zip(layers(&fixed)).collect();
+    assert!(pairs.iter().any(|(adapted, fixed)| adapted < fixed) && pairs.last().is_some_and(|(a, b)| a == b), "{pairs:?}");
 }

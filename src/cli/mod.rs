@@ -15,6 +15,8 @@ mod locate;
 mod manual;
 #[cfg(feature = "neighbours")]
 mod neighbours;
+#[cfg(not(feature = "neighbours"))]
+mod no_neighbours;
 mod record;
 #[cfg(all(unix, feature = "serve"))]
 mod reload;

@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bellis::consumer::{Consumer, ConsumerError, ConsumerWork, KeywordObserver, OnOverflow, Requirements, StreamInfo};
-use bellis::daemon::{Reload, Reloader};
+use bellis::daemon::{Reload, Reloader, Status};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
-use bellis::runtime::NamedConsumer;
+use bellis::runtime::{Adjust, NamedConsumer};
 use bellis::stream::Representation;
 
 use super::consumers::{asked, create_file, one};
 use super::files::{FileId, check_writable, file_of, identity, set_aside};
+#[cfg(feature = "neighbours")]
+use super::neighbours::Node;
 use super::services;
 use super::settings::Settings;
 use super::source::run_options;
@@ -32,12 +34,60 @@ pub struct Configuration<R> {
     encoder: Arc<Encoder>,
     observer: KeywordObserver,
     open: OpenFiles,
+    #[cfg(feature = "neighbours")]
+    node: Node,
+    status: Option<Arc<Status>>,
 }
 
 impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     /// The configuration at the start.
     pub fn new(current: Settings, read: R, pack: Arc<Pack>, encoder: Arc<Encoder>, observer: KeywordObserver) -> Self {
-        Self { read, current, prepared: None, pack, encoder, observer, open: OpenFiles::default() }
+        Self {
+            read,
+            current,
+            prepared: None,
+            #[cfg(feature = "neighbours")]
+            node: Node::new(pack.clone(), encoder.clone()),
+            pack,
+            encoder,
+            observer,
+            open: OpenFiles::default(),
+            status: None,
+        }
+    }
+
+    /// What the session needs to let chunks continue on neighbours, without a connection yet.
+    #[cfg(feature = "neighbours")]
+    pub fn prepare_neighbours(&mut self, wanted: &Settings) -> anyhow::Result<Option<Adjust>> {
+        let policy = wanted.policy_spec();
+        let source = match self.node.source(&wanted.neighbours, &policy)? {
+            None => self.node.idle_source(&policy)?,
+            source => source,
+        };
+        Ok(source.map(|source| -> Adjust { Box::new(move |session| source.attach(session)) }))
+    }
+
+    /// Connects to the neighbours of `wanted`, and shows them in `status`.
+    #[cfg(feature = "neighbours")]
+    pub fn connect_neighbours(&mut self, wanted: &Settings, status: &Arc<Status>) -> anyhow::Result<()> {
+        self.status = Some(status.clone());
+        if wanted.neighbours.is_used() {
+            status.set_neighbours(self.node.roster().clone());
+        }
+        self.node.connect(&wanted.neighbours)
+    }
+
+    /// Nothing: this build has no neighbours.
+    #[cfg(not(feature = "neighbours"))]
+    pub fn prepare_neighbours(&mut self, _wanted: &Settings) -> anyhow::Result<Option<Adjust>> {
+        Ok(None)
+    }
+
+    /// Nothing: this build has no neighbours.
+    #[cfg(not(feature = "neighbours"))]
+    pub fn connect_neighbours(&mut self, _wanted: &Settings, status: &Arc<Status>) -> anyhow::Result<()> {
+        self.status = Some(status.clone());
+        Ok(())
     }
 
     /// The consumers at the start. Their existing files are renamed at once, so that one that cannot be written is reported at once.
@@ -70,11 +120,12 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         keep.extend(running.iter().filter(|label| *label == services::CONSUMER).cloned());
         fresh.iter().try_for_each(|text| check_writable(text))?;
         let join = fresh.iter().map(|text| self.consumer(text, &wanted)).collect::<anyhow::Result<_>>()?;
+        let adjust = self.prepare_neighbours(&wanted)?;
         if !kept.is_empty() {
             log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
         }
         self.prepared = Some(wanted);
-        Ok(Reload { policy, session, keep, join })
+        Ok(Reload { policy, session, keep, join, adjust })
     }
 
     /// Whether the file that a consumer writes is still at its path: log rotation moves it, and may create another one in its place.
@@ -92,9 +143,13 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Reloader for Configuration<R> {
     }
 
     fn applied(&mut self) {
-        if let Some(prepared) = self.prepared.take() {
-            self.current = prepared;
+        let Some(prepared) = self.prepared.take() else { return };
+        if let Some(status) = self.status.clone()
+            && let Err(error) = self.connect_neighbours(&prepared, &status)
+        {
+            log::error!("continuing without neighbours: {error:#}");
         }
+        self.current = prepared;
     }
 }
 

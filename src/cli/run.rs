@@ -48,9 +48,6 @@ pub struct Run {
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
-    #[cfg(feature = "neighbours")]
-    #[command(flatten)]
-    neighbours: super::neighbours::NeighbourArgs,
 }
 
 /// How often the progress bar moves.
@@ -82,10 +79,7 @@ impl Run {
         let total = source.spec().total_samples.unwrap_or(0);
         let builder = RunBuilder::new(source, &encoder, policy).consumers(consumers).options(options).stop_on(stop.clone());
         #[cfg(feature = "neighbours")]
-        let (builder, network) = match self.neighbours.open(&pack, &encoder, &settings.policy_spec())? {
-            Some((network, source)) => (builder.neighbours(source), Some(network)),
-            None => (builder, None),
-        };
+        let (builder, node) = with_neighbours(builder, &settings, pack, &encoder)?;
         let run = builder.start()?;
         let mut stopping = false;
         while !run.is_finished() {
@@ -109,11 +103,31 @@ impl Run {
         let report = run.join();
         let told = tell(report, &settings);
         #[cfg(feature = "neighbours")]
-        if let Some(network) = network.filter(|_| !settings.quiet) {
-            super::neighbours::tell(network.roster(), &counters.exits());
+        if let Some(node) = node.filter(|_| !settings.quiet) {
+            super::neighbours::tell(node.roster(), &counters.exits());
         }
         told
     }
+}
+
+/// Connects to neighbours, if any are configured.
+#[cfg(feature = "neighbours")]
+fn with_neighbours(
+    builder: RunBuilder,
+    settings: &Settings,
+    pack: Pack,
+    encoder: &std::sync::Arc<Encoder>,
+) -> anyhow::Result<(RunBuilder, Option<super::neighbours::Node>)> {
+    let mut node = super::neighbours::Node::new(pack.into(), encoder.clone());
+    let source = node.source(&settings.neighbours, &settings.policy_spec())?;
+    node.connect(&settings.neighbours)?;
+    Ok(match source {
+        Some(source) => {
+            node.wait();
+            (builder.neighbours(source), Some(node))
+        }
+        None => (builder, settings.neighbours.is_worker().then_some(node)),
+    })
 }
 
 /// Prints and writes the summary of a finished run, and returns its outcome.

@@ -41,7 +41,8 @@ The default INPUT is the microphone, or `none` if only --wyoming is given. The c
   metrics = \"127.0.0.1:9475\"                        or \"off\"
   priority = 20                                     real-time priority, 1 to 49
   wyoming = \"tcp://127.0.0.1:10400\"                 a Wyoming wake-word service for the enrolled keywords
-  wyoming-connections = 8                           its maximum number of connections")]
+  wyoming-connections = 8                           its maximum number of connections
+  [neighbours]                                      other machines (docs/neighbours.md)")]
 pub struct Serve {
     /// Configuration file (TOML), reloaded on SIGHUP; flags take precedence
     #[arg(long, value_name = "FILE")]
@@ -92,7 +93,13 @@ impl Serve {
         let mut configuration = Configuration::new(settings.clone(), || self.read(), pack.clone(), encoder.clone(), observer);
         let mut consumers = configuration.consumers()?;
         consumers.extend(services_consumer);
-        let daemon = Daemon::start(&encoder, policy, consumers, options, &name, live)?;
+        let adjust = configuration.prepare_neighbours(&settings)?;
+        let daemon = Daemon::start_with(&encoder, policy, consumers, options, (&name, live), |session| {
+            if let Some(adjust) = adjust {
+                adjust(session);
+            }
+        })?;
+        configuration.connect_neighbours(&settings, daemon.status())?;
         let _server = match address {
             None => None,
             Some(address) => {

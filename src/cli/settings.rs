@@ -11,6 +11,10 @@ use bellis::pack::{GapFill, Pack, PerLayer};
 use clap::Args;
 use serde::Deserialize;
 
+#[cfg(feature = "neighbours")]
+use super::neighbours::NeighbourArgs;
+#[cfg(not(feature = "neighbours"))]
+use super::no_neighbours::NeighbourArgs;
 use super::{locate, values};
 
 /// Maximum size of a TOML configuration.
@@ -82,6 +86,8 @@ enum Reload {
     Consumers,
     /// Restarts the consumers, which may depend on it.
     Output,
+    /// Connects to other machines.
+    Neighbours,
 }
 
 /// The table `[mqtt]`.
@@ -105,7 +111,7 @@ pub struct MqttSettings {
 }
 
 /// A value that flags and a file can set.
-trait Layer {
+pub trait Layer {
     /// This value, or `below` if this one is not set.
     fn over(self, below: Self) -> Self;
 }
@@ -169,7 +175,7 @@ macro_rules! settings {
             /// These settings without the policy and the list of consumers: everything that consumers may depend on.
             pub fn of_consumers(&self) -> Self {
                 let mut rest = self.clone();
-                $(if matches!(Reload::$reload, Reload::Policy | Reload::Parameter | Reload::Consumers) {
+                $(if matches!(Reload::$reload, Reload::Policy | Reload::Parameter | Reload::Consumers | Reload::Neighbours) {
                     rest.$field = Default::default();
                 })*
                 rest
@@ -361,6 +367,11 @@ settings! {
         #[arg(long, value_name = "SECONDS", help_heading = "Audio")]
         pub ring: Option<f64> = Restart,
 
+        /// Other machines: flags, or the table `[neighbours]`
+        #[command(flatten)]
+        #[serde(default)]
+        pub neighbours: NeighbourArgs = Neighbours,
+
         /// Address of the metrics; a flag of `bellis serve`
         #[arg(skip)]
         pub metrics: Option<String> = Restart,
@@ -444,7 +455,6 @@ impl Settings {
         })
     }
 
-    /// Frames per chunk for the requested length.
     /// The input.
     pub fn input(&self) -> Input<'_> {
         match self.input.as_deref() {

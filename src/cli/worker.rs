@@ -27,7 +27,7 @@ pub struct Worker {
     /// Pack: a folder, or the name of a bundled one [default: daisy-tiny]
     #[arg(long, value_name = "PACK", help_heading = "Model")]
     pack: Option<PathBuf>,
-    /// Layers to run; the last one must be the pack's last [default: all]
+    /// Layers to load and run; the last one must be the pack's last [default: all]
     #[arg(long, value_name = "FIRST..LAST", value_parser = super::settings::range, help_heading = "Model")]
     layers: Option<(usize, usize)>,
     /// Precision of the layers' matmuls [default: auto]
@@ -36,9 +36,6 @@ pub struct Worker {
     /// Threads for large f32 matmuls, 1 to 64 [default: 1]
     #[arg(long, value_name = "COUNT", help_heading = "Model")]
     threads: Option<usize>,
-    /// Name that sources show [default: random]
-    #[arg(long, help_heading = "Neighbours")]
-    name: Option<String>,
     #[command(flatten)]
     network: NetworkArgs,
 }
@@ -49,17 +46,16 @@ impl Worker {
         let mut options = LoadOptions::default();
         options.precision = self.precision.unwrap_or(options.precision);
         options.threads = self.threads.unwrap_or(options.threads);
+        let all = pack.manifest.encoder.layers;
+        let (first, last) = self.layers.unwrap_or((1, all));
+        options.first_layer = first;
         let encoder = Encoder::load(&pack, &options)?;
-        let (first, last) = self.layers.unwrap_or((1, encoder.layers()));
-        if last != encoder.layers() {
-            bail!(
-                "--layers must end at the last layer of the pack, {}, got {last}: a chunk leaves a worker finished",
-                encoder.layers()
-            );
+        if last != all {
+            bail!("--layers must end at the last layer of the pack, {}, got {last}: a chunk leaves a worker finished", all);
         }
-        let worker = Engine::new(&pack, &encoder, first)?;
+        let worker = Engine::new(&pack, &encoder)?;
         let stop = stop_on_signals()?;
-        let node = WorkerNode::open(worker, &self.network.endpoints()?, self.name.as_deref())?;
+        let node = WorkerNode::open(worker, &self.network.endpoints()?, self.network.name.as_deref())?;
         errln!("worker {}: {}, layers {first} to {last}; Ctrl-C stops", node.name(), encoder.name());
         let (answered, refused) = node.run(|| stop.is_set())?;
         errln!("{answered} chunks computed, {refused} refused");

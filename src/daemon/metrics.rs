@@ -1,5 +1,8 @@
 //! Metrics in Prometheus' text format, read from the live counters at each scrape. docs/daemon.md lists them.
 
+#[cfg(feature = "neighbours")]
+mod neighbours;
+
 use std::fmt::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,6 +187,10 @@ impl Collector for Daemon {
         out.counter("events_lost", "Events that subscribers were too slow for", status.events().lost())?;
         out.counter("watchdog_pings", "Watchdog pings sent to the service manager", status.pings())?;
 
+        #[cfg(feature = "neighbours")]
+        if let Some(roster) = status.neighbours() {
+            neighbours::encode(roster, &mut out)?;
+        }
         if let Some(bytes) = process::peak_memory() {
             out.gauge("resident_memory_peak_bytes", "Maximum resident memory size so far", bytes as f64)?;
         }

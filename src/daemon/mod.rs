@@ -35,8 +35,8 @@ pub use status::{State, Status};
 use crate::audio::{AudioError, Source};
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
-use crate::runtime::{NamedConsumer, Pipeline, RunError, RunOptions, RunReport};
-use crate::stream::SessionOptions;
+use crate::runtime::{Adjust, NamedConsumer, Pipeline, RunError, RunOptions, RunReport};
+use crate::stream::{Session, SessionOptions};
 use events::EventBus;
 use opener::Opener;
 use supervisor::Supervisor;
@@ -88,6 +88,8 @@ pub struct Reload {
     pub keep: Vec<String>,
     /// New consumers.
     pub join: Vec<NamedConsumer>,
+    /// Further changes to the session.
+    pub adjust: Option<Adjust>,
 }
 
 /// Reads the configuration again.
@@ -129,7 +131,19 @@ impl Daemon {
         source: &str,
         live: bool,
     ) -> Result<Self, RunError> {
-        let pipeline = Pipeline::start(encoder, policy, consumers, &options.run, source, live)?;
+        Self::start_with(encoder, policy, consumers, options, (source, live), |_| {})
+    }
+
+    /// Starts the threads, with a session that `prepare` has seen.
+    pub fn start_with(
+        encoder: &Arc<Encoder>,
+        policy: Box<dyn ExitPolicy>,
+        consumers: Vec<NamedConsumer>,
+        options: DaemonOptions,
+        (source, live): (&str, bool),
+        prepare: impl FnOnce(&mut Session),
+    ) -> Result<Self, RunError> {
+        let pipeline = Pipeline::start(encoder, policy, consumers, &options.run, (source, live), prepare)?;
         let events = options.events.clone();
         // Recognising phones restricts exits to layers with a CTC branch: they must not depend on whether a page is open.
         let first = usize::from(!encoder.may_exit_at_frontend());

@@ -65,6 +65,8 @@ pub struct Status {
     /// The stream, with the policy in effect.
     stream: Mutex<StreamInfo>,
     reading: Mutex<Reading>,
+    #[cfg(feature = "neighbours")]
+    neighbours: std::sync::OnceLock<Arc<crate::neighbour::Roster>>,
     absent_nanos: AtomicU64,
     pub(super) source_rate: AtomicU32,
     pub(super) opened: AtomicU64,
@@ -88,6 +90,8 @@ impl Status {
             started: Instant::now(),
             stream: Mutex::new(stream),
             reading: Mutex::default(),
+            #[cfg(feature = "neighbours")]
+            neighbours: std::sync::OnceLock::new(),
             absent_nanos: zero(),
             source_rate: AtomicU32::new(0),
             opened: zero(),
@@ -142,6 +146,18 @@ impl Status {
 
     pub(super) fn set_reading(&self, reading: Reading) {
         *locked(&self.reading) = reading;
+    }
+
+    /// The neighbours, if any were ever configured.
+    #[cfg(feature = "neighbours")]
+    pub fn neighbours(&self) -> Option<&Arc<crate::neighbour::Roster>> {
+        self.neighbours.get()
+    }
+
+    /// Adds the neighbours to the metrics and the status.
+    #[cfg(feature = "neighbours")]
+    pub fn set_neighbours(&self, roster: Arc<crate::neighbour::Roster>) {
+        let _ = self.neighbours.set(roster);
     }
 
     /// Time since the start of the daemon.
@@ -252,7 +268,12 @@ impl fmt::Display for Status {
         if let Some(level) = self.counters.recent_level() {
             write!(f, ", input {level}")?;
         }
-        write!(f, ", {} samples dropped, device lost {}×", samples.dropped, self.lost())
+        write!(f, ", {} samples dropped, device lost {}×", samples.dropped, self.lost())?;
+        #[cfg(feature = "neighbours")]
+        if let Some(roster) = self.neighbours() {
+            write!(f, "; {roster}")?;
+        }
+        Ok(())
     }
 }
 

@@ -242,10 +242,10 @@ impl<'a> Supervisor<'a> {
         self.notify.notify(Notice::Reloading);
         let daemon = &mut self.daemon;
         let running = daemon.labels();
-        let outcome = reload.prepare(&running).and_then(|Reload { policy, session, mut keep, join }| {
+        let outcome = reload.prepare(&running).and_then(|Reload { policy, session, mut keep, join, adjust }| {
             keep.retain(|label| running.contains(label));
             keep.extend(self.feeding.then(|| feed::LABEL.to_owned()));
-            daemon.pipeline.change(Some(policy), &session, keep, join)?;
+            daemon.pipeline.change(Some(policy), &session, keep, join, adjust)?;
             Ok(session)
         });
         match outcome {
@@ -279,7 +279,7 @@ impl<'a> Supervisor<'a> {
             consumer: Box::new(Feed::new(daemon.options.events.clone(), daemon.phones)),
         };
         let join = wanted.then(feed).into_iter().collect();
-        if let Err(error) = daemon.pipeline.change(None, &self.session, daemon.labels(), join) {
+        if let Err(error) = daemon.pipeline.change(None, &self.session, daemon.labels(), join, None) {
             log::error!("cannot publish events: {}", Chain(&error));
         }
         self.feeding = wanted;

@@ -100,6 +100,8 @@ impl CachedLayer {
 /// One stream's state of a cached encoder.
 pub(super) struct CachedState {
     layers: Vec<CachedLayer>,
+    /// Number of the first of them.
+    first_layer: usize,
     biases: Biases,
     ring_biases: RingBiases,
     past: VecDeque<PastChunk>,
@@ -117,6 +119,7 @@ impl CachedState {
         let layers = encoder.layers.iter().map(|layer| CachedLayer::new(layer, spec));
         Ok(Self {
             layers: layers.collect::<Result<_, EngineError>>()?,
+            first_layer: encoder.first_layer,
             biases: Biases::new(encoder.slopes.clone(), spec.left_context),
             ring_biases: RingBiases::new(encoder.slopes.clone()),
             past: VecDeque::new(),
@@ -197,7 +200,7 @@ impl CachedState {
 
     /// Fills the cache of layer `k` up to `first_frame`: adds the chunks of the left context that exited before that layer.
     fn fill(&mut self, k: usize, first_frame: u64) -> Result<(), EngineError> {
-        let next = self.layers[k - 1].next_frame;
+        let next = self.layers[k - self.first_layer].next_frame;
         if next == first_frame {
             return Ok(());
         }
@@ -205,7 +208,7 @@ impl CachedState {
         let resume = from.map_or(first_frame, |index| self.past[index].first_frame);
         if resume != next {
             // Frames that have left the context were never computed here, and older ones have left it as well.
-            self.layers[k - 1].restart_at(resume);
+            self.layers[k - self.first_layer].restart_at(resume);
         }
         for index in from.unwrap_or(self.past.len())..self.past.len() {
             let unknown =
@@ -223,7 +226,7 @@ impl CachedState {
     }
 
     fn run(&mut self, k: usize, x: &Frames) -> Result<(Frames, Frames), EngineError> {
-        let layer = &mut self.layers[k - 1];
+        let layer = &mut self.layers[k - self.first_layer];
         let frames = x.frames();
         self.layer_frames += frames as u64;
         layer.next_frame += frames as u64;
@@ -258,7 +261,7 @@ impl CachedState {
 
     /// Uses the exit state as the input of layer `k`, and computes only the keys, values and states.
     fn project(&mut self, k: usize, x: &Frames) -> Result<(), EngineError> {
-        let layer = &mut self.layers[k - 1];
+        let layer = &mut self.layers[k - self.first_layer];
         let failed = |problem: String| EngineError::Run { stage: format!("layer.{k} (keys and values)"), problem };
         let runner = layer.project.as_mut().ok_or_else(|| failed("was loaded without key and value projections".into()))?;
         let frames = x.frames();

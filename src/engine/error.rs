@@ -62,6 +62,17 @@ pub enum EngineError {
         /// The maximum.
         max: usize,
     },
+    /// The first layer to load is not a layer of the pack.
+    #[error("pack `{pack}` has layers 1 to {layers}, so it cannot be loaded from layer {layer} on")]
+    #[non_exhaustive]
+    FirstLayer {
+        /// The pack's name.
+        pack: String,
+        /// The given layer.
+        layer: usize,
+        /// Number of layers.
+        layers: usize,
+    },
     /// The system could not start a thread for matmuls.
     #[error("cannot start a thread for matmuls; use fewer threads")]
     Thread(#[source] std::io::Error),

@@ -81,6 +81,9 @@ impl EncoderState {
         if depth >= encoder.layers() {
             return refused(format!("{depth} layers have run, but the pack has only {}", encoder.layers()));
         }
+        if depth + 1 < encoder.first_layer {
+            return refused(format!("{depth} layers have run, but layers from {} on are loaded", encoder.first_layer));
+        }
         let states = past.iter().flat_map(|chunk| &chunk.states);
         if x.dim() != encoder.dim() || states.clone().any(|(_, state)| state.dim() != encoder.dim()) {
             return refused(format!("frames must have {} dimensions", encoder.dim()));

@@ -60,9 +60,13 @@ pub struct Encoder {
     name: String,
     spec: EncoderSection,
     audio: AudioSection,
-    frontend: Stage,
+    /// `None` if the first layers are not loaded.
+    frontend: Option<Stage>,
     position: Option<Stage>,
+    /// The loaded layers, up to the last.
     layers: Vec<LayerStages>,
+    /// Number of the first loaded layer.
+    first_layer: usize,
     heads: Branches<Stage>,
     ctc: Branches<Stage>,
     vocabulary: Vec<String>,
@@ -124,6 +128,11 @@ impl Encoder {
         if helpers.is_some() && precision == Precision::Int8 {
             log::warn!("int8 matmuls run on one thread; `threads` has an effect with f32 only");
         }
+        let first_layer = options.first_layer;
+        if !(1..=spec.layers).contains(&first_layer) {
+            return Err(EngineError::FirstLayer { pack: pack.manifest.name.clone(), layer: first_layer, layers: spec.layers });
+        }
+        let whole = first_layer == 1;
         let loader = Loader::new(helpers);
         // The front end, the heads and the small stages stay in f32: they are cheap, and agreement is measured at the heads.
         let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, MatmulType::F32);
@@ -139,9 +148,9 @@ impl Encoder {
 
         let samples = Size::Samples { receptive_field: audio.receptive_field, hop: audio.hop };
         let signature = Signature { inputs: vec![Port::new("audio", [one, samples])], outputs: vec![hidden("x")] };
-        let frontend = exact(&pack.frontend, &signature)?;
+        let frontend = whole.then(|| exact(&pack.frontend, &signature)).transpose()?;
         let signature = Signature { inputs: vec![hidden("x")], outputs: vec![hidden("y")] };
-        let position = pack.position.as_ref().map(|file| exact(file, &signature)).transpose()?;
+        let position = pack.position.as_ref().filter(|_| whole).map(|file| exact(file, &signature)).transpose()?;
 
         let layer = |file: &StageFile| -> Result<LayerStages, EngineError> {
             let feature = (spec.feature == Feature::BeforeNorm).then(|| hidden("f"));
@@ -166,12 +175,13 @@ impl Encoder {
             let project = (gap_fill == GapFill::Project).then(|| loader.stage(file, &signature, matmul)).transpose()?;
             Ok(LayerStages { full, project, states: file.state().to_vec() })
         };
-        let layers = pack.layers.iter().map(layer).collect::<Result<_, _>>()?;
+        let layers = pack.layers.iter().skip(first_layer - 1).map(layer).collect::<Result<_, _>>()?;
         let branches = |files: &[(usize, StageFile)], output: &dyn Fn(usize) -> Port| {
             let load = |(k, file): &(usize, StageFile)| {
                 Ok((*k, exact(file, &Signature { inputs: vec![hidden("f")], outputs: vec![output(*k)] })?))
             };
-            files.iter().map(load).collect::<Result<Branches<Stage>, EngineError>>()
+            // The one at the depth where chunks arrive is compared with the next one.
+            files.iter().filter(|(k, _)| k + 1 >= first_layer).map(load).collect::<Result<Branches<Stage>, EngineError>>()
         };
         let vocabulary = pack.manifest.ctc.as_ref().map_or_else(Vec::new, |ctc| ctc.vocabulary.clone());
         let slopes = match spec.position {
@@ -184,6 +194,7 @@ impl Encoder {
             frontend,
             position,
             layers,
+            first_layer,
             heads: branches(&pack.heads, &|_| logits(spec.units))?,
             ctc: branches(&pack.ctc, &|_| logits(vocabulary.len()))?,
             vocabulary,
@@ -210,6 +221,11 @@ impl Encoder {
     /// Number of layers, L.
     pub fn layers(&self) -> usize {
         self.spec.layers
+    }
+
+    /// Number of the first loaded layer: 1, unless [`LoadOptions::first_layer`] left out others.
+    pub fn first_layer(&self) -> usize {
+        self.first_layer
     }
 
     /// Hidden size, D.
@@ -333,7 +349,7 @@ impl Encoder {
 /// One stream's state of an encoder.
 pub struct EncoderState {
     encoder: Arc<Encoder>,
-    frontend: Runner,
+    frontend: Option<Runner>,
     mode: ModeState,
     heads: Branches<Runner>,
     ctc: Branches<Runner>,
@@ -367,7 +383,7 @@ impl EncoderState {
             branches.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<Branches<Runner>, EngineError>>()
         };
         Ok(Self {
-            frontend: encoder.frontend.plan_runner()?,
+            frontend: encoder.frontend.as_ref().map(Stage::plan_runner).transpose()?,
             mode: match encoder.spec.mode {
                 Mode::Cached => ModeState::Cached(CachedState::new(encoder)?),
                 Mode::Windowed => ModeState::Windowed(WindowedState::new(encoder)?),
@@ -394,12 +410,16 @@ impl EncoderState {
         };
         let branches = self.heads.iter().chain(&self.ctc).chain(&self.gain).chain(&self.embedding);
         let others: u64 = branches.map(|(_, branch)| branch.macs()).sum();
-        Work { layer_frames, projected_frames, macs: self.frontend.macs() + layers + others }
+        Work { layer_frames, projected_frames, macs: self.frontend.as_ref().map_or(0, Runner::macs) + layers + others }
     }
 
     /// Runs the front end on the chunk's samples: `receptive_field + (T-1) * hop` of them, for T frames from `span.audio_first`; none if
     /// an earlier call provided all frames of the window (at the end of a windowed stream).
     pub fn begin(&mut self, samples: &[f32], span: WindowSpan) -> Result<Pass<'_>, EngineError> {
+        let Some(frontend) = &mut self.frontend else {
+            let hint = format!("only layers from {} on were loaded", self.encoder.first_layer);
+            return Err(EngineError::NoStage { pack: self.encoder.name.clone(), stage: "frontend".into(), hint });
+        };
         let failed = |error: TractError| EngineError::Run { stage: "frontend".into(), problem: format!("{error:#}") };
         let audio = match self.encoder.audio.level {
             Level::Raw => Tensor::from_shape(&[1, samples.len()], samples),
@@ -407,7 +427,7 @@ impl EncoderState {
         };
         let fresh = match samples.is_empty() {
             true => Frames::build(0, self.encoder.spec.dim, |_| {}),
-            false => self.frontend.tensor(audio.map_err(failed)?.into())?,
+            false => frontend.tensor(audio.map_err(failed)?.into())?,
         };
         let (x, own) = match &mut self.mode {
             ModeState::Cached(_) => (fresh.clone(), fresh),

@@ -53,6 +53,9 @@ pub struct LoadOptions {
     pub precision: Precision,
     /// Threads for wide f32 matmuls, 1 to [`MAX_THREADS`]. All but the first run only on idle cores. Results are bit-identical.
     pub threads: usize,
+    /// First layer to load, from 1. An encoder without the first layers has no front end: it only continues chunks that another encoder
+    /// hands over.
+    pub first_layer: usize,
 }
 
 /// Maximum number of threads of an encoder.
@@ -60,7 +63,7 @@ pub const MAX_THREADS: usize = 64;
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { gap_fill: None, precision: Precision::default(), threads: 1 }
+        Self { gap_fill: None, precision: Precision::default(), threads: 1, first_layer: 1 }
     }
 }
 
@@ -80,6 +83,12 @@ impl LoadOptions {
     /// Sets the number of threads for wide f32 matmuls.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Sets the first layer to load.
+    pub fn first_layer(mut self, layer: usize) -> Self {
+        self.first_layer = layer;
         self
     }
 }

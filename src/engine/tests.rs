@@ -56,7 +56,7 @@ fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Fram
     let mut padded = vec![0.0; (frames - 1) * at.hop + at.receptive_field];
     padded[at.lead..at.lead + audio.len()].copy_from_slice(audio);
     let audio = Tensor::from_shape(&[1, padded.len()], &padded).unwrap();
-    let mut x = encoder.frontend.plan_runner().unwrap().tensor(audio.into()).unwrap();
+    let mut x = encoder.frontend.as_ref().unwrap().plan_runner().unwrap().tensor(audio.into()).unwrap();
     let context = spec.left_context;
     let mut bias = Vec::new();
     for slope in &encoder.slopes {

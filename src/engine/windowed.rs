@@ -10,6 +10,8 @@ use super::{Encoder, Frames};
 /// One stream's state of a windowed encoder.
 pub(super) struct WindowedState {
     layers: Vec<Runner>,
+    /// Number of the first of them.
+    first_layer: usize,
     position: Option<Runner>,
     has_feature: bool,
     dim: usize,
@@ -25,6 +27,7 @@ impl WindowedState {
     pub fn new(encoder: &Encoder) -> Result<Self, EngineError> {
         Ok(Self {
             layers: encoder.layers.iter().map(|layer| layer.full.runner()).collect::<Result<_, _>>()?,
+            first_layer: encoder.first_layer,
             position: encoder.position.as_ref().map(super::stage::Stage::runner).transpose()?,
             has_feature: encoder.has_feature(),
             dim: encoder.spec.dim,
@@ -75,7 +78,7 @@ impl WindowedState {
     pub fn layer(&mut self, k: usize, x: &Frames) -> Result<(Frames, Frames), EngineError> {
         let failed = |error: TractError| EngineError::Run { stage: format!("layer.{k}"), problem: format!("{error:#}") };
         self.layer_frames += x.frames() as u64;
-        let runner = &mut self.layers[k - 1];
+        let runner = &mut self.layers[k - self.first_layer];
         if runner.is_program() {
             let done = runner.run_program(x, None)?;
             let y = done.frames(0, x.frames())?;

@@ -51,6 +51,14 @@ impl Measure {
                 Self::Margin => evidence.margin >= threshold,
             }
     }
+
+    /// A threshold that more evidence passes: `factor`, at least 1, multiplies an entropy and divides the others. 1 changes no bit.
+    pub fn relaxed(self, threshold: f32, factor: f32) -> f32 {
+        match self {
+            Self::Entropy => threshold * factor,
+            Self::MaxProb | Self::Margin => threshold / factor,
+        }
+    }
 }
 
 /// Computes evidence from logits, layer by layer of one chunk; keeps the log-posteriors of the last two heads.

@@ -52,6 +52,10 @@ impl ExitPolicy for Gate {
         }
     }
 
+    fn relax(&mut self, factor: f32) {
+        self.inner.relax(factor);
+    }
+
     fn description(&self) -> String {
         format!("{}; gate at {} quiet, {} chunks of hangover", self.inner.description(), self.least, self.hangover)
     }

@@ -19,6 +19,8 @@ pub(super) struct Threshold {
     pub label: String,
     /// Number of layers.
     pub layers: usize,
+    /// Factor of [`ExitPolicy::relax`].
+    pub relax: f32,
 }
 
 impl ExitPolicy for Threshold {
@@ -34,12 +36,16 @@ impl ExitPolicy for Threshold {
         match observation.current() {
             Some(evidence)
                 if self.needs(observation.layer) == Needs::Head
-                    && self.measure.passes(evidence, self.thresholds.at(observation.layer)) =>
+                    && self.measure.passes(evidence, self.measure.relaxed(self.thresholds.at(observation.layer), self.relax)) =>
             {
                 Decision::Exit(Reason::Threshold)
             }
             _ => Decision::Continue,
         }
+    }
+
+    fn relax(&mut self, factor: f32) {
+        self.relax = factor;
     }
 
     fn description(&self) -> String {
@@ -70,6 +76,8 @@ pub(super) struct CtcConfidence {
     pub branches: Vec<usize>,
     /// Number of layers.
     pub layers: usize,
+    /// Factor of [`ExitPolicy::relax`].
+    pub relax: f32,
 }
 
 impl CtcConfidence {
@@ -89,9 +97,15 @@ impl ExitPolicy for CtcConfidence {
 
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
         match (observation.ctc, self.threshold(observation.layer)) {
-            (Some(evidence), Some(threshold)) if self.measure.passes(evidence, threshold) => Decision::Exit(Reason::Threshold),
+            (Some(evidence), Some(threshold)) if self.measure.passes(evidence, self.measure.relaxed(threshold, self.relax)) => {
+                Decision::Exit(Reason::Threshold)
+            }
             _ => Decision::Continue,
         }
+    }
+
+    fn relax(&mut self, factor: f32) {
+        self.relax = factor;
     }
 
     fn description(&self) -> String {
@@ -106,6 +120,8 @@ pub(super) struct Change {
     pub thresholds: PerLayer,
     /// Number of layers.
     pub layers: usize,
+    /// Factor of [`ExitPolicy::relax`].
+    pub relax: f32,
 }
 
 impl ExitPolicy for Change {
@@ -115,11 +131,17 @@ impl ExitPolicy for Change {
 
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
         match observation.current() {
-            Some(Evidence { finite: true, change: Some(change), .. }) if *change <= self.thresholds.at(observation.layer) => {
+            Some(Evidence { finite: true, change: Some(change), .. })
+                if *change <= self.thresholds.at(observation.layer) * self.relax =>
+            {
                 Decision::Exit(Reason::Change)
             }
             _ => Decision::Continue,
         }
+    }
+
+    fn relax(&mut self, factor: f32) {
+        self.relax = factor;
     }
 
     fn description(&self) -> String {
@@ -140,6 +162,8 @@ pub(super) struct Gain {
     pub first: usize,
     /// Number of layers.
     pub layers: usize,
+    /// Factor of [`ExitPolicy::relax`].
+    pub relax: f32,
 }
 
 impl ExitPolicy for Gain {
@@ -149,13 +173,17 @@ impl ExitPolicy for Gain {
 
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
         let Some((present, deeper)) = observation.forecast.split_first() else { return Decision::Continue };
-        let present = present.exp();
+        let (present, lambda) = (present.exp(), self.lambda * self.relax);
         let deeper = deeper.iter().map(|log_kl| log_kl.exp()).chain([0.0]);
         // NaN fails the comparison, so such a chunk continues.
-        match deeper.zip(1u8..).all(|(kl, layers)| present - kl <= self.lambda * f32::from(layers)) {
+        match deeper.zip(1u8..).all(|(kl, layers)| present - kl <= lambda * f32::from(layers)) {
             true => Decision::Exit(Reason::Gain),
             false => Decision::Continue,
         }
+    }
+
+    fn relax(&mut self, factor: f32) {
+        self.relax = factor;
     }
 
     fn description(&self) -> String {

@@ -131,6 +131,10 @@ pub trait ExitPolicy: Send {
     /// Decides after a layer. A chunk exits after the last layer regardless of the decision.
     fn decide(&mut self, observation: &Observation<'_>) -> Decision;
 
+    /// Makes exits more likely from the next chunk on, where live audio waits: `factor`, at least 1, multiplies thresholds of entropy,
+    /// change and gain, and divides those of probabilities. 1 restores the policy. One without thresholds ignores it.
+    fn relax(&mut self, _factor: f32) {}
+
     /// One line for summaries and logs: the policy and its numbers.
     fn description(&self) -> String {
         "custom policy".to_owned()

@@ -121,6 +121,10 @@ impl ExitPolicy for Deadline {
         }
     }
 
+    fn relax(&mut self, factor: f32) {
+        self.inner.relax(factor);
+    }
+
     fn description(&self) -> String {
         format!("{}; deadline {} ms", self.inner.description(), self.deadline.as_millis())
     }

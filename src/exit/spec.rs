@@ -81,6 +81,8 @@ pub struct PolicySpec {
     pub gate_hangover: Option<usize>,
     /// Deadline of each chunk, milliseconds; wraps any policy.
     pub deadline_ms: Option<u64>,
+    /// Factor of the thresholds, at least 1, as in [`ExitPolicy::relax`].
+    pub relax: Option<f32>,
 }
 
 /// Why a policy cannot be built for a pack.
@@ -194,7 +196,14 @@ impl PolicySpec {
             }
             (None, None) => PolicyName::Never,
         };
-        let policy = self.gated(name, self.make(name, pack)?, pack)?;
+        let mut policy = self.gated(name, self.make(name, pack)?, pack)?;
+        match self.relax {
+            None => {}
+            Some(factor) if factor.is_finite() && factor >= 1.0 => policy.relax(factor),
+            Some(factor) => {
+                return Err(self.invalid(name, "relax", format!("the factor must be at least 1, got {factor}")));
+            }
+        }
         Ok(match self.deadline_ms {
             None => policy,
             Some(0) => return Err(self.invalid(name, "deadline", "the deadline must be at least 1 ms".into())),
@@ -265,7 +274,7 @@ impl PolicySpec {
         }
         let daisy = |range| -> Result<Box<dyn ExitPolicy>, PolicyError> {
             let thresholds = threshold(&exit.threshold, "set one, in nats (0 to ln(units))")?;
-            Ok(Box::new(Threshold { measure, thresholds, range, label: label(name), layers }))
+            Ok(Box::new(Threshold { measure, thresholds, range, label: label(name), layers, relax: 1.0 }))
         };
         Ok(match name {
             PolicyName::Threshold => daisy(None)?,
@@ -308,7 +317,7 @@ impl PolicySpec {
                     })?;
                 let thresholds = PerLayer::Each(target.thresholds.clone());
                 let label = format!("calibrated for an agreement of {agreement}");
-                Box::new(Threshold { measure: Measure::Entropy, thresholds, range: None, label, layers })
+                Box::new(Threshold { measure: Measure::Entropy, thresholds, range: None, label, layers, relax: 1.0 })
             }
             PolicyName::Ctc => {
                 let shallowest = pack.shallowest_exit();
@@ -317,11 +326,11 @@ impl PolicySpec {
                     return Err(missing("CTC branches", "use `gain` or `threshold`, or train branches (docs/phones.md)"));
                 }
                 let thresholds = threshold(&exit.ctc, "set one, in nats (such as 0.2)")?;
-                Box::new(CtcConfidence { measure, thresholds, branches, layers })
+                Box::new(CtcConfidence { measure, thresholds, branches, layers, relax: 1.0 })
             }
             PolicyName::Change => {
                 let thresholds = threshold(&exit.change, "set one, in nats (such as 0.06)")?;
-                Box::new(Change { thresholds, layers })
+                Box::new(Change { thresholds, layers, relax: 1.0 })
             }
             PolicyName::Gain => {
                 let Some(&(first, _)) = pack.gain.first() else {
@@ -341,7 +350,7 @@ impl PolicySpec {
                         return Err(missing_for(Some("threshold"), "default for λ", "set one, in nats per layer (such as 0.02)"));
                     }
                 };
-                Box::new(Gain { lambda, first, layers })
+                Box::new(Gain { lambda, first, layers, relax: 1.0 })
             }
         })
     }

@@ -162,12 +162,66 @@ pub struct LiveAdaptation {
     pub most: f64,
 }
 
+impl Default for LiveAdaptation {
+    /// Thresholds rise while two chunks or more wait, up to fourfold: the ring holds two seconds, six chunks of daisy-tiny.
+    fn default() -> Self {
+        let Bands { alpha, beta, gamma, .. } = Bands::default();
+        Self { bands: Bands { short: 1, long: 2, alpha, beta, gamma }, most: 4.0 }
+    }
+}
+
 impl LiveAdaptation {
     /// The next factor after `current`, with `queue` chunks waiting.
     pub fn next(&self, current: f64, queue: usize) -> f64 {
         (current * self.bands.factor(queue)).clamp(1.0, self.most.max(1.0))
     }
 }
+
+/// What a source measures of itself and of one neighbour. Times are means in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exchange {
+    /// Time here for a chunk that stays, Γ_n.
+    pub stay: f64,
+    /// Time here for a chunk that leaves: its first layers, encoding, decoding.
+    pub leave: f64,
+    /// Transfer time there and back, D_nm.
+    pub transfer: f64,
+    /// Time there for a chunk that arrives, Γ_m.
+    pub there: f64,
+    /// Chunks queued there, I_m.
+    pub queue: usize,
+    /// Chunks waiting here behind this one, I_n.
+    pub waiting: usize,
+    /// Chunks in flight.
+    pub sent: usize,
+    /// Chunks that may be complete or in flight behind the oldest one in flight: results leave in order.
+    pub window: usize,
+    /// Whether a chunk needs the states of the one before (a cached pack).
+    pub chained: bool,
+}
+
+impl Exchange {
+    /// Whether sending the chunk processes more audio per second than keeping it.
+    ///
+    /// Only if it takes less time here than a chunk that stays. Independent chunks must also return before the window is full, or the
+    /// source waits for them. Chained chunks form a pipeline of two machines, since one that stays waits for those in flight: the
+    /// pipeline's slower half must be faster than the source alone, and filling it, D_nm, must pay off for the chunks that wait.
+    pub fn pays(&self) -> bool {
+        let Self { stay, leave, transfer, there, queue, waiting, sent, window, chained } = *self;
+        let sensible = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
+        if ![stay, leave, transfer, there].into_iter().all(sensible) || leave > LEAST_SAVING * stay {
+            return false;
+        }
+        if !chained {
+            return transfer + (queue + 1) as f64 * there < window.saturating_sub(sent) as f64 * stay;
+        }
+        let saved = stay - leave.max(there);
+        saved > (1.0 - LEAST_SAVING) * stay && (sent > 0 || waiting as f64 * saved > transfer)
+    }
+}
+
+/// Largest share of a chunk's time that a chunk that leaves may take here, which covers errors of measurement.
+const LEAST_SAVING: f64 = 0.9;
 
 /// Deterministic pseudo-random numbers in 0..1 (SplitMix64), for probabilistic offloading.
 #[derive(Debug, Clone)]
@@ -216,6 +270,49 @@ mod tests {
         assert!((offload_probability(&load(1, 3, 0.1), &load(2, 0, 0.1), 0.2) - 0.25).abs() < 1e-12);
         // An idle worker with nothing queued keeps its work.
         assert_eq!(offload_probability(&load(0, 1, 0.1), &load(0, 0, 0.1), 0.0), 0.0);
+    }
+
+    /// A source that takes 100 ms per chunk, 10 ms of them before it leaves, and a neighbour that takes 40 ms.
+    fn exchange(chained: bool) -> Exchange {
+        let (stay, leave, transfer, there) = (0.1, 0.01, 0.05, 0.04);
+        Exchange { stay, leave, transfer, there, queue: 0, waiting: 6, sent: 0, window: 16, chained }
+    }
+
+    #[test]
+    fn a_chunk_leaves_only_if_more_is_processed() {
+        for chained in [false, true] {
+            let usual = exchange(chained);
+            assert!(usual.pays());
+            // Encoding it takes as long as computing it: a small pack is left alone, however fast the neighbour is.
+            assert!(!Exchange { leave: 0.1, there: 0.0, transfer: 0.0, ..usual }.pays());
+            assert!(!Exchange { stay: 0.002, leave: 0.001, transfer: 0.03, there: 0.002, ..usual }.pays());
+            assert!(!Exchange { there: f64::NAN, ..usual }.pays() && !Exchange { transfer: -1.0, ..usual }.pays());
+        }
+        // Independent chunks: a neighbour may be slower, as long as its results come before the source would wait for them.
+        let alone = exchange(false);
+        assert!(Exchange { there: 0.5, ..alone }.pays());
+        assert!(!Exchange { there: 0.5, queue: 3, ..alone }.pays() && !Exchange { there: 0.5, sent: 14, ..alone }.pays());
+        // A chain is as fast as its slowest part, and must be long enough to pay for filling it.
+        let chain = exchange(true);
+        assert!(!Exchange { there: 0.12, ..chain }.pays());
+        assert!(!Exchange { transfer: 0.5, ..chain }.pays() && Exchange { transfer: 0.5, waiting: 20, ..chain }.pays());
+        assert!(Exchange { transfer: 0.5, waiting: 0, sent: 1, ..chain }.pays(), "a pipeline that is full is kept full");
+    }
+
+    #[test]
+    fn live_thresholds_rise_while_audio_waits_and_return() {
+        let live = LiveAdaptation::default();
+        let mut factor = 1.0;
+        for queue in [0, 1, 0, 1, 1] {
+            factor = live.next(factor, queue);
+            assert_eq!(factor, 1.0, "a chunk that waits briefly changes nothing");
+        }
+        for _ in 0..3 {
+            factor = live.next(factor, 3);
+        }
+        assert!((factor - 3.375).abs() < 1e-9, "{factor}");
+        assert_eq!(live.next(factor, 9), 4.0);
+        assert!((0..7).fold(factor, |factor, _| live.next(factor, 0)) == 1.0);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The neighbours that a source knows: what they publish, what was measured of them, and what became of the chunks sent there.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::message::WorkerState;
 use super::policy::Load;
+use super::worker::WorkerCounters;
 
 /// Most neighbours that are remembered; others are ignored.
 pub const MOST_NEIGHBOURS: usize = 64;
@@ -13,6 +15,10 @@ pub const MOST_NEIGHBOURS: usize = 64;
 const SILENT: Duration = Duration::from_secs(1);
 /// Weight of the latest transfer in its mean.
 const TRANSFER_WEIGHT: f64 = 0.2;
+/// A transfer time that was measured longer ago is measured again before it is relied on.
+const TRANSFER_VALID: Duration = Duration::from_secs(10);
+/// Shortest time between two measurements.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// All neighbours, shared by the source and the transport.
 #[derive(Debug, Default)]
@@ -22,6 +28,10 @@ pub struct Roster {
     present: AtomicUsize,
     /// Messages that could not be read.
     unreadable: AtomicU64,
+    /// The worker of this node.
+    own: Arc<WorkerCounters>,
+    adapted: AtomicU64,
+    factor: AtomicU32,
 }
 
 #[derive(Debug, Clone)]
@@ -33,8 +43,11 @@ struct Neighbour {
     present: bool,
     /// Not used before it publishes its state after this time: a chunk sent there came late.
     doubted: Option<Instant>,
-    /// Mean time for the way there and back, D, seconds.
-    transfer_seconds: f64,
+    /// Mean time for the way there and back, D, seconds; `None` before it was measured.
+    transfer_seconds: Option<f64>,
+    /// When it was measured last, and when the last measurement began.
+    measured: Option<Instant>,
+    measuring: Option<Instant>,
     /// Chunks that are there now.
     sent_now: usize,
     counts: Counts,
@@ -76,6 +89,12 @@ pub struct NeighbourStatus {
     pub transfer_seconds: f64,
     /// Its input queue, I.
     pub input: usize,
+    /// Its output queue, O.
+    pub output: usize,
+    /// Chunks that are there now.
+    pub sent_now: usize,
+    /// Temperature of its processor, °C, if it reports it.
+    pub temperature: Option<f64>,
 }
 
 /// A neighbour that can take a chunk.
@@ -83,7 +102,10 @@ pub struct NeighbourStatus {
 pub(crate) struct Candidate {
     pub number: usize,
     pub load: Load,
-    pub transfer_seconds: f64,
+    /// `None` if it is unknown, or was measured too long ago.
+    pub transfer_seconds: Option<f64>,
+    /// Bytes of a typical message.
+    pub bytes: Option<usize>,
 }
 
 impl Neighbour {
@@ -94,10 +116,18 @@ impl Neighbour {
             seen: Instant::now(),
             present: false,
             doubted: None,
-            transfer_seconds: 0.0,
+            transfer_seconds: None,
+            measured: None,
+            measuring: None,
             sent_now: 0,
             counts: Counts::default(),
         }
+    }
+
+    fn took(&mut self, transfer: f64) {
+        let weight = if self.measured.is_some_and(|at| at.elapsed() < TRANSFER_VALID) { TRANSFER_WEIGHT } else { 1.0 };
+        let mean = self.transfer_seconds.unwrap_or(transfer);
+        (self.transfer_seconds, self.measured) = (Some(mean + weight * (transfer - mean)), Some(Instant::now()));
     }
 }
 
@@ -153,6 +183,31 @@ impl Roster {
         self.present.store(all.iter().filter(|neighbour| neighbour.present).count(), Ordering::Relaxed);
     }
 
+    /// Records that the network is gone.
+    pub(super) fn all_gone(&self) {
+        self.locked().iter_mut().for_each(|neighbour| (neighbour.present, neighbour.state) = (false, None));
+        self.present.store(0, Ordering::Relaxed);
+    }
+
+    /// The worker of this node, whose counts stay 0 if it has none.
+    pub fn own(&self) -> &Arc<WorkerCounters> {
+        &self.own
+    }
+
+    /// Records the factor of the thresholds for the next chunk.
+    pub(super) fn set_factor(&self, factor: f32) {
+        self.factor.store(factor.to_bits(), Ordering::Relaxed);
+        if factor > 1.0 {
+            self.adapted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Chunks with thresholds that were raised because audio waited, and the present factor.
+    pub fn adaptation(&self) -> (u64, f32) {
+        let factor = f32::from_bits(self.factor.load(Ordering::Relaxed));
+        (self.adapted.load(Ordering::Relaxed), if factor == 0.0 { 1.0 } else { factor })
+    }
+
     /// Neighbours that have published a state and are present.
     pub fn ready(&self) -> usize {
         self.locked().iter().filter(|neighbour| neighbour.present && neighbour.state.is_some()).count()
@@ -186,9 +241,31 @@ impl Roster {
                 let state = one.state.as_ref().filter(|state| suits(state))?;
                 // What was sent since the state was published is there as well.
                 let load = Load { input: state.input.max(one.sent_now), ..state.load() };
-                Some(Candidate { number, load, transfer_seconds: one.transfer_seconds })
+                let transfer_seconds =
+                    one.transfer_seconds.filter(|_| one.measured.is_some_and(|at| at.elapsed() < TRANSFER_VALID));
+                let Counts { sent, bytes_sent, bytes_received, .. } = one.counts;
+                let bytes = (bytes_sent + bytes_received).checked_div(2 * sent).map(|bytes| bytes as usize);
+                Some(Candidate { number, load, transfer_seconds, bytes })
             })
             .collect()
+    }
+
+    /// Whether the transfer time should be measured now; records that it is.
+    pub(crate) fn measure(&self, number: usize) -> bool {
+        let mut all = self.locked();
+        let Some(neighbour) = all.get_mut(number) else { return false };
+        let due = neighbour.measuring.is_none_or(|since| since.elapsed() > MEASURE_EVERY);
+        if due {
+            neighbour.measuring = Some(Instant::now());
+        }
+        due
+    }
+
+    /// Records a measured transfer time.
+    pub(crate) fn measured(&self, number: usize, transfer: Duration) {
+        if let Some(neighbour) = self.locked().get_mut(number) {
+            neighbour.took(transfer.as_secs_f64());
+        }
     }
 
     /// The neighbour's name.
@@ -208,9 +285,7 @@ impl Roster {
     pub(crate) fn answered(&self, number: usize, bytes: usize, round_trip: Duration, took: Duration, load: Load) {
         if let Some(neighbour) = self.locked().get_mut(number) {
             neighbour.counts.bytes_received += bytes as u64;
-            let transfer = round_trip.saturating_sub(took).as_secs_f64();
-            let weight = if neighbour.transfer_seconds == 0.0 { 1.0 } else { TRANSFER_WEIGHT };
-            neighbour.transfer_seconds += weight * (transfer - neighbour.transfer_seconds);
+            neighbour.took(round_trip.saturating_sub(took).as_secs_f64());
             if let Some(state) = &mut neighbour.state
                 && load.compute_seconds.is_finite()
                 && load.compute_seconds >= 0.0
@@ -245,10 +320,29 @@ impl Roster {
             present: neighbour.present,
             counts: neighbour.counts,
             compute_seconds: neighbour.state.as_ref().map_or(0.0, |state| state.compute_seconds),
-            transfer_seconds: neighbour.transfer_seconds,
+            transfer_seconds: neighbour.transfer_seconds.unwrap_or(0.0),
             input: neighbour.state.as_ref().map_or(0, |state| state.input),
+            output: neighbour.state.as_ref().map_or(0, |state| state.output),
+            sent_now: neighbour.sent_now,
+            temperature: neighbour.state.as_ref().and_then(|state| state.temperature),
         };
         self.locked().iter().map(status).collect()
+    }
+}
+
+/// One line: neighbours that are present, and the chunks sent there.
+impl fmt::Display for Roster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = self.locked();
+        let sum = |of: fn(&Counts) -> u64| all.iter().map(|one| of(&one.counts)).sum::<u64>();
+        let present = all.iter().filter(|one| one.present).count();
+        let (sent, returned) = (sum(|counts| counts.sent), sum(|counts| counts.returned));
+        write!(f, "{present} neighbours, {sent} chunks sent there, {returned} returned")?;
+        let (answered, refused) = self.own.totals();
+        match answered + refused {
+            0 => Ok(()),
+            _ => write!(f, ", {answered} computed for others"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::message::{Answer, Task};
-use super::policy::{self, Draws, Load, Placement};
+use super::policy::{self, Draws, Exchange, LiveAdaptation, Load, Placement};
 use super::roster::{Candidate, Ending, Roster};
 use crate::engine::handover::Handover;
 use crate::engine::{Encoder, EngineError};
@@ -40,6 +40,9 @@ pub const PATIENCE: Duration = Duration::from_secs(2);
 pub trait Carrier: Send {
     /// Sends `task` to the neighbour of this name. After `within`, its answer is ignored.
     fn carry(&self, neighbour: &str, task: Vec<u8>, within: Duration, on_answer: OnAnswer);
+
+    /// Sends `message` to the neighbour, which returns it.
+    fn echo(&self, neighbour: &str, message: Vec<u8>, on_answer: OnAnswer);
 }
 
 /// Callback for the answer to a task.
@@ -57,6 +60,12 @@ pub struct Source {
     carrier: Box<dyn Carrier>,
     draws: Draws,
     stream: u64,
+    /// Whether the policy has thresholds.
+    has_thresholds: bool,
+    /// How they follow the queue of a live stream.
+    adaptation: LiveAdaptation,
+    /// The present factor.
+    factor: f64,
     /// The neighbour for the next chunk.
     chosen: Option<Candidate>,
     /// The part of the stream's left context that each neighbour has (cached mode).
@@ -112,10 +121,19 @@ impl Source {
             carrier,
             draws: Draws::new(seed),
             stream: super::random(),
+            has_thresholds: !matches!(policy.name, Some(PolicyName::Fixed | PolicyName::Never)),
+            adaptation: LiveAdaptation::default(),
+            factor: 1.0,
             chosen: None,
             known: BTreeMap::new(),
             last: None,
         })
+    }
+
+    /// Sets the upper bound of the factor by which the thresholds of a live stream rise while audio waits; 1 leaves them as they are.
+    pub fn adapt(mut self, most: f64) -> Self {
+        self.adaptation.most = most;
+        self
     }
 
     /// Lets chunks of `session` continue on neighbours from the next one on.
@@ -136,7 +154,7 @@ impl Source {
         let candidates = self.roster.candidates(&self.pack, offer.depth + 1, self.encoder.layers());
         // Chunks of a cached pack attend to earlier ones, so all chunks in flight are on one neighbour.
         let bound = self.last.filter(|_| offer.sent > 0 && self.encoder.is_cached());
-        let wait = |one: &Candidate| one.transfer_seconds + one.load.input as f64 * one.load.compute_seconds;
+        let wait = |one: &Candidate| one.transfer_seconds.unwrap_or(0.0) + one.load.input as f64 * one.load.compute_seconds;
         let within = self.within(offer).as_secs_f64();
         let best = candidates
             .into_iter()
@@ -146,20 +164,68 @@ impl Source {
         let chance = match self.offloading {
             Offloading::Never => 0.0,
             Offloading::Always => 1.0,
-            Offloading::Auto => {
-                let own = Load { input: offer.waiting, output: offer.sent, compute_seconds: offer.compute_seconds };
-                // The current chunk is in neither queue yet.
-                match policy::place(&own, MOST_OFFERED) {
-                    Placement::Input => 0.0,
-                    Placement::Output => {
-                        let own = Load { output: own.output + 1, ..own };
-                        policy::offload_probability(&own, &best.load, best.transfer_seconds)
-                    }
-                }
-            }
+            Offloading::Auto => self.chance(offer, &best),
         };
         // Draw a random number only if the decision depends on it.
         (chance >= 1.0 || chance > 0.0 && self.draws.next_unit() < chance).then_some(best)
+    }
+
+    /// Probability of sending the chunk to `best`.
+    fn chance(&self, offer: &Offer<'_>, best: &Candidate) -> f64 {
+        if offer.waiting == 0 && offer.sent == 0 {
+            return 0.0;
+        }
+        let Some(transfer) = best.transfer_seconds else {
+            self.measure(best);
+            return 0.0;
+        };
+        let chained = self.encoder.is_cached();
+        let exchange = Exchange {
+            stay: offer.compute_seconds,
+            leave: offer.leave_seconds.unwrap_or((offer.elapsed - offer.waited).as_secs_f64()),
+            transfer,
+            there: best.load.compute_seconds,
+            queue: best.load.input,
+            waiting: offer.waiting,
+            sent: offer.sent,
+            window: offer.window,
+            chained,
+        };
+        if !exchange.pays() {
+            return 0.0;
+        }
+        if chained {
+            return 1.0;
+        }
+        let own = Load { input: offer.waiting, output: offer.sent, compute_seconds: offer.compute_seconds };
+        // The current chunk is in neither queue yet.
+        match policy::place(&own, MOST_OFFERED) {
+            Placement::Input => 0.0,
+            Placement::Output => policy::offload_probability(&Load { output: own.output + 1, ..own }, &best.load, transfer),
+        }
+    }
+
+    /// Measures the transfer time with a message of the usual size, unless that is being done.
+    fn measure(&self, one: &Candidate) {
+        if !self.roster.measure(one.number) {
+            return;
+        }
+        let Some(name) = self.roster.name(one.number) else { return };
+        let encoder = &self.encoder;
+        let chunk = encoder.default_chunk_frames();
+        // A chunk there and its result back, on average; in cached mode, the result has the states of all layers.
+        let frames = match encoder.is_cached() {
+            true => chunk * (1 + encoder.layers()) / 2,
+            false => chunk + (encoder.left_context() + encoder.right_context()) / 2,
+        };
+        let bytes = one.bytes.unwrap_or(frames * (encoder.dim() + 4)).min(super::codec::MAX_MESSAGE_BYTES);
+        let (roster, number, sent) = (self.roster.clone(), one.number, Instant::now());
+        let on_answer = move |message: &[u8]| {
+            if message.len() == bytes {
+                roster.measured(number, sent.elapsed());
+            }
+        };
+        self.carrier.echo(&name, vec![0; bytes], Box::new(on_answer));
     }
 
     /// The chunk without the states that the neighbour already has, and the earlier chunks that it needs.
@@ -187,6 +253,16 @@ impl Source {
 const MOST_OFFERED: usize = 8;
 
 impl Offload for Source {
+    fn begin_chunk(&mut self, waiting: usize, live: bool) -> f32 {
+        self.roster.own().set_own(waiting);
+        if live && self.has_thresholds {
+            self.factor = self.adaptation.next(self.factor, waiting);
+            self.policy.relax = (self.factor > 1.0).then_some(self.factor as f32);
+            self.roster.set_factor(self.factor as f32);
+        }
+        self.factor as f32
+    }
+
     fn wanted(&mut self, offer: &Offer<'_>) -> bool {
         // A chunk that is lost exits at the layer after which it was sent, but not before the first layer.
         if offer.depth == 0 || self.offloading == Offloading::Never || !self.roster.any_present() {

@@ -94,15 +94,19 @@ impl Carrier for Direct {
                 task[middle] ^= 0xff;
             }
             Fault::Twice => drop(worker.answer(&task, Instant::now(), 0)),
-            Fault::Restarted => *worker = Worker::new(&self.loaded.0, &self.loaded.1, 1).unwrap(),
+            Fault::Restarted => *worker = Worker::new(&self.loaded.0, &self.loaded.1).unwrap(),
             Fault::OtherPack => {
                 let other = if std::ptr::eq(self.loaded, tiny()) { base() } else { tiny() };
-                let answer = Worker::new(&other.0, &other.1, 1).unwrap().answer(&task, Instant::now(), 0).0;
+                let answer = Worker::new(&other.0, &other.1).unwrap().answer(&task, Instant::now(), 0).0;
                 return on_answer(&answer);
             }
             Fault::None => {}
         }
         on_answer(&worker.answer(&task, Instant::now(), 0).0);
+    }
+
+    fn echo(&self, _neighbour: &str, message: Vec<u8>, on_answer: OnAnswer) {
+        on_answer(&message);
     }
 }
 
@@ -122,7 +126,7 @@ fn session(
     let mut session = Session::new(&loaded.1, policy.build(&loaded.0).unwrap(), options).unwrap();
     let roster = Arc::new(Roster::default());
     if let Some(fault) = faults {
-        let worker = Mutex::new(Worker::new(&loaded.0, &loaded.1, 1).unwrap());
+        let worker = Mutex::new(Worker::new(&loaded.0, &loaded.1).unwrap());
         let carrier = Direct { worker, loaded, fault, lost: Mutex::default() };
         let source = Source::new(&loaded.0, &loaded.1, policy, Offloading::Always, roster.clone(), Box::new(carrier)).unwrap();
         source.attach(&mut session);
@@ -292,21 +296,148 @@ fn a_restarted_worker_is_sent_the_context_again() {
 fn what_cannot_change_the_machine_is_refused_at_the_start() {
     let (pack, _) = tiny();
     let catch_up = Encoder::load(pack, &LoadOptions::default().gap_fill(crate::pack::GapFill::CatchUp)).unwrap();
-    let error = Worker::new(pack, &catch_up, 1).err().unwrap().to_string();
+    let error = Worker::new(pack, &catch_up).err().unwrap().to_string();
     assert!(error.contains("--gap-fill project"), "{error}");
     let (pack, encoder) = tiny();
-    assert!(Worker::new(pack, encoder, 0).is_err() && Worker::new(pack, encoder, 11).is_err());
+    assert!(Worker::new(pack, encoder).is_ok());
+    for layer in [0, 11] {
+        let error = Encoder::load(pack, &LoadOptions::default().first_layer(layer)).unwrap_err().to_string();
+        assert!(error.contains("layers 1 to 10"), "{error}");
+    }
 }
 
 /// A worker never panics and never answers more than an error, whatever it is sent.
 #[test]
 fn noise_is_refused() {
     let (pack, encoder) = base();
-    let mut worker = Worker::new(pack, encoder, 1).unwrap();
+    let mut worker = Worker::new(pack, encoder).unwrap();
     let mut draws = Draws::new(3);
     for length in 0..600 {
         let noise: Vec<u8> = (0..length).map(|_| (draws.next_unit() * 256.0) as u8).collect();
         let message = [&b"BNT\x01"[..], &noise].concat();
         assert!(worker.answer(&message, Instant::now(), 0).0.len() < 64);
+    }
+}
+
+/// Thresholds rise while live audio waits: here and, through the tasks, on the neighbour. They return to the configured ones.
+#[test]
+fn live_audio_that_waits_raises_thresholds_here_and_there() {
+    let loaded = tiny();
+    let policy: PolicySpec = "gain:0.02".parse().unwrap();
+    let audio = speech();
+    let exits = |neighbour: bool, waiting: usize, live: bool| {
+        let fault: Option<Box<dyn Fn() -> Fault + Send>> = Some(Box::new(|| Fault::None));
+        let (mut session, roster) = session(loaded, &policy, SessionOptions::default(), fault);
+        let mut layers = Vec::new();
+        for block in audio.chunks(5_120) {
+            if neighbour {
+                assert!(roster.published("other", &state(loaded).encode()));
+            }
+            session.set_queued_before(waiting, live);
+            session.push(block).unwrap();
+            layers.extend(session.representations().map(|one| one.unwrap().exit_layer));
+        }
+        session.finish();
+        layers.extend(session.representations().map(|one| one.unwrap().exit_layer));
+        (layers, roster.adaptation())
+    };
+    let sum = |layers: &[usize]| layers.iter().sum::<usize>();
+    let (calm, adapted) = exits(false, 0, true);
+    assert_eq!(adapted, (0, 1.0));
+    assert_eq!(exits(false, 5, false).0, calm, "the queue of a file changes nothing");
+    for neighbour in [false, true] {
+        let (layers, (chunks, factor)) = exits(neighbour, 5, true);
+        assert!(sum(&layers) * 10 < sum(&calm) * 9, "{} of {} layers", sum(&layers), sum(&calm));
+        assert!(chunks as usize == layers.len() && factor == 4.0, "{chunks} {factor}");
+    }
+    // As with a policy of that threshold, once the factor is at its bound.
+    let wanted = {
+        let (mut session, roster) = session(loaded, &"gain:0.08".parse().unwrap(), SessionOptions::default(), None);
+        stream(loaded, &mut session, &roster, audio, false)
+    };
+    let late = |layers: &[usize]| layers[layers.len() / 2..].to_vec();
+    let wanted = late(&wanted.iter().map(|one| one.exit_layer).collect::<Vec<_>>());
+    let same = late(&exits(false, 5, true).0).iter().zip(&wanted).filter(|(a, b)| a == b).count();
+    assert!(same * 10 >= wanted.len() * 9, "{same} of {}", wanted.len());
+}
+
+/// A worker that has loaded the last layers only continues chunks from there on, with the results of one that has all of them.
+#[test]
+fn a_worker_with_the_last_layers_continues_chunks_from_there() {
+    for (loaded, folder, first) in [(tiny(), "models/daisy-tiny", 5), (base(), "tests/data/windowed-base/pack", 2)] {
+        let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let part = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32).first_layer(first)).unwrap();
+        let policy: PolicySpec = "never".parse().unwrap();
+        let audio = &speech()[..160_000];
+        let run = |encoder: &Arc<Encoder>| {
+            let options = SessionOptions::default().posteriors(true);
+            let mut session = Session::new(&loaded.1, policy.build(&loaded.0).unwrap(), options).unwrap();
+            let roster = Arc::new(Roster::default());
+            let worker = Mutex::new(Worker::new(&loaded.0, encoder).unwrap());
+            let carrier = Direct { worker, loaded, fault: Box::new(|| Fault::None), lost: Mutex::default() };
+            let source =
+                Source::new(&loaded.0, &loaded.1, &policy, Offloading::Always, roster.clone(), Box::new(carrier)).unwrap();
+            source.attach(&mut session);
+            let mut found = Vec::new();
+            for block in audio.chunks(4_000) {
+                // Both are offered chunks at the same depth.
+                let layers = [first, loaded.1.layers()];
+                assert!(roster.published("other", &WorkerState { layers, ..state(loaded) }.encode()));
+                session.push(block).unwrap();
+                found.extend(session.representations().map(Result::unwrap));
+            }
+            let counts = roster.status()[0].counts;
+            assert!(counts.sent > 10 && counts.returned == counts.sent, "{counts:?}");
+            assert_eq!(counts.layers, counts.returned * (loaded.1.layers() + 1 - first) as u64);
+            found
+        };
+        let (found, wanted) = (run(&part), run(&loaded.1));
+        assert_eq!(found.len(), wanted.len());
+        for (found, wanted) in found.iter().zip(&wanted) {
+            assert_eq!((&found.vectors, &found.log_posteriors), (&wanted.vectors, &wanted.log_posteriors));
+        }
+        // It has no front end, and refuses chunks of lower depth.
+        let mut session = Session::new(&part, policy.build(&pack).unwrap(), SessionOptions::default()).unwrap();
+        session.push(audio).unwrap();
+        let error = session.next_chunk().unwrap_err().to_string();
+        assert!(error.contains("frontend") && error.contains(&format!("from {first} on")), "{error}");
+    }
+}
+
+/// A worker knows its time per task before the first one, and a source the transfer time before the first chunk.
+#[test]
+fn costs_are_known_before_the_first_chunk_leaves() {
+    for loaded in [tiny(), base()] {
+        let mut worker = Worker::new(&loaded.0, &loaded.1).unwrap();
+        assert_eq!(worker.compute_seconds(), 0.0);
+        worker.warm_up().unwrap();
+        assert!(worker.compute_seconds() > 0.0);
+    }
+}
+
+/// With `auto`, a neighbour that is much faster receives chunks of a long queue; one that is not, receives none.
+#[test]
+fn auto_sends_where_a_neighbour_processes_more() {
+    for (loaded, compute_seconds, sends) in
+        [(tiny(), 1e-6, true), (base(), 1e-6, true), (tiny(), 10.0, false), (base(), 10.0, false)]
+    {
+        let policy: PolicySpec = "never".parse().unwrap();
+        let mut session = Session::new(&loaded.1, policy.build(&loaded.0).unwrap(), SessionOptions::default()).unwrap();
+        let roster = Arc::new(Roster::default());
+        let worker = Mutex::new(Worker::new(&loaded.0, &loaded.1).unwrap());
+        let carrier = Direct { worker, loaded, fault: Box::new(|| Fault::None), lost: Mutex::default() };
+        let source = Source::new(&loaded.0, &loaded.1, &policy, Offloading::Auto, roster.clone(), Box::new(carrier)).unwrap();
+        source.attach(&mut session);
+        let mut found = 0;
+        for block in speech().chunks(5_120) {
+            assert!(roster.published("other", &WorkerState { compute_seconds, ..state(loaded) }.encode()));
+            session.set_queued_before(10_000, false);
+            session.push(block).unwrap();
+            found += session.representations().map(Result::unwrap).count();
+        }
+        session.finish();
+        found += session.representations().map(Result::unwrap).count();
+        let counts = roster.status()[0].counts;
+        assert_eq!(counts.sent > 0, sends, "{} {compute_seconds}: {counts:?} of {found}", loaded.1.name());
     }
 }

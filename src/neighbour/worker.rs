@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::message::{Answer, Refusal, Task};
 use super::policy::Load;
-use crate::engine::{Encoder, EncoderState, EngineError};
+use crate::engine::handover::Handover;
+use crate::engine::{Encoder, EncoderState, EngineError, Frames};
 use crate::exit::{Needs, PolicySpec, Reason};
 use crate::pack::Pack;
 use crate::stream::descent::{Descent, Judge};
@@ -16,6 +18,58 @@ use crate::stream::offload::Returned;
 const MOST_STREAMS: usize = 32;
 /// Weight of the latest task in the mean time per task.
 const TASK_WEIGHT: f64 = 0.1;
+
+/// Counts and queue of a worker, readable from any thread.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Tasks that wait or run.
+    input: AtomicUsize,
+    /// Chunks that wait at the source of the same process.
+    own: AtomicUsize,
+    compute_seconds: AtomicU64,
+    answered: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl WorkerCounters {
+    /// Queues and speed, as published.
+    pub fn load(&self) -> Load {
+        let compute_seconds = f64::from_bits(self.compute_seconds.load(Ordering::Relaxed));
+        let input = self.input.load(Ordering::Relaxed) + self.own.load(Ordering::Relaxed);
+        Load { input, output: 0, compute_seconds }
+    }
+
+    /// Tasks computed, and tasks refused.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.answered.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_own(&self, chunks: usize) {
+        self.own.store(chunks, Ordering::Relaxed);
+    }
+
+    pub(super) fn reset_queue(&self) {
+        self.input.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn entered(&self) {
+        self.input.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn left(&self, computed: bool) {
+        self.input.fetch_sub(1, Ordering::Relaxed);
+        let count = if computed { &self.answered } else { &self.refused };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn computed(&self, compute_seconds: f64) {
+        self.compute_seconds.store(compute_seconds.to_bits(), Ordering::Relaxed);
+    }
+}
 
 /// Computes tasks, one at a time.
 pub struct Worker {
@@ -40,17 +94,14 @@ struct Stream {
 }
 
 impl Worker {
-    /// A worker with the layers from `first_layer` on of `encoder`, which was loaded from `pack`.
+    /// A worker with the layers of `encoder`, which was loaded from `pack`.
     ///
     /// # Errors
     ///
-    /// [`EngineError::Handover`] if the encoder cannot continue chunks of others, or has no such layer.
-    pub fn new(pack: &Pack, encoder: &Arc<Encoder>, first_layer: usize) -> Result<Self, EngineError> {
+    /// [`EngineError::Handover`] if the encoder cannot continue chunks of others.
+    pub fn new(pack: &Pack, encoder: &Arc<Encoder>) -> Result<Self, EngineError> {
         super::check(encoder)?;
-        if !(1..=encoder.layers()).contains(&first_layer) {
-            let problem = format!("it has layers 1 to {}, not {first_layer}", encoder.layers());
-            return Err(EngineError::Handover { pack: encoder.name().to_owned(), problem });
-        }
+        let first_layer = encoder.first_layer();
         let (pack, identity, encoder) = (pack.clone(), pack.identity(), encoder.clone());
         Ok(Self { pack, identity, encoder, first_layer, streams: HashMap::new(), tasks: 0, compute_seconds: 0.0 })
     }
@@ -70,9 +121,38 @@ impl Worker {
         [self.first_layer, self.encoder.layers()]
     }
 
-    /// Mean time per task, Γ, seconds; 0 before the first.
+    /// Mean time per task, Γ, seconds; 0 before the first, and before [`warm_up`](Self::warm_up).
     pub fn compute_seconds(&self) -> f64 {
         self.compute_seconds
+    }
+
+    /// Computes a chunk of zeros twice, so that sources know the time per task before they send the first one.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] if a layer fails.
+    pub fn warm_up(&mut self) -> Result<(), EngineError> {
+        let encoder = self.encoder.clone();
+        let chunk = encoder.default_chunk_frames();
+        let own = match encoder.is_cached() {
+            true => 0..chunk,
+            false => encoder.left_context()..encoder.left_context() + chunk,
+        };
+        let frames = if encoder.is_cached() { chunk } else { own.end + encoder.right_context() };
+        // Where most chunks leave their source.
+        let depth = (self.first_layer - 1).max(1).min(encoder.layers() - 1);
+        for first_frame in [0, chunk as u64] {
+            let mut state = EncoderState::new(&encoder)?;
+            let x = Frames::from_vec(vec![0.0; frames * encoder.dim()], encoder.dim());
+            let began = Instant::now();
+            let mut pass = state.take_over(Handover { depth, first_frame, x, own: own.clone(), past: Vec::new() })?;
+            while pass.depth() < encoder.layers() {
+                pass.step()?;
+            }
+            pass.finish();
+            self.compute_seconds = began.elapsed().as_secs_f64();
+        }
+        Ok(())
     }
 
     /// Answers the message of a task that arrived at `arrived`; `waiting` tasks are queued behind it. Also returns whether it was computed.

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::StopFlag;
 use super::counters::{Counters, PendingLatencies};
 use super::delivery::Queue;
 use super::level::LevelMeter;
 use super::repeated::Repeated;
+use super::{Adjust, StopFlag};
 use crate::audio::{Block, ChannelMixer, Gap, Resampler, RingReader};
 use crate::exit::ExitPolicy;
 use crate::realtime;
@@ -47,6 +47,8 @@ pub(super) struct Change {
     pub keep: Vec<String>,
     /// New consumers.
     pub add: Vec<Queue>,
+    /// Further changes to the session.
+    pub adjust: Option<Adjust>,
 }
 
 /// Audio of one source.
@@ -149,13 +151,16 @@ impl Inference {
     fn handle(&mut self, control: Control) {
         match control {
             Control::Input(input) => self.inputs.push_back(*input),
-            Control::Change(Change { policy, session, keep, add }) => {
+            Control::Change(Change { policy, session, keep, add, adjust }) => {
                 if let Some(policy) = policy {
                     self.session.set_policy(policy);
                 }
                 // `Pipeline::change` has checked them.
                 if let Err(error) = self.session.set_options(session) {
                     log::error!("cannot change the contents of representations: {error}");
+                }
+                if let Some(adjust) = adjust {
+                    adjust(&mut self.session);
                 }
                 self.queues.retain(|queue| keep.iter().any(|label| label == queue.label()));
                 self.queues.extend(add);
@@ -242,7 +247,7 @@ impl Inference {
     fn drain(&mut self, input: &mut Input) -> Result<(), SessionError> {
         while !self.discard.is_set() {
             #[cfg(feature = "neighbours")]
-            self.session.set_queued_before(self.queued_chunks(input));
+            self.session.set_queued_before(self.queued_chunks(input), input.live);
             let Some(mut representation) = self.session.next_chunk_live(self.backlog(input))? else { break };
             self.counters.heartbeat();
             input.out += (representation.samples + representation.lost_samples) as i64;

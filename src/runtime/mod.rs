@@ -44,7 +44,10 @@ pub use run::{Run, RunBuilder, RunReport};
 pub use samples::Samples;
 pub use summary::{ConsumerSummary, Summary};
 
-use crate::stream::SessionOptions;
+use crate::stream::{Session, SessionOptions};
+
+/// A change to a session, made between two chunks.
+pub type Adjust = Box<dyn FnOnce(&mut Session) + Send>;
 
 /// A request to end, shared by its clones. Setting it is safe in a signal handler.
 #[derive(Debug, Clone, Default)]

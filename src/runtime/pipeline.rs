@@ -13,7 +13,7 @@ use super::inference::{Change, Control, Inference, Input};
 use super::level::LevelMeter;
 use super::run::RunReport;
 use super::summary::Summary;
-use super::{RunError, RunOptions, StopFlag};
+use super::{Adjust, RunError, RunOptions, StopFlag};
 use crate::audio::{ChannelMixer, Resampler};
 use crate::consumer::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::engine::Encoder;
@@ -63,21 +63,9 @@ pub struct Pipeline {
 const ENDING: Duration = Duration::from_millis(5);
 
 impl Pipeline {
-    /// Starts the threads. `source` names the stream for the consumers.
-    #[cfg(feature = "serve")]
+    /// Starts the threads, with a session that `prepare` has seen. The source's name and whether it is live describe the stream to the
+    /// consumers.
     pub fn start(
-        encoder: &Arc<Encoder>,
-        policy: Box<dyn ExitPolicy>,
-        consumers: Vec<NamedConsumer>,
-        options: &RunOptions,
-        source: &str,
-        live: bool,
-    ) -> Result<Self, RunError> {
-        Self::start_with(encoder, policy, consumers, options, (source, live), |_| {})
-    }
-
-    /// Starts the threads, with a session that `prepare` has seen.
-    pub fn start_with(
         encoder: &Arc<Encoder>,
         policy: Box<dyn ExitPolicy>,
         consumers: Vec<NamedConsumer>,
@@ -166,6 +154,7 @@ impl Pipeline {
         session: &SessionOptions,
         keep: Vec<String>,
         join: Vec<NamedConsumer>,
+        adjust: Option<Adjust>,
     ) -> Result<(), RunError> {
         let stays = |thread: &ConsumerThread| !thread.leaving && keep.iter().any(|label| label == thread.counters.label());
         let stay = self.consumers.iter().filter(|thread| stays(thread));
@@ -204,7 +193,7 @@ impl Pipeline {
         for permit in permits {
             let _ = permit.send(());
         }
-        let _ = self.control.send(Control::Change(Change { policy, session, keep, add }));
+        let _ = self.control.send(Control::Change(Change { policy, session, keep, add, adjust }));
         self.inference.thread().unpark();
         Ok(())
     }

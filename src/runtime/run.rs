@@ -114,7 +114,7 @@ impl RunBuilder {
         };
         let Self { source, encoder, policy, consumers, options, stop, .. } = self;
         let spec = source.spec().clone();
-        let mut pipeline = Pipeline::start_with(&encoder, policy, consumers, &options, (&spec.name, spec.live), prepare)?;
+        let mut pipeline = Pipeline::start(&encoder, policy, consumers, &options, (&spec.name, spec.live), prepare)?;
         let opened = Opened::start(source, options.ring).map_err(RunError::from);
         let connection = match opened.and_then(|opened| pipeline.connect(opened, Duration::ZERO)) {
             Ok(connection) => connection,

@@ -14,8 +14,12 @@ use crate::exit::Reason;
 
 /// Most chunks between the oldest that is on its way and the newest.
 const MOST_ON_THEIR_WAY: usize = 16;
+/// The same for cached packs, in which a chunk that stays waits for all of them.
+const MOST_CHAINED: usize = 8;
 /// Weight of the latest chunk in the mean time per chunk.
 const CHUNK_WEIGHT: f64 = 0.1;
+/// After this time without a chunk that left, the time that such a chunk takes here is unknown.
+const LEAVE_VALID: Duration = Duration::from_secs(60);
 
 /// Where chunks may continue, and those that have not left the session yet, in order.
 pub(super) struct Neighbourhood {
@@ -23,8 +27,16 @@ pub(super) struct Neighbourhood {
     queue: VecDeque<Entry>,
     /// Chunks that wait before the session.
     queued_before: usize,
+    /// Whether they arrive at their own pace.
+    live: bool,
     /// Mean time of a chunk that stays here, seconds; 0 before the first.
     compute_seconds: f64,
+    /// Mean time here of a chunk that leaves, seconds, and when the last one left.
+    leaving: Option<(f64, Instant)>,
+    /// First frame from which the left context has the states of all layers; `None` before the next chunk.
+    complete_from: Option<u64>,
+    /// Factor of the policy's thresholds.
+    factor: f32,
 }
 
 enum Entry {
@@ -49,7 +61,16 @@ struct Sent {
 
 impl Neighbourhood {
     pub fn new(offload: Box<dyn Offload>, state: &mut EncoderState) -> Self {
-        let mut new = Self { offload, queue: VecDeque::new(), queued_before: 0, compute_seconds: 0.0 };
+        let mut new = Self {
+            offload,
+            queue: VecDeque::new(),
+            queued_before: 0,
+            live: false,
+            compute_seconds: 0.0,
+            leaving: None,
+            complete_from: None,
+            factor: 1.0,
+        };
         new.restart(state);
         new
     }
@@ -57,9 +78,26 @@ impl Neighbourhood {
     /// Begins a stream with a fresh `state`.
     pub fn restart(&mut self, state: &mut EncoderState) {
         self.offload.restart();
+        self.complete_from = None;
         if state.encoder().is_cached() {
             state.keep_states();
         }
+    }
+
+    /// The mean time here of a chunk that leaves, with the latest one.
+    fn left(&mut self, seconds: f64) {
+        let known = self.leaving.filter(|(_, at)| at.elapsed() < LEAVE_VALID).map(|(mean, _)| mean);
+        let mean = known.map_or(seconds, |mean| mean + CHUNK_WEIGHT * (seconds - mean));
+        self.leaving = Some((mean, Instant::now()));
+    }
+
+    fn window(cached: bool) -> usize {
+        if cached { MOST_CHAINED } else { MOST_ON_THEIR_WAY }
+    }
+
+    /// Records that the policy was replaced by one whose thresholds have no factor.
+    pub fn policy_replaced(&mut self) {
+        self.factor = 1.0;
     }
 
     /// Chunks that have not left yet.
@@ -69,15 +107,18 @@ impl Neighbourhood {
 }
 
 impl Session {
-    /// Lets chunks continue on neighbours from the next one on.
+    /// Lets chunks continue on neighbours from the next one on. Chunks that are on their way return as before.
     pub(crate) fn offload_to(&mut self, offload: Box<dyn Offload>) {
-        self.neighbourhood = Some(Neighbourhood::new(offload, &mut self.state));
+        match &mut self.neighbourhood {
+            Some(neighbourhood) => neighbourhood.offload = offload,
+            None => self.neighbourhood = Some(Neighbourhood::new(offload, &mut self.state)),
+        }
     }
 
-    /// Reports how many chunks wait before the session, as the decision to offload requires.
-    pub(crate) fn set_queued_before(&mut self, chunks: usize) {
+    /// Reports how many chunks wait before the session, and whether they arrive at their own pace, as decisions to offload require.
+    pub(crate) fn set_queued_before(&mut self, chunks: usize, live: bool) {
         if let Some(neighbourhood) = &mut self.neighbourhood {
-            neighbourhood.queued_before = chunks;
+            (neighbourhood.queued_before, neighbourhood.live) = (chunks, live);
         }
     }
 
@@ -85,7 +126,7 @@ impl Session {
     /// stream, and with too many on their way, it is waited for, at most to its deadline.
     pub(super) fn compute_with_neighbours(&mut self, backlog: Duration) -> Result<Option<Representation>, EngineError> {
         loop {
-            let full = self.on_their_way() >= MOST_ON_THEIR_WAY;
+            let full = self.on_their_way() >= Neighbourhood::window(self.encoder().is_cached());
             if let Some(chunk) = self.next_in_order(full)? {
                 return Ok(Some(chunk));
             }
@@ -107,27 +148,51 @@ impl Session {
         let first_frame = chunk.span.chunk_first;
         let place = Place::new(&chunk, options, sequence);
         (judge.all_heads, judge.ctc) = (options.all_heads, options.ctc);
+        let Neighbourhood { offload, queue, queued_before, live, compute_seconds, leaving, complete_from, factor } =
+            neighbourhood;
+        let waiting = *queued_before + (waiting_samples / chunk_samples.max(1)) as usize;
+        let sent = queue.iter().filter(|entry| matches!(entry, Entry::Sent(_))).count();
+        let new_factor = offload.begin_chunk(waiting, *live);
+        if std::mem::replace(factor, new_factor) != new_factor {
+            judge.policy.relax(new_factor);
+        }
         judge.begin_chunk();
         let mut pass = state.begin(chunk.audio, chunk.span)?;
         if !encoder.may_exit_at_frontend() {
             pass.step()?;
         }
-        let Neighbourhood { offload, queue, queued_before, compute_seconds } = neighbourhood;
-        let waiting = *queued_before + (waiting_samples / chunk_samples.max(1)) as usize;
-        let sent = queue.iter().filter(|entry| matches!(entry, Entry::Sent(_))).count();
+        // In the middle of a stream, earlier chunks have no states that another machine could continue from.
+        let missing = if first_frame == 0 || !encoder.is_cached() { 0 } else { first_frame + encoder.left_context() as u64 };
+        let complete = first_frame >= *complete_from.get_or_insert(missing);
+        let leave_seconds = leaving.filter(|(_, at)| at.elapsed() < LEAVE_VALID).map(|(mean, _)| mean);
+        let window = Neighbourhood::window(encoder.is_cached());
         let (mut gone, mut waited) = (None, Duration::ZERO);
         let descent = judge.descend(&encoder, &mut pass, (began, backlog), |pass, policy| {
             let depth = pass.depth();
             // A chunk that is lost on its way exits here.
-            if !options.ctc || encoder.has_ctc(depth) {
+            if complete && (!options.ctc || encoder.has_ctc(depth)) {
                 let mixture = match &options.vectors {
                     Vectors::Last => None,
                     Vectors::Mixture(mixture) => Some(mixture),
                 };
                 let (all_heads, ctc, compute_seconds) = (options.all_heads, options.ctc, *compute_seconds);
                 let elapsed = began.elapsed();
-                let offer =
-                    Offer { sequence, depth, elapsed, waiting, sent, compute_seconds, backlog, mixture, all_heads, ctc, policy };
+                let offer = Offer {
+                    sequence,
+                    depth,
+                    elapsed,
+                    waited,
+                    waiting,
+                    sent,
+                    compute_seconds,
+                    leave_seconds,
+                    window,
+                    backlog,
+                    mixture,
+                    all_heads,
+                    ctc,
+                    policy,
+                };
                 if offload.wanted(&offer) {
                     let handover = pass.hand_over();
                     gone = offload.send(&offer, &handover).map(|ticket| (ticket, handover));
@@ -168,7 +233,7 @@ impl Session {
                 let features = pass.features().to_vec();
                 pass.finish();
                 let handover = (!encoder.is_cached()).then_some(handover);
-                let compute = began.elapsed();
+                let compute = began.elapsed().saturating_sub(waited);
                 Entry::Sent(Box::new(Sent { ticket, end: None, place, first_frame, features, descent, handover, compute }))
             }
         };
@@ -196,7 +261,12 @@ impl Session {
             (Some(Entry::Done(done)), _) => Ok(Some(*done)),
             (Some(Entry::Sent(sent)), Some(end)) => {
                 neighbourhood.offload.settle(&sent.ticket, &end);
-                sent.complete(end, state, judge, options).map(Some)
+                let returned = matches!(end, End::Returned(_));
+                let representation = sent.complete(end, state, judge, options)?;
+                if returned {
+                    neighbourhood.left(representation.compute.as_secs_f64());
+                }
+                Ok(Some(representation))
             }
             _ => Ok(None),
         }

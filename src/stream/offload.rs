@@ -17,12 +17,18 @@ pub(crate) struct Offer<'a> {
     pub depth: usize,
     /// Time since the chunk's computation began.
     pub elapsed: Duration,
+    /// The part of it that was spent waiting for earlier chunks.
+    pub waited: Duration,
     /// Chunks whose audio waits behind this one.
     pub waiting: usize,
     /// Chunks of this session that are on their way.
     pub sent: usize,
     /// Mean time that this session takes for a chunk, seconds.
     pub compute_seconds: f64,
+    /// Mean time that it takes for one that leaves, seconds; `None` if none has left lately.
+    pub leave_seconds: Option<f64>,
+    /// Chunks that may be complete or on their way behind the oldest one on its way.
+    pub window: usize,
     /// Audio that waits behind this chunk, where it counts against a deadline.
     pub backlog: Duration,
     /// How the session's representations are made.
@@ -35,6 +41,9 @@ pub(crate) struct Offer<'a> {
 
 /// Decides which chunks continue on a neighbour, and carries them there.
 pub(crate) trait Offload: Send {
+    /// Called at the start of every chunk, with the number of chunks behind it; returns the factor of [`ExitPolicy::relax`].
+    fn begin_chunk(&mut self, waiting: usize, live: bool) -> f32;
+
     /// Whether the chunk is to leave at its present depth; called after every layer. Must be quick.
     fn wanted(&mut self, offer: &Offer<'_>) -> bool;
 

@@ -318,6 +318,10 @@ impl Session {
     /// Replaces the policy from the next chunk on.
     pub fn set_policy(&mut self, policy: Box<dyn ExitPolicy>) {
         self.judge.policy = policy;
+        #[cfg(feature = "neighbours")]
+        if let Some(neighbourhood) = &mut self.neighbourhood {
+            neighbourhood.policy_replaced();
+        }
     }
 
     /// New frames per chunk.

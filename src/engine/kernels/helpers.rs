@@ -57,7 +57,7 @@ impl Helpers {
         for index in 1..=count {
             let offers: Receiver<Arc<Offer>> = receiver.clone();
             thread::Builder::new().name(format!("helper-{index}")).spawn(move || {
-                set_idle_priority();
+                crate::background::lowest_priority();
                 offers.iter().for_each(|offer| offer.help());
             })?;
         }
@@ -92,18 +92,3 @@ impl Helpers {
 pub fn available(helpers: Option<&Arc<Helpers>>, macs: usize) -> Option<&Helpers> {
     helpers.map(Arc::as_ref).filter(|helpers| macs >= helpers.min_macs && !helpers.offers.is_full())
 }
-
-/// Sets the lowest priority of the system for the calling thread.
-#[cfg(all(unix, not(miri)))]
-fn set_idle_priority() {
-    use thread_priority::{
-        NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-    };
-    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
-        log::debug!("cannot lower the priority of a helper thread: {error:?}");
-    }
-}
-
-#[cfg(any(not(unix), miri))]
-fn set_idle_priority() {}
