@@ -1,7 +1,8 @@
 //! Repair of output files after a power loss.
 //!
 //! A header is rewritten in place after every chunk and can reach the disk seconds before the file's new length does. If the power fails
-//! in between, the header has more rows than the file. Likewise, the last line of a text file may be incomplete.
+//! in between, the header has more rows than the file. Likewise, the last line of a text file may be incomplete. The last block may be
+//! padded with zeros.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -22,10 +23,12 @@ pub fn repair(path: &Path) -> std::io::Result<Option<String>> {
     let mut start = Vec::new();
     (&mut file).take(HEADER_BYTES as u64).read_to_end(&mut start)?;
     if let Some(rows) = npy_rows(&start).or_else(|| wav_rows(&start)) {
-        let found = length.saturating_sub(rows.header.len() as u64) / rows.row_bytes;
-        if found == rows.count {
+        let in_file = length.saturating_sub(rows.header.len() as u64) / rows.row_bytes;
+        // Readers ignore what follows the rows of the header.
+        if in_file >= rows.count {
             return Ok(None);
         }
+        let found = in_file.saturating_sub(padding(&mut file, length, rows.header.len() as u64)?.div_ceil(rows.row_bytes));
         file.seek(SeekFrom::Start(0))?;
         file.write_all(&(rows.with_count)(found))?;
         return Ok(Some(format!("the header had {} rows, the file has {found}", rows.count)));
@@ -34,6 +37,18 @@ pub fn repair(path: &Path) -> std::io::Result<Option<String>> {
         return cut_line(&mut file, length);
     }
     Ok(None)
+}
+
+/// Zeros at the end of the last block, which is possibly padded. They may also be digital silence, of which an eighth of a second is lost.
+fn padding(file: &mut File, length: u64, header_bytes: u64) -> std::io::Result<u64> {
+    const BLOCK: u64 = 4096;
+    if length == 0 || !length.is_multiple_of(BLOCK) {
+        return Ok(0);
+    }
+    file.seek(SeekFrom::Start((length - BLOCK).max(header_bytes)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    Ok(end.iter().rev().take_while(|&&byte| byte == 0).count() as u64)
 }
 
 /// What a header written by a consumer says.
@@ -81,7 +96,7 @@ fn cut_line(file: &mut File, length: u64) -> std::io::Result<Option<String>> {
         return Ok(None);
     }
     file.set_len(from + complete as u64)?;
-    Ok(Some(format!("removed {} bytes of an incomplete line", line.len())))
+    Ok(Some(format!("removed {} bytes after the last complete line", line.len())))
 }
 
 #[cfg(test)]
@@ -102,7 +117,7 @@ mod tests {
         let wav = |format: WavFormat, header_rows, rows: usize| {
             [format.header(16_000, Some(header_rows)), vec![7; format.bytes() * rows]].concat()
         };
-        for (header_rows, rows) in [(9, 5), (0, 5), (9, 0), (12_345_678, 1)] {
+        for (header_rows, rows) in [(9, 5), (9, 0), (12_345_678, 1)] {
             assert_eq!(repaired("x.npy", &npy(header_rows, rows)), (npy(rows as u64, rows), true));
             for format in [WavFormat::S16, WavFormat::F32] {
                 assert_eq!(repaired("x.wav", &wav(format, header_rows, rows)), (wav(format, rows as u64, rows), true));
@@ -111,7 +126,24 @@ mod tests {
         // A part of a row remains behind the last one, where readers ignore it.
         let torn = |header_rows| [npy(header_rows, 2), vec![1; 5]].concat();
         assert_eq!(repaired("x.npy", &torn(4)), (torn(2), true));
-        assert_eq!(repaired("x.npy", &npy(2, 2)), (npy(2, 2), false));
+        for correct in [npy(2, 2), npy(1, 2), [npy(2, 2), vec![0; 4096]].concat()] {
+            assert_eq!(repaired("x.npy", &correct), (correct.clone(), false));
+        }
+    }
+
+    #[test]
+    fn zeros_that_pad_the_last_block_are_not_counted() {
+        let padded = |header_rows| {
+            let mut content = [WavFormat::S16.header(16_000, Some(header_rows)), vec![7; 5000]].concat();
+            content.resize(8192, 0);
+            content
+        };
+        assert_eq!(repaired("x.wav", &padded(9_000)), (padded(2_500), true));
+        // The header is correct.
+        assert_eq!(repaired("x.wav", &padded(2_500)), (padded(2_500), false));
+        // A length that is not that of whole blocks is exact.
+        let exact = |header_rows| [WavFormat::S16.header(16_000, Some(header_rows)), vec![0; 5000]].concat();
+        assert_eq!(repaired("x.wav", &exact(9_000)), (exact(2_500), true));
     }
 
     #[test]
