@@ -265,3 +265,97 @@ fn event_streams_are_limited_and_closed_to_other_sites() {
     served.signal("TERM");
     assert!(served.end().0);
 }
+
+#[test]
+fn keywords_are_changed_only_with_the_token_and_from_this_site() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let folder = tempfile::tempdir().unwrap();
+    let (token, keywords) = (folder.path().join("token"), folder.path().join("keywords"));
+    std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    let home = folder.path().display().to_string();
+    let environment = [("HOME", home.clone()), ("XDG_RUNTIME_DIR", home), ("BELLIS_KEYWORDS", keywords.display().to_string())];
+    let arguments =
+        ["mic", "--device", "no such microphone", "--consumer", "keyword", "--page-token-file", token.to_str().unwrap()];
+    let served = Served::start(&environment, &arguments);
+    served.is("reconnecting");
+    let address = served.address();
+    let send = |method: &str, headers: &str, body: &str| {
+        let length = body.len();
+        let head = format!("{method} /keywords HTTP/1.1\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+        let response = exchange(address, head.as_bytes());
+        assert!(!response.to_lowercase().contains("access-control"), "{response}");
+        let body = response.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+        (response.split(' ').nth(1).unwrap_or("closed").to_owned(), body)
+    };
+    let good = format!("Host: {address}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n");
+    let code = |method: &str, headers: &str, body: &str| send(method, headers, body).0;
+    let remove = r#"{"action":"remove","name":"lamp"}"#;
+
+    // Without the token, or with another one, nothing is read or changed.
+    for headers in
+        ["", "Authorization: Bearer \r\n", "Authorization: Bearer 0123456789abcdef0123456789abcdeF\r\n", "Cookie: token=x\r\n"]
+    {
+        let headers = format!("Host: {address}\r\nContent-Type: application/json\r\n{headers}");
+        for method in ["GET", "POST", "OPTIONS", "DELETE"] {
+            assert_eq!(code(method, &headers, remove), "401", "{method} {headers}");
+        }
+    }
+    // Not even with the token from another site, or by a rebound name.
+    for headers in ["Origin: https://site.example\r\n", "Origin: null\r\n"] {
+        assert_eq!(code("POST", &format!("{good}{headers}"), remove), "403", "{headers}");
+    }
+    assert_eq!(code("POST", &good.replace(&address.to_string(), "site.example"), remove), "403");
+    assert_eq!(code("POST", &good.replace("application/json", "text/plain"), remove), "415");
+    // From this one.
+    assert_eq!(send("GET", &format!("{good}Origin: http://{address}\r\n"), ""), ("200".into(), r#"{"keywords":[]}"#.into()));
+    assert_eq!(code("PUT", &good, remove), "405");
+    assert_eq!(code("POST", &good, remove), "404");
+    assert_eq!(code("POST", &good, &"x".repeat(5000)), "413");
+    for invalid in [
+        "",
+        "{}",
+        r#"{"action":"sing"}"#,
+        r#"{"action":"remove","name":"../lamp"}"#,
+        r#"{"action":"enroll","name":"lamp"}"#,
+        r#"{"action":"enroll","name":"a/b","say":"lamp"}"#,
+        r#"{"action":"enroll","name":"lamp","takes":17}"#,
+        r#"{"action":"enroll","name":"lamp","say":"lamp","sensitivity":2}"#,
+        r#"{"action":"enroll","name":"lamp","say":"lamp","folder":"/"}"#,
+    ] {
+        let (code, body) = send("POST", &good, invalid);
+        assert!(code == "400" && body.contains("error"), "{invalid}: {code} {body}");
+    }
+
+    // One enrolment at a time, which can be cancelled.
+    let enroll = r#"{"action":"enroll","name":"lamp","takes":2}"#;
+    let mut stages = Vec::new();
+    let mut sent = false;
+    events(address, &format!("Host: {address}\r\n"), |event| {
+        if !std::mem::replace(&mut sent, true) {
+            assert_eq!(event["enrolment"], true, "{event}");
+            assert_eq!(code("POST", &good, enroll), "200");
+            assert_eq!(code("POST", &good, enroll), "409");
+            assert_eq!(code("POST", &good, r#"{"action":"cancel"}"#), "200");
+        }
+        if event["event"] == "enrolment" {
+            stages.push((event["stage"].as_str().unwrap().to_owned(), event["message"].as_str().unwrap_or_default().to_owned()));
+        }
+        stages.last().is_some_and(|(stage, _)| stage == "failed")
+    });
+    assert!(stages[0].0 == "recording" && stages.last().unwrap().1.contains("cancelled"), "{stages:?}");
+    assert!(!keywords.exists());
+    served.signal("TERM");
+    assert!(served.end().0);
+
+    // Without a token in the configuration there is nothing.
+    let (served, address) = idle_daemon(folder.path());
+    let response = exchange(address, format!("GET /keywords HTTP/1.1\r\n{good}\r\n").as_bytes());
+    assert!(response.starts_with("HTTP/1.1 404"), "{response}");
+    served.signal("TERM");
+    assert!(served.end().0);
+    // A token that is easy to guess is refused.
+    std::fs::write(&token, "secret").unwrap();
+    let served = Served::start(&environment, &arguments);
+    let (success, log) = served.end();
+    assert!(!success && log.contains("openssl rand"), "{log}");
+}

@@ -11,6 +11,7 @@ mod pulse;
 #[path = "common/served.rs"]
 mod served;
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -147,4 +148,130 @@ fn the_page_shows_detections_survives_reloads_and_restarts_and_reports_a_lost_de
     }
     again.signal("TERM");
     assert!(again.end().0);
+}
+
+/// A site that is not the daemon's.
+fn other_site() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi");
+        }
+    });
+    address
+}
+
+/// Waits for something that takes minutes on a loaded machine.
+#[track_caller]
+fn patiently(what: &str, mut condition: impl FnMut() -> bool) {
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(900);
+    while !condition() {
+        assert!(std::time::Instant::now() < until, "timeout while waiting for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+#[test]
+#[ignore = "needs Chromium; scripts/test-live-page installs and runs it"]
+fn keywords_are_enrolled_from_the_page_by_recording_and_by_text() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let pulse = Pulse::start().expect("PulseAudio is not installed; scripts/test-live-page installs it");
+    let folder = tempfile::tempdir().unwrap();
+    let (token, keywords) = (folder.path().join("token"), folder.path().join("keywords"));
+    std::fs::write(&token, TOKEN).unwrap();
+    let mut environment = pulse.environment();
+    environment.push(("BELLIS_KEYWORDS", keywords.display().to_string()));
+    let token = token.display().to_string();
+    let arguments =
+        ["mic", "--rate", "48000", "--channels", "1", "--ring", "30", "--consumer", "keyword", "--page-token-file", &token];
+    let served = Served::start(&environment, &arguments);
+    served.is("running");
+    let address = served.address();
+    let browser = Browser::start();
+    browser.appearance(1180, 980, "light");
+    browser.open(&format!("http://{address}/"));
+    within("the form", || browser.run("return !document.getElementById('enrolment').hidden") == true);
+    let submit = |form: &str, values: &[(&str, &str)]| {
+        let set: String =
+            values.iter().map(|(id, value)| format!("document.getElementById('{id}').value = '{value}';")).collect();
+        browser.run(&format!("{set} document.getElementById('{form}').requestSubmit();"));
+    };
+    let progress = || text(&browser, "#progress");
+    submit("unlock", &[("token", "not the token")]);
+    within("the wrong token to be refused", || progress() == "This is not the token.");
+    assert_eq!(browser.run("return document.getElementById('enroll').hidden"), true);
+    submit("unlock", &[("token", TOKEN)]);
+    within("the keywords", || browser.run("return !document.getElementById('enroll').hidden") == true);
+
+    // By recording on the device.
+    submit("enroll", &[("name", "several"), ("takes", "3")]);
+    for number in 1..=3 {
+        within("the request to speak", || progress().contains(&format!("take {number} of 3")));
+        // The recorder learns the level of the room first.
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        let take = repository(&format!("models/keywords/demo/take-{number}.wav"));
+        assert!(pulse.command("paplay").arg("--device=mic").arg(take).status().unwrap().success());
+    }
+    patiently("the threshold", || progress().contains("enrolled"));
+    let listed = || text(&browser, "#enrolled li b");
+    within("the list", || listed() == "several");
+    // It is searched for at once.
+    let mut playing =
+        pulse.command("paplay").args(["--device=mic", "--latency-msec=1000"]).arg(repository(LONG)).spawn().unwrap();
+    within("a detection", || detections(&browser) >= 1);
+    browser.screenshot(&repository("docs/figures").join("live-enrol.png"));
+    playing.kill().unwrap();
+    playing.wait().unwrap();
+
+    // The sensitivity sets the threshold.
+    let threshold = || {
+        let text = std::fs::read_to_string(keywords.join("several.keyword.toml")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("threshold")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let before = threshold();
+    browser.run(
+        "const slide = document.querySelector('#enrolled input'); slide.value = 0; slide.dispatchEvent(new Event('change'));",
+    );
+    within("a higher threshold", || threshold() > before);
+    within("the running search", || {
+        browser.run(&format!("return keywords.get('several')?.title === 'threshold {:.3}'", threshold())) == true
+    });
+
+    // From text, beside it.
+    submit("enroll", &[("name", "lamp"), ("say", "turn on the lamp"), ("takes", "0")]);
+    patiently("the keyword from text", || progress().contains("lamp”: enrolled"));
+    within("the list", || browser.run("return document.querySelectorAll('#enrolled li').length") == 2);
+    submit("enroll", &[("name", "lamp"), ("say", "turn on the lamp")]);
+    within("the refusal", || progress().contains("exists"));
+
+    // Another site cannot use the daemon through this browser, even if it knows the token.
+    let other = Browser::start();
+    other.open(&format!("http://{}/", other_site()));
+    let answered = other.run(&format!(
+        "return fetch('http://{address}/keywords', {{ method: 'POST', headers: {{ Authorization: 'Bearer {TOKEN}', 'Content-Type': 'application/json' }},
+           body: JSON.stringify({{ action: 'remove', name: 'lamp' }}) }}).then(answer => answer.status, error => 'failed')"
+    ));
+    assert_eq!(answered, "failed");
+    let blind = other.run(&format!(
+        "return fetch('http://{address}/keywords', {{ method: 'POST', mode: 'no-cors', body: JSON.stringify({{ action: 'remove', name: 'lamp' }}) }})
+           .then(answer => answer.type, error => 'failed')"
+    ));
+    assert_eq!(blind, "opaque");
+    assert!(keywords.join("lamp.keyword.toml").exists());
+
+    // Removed from the page, and no longer searched for, down to the last one.
+    for left in [1, 0] {
+        browser.run("window.confirm = () => true; document.querySelector('#enrolled button').click();");
+        within("the list", || browser.run("return document.querySelectorAll('#enrolled li').length") == left);
+    }
+    within("the end of the search", || {
+        browser.run("return chunks.length") != 0 && browser.run("return document.querySelectorAll('.keyword').length") == 0
+    });
+    served.signal("TERM");
+    assert!(served.end().0);
 }

@@ -11,7 +11,7 @@ use bellis::consumer::KeywordLines;
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::internal::keyword::{SpotterOptions, VerifiedSearch};
-use bellis::keyword::{KEYWORD_SUFFIX, PackRef, SearchOptions, Verifier, Watched, check_name, find, load};
+use bellis::keyword::{KEYWORD_SUFFIX, KeywordError, PackRef, SearchOptions, Verifier, Watched, check_name, find, load};
 use bellis::pack::Pack;
 use bellis::stream::{Representation, Session, SessionOptions};
 use clap::{Args, Subcommand};
@@ -179,14 +179,20 @@ pub fn consumer(
     encoder: &Arc<Encoder>,
 ) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
     let path = path.map_or_else(|| folder(settings), |path| Ok(path.to_owned()))?;
-    if !path.exists() {
+    // The first keyword may come from the live page.
+    let may_be_empty = settings.page_token_file.is_some();
+    if !path.exists() && !may_be_empty {
         bail!("{}: no keywords; enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display());
     }
     let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
     let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
     let options = search_options(settings)?;
     let (mut watched, mut skipped) = (Vec::new(), 0);
-    for file in find(&path)? {
+    let files = match find(&path) {
+        Err(error) if may_be_empty && is_empty(&error) => Vec::new(),
+        files => files?,
+    };
+    for file in files {
         let keyword = match load(&file, Some(&reference)) {
             Ok(keyword) => keyword,
             // One broken file in a folder hides no other one.
@@ -204,6 +210,23 @@ pub fn consumer(
     }
     let verifier = Verifier::new(encoder, pack.default_chunk_frames())?;
     Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(verifier)))
+}
+
+/// Whether a folder is absent, or has no keywords.
+fn is_empty(error: &KeywordError) -> bool {
+    match error {
+        KeywordError::NoKeywords { .. } => true,
+        KeywordError::File { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+/// The state of the keywords in `path`, a file or a folder; by default of all enrolled ones. It changes when one is enrolled or removed.
+#[cfg(feature = "serve")]
+pub fn state(path: Option<&Path>, settings: &Settings) -> Vec<(PathBuf, Option<std::time::SystemTime>)> {
+    let path = path.map_or_else(|| folder(settings).unwrap_or_default(), Path::to_owned);
+    let changed = |file: &PathBuf| file.metadata().and_then(|file| file.modified()).ok();
+    find(&path).unwrap_or_default().into_iter().map(|file| (file.clone(), changed(&file))).collect()
 }
 
 /// The folder of enrolled keywords.

@@ -2,9 +2,13 @@
 //! configuration is known to be valid.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
-use bellis::consumer::{Consumer, ConsumerError, ConsumerWork, KeywordObserver, OnOverflow, Requirements, StreamInfo};
+use bellis::consumer::{
+    Consumer, ConsumerError, ConsumerSpec, ConsumerWork, KeywordObserver, OnOverflow, Requirements, StreamInfo,
+};
 use bellis::daemon::{Reload, Reloader, Status};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
@@ -15,12 +19,15 @@ use super::consumers::{asked, create_file, one};
 use super::files::{FileId, check_writable, file_of, identity, set_aside};
 #[cfg(feature = "neighbours")]
 use super::neighbours::Node;
-use super::services;
 use super::settings::Settings;
 use super::source::run_options;
+use super::{keywords, services};
 
 /// Files and folders of the running consumers, by label.
 type OpenFiles = Arc<Mutex<HashMap<String, FileId>>>;
+/// Keywords that the running consumers search for, with the times of their files, by label.
+type ReadKeywords = Arc<Mutex<HashMap<String, KeywordState>>>;
+type KeywordState = Vec<(PathBuf, Option<SystemTime>)>;
 
 /// The configuration in effect, and what consumers are made of.
 pub struct Configuration<R> {
@@ -37,6 +44,7 @@ pub struct Configuration<R> {
     #[cfg(feature = "neighbours")]
     node: Node,
     status: Option<Arc<Status>>,
+    searched: ReadKeywords,
 }
 
 impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
@@ -53,6 +61,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
             observer,
             open: OpenFiles::default(),
             status: None,
+            searched: ReadKeywords::default(),
         }
     }
 
@@ -102,8 +111,10 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     }
 
     fn consumer(&self, text: &str, settings: &Settings) -> anyhow::Result<NamedConsumer> {
+        let keywords = keyword_state(text, settings);
         let inner = one(text, settings, &self.pack, &self.encoder, Some(&self.observer))?;
-        let output = Output { text: text.to_owned(), inner, open: self.open.clone() };
+        let (open, searched) = (self.open.clone(), self.searched.clone());
+        let output = Output { text: text.to_owned(), inner, open, keywords, searched };
         Ok(NamedConsumer { label: text.to_owned(), consumer: Box::new(output) })
     }
 
@@ -114,7 +125,8 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         let policy = wanted.policy(&self.pack)?;
         let session = run_options(&wanted, &self.pack)?.session;
         let same = wanted.of_consumers() == self.current.of_consumers();
-        let stays = |text: &String| same && running.contains(text) && self.has_its_file(text);
+        let stays =
+            |text: &String| same && running.contains(text) && self.has_its_file(text) && self.has_its_keywords(text, &wanted);
         let (mut keep, fresh): (Vec<_>, Vec<_>) = asked(&wanted).into_iter().partition(stays);
         // Its settings require a restart.
         keep.extend(running.iter().filter(|label| *label == services::CONSUMER).cloned());
@@ -134,6 +146,21 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         let open = locked(&self.open).get(text).copied();
         // One that has not begun yet will open it.
         open.is_none() || identity(&path) == open
+    }
+}
+
+impl<R> Configuration<R> {
+    /// Whether no keyword was enrolled, changed or removed since a consumer read them.
+    fn has_its_keywords(&self, text: &str, wanted: &Settings) -> bool {
+        locked(&self.searched).get(text).is_none_or(|read| keyword_state(text, wanted).as_ref() == Some(read))
+    }
+}
+
+/// The state of the keywords that a consumer searches for; `None` if it searches for none.
+fn keyword_state(text: &str, settings: &Settings) -> Option<KeywordState> {
+    match text.parse().ok()? {
+        ConsumerSpec::Keyword(path) => Some(keywords::state(path.as_deref(), settings)),
+        _ => None,
     }
 }
 
@@ -158,6 +185,9 @@ struct Output {
     text: String,
     inner: Box<dyn Consumer>,
     open: OpenFiles,
+    /// The keywords as they were read.
+    keywords: Option<KeywordState>,
+    searched: ReadKeywords,
 }
 
 impl Consumer for Output {
@@ -178,6 +208,9 @@ impl Consumer for Output {
         let ready = set_aside(&self.text).and_then(|()| create_file(&self.text));
         ready.map_err(|error| ConsumerError::other(format!("{error:#}")))?;
         self.inner.begin(stream)?;
+        if let Some(keywords) = self.keywords.take() {
+            locked(&self.searched).insert(self.text.clone(), keywords);
+        }
         if let Some(id) = file_of(&self.text).and_then(|path| identity(&path)) {
             locked(&self.open).insert(self.text.clone(), id);
         }

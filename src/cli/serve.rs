@@ -5,17 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use bellis::audio::{AudioError, AudioErrorKind, Source};
+use bellis::audio::{AudioError, AudioErrorKind, Source, audio_files};
 use bellis::consumer::{KeywordObserver, KeywordReport};
 use bellis::daemon::events::{Event, EventBus};
-use bellis::daemon::{Command, Daemon, DaemonOptions, HttpServer, Systemd};
+use bellis::daemon::{Command, Daemon, DaemonOptions, Enrolment, HttpServer, KeywordAccess, Systemd};
 use bellis::engine::Encoder;
+use bellis::keyword::Enroller;
 use bellis::pack::Pack;
 use clap::Args;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::consumers::{asked, check_outputs};
+use super::keywords::folder;
 use super::locate;
 use super::reload::Configuration;
 use super::run::tell;
@@ -42,6 +44,7 @@ The default INPUT is the microphone, or `none` if only --wyoming is given. The c
   priority = 20                                     real-time priority, 1 to 49
   wyoming = \"tcp://127.0.0.1:10400\"                 a Wyoming wake-word service for the enrolled keywords
   wyoming-connections = 8                           its maximum number of connections
+  page-token-file = \"/etc/bellis/page-token\"       allows to enroll keywords from the live page
   [neighbours]                                      other machines (docs/neighbours.md)")]
 pub struct Serve {
     /// Configuration file (TOML), reloaded on SIGHUP; flags take precedence
@@ -61,6 +64,9 @@ pub struct Serve {
     /// Maximum number of Wyoming connections, 1 to 1000 [default: 8]
     #[arg(long, value_name = "COUNT", help_heading = "Smart home")]
     wyoming_connections: Option<usize>,
+    /// File with the token that allows to enroll keywords from the live page [default: nobody can]
+    #[arg(long, value_name = "FILE", help_heading = "Daemon")]
+    page_token_file: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -71,7 +77,7 @@ const METRICS: &str = "127.0.0.1:9475";
 impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let settings = self.read()?;
-        let commands = commands_from_signals()?;
+        let (command, commands) = commands_from_signals()?;
         let pack = Arc::new(Pack::open(&pack_folder(&settings)?)?);
         let policy = settings.policy(&pack)?;
         let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
@@ -88,6 +94,7 @@ impl Serve {
         let address = address(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
         let observer = publish_keywords(options.events.clone());
+        let keywords = enrolment(&settings, &pack, &encoder, options.events.clone(), command)?;
         let mut services = Services::start(&settings, &pack, &encoder)?;
         let services_consumer = services.consumer(&settings, &pack, &encoder)?;
         let mut configuration = Configuration::new(settings.clone(), || self.read(), pack.clone(), encoder.clone(), observer);
@@ -103,7 +110,7 @@ impl Serve {
         let _server = match address {
             None => None,
             Some(address) => {
-                let server = HttpServer::start(address, daemon.status().clone()).with_context(|| {
+                let server = HttpServer::start(address, daemon.status().clone(), keywords).with_context(|| {
                     format!("cannot serve metrics on {address} (--metrics selects another address, or `off`)")
                 })?;
                 log::info!("live page and metrics: http://{}/ and /metrics", server.address());
@@ -124,6 +131,7 @@ impl Serve {
             priority: self.priority,
             wyoming: self.wyoming.clone(),
             wyoming_connections: self.wyoming_connections,
+            page_token_file: self.page_token_file.clone(),
             ..self.settings.clone()
         };
         let mut settings = match &self.config {
@@ -148,6 +156,30 @@ impl Serve {
     }
 }
 
+/// What the live page may change: nothing without a token.
+fn enrolment(
+    settings: &Settings,
+    pack: &Arc<Pack>,
+    encoder: &Arc<Encoder>,
+    events: Arc<EventBus>,
+    command: Sender<Command>,
+) -> anyhow::Result<KeywordAccess> {
+    let Some(token) = &settings.page_token_file else { return Ok(KeywordAccess::default()) };
+    encoder.check_embedding()?;
+    let Some(background) = locate::keyword_background() else {
+        bail!(
+            "the bundled background speech was not found, and page-token-file needs it; run from the repository's root, or install the package"
+        );
+    };
+    let enroller = Enroller::new(pack.clone(), encoder.clone());
+    // The daemon reads its keywords again; a closed channel means that it ends.
+    let changed = move || {
+        let _ = command.send(Command::Reload);
+    };
+    let enrolment = Enrolment::new(enroller, folder(settings)?, audio_files(&[background])?, token, events, changed)?;
+    Ok(KeywordAccess::from(Arc::new(enrolment)))
+}
+
 fn pack_folder(settings: &Settings) -> anyhow::Result<PathBuf> {
     locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))
 }
@@ -163,8 +195,9 @@ fn address(settings: &Settings) -> anyhow::Result<Option<SocketAddr>> {
 }
 
 /// SIGHUP reloads; SIGTERM and Ctrl-C stop, and a second one of these ends the process.
-fn commands_from_signals() -> anyhow::Result<Receiver<Command>> {
+fn commands_from_signals() -> anyhow::Result<(Sender<Command>, Receiver<Command>)> {
     let (sender, receiver) = crossbeam_channel::unbounded();
+    let other = sender.clone();
     let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         let mut stopping = false;
@@ -178,7 +211,7 @@ fn commands_from_signals() -> anyhow::Result<Receiver<Command>> {
             }
         }
     })?;
-    Ok(receiver)
+    Ok((other, receiver))
 }
 
 fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {

@@ -375,6 +375,9 @@ settings! {
         /// Address of the metrics; a flag of `bellis serve`
         #[arg(skip)]
         pub metrics: Option<String> = Restart,
+        /// File with the token of the live page; a flag of `bellis serve`
+        #[arg(skip)]
+        pub page_token_file: Option<PathBuf> = Restart,
         /// Address of the Wyoming service; a flag of `bellis serve`
         #[arg(skip)]
         pub wyoming: Option<String> = Restart,

@@ -32,6 +32,11 @@ pub enum Event {
     Phone(Phone),
     /// Scores of all keywords in a chunk, before verification.
     Scores(KeywordScores),
+    /// Progress of an enrolment.
+    Enrolment(EnrolmentEvent),
+    /// The audio of a chunk, for [`Interest::Audio`]; it never leaves the process.
+    #[serde(skip)]
+    Audio(Arc<[f32]>),
     /// A keyword was detected, or nearly (`keyword` and `near-miss`).
     #[serde(untagged)]
     Keyword(KeywordHit),
@@ -42,8 +47,41 @@ pub enum Event {
 pub enum Interest {
     /// Keywords and status. They cost nothing.
     Detections,
-    /// Everything. Chunk events include audio levels and phones, which are computed while such a subscriber exists.
+    /// Everything except audio. Chunk events include audio levels and phones, which are computed while such a subscriber exists.
     Everything,
+    /// Audio alone.
+    Audio,
+}
+
+/// Progress of an enrolment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EnrolmentEvent {
+    /// Name of the keyword.
+    pub keyword: String,
+    /// What is done now.
+    pub stage: Stage,
+    /// Takes so far, or seconds of background speech so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<f64>,
+    /// What to do, what went wrong, or the keyword's weaknesses.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// Stage of an enrolment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Takes are recorded.
+    Recording,
+    /// The phrase is synthesised.
+    Synthesis,
+    /// The threshold is set on background speech.
+    Threshold,
+    /// The keyword is enrolled.
+    Done,
+    /// It is not.
+    Failed,
 }
 
 /// Description of the process and its stream.
@@ -69,6 +107,8 @@ pub struct StreamEvent {
     pub chunk_samples: usize,
     /// Whether phones are recognised.
     pub phones: bool,
+    /// Whether keywords can be enrolled from the page.
+    pub enrolment: bool,
 }
 
 /// A processed chunk.
@@ -177,10 +217,16 @@ impl EventBus {
 
     /// Publishes an event without waiting.
     pub fn publish(&self, event: Event) {
-        let for_all = matches!(event, Event::Keyword(_) | Event::Status(_));
         let event = Arc::new(event);
         self.subscribers().retain(|subscriber| {
-            if !for_all && subscriber.interest != Interest::Everything {
+            let wanted = match (&*event, subscriber.interest) {
+                (Event::Audio(_), interest) => interest == Interest::Audio,
+                (_, Interest::Audio) => false,
+                (_, Interest::Everything) => true,
+                (Event::Keyword(_) | Event::Status(_), Interest::Detections) => true,
+                (_, Interest::Detections) => false,
+            };
+            if !wanted {
                 return true;
             }
             match subscriber.queue.try_send(event.clone()) {
@@ -200,9 +246,14 @@ impl EventBus {
         self.open().len()
     }
 
-    /// Whether a subscriber receives everything.
+    /// Whether a subscriber receives chunks or audio.
     pub fn wants_chunks(&self) -> bool {
-        self.open().iter().any(|subscriber| subscriber.interest == Interest::Everything)
+        self.open().iter().any(|subscriber| subscriber.interest != Interest::Detections)
+    }
+
+    /// Whether a subscriber receives audio.
+    pub fn wants_audio(&self) -> bool {
+        self.open().iter().any(|subscriber| subscriber.interest == Interest::Audio)
     }
 
     /// Events that subscribers were too slow for.
@@ -230,6 +281,11 @@ impl Subscription {
     /// The next event, on a thread without a runtime; `None` when the daemon has ended.
     pub fn blocking_recv(&mut self) -> Option<Arc<Event>> {
         self.queue.blocking_recv()
+    }
+
+    /// The next event, if there is one already.
+    pub fn try_recv(&mut self) -> Option<Arc<Event>> {
+        self.queue.try_recv().ok()
     }
 
     /// The next event, for implementations of streams.
@@ -274,9 +330,14 @@ mod tests {
         let bus = EventBus::default();
         let mut detections = bus.subscribe(Interest::Detections);
         let everything = bus.subscribe(Interest::Everything);
-        assert!(bus.wants_chunks());
+        assert!(bus.wants_chunks() && !bus.wants_audio());
+        let mut audio = bus.subscribe(Interest::Audio);
         bus.publish(Event::Scores(KeywordScores::default()));
+        bus.publish(Event::Audio(Arc::new([0.5])));
         bus.publish(hit(1));
+        assert!(matches!(audio.try_recv().as_deref(), Some(Event::Audio(samples)) if samples[..] == [0.5]));
+        assert!(audio.try_recv().is_none());
+        drop(audio);
         assert!(matches!(detections.blocking_recv().as_deref(), Some(Event::Keyword(_))));
         drop(everything);
         assert!(!bus.wants_chunks() && bus.count() == 1);

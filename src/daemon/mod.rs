@@ -8,6 +8,8 @@
 //! samples captured = processed + dropped.
 
 mod board;
+#[cfg(all(feature = "keywords", feature = "files"))]
+mod enrolment;
 pub mod events;
 mod feed;
 #[cfg(feature = "home")]
@@ -25,7 +27,9 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 pub use board::{Board, Reading};
-pub use http::HttpServer;
+#[cfg(all(feature = "keywords", feature = "files"))]
+pub use enrolment::{Enrolment, TokenError};
+pub use http::{HttpServer, KeywordAccess};
 #[cfg(unix)]
 pub use notify::Systemd;
 pub use notify::{Notice, Notify};

@@ -60,6 +60,8 @@ pub struct Status {
     counters: Arc<Counters>,
     events: Arc<EventBus>,
     phones: bool,
+    /// Whether keywords can be enrolled over HTTP.
+    pub(super) enrolment: AtomicBool,
     state: AtomicU8,
     started: Instant,
     /// The stream, with the policy in effect.
@@ -86,6 +88,7 @@ impl Status {
             counters,
             events,
             phones,
+            enrolment: AtomicBool::new(false),
             state: AtomicU8::new(0),
             started: Instant::now(),
             stream: Mutex::new(stream),
@@ -225,6 +228,7 @@ impl StreamEvent {
             sample_rate: stream.sample_rate,
             chunk_samples: stream.chunk_frames * stream.hop_samples,
             phones: status.phones,
+            enrolment: status.enrolment.load(Ordering::Relaxed),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! HTTP server of the daemon, on one thread. It remains available while other clients idle, send slowly, or send garbage.
 
 mod connections;
+mod keywords;
 mod origin;
 mod routes;
 mod stream;
@@ -8,6 +9,7 @@ mod stream;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use tokio::sync::oneshot;
 
 use super::status::Status;
 use connections::{Connections, Slot};
+pub use keywords::KeywordAccess;
 use routes::Routes;
 
 /// Maximum size of a request's head.
@@ -42,12 +45,12 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Listens on `address`; port 0 selects a free port.
+    /// Listens on `address`; port 0 selects a free port. `keywords` allows to enroll keywords over HTTP; by default nobody can.
     ///
     /// # Errors
     ///
     /// The address cannot be bound, or the thread cannot be started.
-    pub fn start(address: SocketAddr, status: Arc<Status>) -> std::io::Result<Self> {
+    pub fn start(address: SocketAddr, status: Arc<Status>, keywords: KeywordAccess) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -56,8 +59,12 @@ impl HttpServer {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
             log::warn!("HTTP on {address} is open to the network, without authentication and encryption");
+            if keywords.enabled() {
+                log::warn!("the token of the live page is sent without encryption; use SSH or a reverse proxy with TLS");
+            }
         }
-        let routes = Arc::new(Routes::new(status));
+        status.enrolment.store(keywords.enabled(), Ordering::Relaxed);
+        let routes = Arc::new(Routes::new(status, keywords));
         let (stop, stopped) = oneshot::channel();
         let serve = async move {
             tokio::select! {
@@ -118,8 +125,8 @@ async fn accept(listener: TcpListener, routes: Arc<Routes>) {
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, slot: Slot, routes: Arc<Routes>) {
     let answered = slot.clone();
     let service = service_fn(move |request| {
-        let response = routes.respond(&request, &answered);
-        std::future::ready(Ok::<_, Infallible>(response))
+        let (routes, answered) = (routes.clone(), answered.clone());
+        async move { Ok::<_, Infallible>(routes.respond(request, &answered).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -149,7 +156,11 @@ pub fn answer(status: &Arc<Status>, request: &[u8]) -> std::io::Result<Vec<u8>> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     Ok(runtime.block_on(async {
         let (mut client, server) = tokio::io::duplex(MAX_HEAD_BYTES);
-        tokio::spawn(serve(server, Connections::default().open(), Arc::new(Routes::new(status.clone()))));
+        tokio::spawn(serve(
+            server,
+            Connections::default().open(),
+            Arc::new(Routes::new(status.clone(), KeywordAccess::default())),
+        ));
         // The server may close the connection before it has read everything.
         let _ = client.write_all(request).await;
         let _ = client.shutdown().await;

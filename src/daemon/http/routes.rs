@@ -13,6 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::super::metrics::Metrics;
 use super::super::status::Status;
 use super::connections::Slot;
+use super::keywords::KeywordAccess;
 use super::origin;
 use super::stream::EventStream;
 
@@ -29,14 +30,22 @@ const EVENT_STREAM: &str = "text/event-stream";
 pub(super) struct Routes {
     status: Arc<Status>,
     metrics: Metrics,
+    keywords: KeywordAccess,
 }
 
 impl Routes {
-    pub fn new(status: Arc<Status>) -> Self {
-        Self { metrics: Metrics::new(status.clone()), status }
+    pub fn new(status: Arc<Status>, keywords: KeywordAccess) -> Self {
+        Self { metrics: Metrics::new(status.clone()), status, keywords }
     }
 
-    pub fn respond(&self, request: &Request<Incoming>, slot: &Slot) -> Response<Body> {
+    pub async fn respond(&self, request: Request<Incoming>, slot: &Slot) -> Response<Body> {
+        if request.uri().path() == "/keywords" {
+            return self.keywords.respond(request).await;
+        }
+        self.read(&request, slot)
+    }
+
+    fn read(&self, request: &Request<Incoming>, slot: &Slot) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET");
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -47,7 +56,7 @@ impl Routes {
             "/metrics" => self.metrics(),
             "/healthz" => self.health(),
             "/events" => self.events(request, slot),
-            _ => text(StatusCode::NOT_FOUND, "not found; available paths: /, /events, /healthz, /metrics"),
+            _ => text(StatusCode::NOT_FOUND, "not found; available paths: /, /events, /healthz, /keywords, /metrics"),
         }
     }
 
@@ -91,11 +100,11 @@ fn page(request: &Request<Incoming>) -> Response<Body> {
     response
 }
 
-fn text(code: StatusCode, line: &str) -> Response<Body> {
+pub(super) fn text(code: StatusCode, line: &str) -> Response<Body> {
     full(code, TEXT, format!("{line}\n"))
 }
 
-fn full(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn full(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     respond_with(code, content_type, Full::new(body.into()).boxed())
 }
 

@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame};
+use tokio::time::{Sleep, sleep};
 
 use super::super::events::{Event, Interest, StatusEvent, StreamEvent, Subscription};
 use super::super::status::Status;
@@ -13,12 +16,17 @@ use super::connections::Slot;
 
 /// Time after which a browser reconnects, milliseconds.
 const RETRY: &str = "retry: 2000\n\n";
+/// Events that follow one within this time are sent with it: a chunk, its phones and its scores wake the server and the page once.
+const BATCH: Duration = Duration::from_millis(80);
 
 /// Server-sent events.
 pub(super) struct EventStream {
     subscription: Subscription,
     /// Sent before the first event.
     first: VecDeque<Bytes>,
+    /// Messages that are sent when `flush` ends.
+    batch: Vec<u8>,
+    flush: Option<Pin<Box<Sleep>>>,
     slot: Slot,
 }
 
@@ -28,7 +36,7 @@ impl EventStream {
         let subscription = status.events().subscribe(Interest::Everything);
         let now = [Event::Stream(Box::new(StreamEvent::of(status))), Event::Status(Box::new(StatusEvent::of(status)))];
         let first = std::iter::once(Bytes::from_static(RETRY.as_bytes())).chain(now.iter().map(message)).collect();
-        Self { subscription, first, slot }
+        Self { subscription, first, batch: Vec::new(), flush: None, slot }
     }
 }
 
@@ -43,14 +51,24 @@ impl Body for EventStream {
 
     /// Called only when the client has received enough of the previous messages.
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let message = match self.first.pop_front() {
-            Some(first) => Some(first),
-            None => match self.subscription.poll_recv(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(event) => event.map(|event| message(&event)),
-            },
-        };
+        if let Some(first) = self.first.pop_front() {
+            self.slot.extend();
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        if self.flush.is_none() {
+            let Some(event) = ready!(self.subscription.poll_recv(context)) else { return Poll::Ready(None) };
+            self.batch.extend_from_slice(&message(&event));
+            self.flush = Some(Box::pin(sleep(BATCH)));
+        }
+        if let Some(flush) = &mut self.flush {
+            // The queue is not polled meanwhile, so that its events do not wake this task.
+            ready!(flush.as_mut().poll(context));
+        }
+        self.flush = None;
+        while let Poll::Ready(Some(event)) = self.subscription.poll_recv(context) {
+            self.batch.extend_from_slice(&message(&event));
+        }
         self.slot.extend();
-        Poll::Ready(message.map(|message| Ok(Frame::data(message))))
+        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.batch).into()))))
     }
 }
