@@ -308,6 +308,9 @@ settings! {
         /// Minimum speech in an utterance, milliseconds [default: 100]
         #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
         pub least_speech: Option<f64> = Output,
+        /// Minimum frames with a phone in an utterance; 0 ignores phones [default: 2]
+        #[arg(long, value_name = "COUNT", help_heading = "Phones, utterances, streams")]
+        pub least_phones: Option<usize> = Output,
         /// Silence that ends an utterance, milliseconds [default: 500]
         #[arg(long, value_name = "MS", help_heading = "Phones, utterances, streams")]
         pub hangover: Option<f64> = Output,

@@ -20,6 +20,6 @@ pub use decoder::Decoder;
 pub use greedy::Greedy;
 pub use phone::PhoneSpan;
 pub use phones::{Form, PhoneReader, Phones};
-pub use segmenter::{Cut, SegmentRules, Segmenter, Utterance};
+pub use segmenter::{Cut, PhoneRules, SegmentRules, Segmenter, SpeechFrame, Utterance};
 pub use segments::{SEGMENTS, SegmentTarget, Segments};
 pub use speech::SpeechDetector;

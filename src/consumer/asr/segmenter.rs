@@ -17,12 +17,65 @@ pub struct SegmentRules {
     pub pad: usize,
     /// Maximum length in frames; a longer utterance is cut at the quietest frame of its last fifth.
     pub longest: usize,
+    /// How phones tell speech from noise. `None` if phones are unknown.
+    pub phones: Option<PhoneRules>,
+}
+
+/// Rules that tell speech from noise by its phones.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PhoneRules {
+    /// Speech without a phone within this number of frames on either side is noise.
+    pub reach: usize,
+    /// Minimum frames with a phone in an utterance.
+    pub least: usize,
 }
 
 impl Default for SegmentRules {
-    /// For frames of 20 ms: at least 0.1 s of speech, 0.5 s of hangover, 0.2 s of padding, at most 30 s.
+    /// For frames of 20 ms: at least 0.1 s of speech, 0.5 s of hangover, 0.2 s of padding, at most 30 s; phones are ignored.
     fn default() -> Self {
-        Self { speech: 0.5, quiet: 0.35, least_speech: 5, hangover: 25, pad: 10, longest: 1500 }
+        Self { speech: 0.5, quiet: 0.35, least_speech: 5, hangover: 25, pad: 10, longest: 1500, phones: None }
+    }
+}
+
+/// Evidence of speech in one frame.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpeechFrame {
+    /// Probability of speech.
+    pub probability: f32,
+    /// Whether a phone was recognised; true if phones are unknown.
+    pub phone: bool,
+}
+
+impl SpeechFrame {
+    const SILENCE: Self = Self { probability: 0.0, phone: false };
+}
+
+/// Delays frames until it is known whether a phone is near, and sets the probability of the others to 0.
+#[derive(Debug, Clone)]
+struct Confirmation {
+    reach: usize,
+    /// Frames that a later phone may still confirm, and whether an earlier one did.
+    waiting: VecDeque<(SpeechFrame, bool)>,
+    /// Frames since the last phone.
+    since: usize,
+}
+
+impl Confirmation {
+    fn new(reach: usize) -> Self {
+        Self { reach, waiting: VecDeque::new(), since: usize::MAX }
+    }
+
+    fn push(&mut self, frame: SpeechFrame) -> Option<SpeechFrame> {
+        self.since = if frame.phone { 0 } else { self.since.saturating_add(1) };
+        if frame.phone {
+            self.waiting.iter_mut().for_each(|(_, confirmed)| *confirmed = true);
+        }
+        self.waiting.push_back((frame, self.since <= self.reach));
+        if self.waiting.len() > self.reach { self.pop() } else { None }
+    }
+
+    fn pop(&mut self) -> Option<SpeechFrame> {
+        self.waiting.pop_front().map(|(frame, confirmed)| if confirmed { frame } else { SpeechFrame::SILENCE })
     }
 }
 
@@ -57,6 +110,8 @@ pub struct Utterance {
 #[derive(Debug, Clone)]
 pub struct Segmenter {
     rules: SegmentRules,
+    confirmation: Option<Confirmation>,
+    /// Number of frames processed; those that wait for confirmation are not.
     frame: u64,
     /// Earliest start of the next utterance: after the previous one and after dropped audio.
     floor: u64,
@@ -65,16 +120,26 @@ pub struct Segmenter {
     open: Option<u64>,
     last_speech: u64,
     speaking: bool,
-    /// Probabilities of the frames from `keep_from`.
-    probabilities: VecDeque<f32>,
+    /// The frames from `keep_from`.
+    frames: VecDeque<SpeechFrame>,
 }
 
 impl Segmenter {
     /// A segmenter at the start of a stream.
     pub fn new(rules: SegmentRules) -> Self {
         let rules = SegmentRules { least_speech: rules.least_speech.max(1), longest: rules.longest.max(2), ..rules };
-        let probabilities = VecDeque::new();
-        Self { rules, frame: 0, floor: 0, onset: 0, open: None, last_speech: 0, speaking: false, probabilities }
+        let confirmation = rules.phones.map(|phones| Confirmation::new(phones.reach));
+        Self {
+            rules,
+            confirmation,
+            frame: 0,
+            floor: 0,
+            onset: 0,
+            open: None,
+            last_speech: 0,
+            speaking: false,
+            frames: VecDeque::new(),
+        }
     }
 
     /// The earliest possible start of an utterance that was not returned yet.
@@ -83,13 +148,31 @@ impl Segmenter {
         self.open.unwrap_or_else(|| self.frame.saturating_sub(before).max(self.floor))
     }
 
-    /// Adds a frame; returns an utterance if the frame ends one.
-    pub fn push(&mut self, probability: f32) -> Option<Utterance> {
+    /// Adds a frame; appends the utterances that it ends.
+    pub fn push(&mut self, frame: SpeechFrame, found: &mut Vec<Utterance>) {
+        let next = match &mut self.confirmation {
+            Some(confirmation) => confirmation.push(frame),
+            None => Some(frame),
+        };
+        if let Some(frame) = next {
+            found.extend(self.advance(frame));
+        }
+    }
+
+    /// Processes the frames that wait for confirmation.
+    fn flush(&mut self, found: &mut Vec<Utterance>) {
+        while let Some(frame) = self.confirmation.as_mut().and_then(Confirmation::pop) {
+            found.extend(self.advance(frame));
+        }
+        self.confirmation = self.rules.phones.map(|phones| Confirmation::new(phones.reach));
+    }
+
+    fn advance(&mut self, frame: SpeechFrame) -> Option<Utterance> {
         let rules = self.rules;
         let here = self.frame;
         self.frame += 1;
-        self.probabilities.push_back(probability);
-        self.speaking = probability >= if self.speaking { rules.quiet } else { rules.speech };
+        self.frames.push_back(frame);
+        self.speaking = frame.probability >= if self.speaking { rules.quiet } else { rules.speech };
         let found = match (self.open, self.speaking) {
             (None, false) => {
                 self.onset = 0;
@@ -118,29 +201,30 @@ impl Segmenter {
 
     /// Reports `frames` dropped frames before the next one. They count as silence; an utterance spans at most
     /// one hangover of them. Returns true if later frames cannot be joined to earlier ones.
-    pub fn lost(&mut self, frames: u64) -> (Option<Utterance>, bool) {
+    pub fn lost(&mut self, frames: u64, found: &mut Vec<Utterance>) -> bool {
+        self.flush(found);
         let quiet = if self.open.is_some() { self.frame - (self.last_speech + 1) } else { 0 };
         if quiet + frames < self.rules.hangover.max(1) as u64 {
-            return (None, false);
+            return false;
         }
-        let found = self.open.and_then(|start| self.close(start, Cut::Lost));
+        found.extend(self.open.and_then(|start| self.close(start, Cut::Lost)));
         (self.floor, self.onset, self.speaking) = (self.frame, 0, false);
         self.forget();
-        (found, true)
+        true
     }
 
-    /// Adds a frame that belongs to no utterance.
+    /// Adds a frame that belongs to no utterance, after [`lost`](Self::lost) has returned true.
     pub fn skip(&mut self) {
-        self.push(0.0);
+        self.advance(SpeechFrame::SILENCE);
         self.floor = self.frame;
         self.forget();
     }
 
     /// Ends the stream.
-    pub fn finish(&mut self) -> Option<Utterance> {
-        let found = self.open.and_then(|start| self.close(start, Cut::End));
+    pub fn finish(&mut self, found: &mut Vec<Utterance>) {
+        self.flush(found);
+        found.extend(self.open.and_then(|start| self.close(start, Cut::End)));
         (self.floor, self.onset, self.speaking) = (self.frame, 0, false);
-        found
     }
 
     fn close(&mut self, start: u64, cut: Cut) -> Option<Utterance> {
@@ -151,8 +235,9 @@ impl Segmenter {
             return None;
         }
         let end = (self.last_speech + 1 + self.rules.pad as u64).min(self.frame);
+        let span = self.span(start, end, cut)?;
         self.floor = end;
-        Some(self.span(start, end, cut))
+        Some(span)
     }
 
     fn cut_if_too_long(&mut self, start: u64) -> Option<Utterance> {
@@ -162,26 +247,32 @@ impl Segmenter {
         }
         // Cut at the quietest frame of the last fifth; the next utterance starts after it.
         let offset = length - (length / 5).max(1);
-        let quietest =
-            (offset..length).min_by(|&a, &b| self.probabilities[a].total_cmp(&self.probabilities[b])).unwrap_or(length - 1);
+        let quietest = (offset..length)
+            .min_by(|&a, &b| self.frames[a].probability.total_cmp(&self.frames[b].probability))
+            .unwrap_or(length - 1);
         let end = start + quietest as u64 + 1;
         let span = self.span(start, end, Cut::Longest);
         self.floor = end;
         self.open = Some(end);
-        Some(span)
+        span
     }
 
-    fn span(&self, start: u64, end: u64, cut: Cut) -> Utterance {
-        let first = self.frame - self.probabilities.len() as u64;
-        let inside = self.probabilities.range((start - first) as usize..(end - first) as usize);
-        let speech = inside.sum::<f32>() / (end - start).max(1) as f32;
-        Utterance { start, end, speech, cut }
+    /// The utterance, unless it has too few phones.
+    fn span(&self, start: u64, end: u64, cut: Cut) -> Option<Utterance> {
+        let first = self.frame - self.frames.len() as u64;
+        let inside = self.frames.range((start - first) as usize..(end - first) as usize);
+        let least = self.rules.phones.map_or(0, |phones| phones.least);
+        if inside.clone().filter(|frame| frame.phone).count() < least {
+            return None;
+        }
+        let speech = inside.map(|frame| frame.probability).sum::<f32>() / (end - start).max(1) as f32;
+        Some(Utterance { start, end, speech, cut })
     }
 
     fn forget(&mut self) {
         let keep = (self.frame - self.keep_from()) as usize;
-        let gone = self.probabilities.len().saturating_sub(keep);
-        self.probabilities.drain(..gone);
+        let gone = self.frames.len().saturating_sub(keep);
+        self.frames.drain(..gone);
     }
 }
 
@@ -191,19 +282,44 @@ mod tests {
 
     use super::*;
 
-    const RULES: SegmentRules = SegmentRules { speech: 0.5, quiet: 0.3, least_speech: 3, hangover: 5, pad: 2, longest: 40 };
+    const RULES: SegmentRules =
+        SegmentRules { speech: 0.5, quiet: 0.3, least_speech: 3, hangover: 5, pad: 2, longest: 40, phones: None };
 
-    /// '#' is speech, '~' is between the thresholds, anything else is silence.
-    fn cut(text: &str) -> Vec<(u64, u64, Cut)> {
-        let mut segmenter = Segmenter::new(RULES);
-        let frame = |c| match c {
-            '#' => 1.0,
-            '~' => 0.4,
-            _ => 0.0,
-        };
-        let mut spans: Vec<Utterance> = text.chars().filter_map(|c| segmenter.push(frame(c))).collect();
-        spans.extend(segmenter.finish());
+    fn frame(probability: f32) -> SpeechFrame {
+        SpeechFrame { probability, phone: false }
+    }
+
+    /// '#' is speech, '!' speech with a phone, '~' is between the thresholds, anything else is silence.
+    fn cut_by(rules: SegmentRules, text: &str) -> Vec<(u64, u64, Cut)> {
+        let mut segmenter = Segmenter::new(rules);
+        let mut spans = Vec::new();
+        for c in text.chars() {
+            let probability = match c {
+                '#' | '!' => 1.0,
+                '~' => 0.4,
+                _ => 0.0,
+            };
+            segmenter.push(SpeechFrame { probability, phone: c == '!' }, &mut spans);
+        }
+        segmenter.finish(&mut spans);
         spans.iter().map(|span| (span.start, span.end, span.cut)).collect()
+    }
+
+    fn cut(text: &str) -> Vec<(u64, u64, Cut)> {
+        cut_by(RULES, text)
+    }
+
+    #[test]
+    fn noise_without_phones_is_no_speech() {
+        let rules = SegmentRules { phones: Some(PhoneRules { reach: 4, least: 1 }), ..RULES };
+        assert_eq!(cut_by(rules, "....##########......."), []);
+        assert_eq!(cut_by(rules, "....###!###.........."), [(2, 13, Cut::Quiet)], "as without phones");
+        let noise = "#".repeat(20);
+        let found = cut_by(rules, &format!("{noise}!###!{noise}......."));
+        assert_eq!(found, [(14, 31, Cut::Quiet)], "noise on both sides is cut off beyond the reach and the padding");
+        assert_eq!(cut_by(rules, "..##!"), [(0, 5, Cut::End)], "the end does not wait for phones");
+        let rules = SegmentRules { phones: Some(PhoneRules { reach: 4, least: 2 }), ..RULES };
+        assert_eq!(cut_by(rules, "....###!###.....#!!#......."), [(14, 22, Cut::Quiet)], "one phone is too few");
     }
 
     #[test]
@@ -232,16 +348,21 @@ mod tests {
 
     #[test]
     fn lost_sound_counts_as_quiet() {
-        let speak = |segmenter: &mut Segmenter| (0..4).filter_map(|_| segmenter.push(1.0)).count();
-        let mut segmenter = Segmenter::new(RULES);
-        assert_eq!(speak(&mut segmenter), 0);
-        assert_eq!(segmenter.lost(4), (None, false), "shorter than the hangover: the utterance continues");
-        assert_eq!(speak(&mut segmenter), 0);
-        let (span, apart) = segmenter.lost(5);
-        assert_eq!((span.map(|span| (span.start, span.end, span.cut)), apart), (Some((0, 8, Cut::Lost)), true));
-        assert_eq!(segmenter.keep_from(), 8, "earlier frames are not joined to later ones");
-        speak(&mut segmenter);
-        assert_eq!(segmenter.finish().map(|span| (span.start, span.end)), Some((8, 12)));
+        for rules in [RULES, SegmentRules { phones: Some(PhoneRules { reach: 9, least: 2 }), ..RULES }] {
+            let (mut segmenter, mut spans) = (Segmenter::new(rules), Vec::new());
+            let speak = |segmenter: &mut Segmenter, spans: &mut Vec<Utterance>| {
+                (0..4).for_each(|_| segmenter.push(SpeechFrame { probability: 1.0, phone: true }, spans));
+            };
+            speak(&mut segmenter, &mut spans);
+            assert!(!segmenter.lost(4, &mut spans), "shorter than the hangover: the utterance continues");
+            speak(&mut segmenter, &mut spans);
+            assert!(spans.is_empty() && segmenter.lost(5, &mut spans));
+            assert_eq!(segmenter.keep_from(), 8, "earlier frames are not joined to later ones");
+            speak(&mut segmenter, &mut spans);
+            segmenter.finish(&mut spans);
+            let spans: Vec<_> = spans.iter().map(|span| (span.start, span.end, span.cut)).collect();
+            assert_eq!(spans, [(0, 8, Cut::Lost), (8, 12, Cut::End)]);
+        }
     }
 
     proptest! {
@@ -250,14 +371,13 @@ mod tests {
             let mut segmenter = Segmenter::new(RULES);
             let mut spans = Vec::new();
             for &probability in &frames {
-                let keep = segmenter.keep_from();
-                let found = segmenter.push(probability);
-                prop_assert!(segmenter.probabilities.len() <= RULES.longest + 1);
+                let (keep, before) = (segmenter.keep_from(), spans.len());
+                segmenter.push(frame(probability), &mut spans);
+                prop_assert!(segmenter.frames.len() <= RULES.longest + 1);
                 // Nothing that an utterance needs is discarded.
-                prop_assert!(found.is_none_or(|span| span.start >= keep));
-                spans.extend(found);
+                prop_assert!(spans[before..].iter().all(|span| span.start >= keep));
             }
-            spans.extend(segmenter.finish());
+            segmenter.finish(&mut spans);
             prop_assert!(spans.iter().all(|span| span.start < span.end && span.end <= frames.len() as u64));
             prop_assert!(spans.iter().all(|span| span.end - span.start <= RULES.longest as u64));
             prop_assert!(spans.windows(2).all(|pair| pair[0].end <= pair[1].start));
@@ -268,6 +388,27 @@ mod tests {
                     prop_assert!(inside, "{} {:?}", start, spans);
                 }
             }
+        }
+
+        #[test]
+        fn phones_only_remove_speech_and_phones_everywhere_remove_none(
+            frames in prop::collection::vec((prop_oneof![Just(0.0f32), Just(0.4), Just(1.0)], any::<bool>()), 0..200),
+            reach in 0usize..30,
+        ) {
+            let spans = |reach: Option<usize>, everywhere: bool| {
+                let phones = reach.map(|reach| PhoneRules { reach, least: 2 });
+                let mut segmenter = Segmenter::new(SegmentRules { phones, ..RULES });
+                let mut spans = Vec::new();
+                for &(probability, phone) in &frames {
+                    segmenter.push(SpeechFrame { probability, phone: phone || everywhere }, &mut spans);
+                }
+                segmenter.finish(&mut spans);
+                spans
+            };
+            let all = spans(None, false);
+            prop_assert_eq!(&spans(Some(reach), true), &all);
+            let covered = |spans: &[Utterance]| spans.iter().map(|span| span.end - span.start).sum::<u64>();
+            prop_assert!(covered(&spans(Some(reach), false)) <= covered(&all));
         }
     }
 }

@@ -40,6 +40,7 @@ pub struct Segments {
     sink: Option<Sink>,
     detector: SpeechDetector,
     segmenter: Segmenter,
+    found: Vec<Utterance>,
     timeline: Timeline,
     sample_rate: u32,
     dim: usize,
@@ -94,6 +95,7 @@ impl Segments {
             sink: None,
             detector,
             segmenter: Segmenter::new(rules),
+            found: Vec::new(),
             timeline: Timeline::default(),
             sample_rate: 1,
             dim: 0,
@@ -105,8 +107,15 @@ impl Segments {
         }
     }
 
-    fn write(&mut self, span: Option<Utterance>) -> Result<(), ConsumerError> {
-        let Some(span) = span else { return Ok(()) };
+    /// Writes the utterances that were found.
+    fn write_found(&mut self) -> Result<(), ConsumerError> {
+        let mut found = std::mem::take(&mut self.found);
+        let written = found.drain(..).try_for_each(|span| self.write(span));
+        self.found = found;
+        written
+    }
+
+    fn write(&mut self, span: Utterance) -> Result<(), ConsumerError> {
         let places: Vec<_> = (span.start..span.end).filter_map(|frame| self.timeline.place(frame)).collect();
         let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(()) };
         let (sample, samples, frames) = (first.start, last.end - first.start, places.len() as u64);
@@ -261,16 +270,17 @@ impl Consumer for Segments {
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
         let audio = chunk.audio.as_ref().filter(|_| self.keeps_content);
-        let found = self.detector.probabilities(chunk).filter(|_| audio.is_some() || !self.keeps_content);
-        let Some(probabilities) = found else {
-            let text = format!("chunk {} has no audio or posteriors; enable them in the session options", chunk.sequence);
+        let found = self.detector.frames(chunk).filter(|_| audio.is_some() || !self.keeps_content);
+        let Some(evidence) = found else {
+            let text =
+                format!("chunk {} has no audio, posteriors or CTC logits; enable them in the session options", chunk.sequence);
             return Err(ConsumerError::other(text));
         };
         let hop = chunk.hop_samples as u64;
-        for (frame, (place, probability)) in self.timeline.push(chunk).iter().zip(probabilities).enumerate() {
+        for (frame, (place, evidence)) in self.timeline.push(chunk).iter().zip(evidence).enumerate() {
             if place.hole_before > 0 || place.hole_inside > 0 {
-                let (span, apart) = self.segmenter.lost((place.hole_before + place.hole_inside).div_ceil(hop));
-                self.write(span)?;
+                let apart = self.segmenter.lost((place.hole_before + place.hole_inside).div_ceil(hop), &mut self.found);
+                self.write_found()?;
                 if apart {
                     self.forget();
                     // A frame with a long gap inside counts as half before and half after it.
@@ -298,16 +308,16 @@ impl Consumer for Segments {
                 }
                 self.vectors.extend(chunk.vectors.row(frame));
             }
-            let span = self.segmenter.push(probability);
-            self.write(span)?;
+            self.segmenter.push(evidence, &mut self.found);
+            self.write_found()?;
             self.forget();
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        let span = self.segmenter.finish();
-        self.write(span)?;
+        self.segmenter.finish(&mut self.found);
+        self.write_found()?;
         let segments = self.count;
         match &mut self.sink {
             Some(Sink::Stream(writer)) => writer.write("end", &End { segments }, &[]),

@@ -1,6 +1,9 @@
 //! Probability of speech per frame, from the unit for silence or from the level.
 
+use super::phone::BLANK;
+use super::segmenter::SpeechFrame;
 use crate::consumer::Requirements;
+use crate::exit::log_probabilities;
 use crate::stream::Representation;
 
 /// Speech detector.
@@ -10,6 +13,8 @@ pub enum SpeechDetector {
     Units {
         /// The unit for silence.
         quiet_unit: usize,
+        /// Whether phones are looked for in the CTC branch. The quiet unit alone does not tell noise from speech at shallow exits.
+        phones: bool,
     },
     /// The level above the noise floor, for packs without such a unit.
     Level(Level),
@@ -27,34 +32,49 @@ const ABOVE_FLOOR_DB: f32 = 10.0;
 const FLOOR_RISES_DB_PER_SECOND: f32 = 3.0;
 /// Lower limit of the floor: dither and the last bits of the converter are below.
 const LOWEST_FLOOR_DBFS: f32 = -65.0;
+/// Probability of the blank below which a frame has a phone.
+const BLANK_BELOW_PHONE: f32 = 0.5;
 /// Upper limit of the initial floor, because a stream may start with speech.
 const FIRST_FLOOR_DBFS: f32 = -50.0;
 
 impl SpeechDetector {
-    /// Uses units if the pack has a quiet unit, otherwise the level.
-    pub fn new(quiet_unit: Option<usize>) -> Self {
-        quiet_unit.map_or_else(|| Self::Level(Level::default()), |quiet_unit| Self::Units { quiet_unit })
+    /// Uses units if the pack has a quiet unit, otherwise the level; with units and `phones`, it also reads the CTC branch.
+    pub fn new(quiet_unit: Option<usize>, phones: bool) -> Self {
+        quiet_unit.map_or_else(|| Self::Level(Level::default()), |quiet_unit| Self::Units { quiet_unit, phones })
     }
 
     /// Required parts of a representation.
     pub fn requires(&self) -> Requirements {
         match self {
-            Self::Units { .. } => Requirements { posteriors: true, ..Requirements::default() },
+            Self::Units { phones, .. } => Requirements { posteriors: true, ctc: *phones, ..Requirements::default() },
             Self::Level(_) => Requirements { audio: true, ..Requirements::default() },
         }
     }
 
-    /// Probability of speech in each frame of the chunk; `None` if the chunk lacks the required parts.
-    pub fn probabilities(&mut self, chunk: &Representation) -> Option<Vec<f32>> {
+    /// Evidence of speech in each frame of the chunk; `None` if the chunk lacks the required parts.
+    pub fn frames(&mut self, chunk: &Representation) -> Option<Vec<SpeechFrame>> {
         match self {
-            Self::Units { quiet_unit } => {
+            Self::Units { quiet_unit, phones } => {
                 let rows = chunk.log_posteriors.as_ref()?;
-                Some((0..rows.frames()).map(|t| (1.0 - rows.row(t)[*quiet_unit].exp()).clamp(0.0, 1.0)).collect())
+                let logits = if *phones { Some(chunk.ctc_logits.as_ref()?) } else { None };
+                let mut log_p = Vec::new();
+                let mut phone = |t: usize| {
+                    let Some(logits) = logits else { return true };
+                    log_p.resize(logits.row(t).len(), 0.0);
+                    // Logits that are not finite prove nothing.
+                    !log_probabilities(logits.row(t), &mut log_p) || log_p[BLANK].exp() < BLANK_BELOW_PHONE
+                };
+                let frame = |t| {
+                    let probability = (1.0 - rows.row(t)[*quiet_unit].exp()).clamp(0.0, 1.0);
+                    SpeechFrame { probability, phone: phone(t) }
+                };
+                Some((0..rows.frames()).map(frame).collect())
             }
             Self::Level(level) => {
                 let seconds = chunk.hop_samples as f32 / chunk.sample_rate as f32;
                 let frames = chunk.audio.as_ref()?.chunks(chunk.hop_samples.max(1));
-                Some(frames.map(|frame| level.probability(frame, seconds)).collect())
+                let frame = |audio| SpeechFrame { probability: level.probability(audio, seconds), phone: true };
+                Some(frames.map(frame).collect())
             }
         }
     }

@@ -11,7 +11,8 @@ use crate::consumer::testing::{HOP, chunks, stream};
 use crate::engine::Frames;
 use crate::stream::{Discontinuity, Representation};
 
-const RULES: SegmentRules = SegmentRules { speech: 0.5, quiet: 0.3, least_speech: 3, hangover: 5, pad: 2, longest: 1000 };
+const RULES: SegmentRules =
+    SegmentRules { speech: 0.5, quiet: 0.3, least_speech: 3, hangover: 5, pad: 2, longest: 1000, phones: None };
 
 /// Chunks of `sizes` frames in which '#' is speech, by the posterior of unit 0 of two.
 fn speech(text: &str, sizes: &[usize]) -> Vec<Representation> {
@@ -40,7 +41,7 @@ impl Write for Shared {
 }
 
 fn run(target: SegmentTarget, chunks: &[Representation]) {
-    let mut segments = Segments::new(target, SpeechDetector::new(Some(0)), RULES);
+    let mut segments = Segments::new(target, SpeechDetector::new(Some(0), false), RULES);
     segments.begin(&stream(1)).unwrap();
     chunks.iter().for_each(|chunk| segments.consume(chunk).unwrap());
     segments.finish().unwrap();
@@ -131,7 +132,7 @@ fn a_folder_with_another_runs_segments_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("segments.jsonl"), "").unwrap();
     let target = SegmentTarget::Folder(folder.path().to_owned());
-    let error = Segments::new(target, SpeechDetector::new(None), RULES).begin(&stream(1)).unwrap_err();
+    let error = Segments::new(target, SpeechDetector::new(None, false), RULES).begin(&stream(1)).unwrap_err();
     assert!(error.to_string().contains("another folder"), "{error}");
 }
 
@@ -140,7 +141,7 @@ fn a_folder_with_another_runs_segments_is_refused() {
 fn a_folder_that_is_renamed_receives_its_last_utterance() {
     let parent = tempfile::tempdir().unwrap();
     let (place, moved) = (parent.path().join("talk"), parent.path().join("talk.1"));
-    let mut segments = Segments::new(SegmentTarget::Folder(place.clone()), SpeechDetector::new(Some(0)), RULES);
+    let mut segments = Segments::new(SegmentTarget::Folder(place.clone()), SpeechDetector::new(Some(0), false), RULES);
     segments.begin(&stream(1)).unwrap();
     let chunks = speech("....####.....####", &[9, 8]);
     segments.consume(&chunks[0]).unwrap();

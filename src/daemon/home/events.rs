@@ -126,8 +126,10 @@ impl HomeConsumer {
         interval: Duration,
     ) -> Result<Self, EngineError> {
         encoder.check_embedding()?;
+        // Where every layer has a CTC branch, the branches change no exit.
+        let phones = (0..=encoder.layers()).all(|layer| encoder.has_ctc(layer));
         Ok(Self {
-            detector: SpeechDetector::new(encoder.quiet_unit()),
+            detector: SpeechDetector::new(encoder.quiet_unit(), phones),
             encoder: encoder.clone(),
             enrolled,
             options,
@@ -206,9 +208,10 @@ impl HomeConsumer {
     }
 
     fn find_speech(&mut self, chunk: &Representation) {
-        let Some(probabilities) = self.detector.probabilities(chunk) else { return };
+        let Some(frames) = self.detector.frames(chunk) else { return };
         let now = chunk.start_seconds() + chunk.seconds();
-        if probabilities.iter().filter(|probability| **probability > 0.5).count() >= SPEECH_FRAMES {
+        let spoken = frames.iter().filter(|frame| frame.probability > 0.5).count();
+        if spoken >= SPEECH_FRAMES && frames.iter().any(|frame| frame.phone) {
             self.spoken = now;
         }
         let speech = self.spoken > 0.0 && now - self.spoken < SPEECH_HANGOVER;
