@@ -45,11 +45,8 @@ pub struct Intake(Resampler);
 
 impl Intake {
     pub fn new(rate: u32, pack_rate: u32) -> PyResult<Self> {
-        let resampler = Resampler::new(rate, pack_rate).map_err(|error| match rate {
-            1_000..=384_000 => raise(error),
-            _ => PyValueError::new_err(format!("rate must be between 1000 and 384000 Hz, got {rate}")),
-        })?;
-        Ok(Self(resampler))
+        check_rate(rate)?;
+        Ok(Self(Resampler::new(rate, pack_rate).map_err(raise)?))
     }
 
     pub fn push(&mut self, samples: &[f32], out: &mut Vec<f32>) {
@@ -58,5 +55,13 @@ impl Intake {
 
     pub fn finish(&mut self, out: &mut Vec<f32>) {
         self.0.finish(out);
+    }
+}
+
+/// Refuses rates that the resampler does not support.
+pub fn check_rate(rate: u32) -> PyResult<()> {
+    match rate {
+        1_000..=384_000 => Ok(()),
+        _ => Err(PyValueError::new_err(format!("rate must be between 1000 and 384000 Hz, got {rate}"))),
     }
 }

@@ -1,19 +1,17 @@
 //! Keywords in a stream.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bellis::audio::audio_files;
 use bellis::keyword::{
-    Detection, Event, Keyword, KeywordError, KeywordSearch, Origin, PackRef, SearchError, SearchOptions, Take, Verifier, Watched,
-    enroll, examples, find, load,
+    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, examples, find, load, weaknesses,
 };
-use bellis::stream::{Session, SessionError, SessionOptions};
 use pyo3::exceptions::{PyFileExistsError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::audio::{Intake, Samples};
+use crate::audio::{Intake, Samples, check_rate};
 use crate::encoder::Encoder;
 use crate::errors::{BellisError, raise};
 
@@ -54,78 +52,23 @@ pub struct KeywordSpotter {
 
 /// One stream.
 struct State {
-    intake: Intake,
-    session: Session,
-    search: KeywordSearch,
-    names: Vec<String>,
-    resampled: Vec<f32>,
-    pack_rate: f64,
+    stream: KeywordStream,
     ended: bool,
-}
-
-/// What a search or a callback of it can fail with.
-enum Failure {
-    Search(SearchError),
-    Session(SessionError),
-}
-
-impl From<SearchError> for Failure {
-    fn from(error: SearchError) -> Self {
-        Self::Search(error)
-    }
-}
-
-impl From<SessionError> for Failure {
-    fn from(error: SessionError) -> Self {
-        Self::Session(error)
-    }
-}
-
-impl From<Failure> for PyErr {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Search(error) => raise(error),
-            Failure::Session(error) => raise(error),
-        }
-    }
 }
 
 impl State {
     fn new(encoder: &Encoder, folder: &Path, options: &SearchOptions, rate: u32) -> PyResult<Self> {
-        let (audio, chunk_frames) = (encoder.encoder.audio(), encoder.pack.default_chunk_frames());
-        let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
-        let reference = PackRef::to(&encoder.pack);
-        let mut watched = Vec::new();
-        let files = match find(folder) {
-            Err(KeywordError::NoKeywords { .. }) => Vec::new(),
-            Err(KeywordError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
-            files => files.map_err(raise)?,
-        };
-        for file in files {
-            let keyword = load(&file, Some(&reference)).map_err(raise)?;
-            watched.push(Watched::new(&keyword, &file, options, hop_seconds).map_err(raise)?);
-        }
-        let names = watched.iter().map(|one| one.name.clone()).collect();
-        let verifier = Verifier::new(&encoder.encoder, chunk_frames).map_err(raise)?;
-        let mut search = KeywordSearch::new(watched, Some(verifier));
-        search.begin(audio.hop, chunk_frames);
-        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
-        let session = Session::new(&encoder.encoder, encoder.policy()?, options).map_err(raise)?;
-        let intake = Intake::new(rate, audio.sample_rate)?;
-        let pack_rate = f64::from(audio.sample_rate);
-        Ok(Self { intake, session, search, names, resampled: Vec::new(), pack_rate, ended: false })
+        check_rate(rate)?;
+        let stream =
+            KeywordStream::new(&encoder.pack, &encoder.encoder, &encoder.policy, folder, options, rate).map_err(raise)?;
+        Ok(Self { stream, ended: false })
     }
 
     /// Takes samples, or ends the stream.
-    fn push(&mut self, samples: Option<&[f32]>) -> Result<Vec<KeywordEvent>, Failure> {
-        self.resampled.clear();
-        match samples {
-            Some(samples) => self.intake.push(samples, &mut self.resampled),
-            None => self.intake.finish(&mut self.resampled),
-        }
-        let (mut events, rate) = (Vec::new(), self.pack_rate);
+    fn push(&mut self, samples: Option<&[f32]>) -> PyResult<Vec<KeywordEvent>> {
+        let (mut events, rate) = (Vec::new(), self.stream.position_rate());
         let round = |value: f64| (value * 1e4).round() / 1e4;
-        let mut each = |found: Detection<'_>| {
+        let each = |found: Detection<'_>| {
             events.push(KeywordEvent {
                 keyword: found.keyword.to_owned(),
                 detected: found.event == Event::Detection,
@@ -134,17 +77,12 @@ impl State {
                 start: round(found.start as f64 / rate),
                 end: round(found.end as f64 / rate),
             });
-            Ok::<_, Failure>(())
         };
-        let Self { session, search, resampled, .. } = self;
-        session.push(resampled)?;
-        if samples.is_none() {
-            session.finish();
+        match samples {
+            Some(samples) => self.stream.push(samples, each),
+            None => self.stream.finish(each),
         }
-        session.each(|chunk| search.search(chunk, &mut each))?;
-        if samples.is_none() {
-            search.end(&mut each)?;
-        }
+        .map_err(raise)?;
         Ok(events)
     }
 }
@@ -192,7 +130,7 @@ impl KeywordSpotter {
         let samples = samples.read()?;
         self.run(py, |state| match state.ended {
             true => Err(PyValueError::new_err("the stream has ended; reset() begins a new one")),
-            false => Ok(state.push(Some(&samples))?),
+            false => state.push(Some(&samples)),
         })
     }
 
@@ -200,7 +138,7 @@ impl KeywordSpotter {
     fn finish(&self, py: Python<'_>) -> PyResult<Vec<KeywordEvent>> {
         self.run(py, |state| match std::mem::replace(&mut state.ended, true) {
             true => Ok(Vec::new()),
-            false => Ok(state.push(None)?),
+            false => state.push(None),
         })
     }
 
@@ -212,28 +150,44 @@ impl KeywordSpotter {
         })
     }
 
+    /// Rate of the samples, Hz.
+    #[getter]
+    fn rate(&self) -> u32 {
+        self.rate
+    }
+
     /// Names of the keywords.
     #[getter]
     fn keywords(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        self.run(py, |state| Ok(state.names.clone()))
+        self.run(py, |state| Ok(state.stream.names().to_vec()))
     }
 
-    /// Enrolls a keyword from takes at `rate` (the pack's by default) and begins a new stream with it.
-    #[pyo3(signature = (name, *, takes, threshold, rate=None, replace=false))]
+    /// Enrolls a keyword from a phrase, from takes at `rate` (the pack's by default), or from both, and begins a new stream with it. The
+    /// threshold is set on the speech in `background`, unless it is given. Returns warnings.
+    #[pyo3(signature = (name, *, say, language, takes, threshold, background, false_accepts, rate, replace))]
+    #[allow(clippy::too_many_arguments)]
     fn enroll(
         &self,
         py: Python<'_>,
         name: &str,
+        say: Option<&str>,
+        language: &str,
         takes: Vec<Samples<'_>>,
-        threshold: f32,
+        threshold: Option<f32>,
+        background: Vec<PathBuf>,
+        false_accepts: f64,
         rate: Option<u32>,
         replace: bool,
-    ) -> PyResult<()> {
-        if !(0.0..=1.0).contains(&threshold) {
+    ) -> PyResult<Vec<String>> {
+        if let Some(threshold) = threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
             return Err(PyValueError::new_err(format!("threshold must be between 0 and 1, got {threshold}")));
         }
-        if !(1..=16).contains(&takes.len()) {
-            return Err(PyValueError::new_err(format!("takes must be 1 to 16 recordings, got {}", takes.len())));
+        if !(false_accepts.is_finite() && false_accepts > 0.0) {
+            return Err(PyValueError::new_err(format!("false_accepts must be above 0, got {false_accepts}")));
+        }
+        let least = usize::from(say.is_none());
+        if !(least..=16).contains(&takes.len()) {
+            return Err(PyValueError::new_err(format!("pass say, or takes of 1 to 16 recordings; got {}", takes.len())));
         }
         let own = self.encoder.get();
         let mut keyword = Keyword::new(name, PackRef::to(&own.pack), Vec::new()).map_err(raise)?;
@@ -250,31 +204,34 @@ impl KeywordSpotter {
             intake.finish(&mut resampled);
             audio.push(resampled);
         }
-        let enrolled = py.detach(|| {
+        let enroller = Enroller::new(own.pack.clone(), own.encoder.clone());
+        let warnings = py.detach(|| {
             let mut enrolled = Vec::new();
             for (number, audio) in (1..).zip(audio) {
                 let take = Take { source: format!("take {number}"), origin: Origin::Recording, audio };
-                let outcome = enroll(&take, &own.encoder, || own.policy().map_err(Problem), own.pack.default_chunk_frames());
-                match outcome.map_err(|problem| problem.0)? {
+                match enroller.take(&take).map_err(raise)? {
                     Ok(one) => enrolled.push(one),
                     Err(problem) => return Err(BellisError::new_err(format!("take {number}: {problem}"))),
                 }
             }
-            Ok(enrolled)
+            if let Some(phrase) = say {
+                enrolled.extend(enroller.say(&mut keyword, phrase, language).map_err(raise)?);
+            }
+            keyword.example = examples(&enrolled);
+            match threshold {
+                Some(threshold) => keyword.threshold = threshold,
+                None => {
+                    let files = audio_files(&background).map_err(raise)?;
+                    enroller.set_threshold(&mut keyword, false_accepts, &files, |_| true).map_err(raise)?;
+                }
+            }
+            std::fs::create_dir_all(&self.folder)?;
+            keyword.save(&path).map_err(raise)?;
+            let others: Vec<Keyword> =
+                find(&self.folder).map_err(raise)?.iter().filter_map(|other| load(other, None).ok()).collect();
+            Ok(weaknesses(&keyword, &enrolled, &others).iter().map(ToString::to_string).collect())
         })?;
-        keyword.example = examples(&enrolled);
-        keyword.threshold = threshold;
-        std::fs::create_dir_all(&self.folder)?;
-        keyword.save(&path).map_err(raise)?;
-        self.reset(py)
-    }
-}
-
-/// An exception of a callback.
-struct Problem(PyErr);
-
-impl From<SessionError> for Problem {
-    fn from(error: SessionError) -> Self {
-        Self(raise(error))
+        self.reset(py)?;
+        Ok(warnings)
     }
 }

@@ -1,19 +1,17 @@
 //! One stream: samples in, chunks out.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use bellis::consumer::asr::{Decoder, Form, Phones};
-use bellis::consumer::{Consumer, StreamInfo};
+use bellis::consumer::StreamInfo;
+use bellis::consumer::asr::{Decoder, PhoneReader};
 use bellis::stream::{Representation, Session, SessionOptions};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use serde_json::Value;
 
 use crate::audio::{Intake, Samples};
 use crate::chunk::{Chunk, Phone};
 use crate::encoder::Encoder;
-use crate::errors::{BellisError, raise};
+use crate::errors::raise;
 
 /// A stream of audio on an encoder. Calls from several threads take turns; different streams run in parallel.
 #[pyclass(frozen, module = "bellis")]
@@ -29,7 +27,7 @@ pub struct Stream {
 struct State {
     intake: Intake,
     session: Session,
-    phones: Option<PhoneReader>,
+    phones: Option<Phones>,
     resampled: Vec<f32>,
     ended: bool,
 }
@@ -40,7 +38,7 @@ type Results = Vec<(Representation, Vec<Phone>)>;
 impl State {
     fn new(encoder: &Encoder, options: &SessionOptions, rate: u32) -> PyResult<Self> {
         let session = Session::new(&encoder.encoder, encoder.policy()?, options.clone()).map_err(raise)?;
-        let phones = if options.ctc { Some(PhoneReader::new(&encoder.encoder)?) } else { None };
+        let phones = options.ctc.then(|| Phones::new(&encoder.encoder));
         let intake = Intake::new(rate, encoder.encoder.audio().sample_rate)?;
         Ok(Self { intake, session, phones, resampled: Vec::new(), ended: false })
     }
@@ -64,7 +62,7 @@ impl State {
         self.session.push(&self.resampled).map_err(raise)?;
         self.session.finish();
         let mut results = self.compute()?;
-        let rest = self.phones.as_mut().map_or(Ok(Vec::new()), PhoneReader::finish)?;
+        let rest = self.phones.as_mut().map_or(Vec::new(), Phones::finish);
         if let Some((_, phones)) = results.last_mut() {
             phones.extend(rest);
         }
@@ -126,56 +124,36 @@ impl Stream {
     }
 }
 
-/// The consumer `phones`, whose lines are read back: so phones are those of the command line.
-struct PhoneReader {
-    consumer: Phones<Page>,
-    page: Page,
+/// Phones, as the command line writes them.
+struct Phones {
+    reader: PhoneReader,
+    found: Vec<bellis::consumer::Phone>,
 }
 
-#[derive(Clone, Default)]
-struct Page(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Page {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl PhoneReader {
-    fn new(encoder: &bellis::engine::Encoder) -> PyResult<Self> {
-        let page = Page::default();
-        let mut consumer = Phones::new(page.clone(), "phones", Form::Json, Decoder::new(None));
+impl Phones {
+    fn new(encoder: &bellis::engine::Encoder) -> Self {
         let mut info = StreamInfo::default();
         info.sample_rate = encoder.audio().sample_rate;
         info.hop_samples = encoder.audio().hop;
         info.vocabulary = encoder.vocabulary().to_vec();
-        consumer.begin(&info).map_err(raise)?;
-        Ok(Self { consumer, page })
+        let mut reader = PhoneReader::new(Decoder::new(None));
+        reader.begin(&info);
+        Self { reader, found: Vec::new() }
     }
 
     fn push(&mut self, chunk: &Representation) -> PyResult<Vec<Phone>> {
-        self.consumer.consume(chunk).map_err(raise)?;
-        self.read()
+        self.reader.push(chunk, &mut self.found).map_err(raise)?;
+        Ok(self.take())
     }
 
-    fn finish(&mut self) -> PyResult<Vec<Phone>> {
-        self.consumer.finish().map_err(raise)?;
-        self.read()
+    fn finish(&mut self) -> Vec<Phone> {
+        self.reader.finish(&mut self.found);
+        self.take()
     }
 
-    fn read(&mut self) -> PyResult<Vec<Phone>> {
-        let bytes = std::mem::take(&mut *self.page.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let phone = |line: &[u8]| {
-            let line: Value = serde_json::from_slice(line).map_err(|error| BellisError::new_err(error.to_string()))?;
-            let number = |key: &str| line[key].as_f64().unwrap_or_default();
-            let phone = line["phone"].as_str().unwrap_or_default().to_owned();
-            Ok(Phone { phone, start: number("start"), end: number("end"), confidence: number("confidence") })
-        };
-        bytes.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).map(phone).collect()
+    fn take(&mut self) -> Vec<Phone> {
+        let phone =
+            |one: bellis::consumer::Phone| Phone { phone: one.phone, start: one.start, end: one.end, confidence: one.confidence };
+        self.found.drain(..).map(phone).collect()
     }
 }

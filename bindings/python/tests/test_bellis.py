@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,6 +169,116 @@ def test_keywords_are_those_of_the_command_line(tmp_path, takes, encoder):
     events += spotter.finish()
     assert [(one.keyword, one.start, one.end, one.score) for one in events] == wanted and len(wanted) == 5
     assert all(event.detected for event in events)
+
+
+def test_a_keyword_from_text_is_that_of_the_command_line(tmp_path, encoder):
+    own, other = tmp_path / "own", tmp_path / "other"
+    spotter = bellis.KeywordSpotter(own, encoder)
+    spotter.enroll("lamp", say="turn on the lamp")
+    command = [BELLIS, "enroll", "lamp", "--say", "turn on the lamp", "--folder", other]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert (own / "lamp.keyword.toml").read_text() == (other / "lamp.keyword.toml").read_text()
+    assert spotter.keywords == ["lamp"]
+    with pytest.warns(UserWarning, match="short"):
+        spotter.enroll("go", say="go", threshold=0.5)
+    with pytest.raises(bellis.BellisError, match="no language"):
+        spotter.enroll("x", say="x", language="xx-nowhere", threshold=0.5)
+    with pytest.raises(ValueError, match="pass say, or takes"):
+        spotter.enroll("x", threshold=0.5)
+    with pytest.raises(ValueError, match="false_accepts"):
+        spotter.enroll("x", say="hello there", false_accepts=0)
+
+
+@pytest.fixture
+def pulse(tmp_path, monkeypatch):
+    """A PulseAudio server with a null sink, whose monitor is the microphone of this process."""
+    (tmp_path / ".asoundrc").write_text("pcm.!default { type pulse }\nctl.!default { type pulse }\n")
+    for name in ["HOME", "XDG_RUNTIME_DIR", "PULSE_RUNTIME_PATH"]:
+        monkeypatch.setenv(name, str(tmp_path))
+    sink = "module-null-sink sink_name=mic rate=48000 channels=1 format=s16le norewinds=1"
+    server = ["pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--realtime=no", "--high-priority=no", "--use-pid-file=no"]
+    process = subprocess.Popen([*server, "-L", "module-native-protocol-unix", "-L", sink], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 20
+    while subprocess.run(["pactl", "set-default-source", "mic.monitor"], stderr=subprocess.DEVNULL).returncode:
+        assert time.monotonic() < until and process.poll() is None, "pulseaudio does not answer"
+        time.sleep(0.1)
+    yield process
+    process.terminate()
+    process.wait()
+
+
+def play(path):
+    return subprocess.Popen(["paplay", "--device=mic", "--latency-msec=40", path])
+
+
+def test_a_microphone_is_an_iterator(pulse, encoder):
+    with encoder.microphone(phones=True) as microphone:
+        first = next(microphone)
+        assert first.start == 0 and first.vectors.shape == (16, 192)
+        player = play(ROOT / "models/sample.wav")
+        phones, layers = [], []
+        for chunk in microphone:
+            phones += chunk.phones
+            layers.append(chunk.layer)
+            if len(phones) >= 20:
+                break
+        player.terminate()
+        player.wait()
+    assert max(layers) > 3 and microphone.dropped == 0
+    assert list(microphone) == [], "a closed microphone ends"
+
+
+def test_a_microphone_finds_keywords(tmp_path, pulse, takes, encoder):
+    spotter = bellis.KeywordSpotter(tmp_path / "keywords", encoder, rate=48000)
+    spotter.enroll("several", takes=takes, threshold=0.3, rate=16000)
+    with spotter.microphone() as events:
+        wav = tmp_path / "long.wav"
+        subprocess.run([BELLIS, "run", DEMO / "long.flac", "--quiet", "--consumer", f"wav:{wav}"], cwd=ROOT, check=True)
+        player = play(wav)
+        event = next(events)
+        player.terminate()
+        player.wait()
+    assert event.keyword == "several" and event.detected
+
+
+def test_a_microphone_that_vanishes_is_an_error(pulse, encoder):
+    microphone = encoder.microphone()
+    next(microphone)
+    pulse.terminate()
+    with pytest.raises(bellis.BellisError, match="the microphone `default` stopped"):
+        for _ in microphone:
+            pass
+
+
+def test_a_slow_loop_drops_audio_that_is_counted(pulse, encoder, monkeypatch):
+    monkeypatch.setattr("bellis._microphone._QUEUE_SECONDS", 0.2)
+    with encoder.microphone() as microphone:
+        next(microphone)
+        until = time.monotonic() + 20
+        while not microphone.dropped:
+            assert time.monotonic() < until, "nothing was dropped"
+            time.sleep(0.05)
+        # With the queue full, the end of the device still lets it close.
+        pulse.terminate()
+        pulse.wait()
+
+
+def test_another_thread_can_close_a_microphone(pulse, encoder):
+    microphone = encoder.microphone()
+    next(microphone)
+    closer = threading.Timer(0.3, microphone.close)
+    closer.start()
+    for _ in microphone:
+        pass
+    closer.join()
+
+
+def test_an_absent_microphone_is_an_error(encoder, monkeypatch):
+    with pytest.raises(bellis.BellisError, match="`no_such_device` stopped: arecord.*No such file"):
+        next(encoder.microphone("no_such_device"))
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(bellis.BellisError, match="apt install alsa-utils"):
+        next(encoder.microphone())
 
 
 def test_wrong_use_is_refused_with_the_reason(tmp_path, encoder, takes):

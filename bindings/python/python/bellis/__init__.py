@@ -10,14 +10,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 from . import _bellis
 from ._bellis import BellisError, Chunk, KeywordEvent, Phone, Stream, __version__
+from ._microphone import Microphone
 
-__all__ = ["BellisError", "Chunk", "Encoder", "KeywordEvent", "KeywordSpotter", "Phone", "Stream", "packs", "__version__"]
+__all__ = ["BellisError", "Chunk", "Encoder", "KeywordEvent", "KeywordSpotter", "Microphone", "Phone", "Stream", "packs", "__version__"]
 
 _MODELS = Path(__file__).parent / "models"
+_BACKGROUND = _MODELS / "keywords/background"
 
 
 def packs() -> list[str]:
@@ -47,6 +50,15 @@ class Encoder(_bellis.Encoder):
     def __new__(cls, pack="daisy-tiny", *, policy=None, precision="auto", threads=1):
         return super().__new__(cls, _pack_folder(pack), policy=policy, precision=precision, threads=threads)
 
+    def microphone(self, device=None, *, rate=48000, **options):
+        """Captures from a microphone: iterate over the result for chunks. It is open from the first chunk on until it is closed.
+
+        device: as in `arecord --list-pcms`; the default one if None.
+        rate: that the device captures at, Hz.
+        options: those of `stream`.
+        """
+        return Microphone(lambda: self.stream(rate, **options), rate, device)
+
 
 class KeywordSpotter(_bellis.KeywordSpotter):
     """Searches one stream for the keywords of a folder, as `bellis run --consumer keyword` does.
@@ -61,3 +73,37 @@ class KeywordSpotter(_bellis.KeywordSpotter):
         encoder = Encoder() if encoder is None else encoder
         options = {"near_misses": near_misses, "false_accepts": false_accepts, "refractory": refractory}
         return super().__new__(cls, folder, encoder, rate=rate, **options)
+
+    def enroll(
+        self,
+        name,
+        *,
+        say=None,
+        language="en-us",
+        takes=(),
+        threshold=None,
+        background=(),
+        false_accepts=0.5,
+        rate=None,
+        replace=False,
+    ):
+        """Enrolls a keyword from a phrase, from takes of it, or from both, as `bellis enroll` does, and begins a new stream with it.
+
+        say, language: the phrase, which espeak-ng speaks.
+        takes: 1 to 16 recordings at `rate`, the pack's by default.
+        threshold: a score; by default it is set for `false_accepts` per hour on the speech in `background`, files or folders, and without
+            those on recordings in the package, which takes about a minute of processor time.
+        """
+        background = list(background) or [_BACKGROUND]
+        options = {"threshold": threshold, "background": background, "false_accepts": false_accepts, "rate": rate, "replace": replace}
+        for text in super().enroll(name, say=say, language=language, takes=list(takes), **options):
+            warnings.warn(f"keyword `{name}`: {text}", stacklevel=2)
+
+    def microphone(self, device=None):
+        """Captures from a microphone at the spotter's rate: iterate over the result for events. `device` is as in `Encoder.microphone`."""
+
+        def begin():
+            self.reset()
+            return self
+
+        return Microphone(begin, self.rate, device)

@@ -1,11 +1,13 @@
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
 
+T = TypeVar("T")
 Samples = NDArray[np.float32] | NDArray[np.int16]
 
 class BellisError(Exception): ...
@@ -53,6 +55,16 @@ class Encoder:
         phones: bool = False,
         entropies: bool = False,
     ) -> Stream: ...
+    def microphone(
+        self,
+        device: str | None = None,
+        *,
+        rate: int = 48000,
+        chunk: float | None = None,
+        posteriors: bool = False,
+        phones: bool = False,
+        entropies: bool = False,
+    ) -> Microphone[Chunk]: ...
     @property
     def pack(self) -> str: ...
     @property
@@ -65,6 +77,15 @@ class Encoder:
     def dim(self) -> int: ...
     @property
     def vocabulary(self) -> list[str]: ...
+
+class Microphone(Generic[T]):
+    dropped: int
+    overruns: int
+    def __enter__(self) -> Microphone[T]: ...
+    def __exit__(self, *_: object) -> None: ...
+    def __iter__(self) -> Iterator[T]: ...
+    def __next__(self) -> T: ...
+    def close(self) -> None: ...
 
 class KeywordEvent:
     keyword: str
@@ -91,7 +112,20 @@ class KeywordSpotter:
     def finish(self) -> list[KeywordEvent]: ...
     def reset(self) -> None: ...
     def enroll(
-        self, name: str, *, takes: Sequence[Samples], threshold: float, rate: int | None = None, replace: bool = False
+        self,
+        name: str,
+        *,
+        say: str | None = None,
+        language: str = "en-us",
+        takes: Sequence[Samples] = (),
+        threshold: float | None = None,
+        background: Sequence[str | os.PathLike[str]] = (),
+        false_accepts: float = 0.5,
+        rate: int | None = None,
+        replace: bool = False,
     ) -> None: ...
+    def microphone(self, device: str | None = None) -> Microphone[KeywordEvent]: ...
+    @property
+    def rate(self) -> int: ...
 
 def packs() -> list[str]: ...
