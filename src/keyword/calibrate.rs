@@ -25,6 +25,11 @@ const LEAST_PEAKS: usize = 4;
 const VOICES: usize = 6;
 /// Least score of a background peak; any speech has higher ones.
 const FLOOR: f32 = 0.05;
+/// The same for a keyword with a phone check, whose threshold is never below [`LEAST_WITH_PHONES`]: lower peaks do not matter, and
+/// verifying them would take most of the time of an enrolment.
+const FLOOR_WITH_PHONES: f32 = 0.12;
+/// Lowest threshold of a keyword with a phone check. In quiet, phrases of other voices score 0.2 to 0.4, near-phrases mostly less than this.
+pub(super) const LEAST_WITH_PHONES: f32 = 0.18;
 
 /// How the background is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,8 +124,9 @@ impl Background {
     /// For a keyword in frames of `hop_seconds`.
     pub fn new(matcher: Matcher, verifier: Verifier, hop_seconds: f64) -> Self {
         // Near misses instead of detections, because a detection starts the refractory time, which would hide higher peaks.
-        let options = SpotterOptions { near_miss: FLOOR, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
-        Self { search: VerifiedSearch::new(matcher, options, verifier), seconds: 0.0, peaks: Vec::new(), floor: FLOOR }
+        let floor = if matcher.phones().is_some() { FLOOR_WITH_PHONES } else { FLOOR };
+        let options = SpotterOptions { near_miss: floor, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
+        Self { search: VerifiedSearch::new(matcher, options, verifier), seconds: 0.0, peaks: Vec::new(), floor }
     }
 
     /// Processes the next chunk of a recording, which must have its audio and keyword embeddings.

@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::calibrate::Tail;
+use super::calibrate::{LEAST_WITH_PHONES, Tail};
 use super::matcher::Matcher;
 use super::phones::Phones;
 use super::template::Template;
@@ -54,8 +54,6 @@ const LIMIT_BYTES: u64 = 4 << 20;
 const MOST_EXAMPLES: usize = 32;
 /// Largest absolute value in a row.
 const LARGEST: f32 = 99.0;
-/// Least threshold of a keyword with a phone check. In quiet, phrases of other voices score 0.2 to 0.4, near-phrases mostly less than this.
-const LEAST_WITH_PHONES: f32 = 0.18;
 const LEAST_ROWS: usize = 4;
 const MOST_ROWS: usize = 1000;
 
@@ -390,7 +388,7 @@ impl Example {
 
 #[cfg(test)]
 mod tests {
-    use super::super::calibrate::Condition;
+    use super::super::calibrate::{Condition, LEAST_WITH_PHONES};
     use super::*;
 
     #[test]

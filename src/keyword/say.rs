@@ -137,7 +137,7 @@ impl Synthesiser {
     /// Those of running the synthesiser.
     pub fn phones(&self, phrase: &str, vocabulary: &[String]) -> Result<Option<Phones>, SayError> {
         let spell = |text: &str| -> Result<Option<Vec<String>>, SayError> {
-            let output = run(&["-q", "--ipa", "--stdin", "-b", "1", "-v", &self.language], text)?;
+            let output = run(&["-q", "--ipa", "--sep=_", "--stdin", "-b", "1", "-v", &self.language], text)?;
             Ok(spelt(&String::from_utf8_lossy(&output.stdout), vocabulary))
         };
         let Some(own) = spell(phrase)? else { return Ok(None) };
@@ -166,9 +166,10 @@ fn run(arguments: &[&str], text: &str) -> Result<Output, SayError> {
 }
 
 /// IPA symbols that the vocabulary may spell differently, in order of preference.
-const SPELLINGS: [(&str, &[&str]); 24] = [
+const SPELLINGS: [(&str, &[&str]); 25] = [
     ("tʃ", &["t͡ʃ"]),
     ("dʒ", &["d͡ʒ"]),
+    ("ts", &["t͡s"]),
     ("r", &["ɹ", "ʁ"]),
     ("ɾ", &["ɹ"]),
     ("ʁ", &["ɹ"]),
@@ -195,24 +196,32 @@ const SPELLINGS: [(&str, &[&str]); 24] = [
 /// Least share of a transcription's symbols that must be in the vocabulary.
 const LEAST_SPELT: f64 = 0.9;
 
-/// An IPA transcription in the classes of `vocabulary`: at each place the longest class that fits. Marks of stress and length are left out.
+/// A nasal vowel's mark.
+const NASAL: char = '\u{303}';
+
+/// An IPA transcription, with `_` between phones, in the classes of `vocabulary`: for each phone the longest classes that fit. Marks of
+/// stress and length are left out, and nasal vowels that the vocabulary lacks are spelt as oral ones.
 fn spelt(ipa: &str, vocabulary: &[String]) -> Option<Vec<String>> {
-    let marks = |c: &char| !c.is_whitespace() && !"ˈˌːˑ_\u{200d}\u{32a}\u{303}ʲ()".contains(*c);
-    let text: String = ipa.chars().filter(marks).collect();
-    let (mut rest, mut phones, mut unknown) = (&text[..], Vec::new(), 0);
+    let sounds = |c: &char| !"ˈˌːˑ\u{200d}\u{32a}ʲ()".contains(*c);
+    let text: String = ipa.chars().filter(sounds).collect();
+    let (mut phones, mut unknown) = (Vec::new(), 0);
     let known = |class: &str| vocabulary.iter().any(|known| known == class);
-    while let Some(first) = rest.chars().next() {
-        let own = vocabulary.iter().filter(|class| rest.starts_with(class.as_str())).map(|class| (class.len(), class.as_str()));
-        let respelt = SPELLINGS.iter().filter(|(symbol, _)| rest.starts_with(symbol));
-        let respelt = respelt.filter_map(|(symbol, classes)| Some((symbol.len(), *classes.iter().find(|class| known(class))?)));
-        match own.chain(respelt).max_by_key(|(length, _)| *length) {
-            Some((length, class)) => {
-                phones.push(class.to_owned());
-                rest = &rest[length..];
-            }
-            None => {
-                unknown += 1;
-                rest = &rest[first.len_utf8()..];
+    for mut rest in text.split(|c: char| c == '_' || c.is_whitespace()) {
+        while let Some(first) = rest.chars().next() {
+            let own =
+                vocabulary.iter().filter(|class| rest.starts_with(class.as_str())).map(|class| (class.len(), class.as_str()));
+            let respelt = SPELLINGS.iter().filter(|(symbol, _)| rest.starts_with(symbol));
+            let respelt =
+                respelt.filter_map(|(symbol, classes)| Some((symbol.len(), *classes.iter().find(|class| known(class))?)));
+            match own.chain(respelt).max_by_key(|(length, _)| *length) {
+                Some((length, class)) => {
+                    phones.push(class.to_owned());
+                    rest = &rest[length..];
+                }
+                None => {
+                    unknown += usize::from(first != NASAL);
+                    rest = &rest[first.len_utf8()..];
+                }
             }
         }
     }
@@ -270,11 +279,13 @@ mod tests {
 
     #[test]
     fn a_transcription_is_spelt_in_the_vocabulary() {
-        let vocabulary = ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o"].map(str::to_owned);
+        let vocabulary = ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ"].map(str::to_owned);
         let phones = |ipa: &str| spelt(ipa, &vocabulary).map(|phones| phones.join(" "));
-        assert_eq!(phones("kˈɪtʃən\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
-        assert_eq!(phones("tˈɜːn ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
-        assert_eq!((phones("ǀǀǀkn"), phones("")), (None, None));
+        assert_eq!(phones("k_ˈɪ_tʃ_ə_n\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
+        assert_eq!(phones("t_ˈɜː_n ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
+        assert_eq!(phones("ts_ɔ_t_s").as_deref(), Some("t͡s ɔ t s"));
+        assert_eq!(phones("t_ɔ̃ t_ɛ̃").as_deref(), Some("t ɔ̃ t ɛ"));
+        assert_eq!((phones("ǀ_ǀ_ǀ_k_n"), phones("")), (None, None));
     }
 
     #[test]
