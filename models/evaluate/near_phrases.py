@@ -3,7 +3,7 @@
     python -m models.evaluate.near_phrases [--write]      with --write, the table of docs/keywords-figures.md
 
 near_phrases.json has twelve English phrases, and for each one phrases that differ in one word: opposites, rhymes, similar words. Six
-synthetic voices (models/keywords/kokoro.py) say all of them. Every phrase is enrolled with `--say` from espeak-ng's voices.
+synthetic voices (models/kokoro.py) say all of them. Every phrase is enrolled with `--say` from espeak-ng's voices.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ..keywords.kokoro import Kokoro
+from ..kokoro import Kokoro
 from ..train.paths import DATA, RATE, REPOSITORY
 from .keywords import write
 

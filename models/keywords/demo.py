@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from ..train.paths import RATE, REPOSITORY
-from .kokoro import Kokoro
+from ..kokoro import Kokoro
 
 OUT = REPOSITORY / "models/keywords/demo"
 COMMAND = "turn on the lamp"

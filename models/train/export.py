@@ -19,13 +19,14 @@ from onnx import TensorProto, helper, numpy_helper, save
 from onnx import load as load_onnx
 
 from . import model as student
-from .model import LEAD, LOG_FLOOR, MELS, RECEPTIVE_FIELD, STEP, WINDOW
+from .inventory import VOCABULARY
+from .model import LEAD, MELS, RECEPTIVE_FIELD, STEP, WINDOW
 from .paths import HOP, RATE
-from .phones import vocabulary
 
 OPSET, IR = 18, 8
 EPSILON = 1e-5  # of PyTorch's layer norm
 HALF_FROM = 1024
+UNSEEN = -4.0  # bias of phones that a pack's branches do not know
 
 
 class Graph:
@@ -103,7 +104,7 @@ def frontend(path, part, dim, half):
     real = square(g.op("MatMul", g.op("Add", front, back), g.weight(cosine, True)))
     imaginary = square(g.op("MatMul", g.op("Sub", front, back), g.weight(sine, True)))
     power = g.op("MatMul", g.op("Add", real, imaginary), g.weight(filters, True))
-    log = g.op("Log", g.op("Add", power, g.weight(np.float32([LOG_FLOOR]))))
+    log = g.op("Log", g.op("Add", power, g.weight(np.float32([part.log_floor]))))
     mel = g.op("Mul", g.op("Add", log, g.weight(np.float32([4]))), g.weight(np.float32([0.25])))
     # Four mel frames to one frame, two apart.
     pairs = g.op("Reshape", mel, g.weight(np.int64([1, -1, 2 * MELS])))
@@ -185,8 +186,8 @@ gap_fill = "project"
 
 {exits}
 {ctc}[provenance]
-weights = "trained from scratch; unit 0 is silence (Silero VAD, MIT); the other units are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phone labels from hama 1.7 (Apache-2.0)"
-data = "models/train/packages.toml: speech.train, noise.train; {steps} steps"
+weights = "trained from scratch; unit 0 is silence (Silero VAD, MIT); the other units are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phones are those of Kokoro-82M (Apache-2.0), and of espeak-ng for the texts of recordings"
+data = "models/train/packages.toml: speech.train, noise.train; models/train/synthesise.py; {steps} steps"
 held_out = "speech.calibrate, speech.test, speech.probe, speech.match, noise.test of the same file"
 licence = "{licence}"
 command = "python -m models.train.train {name}"
@@ -221,7 +222,7 @@ lambda = {numbers["lambda"]:.4f}
 """
 
 
-def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), description="trained on real speech with noise, rooms and silence"):
+def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), description="trained on real and synthetic speech with noise, rooms and silence"):
     """Writes the pack; returns its folder. `phones` names the classes of the CTC branches."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.shape
@@ -250,14 +251,24 @@ def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), desc
     return folder
 
 
-def read(folder, phones=None):
+def log_floor(path):
+    """The constant below the logarithm of a pack's front end."""
+    graph = load_onnx(path).graph
+    log = next(node for node in graph.node if node.op_type == "Log")
+    add = next(node for node in graph.node if node.output[0] == log.input[0])
+    return next(float(numpy_helper.to_array(w).item()) for w in graph.initializer if w.name in add.input)
+
+
+def read(folder, vocabulary=None, framewise=False):
     """Reads the model from a pack written by `write`, to resume training without its checkpoints.
 
-    Heads and branches that the pack lacks are fresh; `phones` is the number of classes of the CTC branches, the pack's own without it.
+    Heads and branches that the pack lacks are fresh. With a `vocabulary`, the CTC branches have its classes: those that the pack knows are
+    the pack's, the others are fresh.
     """
     manifest = tomllib.loads((folder / "pack.toml").read_text())
-    encoder, own = manifest["encoder"], len(manifest.get("ctc", {}).get("vocabulary", []))
-    shape = student.Shape(encoder["layers"], encoder["dim"], encoder["heads"], encoder["units"], phones or own, encoder["left_context"])
+    encoder, own = manifest["encoder"], manifest.get("ctc", {}).get("vocabulary", [])
+    wanted = vocabulary or own
+    shape = student.Shape(encoder["layers"], encoder["dim"], encoder["heads"], encoder["units"], len(wanted), encoder["left_context"], log_floor(folder / manifest["stages"]["frontend"]["file"]), framewise)
     model = student.Student(shape)
     scale = (shape.dim // shape.heads) ** -0.5
 
@@ -287,11 +298,17 @@ def read(folder, phones=None):
             parameters = [*plain(part.norm1), *plain(part.key_value), (part.query.weight, scale), (part.query.bias, scale)]
             parameters += [p for one in (part.out, part.norm2, part.up, part.down) for p in plain(one)]
             fill(parameters, weights(manifest["stages"]["layer"][str(k)]))
-        known = [("head", model.heads), ("ctc", model.ctc if shape.phones == own else ())]
-        for kind, parts in known:
+        branches = [student.Head(shape.dim, len(own)) for _ in model.ctc]
+        for kind, parts in (("head", model.heads), ("ctc", branches)):
             for k, part in enumerate(parts):
                 if stage := manifest["stages"].get(kind, {}).get(str(k)):
                     fill([*plain(part.norm), *plain(part.linear)], weights(stage))
+        both = [(wanted.index(phone), own.index(phone)) for phone in wanted if phone in own]
+        for part, known in zip(model.ctc, branches):
+            part.norm.load_state_dict(known.norm.state_dict())
+            part.linear.bias.fill_(UNSEEN)
+            for new, old in both:
+                part.linear.weight[new], part.linear.bias[new] = known.linear.weight[old], known.linear.bias[old]
     return model
 
 
@@ -306,7 +323,7 @@ def main():
     model, checkpoint = student.load(arguments.checkpoint)
     calibration = arguments.calibration or arguments.checkpoint.parent / "calibration.pt"
     numbers = torch.load(calibration, weights_only=True) if calibration.exists() else None
-    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0), numbers, vocabulary() if model.shape.phones else ())
+    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0), numbers, VOCABULARY if model.shape.phones else ())
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"export: {folder}: {model.shape.layers} layers of {model.shape.dim}, {size:.1f} MB")
 

@@ -25,7 +25,7 @@ def listed(quick):
 
 def wanted(listed):
     """(registry, package) of all listed packages."""
-    groups = [*listed["speech"].values(), *listed["noise"].values(), listed["teacher"]]
+    groups = [*listed["speech"].values(), *listed["noise"].values(), listed.get("texts", {}), listed["teacher"]]
     return [(registry, name) for group in groups for registry, names in group.items() for name in names]
 
 

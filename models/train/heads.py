@@ -28,7 +28,7 @@ def train_heads(model, crops, steps):
     heads = torch.nn.ModuleList(torch.nn.Linear(shape.dim, shape.units) for _ in range(shape.layers + 1))
     optimiser = torch.optim.AdamW(heads.parameters(), lr=RATE, weight_decay=1e-2)
     for step in range(steps):
-        audio, _, _ = (torch.from_numpy(array) for array in crops.batch(BATCH))
+        audio, *_ = (torch.from_numpy(array) for array in crops.batch(BATCH))
         with torch.no_grad():
             states = model(audio, CHUNK)
             target = model.heads[-1](states[-1]).argmax(-1).flatten()
@@ -47,7 +47,7 @@ def judge(model, heads, crops, count):
     """{kind: entropy, kl, agreement, units: [L + 1, chunks]} of joint and frozen heads on the same speech."""
     found = {kind: {"entropy": [], "kl": [], "agreement": [], "units": []} for kind in ("joint", "daisy")}
     for _ in range(count):
-        audio, units, _ = (torch.from_numpy(array)[None] for array in crops.crop())
+        audio, units, *_ = (torch.from_numpy(array)[None] for array in crops.crop())
         states = model(audio, CHUNK)
         joint = model.logits(states).log_softmax(-1)[:, 0]
         frozen = torch.stack([head(state) for head, state in zip(heads, states)]).log_softmax(-1)[:, 0]

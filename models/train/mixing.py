@@ -1,16 +1,18 @@
 """Device-like crops of speech: noise of all kinds at random SNRs, rooms, gains, silence, and noise alone."""
 
-import json
-
 import numpy as np
 from scipy import fft
+from scipy.signal import resample_poly
 
 from .model import LEAD, RECEPTIVE_FIELD
 from .paths import HOP, PREPARED, RATE, TARGETS
 
 NONE = 65535
+UNKNOWN = 255  # phone
 SPEECH_SHARE, NOISE_SHARE = 0.82, 0.12  # of the training crops; the rest is silence
 QUIET = 0  # the unit for silence
+SPEEDS, PRECISION = (0.85, 1.18), 100  # speaker perturbation by resampling, in steps of 1/PRECISION
+LEVELS = (-57, -12)  # dBFS of the speech
 
 
 def coloured(rng, samples, slope):
@@ -39,24 +41,37 @@ def scale_to(noise, speech_power, snr):
     return noise * np.sqrt(speech_power / power / 10 ** (snr / 10))
 
 
+class Group:
+    """A prepared group of speech with its targets."""
+
+    def __init__(self, name):
+        self.sound = np.load(PREPARED / f"{name}.npy", mmap_mode="r")
+        self.units, self.phones, self.sounding = (self.targets(name, *one) for one in (("units", NONE), ("phones", UNKNOWN), ("frames", UNKNOWN)))
+
+    def targets(self, name, kind, unknown):
+        path = TARGETS / f"{name}.{kind}.npy"
+        return np.load(path, mmap_mode="r") if path.exists() else np.full(len(self.sound) // HOP, unknown, np.uint16)
+
+
 class Crops:
-    """Random crops of `frames` frames of a speech group, with their units and phones."""
+    """Random crops of `frames` frames of speech groups, with their units, phones, and the phone that sounds in each frame."""
 
     def __init__(self, frames, speech="speech.train", noise="noise.train", seed=0):
+        """`speech` is a group, or {group: share of the crops}."""
         self.frames, self.rng = frames, np.random.default_rng(seed)
         self.samples = (frames - 1) * HOP + RECEPTIVE_FIELD
-        self.speech = np.load(PREPARED / f"{speech}.npy", mmap_mode="r")
-        self.units = np.load(TARGETS / f"{speech}.units.npy").astype(np.int64)
-        self.phones = np.load(TARGETS / f"{speech}.phones.npy")
+        shares = speech if isinstance(speech, dict) else {speech: 1.0}
+        self.groups, self.shares = [Group(name) for name in shares], np.array(list(shares.values())) / sum(shares.values())
         self.noise = np.load(PREPARED / f"{noise}.npy", mmap_mode="r")
-        self.index = json.loads((PREPARED / f"{speech}.json").read_text())
-        self.last = len(self.speech) // HOP - frames - 8
 
-    def at(self, sound, start):
-        return np.asarray(sound[start : start + self.samples], np.float32) / 32768
+    def at(self, sound, start, samples=None):
+        return np.asarray(sound[start : start + (samples or self.samples)], np.float32) / 32768
 
     def any_of(self, sound):
         return self.at(sound, self.rng.integers(len(sound) - self.samples))
+
+    def group(self):
+        return self.groups[self.rng.choice(len(self.groups), p=self.shares)]
 
     def noise_crop(self):
         """(kind, samples)."""
@@ -64,30 +79,66 @@ class Crops:
         if kind == "recorded":
             return self.any_of(self.noise)
         if kind == "babble":
-            voices = [self.any_of(self.speech) for _ in range(self.rng.integers(2, 7))]
+            voices = [self.any_of(self.group().sound) for _ in range(self.rng.integers(2, 7))]
             return sum(voice / (voice.std() + 1e-4) for voice in voices).astype(np.float32)
         return coloured(self.rng, self.samples, self.rng.uniform(0, 2))
 
+    def other_speaker(self, group, first):
+        """The crop from frame `first` at another speed, which moves pitch and formants: samples, and the frames that it comes from."""
+        speed = self.rng.uniform(*SPEEDS) if self.rng.random() < 0.6 else 1.0
+        down = round(PRECISION * speed)
+        taken = self.at(group.sound, first * HOP - LEAD, self.samples * down // PRECISION + HOP)
+        audio = resample_poly(taken, PRECISION, down).astype(np.float32) if down != PRECISION else taken
+        return audio[: self.samples], first + (np.arange(self.frames) * down / PRECISION).round().astype(int)
+
+    def channel(self, audio):
+        """What a microphone, a line or a codec does: an equaliser, a narrow band, 8 bits, clipping."""
+        rng, draw = self.rng, self.rng.random()
+        if draw < 0.45:
+            size = fft.next_fast_len(len(audio), real=True)
+            spectrum = fft.rfft(audio, size)
+            hertz = np.linspace(0, RATE / 2, len(spectrum), dtype=np.float32)
+            if draw < 0.15:  # telephone, 8 and 11 kHz
+                low, high = rng.choice([(300, 3400), (100, 3800), (50, 5300)])
+                curve = 1 / (1 + (low / (hertz + 1)) ** 4) / (1 + (hertz / high) ** 24)
+            else:
+                curve = np.interp(hertz, np.sort(rng.uniform(0, RATE / 2, 5)), 10 ** (rng.uniform(-12, 6, 5) / 20))
+            audio = fft.irfft(spectrum * curve.astype(np.float32), size)[: len(audio)]
+        peak = np.abs(audio).max() + 1e-6
+        if rng.random() < 0.07:
+            audio = np.clip(audio, -peak * (level := rng.uniform(0.2, 0.8)), peak * level)
+        if rng.random() < 0.07:  # G.711's compression to 8 bits
+            audio = audio / peak
+            coded = np.round(np.sign(audio) * np.log1p(255 * np.abs(audio)) / np.log(256) * 127) / 127
+            audio = np.sign(coded) * (256 ** np.abs(coded) - 1) / 255 * peak
+        return audio
+
     def crop(self):
-        """Device-like speech: samples f32, units (NONE if unknown), phones (0 between them)."""
-        rng = self.rng
-        first = int(rng.integers(2, self.last))
-        units, phones = (targets[first : first + self.frames].copy() for targets in (self.units, self.phones))
-        audio = self.at(self.speech, first * HOP - LEAD)
+        """Device-like speech: samples f32, units (NONE if unknown), phones (0 between them), sounding phones (0 in pauses)."""
+        rng, group = self.rng, self.group()
+        longest = int(self.frames * SPEEDS[1]) + 8
+        first = int(rng.integers(2, len(group.sound) // HOP - longest))
+        audio, rows = self.other_speaker(group, first)
+        units, phones, sounding = (np.asarray(targets[first : first + longest])[rows - first] for targets in (group.units, group.phones, group.sounding))
+        units, unknown = units.astype(np.int64), phones == UNKNOWN
+        if 0 < unknown.mean() < 0.5:  # CTC needs the whole sequence: clips without phones between others become pauses
+            audio[LEAD : LEAD + self.frames * HOP][np.repeat(unknown, HOP)[: self.samples - LEAD]] = 0
+            units[unknown], phones[unknown], sounding[unknown] = QUIET, 0, 0
         power = np.mean(audio**2) + 1e-9
-        if rng.random() < 0.25:
+        if rng.random() < 0.3:
             audio = room(rng, audio)
         if rng.random() < 0.3:  # a pause, sometimes as long as the crop
             length = int(rng.uniform(0.2, 1.2) * self.frames)
             begin = int(rng.integers(-length // 2, self.frames - 1))
             low, high = max(0, begin), min(self.frames, begin + length)
             audio[low * HOP : high * HOP] = 0
-            units[low:high], phones[low:high] = QUIET, 0
+            units[low:high], phones[low:high], sounding[low:high] = QUIET, 0, 0
         if rng.random() < 0.75:
             audio = audio + scale_to(self.noise_crop(), power, rng.uniform(-5, 25))
-        audio = audio * 10 ** (rng.uniform(-25, 3) / 20)
-        audio = audio + rng.standard_normal(self.samples, np.float32) * np.float32(10 ** rng.uniform(-6, -3.3))
-        return np.clip(audio, -1, 1).astype(np.float32), units, phones
+        audio = self.channel(audio)
+        audio = audio * np.float32(10 ** (rng.uniform(*LEVELS) / 20) / np.sqrt(power))
+        audio = audio + rng.standard_normal(self.samples, np.float32) * np.float32(10 ** rng.uniform(-6, -4.2))
+        return np.clip(audio, -1, 1).astype(np.float32), units, phones, sounding
 
     def silent(self):
         """Digital silence or room tone."""
@@ -112,8 +163,8 @@ class Crops:
         if draw < SPEECH_SHARE:
             return self.crop()
         audio = self.noise_alone() if draw < SPEECH_SHARE + NOISE_SHARE else self.silent()
-        return audio.astype(np.float32), np.full(self.frames, QUIET), np.zeros(self.frames, np.uint8)
+        return audio.astype(np.float32), np.full(self.frames, QUIET), *np.zeros((2, self.frames), np.uint8)
 
     def batch(self, size):
-        """`size` training crops: samples, units, phones."""
+        """`size` training crops: samples, units, phones, sounding phones."""
         return tuple(np.stack(column) for column in zip(*(self.lesson() for _ in range(size))))

@@ -16,7 +16,6 @@ from .paths import RATE
 
 WINDOW, STEP, MELS = 400, 160, 80  # of the mel front end, samples and bands
 RECEPTIVE_FIELD, LEAD = WINDOW + 3 * STEP, 3 * STEP  # four mel frames to one frame: 480 samples back, 80 past the hop
-LOG_FLOOR = 1e-6  # power; digital silence is a constant, not minus infinity
 MASKED = -1e4
 
 
@@ -30,6 +29,8 @@ class Shape:
     units: int = 256
     phones: int = 0
     left_context: int = 64
+    log_floor: float = 1e-8  # power of a mel band; digital silence is a constant, not minus infinity
+    framewise: bool = False  # heads for the phone of each frame, for training and alignment only
 
     def slopes(self):
         """ALiBi's geometric slopes (arXiv 2108.12409)."""
@@ -65,8 +66,9 @@ def dft_rows():
 class Frontend(nn.Module):
     """Samples [B, S] to h⁰ [B, T, D]; each frame depends on its receptive field only."""
 
-    def __init__(self, dim):
+    def __init__(self, dim, log_floor):
         super().__init__()
+        self.log_floor = log_floor
         self.register_buffer("dft", torch.from_numpy(dft_rows()), persistent=False)
         self.register_buffer("mel", torch.from_numpy(mel_filters()), persistent=False)
         self.gather = nn.Linear(4 * MELS, 2 * dim)
@@ -77,7 +79,7 @@ class Frontend(nn.Module):
         spectrum = audio.unfold(1, WINDOW, STEP) @ self.dft.T
         real, imaginary = spectrum.chunk(2, -1)
         power = (real**2 + imaginary**2) @ self.mel.T
-        return (torch.log(power + LOG_FLOOR) + 4) / 4
+        return (torch.log(power + self.log_floor) + 4) / 4
 
     def forward(self, audio):
         mel = self.features(audio)
@@ -141,21 +143,22 @@ class Student(nn.Module):
     def __init__(self, shape):
         super().__init__()
         self.shape = shape
-        self.frontend = Frontend(shape.dim)
+        self.frontend = Frontend(shape.dim, shape.log_floor)
         self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
         self.heads = nn.ModuleList(Head(shape.dim, shape.units) for _ in range(shape.layers + 1))
         self.ctc = nn.ModuleList(Head(shape.dim, shape.phones) for _ in range(shape.layers + 1 if shape.phones else 0))
+        self.frames = nn.ModuleList(Head(shape.dim, shape.phones) for _ in range(shape.layers + 1 if shape.framewise else 0))
         for name, parameter in self.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 nn.init.normal_(parameter, std=0.02 / (2 * shape.layers) ** 0.5)
 
     def bias(self, chunk, count):
         """Additive attention bias [count, H, chunk, C + chunk]: ALiBi, and nothing before the crop's start."""
-        context = self.shape.left_context
-        column = torch.arange(context + chunk)
-        distance = (torch.arange(chunk)[:, None] + context - column).abs().float()
-        slopes = torch.tensor(self.shape.slopes())[:, None, None]
-        before = (column[None] + torch.arange(count)[:, None] * chunk < context).float() * MASKED
+        context, device = self.shape.left_context, self.frontend.mel.device
+        column = torch.arange(context + chunk, device=device)
+        distance = (torch.arange(chunk, device=device)[:, None] + context - column).abs().float()
+        slopes = torch.tensor(self.shape.slopes(), device=device)[:, None, None]
+        before = (column[None] + torch.arange(count, device=device)[:, None] * chunk < context).float() * MASKED
         return before[:, None, None] - slopes * distance
 
     def forward(self, audio, chunk, exits=None):
@@ -180,6 +183,10 @@ class Student(nn.Module):
     def phone_logits(self, states):
         """Phone logits of every CTC branch, [L + 1, B, T, V]; class 0 is the blank."""
         return torch.stack([branch(state) for branch, state in zip(self.ctc, states)])
+
+    def frame_logits(self, states):
+        """Logits of the phone that sounds in each frame, [L + 1, B, T, V]; class 0 is a pause."""
+        return torch.stack([head(state) for head, state in zip(self.frames, states)])
 
 
 def save(path, model, **more):

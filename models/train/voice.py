@@ -23,7 +23,7 @@ QUIET, REACH, BELOW = 0.2, 3, 20  # silence: probability, surrounding frames it 
 
 def speech_groups():
     """The prepared groups of speech that have targets."""
-    return [group for group in ("speech.train", "speech.calibrate", "speech.probe", "speech.test") if (PREPARED / f"{group}.json").exists()]
+    return [group for group in ("speech.train", "synthetic.train", "speech.calibrate", "speech.probe", "speech.test") if (PREPARED / f"{group}.json").exists()]
 
 
 def detect(session, sounds):

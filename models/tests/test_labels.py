@@ -1,0 +1,82 @@
+"""Labels of training speech: the phone inventory, texts, alignment, and the synthesiser's exact times."""
+
+import numpy as np
+import pytest
+
+from models.train import inventory, label, synthetic
+from models.train.check import collapse, distance
+from models.train.inventory import BOUNDARY, VOCABULARY, fold, rhotic, spoken, timed
+
+N = VOCABULARY.index
+
+
+@pytest.mark.parametrize(
+    ("phone", "language", "wanted"),
+    [("ʧ", "en", ("t͡ʃ",)), ("t͡ʃ", "", ("t͡ʃ",)), ("I", "en", ("aɪ",)), ("a", "en", ("æ",)), ("a", "es", ("a",)), ("aː", "hi", ("a",)),
+     ("ʈʰ", "hi", ("t",)), ("ɐ̃", "pt", ("ɑ̃",)), ("ɡ", "fr", ("g",)), ("ɛː", "", ("ɛ",)), ("ʔ", "en", ()), ("pʲ", "ru", ("p",)), ("ks", "", ("k", "s"))],
+)
+def test_phones_fold_to_the_inventory(phone, language, wanted):
+    assert fold(phone, language) == wanted
+
+
+def test_every_phone_of_the_inventory_is_its_own():
+    assert all(fold(phone) == (phone,) for phone in inventory.PHONES)
+
+
+def test_espeak_reads_words_in_the_inventory():
+    assert spoken("turn on the kitchen lamp", "en-us") == (("t", "ɝ", "n"), ("ɔ", "n", "ð", "ə"), ("k", "ɪ", "t͡ʃ", "ə", "n"), ("l", "æ", "m", "p"))
+    assert spoken("un bon vin", "fr-fr")[-1] == ("v", "ɛ̃")
+
+
+def test_schwa_and_r_are_one_phone_unless_a_vowel_follows_at_once():
+    assert [row[0] for row in rhotic([("b", 0, 1), ("ə", 1, 2), ("ɹ", 2, 3)])] == ["b", "ɝ"]
+    assert [row[0] for row in rhotic([("ə", 1, 2), ("ɹ", 2, 3), ("aʊ", 3, 4)])] == ["ə", "ɹ", "aʊ"]
+    assert timed([("ə", 0.0, 1.0), ("ɹ", 1.0, 2.0)], "en") == [("ɝ", 0.0, 2.0)]
+
+
+def posteriors(classes, confidence=0.9):
+    """Log-probabilities [T, V] of a recogniser that is sure of these classes."""
+    p = np.full((len(classes), len(VOCABULARY)), (1 - confidence) / (len(VOCABULARY) - 1))
+    p[np.arange(len(classes)), classes] = confidence
+    return np.log(p)
+
+
+def test_alignment_finds_the_frames_of_a_text():
+    said = [0, N("n"), N("n"), 0, N("i"), N(BOUNDARY), N("t"), 0, N("t"), 0]
+    path, mean = label.align(posteriors(said), (("n", "i"), ("t", "t")))
+    assert path.tolist() == said
+    assert abs(mean - np.log(0.9)) < 1e-9
+
+
+def test_a_text_that_was_not_said_costs_more():
+    said = posteriors([0, N("n"), 0, N("i"), 0, N("t"), 0])
+    right, wrong = (label.align(said, (word,))[1] for word in (("n", "i", "t"), ("s", "u", "k")))
+    assert right - wrong > label.WORST
+
+
+def test_a_text_longer_than_the_clip_has_no_alignment():
+    assert label.align(posteriors([0, 0]), (("n", "i", "t"),)) is None
+
+
+def test_the_same_phone_twice_needs_a_blank_between():
+    path, _ = label.align(posteriors([N("t")] * 4), (("t", "t"),))
+    assert collapse(path.astype(int)) == ["t", "t"]
+
+
+def test_frames_of_phones_fill_the_stretches_between_the_alignments_peaks():
+    sounds = [0, N("n"), N("n"), N("n"), N("i"), N("i"), 0]
+    path = np.array([0, 0, N("n"), 0, 0, N("i"), 0])
+    assert label.sounding(posteriors(sounds), path).tolist() == sounds
+
+
+def test_synthetic_labels_follow_the_synthesisers_times():
+    hop = synthetic.HOP
+    utterance = {"start": 1000, "language": "es", "phones": [["n", 1000 + 2 * hop, 1000 + 4 * hop], ["i", 1000 + 5 * hop, 1000 + 7 * hop], ["t", 1000 + 17 * hop, 1000 + 18 * hop]]}
+    phones, frames = synthetic.labels(utterance, 20)
+    gap = N(BOUNDARY)
+    assert phones.tolist() == [0, 0, N("n"), N("n"), gap, N("i"), N("i"), *[gap] * 10, N("t"), 0, 0]
+    assert frames.tolist() == [0, 0, N("n"), N("n"), 255, N("i"), N("i"), *[0] * 10, N("t"), 0, 0]
+
+
+def test_distance_counts_edits():
+    assert distance("kitten", "sitting") == 3 and distance("", "abc") == 3 and distance("abc", "") == 3 and distance("abc", "abc") == 0

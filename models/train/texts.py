@@ -1,0 +1,75 @@
+"""What the recordings say, where their packages tell: the text of a clip, and the espeak-ng voice that reads its language."""
+
+import re
+from functools import lru_cache
+
+from .paths import PACKAGES
+
+VOICES = {  # of the languages that espeak-ng reads reliably
+    "en": "en-us", "fr": "fr-fr", "es": "es", "it": "it", "ru": "ru", "ro": "ro", "bg": "bg", "ca": "ca", "el": "el", "da": "da",
+    "lt": "lt", "nl": "nl", "cs": "cs", "de": "de", "pt": "pt-br", "sv": "sv", "ko": None,
+}
+LUA = re.compile(r'dialogId\("([^"]+)"[^\n]*\n\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
+
+
+def text_of(entry):
+    """(text, voice) of an entry of prepared/GROUP.json, or None."""
+    package, clip = entry["package"], entry["clip"]
+    reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox}.get(package)
+    if package.startswith("fillets-ng-data-"):
+        return dialogue(package.rsplit("-", 1)[-1], clip)
+    return reader(clip) if reader else None
+
+
+def stamp(clip):
+    """A stamp's description stands in a .txt beside it, in English and by language."""
+    if "_desc" not in clip:
+        return None
+    base, _, language = clip.rsplit(".", 1)[0].partition("_desc")
+    language = language.lstrip("_") or "en"
+    path = PACKAGES / "tuxpaint-stamps-default" / f"{base}.txt"
+    voice = VOICES.get(language)
+    if not path.exists() or not voice:
+        return None
+    lines = path.read_text(encoding="utf8", errors="replace").splitlines()
+    texts = {name: text for name, _, text in (line.partition(".utf8=") for line in lines[1:]) if text} | {"en": lines[0]}
+    text = texts.get(language, "")
+    return (text, voice) if text and not re.search(r"[0-9$]", text) else None
+
+
+@lru_cache
+def dialogues(language):
+    """{dialogue: text} of the game's scripts."""
+    scripts = sorted((PACKAGES / "fillets-ng-data").rglob(f"dialogs_{language}.lua"))
+    return {name: text for path in scripts for name, text in LUA.findall(path.read_text(encoding="utf8", errors="replace"))}
+
+
+def dialogue(language, clip):
+    text = dialogues(language).get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    return (text.replace("\\", " "), VOICES[language]) if text else None
+
+
+@lru_cache
+def transcription():
+    rows = {}
+    for path in (PACKAGES / "pocketsphinx-testdata").rglob("librivox/transcription"):
+        for text, name in re.findall(r"<s> (.*?) </s> \((\S+)\)", path.read_text()):
+            rows[name] = text
+    return rows
+
+
+def librivox(clip):
+    text = transcription().get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    return (text, "en-us") if text else None
+
+
+@lru_cache
+def prompts():
+    path = next((PACKAGES / "festvox-ru").rglob("txt.done.data"))
+    return dict(re.findall(r'\( (\S+) "(.*?)" \)', path.read_text(encoding="utf8")))
+
+
+def festvox(clip):
+    """Texts with marks of stress: вол+ос."""
+    text = prompts().get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    return (text.replace("+", ""), "ru") if text else None
