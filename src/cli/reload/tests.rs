@@ -155,12 +155,14 @@ fn lines_of(consumer: usize, name: &str) -> String {
     if CONSUMERS[consumer].0 == "npy" { format!("{name}.chunks.jsonl") } else { format!("{name}.jsonl") }
 }
 
-/// Waits until every running consumer has written a chunk to its file. A busy machine may compute several chunks before a change.
+/// Waits until all files have their names and every running consumer has written a chunk. A busy machine may compute several chunks before
+/// a change, and a consumer takes over its file only when its predecessor has ended.
 fn chunks_written(folder: &Path, model: &Model) {
-    let has_lines = |(consumer, name): (&usize, &String)| {
-        folder.join(lines_of(*consumer, name)).metadata().is_ok_and(|found| found.len() > 0)
-    };
-    within("chunks in every file", || model.open.iter().all(has_lines));
+    let length = |consumer: usize, name: &String| folder.join(lines_of(consumer, name)).metadata().map(|found| found.len()).ok();
+    within("chunks in every file", || {
+        model.files.iter().all(|(name, written)| length(written.consumer, name).is_some())
+            && model.open.iter().all(|(&consumer, name)| length(consumer, name).is_some_and(|length| length > 0))
+    });
 }
 
 /// Runs the actions and compares every file with the model.

@@ -395,8 +395,9 @@ mod tests {
             frames in prop::collection::vec((prop_oneof![Just(0.0f32), Just(0.4), Just(1.0)], any::<bool>()), 0..200),
             reach in 0usize..30,
         ) {
+            let least = 2;
             let spans = |reach: Option<usize>, everywhere: bool| {
-                let phones = reach.map(|reach| PhoneRules { reach, least: 2 });
+                let phones = reach.map(|reach| PhoneRules { reach, least });
                 let mut segmenter = Segmenter::new(SegmentRules { phones, ..RULES });
                 let mut spans = Vec::new();
                 for &(probability, phone) in &frames {
@@ -405,7 +406,9 @@ mod tests {
                 segmenter.finish(&mut spans);
                 spans
             };
-            let all = spans(None, false);
+            // What a cut leaves may be shorter than the least number of phones.
+            let mut all = spans(None, false);
+            all.retain(|span| span.end - span.start >= least as u64);
             prop_assert_eq!(&spans(Some(reach), true), &all);
             let covered = |spans: &[Utterance]| spans.iter().map(|span| span.end - span.start).sum::<u64>();
             prop_assert!(covered(&spans(Some(reach), false)) <= covered(&all));
