@@ -5,6 +5,8 @@
 // Parts of the sources that these tests do not use.
 #![allow(dead_code)]
 
+#[path = "../../../src/background.rs"]
+mod background;
 #[path = "../../../src/engine/kernels/helpers.rs"]
 mod helpers;
 #[path = "../../../src/audio/ring.rs"]

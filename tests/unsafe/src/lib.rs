@@ -3,6 +3,8 @@
 // Parts of the sources that these tests do not use.
 #![allow(dead_code)]
 
+#[path = "../../../src/background.rs"]
+mod background;
 #[path = "../../../src/engine"]
 mod engine {
     mod kernels;
