@@ -1,4 +1,4 @@
-"""A long recording as a device hears it, from utterances with known texts: 30 % speech, half of it in noise at 10 dB; 40 % silence, half digital
+"""A long recording as a device receives it, from utterances with known texts: 30 % speech, half of it in noise at 10 dB; 40 % silence, half digital
 and half room tone at -65 dBFS; 30 % noise alone, 5 dB below the speech. The order, the levels (-24 to -40 dBFS) and the noise are random but fixed."""
 
 import json

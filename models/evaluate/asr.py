@@ -3,7 +3,7 @@
     python -m models.evaluate.asr PACK [--minutes M] [--policies LIST] [--out FOLDER]
 
 Speech of test voices and packages, clean and in noise, runs through `bellis run --consumer phones`. The reference is what the synthesiser
-was told to say, and for recordings what espeak-ng reads in their texts: people say some phones otherwise, so an error of zero cannot be
+was given, and for recordings what espeak-ng reads in their texts: people say some phones otherwise, so an error of zero cannot be
 reached there. All phones are folded to one inventory (models/train/inventory.py). Intervals are over clips.
 
 Utterances are measured on the stream `device` of models.evaluate.streams: the share of speech, silence and noise in them.
@@ -141,7 +141,7 @@ def table(figures):
     return f"""# Phone error rates of {figures["pack"]}
 
 Measured by `python -m models.evaluate.asr {figures["path"]}`; {figures["pack"]}.json has all figures with 95 % intervals. Phone error rate
-in %: edit distance divided by the number of phones in the reference, which is what the synthesiser was told to say, or what espeak-ng reads in a
+in %: edit distance divided by the number of phones in the reference, which is what the synthesiser was given, or what espeak-ng reads in a
 recording's text. None of these voices, recordings and kinds of noise was used in training. `never` is full depth; *of full compute* refers
 to the MACs of everything that ran.
 

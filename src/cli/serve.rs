@@ -64,7 +64,7 @@ pub struct Serve {
     /// Maximum number of Wyoming connections, 1 to 1000 [default: 8]
     #[arg(long, value_name = "COUNT", help_heading = "Smart home")]
     wyoming_connections: Option<usize>,
-    /// File with the token that allows to enroll keywords from the live page [default: nobody can]
+    /// File with the token that allows enrolling keywords from the live page [default: disabled]
     #[arg(long, value_name = "FILE", help_heading = "Daemon")]
     page_token_file: Option<PathBuf>,
     #[command(flatten)]

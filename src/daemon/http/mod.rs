@@ -45,7 +45,7 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Listens on `address`; port 0 selects a free port. `keywords` allows to enroll keywords over HTTP; by default nobody can.
+    /// Listens on `address`; port 0 selects a free port. `keywords` enables enrolment over HTTP, which is disabled by default.
     ///
     /// # Errors
     ///
