@@ -46,11 +46,11 @@ class Group:
 
     def __init__(self, name):
         self.sound = np.load(PREPARED / f"{name}.npy", mmap_mode="r")
-        self.units, self.phones, self.sounding = (self.targets(name, *one) for one in (("units", NONE), ("phones", UNKNOWN), ("frames", UNKNOWN)))
+        self.units, self.phones, self.sounding = (self.targets(name, *one) for one in (("units", NONE, np.uint16), ("phones", UNKNOWN, np.uint8), ("frames", UNKNOWN, np.uint8)))
 
-    def targets(self, name, kind, unknown):
+    def targets(self, name, kind, unknown, dtype):
         path = TARGETS / f"{name}.{kind}.npy"
-        return np.load(path, mmap_mode="r") if path.exists() else np.full(len(self.sound) // HOP, unknown, np.uint16)
+        return np.load(path, mmap_mode="r") if path.exists() else np.full(len(self.sound) // HOP, unknown, dtype)
 
 
 class Crops:
