@@ -31,6 +31,8 @@ NEAREST = {
 }
 # Differences between languages' notation.
 BY_LANGUAGE = {"en": {"a": "æ", "o": "ɔ", "e": "ɛ"}}
+DECOMPOSED = {unicodedata.normalize("NFD", phone): phone for phone in PHONES}
+DECOMPOSED_NEAREST = {unicodedata.normalize("NFD", phone): nearest for phone, nearest in NEAREST.items()}
 NASAL = "\u0303"
 NOISE = re.compile("[ˈˌːˑʰʲʷˠˤ‿|↗↘→↓ʱ˞\u0329\u032a\u0325\u030a\u031f\u0320\u0318\u0319\u031e\u031d\u0306\u030d\u0339\u033a\u0361]")
 
@@ -41,19 +43,18 @@ def fold(phone, language=""):
     phone = unicodedata.normalize("NFD", phone)
     if phone in LETTERS:
         return (LETTERS[phone],)
-    plain = NOISE.sub("", phone).replace("ç", "ç")  # NFD splits the cedilla
+    plain = NOISE.sub("", phone)
     if plain in PAIRS:
         return (PAIRS[plain],)
     if plain in DIPHTHONGS:
         return (plain,)
     if plain in LETTERS:
         return (LETTERS[plain],)
-    same = BY_LANGUAGE.get(language, {}).get(plain) or {unicodedata.normalize("NFD", k): v for k, v in NEAREST.items()}.get(plain, plain)
-    known = {unicodedata.normalize("NFD", name): name for name in PHONES}
-    if same == "" or not plain:
+    same = BY_LANGUAGE.get(language, {}).get(plain) or DECOMPOSED_NEAREST.get(plain, plain)
+    if not same:
         return ()
-    if unicodedata.normalize("NFD", same) in known:
-        return (known[unicodedata.normalize("NFD", same)],)
+    if (known := DECOMPOSED.get(unicodedata.normalize("NFD", same))) is not None:
+        return (known,)
     if NASAL in plain and plain != NASAL:
         return fold(plain.replace(NASAL, ""), language)
     if len(plain) > 1:  # a cluster or an unknown diphthong

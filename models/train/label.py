@@ -54,6 +54,29 @@ def outputs(model, sound):
         yield start, units, phones, sounding
 
 
+def viterbi(scores, jumps, ends):
+    """The likeliest path through states with log-probabilities [T, S], and its sum. It begins in one of the first two states and ends in one of
+    `ends`. A state follows itself, and the state j + 1 places before it where jumps[j] is true, [J, S]."""
+    frames, count = scores.shape
+    costs = np.where(jumps, 0.0, -np.inf)
+    best = np.full(count, -np.inf)
+    best[:2] = scores[0, :2]
+    back = np.zeros((frames, count), np.int8)
+    for t in range(1, frames):
+        options = np.full((1 + len(jumps), count), -np.inf)
+        options[0] = best
+        for jump, cost in enumerate(costs, 1):
+            options[jump, jump:] = best[:-jump] + cost[jump:]
+        back[t] = options.argmax(0)
+        best = options.max(0) + scores[t]
+    at = max(ends, key=lambda end: best[end])
+    total, path = best[at], np.zeros(frames, int)
+    for t in range(frames - 1, -1, -1):
+        path[t] = at
+        at -= int(back[t, at])
+    return path, total
+
+
 def align(log_p, words, boundary=VOCABULARY.index(BOUNDARY)):
     """Viterbi path of words (tuples of phones) through [T, V]: the class of each frame, 0 for blanks, and its mean log-probability; None if too short.
 
@@ -70,32 +93,14 @@ def align(log_p, words, boundary=VOCABULARY.index(BOUNDARY)):
     count, frames = len(states), len(log_p)
     if frames < (~optional).sum():
         return None
-    scores = log_p[:, states]
-    # A state is reached from itself, the one before, or over optional ones; over two or three of them only between different phones.
-    steps = []
+    # Over two or three optional states only between different phones.
+    jumps = np.zeros((4, count), bool)
     for jump in (1, 2, 3, 4):
-        allowed = np.zeros(count, bool)
         for to in range(jump, count):
-            between = optional[to - jump + 1 : to]
-            allowed[to] = between.all() and not (jump > 1 and states[to] == states[to - jump])
-        steps.append(np.where(allowed, 0.0, -np.inf))
-    best = np.full(count, -np.inf)
-    best[:2] = scores[0, :2]
-    back = np.zeros((frames, count), np.int8)
-    for t in range(1, frames):
-        options = np.full((5, count), -np.inf)
-        options[0] = best
-        for jump, cost in enumerate(steps, 1):
-            options[jump, jump:] = best[:-jump] + cost[jump:]
-        back[t] = options.argmax(0)
-        best = options.max(0) + scores[t]
-    ends = [count - 1, count - 2, count - 3, count - 4]
-    at = max((end for end in ends if optional[end + 1 :].all()), key=lambda end: best[end])
-    total, path = best[at], np.zeros(frames, np.uint8)
-    for t in range(frames - 1, -1, -1):
-        path[t] = states[at]
-        at -= int(back[t, at])
-    return (path, total / frames) if np.isfinite(total) else None
+            jumps[jump - 1, to] = optional[to - jump + 1 : to].all() and not (jump > 1 and states[to] == states[to - jump])
+    ends = [end for end in (count - 1, count - 2, count - 3, count - 4) if optional[end + 1 :].all()]
+    path, total = viterbi(log_p[:, states], jumps, ends)
+    return (states[path].astype(np.uint8), total / frames) if np.isfinite(total) else None
 
 
 def sounding(log_p, path):
@@ -104,22 +109,10 @@ def sounding(log_p, path):
     phones = path[fresh]
     states = np.zeros(2 * len(phones) + 1, int)
     states[1::2] = phones
-    scores, best = log_p[:, states], np.full(len(states), -np.inf)
-    best[:2] = scores[0, :2]
-    back = np.zeros(scores.shape, np.int8)
-    for t in range(1, len(scores)):
-        options = np.full((3, len(states)), -np.inf)
-        options[0] = best
-        options[1, 1:] = best[:-1]
-        options[2, 3::2] = best[1:-2:2]  # without a pause in between
-        back[t] = options.argmax(0)
-        best = options.max(0) + scores[t]
-    at = len(states) - 1 if best[-1] > best[-2] else len(states) - 2
-    out = np.zeros(len(scores), np.uint8)
-    for t in range(len(scores) - 1, -1, -1):
-        out[t] = states[at]
-        at -= int(back[t, at])
-    return out
+    jumps = np.ones((2, len(states)), bool)
+    jumps[1] = states != 0  # from phone to phone without a pause in between
+    found, _ = viterbi(log_p[:, states], jumps, (len(states) - 2, len(states) - 1))
+    return states[found].astype(np.uint8)
 
 
 def label(model, group, keep_units):
