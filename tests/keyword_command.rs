@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::ffi::OsStr;
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -20,14 +22,14 @@ impl Home {
         self.0.path().join(name)
     }
 
-    fn bellis(&self, arguments: &[&str]) -> Output {
+    fn bellis(&self, arguments: &[impl AsRef<OsStr>]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
         command.args(arguments).current_dir(repository("")).stdin(Stdio::null()).env_remove("RUST_LOG");
         command.env("BELLIS_KEYWORDS", self.path("keywords")).output().unwrap()
     }
 
     #[track_caller]
-    fn works(&self, arguments: &[&str]) -> String {
+    fn works(&self, arguments: &[impl AsRef<OsStr> + Debug]) -> String {
         let output = self.bellis(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
@@ -111,6 +113,32 @@ fn a_word_enrolled_from_three_recordings_is_detected_once_per_utterance() {
     assert!(fewer.lines().count() <= found.len());
     let near = home.works(&["run", LONG, "--consumer", "keyword", "--quiet", "--near-misses", "0.15"]);
     assert!(near.lines().any(|line| line.contains("near-miss")) && !lines.contains("near-miss"), "{near}");
+}
+
+#[cfg(unix)]
+#[test]
+fn recordings_and_folders_of_keywords_need_no_utf_8() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::new();
+    let bytes = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+    let (takes, folder) = (home.0.path().join(bytes(b"takes-\xe9")), home.0.path().join(bytes(b"keywords-\xe9")));
+    std::fs::create_dir(&takes).unwrap();
+    for (take, name) in DEMO.iter().zip([&b"\xe9-1.wav"[..], b"\xe9-2.wav", b"\xe9-3.wav"]) {
+        std::fs::copy(repository(take), takes.join(bytes(name))).unwrap();
+    }
+    let os = |text: &'static str| OsStr::new(text);
+    let (from, to) = (takes.as_os_str(), folder.as_os_str());
+    home.works(&[os("enroll"), os("several"), os("--threshold"), os("0.3"), os("--from"), from, os("--folder"), to]);
+    let listed = home.works(&[os("keywords"), os("list"), os("--folder"), to]);
+    assert!(listed.contains("several") && listed.contains("3.wav"), "{listed}");
+    let file = folder.join("several.keyword.toml");
+    let found = home.works(&[os("keywords"), os("test"), file.as_os_str(), from]);
+    assert_eq!(found.matches("detected: score").count(), 3, "{found}");
+    let run = |arguments: &[&OsStr]| home.works(&[&[os("run"), os(LONG), os("--quiet"), os("--consumer")], arguments].concat());
+    let by_flag = run(&[os("keyword"), os("--keywords"), to]);
+    let mut text = OsStr::new("keyword:").to_owned();
+    text.push(to);
+    assert!(by_flag.lines().count() > 0 && run(&[&text]) == by_flag);
 }
 
 /// Start and end of each utterance of the word in the long recording, seconds.

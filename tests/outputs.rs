@@ -2,7 +2,9 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, Read, Write};
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -316,22 +318,52 @@ fn libraries_do_not_log() {
     assert!(text.lines().all(|line| line.contains("bellis") || line.starts_with("error: ")), "{text}");
 }
 
+/// `before`, a name that is not UTF-8, and `after`.
+fn latin1(before: &str, after: &str) -> OsString {
+    use std::os::unix::ffi::OsStringExt;
+    OsString::from_vec([before.as_bytes(), b"caf\xe9", after.as_bytes()].concat())
+}
+
 #[test]
-fn an_input_path_may_be_invalid_utf8() {
-    use std::os::unix::ffi::OsStrExt;
+fn no_path_needs_to_be_utf_8() {
     let folder = folder();
-    let name = std::ffi::OsStr::from_bytes(b"caf\xe9.wav");
-    std::fs::rename(folder.path().join("in.wav"), folder.path().join(name)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
-    let found =
-        command.arg("run").arg(name).arg("--quiet").current_dir(folder.path()).arg("--pack").arg(repository("models/daisy-nano"));
-    let found = found.stdin(Stdio::null()).output().unwrap();
-    assert!(found.status.success(), "{}", stderr(&found));
-    let mut lines = Vec::new();
-    found.stdout.as_slice().read_to_end(&mut lines).unwrap();
-    assert!(lines.len() > 1_000);
-    let consumer = std::ffi::OsStr::from_bytes(b"jsonl:caf\xe9.jsonl");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
-    let refused = command.arg("run").arg(name).arg("--consumer").arg(consumer).current_dir(folder.path()).output().unwrap();
-    assert!(!refused.status.success() && stderr(&refused).contains("the path must be UTF-8"), "{}", stderr(&refused));
+    let at = |name: &OsStr| folder.path().join(name);
+    std::fs::rename(at("in.wav".as_ref()), at(&latin1("", ".wav"))).unwrap();
+    let pack = at(&latin1("pack-", ""));
+    std::os::unix::fs::symlink(repository("models/daisy-nano"), &pack).unwrap();
+    std::fs::write(at(&latin1("", ".toml")), "policy = \"fixed\"\nlayer = 2\nconsumer = [\"npy:é.npy\"]\n").unwrap();
+    let run = |arguments: &[OsString]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+        command.arg("run").arg(latin1("", ".wav")).arg("--quiet").arg("--pack").arg(&pack).args(arguments);
+        command.current_dir(folder.path()).stdin(Stdio::null()).env_remove("RUST_LOG").output().unwrap()
+    };
+    let consumers =
+        [("jsonl:", ".jsonl"), ("npy:", ".npy"), ("wav:f32:", ".out.wav"), ("phones:", ".phones"), ("segments:", ".segments")];
+    let mut arguments = vec!["--report".into(), latin1("", ".json"), "--config".into(), latin1("", ".toml")];
+    arguments.extend(consumers.iter().flat_map(|(kind, end)| ["--consumer".into(), latin1(kind, end)]));
+    // The second run renames the files of the first.
+    for _ in 0..2 {
+        let found = run(&arguments);
+        assert!(found.status.success(), "{}", stderr(&found));
+        std::fs::remove_dir_all(at(&latin1("", ".segments"))).unwrap();
+    }
+    let names: BTreeSet<OsString> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let written = [".jsonl", ".npy", ".chunks.jsonl", ".out.wav", ".phones"];
+    let first = [".1.jsonl", ".1.npy", ".1.chunks.jsonl", ".out.1.wav", ".1.phones"];
+    let others = [".wav", ".toml", ".json"].map(|end| latin1("", end)).into_iter().chain([latin1("pack-", "")]);
+    let expected: BTreeSet<OsString> = written.iter().chain(&first).map(|end| latin1("", end)).chain(others).collect();
+    assert_eq!(names, expected);
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(at(&latin1("", ".json"))).unwrap()).unwrap();
+    let lines = std::fs::read_to_string(at(&latin1("", ".jsonl"))).unwrap();
+    assert_eq!(lines.lines().count() as u64, report["chunks"].as_u64().unwrap());
+    // A configuration is UTF-8, and so are the paths in it; without flags, its consumer writes.
+    assert!(run(&["--config".into(), latin1("", ".toml")]).status.success() && at("é.npy".as_ref()).exists());
+
+    // Messages escape the bytes, and the rules for outputs hold.
+    let before = std::fs::read(at(&latin1("", ".wav"))).unwrap();
+    let found = run(&["--consumer".into(), latin1("wav:", ".wav")]);
+    assert!(stderr(&found).contains(r"consumer `wav:caf\xE9.wav` would overwrite"), "{}", stderr(&found));
+    assert_eq!(std::fs::read(at(&latin1("", ".wav"))).unwrap(), before);
+    let found = run(&["--consumer".into(), latin1("wav:none/", ".wav")]);
+    assert!(!found.status.success() && stderr(&found).trim_end().lines().count() == 1, "{}", stderr(&found));
 }

@@ -8,6 +8,7 @@ mod pulse;
 #[path = "common/served.rs"]
 mod served;
 
+use std::ffi::{OsStr, OsString};
 use std::time::Instant;
 
 use pulse::Pulse;
@@ -142,6 +143,34 @@ fn a_missing_device_is_retried_and_configuration_errors_stop_the_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let _holds = std::net::TcpListener::bind(taken).unwrap();
     rejected(&["mic", "--metrics", &taken.to_string()], "selects another address");
+}
+
+#[test]
+fn outputs_whose_names_are_not_utf_8_are_told_apart() {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let folder = tempfile::tempdir().unwrap();
+    let silent = [("HOME", folder.path().display().to_string()), ("XDG_RUNTIME_DIR", folder.path().display().to_string())];
+    let at = |name: &[u8]| folder.path().join(OsStr::from_bytes(name));
+    let consumer = |name: &[u8]| OsString::from_vec([b"jsonl:", at(name).as_os_str().as_bytes()].concat());
+    let mut arguments: Vec<OsString> = ["--device", "no such microphone", "--consumer"].map(OsString::from).into();
+    arguments.extend([consumer(b"\xfe"), "--consumer".into(), consumer(b"\xff")]);
+    let served = Served::start(&silent, &arguments);
+    served.is("reconnecting");
+    // Prometheus' format escapes the backslash.
+    let label = |name: &str| format!("bellis_consumer_failed{{consumer=\"jsonl:{}/{name}\"}}", folder.path().display());
+    assert_eq!([served.metric(&label(r"\\xFE")), served.metric(&label(r"\\xFF"))], [0.0, 0.0]);
+
+    // One file is moved and written again, and the other one stays open.
+    let inode = |name: &[u8]| std::os::unix::fs::MetadataExt::ino(&at(name).metadata().unwrap());
+    let kept = inode(b"\xff");
+    std::fs::rename(at(b"\xfe"), at(b"moved")).unwrap();
+    served.signal("HUP");
+    within("the reload", || served.metric("bellis_reloads_total") == 1.0);
+    within("the new file", || at(b"\xfe").exists());
+    assert_eq!(inode(b"\xff"), kept);
+    arguments.extend(["--consumer".into(), consumer(b"\xff")]);
+    let (success, log) = Served::start(&silent, &arguments).end();
+    assert!(!success && log.contains(r"\xFF` is listed twice"), "{log}");
 }
 
 #[test]

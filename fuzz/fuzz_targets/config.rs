@@ -32,7 +32,7 @@ fuzz_target!(|text: &[u8]| {
     // Of the inputs, only files are opened: they have a path that cannot exist.
     let _ = matches!(settings.input(), Input::File(_));
     for consumer in &settings.consumer {
-        let _ = consumer.parse::<ConsumerSpec>();
+        let _ = ConsumerSpec::try_from(&**consumer);
     }
     let again = Settings::from_file(&path).expect("a configuration that was accepted before");
     assert!(again.changes_for_a_restart(&settings).is_empty() || has_nan(text));

@@ -1,5 +1,6 @@
 //! `--consumer` and its flags.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use bellis::consumer::asr::{Decoder, Form, PhoneRules, Phones, SegmentRules, SegmentTarget, Segments, SpeechDetector};
 use bellis::consumer::stream::{ArrayName, Stream};
-use bellis::consumer::{Consumer, ConsumerSpec, JsonLines, JsonOptions, KeywordObserver, LineFile, Npy, Null, TextOutput, Wav};
+use bellis::consumer::{
+    Consumer, ConsumerSpec, JsonLines, JsonOptions, KeywordObserver, LineFile, Npy, Null, TextOutput, Wav, spec_label,
+};
 use bellis::engine::Encoder;
 use bellis::internal::RunFile;
 use bellis::pack::Pack;
@@ -19,25 +22,33 @@ use super::settings::{Input, Settings};
 /// Maximum of `--beam`; the best hypotheses are among the first few.
 const WIDEST_BEAM: usize = 1000;
 
+/// A requested consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Its textual form, in messages and metrics.
+    pub label: String,
+    pub spec: ConsumerSpec,
+}
+
 /// Creates all requested consumers. Existing files are renamed.
 pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
-    let asked = asked(settings);
-    let made = asked.iter().map(|text| one(text, settings, pack, encoder, None)).collect::<anyhow::Result<_>>()?;
-    for text in &asked {
+    let asked = asked(settings)?;
+    let made = asked.iter().map(|asked| one(asked, settings, pack, encoder, None)).collect::<anyhow::Result<_>>()?;
+    for Asked { spec, .. } in &asked {
         // A folder that already contains utterances is rejected.
-        if !matches!(text.parse()?, ConsumerSpec::SegmentFolder(_)) {
-            set_aside(text)?;
+        if !matches!(spec, ConsumerSpec::SegmentFolder(_)) {
+            set_aside(spec)?;
         }
-        create_file(text)?;
+        create_file(spec)?;
     }
     Ok(made)
 }
 
 /// Creates a consumer's text file, so that an invalid path is reported at once.
-pub fn create_file(text: &str) -> anyhow::Result<()> {
-    match text.parse()? {
+pub fn create_file(spec: &ConsumerSpec) -> anyhow::Result<()> {
+    match spec {
         ConsumerSpec::JsonLines(TextOutput::File(path)) | ConsumerSpec::Phones(TextOutput::File(path)) => {
-            LineFile::new(&path).create().with_context(|| path.display().to_string())
+            LineFile::new(path).create().with_context(|| path.display().to_string())
         }
         _ => Ok(()),
     }
@@ -55,8 +66,7 @@ pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyho
     let stages = std::fs::read_dir(pack).into_iter().flatten().flatten();
     inputs.extend(stages.map(|entry| RunFile::at(format!("the pack's {}", entry.path().display()), &entry.path())));
     let mut first_on_stdout: Option<String> = None;
-    for text in asked(settings) {
-        let spec: ConsumerSpec = text.parse()?;
+    for Asked { label: text, spec } in asked(settings)? {
         if let ConsumerSpec::Keyword(Some(path)) = &spec {
             inputs.push(RunFile::at(format!("the keywords {}", path.display()), path));
         }
@@ -78,25 +88,19 @@ pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyho
 
 /// Whether one of them writes to standard output.
 pub fn writes_to_stdout(settings: &Settings) -> bool {
-    asked(settings).iter().any(|text| to_stdout(text))
+    asked(settings).is_ok_and(|asked| asked.iter().any(|one| one.spec.is_stdout()))
 }
 
-/// The requested consumers as text; the default is JSON lines on standard output, and nothing without an input.
-pub fn asked(settings: &Settings) -> Vec<String> {
-    match settings.input() {
-        _ if !settings.consumer.is_empty() => settings.consumer.clone(),
-        Input::None => vec!["null".to_owned()],
-        _ => vec!["jsonl".to_owned()],
-    }
-}
-
-fn to_stdout(text: &str) -> bool {
-    text.parse::<ConsumerSpec>().is_ok_and(|spec| spec.is_stdout())
+/// The requested consumers; the default is JSON lines on standard output, and nothing without an input.
+pub fn asked(settings: &Settings) -> anyhow::Result<Vec<Asked>> {
+    let default = [OsString::from(if settings.input() == Input::None { "null" } else { "jsonl" })];
+    let texts = if settings.consumer.is_empty() { &default } else { &settings.consumer[..] };
+    texts.iter().map(|text| Ok(Asked { label: spec_label(text), spec: ConsumerSpec::try_from(&**text)? })).collect()
 }
 
 /// Creates one consumer. One that searches for keywords also reports to `observer`.
 pub fn one(
-    text: &str,
+    asked: &Asked,
     settings: &Settings,
     pack: &Pack,
     encoder: &Arc<Encoder>,
@@ -104,7 +108,7 @@ pub fn one(
 ) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let float = settings.float.unwrap_or_default();
-    Ok(match text.parse()? {
+    Ok(match asked.spec.clone() {
         ConsumerSpec::Null => Box::new(Null),
         ConsumerSpec::JsonLines(output) => {
             let (out, place) = lines_to(output);
@@ -132,7 +136,7 @@ pub fn one(
             let arrays = if settings.arrays.is_empty() { vec![ArrayName::Vectors] } else { settings.arrays.clone() };
             Box::new(Stream::new(output.into(), arrays, float))
         }
-        other => bail!("consumer `{text}` ({other:?}) is not available here"),
+        _ => bail!("consumer `{}` is not available here", asked.label),
     })
 }
 

@@ -1,26 +1,20 @@
 //! Renaming of existing output files, which a restart of the daemon must not overwrite.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use bellis::consumer::asr::SEGMENTS;
 use bellis::consumer::{ConsumerSpec, repair, side_file};
 
-/// The file or folder that a consumer writes.
-pub fn file_of(text: &str) -> Option<PathBuf> {
-    text.parse::<ConsumerSpec>().ok().and_then(|spec| spec.path().map(Path::to_owned))
-}
-
 /// Renames an existing file with the first free number, `x.npy` to `x.1.npy`, and repairs what a power loss has left.
-pub fn set_aside(text: &str) -> anyhow::Result<()> {
+pub fn set_aside(spec: &ConsumerSpec) -> anyhow::Result<()> {
     let taken =
-        |path: &PathBuf| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
-    let Some(path) = file_of(text).filter(taken) else { return Ok(()) };
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
-    let numbered = |number: u64| path.with_extension(format!("{number}.{extension}").trim_end_matches('.'));
-    let Some(free) = (1..).map(numbered).find(|free| !free.exists()) else { return Ok(()) };
-    let side = text.starts_with("npy:").then(|| (side_file(&path), side_file(&free)));
-    for (from, to) in [(path.clone(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
+        |path: &&Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
+    let Some(path) = spec.path().filter(taken) else { return Ok(()) };
+    let Some(free) = (1..).map(|number| numbered(path, number)).find(|free| !free.exists()) else { return Ok(()) };
+    let side = matches!(spec, ConsumerSpec::Npy(_)).then(|| (side_file(path), side_file(&free)));
+    for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
         std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
         if to.is_dir() {
             continue;
@@ -33,6 +27,16 @@ pub fn set_aside(text: &str) -> anyhow::Result<()> {
     }
     log::info!("renamed {} to {}", path.display(), free.display());
     Ok(())
+}
+
+/// The path with a number before its extension.
+fn numbered(path: &Path, number: u64) -> PathBuf {
+    let mut extension = OsString::from(number.to_string());
+    if let Some(last) = path.extension() {
+        extension.push(".");
+        extension.push(last);
+    }
+    path.with_extension(extension)
 }
 
 /// Identity of a file or folder: the same under any name.
@@ -49,17 +53,17 @@ pub fn identity(path: &Path) -> Option<FileId> {
 
 /// Checks that a consumer's file or folder can be created or written, and changes nothing.
 #[cfg(all(unix, feature = "serve"))]
-pub fn check_writable(text: &str) -> anyhow::Result<()> {
-    let Some(path) = file_of(text) else { return Ok(()) };
+pub fn check_writable(spec: &ConsumerSpec) -> anyhow::Result<()> {
+    let Some(path) = spec.path() else { return Ok(()) };
     let failed = || path.display().to_string();
     if path.metadata().is_ok_and(|found| !found.is_dir()) {
-        return std::fs::OpenOptions::new().append(true).open(&path).map(drop).with_context(failed);
+        return std::fs::OpenOptions::new().append(true).open(path).map(drop).with_context(failed);
     }
     // The consumer of a folder also creates the folders above it.
     let existing = path.ancestors().skip(1).find(|folder| folder.as_os_str().is_empty() || folder.exists());
     let folder = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let direct = path.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent == folder);
-    if !direct && !text.starts_with("segments:") {
+    if !direct && !matches!(spec, ConsumerSpec::SegmentFolder(_)) {
         anyhow::bail!("{}: the folder does not exist; create it", path.display());
     }
     let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
@@ -68,6 +72,8 @@ pub fn check_writable(text: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bellis::consumer::TextOutput;
+
     use super::*;
 
     #[test]
@@ -78,16 +84,27 @@ mod tests {
             std::fs::create_dir_all(at("talk")).unwrap();
             std::fs::write(at("talk").join(SEGMENTS), restart.to_string()).unwrap();
             std::fs::write(at("x.jsonl"), restart.to_string()).unwrap();
-            set_aside(&format!("segments:{}/", at("talk").display())).unwrap();
-            set_aside(&format!("phones:{}", at("x.jsonl").display())).unwrap();
+            set_aside(&ConsumerSpec::SegmentFolder(at("talk/"))).unwrap();
+            set_aside(&ConsumerSpec::Phones(TextOutput::File(at("x.jsonl")))).unwrap();
             assert!(!at("talk").exists() && !at("x.jsonl").exists());
             assert_eq!(std::fs::read_to_string(at(&format!("talk.{restart}")).join(SEGMENTS)).unwrap(), restart.to_string());
             assert_eq!(std::fs::read_to_string(at(&format!("x.{restart}.jsonl"))).unwrap(), restart.to_string());
         }
         // A folder with other contents is not renamed: the consumer writes into it.
         std::fs::create_dir_all(at("talk")).unwrap();
-        set_aside(&format!("segments:{}", at("talk").display())).unwrap();
+        set_aside(&ConsumerSpec::SegmentFolder(at("talk"))).unwrap();
         assert!(at("talk").exists());
-        assert_eq!([file_of("segments:stream:-"), file_of("phones:-"), file_of("segments")], [const { None }; 3]);
+    }
+
+    #[test]
+    fn a_number_leaves_the_other_bytes_of_a_name() {
+        let numbered = |name: &Path| super::numbered(name, 3);
+        assert_eq!([numbered(Path::new("a/x.tar.gz")), numbered(Path::new("x"))], [Path::new("a/x.tar.3.gz"), Path::new("x.3")]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            let path = |bytes: &'static [u8]| Path::new(std::ffi::OsStr::from_bytes(bytes));
+            assert_eq!(numbered(path(b"x\xff.\xfe")), path(b"x\xff.3.\xfe"));
+        }
     }
 }

@@ -15,8 +15,8 @@ use bellis::pack::Pack;
 use bellis::runtime::{Adjust, NamedConsumer};
 use bellis::stream::Representation;
 
-use super::consumers::{asked, create_file, one};
-use super::files::{FileId, check_writable, file_of, identity, set_aside};
+use super::consumers::{Asked, asked, create_file, one};
+use super::files::{FileId, check_writable, identity, set_aside};
 #[cfg(feature = "neighbours")]
 use super::neighbours::Node;
 use super::settings::Settings;
@@ -101,21 +101,21 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
 
     /// The consumers at the start. Their existing files are renamed at once, so that one that cannot be written is reported at once.
     pub fn consumers(&self) -> anyhow::Result<Vec<NamedConsumer>> {
-        let texts = asked(&self.current);
-        let made = texts.iter().map(|text| self.consumer(text, &self.current)).collect::<anyhow::Result<_>>()?;
-        for text in &texts {
-            set_aside(text)?;
-            create_file(text)?;
+        let asked = asked(&self.current)?;
+        let made = asked.iter().map(|one| self.consumer(one, &self.current)).collect::<anyhow::Result<_>>()?;
+        for Asked { spec, .. } in &asked {
+            set_aside(spec)?;
+            create_file(spec)?;
         }
         Ok(made)
     }
 
-    fn consumer(&self, text: &str, settings: &Settings) -> anyhow::Result<NamedConsumer> {
-        let keywords = keyword_state(text, settings);
-        let inner = one(text, settings, &self.pack, &self.encoder, Some(&self.observer))?;
+    fn consumer(&self, asked: &Asked, settings: &Settings) -> anyhow::Result<NamedConsumer> {
+        let keywords = keyword_state(&asked.spec, settings);
+        let inner = one(asked, settings, &self.pack, &self.encoder, Some(&self.observer))?;
         let (open, searched) = (self.open.clone(), self.searched.clone());
-        let output = Output { text: text.to_owned(), inner, open, keywords, searched };
-        Ok(NamedConsumer { label: text.to_owned(), consumer: Box::new(output) })
+        let output = Output { asked: asked.clone(), inner, open, keywords, searched };
+        Ok(NamedConsumer { label: asked.label.clone(), consumer: Box::new(output) })
     }
 
     fn changes(&mut self, running: &[String]) -> anyhow::Result<Reload> {
@@ -126,12 +126,13 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         let session = run_options(&wanted, &self.pack)?.session;
         let same = wanted.of_consumers() == self.current.of_consumers();
         let stays =
-            |text: &String| same && running.contains(text) && self.has_its_file(text) && self.has_its_keywords(text, &wanted);
-        let (mut keep, fresh): (Vec<_>, Vec<_>) = asked(&wanted).into_iter().partition(stays);
+            |one: &Asked| same && running.contains(&one.label) && self.has_its_file(one) && self.has_its_keywords(one, &wanted);
+        let (stay, fresh): (Vec<_>, Vec<_>) = asked(&wanted)?.into_iter().partition(stays);
+        let mut keep: Vec<_> = stay.into_iter().map(|one| one.label).collect();
         // Its settings require a restart.
         keep.extend(running.iter().filter(|label| *label == services::CONSUMER).cloned());
-        fresh.iter().try_for_each(|text| check_writable(text))?;
-        let join = fresh.iter().map(|text| self.consumer(text, &wanted)).collect::<anyhow::Result<_>>()?;
+        fresh.iter().try_for_each(|one| check_writable(&one.spec))?;
+        let join = fresh.iter().map(|one| self.consumer(one, &wanted)).collect::<anyhow::Result<_>>()?;
         let adjust = self.prepare_neighbours(&wanted)?;
         if !kept.is_empty() {
             log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
@@ -141,24 +142,25 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     }
 
     /// Whether the file that a consumer writes is still at its path: log rotation moves it, and may create another one in its place.
-    fn has_its_file(&self, text: &str) -> bool {
-        let Some(path) = file_of(text) else { return true };
-        let open = locked(&self.open).get(text).copied();
+    fn has_its_file(&self, asked: &Asked) -> bool {
+        let Some(path) = asked.spec.path() else { return true };
+        let open = locked(&self.open).get(&asked.label).copied();
         // One that has not begun yet will open it.
-        open.is_none() || identity(&path) == open
+        open.is_none() || identity(path) == open
     }
 }
 
 impl<R> Configuration<R> {
     /// Whether no keyword was enrolled, changed or removed since a consumer read them.
-    fn has_its_keywords(&self, text: &str, wanted: &Settings) -> bool {
-        locked(&self.searched).get(text).is_none_or(|read| keyword_state(text, wanted).as_ref() == Some(read))
+    fn has_its_keywords(&self, asked: &Asked, wanted: &Settings) -> bool {
+        let searched = locked(&self.searched);
+        searched.get(&asked.label).is_none_or(|read| keyword_state(&asked.spec, wanted).as_ref() == Some(read))
     }
 }
 
 /// The state of the keywords that a consumer searches for; `None` if it searches for none.
-fn keyword_state(text: &str, settings: &Settings) -> Option<KeywordState> {
-    match text.parse().ok()? {
+fn keyword_state(spec: &ConsumerSpec, settings: &Settings) -> Option<KeywordState> {
+    match spec {
         ConsumerSpec::Keyword(path) => Some(keywords::state(path.as_deref(), settings)),
         _ => None,
     }
@@ -182,7 +184,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Reloader for Configuration<R> {
 
 /// A consumer that renames an existing file when it begins: after the consumer before it has completed that file.
 struct Output {
-    text: String,
+    asked: Asked,
     inner: Box<dyn Consumer>,
     open: OpenFiles,
     /// The keywords as they were read.
@@ -204,15 +206,16 @@ impl Consumer for Output {
     }
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
-        locked(&self.open).remove(&self.text);
-        let ready = set_aside(&self.text).and_then(|()| create_file(&self.text));
+        let Asked { label, spec } = &self.asked;
+        locked(&self.open).remove(label);
+        let ready = set_aside(spec).and_then(|()| create_file(spec));
         ready.map_err(|error| ConsumerError::other(format!("{error:#}")))?;
         self.inner.begin(stream)?;
         if let Some(keywords) = self.keywords.take() {
-            locked(&self.searched).insert(self.text.clone(), keywords);
+            locked(&self.searched).insert(label.clone(), keywords);
         }
-        if let Some(id) = file_of(&self.text).and_then(|path| identity(&path)) {
-            locked(&self.open).insert(self.text.clone(), id);
+        if let Some(id) = spec.path().and_then(identity) {
+            locked(&self.open).insert(label.clone(), id);
         }
         Ok(())
     }
@@ -222,6 +225,9 @@ impl Consumer for Output {
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
+        // A successor of the same label begins after this.
+        locked(&self.open).remove(&self.asked.label);
+        locked(&self.searched).remove(&self.asked.label);
         self.inner.finish()
     }
 

@@ -143,12 +143,12 @@ impl Serve {
         let only_services = services::need_none(&settings) && !other_use;
         settings.input.get_or_insert_with(|| PathBuf::from(if only_services { "none" } else { "mic" }));
         if settings.consumer.is_empty() && services::need_input(&settings) {
-            settings.consumer.push("null".to_owned());
+            settings.consumer.push("null".into());
         }
         // Labels tell consumers apart on reload.
-        let consumers = asked(&settings);
-        if let Some(twice) = consumers.iter().enumerate().find(|(at, one)| consumers[..*at].contains(one)) {
-            bail!("consumer `{}` is listed twice", twice.1);
+        let labels: Vec<String> = asked(&settings)?.into_iter().map(|one| one.label).collect();
+        if let Some((_, twice)) = labels.iter().enumerate().find(|(at, one)| labels[..*at].contains(one)) {
+            bail!("consumer `{twice}` is listed twice");
         }
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
         check_outputs(&settings, &pack_folder(&settings)?, &config)?;

@@ -1,5 +1,6 @@
 //! The settings of `bellis run` and `bellis serve`: flags, or a TOML file with the same names. Flags take precedence.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -39,6 +40,11 @@ pub enum Channel {
     /// Those that are live.
     #[serde(deserialize_with = "auto")]
     Auto,
+}
+
+/// The consumers of a file, which is UTF-8; a flag may contain any path.
+fn texts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<OsString>, D::Error> {
+    Ok(Vec::<String>::deserialize(deserializer)?.into_iter().map(OsString::from).collect())
 }
 
 /// Accepts the word `auto` only.
@@ -276,9 +282,9 @@ settings! {
         /// null                        no output
         ///
         /// `-` in place of FILE is standard output. An ENDPOINT is `-` or `unix:/path/to/socket`.
-        #[arg(long, value_name = "CONSUMER", value_parser = values::consumer(), verbatim_doc_comment, help_heading = "Output")]
-        #[serde(default)]
-        pub consumer: Vec<String> = Consumers,
+        #[arg(long, value_name = "CONSUMER", verbatim_doc_comment, help_heading = "Output")]
+        #[serde(default, deserialize_with = "texts")]
+        pub consumer: Vec<OsString> = Consumers,
         /// Include the vectors in JSON lines
         #[arg(long, help_heading = "Output")]
         #[serde(default)]

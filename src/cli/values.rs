@@ -10,7 +10,7 @@ use bellis::exit::{Measure, PolicyName};
 #[cfg(feature = "neighbours")]
 use bellis::neighbour::Offloading;
 use bellis::pack::GapFill;
-use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 /// A parser of the values named in `help`.
 fn named<T>(help: impl IntoIterator<Item = (&'static str, &'static str)>) -> impl TypedValueParser<Value = T>
@@ -19,13 +19,6 @@ where
 {
     let values = help.into_iter().map(|(name, help)| PossibleValue::new(name).help(help));
     PossibleValuesParser::new(values).try_map(|name| name.parse::<T>())
-}
-
-/// The textual form of a consumer. Paths of outputs must be UTF-8, unlike that of the input.
-pub fn consumer() -> impl TypedValueParser<Value = String> {
-    OsStringValueParser::new().try_map(|text| {
-        text.into_string().map_err(|_| "the path must be UTF-8; rename it, or write to standard output and redirect it")
-    })
 }
 
 pub fn policy() -> impl TypedValueParser<Value = PolicyName> {

@@ -32,7 +32,7 @@ pub use npy::Npy;
 pub use null::Null;
 pub use repair::repair;
 pub use reports::{HitKind, KeywordHit, KeywordScore, KeywordScores, Phone};
-pub use spec::{ConsumerSpec, ConsumerSpecError, StreamOutput, TextOutput};
+pub use spec::{ConsumerSpec, ConsumerSpecError, StreamOutput, TextOutput, spec_label};
 pub use wav::{Wav, WavFormat};
 pub use work::ConsumerWork;
 

@@ -1,5 +1,6 @@
 //! The textual form of consumers, `NAME` or `NAME:OUTPUT`, on the command line and in configuration files.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -123,56 +124,94 @@ impl ConsumerSpec {
     }
 }
 
+impl TryFrom<&OsStr> for ConsumerSpec {
+    type Error = ConsumerSpecError;
+
+    /// Parses the textual form. The path need not be UTF-8.
+    fn try_from(text: &OsStr) -> Result<Self, ConsumerSpecError> {
+        let wrong = |reason: &str| ConsumerSpecError::Output { spec: spec_label(text), reason: reason.to_owned() };
+        let (name, output) = split(text);
+        if output.is_some_and(OsStr::is_empty) {
+            return Err(wrong("the output after the colon is missing"));
+        }
+        let to = |output: &OsStr| if output == "-" { TextOutput::Stdout } else { TextOutput::File(output.into()) };
+        let endpoint = |output: &OsStr| match split(output) {
+            (Some("-"), None) => Ok(StreamOutput::Stdout),
+            (Some("unix"), Some(path)) if !path.is_empty() => Ok(StreamOutput::Unix(path.into())),
+            _ => Err(wrong("the endpoint must be `-` (standard output) or `unix:/path/of/a/socket`")),
+        };
+        Ok(match (name.unwrap_or_default(), output) {
+            ("jsonl", output) => Self::JsonLines(output.map_or(TextOutput::Stdout, to)),
+            ("npy", Some(output)) if output == "-" => {
+                return Err(wrong(
+                    "an array cannot be written to a pipe, because its header contains its length; name a file, or use stream:-",
+                ));
+            }
+            ("npy", Some(path)) => Self::Npy(path.into()),
+            ("npy", None) => return Err(wrong("needs a file: npy:out.npy")),
+            ("wav", Some(output)) => match split(output) {
+                (Some("f32" | "s16"), Some(output)) if output.is_empty() => return Err(wrong("needs a file: wav:f32:out.wav")),
+                (Some("f32"), Some(output)) => Self::Wav(to(output), WavFormat::F32),
+                (Some("s16"), Some(output)) => Self::Wav(to(output), WavFormat::S16),
+                _ => Self::Wav(to(output), WavFormat::S16),
+            },
+            ("wav", None) => return Err(wrong("needs a file: wav:out.wav")),
+            ("phones", None) => Self::PhonesText,
+            ("phones", Some(output)) => Self::Phones(to(output)),
+            ("segments", None) => Self::SegmentLines,
+            ("segments", Some(output)) if output == "-" => Self::SegmentLines,
+            ("segments", Some(output)) => match split(output) {
+                (Some("stream"), Some(output)) => Self::SegmentStream(endpoint(output)?),
+                _ => Self::SegmentFolder(output.into()),
+            },
+            ("stream", Some(output)) => Self::Stream(endpoint(output)?),
+            ("stream", None) => return Err(wrong("needs an endpoint: stream:- or stream:unix:/path/of/a/socket")),
+            ("keyword", path) => Self::Keyword(path.map(PathBuf::from)),
+            ("null", None) => Self::Null,
+            ("null", Some(_)) => return Err(wrong("has no output")),
+            _ => {
+                let label = spec_label(text);
+                let name = label.split(':').next().unwrap_or_default().to_owned();
+                let near = crate::toml_file::nearest(&name, Self::NAMES.iter().copied());
+                return Err(ConsumerSpecError::Unknown { name, near });
+            }
+        })
+    }
+}
+
 impl FromStr for ConsumerSpec {
     type Err = ConsumerSpecError;
 
     fn from_str(text: &str) -> Result<Self, ConsumerSpecError> {
-        let (name, output) = text.split_once(':').map_or((text, None), |(name, output)| (name, Some(output)));
-        fn error<T>(spec: &str, reason: &str) -> Result<T, ConsumerSpecError> {
-            Err(ConsumerSpecError::Output { spec: spec.to_owned(), reason: reason.to_owned() })
-        }
-        if output == Some("") {
-            return error(text, "the output after the colon is missing");
-        }
-        let to = |output: &str| if output == "-" { TextOutput::Stdout } else { TextOutput::File(output.into()) };
-        let endpoint = |output: &str| match output.split_once(':') {
-            None if output == "-" => Ok(StreamOutput::Stdout),
-            Some(("unix", path)) if !path.is_empty() => Ok(StreamOutput::Unix(path.into())),
-            _ => error(text, "the endpoint must be `-` (standard output) or `unix:/path/of/a/socket`"),
-        };
-        Ok(match (name, output) {
-            ("jsonl", output) => Self::JsonLines(to(output.unwrap_or("-"))),
-            ("npy", Some("-")) => {
-                return error(
-                    text,
-                    "an array cannot be written to a pipe, because its header contains its length; name a file, or use stream:-",
-                );
-            }
-            ("npy", Some(path)) => Self::Npy(path.into()),
-            ("npy", None) => return error(text, "needs a file: npy:out.npy"),
-            ("wav", Some(output)) => match output.strip_prefix("f32:") {
-                Some("") => return error(text, "needs a file: wav:f32:out.wav"),
-                Some(output) => Self::Wav(to(output), WavFormat::F32),
-                None => Self::Wav(to(output.strip_prefix("s16:").unwrap_or(output)), WavFormat::S16),
-            },
-            ("wav", None) => return error(text, "needs a file: wav:out.wav"),
-            ("phones", None) => Self::PhonesText,
-            ("phones", Some(output)) => Self::Phones(to(output)),
-            ("segments", None | Some("-")) => Self::SegmentLines,
-            ("segments", Some(output)) => match output.strip_prefix("stream:") {
-                Some(output) => Self::SegmentStream(endpoint(output)?),
-                None => Self::SegmentFolder(output.into()),
-            },
-            ("stream", Some(output)) => Self::Stream(endpoint(output)?),
-            ("stream", None) => return error(text, "needs an endpoint: stream:- or stream:unix:/path/of/a/socket"),
-            ("keyword", path) => Self::Keyword(path.map(PathBuf::from)),
-            ("null", None) => Self::Null,
-            ("null", Some(_)) => return error(text, "has no output"),
-            (name, _) => {
-                let near = crate::toml_file::nearest(name, Self::NAMES.iter().copied());
-                return Err(ConsumerSpecError::Unknown { name: name.to_owned(), near });
-            }
-        })
+        OsStr::new(text).try_into()
+    }
+}
+
+/// The textual form of a consumer for messages and metrics. Bytes that are not UTF-8 are escaped as `\xFF`, so that two paths do not get the
+/// same label.
+pub fn spec_label(text: &OsStr) -> String {
+    let escaped = |chunk: std::str::Utf8Chunk| {
+        let invalid: String = chunk.invalid().iter().map(|byte| format!("\\x{byte:02X}")).collect();
+        format!("{}{invalid}", chunk.valid())
+    };
+    text.as_encoded_bytes().utf8_chunks().map(escaped).collect()
+}
+
+/// The word before the first colon, if it is UTF-8, and what follows the colon.
+fn split(text: &OsStr) -> (Option<&str>, Option<&OsStr>) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = text.as_bytes();
+        let colon = bytes.iter().position(|&byte| byte == b':');
+        let word = std::str::from_utf8(&bytes[..colon.unwrap_or(bytes.len())]).ok();
+        (word, colon.map(|colon| OsStr::from_bytes(&bytes[colon + 1..])))
+    }
+    #[cfg(not(unix))]
+    match text.to_str().map(|text| (text, text.split_once(':'))) {
+        Some((_, Some((word, rest)))) => (Some(word), Some(OsStr::new(rest))),
+        Some((word, None)) => (Some(word), None),
+        None => (None, None),
     }
 }
 
@@ -214,10 +253,30 @@ mod tests {
             ("stream:tcp:1", "unix:/path"),
             ("jsonl:", "after the colon"),
             ("null:a", "no output"),
+            ("wav:s16:", "needs a file"),
         ];
         for (text, expected) in cases {
             let error = text.parse::<ConsumerSpec>().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_need_not_be_utf_8() {
+        use std::os::unix::ffi::OsStrExt;
+        let os = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
+        let path = PathBuf::from(os(b"a\xff:b"));
+        for (text, expected) in [
+            (&b"npy:a\xff:b"[..], ConsumerSpec::Npy(path.clone())),
+            (b"wav:f32:a\xff:b", ConsumerSpec::Wav(TextOutput::File(path.clone()), WavFormat::F32)),
+            (b"segments:stream:unix:a\xff:b", ConsumerSpec::SegmentStream(StreamOutput::Unix(path.clone()))),
+            (b"keyword:a\xff:b", ConsumerSpec::Keyword(Some(path.clone()))),
+        ] {
+            assert_eq!(ConsumerSpec::try_from(os(text)), Ok(expected));
+        }
+        assert_eq!(spec_label(os(b"npy:a\xff\xfeb\xc3\xa9")), "npy:a\\xFF\\xFEb\u{e9}");
+        let error = ConsumerSpec::try_from(os(b"js\xff:x")).unwrap_err().to_string();
+        assert!(error.starts_with(r"no consumer `js\xFF`"), "{error}");
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
@@ -24,17 +25,17 @@ pub struct Served {
 
 impl Served {
     /// Starts it in the repository's folder.
-    pub fn start(environment: &[(&str, String)], arguments: &[&str]) -> Self {
+    pub fn start(environment: &[(&str, String)], arguments: &[impl AsRef<OsStr>]) -> Self {
         Self::start_in(&super::common::repository(""), environment, arguments)
     }
 
-    pub fn start_in(place: &Path, environment: &[(&str, String)], arguments: &[&str]) -> Self {
+    pub fn start_in(place: &Path, environment: &[(&str, String)], arguments: &[impl AsRef<OsStr>]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
         command.arg("serve");
-        if !arguments.contains(&"--config") && !arguments.contains(&"--metrics") {
+        if !arguments.iter().any(|flag| ["--config", "--metrics"].iter().any(|own| flag.as_ref() == *own)) {
             command.args(["--metrics", "127.0.0.1:0"]);
         }
         let mut child = command

@@ -119,7 +119,7 @@ impl Model {
 fn settings(folder: &Path, consumers: &BTreeSet<usize>, with_units: bool, layer: usize) -> Settings {
     let text = |&consumer: &usize| {
         let (kind, name) = CONSUMERS[consumer];
-        format!("{kind}:{}", folder.join(format!("{name}.{}", extension(consumer))).display())
+        format!("{kind}:{}", folder.join(format!("{name}.{}", extension(consumer))).display()).into()
     };
     let consumer = consumers.iter().map(text).collect();
     let (policy, layer) = (Some(bellis::exit::PolicyName::Fixed), Some(layer));
@@ -233,7 +233,7 @@ fn check(actions: &[Action]) {
                 let mut wanted = settings(folder.path(), &all, !model.with_units, 2);
                 match kind {
                     0 => wanted.layer = Some(50),
-                    1 => wanted.consumer.push(format!("jsonl:{}", at("none/x.jsonl").display())),
+                    1 => wanted.consumer.push(format!("jsonl:{}", at("none/x.jsonl").display()).into()),
                     2 => wanted.beam = Some(0),
                     _ => {}
                 }
