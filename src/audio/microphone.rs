@@ -306,7 +306,9 @@ fn cannot_open(name: &str, error: &cpal::Error) -> AudioError {
 }
 
 fn from_cpal(place: &str, error: &cpal::Error) -> AudioError {
+    let system = system_error(error);
     let kind = match error.kind() {
+        _ if system.as_ref().and_then(std::io::Error::raw_os_error) == Some(NO_SUCH_DEVICE) => AudioErrorKind::DeviceLost,
         ErrorKind::DeviceBusy => AudioErrorKind::DeviceBusy,
         ErrorKind::DeviceNotAvailable | ErrorKind::StreamInvalidated => AudioErrorKind::DeviceLost,
         ErrorKind::PermissionDenied => AudioErrorKind::PermissionDenied,
@@ -320,7 +322,22 @@ fn from_cpal(place: &str, error: &cpal::Error) -> AudioError {
         AudioErrorKind::Unsupported => "choose another rate, channel count or device",
         _ => "check that the device is connected and works",
     };
-    AudioError::new(kind, place, format!("{error}; {advice}"))
+    let cause = match system {
+        Some(_) if kind == AudioErrorKind::DeviceLost => "the device was removed".to_owned(),
+        Some(system) => format!("{error}: {system}"),
+        None => error.to_string(),
+    };
+    AudioError::new(kind, place, format!("{cause}; {advice}"))
+}
+
+/// ENODEV: the number of a removed device on all Unix systems.
+const NO_SUCH_DEVICE: i32 = 19;
+
+/// The error of the system that ALSA's binding reports as `Unknown errno (-NUMBER)`, because it reads a negative number.
+fn system_error(error: &cpal::Error) -> Option<std::io::Error> {
+    let text = error.to_string();
+    let number = text.split_once("Unknown errno (-")?.1.split_once(')')?.0.parse().ok()?;
+    Some(std::io::Error::from_raw_os_error(number))
 }
 
 /// The body of the capture callback: converts any sample format and channel count to mono f32 and writes it to the ring. Never
@@ -481,6 +498,18 @@ mod tests {
         assert!(!has_card_number("alsa:default"));
         #[cfg(target_os = "linux")]
         assert!(is_plugin("default") && is_plugin("dsnoop:CARD=seeed,DEV=0") && !is_plugin("plughw:CARD=seeed,DEV=0"));
+    }
+
+    #[test]
+    fn a_negative_error_number_is_named() {
+        let error = |number: i32| {
+            let text = format!("ALSA function 'snd_pcm_readi' failed with error 'Unknown errno ({number})'");
+            from_cpal("mic", &cpal::Error::with_message(ErrorKind::BackendError, text))
+        };
+        assert_eq!(error(-19).to_string(), "mic: the device was removed; reconnect it and start again");
+        assert_eq!(error(-19).kind(), AudioErrorKind::DeviceLost);
+        let text = error(-5).to_string();
+        assert!(text.contains("Input/output error") && error(-5).kind() == AudioErrorKind::Backend, "{text}");
     }
 
     #[test]

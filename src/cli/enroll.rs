@@ -9,8 +9,8 @@ use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source,
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::internal::keyword::Condition;
 use bellis::keyword::{
-    Enroller, Enrolment, Keyword, Origin, PackRef, Take, TakeProblem, check_name, examples, false_accepts_of, find, load,
-    weaknesses,
+    Enroller, Enrolment, Keyword, Origin, PackRef, Take, TakeProblem, check_alike, check_name, examples, false_accepts_of, find,
+    load, weaknesses,
 };
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
@@ -165,13 +165,10 @@ impl Enroll {
                     .map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?,
             );
         }
-        for (index, take) in takes.iter().enumerate() {
-            let others = takes.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, take)| take);
-            if !self.keep_unlike
-                && let Some(Err(problem)) = take.likeness(others)
-            {
-                bail!("{}: {problem}", files[index].display());
-            }
+        if !self.keep_unlike
+            && let Err((index, problem)) = check_alike(&takes)
+        {
+            bail!("{}: {problem}, or pass --keep-unlike", files[index].display());
         }
         Ok(takes)
     }

@@ -141,12 +141,11 @@ impl Collector for Daemon {
         out.counter("chunks", "Chunks processed", counters.chunks())?;
         out.counter("frames", "Frames processed", counters.frames())?;
         out.seconds("audio_seconds", "Audio whose representations have been delivered", counters.audio().as_secs_f64())?;
-        let verification: Duration = counters.consumers().iter().map(|consumer| consumer.work().compute()).sum();
+        let (verification, passes) = counters.verification();
         let help = "Time spent computing chunks and verification passes";
         out.seconds("compute_seconds", help, (counters.compute() + verification).as_secs_f64())?;
         let help = "Time spent in verification passes of keywords";
         out.seconds("verification_seconds", help, verification.as_secs_f64())?;
-        let passes = counters.consumers().iter().map(|consumer| consumer.work().passes()).sum();
         out.counter("verification_passes", "Verification passes of keywords at full depth", passes)?;
         let exits: Vec<_> = counters.exits().iter().zip(0..).map(|(count, layer)| (layer.to_string(), *count as f64)).collect();
         out.by_label(MetricType::Counter, "exits", "Chunks by exit layer", "layer", exits)?;

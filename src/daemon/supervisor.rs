@@ -401,7 +401,7 @@ impl Usage {
     fn of(daemon: &Daemon) -> Self {
         let counters = daemon.pipeline.counters();
         let cpu = process::cpu_time().unwrap_or_default();
-        let verification: Duration = counters.consumers().iter().map(|consumer| consumer.work().compute()).sum();
+        let (verification, _) = counters.verification();
         Self { at: Some(Instant::now()), cpu, compute: counters.compute() + verification, audio: counters.audio() }
     }
 }

@@ -107,6 +107,19 @@ impl Enrolment {
     }
 }
 
+/// Checks that each take is like one of the others.
+///
+/// # Errors
+///
+/// The index of the first one that is not, and its score.
+pub fn check_alike(takes: &[Enrolment]) -> Result<(), (usize, TakeProblem)> {
+    for (index, take) in takes.iter().enumerate() {
+        let others = takes[..index].iter().chain(&takes[index + 1..]);
+        take.likeness(others).transpose().map_err(|problem| (index, problem))?;
+    }
+    Ok(())
+}
+
 /// The examples of a keyword: each take, averaged with the others.
 ///
 /// Recordings and synthesised takes have equal total weight, so that one recording adapts the keyword to its speaker.

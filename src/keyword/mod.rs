@@ -36,7 +36,7 @@ pub(crate) mod warp;
 mod watch;
 
 pub use calibrate::{Background, Tail};
-pub use enroll::{Enrolment, Take, enroll, examples};
+pub use enroll::{Enrolment, Take, check_alike, enroll, examples};
 #[cfg(feature = "files")]
 pub use enroller::{EnrollError, Enroller, false_accepts_of};
 pub use file::{Example, ExampleError, KEYWORD_SUFFIX, Keyword, KeywordError, Origin, PackRef, Say, check_name, find, load};

@@ -66,9 +66,7 @@ pub enum TakeProblem {
     #[error("the model detects no speech in it; record the word again")]
     NoSpeech,
     /// Scores low against the other examples: probably a different word.
-    #[error(
-        "too unlike the others: it scores {score:.2} against them, and needs {least:.2}; record the same word, or pass --keep-unlike"
-    )]
+    #[error("too unlike the others: it scores {score:.2} against them, and needs {least:.2}; record the same word")]
     TooUnlike {
         /// Best score with another example.
         score: f32,

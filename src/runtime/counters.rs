@@ -32,7 +32,7 @@ pub struct Counters {
     reasons: Vec<(Reason, AtomicU64)>,
     latencies: Mutex<Latencies>,
     levels: Mutex<Levels>,
-    consumers: Mutex<Vec<Arc<ConsumerCounters>>>,
+    consumers: Mutex<Consumers>,
     heartbeats: AtomicU64,
 }
 
@@ -42,6 +42,17 @@ struct Rings {
     done: Samples,
     live: Vec<Arc<RingStats>>,
 }
+
+/// The consumers of a run. A daemon whose consumers change for years does not keep all of them.
+#[derive(Debug, Default)]
+struct Consumers {
+    kept: Vec<Arc<ConsumerCounters>>,
+    /// The verification of those that are not kept.
+    verification: (Duration, u64),
+}
+
+/// Removed consumers whose counters are kept.
+const MOST_REMOVED: usize = 32;
 
 /// Live counters of one consumer.
 #[derive(Debug)]
@@ -189,9 +200,15 @@ impl Counters {
         locked(&self.levels).recent
     }
 
-    /// Counters of the consumers, in the order in which they were added.
+    /// Counters of the consumers, in the order in which they were added: all running ones, and the last ones that were removed.
     pub fn consumers(&self) -> Vec<Arc<ConsumerCounters>> {
-        locked(&self.consumers).clone()
+        locked(&self.consumers).kept.clone()
+    }
+
+    /// Time and number of the verification passes of all consumers so far.
+    pub fn verification(&self) -> (Duration, u64) {
+        let consumers = locked(&self.consumers);
+        consumers.kept.iter().fold(consumers.verification, |sum, one| one.add_verification(sum))
     }
 
     pub(super) fn add_ring(&self, ring: Arc<RingStats>) {
@@ -222,8 +239,27 @@ impl Counters {
             closed: AtomicBool::new(false),
             work: Arc::default(),
         });
-        locked(&self.consumers).push(counters.clone());
+        locked(&self.consumers).kept.push(counters.clone());
         counters
+    }
+
+    /// Limits the number of removed consumers, of which the oldest go first. Those that run or have failed stay.
+    pub(super) fn limit_removed(&self, runs: impl Fn(&str) -> bool) {
+        let mut consumers = locked(&self.consumers);
+        let removed = |one: &ConsumerCounters| !one.failed() && !runs(&one.label);
+        let mut extra = consumers.kept.iter().filter(|one| removed(one)).count().saturating_sub(MOST_REMOVED);
+        if extra == 0 {
+            return;
+        }
+        let Consumers { kept, verification } = &mut *consumers;
+        kept.retain(|one| {
+            let goes = extra > 0 && removed(one);
+            if goes {
+                extra -= 1;
+                *verification = one.add_verification(*verification);
+            }
+            !goes
+        });
     }
 
     pub(super) fn count_xruns(&self, more: u64) {
@@ -311,6 +347,10 @@ impl ConsumerCounters {
         self.offered.load(Ordering::Relaxed).saturating_sub(gone)
     }
 
+    fn add_verification(&self, (time, passes): (Duration, u64)) -> (Duration, u64) {
+        (time + self.work.compute(), passes + self.work.passes())
+    }
+
     /// Computation of the consumer itself.
     pub fn work(&self) -> &Arc<ConsumerWork> {
         &self.work
@@ -350,4 +390,25 @@ impl ConsumerCounters {
 /// Locks even if a thread panicked with the lock held: the data is consistent at any time.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_removed_consumers_are_bounded() {
+        let counters = Counters::new(16_000, 1);
+        counters.add_consumer("jsonl", "runs");
+        counters.add_consumer("jsonl", "failed").set_failed(true);
+        for number in 0..1000 {
+            counters.add_consumer("keyword", &number.to_string()).work().add(1, Duration::from_secs(1));
+            counters.limit_removed(|label| label == "runs" || label == number.to_string());
+        }
+        let kept = counters.consumers();
+        let labels: Vec<&str> = kept.iter().map(|one| one.label()).collect();
+        let last = (1000 - MOST_REMOVED - 1..1000).map(|number| number.to_string());
+        assert_eq!(labels, ["runs".to_owned(), "failed".to_owned()].into_iter().chain(last).collect::<Vec<_>>());
+        assert_eq!(counters.verification(), (Duration::from_secs(1000), 1000));
+    }
 }

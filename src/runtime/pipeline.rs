@@ -228,6 +228,7 @@ impl Pipeline {
                 thread.counters.set_failed(false);
             }
         }
+        self.counters.limit_removed(|label| self.consumers.iter().any(|running| running.counters.label() == label));
         ended
             .into_iter()
             .map(|thread| EndedConsumer {
