@@ -9,8 +9,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-// Version of the interface: the value of `BellisOptions.version`.
-#define BELLIS_API 1
+// Version of the interface: the value of `BellisOptions.version`, and the number of the shared library, `libbellis_c.so.2`. It is raised
+// with every change that programs compiled before do not survive.
+#define BELLIS_API 2
 
 // Returned by functions that fail.
 #define BELLIS_FAILED -1

@@ -17,8 +17,9 @@ use bellis::pack::Pack;
 
 use border::{guarded, text};
 
-/// Version of the interface: the value of `BellisOptions.version`.
-pub const BELLIS_API: u32 = 1;
+/// Version of the interface: the value of `BellisOptions.version`, and the number of the shared library, `libbellis_c.so.2`. It is raised
+/// with every change that programs compiled before do not survive.
+pub const BELLIS_API: u32 = 2;
 /// Returned by functions that fail.
 pub const BELLIS_FAILED: c_int = -1;
 
