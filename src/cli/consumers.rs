@@ -118,7 +118,10 @@ pub fn one(
         ConsumerSpec::Wav(TextOutput::File(path), format) => Box::new(Wav::new(&path).format(format)),
         ConsumerSpec::Wav(TextOutput::Stdout, format) => Box::new(Wav::to_writer(std::io::stdout(), STDOUT).format(format)),
         ConsumerSpec::Keyword(path) => {
-            let keywords = keywords(path.as_deref(), settings, pack, encoder)?;
+            // The first keyword may come from the live page.
+            let may_be_none = settings.page_token_file.is_some();
+            let out = (std::io::stdout(), STDOUT);
+            let keywords = keywords((path.as_deref(), may_be_none), settings, pack, encoder, out)?;
             match observer {
                 Some(observer) => Box::new(keywords.observer(observer.clone())),
                 None => Box::new(keywords),

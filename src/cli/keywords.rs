@@ -1,5 +1,6 @@
 //! `bellis keywords`, and the consumer of `bellis run --consumer keyword`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,17 +172,17 @@ fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
     bail!("no keyword `{name}` in {}; {hint}", folder.display())
 }
 
-/// The consumer of the keywords in `path`, a file or a folder; by default of all enrolled ones.
-pub fn consumer(
-    path: Option<&Path>,
+/// The consumer of the keywords in `path`, a file or a folder, by default of all enrolled ones. It writes lines to `out`, called `place` in
+/// errors. With `may_be_none`, keywords may be enrolled later.
+pub fn consumer<W: Write + Send>(
+    (path, may_be_none): (Option<&Path>, bool),
     settings: &Settings,
     pack: &Pack,
     encoder: &Arc<Encoder>,
-) -> anyhow::Result<KeywordLines<std::io::Stdout>> {
+    (out, place): (W, &str),
+) -> anyhow::Result<KeywordLines<W>> {
     let path = path.map_or_else(|| folder(settings), |path| Ok(path.to_owned()))?;
-    // The first keyword may come from the live page.
-    let may_be_empty = settings.page_token_file.is_some();
-    if !path.exists() && !may_be_empty {
+    if !path.exists() && !may_be_none {
         bail!("{}: no keywords; enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display());
     }
     let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
@@ -189,7 +190,7 @@ pub fn consumer(
     let options = search_options(settings)?;
     let (mut watched, mut skipped) = (Vec::new(), 0);
     let files = match find(&path) {
-        Err(error) if may_be_empty && is_empty(&error) => Vec::new(),
+        Err(error) if may_be_none && is_empty(&error) => Vec::new(),
         files => files?,
     };
     for file in files {
@@ -205,11 +206,11 @@ pub fn consumer(
         };
         watched.push(Watched::new(&keyword, &file, &options, hop_seconds)?);
     }
-    if watched.is_empty() && skipped > 0 {
+    if watched.is_empty() && skipped > 0 && !may_be_none {
         bail!("{}: none of the keywords can be used; enroll them again", path.display());
     }
     let verifier = Verifier::new(encoder, pack.default_chunk_frames())?;
-    Ok(KeywordLines::new(std::io::stdout(), "standard output", watched, Some(verifier)))
+    Ok(KeywordLines::new(out, place, watched, Some(verifier)))
 }
 
 /// Whether a folder is absent, or has no keywords.

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use bellis::consumer::{
-    Consumer, ConsumerError, ConsumerSpec, ConsumerWork, KeywordObserver, OnOverflow, Requirements, StreamInfo,
-};
-use bellis::daemon::{Reload, Reloader, Status};
+use bellis::consumer::{Consumer, ConsumerError, ConsumerSpec, ConsumerWork, OnOverflow, Requirements, StreamInfo};
+use bellis::daemon::{Prepared, Reload, Reloader, Status};
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
 use bellis::runtime::{Adjust, NamedConsumer};
@@ -17,11 +15,12 @@ use bellis::stream::Representation;
 
 use super::consumers::{Asked, asked, create_file, one};
 use super::files::{FileId, check_writable, identity, set_aside};
+use super::keywords;
 #[cfg(feature = "neighbours")]
 use super::neighbours::Node;
+use super::services::{self, Reports};
 use super::settings::Settings;
 use super::source::run_options;
-use super::{keywords, services};
 
 /// Files and folders of the running consumers, by label.
 type OpenFiles = Arc<Mutex<HashMap<String, FileId>>>;
@@ -39,17 +38,19 @@ pub struct Configuration<R> {
     prepared: Option<Settings>,
     pack: Arc<Pack>,
     encoder: Arc<Encoder>,
-    observer: KeywordObserver,
+    reports: Reports,
     open: OpenFiles,
     #[cfg(feature = "neighbours")]
     node: Node,
     status: Option<Arc<Status>>,
     searched: ReadKeywords,
+    /// The keywords when they were last looked at, by label.
+    seen: HashMap<String, KeywordState>,
 }
 
 impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     /// The configuration at the start.
-    pub fn new(current: Settings, read: R, pack: Arc<Pack>, encoder: Arc<Encoder>, observer: KeywordObserver) -> Self {
+    pub fn new(current: Settings, read: R, pack: Arc<Pack>, encoder: Arc<Encoder>, reports: Reports) -> Self {
         Self {
             read,
             current,
@@ -58,10 +59,11 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
             node: Node::new(pack.clone(), encoder.clone()),
             pack,
             encoder,
-            observer,
+            reports,
             open: OpenFiles::default(),
             status: None,
             searched: ReadKeywords::default(),
+            seen: HashMap::new(),
         }
     }
 
@@ -86,6 +88,20 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         self.node.connect(&wanted.neighbours)
     }
 
+    /// Prints what was computed where, if neighbours were ever configured.
+    #[cfg(feature = "neighbours")]
+    pub fn tell_neighbours(&self) {
+        if let Some(status) = &self.status
+            && let Some(roster) = status.neighbours()
+        {
+            super::neighbours::tell(roster, &status.counters().exits());
+        }
+    }
+
+    /// Nothing: this build has no neighbours.
+    #[cfg(not(feature = "neighbours"))]
+    pub fn tell_neighbours(&self) {}
+
     /// Nothing: this build has no neighbours.
     #[cfg(not(feature = "neighbours"))]
     pub fn prepare_neighbours(&mut self, _wanted: &Settings) -> anyhow::Result<Option<Adjust>> {
@@ -101,7 +117,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
 
     /// The consumers at the start. Their existing files are renamed at once, so that one that cannot be written is reported at once.
     pub fn consumers(&self) -> anyhow::Result<Vec<NamedConsumer>> {
-        let asked = asked(&self.current)?;
+        let asked = wanted_consumers(&self.current)?;
         let made = asked.iter().map(|one| self.consumer(one, &self.current)).collect::<anyhow::Result<_>>()?;
         for Asked { spec, .. } in &asked {
             set_aside(spec)?;
@@ -112,7 +128,10 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
 
     fn consumer(&self, asked: &Asked, settings: &Settings) -> anyhow::Result<NamedConsumer> {
         let keywords = keyword_state(&asked.spec, settings);
-        let inner = one(asked, settings, &self.pack, &self.encoder, Some(&self.observer))?;
+        let inner = match services::consumer(asked, settings, &self.pack, &self.encoder, &self.reports)? {
+            Some(consumer) => consumer,
+            None => one(asked, settings, &self.pack, &self.encoder, Some(&self.reports.keywords))?,
+        };
         let (open, searched) = (self.open.clone(), self.searched.clone());
         let output = Output { asked: asked.clone(), inner, open, keywords, searched };
         Ok(NamedConsumer { label: asked.label.clone(), consumer: Box::new(output) })
@@ -120,6 +139,10 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
 
     fn changes(&mut self, running: &[String]) -> anyhow::Result<Reload> {
         let wanted = (self.read)()?;
+        self.changes_to(wanted, running)
+    }
+
+    fn changes_to(&mut self, wanted: Settings, running: &[String]) -> anyhow::Result<Reload> {
         let kept = wanted.changes_for_a_restart(&self.current);
         let wanted = wanted.with_restart_keys_of(&self.current);
         let policy = wanted.policy(&self.pack)?;
@@ -127,10 +150,8 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         let same = wanted.of_consumers() == self.current.of_consumers();
         let stays =
             |one: &Asked| same && running.contains(&one.label) && self.has_its_file(one) && self.has_its_keywords(one, &wanted);
-        let (stay, fresh): (Vec<_>, Vec<_>) = asked(&wanted)?.into_iter().partition(stays);
-        let mut keep: Vec<_> = stay.into_iter().map(|one| one.label).collect();
-        // Its settings require a restart.
-        keep.extend(running.iter().filter(|label| *label == services::CONSUMER).cloned());
+        let (stay, fresh): (Vec<_>, Vec<_>) = wanted_consumers(&wanted)?.into_iter().partition(stays);
+        let keep = stay.into_iter().map(|one| one.label).collect();
         fresh.iter().try_for_each(|one| check_writable(&one.spec))?;
         let join = fresh.iter().map(|one| self.consumer(one, &wanted)).collect::<anyhow::Result<_>>()?;
         let adjust = self.prepare_neighbours(&wanted)?;
@@ -158,6 +179,13 @@ impl<R> Configuration<R> {
     }
 }
 
+/// The consumers of the configuration, and those that services need.
+fn wanted_consumers(settings: &Settings) -> anyhow::Result<Vec<Asked>> {
+    let asked = asked(settings)?;
+    let more = services::consumers(settings, &asked);
+    Ok(asked.into_iter().chain(more).collect())
+}
+
 /// The state of the keywords that a consumer searches for; `None` if it searches for none.
 fn keyword_state(spec: &ConsumerSpec, settings: &Settings) -> Option<KeywordState> {
     match spec {
@@ -167,8 +195,22 @@ fn keyword_state(spec: &ConsumerSpec, settings: &Settings) -> Option<KeywordStat
 }
 
 impl<R: FnMut() -> anyhow::Result<Settings>> Reloader for Configuration<R> {
-    fn prepare(&mut self, running: &[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>> {
+    fn prepare(&mut self, running: &[String]) -> Prepared {
         self.changes(running).map_err(|error| format!("{error:#}").into())
+    }
+
+    fn refresh(&mut self, running: &[String]) -> Option<Prepared> {
+        let asked: Vec<_> =
+            wanted_consumers(&self.current).ok()?.into_iter().filter(|one| running.contains(&one.label)).collect();
+        let state = |one: &Asked| Some((one.label.clone(), keyword_state(&one.spec, &self.current)?));
+        let seen: HashMap<_, _> = asked.iter().filter_map(state).collect();
+        // A change that was refused is not tried again.
+        let changed = seen != self.seen && asked.iter().any(|one| !self.has_its_keywords(one, &self.current));
+        self.seen = seen;
+        changed.then(|| {
+            log::info!("the enrolled keywords have changed");
+            self.changes_to(self.current.clone(), running).map_err(|error| format!("{error:#}").into())
+        })
     }
 
     fn applied(&mut self) {

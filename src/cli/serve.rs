@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
 use bellis::audio::{AudioError, AudioErrorKind, Source, audio_files};
-use bellis::consumer::{KeywordObserver, KeywordReport};
+use bellis::consumer::{HitKind, KeywordObserver, KeywordReport};
 use bellis::daemon::events::{Event, EventBus};
 use bellis::daemon::{Command, Daemon, DaemonOptions, Enrolment, HttpServer, KeywordAccess, Systemd};
 use bellis::engine::Encoder;
@@ -21,7 +22,7 @@ use super::keywords::folder;
 use super::locate;
 use super::reload::Configuration;
 use super::run::tell;
-use super::services::{self, Services};
+use super::services::{self, Reports, Services};
 use super::settings::{Input, Settings};
 use super::source::{run_options, source};
 
@@ -93,13 +94,11 @@ impl Serve {
         options.idle = settings.input() == Input::None;
         let address = address(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
-        let observer = publish_keywords(options.events.clone());
         let keywords = enrolment(&settings, &pack, &encoder, options.events.clone(), command)?;
-        let mut services = Services::start(&settings, &pack, &encoder)?;
-        let services_consumer = services.consumer(&settings, &pack, &encoder)?;
-        let mut configuration = Configuration::new(settings.clone(), || self.read(), pack.clone(), encoder.clone(), observer);
-        let mut consumers = configuration.consumers()?;
-        consumers.extend(services_consumer);
+        let services = Services::start(&settings, &pack, &encoder, &options.events)?;
+        let reports = reports(&options.events, services.muted(), services::need_input(&settings));
+        let mut configuration = Configuration::new(settings.clone(), || self.read(), pack.clone(), encoder.clone(), reports);
+        let consumers = configuration.consumers()?;
         let adjust = configuration.prepare_neighbours(&settings)?;
         let daemon = Daemon::start_with(&encoder, policy, consumers, options, (&name, live), |session| {
             if let Some(adjust) = adjust {
@@ -121,7 +120,11 @@ impl Serve {
         let mut systemd = Systemd::from_environment()?;
         let report = daemon.run(move || open(&wanted), &commands, &mut configuration, &mut systemd);
         drop(systemd);
-        tell(report, &settings)
+        let told = tell(report, &settings);
+        if !settings.quiet {
+            configuration.tell_neighbours();
+        }
+        told
     }
 
     /// The settings, with the current contents of the file.
@@ -223,11 +226,21 @@ fn open(settings: &Settings) -> Result<Box<dyn Source>, AudioError> {
     })
 }
 
-/// Publishes the keywords that consumers find.
-fn publish_keywords(events: Arc<EventBus>) -> KeywordObserver {
-    Arc::new(move |report| match report {
-        KeywordReport::Hit(hit) => events.publish(Event::Keyword(hit)),
-        KeywordReport::Scores(scores) => events.publish(Event::Scores(scores)),
+/// Publishes what consumers find. With `log`, detections are in the log.
+fn reports(events: &Arc<EventBus>, muted: Arc<AtomicBool>, log: bool) -> Reports {
+    let bus = events.clone();
+    let keywords: KeywordObserver = Arc::new(move |report| match report {
+        KeywordReport::Hit(hit) => {
+            let muted = muted.load(Ordering::Relaxed);
+            if log && hit.kind == HitKind::Detection {
+                let ignored = if muted { "; ignored: the voice assistant is muted or active" } else { "" };
+                log::info!("keyword `{}` detected, score {:.3}{ignored}", hit.keyword, hit.score);
+            }
+            bus.publish(Event::keyword(hit, muted));
+        }
+        KeywordReport::Scores(scores) => bus.publish(Event::Scores(scores)),
+        KeywordReport::Names(keywords) => bus.publish(Event::Keywords { keywords }),
         _ => {}
-    })
+    });
+    Reports { keywords, events: events.clone() }
 }

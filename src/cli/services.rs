@@ -2,16 +2,64 @@
 
 use std::sync::Arc;
 
+use bellis::consumer::{Consumer, ConsumerSpec, KeywordObserver};
+use bellis::daemon::events::EventBus;
 use bellis::engine::Encoder;
 use bellis::pack::Pack;
 
+use super::consumers::Asked;
 use super::settings::Settings;
 
 #[cfg(feature = "home")]
-pub use home::{CONSUMER, Services};
+pub use home::Services;
 
 #[cfg(not(feature = "home"))]
-pub use absent::{CONSUMER, Services};
+pub use absent::Services;
+
+/// Label of the consumer that searches for keywords where no consumer of the configuration does.
+const SEARCH: &str = "keyword-events";
+/// Label of the consumer that looks for speech.
+const SPEECH: &str = "speech";
+
+/// Where consumers report what they find.
+pub struct Reports {
+    /// For keywords.
+    pub keywords: KeywordObserver,
+    /// For everything else.
+    pub events: Arc<EventBus>,
+}
+
+/// The consumers that the services need besides those of the configuration.
+pub fn consumers(settings: &Settings, configured: &[Asked]) -> Vec<Asked> {
+    let searches = configured.iter().any(|one| matches!(one.spec, ConsumerSpec::Keyword(_)));
+    let search = Asked { label: SEARCH.to_owned(), spec: ConsumerSpec::Keyword(None) };
+    let speech = Asked { label: SPEECH.to_owned(), spec: ConsumerSpec::Null };
+    let search = (need_input(settings) && !searches).then_some(search);
+    search.into_iter().chain(has_speech_sensor(settings).then_some(speech)).collect()
+}
+
+fn has_speech_sensor(settings: &Settings) -> bool {
+    settings.mqtt.as_ref().is_some_and(|table| table.speech.unwrap_or(true))
+}
+
+/// The consumer, if it is one of the services'. It writes nothing besides its reports.
+pub fn consumer(
+    asked: &Asked,
+    settings: &Settings,
+    pack: &Pack,
+    encoder: &Arc<Encoder>,
+    reports: &Reports,
+) -> anyhow::Result<Option<Box<dyn Consumer>>> {
+    Ok(match &*asked.label {
+        SEARCH => {
+            let lines = super::keywords::consumer((None, true), settings, pack, encoder, (std::io::sink(), SEARCH))?;
+            Some(Box::new(lines.observer(reports.keywords.clone())))
+        }
+        #[cfg(feature = "home")]
+        SPEECH => Some(Box::new(bellis::daemon::home::SpeechSensor::new(encoder, reports.events.clone()))),
+        _ => None,
+    })
+}
 
 /// Whether the services need the daemon's own input.
 pub fn need_input(settings: &Settings) -> bool {
@@ -29,18 +77,16 @@ mod home {
     use std::time::Duration;
 
     use anyhow::bail;
+    use bellis::daemon::events::Interest;
     use bellis::daemon::home::{
-        DetectionCommand, Enrolled, HomeConsumer, Model, Mqtt, MqttOptions, Outbox, VoiceAssistant, WyomingOptions, WyomingServer,
+        DetectionCommand, Enrolled, Model, Mqtt, MqttOptions, VoiceAssistant, WyomingOptions, WyomingServer,
     };
     use bellis::keyword::PackRef;
-    use bellis::runtime::NamedConsumer;
 
     use super::*;
     use crate::cli::keywords::{folder, search_options};
     use crate::cli::settings::{Input, MqttSettings};
 
-    /// Label of the consumer that feeds the services.
-    pub const CONSUMER: &str = "home";
     /// Maximum of `wyoming-connections`.
     const CONNECTIONS: usize = 1000;
     /// Seconds that a program may run if nothing else is set.
@@ -50,9 +96,7 @@ mod home {
 
     /// The running services; they end when this value is dropped.
     pub struct Services {
-        outboxes: Vec<Outbox>,
         muted: Arc<AtomicBool>,
-        interval: Duration,
         _mqtt: Option<Mqtt>,
         _voice_assistant: Option<VoiceAssistant>,
         _wyoming: Option<WyomingServer>,
@@ -60,57 +104,37 @@ mod home {
 
     impl Services {
         /// Starts the configured services.
-        pub fn start(settings: &Settings, pack: &Arc<Pack>, encoder: &Arc<Encoder>) -> anyhow::Result<Self> {
+        pub fn start(settings: &Settings, pack: &Arc<Pack>, encoder: &Arc<Encoder>, events: &EventBus) -> anyhow::Result<Self> {
             let wyoming = settings.wyoming.as_deref().map(|uri| wyoming(uri, settings, pack, encoder)).transpose()?;
             if need_input(settings) && settings.input() == Input::None {
                 bail!("[mqtt], on-detection and voice-assistant need an input, such as \"mic\"; it is \"none\"");
             }
-            let (mut outboxes, muted) = (Vec::new(), Arc::default());
-            let interval = interval(settings.mqtt.as_ref())?;
-            let mqtt = match &settings.mqtt {
-                None => None,
-                Some(table) => {
-                    let (mqtt, outbox) = Mqtt::start(&mqtt_options(table), encoder.name(), interval)?;
-                    outboxes.push(outbox);
-                    Some(mqtt)
-                }
-            };
+            if need_input(settings) {
+                encoder.check_embedding()?;
+            }
+            let (subscribe, muted) = (|| events.subscribe(Interest::Detections), Arc::default());
+            let start_mqtt =
+                |table| Ok::<_, anyhow::Error>(Mqtt::start(&mqtt_options(table), encoder.name(), interval(table)?, subscribe())?);
+            let mqtt = settings.mqtt.as_ref().map(start_mqtt).transpose()?;
             if !settings.on_detection.is_empty() {
                 let command = DetectionCommand { command: settings.on_detection.clone(), limit: command_limit(settings)? };
-                outboxes.push(command.start()?);
+                command.start(subscribe())?;
             }
-            let voice_assistant = match &settings.voice_assistant {
-                None => None,
-                Some(uri) => {
-                    let (assistant, outbox) = VoiceAssistant::start(uri, Arc::clone(&muted))?;
-                    outboxes.push(outbox);
-                    Some(assistant)
-                }
-            };
-            Ok(Self { outboxes, muted, interval, _mqtt: mqtt, _voice_assistant: voice_assistant, _wyoming: wyoming })
+            let start_assistant = |uri: &String| VoiceAssistant::start(uri, Arc::clone(&muted), subscribe());
+            let voice_assistant = settings.voice_assistant.as_ref().map(start_assistant).transpose()?;
+            Ok(Self { muted, _mqtt: mqtt, _voice_assistant: voice_assistant, _wyoming: wyoming })
         }
 
-        /// The consumer that feeds the services, if one of them needs it.
-        pub fn consumer(
-            &mut self,
-            settings: &Settings,
-            pack: &Pack,
-            encoder: &Arc<Encoder>,
-        ) -> anyhow::Result<Option<NamedConsumer>> {
-            if self.outboxes.is_empty() {
-                return Ok(None);
-            }
-            let enrolled = Arc::new(Enrolled::new(&folder(settings)?, PackRef::to(pack)));
-            let (outboxes, muted) = (std::mem::take(&mut self.outboxes), self.muted.clone());
-            let consumer = HomeConsumer::new(encoder, enrolled, search_options(settings)?, outboxes, muted, self.interval)?;
-            Ok(Some(NamedConsumer { label: CONSUMER.to_owned(), consumer: Box::new(consumer) }))
+        /// Set while keywords start nothing.
+        pub fn muted(&self) -> Arc<AtomicBool> {
+            self.muted.clone()
         }
     }
 
-    fn interval(mqtt: Option<&MqttSettings>) -> anyhow::Result<Duration> {
-        let seconds = mqtt.and_then(|table| table.interval).unwrap_or(INTERVAL_SECONDS);
-        if !(0.1..=3600.0).contains(&seconds) {
-            bail!("mqtt.interval must be between 0.1 and 3600 seconds, got {seconds}");
+    fn interval(table: &MqttSettings) -> anyhow::Result<Duration> {
+        let seconds = table.interval.unwrap_or(INTERVAL_SECONDS);
+        if !(1.0..=3600.0).contains(&seconds) {
+            bail!("mqtt.interval must be between 1 and 3600 seconds, got {seconds}");
         }
         Ok(Duration::from_secs_f64(seconds))
     }
@@ -132,6 +156,7 @@ mod home {
             ca: table.ca,
             name: table.name,
             discovery_prefix: table.discovery_prefix,
+            speech: table.speech.unwrap_or(true),
         }
     }
 
@@ -163,28 +188,25 @@ mod home {
 
 #[cfg(not(feature = "home"))]
 mod absent {
-    use bellis::runtime::NamedConsumer;
+    use std::sync::atomic::AtomicBool;
 
     use super::*;
-
-    /// Label of the consumer that feeds the services.
-    pub const CONSUMER: &str = "home";
 
     /// None: this build has no services.
     pub struct Services;
 
     impl Services {
         /// Refuses the settings of services.
-        pub fn start(settings: &Settings, _: &Arc<Pack>, _: &Arc<Encoder>) -> anyhow::Result<Self> {
+        pub fn start(settings: &Settings, _: &Arc<Pack>, _: &Arc<Encoder>, _: &EventBus) -> anyhow::Result<Self> {
             match need_input(settings) || need_none(settings) {
                 false => Ok(Self),
                 true => anyhow::bail!("this build of bellis has no smart-home services; build it with the feature `home`"),
             }
         }
 
-        /// None.
-        pub fn consumer(&mut self, _: &Settings, _: &Pack, _: &Arc<Encoder>) -> anyhow::Result<Option<NamedConsumer>> {
-            Ok(None)
+        /// Never set.
+        pub fn muted(&self) -> Arc<AtomicBool> {
+            Arc::default()
         }
     }
 }

@@ -114,6 +114,8 @@ pub struct MqttSettings {
     pub discovery_prefix: Option<String>,
     /// Seconds from one reading of depth and level to the next.
     pub interval: Option<f64>,
+    /// Whether there is a sensor for speech.
+    pub speech: Option<bool>,
 }
 
 /// A value that flags and a file can set.

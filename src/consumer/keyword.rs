@@ -20,11 +20,14 @@ pub enum KeywordReport {
     Hit(KeywordHit),
     /// The scores in a chunk.
     Scores(KeywordScores),
+    /// The names of what is searched for, before the first chunk.
+    Names(Vec<String>),
 }
 
 /// Searches the keyword embeddings for keywords, and writes a line for each detection and, if enabled, near miss.
 pub struct KeywordLines<W> {
     search: KeywordSearch,
+    names: Vec<String>,
     lines: Lines<W>,
 }
 
@@ -40,7 +43,8 @@ impl<W: Write + Send> KeywordLines<W> {
     /// Writes lines to `out`, called `place` in errors; with `verifier`, peaks are verified at full depth.
     pub fn new(out: W, place: impl Into<String>, keywords: Vec<Watched>, verifier: Option<Verifier>) -> Self {
         let lines = Lines { out, place: place.into(), sample_rate: 1, observer: None };
-        Self { search: KeywordSearch::new(keywords, verifier), lines }
+        let names = keywords.iter().map(|one| one.name.clone()).collect();
+        Self { search: KeywordSearch::new(keywords, verifier), names, lines }
     }
 }
 
@@ -95,7 +99,9 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     }
 
     fn requires(&self) -> Requirements {
-        Requirements { embedding: true, audio: self.search.reads_audio(), ..Requirements::default() }
+        // Without keywords, nothing is read until they are enrolled.
+        let search = !self.names.is_empty();
+        Requirements { embedding: search, audio: search && self.search.reads_audio(), ..Requirements::default() }
     }
 
     fn count_work(&mut self, work: Arc<ConsumerWork>) {
@@ -105,10 +111,16 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.lines.sample_rate = stream.sample_rate;
         self.search.begin(stream.hop_samples, stream.chunk_frames);
+        if let Some(observer) = &self.lines.observer {
+            observer(KeywordReport::Names(self.names.clone()));
+        }
         Ok(())
     }
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+        if self.names.is_empty() {
+            return Ok(());
+        }
         self.search.search(chunk, &mut |found| self.lines.write(found))?;
         if let Some(observer) = &self.lines.observer {
             observer(KeywordReport::Scores(KeywordScores { sample: chunk.first_sample, scores: self.search.take_scores() }));

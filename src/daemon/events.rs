@@ -1,4 +1,4 @@
-//! Events of a running daemon, for the live page and for integrations. `docs/live-page.md` describes their JSON.
+//! Events of a running daemon: the only source of the live page and of the integrations. `docs/live-page.md` describes their JSON.
 //!
 //! [`EventBus::subscribe`] returns a bounded queue. A subscriber that is too slow loses events, which are counted; publishing never
 //! waits, and does nothing on the capture and inference threads.
@@ -6,12 +6,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::status::State;
-use crate::consumer::{KeywordHit, KeywordScores, Phone};
+use crate::consumer::{HitKind, KeywordHit, KeywordScores, Phone};
 use crate::exit::Reason;
 
 /// Events queued for a subscriber: about 15 s of a stream.
@@ -32,6 +33,16 @@ pub enum Event {
     Phone(Phone),
     /// Scores of all keywords in a chunk, before verification.
     Scores(KeywordScores),
+    /// The keywords that are searched for: at the start, and after each change.
+    Keywords {
+        /// Their names.
+        keywords: Vec<String>,
+    },
+    /// Speech begins or has ended; only with a speech sensor.
+    Speech {
+        /// Whether it begins.
+        speech: bool,
+    },
     /// Progress of an enrolment.
     Enrolment(EnrolmentEvent),
     /// The audio of a chunk, for [`Interest::Audio`]; it never leaves the process.
@@ -39,13 +50,42 @@ pub enum Event {
     Audio(Arc<[f32]>),
     /// A keyword was detected, or nearly (`keyword` and `near-miss`).
     #[serde(untagged)]
-    Keyword(KeywordHit),
+    Keyword(KeywordEvent),
+}
+
+impl Event {
+    /// A detection or a near miss that was found now.
+    pub fn keyword(hit: KeywordHit, muted: bool) -> Self {
+        Self::Keyword(KeywordEvent { hit, muted, at: Instant::now() })
+    }
+
+    /// The detection that starts something: neither a near miss nor muted.
+    pub fn detection(&self) -> Option<&KeywordEvent> {
+        match self {
+            Self::Keyword(found) if found.hit.kind == HitKind::Detection && !found.muted => Some(found),
+            _ => None,
+        }
+    }
+}
+
+/// A detection of a keyword, or a near miss.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KeywordEvent {
+    /// What was found.
+    #[serde(flatten)]
+    pub hit: KeywordHit,
+    /// Whether it starts nothing, because the voice assistant is muted or active.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub muted: bool,
+    /// When it was found, to drop what is too old.
+    #[serde(skip)]
+    pub at: Instant,
 }
 
 /// Events that a subscriber receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// Keywords and status. They cost nothing.
+    /// Keywords, speech and status. They cost nothing.
     Detections,
     /// Everything except audio. Chunk events include audio levels and phones, which are computed while such a subscriber exists.
     Everything,
@@ -144,7 +184,7 @@ pub struct ChunkEvent {
 }
 
 /// State and counters of the process.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct StatusEvent {
     /// The state.
     pub state: State,
@@ -167,6 +207,9 @@ pub struct StatusEvent {
     /// Mean exit layer since the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean_exit_layer: Option<f64>,
+    /// RMS level of the last ten seconds as captured, dB relative to full scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level_dbfs: Option<f64>,
     /// CPU time of the process in the last second, percent of one core.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<f64>,
@@ -223,7 +266,9 @@ impl EventBus {
                 (Event::Audio(_), interest) => interest == Interest::Audio,
                 (_, Interest::Audio) => false,
                 (_, Interest::Everything) => true,
-                (Event::Keyword(_) | Event::Status(_), Interest::Detections) => true,
+                (Event::Keyword(_) | Event::Keywords { .. } | Event::Speech { .. } | Event::Status(_), Interest::Detections) => {
+                    true
+                }
                 (_, Interest::Detections) => false,
             };
             if !wanted {
@@ -297,6 +342,11 @@ impl Subscription {
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
+
+    /// The counter of these events.
+    pub fn loss_counter(&self) -> Arc<AtomicU64> {
+        self.lost.clone()
+    }
 }
 
 #[cfg(test)]
@@ -304,7 +354,7 @@ mod tests {
     use super::*;
 
     fn hit(number: u64) -> Event {
-        Event::Keyword(KeywordHit { sample: number, ..KeywordHit::default() })
+        Event::keyword(KeywordHit { sample: number, ..KeywordHit::default() }, false)
     }
 
     #[test]
@@ -314,15 +364,15 @@ mod tests {
         let count = QUEUE_EVENTS as u64 + 10;
         for number in 0..count {
             bus.publish(hit(number));
-            assert!(matches!(fast.blocking_recv().as_deref(), Some(Event::Keyword(hit)) if hit.sample == number));
+            assert!(matches!(fast.blocking_recv().as_deref(), Some(Event::Keyword(found)) if found.hit.sample == number));
         }
         assert_eq!((slow.lost(), fast.lost(), bus.lost()), (10, 0, 10));
         // The oldest events are kept, and later ones follow.
         for number in 0..QUEUE_EVENTS as u64 {
-            assert!(matches!(slow.blocking_recv().as_deref(), Some(Event::Keyword(hit)) if hit.sample == number));
+            assert!(matches!(slow.blocking_recv().as_deref(), Some(Event::Keyword(found)) if found.hit.sample == number));
         }
         bus.publish(hit(count));
-        assert!(matches!(slow.blocking_recv().as_deref(), Some(Event::Keyword(hit)) if hit.sample == count));
+        assert!(matches!(slow.blocking_recv().as_deref(), Some(Event::Keyword(found)) if found.hit.sample == count));
     }
 
     #[test]
@@ -343,5 +393,17 @@ mod tests {
         assert!(!bus.wants_chunks() && bus.count() == 1);
         drop(bus);
         assert!(detections.blocking_recv().is_none());
+    }
+
+    #[test]
+    fn muted_detections_and_near_misses_start_nothing() {
+        let near = KeywordHit { kind: HitKind::NearMiss, ..KeywordHit::default() };
+        assert!(hit(1).detection().is_some());
+        assert!(Event::keyword(near, false).detection().is_none());
+        let muted = Event::keyword(KeywordHit::default(), true);
+        assert!(muted.detection().is_none());
+        let text = serde_json::to_value(&muted).unwrap();
+        assert_eq!((&text["event"], &text["muted"]), (&"keyword".into(), &true.into()));
+        assert!(serde_json::to_value(hit(1)).unwrap().get("muted").is_none());
     }
 }

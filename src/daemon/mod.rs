@@ -96,6 +96,9 @@ pub struct Reload {
     pub adjust: Option<Adjust>,
 }
 
+/// A reload, or why it is not possible.
+pub type Prepared = Result<Reload, Box<dyn std::error::Error + Send + Sync>>;
+
 /// Reads the configuration again.
 pub trait Reloader {
     /// Prepares the changes. `running` has the labels of the running consumers. Nothing may change yet: files are opened when their
@@ -104,14 +107,20 @@ pub trait Reloader {
     /// # Errors
     ///
     /// The configuration is invalid. It has no effect then.
-    fn prepare(&mut self, running: &[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>>;
+    fn prepare(&mut self, running: &[String]) -> Prepared;
+
+    /// Prepares the changes that follow from what has changed besides the configuration, such as enrolled keywords; `None` if there are
+    /// none. Called every few seconds.
+    fn refresh(&mut self, _running: &[String]) -> Option<Prepared> {
+        None
+    }
 
     /// Called once the prepared changes are in effect.
     fn applied(&mut self) {}
 }
 
-impl<F: FnMut(&[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>>> Reloader for F {
-    fn prepare(&mut self, running: &[String]) -> Result<Reload, Box<dyn std::error::Error + Send + Sync>> {
+impl<F: FnMut(&[String]) -> Prepared> Reloader for F {
+    fn prepare(&mut self, running: &[String]) -> Prepared {
         self(running)
     }
 }

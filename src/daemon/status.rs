@@ -14,10 +14,11 @@ use crate::process;
 use crate::runtime::Counters;
 
 /// State of a daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// The pack is loaded; no audio has arrived yet.
+    #[default]
     Starting,
     /// Audio arrives and is processed.
     Running,
@@ -249,6 +250,7 @@ impl StatusEvent {
             consumer_dropped: counters.consumers().iter().map(|consumer| consumer.dropped()).sum(),
             chunks: counters.chunks(),
             mean_exit_layer: counters.mean_exit_layer(),
+            level_dbfs: counters.recent_level().map(|level| (level.rms_dbfs * 100.0).round() / 100.0),
             cpu_percent: None,
             compute_percent: None,
             memory: process::resident_memory(),

@@ -11,7 +11,7 @@ use super::feed::{self, Feed};
 use super::notify::{Notice, Notify};
 use super::opener::Opener;
 use super::status::State;
-use super::{Command, Daemon, Reload, Reloader};
+use super::{Command, Daemon, Prepared, Reload, Reloader};
 use crate::audio::abandoned_streams;
 use crate::chain::Chain;
 use crate::consumer::ConsumerError;
@@ -32,6 +32,8 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// Interval of reading the board.
 const BOARD_EVERY: Duration = Duration::from_secs(5);
 
+/// Interval of looking for changes besides the configuration.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// Interval of status events.
 const STATUS_EVENT_EVERY: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,7 @@ pub(super) struct Supervisor<'a> {
     /// Whether the consumer that publishes events runs.
     feeding: bool,
     event_sent: Instant,
+    refreshed: Instant,
     /// CPU time, computing time and audio at the last measurement, and the percentages of the second before it.
     used: Usage,
     load: (Option<f64>, Option<f64>),
@@ -71,6 +74,7 @@ impl<'a> Supervisor<'a> {
             session: daemon.options.run.session.clone(),
             feeding: false,
             event_sent: now,
+            refreshed: now,
             used: Usage::default(),
             load: (None, None),
             daemon,
@@ -102,6 +106,7 @@ impl<'a> Supervisor<'a> {
             self.ping();
             self.read_board();
             self.update_feed();
+            self.refresh(reload);
             if self.event_sent.elapsed() >= STATUS_EVENT_EVERY {
                 self.measure_load();
                 self.publish_status();
@@ -240,9 +245,27 @@ impl<'a> Supervisor<'a> {
 
     fn reload(&mut self, reload: &mut dyn Reloader) {
         self.notify.notify(Notice::Reloading);
+        let prepared = reload.prepare(&self.daemon.labels());
+        self.apply(prepared, reload);
+        self.notify.notify(Notice::Ready);
+        self.send_status();
+    }
+
+    /// Applies what has changed besides the configuration.
+    fn refresh(&mut self, reload: &mut dyn Reloader) {
+        if self.refreshed.elapsed() < REFRESH_EVERY {
+            return;
+        }
+        self.refreshed = Instant::now();
+        if let Some(prepared) = reload.refresh(&self.daemon.labels()) {
+            self.apply(prepared, reload);
+        }
+    }
+
+    fn apply(&mut self, prepared: Prepared, reload: &mut dyn Reloader) {
         let daemon = &mut self.daemon;
         let running = daemon.labels();
-        let outcome = reload.prepare(&running).and_then(|Reload { policy, session, mut keep, join, adjust }| {
+        let outcome = prepared.and_then(|Reload { policy, session, mut keep, join, adjust }| {
             keep.retain(|label| running.contains(label));
             keep.extend(self.feeding.then(|| feed::LABEL.to_owned()));
             daemon.pipeline.change(Some(policy), &session, keep, join, adjust)?;
@@ -263,8 +286,6 @@ impl<'a> Supervisor<'a> {
                 log::error!("reload rejected, the old configuration remains in effect: {error}");
             }
         }
-        self.notify.notify(Notice::Ready);
-        self.send_status();
     }
 
     /// Starts the consumer that publishes events with the first subscriber to everything, and stops it with the last.

@@ -122,7 +122,7 @@ def home(broker):
     home.end()
 
 
-def configuration(folder, keywords, at, **changes):
+def configuration(folder, keywords, at, top="", **changes):
     password = folder / "password"
     password.write_text(PASSWORD + "\n")
     password.chmod(0o600)
@@ -136,7 +136,7 @@ def configuration(folder, keywords, at, **changes):
     path = folder / "bellis.toml"
     # JSON strings and numbers are TOML, too.
     lines = [f"{key} = {json.dumps(value)}" for key, value in table.items() if value is not None]
-    path.write_text(f'input = "-"\nmetrics = "off"\nkeywords = "{keywords}"\n[mqtt]\n' + "\n".join(lines) + "\n")
+    path.write_text(f'input = "-"\nmetrics = "off"\nkeywords = "{keywords}"\n{top}\n[mqtt]\n' + "\n".join(lines) + "\n")
     return path
 
 
@@ -168,6 +168,16 @@ def test_the_device_is_discovered_and_its_entities_are_published(home, daemon, l
     # Silence ends speech.
     daemon.hear(0 * long_recording[: 4 * 16000])
     home.hears(f"{TOPIC}/speech", b"OFF")
+
+
+def test_a_device_without_a_speech_sensor(bellis, tmp_path, keywords, broker, home, long_recording):
+    daemon = bellis("--config", configuration(tmp_path, keywords, broker, speech=False), feed=True)
+    assert json.loads(home.hears(DISCOVERY))["components"]["speech"] == {"platform": "binary_sensor"}
+    daemon.hear(long_recording[: 4 * 16000])
+    home.hears(f"{TOPIC}/keyword")
+    home.hears(f"{TOPIC}/reading")
+    daemon.stop()
+    assert not any(message.topic == f"{TOPIC}/speech" for message in home.messages.queue)
 
 
 def test_availability_follows_the_daemon(home, daemon):
@@ -213,6 +223,21 @@ def test_new_keywords_are_announced(home, daemon, keywords, long_recording):
     source = keywords / "several.keyword.toml"
     (keywords / "another.keyword.toml").write_text(source.read_text().replace('"several"', '"another"', 1))
     announced(["another", "several"])
+
+
+def test_a_consumer_of_keywords_and_the_services_share_one_search(bellis, tmp_path, keywords, broker, home, long_recording):
+    out = tmp_path / "detections"
+    top = f'consumer = ["keyword"]\non-detection = ["/bin/sh", "-c", "echo $BELLIS_KEYWORD $BELLIS_END >>{out}"]'
+    daemon = bellis("--config", configuration(tmp_path, keywords, broker, top), feed=True)
+    home.hears(f"{TOPIC}/status", b"online")
+    daemon.hear(long_recording[: 20 * 16000])
+    for _ in range(2):
+        line, event = json.loads(daemon.lines.get(timeout=PATIENCE)), json.loads(home.hears(f"{TOPIC}/keyword"))
+        assert [line[key] for key in ("keyword", "start", "end", "score")] == [event[key] for key in ("keyword", "start", "end", "score")]
+    daemon.stop()
+    assert daemon.lines.empty() and not any(message.topic == f"{TOPIC}/keyword" for message in home.messages.queue)
+    assert len(out.read_text().splitlines()) == 2
+    assert not any("keyword-events" in line for line in daemon.log), "no second consumer searches"
 
 
 def test_a_broker_that_returns_is_connected_to_again_and_old_events_are_dropped(home, daemon, broker, long_recording):

@@ -184,7 +184,7 @@ fn check(actions: &[Action]) {
         move || reader.lock().unwrap().clone().map_err(|error| anyhow::anyhow!(error)),
         Arc::new(pack),
         encoder.clone(),
-        Arc::new(|_| {}),
+        Reports { keywords: Arc::new(|_| {}), events: Arc::default() },
     );
     let consumers = configuration.consumers().unwrap();
     let daemon = Daemon::start(&encoder, policy, consumers, options, "script", false).unwrap();

@@ -3,9 +3,7 @@
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::Receiver;
-
-use super::events::{HomeEvent, KeywordEvent, Outbox, queue};
+use crate::daemon::events::{KeywordEvent, Subscription};
 
 /// How often a running program is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -42,42 +40,41 @@ pub enum CommandError {
 }
 
 impl DetectionCommand {
-    /// Starts a thread that runs it for each keyword, one after the other, until the outbox is dropped.
+    /// Starts a thread that runs it for each keyword, one after the other, until the events end.
     ///
     /// # Errors
     ///
     /// No program, or no thread.
-    pub fn start(self) -> Result<Outbox, CommandError> {
+    pub fn start(self, events: Subscription) -> Result<(), CommandError> {
         if self.command.first().is_none_or(String::is_empty) {
             return Err(CommandError::Empty);
         }
-        let (outbox, events, _) = queue();
         let thread = std::thread::Builder::new().name("on-detection".into()).spawn(move || self.serve(events));
-        thread.map(|_| outbox).map_err(CommandError::Thread)
+        thread.map(drop).map_err(CommandError::Thread)
     }
 
-    fn serve(self, mut events: Receiver<HomeEvent>) {
+    fn serve(self, mut events: Subscription) {
         while let Some(event) = events.blocking_recv() {
-            let HomeEvent::Keyword(keyword) = event else { continue };
-            if keyword.at.elapsed() > WAITS_WITHIN {
-                log::warn!("on-detection: not run for `{}`: the program before it took too long", keyword.keyword);
+            let Some(found) = event.detection() else { continue };
+            if found.at.elapsed() > WAITS_WITHIN {
+                log::warn!("on-detection: not run for `{}`: the program before it took too long", found.hit.keyword);
                 continue;
             }
-            if let Err(error) = self.run(&keyword) {
+            if let Err(error) = self.run(found) {
                 log::warn!("on-detection: {} {}", self.command[0], crate::chain::Chain(&error));
             }
         }
     }
 
     /// Runs it to its end.
-    fn run(&self, keyword: &KeywordEvent) -> Result<(), CommandError> {
+    fn run(&self, KeywordEvent { hit, .. }: &KeywordEvent) -> Result<(), CommandError> {
         let mut child = Command::new(&self.command[0])
             .args(&self.command[1..])
-            .env("BELLIS_KEYWORD", &keyword.keyword)
-            .env("BELLIS_SCORE", keyword.score.to_string())
-            .env("BELLIS_THRESHOLD", keyword.threshold.to_string())
-            .env("BELLIS_START", keyword.start.to_string())
-            .env("BELLIS_END", keyword.end.to_string())
+            .env("BELLIS_KEYWORD", &hit.keyword)
+            .env("BELLIS_SCORE", hit.score.to_string())
+            .env("BELLIS_THRESHOLD", hit.threshold.to_string())
+            .env("BELLIS_START", hit.start.to_string())
+            .env("BELLIS_END", hit.end.to_string())
             .stdin(Stdio::null())
             // Standard output may be a consumer's.
             .stdout(Stdio::null())
@@ -112,16 +109,13 @@ fn wait(child: &mut Child, until: Instant) -> std::io::Result<Option<ExitStatus>
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::consumer::KeywordHit;
+    use crate::daemon::events::{EventBus, Interest};
 
     fn keyword() -> KeywordEvent {
-        KeywordEvent {
-            keyword: "$(touch x); \"lamp\"".into(),
-            score: 0.5,
-            threshold: 0.25,
-            start: 1.0,
-            end: 2.5,
-            at: Instant::now(),
-        }
+        let keyword = "$(touch x); \"lamp\"".into();
+        let hit = KeywordHit { keyword, score: 0.5, threshold: 0.25, start: 1.0, end: 2.5, ..KeywordHit::default() };
+        KeywordEvent { hit, muted: false, at: Instant::now() }
     }
 
     fn run(command: &[&str]) -> Result<(), CommandError> {
@@ -145,6 +139,6 @@ mod tests {
         assert!(matches!(run(&["/bin/false"]), Err(CommandError::Failed(_))));
         assert!(matches!(run(&["/no/such/program"]), Err(CommandError::Start(_))));
         let empty = DetectionCommand { command: Vec::new(), limit: Duration::from_secs(1) };
-        assert!(matches!(empty.start(), Err(CommandError::Empty)));
+        assert!(matches!(empty.start(EventBus::default().subscribe(Interest::Detections)), Err(CommandError::Empty)));
     }
 }

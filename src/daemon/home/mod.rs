@@ -1,19 +1,19 @@
 //! The daemon in a smart home: protocols through which voice assistants and home automation use it.
 //!
-//! Each protocol has its own threads and its own bounds. None of them can delay capture or inference: events of the daemon's own
-//! microphone go through bounded queues, and what finds no place is dropped and counted.
+//! Each protocol has its own threads and its own bounds. What happens at the daemon's own microphone comes from its
+//! [events](super::events), whose queues are bounded, so that no protocol can delay capture or inference.
 
 mod command;
 mod enrolled;
-mod events;
 mod mqtt;
 mod retry;
+mod speech;
 mod voice_assistant;
 pub(crate) mod wyoming;
 
 pub use command::{CommandError, DetectionCommand};
 pub use enrolled::Enrolled;
-pub use events::{HomeConsumer, HomeEvent, KeywordEvent, Outbox, Reading};
 pub use mqtt::{Mqtt, MqttError, MqttOptions};
+pub use speech::SpeechSensor;
 pub use voice_assistant::{VoiceAssistant, VoiceAssistantError};
 pub use wyoming::{Model, WyomingError, WyomingOptions, WyomingServer, WyomingUri};

@@ -10,16 +10,15 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::events::{HomeEvent, Outbox, queue};
 use super::retry::Retry;
 use crate::chain::Chain;
+use crate::daemon::events::Subscription;
 
 /// The assistant's default port.
 const PORT: u16 = 6055;
@@ -108,7 +107,7 @@ impl Activity {
     }
 }
 
-/// A client that runs until its outbox and this value are dropped.
+/// A client that runs until the events end.
 pub struct VoiceAssistant {
     _thread: JoinHandle<()>,
 }
@@ -119,20 +118,19 @@ impl VoiceAssistant {
     /// # Errors
     ///
     /// No address. An assistant that is not there is no error: it is waited for.
-    pub fn start(uri: &str, muted: Arc<AtomicBool>) -> Result<(Self, Outbox), VoiceAssistantError> {
+    pub fn start(uri: &str, muted: Arc<AtomicBool>, events: Subscription) -> Result<Self, VoiceAssistantError> {
         let wrong = || VoiceAssistantError::Uri(uri.to_owned());
         let parsed: Uri = uri.parse().map_err(|_| wrong())?;
         let host = parsed.host().filter(|_| parsed.scheme_str() == Some("ws")).ok_or_else(wrong)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let address = (host, parsed.port_u16().unwrap_or(PORT));
-        let (outbox, events, _) = queue();
         let client = Client { uri: parsed, address, muted };
         let run = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(client.run(events)),
             Err(error) => log::error!("voice-assistant: {error}"),
         };
         let thread = std::thread::Builder::new().name("voice-assistant".into()).spawn(run);
-        Ok((Self { _thread: thread.map_err(VoiceAssistantError::Thread)? }, outbox))
+        Ok(Self { _thread: thread.map_err(VoiceAssistantError::Thread)? })
     }
 }
 
@@ -143,8 +141,8 @@ struct Client {
 }
 
 impl Client {
-    /// Keeps a connection until the consumer ends.
-    async fn run(self, mut events: Receiver<HomeEvent>) {
+    /// Keeps a connection until the events end.
+    async fn run(self, mut events: Subscription) {
         let mut retry = Retry::new();
         loop {
             let began = Instant::now();
@@ -161,13 +159,12 @@ impl Client {
             loop {
                 tokio::select! {
                     () = &mut until => break,
-                    event = events.recv() => match event {
-                        None => return,
-                        Some(HomeEvent::Keyword(keyword)) => {
-                            log::warn!("voice-assistant: `{}` starts nothing: there is no connection", keyword.keyword);
+                    event = events.recv() => {
+                        let Some(event) = event else { return };
+                        if let Some(found) = event.detection() {
+                            log::warn!("voice-assistant: `{}` starts nothing: there is no connection", found.hit.keyword);
                         }
-                        Some(_) => {}
-                    },
+                    }
                 }
             }
         }
@@ -183,8 +180,8 @@ impl Client {
         Ok(socket)
     }
 
-    /// One connection; `Ok` when the consumer ends.
-    async fn session(&self, events: &mut Receiver<HomeEvent>, retry: &mut Retry) -> Result<(), End> {
+    /// One connection; `Ok` when the events end.
+    async fn session(&self, events: &mut Subscription, retry: &mut Retry) -> Result<(), End> {
         use futures_util::{SinkExt, StreamExt};
         let mut socket = self.connect().await?;
         retry.works();
@@ -202,13 +199,11 @@ impl Client {
                     }
                     None
                 }
-                event = events.recv() => match event {
-                    None => return Ok(()),
-                    Some(HomeEvent::Keyword(keyword)) if keyword.at.elapsed() < WAITS_WITHIN && !activity.is_busy() => {
-                        Some(Message::text(START_LISTENING))
-                    }
-                    Some(_) => None,
-                },
+                event = events.recv() => {
+                    let Some(event) = event else { return Ok(()) };
+                    let starts = event.detection().is_some_and(|found| found.at.elapsed() < WAITS_WITHIN) && !activity.is_busy();
+                    starts.then(|| Message::text(START_LISTENING))
+                }
                 _ = ping.tick() => {
                     if heard.elapsed() > 2 * PING_EVERY {
                         return Err(End::Silent);
@@ -230,6 +225,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::daemon::events::{EventBus, Interest};
 
     #[test]
     fn the_assistant_is_busy_from_its_wake_word_to_idle_and_while_it_is_muted() {
@@ -254,7 +250,8 @@ mod tests {
     #[test]
     fn addresses_are_websocket_uris() {
         for bad in ["", "127.0.0.1:6055", "wss://localhost", "http://localhost", "ws://"] {
-            let refused = VoiceAssistant::start(bad, Arc::default()).err().unwrap().to_string();
+            let events = EventBus::default().subscribe(Interest::Detections);
+            let refused = VoiceAssistant::start(bad, Arc::default(), events).err().unwrap().to_string();
             assert!(refused.contains("must be ws://HOST[:PORT]"), "{bad}: {refused}");
         }
     }

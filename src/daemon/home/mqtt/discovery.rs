@@ -13,13 +13,15 @@ pub struct Device {
     pub discovery_prefix: String,
     /// The pack.
     pub pack: String,
+    /// Whether it has a sensor for speech.
+    pub speech: bool,
 }
 
 impl Device {
     /// A device with this name.
     pub fn new(name: &str, discovery_prefix: &str, pack: &str) -> Self {
         let id: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
-        Self { name: name.to_owned(), id, discovery_prefix: discovery_prefix.to_owned(), pack: pack.to_owned() }
+        Self { name: name.to_owned(), id, discovery_prefix: discovery_prefix.to_owned(), pack: pack.to_owned(), speech: true }
     }
 
     fn topic(&self, what: &str) -> String {
@@ -37,7 +39,7 @@ impl Device {
     }
 
     /// `ON` or `OFF`.
-    pub fn speech(&self) -> String {
+    pub fn speech_topic(&self) -> String {
         self.topic("speech")
     }
 
@@ -60,7 +62,7 @@ impl Device {
     pub fn description(&self, keywords: &[String], expire_after: u64) -> Value {
         let unique = |what: &str| format!("bellis_{}_{what}", self.id);
         let version = env!("CARGO_PKG_VERSION");
-        json!({
+        let mut description = json!({
             "device": {
                 "identifiers": [format!("bellis_{}", self.id)],
                 "name": self.name,
@@ -78,13 +80,6 @@ impl Device {
                     "icon": "mdi:account-voice",
                     "state_topic": self.keyword(),
                     "event_types": keywords,
-                },
-                "speech": {
-                    "platform": "binary_sensor",
-                    "unique_id": unique("speech"),
-                    "name": "Speech",
-                    "device_class": "sound",
-                    "state_topic": self.speech(),
                 },
                 "exit_layer": {
                     "platform": "sensor",
@@ -110,7 +105,19 @@ impl Device {
                     "expire_after": expire_after,
                 },
             },
-        })
+        });
+        // A component with nothing but its platform is removed by Home Assistant, if an earlier description had it.
+        description["components"]["speech"] = match self.speech {
+            true => json!({
+                "platform": "binary_sensor",
+                "unique_id": unique("speech"),
+                "name": "Speech",
+                "device_class": "sound",
+                "state_topic": self.speech_topic(),
+            }),
+            false => json!({"platform": "binary_sensor"}),
+        };
+        description
     }
 }
 
@@ -123,5 +130,11 @@ mod tests {
         let device = Device::new("Küche/+# 1", "homeassistant", "daisy-tiny");
         assert_eq!(device.keyword(), "bellis/k_che____1/keyword");
         assert_eq!(device.discovery(), "homeassistant/device/bellis_k_che____1/config");
+    }
+
+    #[test]
+    fn a_device_without_a_speech_sensor_has_an_earlier_one_removed() {
+        let device = Device { speech: false, ..Device::new("desk", "homeassistant", "daisy-tiny") };
+        assert_eq!(device.description(&[], 60)["components"]["speech"], json!({"platform": "binary_sensor"}));
     }
 }

@@ -1,7 +1,7 @@
 //! MQTT with Home Assistant's discovery: keywords as events, speech, exit depth and level as sensors.
 //!
-//! One thread owns the connection, and makes it again whenever it is lost. Events come through a bounded queue; those that wait for a
-//! connection for too long are dropped and counted, because an automation that fires late is worse than none.
+//! One thread owns the connection, and makes it again whenever it is lost. Keywords that wait for a connection for too long are dropped
+//! and counted, because an automation that fires late is worse than none.
 
 mod client;
 mod discovery;
@@ -14,10 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 
-use super::events::{HomeEvent, Outbox, queue};
+use crate::daemon::events::Subscription;
 use client::Identity;
 use discovery::Device;
 use session::Publisher;
@@ -40,6 +39,8 @@ pub struct MqttOptions {
     pub name: Option<String>,
     /// Prefix of the discovery topics; `homeassistant` by default.
     pub discovery_prefix: Option<String>,
+    /// Whether there is a sensor for speech, from a [`SpeechSensor`](super::SpeechSensor).
+    pub speech: bool,
 }
 
 /// Why MQTT cannot be offered.
@@ -122,15 +123,17 @@ pub struct Mqtt {
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
     dropped: Arc<AtomicU64>,
+    /// Events that found no place in the queue.
+    lost: Arc<AtomicU64>,
 }
 
 impl Mqtt {
-    /// Starts the thread. Readings of `pack`'s stream arrive every `interval`. The outbox is for the consumer.
+    /// Starts the thread, which publishes `events`; readings of `pack`'s stream, every `interval`.
     ///
     /// # Errors
     ///
     /// Options that cannot work. A broker that is not there is no error: it is waited for.
-    pub fn start(options: &MqttOptions, pack: &str, interval: Duration) -> Result<(Self, Outbox), MqttError> {
+    pub fn start(options: &MqttOptions, pack: &str, interval: Duration, events: Subscription) -> Result<Self, MqttError> {
         let broker = Broker::parse(&options.broker)?;
         let name = match &options.name {
             Some(name) => checked("name", name, "", &[])?,
@@ -138,7 +141,7 @@ impl Mqtt {
         };
         let prefix = options.discovery_prefix.as_deref().unwrap_or("homeassistant");
         let prefix = checked("discovery-prefix", prefix, " without + and #", &['+', '#'])?;
-        let device = Device::new(&name, &prefix, pack);
+        let device = Device { speech: options.speech, ..Device::new(&name, &prefix, pack) };
         if options.password_file.is_some() && options.user.is_none() {
             return Err(MqttError::NoUser);
         }
@@ -153,20 +156,19 @@ impl Mqtt {
             will_topic: device.availability(),
         };
         let tls = if broker.tls { Some(tls::connector(options.ca.as_deref())?) } else { None };
-        let (outbox, events, dropped) = queue();
+        let (dropped, lost) = (Arc::<AtomicU64>::default(), events.loss_counter());
         let (stop, stopped) = watch::channel(false);
-        let expire_after = 3 * interval.as_secs().max(1) + 60;
-        let publisher = Publisher::new(broker, identity, device, tls, expire_after, dropped.clone());
+        let publisher = Publisher::new(broker, identity, device, tls, interval, dropped.clone());
         let thread = std::thread::Builder::new()
             .name("mqtt".into())
             .spawn(move || run(publisher, events, stopped))
             .map_err(MqttError::Thread)?;
-        Ok((Self { stop, thread: Some(thread), dropped }, outbox))
+        Ok(Self { stop, thread: Some(thread), dropped, lost })
     }
 
     /// Events that were dropped: the queue was full, or there was no connection for too long.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.dropped.load(Ordering::Relaxed) + self.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -186,7 +188,7 @@ impl Drop for Mqtt {
     }
 }
 
-fn run(publisher: Publisher, events: Receiver<HomeEvent>, stop: watch::Receiver<bool>) {
+fn run(publisher: Publisher, events: Subscription, stop: watch::Receiver<bool>) {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(publisher.run(events, stop)),
         Err(error) => log::error!("mqtt: {error}"),
@@ -225,6 +227,7 @@ fn host_name() -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::daemon::events::{EventBus, Interest};
 
     #[test]
     fn brokers_are_uris_with_a_default_port() {
@@ -242,7 +245,8 @@ mod tests {
     fn names_that_make_no_topic_are_refused() {
         let refused = |options: MqttOptions| {
             let options = MqttOptions { broker: "mqtt://localhost:1".into(), ..options };
-            Mqtt::start(&options, "daisy-tiny", Duration::from_secs(10)).err().unwrap().to_string()
+            let events = EventBus::default().subscribe(Interest::Detections);
+            Mqtt::start(&options, "daisy-tiny", Duration::from_secs(10), events).err().unwrap().to_string()
         };
         assert!(refused(MqttOptions { name: Some(String::new()), ..Default::default() }).contains("mqtt.name"));
         let prefix = refused(MqttOptions { discovery_prefix: Some("a/#".into()), ..Default::default() });

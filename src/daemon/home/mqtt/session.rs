@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
@@ -18,7 +18,7 @@ use super::Broker;
 use super::client::{ClientError, Identity, Incoming, KEEP_ALIVE_SECONDS, MqttClient};
 use super::discovery::Device;
 use crate::chain::Chain;
-use crate::daemon::home::events::{HomeEvent, KeywordEvent, Reading};
+use crate::daemon::events::{Event, KeywordEvent, StatusEvent, Subscription};
 use crate::daemon::home::retry::Retry;
 
 /// How long the broker may take for a step: to connect, to answer, to accept bytes.
@@ -30,6 +30,8 @@ const PENDING: usize = 16;
 const PENDING_WITHIN: Duration = Duration::from_secs(10);
 /// After Home Assistant's start its other parts need a moment.
 const BIRTH_WAIT: Duration = Duration::from_millis(500);
+/// Time between events with the status.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
@@ -57,12 +59,53 @@ pub struct Publisher {
     identity: Identity,
     device: Device,
     tls: Option<TlsConnector>,
-    expire_after: u64,
+    interval: Duration,
     dropped: Arc<AtomicU64>,
-    keywords: Arc<Vec<String>>,
+    keywords: Vec<String>,
     speech: bool,
-    reading: Option<Reading>,
-    pending: VecDeque<Arc<KeywordEvent>>,
+    readings: Readings,
+    pending: VecDeque<KeywordEvent>,
+}
+
+/// What is published next, apart from keywords, which are pending.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum News {
+    Speech(bool),
+    Reading(Reading),
+    /// Other event types.
+    Description,
+}
+
+/// Depth over an interval, and level.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Reading {
+    exit_layer: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level_dbfs: Option<f64>,
+}
+
+/// Readings from the counters of the status, which comes every second.
+#[derive(Debug, Default)]
+struct Readings {
+    last: Option<Reading>,
+    /// Time, chunks and layers at the last reading.
+    since: Option<(Instant, u64, f64)>,
+}
+
+impl Readings {
+    /// The reading that is due after `status`, at `now`.
+    fn after(&mut self, status: &StatusEvent, now: Instant, interval: Duration) -> Option<Reading> {
+        let layers = status.mean_exit_layer.unwrap_or_default() * status.chunks as f64;
+        let (since, chunks, before) = *self.since.get_or_insert((now, 0, 0.0));
+        let is_due = now.duration_since(since) + STATUS_EVERY / 2 >= interval;
+        if !is_due || status.chunks <= chunks {
+            return None;
+        }
+        self.since = Some((now, status.chunks, layers));
+        let exit_layer = (100.0 * (layers - before) / (status.chunks - chunks) as f64).round() / 100.0;
+        self.last = Some(Reading { exit_layer, level_dbfs: status.level_dbfs });
+        self.last
+    }
 }
 
 /// One connection.
@@ -93,7 +136,7 @@ impl Publisher {
         identity: Identity,
         device: Device,
         tls: Option<TlsConnector>,
-        expire_after: u64,
+        interval: Duration,
         dropped: Arc<AtomicU64>,
     ) -> Self {
         Self {
@@ -101,17 +144,17 @@ impl Publisher {
             identity,
             device,
             tls,
-            expire_after,
+            interval,
             dropped,
-            keywords: Arc::default(),
+            keywords: Vec::new(),
             speech: false,
-            reading: None,
+            readings: Readings::default(),
             pending: VecDeque::new(),
         }
     }
 
     /// Publishes until `stop`.
-    pub async fn run(mut self, mut events: Receiver<HomeEvent>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(mut self, mut events: Subscription, mut stop: watch::Receiver<bool>) {
         let mut retry = Retry::new();
         loop {
             let began = Instant::now();
@@ -127,8 +170,8 @@ impl Publisher {
                     () = &mut until => break,
                     _ = stop.changed() => return,
                     event = events.recv() => match event {
-                        Some(event) => drop(self.take(event)),
-                        // The consumer ended, and with it the daemon, or it is being replaced.
+                        Some(event) => _ = self.take(&event),
+                        // The daemon has ended.
                         None => return,
                     },
                 }
@@ -136,21 +179,33 @@ impl Publisher {
         }
     }
 
-    /// Remembers what is published now or later. Returns the event if there is something new to publish.
-    fn take(&mut self, event: HomeEvent) -> HomeEvent {
-        match &event {
-            HomeEvent::Keyword(keyword) => {
+    /// Remembers what is published now or later. Returns what is new.
+    fn take(&mut self, event: &Event) -> Option<News> {
+        match event {
+            Event::Speech { speech } => {
+                self.speech = *speech;
+                Some(News::Speech(*speech))
+            }
+            Event::Status(status) => self.readings.after(status, Instant::now(), self.interval).map(News::Reading),
+            Event::Keywords { keywords } => {
+                self.keywords.clone_from(keywords);
+                Some(News::Description)
+            }
+            _ => {
+                let found = event.detection()?;
                 if self.pending.len() == PENDING {
                     self.pending.pop_front();
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                 }
-                self.pending.push_back(keyword.clone());
+                self.pending.push_back(found.clone());
+                // Home Assistant ignores event types that it does not know, such as those of a second consumer.
+                let known = self.keywords.contains(&found.hit.keyword);
+                (!known).then(|| {
+                    self.keywords.push(found.hit.keyword.clone());
+                    News::Description
+                })
             }
-            HomeEvent::Speech(speech) => self.speech = *speech,
-            HomeEvent::Reading(reading) => self.reading = Some(*reading),
-            HomeEvent::Keywords(names) => self.keywords = names.clone(),
         }
-        event
     }
 
     async fn connect(&self) -> Result<Link, SessionEnd> {
@@ -176,7 +231,7 @@ impl Publisher {
     /// One connection, from its beginning to its end; `Ok` after `stop`.
     async fn session(
         &mut self,
-        events: &mut Receiver<HomeEvent>,
+        events: &mut Subscription,
         mut stop: watch::Receiver<bool>,
         retry: &mut Retry,
     ) -> Result<(), SessionEnd> {
@@ -190,7 +245,7 @@ impl Publisher {
         ping.reset();
         loop {
             tokio::select! {
-                _ = stop.changed() => return self.leave(&mut link).await,
+                _ = stop.changed() => break,
                 count = link.socket.read(&mut bytes) => {
                     let count = count?;
                     if count == 0 {
@@ -218,10 +273,11 @@ impl Publisher {
                     }
                 }
                 event = events.recv() => {
-                    let Some(event) = event else { return self.leave(&mut link).await };
-                    let event = self.take(event);
-                    if subscribed {
-                        self.publish(&event, &mut link)?;
+                    let Some(event) = event else { break };
+                    if let Some(news) = self.take(&event)
+                        && subscribed
+                    {
+                        self.publish(news, &mut link)?;
                     }
                 }
                 _ = ping.tick() => {
@@ -239,43 +295,55 @@ impl Publisher {
             }
             link.flush().await?;
         }
+        if subscribed {
+            // What was found until the end.
+            while let Some(event) = events.try_recv() {
+                self.take(&event);
+            }
+            self.publish_pending(&mut link)?;
+        }
+        self.leave(&mut link).await
     }
 
     /// Describes the device, and publishes its state.
     fn introduce(&self, link: &mut Link) -> Result<(), ClientError> {
-        let description = self.device.description(&self.keywords, self.expire_after).to_string();
-        link.publish(&self.device.discovery(), description.as_bytes(), true, true)?;
+        self.publish(News::Description, link)?;
         link.publish(&self.device.availability(), b"online", true, true)?;
-        self.publish(&HomeEvent::Speech(self.speech), link)?;
-        match self.reading {
-            Some(reading) => self.publish(&HomeEvent::Reading(reading), link),
+        if self.device.speech {
+            self.publish(News::Speech(self.speech), link)?;
+        }
+        match self.readings.last {
+            Some(reading) => self.publish(News::Reading(reading), link),
             None => Ok(()),
         }
     }
 
-    fn publish(&self, event: &HomeEvent, link: &mut Link) -> Result<(), ClientError> {
-        match event {
-            // Those are pending.
-            HomeEvent::Keyword(_) => Ok(()),
-            HomeEvent::Speech(speech) => link.publish(&self.device.speech(), if *speech { b"ON" } else { b"OFF" }, false, false),
-            HomeEvent::Reading(reading) => {
-                link.publish(&self.device.reading(), json!(reading).to_string().as_bytes(), false, false)
-            }
-            HomeEvent::Keywords(names) => {
-                let description = self.device.description(names, self.expire_after).to_string();
+    fn publish(&self, news: News, link: &mut Link) -> Result<(), ClientError> {
+        match news {
+            News::Speech(speech) => link.publish(&self.device.speech_topic(), if speech { b"ON" } else { b"OFF" }, false, false),
+            News::Reading(reading) => link.publish(&self.device.reading(), json!(reading).to_string().as_bytes(), false, false),
+            News::Description => {
+                let expire_after = 3 * self.interval.as_secs().max(1) + 60;
+                let description = self.device.description(&self.keywords, expire_after).to_string();
                 link.publish(&self.device.discovery(), description.as_bytes(), true, true)
             }
         }
     }
 
     fn publish_pending(&mut self, link: &mut Link) -> Result<(), ClientError> {
-        while let Some(keyword) = self.pending.pop_front() {
-            if keyword.at.elapsed() > PENDING_WITHIN {
+        while let Some(KeywordEvent { hit, at, .. }) = self.pending.pop_front() {
+            if at.elapsed() > PENDING_WITHIN {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            let mut event = json!(*keyword);
-            event["event_type"] = event["keyword"].clone();
+            let event = json!({
+                "event_type": hit.keyword,
+                "keyword": hit.keyword,
+                "score": hit.score,
+                "threshold": hit.threshold,
+                "start": hit.start,
+                "end": hit.end,
+            });
             link.publish(&self.device.keyword(), event.to_string().as_bytes(), false, true)?;
         }
         Ok(())
@@ -288,5 +356,30 @@ impl Publisher {
         link.flush().await?;
         link.socket.shutdown().await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readings_are_means_over_the_interval() {
+        let status = |chunks: u64, layers: f64| StatusEvent {
+            chunks,
+            mean_exit_layer: (chunks > 0).then(|| layers / chunks as f64),
+            level_dbfs: Some(-30.0),
+            ..StatusEvent::default()
+        };
+        let (mut readings, began, interval) = (Readings::default(), Instant::now(), Duration::from_secs(3));
+        let mut at = |second: u64, chunks, layers| {
+            readings.after(&status(chunks, layers), began + Duration::from_secs(second), interval).map(|one| one.exit_layer)
+        };
+        assert_eq!([at(0, 0, 0.0), at(1, 3, 6.0), at(2, 6, 12.0)], [None; 3]);
+        assert_eq!(at(3, 10, 20.0), Some(2.0));
+        assert_eq!([at(4, 13, 50.0), at(5, 16, 80.0)], [None; 2]);
+        assert_eq!(at(6, 20, 120.0), Some(10.0), "of the last ten chunks");
+        assert_eq!([at(9, 20, 120.0), at(10, 20, 120.0)], [None; 2], "without audio there is nothing to report");
+        assert_eq!(at(11, 21, 123.0), Some(3.0));
     }
 }
