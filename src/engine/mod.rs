@@ -12,6 +12,7 @@ mod cached;
 pub(crate) mod dots;
 mod error;
 mod frames;
+mod frontend;
 mod fused;
 #[cfg(feature = "neighbours")]
 pub(crate) mod handover;
@@ -25,8 +26,6 @@ mod tests;
 mod windowed;
 
 use std::sync::Arc;
-
-use tract_onnx::prelude::*;
 
 use cached::CachedState;
 #[cfg(feature = "neighbours")]
@@ -383,7 +382,7 @@ impl EncoderState {
             branches.iter().map(|(k, stage)| Ok((*k, stage.runner()?))).collect::<Result<Branches<Runner>, EngineError>>()
         };
         Ok(Self {
-            frontend: encoder.frontend.as_ref().map(Stage::plan_runner).transpose()?,
+            frontend: encoder.frontend.as_ref().map(Stage::runner).transpose()?,
             mode: match encoder.spec.mode {
                 Mode::Cached => ModeState::Cached(CachedState::new(encoder)?),
                 Mode::Windowed => ModeState::Windowed(WindowedState::new(encoder)?),
@@ -420,14 +419,10 @@ impl EncoderState {
             let hint = format!("only layers from {} on were loaded", self.encoder.first_layer);
             return Err(EngineError::NoStage { pack: self.encoder.name.clone(), stage: "frontend".into(), hint });
         };
-        let failed = |error: TractError| EngineError::Run { stage: "frontend".into(), problem: format!("{error:#}") };
-        let audio = match self.encoder.audio.level {
-            Level::Raw => Tensor::from_shape(&[1, samples.len()], samples),
-            Level::WindowNorm => Tensor::from_shape(&[1, samples.len()], &normalised(samples)),
-        };
-        let fresh = match samples.is_empty() {
-            true => Frames::build(0, self.encoder.spec.dim, |_| {}),
-            false => frontend.tensor(audio.map_err(failed)?.into())?,
+        let fresh = match (samples.is_empty(), self.encoder.audio.level) {
+            (true, _) => Frames::build(0, self.encoder.spec.dim, |_| {}),
+            (_, Level::Raw) => frontend.audio(samples)?,
+            (_, Level::WindowNorm) => frontend.audio(&normalised(samples))?,
         };
         let (x, own) = match &mut self.mode {
             ModeState::Cached(_) => (fresh.clone(), fresh),

@@ -10,7 +10,8 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
 
 use super::error::EngineError;
-use super::fused::{MatmulType, Sharing, fuse};
+use super::frontend::FrontendState;
+use super::fused::{self, Frontend, MatmulType, Sharing, fuse};
 use super::kernels::helpers::Helpers;
 use super::program::{Cached, Columns, Program, ProgramState};
 use crate::pack::StageFile;
@@ -71,7 +72,7 @@ impl Port {
         Self { name: name.into(), shape: shape.into() }
     }
 
-    fn at(&self, frames: usize) -> Vec<usize> {
+    pub fn at(&self, frames: usize) -> Vec<usize> {
         self.shape.iter().map(|size| size.at(frames)).collect()
     }
 }
@@ -83,6 +84,16 @@ pub(super) struct Signature {
     pub outputs: Vec<Port>,
 }
 
+impl Signature {
+    /// Receptive field and hop of a stage that reads audio.
+    fn samples(&self) -> Option<(usize, usize)> {
+        match self.inputs.first()?.shape.last()? {
+            Size::Samples { receptive_field, hop } => Some((*receptive_field, *hop)),
+            _ => None,
+        }
+    }
+}
+
 /// A stage ready to run, shared by all streams. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Stage {
@@ -90,6 +101,8 @@ pub(super) struct Stage {
     plan: Arc<TypedRunnableModel>,
     /// The same graph as kernel calls, if Bellis' kernels cover all of it.
     program: Option<Arc<Program>>,
+    /// The same graph as a front end on Bellis' kernels, if it is one.
+    frontend: Option<Arc<Frontend>>,
     macs: Arc<MacCount>,
 }
 
@@ -127,6 +140,9 @@ impl std::fmt::Debug for Stage {
         f.debug_struct("Stage").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+/// Largest difference between the frames of two implementations of one front end. A frame is the result of a layer norm, with values around 1.
+pub(super) const SAME_FRONTEND: f32 = 1e-3;
 
 /// Frames of the trial run of every loaded stage: odd, so that it differs from every pack's own sizes.
 const PROBE_FRAMES: usize = 3;
@@ -246,10 +262,19 @@ impl Loader {
         let first_input = signature.inputs.first().map_or_else(Vec::new, |port| port.shape.clone());
         let macs = guarded(|| MacCount::of(&typed, t.clone(), first_input)).map_err(load_error)?;
         guarded(|| fuse(&mut typed, matmul, &mut self.sharing.borrow_mut())).map_err(load_error)?;
+        let frontend = signature.samples().and_then(|(receptive_field, hop)| fused::frontend(&typed, receptive_field, hop));
         let plan = guarded(|| typed.into_optimized()?.into_runnable()).map_err(load_error)?;
         let program = Program::compile(plan.model()).map(Arc::new);
-        let stage = Stage { name: file.name().to_owned(), plan, program, macs: Arc::new(macs) };
+        let mut stage = Stage { name: file.name().to_owned(), plan, program, frontend: None, macs: Arc::new(macs) };
         stage.probe(signature, PROBE_FRAMES).map_err(shape_error)?;
+        if let (Some(frontend), Some(port)) = (frontend.map(Arc::new), signature.inputs.first()) {
+            match stage.deviation(&frontend, &port.at(PROBE_FRAMES)) {
+                Ok(deviation) if deviation <= SAME_FRONTEND => stage.frontend = Some(frontend),
+                deviation => {
+                    log::warn!("{}: not a log-mel front end of the known kind ({deviation:?}); tract runs it", stage.name)
+                }
+            }
+        }
         Ok(stage)
     }
 }
@@ -270,6 +295,37 @@ impl Stage {
         Ok(())
     }
 
+    /// Largest difference between the frames of `frontend` and of the plan, on noise of the plan's input shape, loud and quiet.
+    pub(super) fn deviation(&self, frontend: &Arc<Frontend>, shape: &[usize]) -> Result<f32, String> {
+        let mut state = 1u32;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state as f32 / u32::MAX as f32 - 0.5
+        });
+        let noise: Vec<f32> = noise.take(shape.iter().product()).collect();
+        let mut worst = 0.0f32;
+        for level in [1.0, 1e-3] {
+            let samples: Vec<f32> = noise.iter().map(|sample| sample * level).collect();
+            let outputs = guarded(|| self.plan.run(tvec![Tensor::from_shape(shape, &samples)?.into()]))?;
+            let expected =
+                outputs.first().and_then(super::Frames::from_output).ok_or("its output is not [1, frames, dim] f32")?;
+            let mut found = FrontendState::new(frontend);
+            let found = found.run(&samples);
+            if found.len() != expected.as_slice().len() {
+                return Err(format!("{} values, expected {}", found.len(), expected.as_slice().len()));
+            }
+            let differences = found.iter().zip(expected.as_slice()).map(|(a, b)| (a - b).abs());
+            worst = differences.fold(worst, |worst, difference| if difference <= worst { worst } else { difference });
+        }
+        Ok(worst)
+    }
+
+    /// The front end on Bellis' kernels.
+    #[cfg(test)]
+    pub fn frontend(&self) -> Option<&Arc<Frontend>> {
+        self.frontend.as_ref()
+    }
+
     /// Names of the operations that run.
     #[cfg(test)]
     pub fn operations(&self) -> Vec<String> {
@@ -288,11 +344,12 @@ impl Stage {
         self.program.is_some()
     }
 
-    /// Creates a stream's state: of the program if there is one, else of tract's plan.
+    /// Creates a stream's state: on Bellis' kernels if they cover the graph, else of tract's plan.
     pub fn runner(&self) -> Result<Runner, EngineError> {
-        match &self.program {
-            Some(program) => Ok(self.run_by(Machine::Program(ProgramState::new(program)))),
-            None => self.plan_runner(),
+        match (&self.program, &self.frontend) {
+            (Some(program), _) => Ok(self.run_by(Machine::Program(ProgramState::new(program)))),
+            (None, Some(frontend)) => Ok(self.run_by(Machine::Frontend(FrontendState::new(frontend)))),
+            (None, None) => self.plan_runner(),
         }
     }
 
@@ -315,6 +372,7 @@ impl Stage {
 enum Machine {
     Plan(TypedSimpleState),
     Program(ProgramState),
+    Frontend(FrontendState),
 }
 
 /// One stream's state of a stage.
@@ -333,7 +391,7 @@ impl Runner {
         self.macs
     }
 
-    /// Whether Bellis' kernels run it, not tract's plan.
+    /// Whether a program runs it, not tract's plan.
     pub fn is_program(&self) -> bool {
         matches!(self.machine, Machine::Program(_))
     }
@@ -356,7 +414,7 @@ impl Runner {
         }
         match &mut self.machine {
             Machine::Plan(state) => state.run(inputs).map_err(|error| self.error(one_line(&error))),
-            Machine::Program(_) => Err(self.error("a program does not accept tensors")),
+            _ => Err(self.error("only a plan accepts tensors")),
         }
     }
 
@@ -368,9 +426,7 @@ impl Runner {
                 state.run(x.as_slice(), cached);
                 Ok(Done { state, name: &self.name })
             }
-            Machine::Plan(_) => {
-                Err(EngineError::Run { stage: self.name.clone(), problem: "a plan does not accept frames".into() })
-            }
+            _ => Err(EngineError::Run { stage: self.name.clone(), problem: "only a program accepts frames".into() }),
         }
     }
 
@@ -378,9 +434,26 @@ impl Runner {
     pub fn frames(&mut self, input: &super::Frames) -> Result<super::Frames, EngineError> {
         match self.machine {
             Machine::Program(_) => self.run_program(input, None)?.frames(0, input.frames()),
-            Machine::Plan(_) => {
+            _ => {
                 let tensor = input.to_tensor().map_err(|error| self.error(one_line(&error)))?;
                 self.tensor(tensor)
+            }
+        }
+    }
+
+    /// Runs a front end on `samples`.
+    pub fn audio(&mut self, samples: &[f32]) -> Result<super::Frames, EngineError> {
+        if matches!(self.machine, Machine::Frontend(_)) {
+            self.count(samples.len(), &[1, samples.len()]);
+        }
+        match &mut self.machine {
+            Machine::Frontend(state) => {
+                let width = state.width();
+                Ok(super::Frames::from_rows(state.run(samples), width))
+            }
+            _ => {
+                let tensor = Tensor::from_shape(&[1, samples.len()], samples).map_err(|error| self.error(one_line(&error)))?;
+                self.tensor(tensor.into())
             }
         }
     }

@@ -55,8 +55,7 @@ fn whole(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Vec<Fram
     let frames = audio.len().div_ceil(at.hop);
     let mut padded = vec![0.0; (frames - 1) * at.hop + at.receptive_field];
     padded[at.lead..at.lead + audio.len()].copy_from_slice(audio);
-    let audio = Tensor::from_shape(&[1, padded.len()], &padded).unwrap();
-    let mut x = encoder.frontend.as_ref().unwrap().plan_runner().unwrap().tensor(audio.into()).unwrap();
+    let mut x = encoder.frontend.as_ref().unwrap().plan_runner().unwrap().audio(&padded).unwrap();
     let context = spec.left_context;
     let mut bias = Vec::new();
     for slope in &encoder.slopes {
@@ -188,6 +187,43 @@ fn projected_keys_and_values_equal_those_of_the_layer() {
         for (full, cut) in full[full.len() - cut.len()..].iter().zip(&cut) {
             assert!(deviation(&values(full), &values(cut)) < 1e-5);
         }
+    }
+}
+
+/// The front ends of the bundled packs run on Bellis' kernels, and equal tract's plan on a recording, loud and quiet, in chunks of
+/// changing sizes, with gaps between some of them and calls too short for a frame.
+#[test]
+fn front_ends_equal_the_plan_of_their_graph() {
+    for folder in ["models/daisy-tiny", "models/daisy-nano"] {
+        let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let encoder = Encoder::load(&pack, &LoadOptions::default().precision(Precision::F32)).unwrap();
+        let (stage, at) = (encoder.frontend.as_ref().unwrap(), &encoder.audio);
+        let frontend = stage.frontend().unwrap_or_else(|| panic!("{folder}: the front end runs in tract's plan"));
+        let (mut own, mut plan) = (stage.runner().unwrap(), stage.plan_runner().unwrap());
+        for level in [1.0, 0.01, 0.0] {
+            let audio: Vec<f32> = speech(90_000).iter().map(|sample| sample * level).collect();
+            let mut first = 0;
+            for frames in [16, 16, 8, 32, 1, 16, 2, 32, 16] {
+                let samples = &audio[first..][..(frames - 1) * at.hop + at.receptive_field];
+                let (own, plan) = (own.audio(samples).unwrap(), plan.audio(samples).unwrap());
+                let worst = deviation(own.as_slice(), plan.as_slice());
+                assert!(worst < TOLERANCE, "{folder}, level {level}, {frames} frames at {first}: {worst}");
+                // Features kept from the previous call are those of a stream that begins here, to the bit.
+                let afresh = stage.runner().unwrap().audio(samples).unwrap();
+                assert_eq!(own, afresh, "{folder}, level {level}, {frames} frames at {first}");
+                first += frames * at.hop + if frames == 2 { 77 } else { 0 };
+            }
+        }
+        assert_eq!(own.macs(), plan.macs());
+        assert_eq!(own.audio(&[0.0; 100]).unwrap().frames(), 0);
+
+        // What the rule assumes about the graph is checked by results.
+        let shape =
+            Port::new("audio", [Size::Fixed(1), Size::Samples { receptive_field: at.receptive_field, hop: at.hop }]).at(4);
+        let mut other = (**frontend).clone();
+        assert!(stage.deviation(&Arc::new(other.clone()), &shape).unwrap() < TOLERANCE);
+        other.stride += 1;
+        assert!(!stage.deviation(&Arc::new(other), &shape).is_ok_and(|found| found <= stage::SAME_FRONTEND));
     }
 }
 

@@ -4,6 +4,7 @@
 mod affine;
 mod find;
 mod linear;
+mod log_mel;
 pub(super) mod ops;
 mod quantised;
 mod rules;
@@ -14,6 +15,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 
 pub(super) use linear::{Linear, Sharing};
+pub(super) use log_mel::{Frontend, frontend};
 pub(super) use quantised::is_fast as int8_is_fast;
 #[cfg(target_arch = "x86_64")]
 pub(super) use vnni::Int8Linear;

@@ -64,6 +64,19 @@ impl PackedWeights {
         Self { panels, bias: padded_bias, inputs, outputs }
     }
 
+    /// The weights `[inputs, outputs]`.
+    pub fn unpacked(&self) -> Vec<f32> {
+        let width = panel_width();
+        let mut weights = vec![0.0; self.inputs * self.outputs];
+        for (panel, values) in self.panels.chunks_exact(self.inputs.max(1) * width).enumerate() {
+            let outputs = panel * width..self.outputs.min((panel + 1) * width);
+            for (row, values) in weights.chunks_exact_mut(self.outputs).zip(values.chunks_exact(width)) {
+                row[outputs.clone()].copy_from_slice(&values[..outputs.len()]);
+            }
+        }
+        weights
+    }
+
     /// Whether these equal the weights and the bias that [`new`](Self::new) would pack, bit for bit.
     pub fn contains(&self, inputs: usize, outputs: usize, weight: impl Fn(usize, usize) -> f32, bias: Option<&[f32]>) -> bool {
         let width = panel_width();

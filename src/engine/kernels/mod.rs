@@ -3,8 +3,10 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+pub(super) mod fft;
 pub(super) mod helpers;
 pub(super) mod int8;
+pub(super) mod log_mel;
 pub(super) mod matmul;
 pub(super) mod norm;
 #[cfg(test)]

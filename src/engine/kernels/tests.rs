@@ -5,11 +5,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
-use rten_simd::SimdOp;
+use rten_simd::ops::NumOps;
+use rten_simd::{Isa, SimdOp};
 
 use super::attention::{Attention, ByHead, transposed_bias};
+use super::fft::PowerSpectrum;
 use super::helpers::{Helpers, Panels, available};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
+use super::log_mel::{LogMel, Scratch, ln};
 use super::matmul::{PackedWeights, panel_width};
 use super::norm::LayerNorm;
 use super::{Activation, Block, Rows};
@@ -125,6 +128,52 @@ fn worst(actual: &[f32], expected: &[f64]) -> f64 {
     actual.iter().zip(expected).map(|(&a, b)| (f64::from(a) - b).abs()).fold(0.0, f64::max)
 }
 
+/// ln of a few numbers.
+struct Logarithms<'a>(&'a mut [f32]);
+
+impl SimdOp for Logarithms<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let ops = isa.f32();
+        for part in self.0.chunks_exact_mut(ops.len()) {
+            ops.store(ln(isa, ops.load(part)), part);
+        }
+    }
+}
+
+#[test]
+fn logarithms_are_exact_to_two_units_of_the_last_place() {
+    let bits = (f32::MIN_POSITIVE.to_bits()..f32::MAX.to_bits()).step_by(if cfg!(miri) { 4_000_037 } else { 40_009 });
+    let mut x: Vec<f32> = bits.map(f32::from_bits).chain((1..2000).map(|i| 0.5 + i as f32 * 1e-3)).collect();
+    x.resize(x.len().next_multiple_of(64), 1.0);
+    let mut actual = x.clone();
+    Logarithms(&mut actual).dispatch();
+    for (&x, &actual) in x.iter().zip(&actual) {
+        let expected = f64::from(x).ln();
+        // Around 1, where the result is small, the error is that of x.
+        let unit = f64::from(f32::EPSILON) * expected.abs().max(0.1);
+        assert!((f64::from(actual) - expected).abs() <= 2.0 * unit, "ln {x} = {expected}, got {actual}");
+    }
+    let mut bad = vec![f32::NAN; 64];
+    bad[..32].fill(f32::INFINITY);
+    Logarithms(&mut bad).dispatch();
+    assert!(bad.iter().all(|y| y.is_nan()));
+}
+
+#[test]
+fn spectra_of_unsupported_lengths_are_refused() {
+    for samples in [0, 1, 25, 14, 22 * 16] {
+        assert!(PowerSpectrum::new(&vec![1.0; samples]).is_none(), "{samples}");
+    }
+    let spectrum = || PowerSpectrum::new(&[1.0; 8]).unwrap();
+    assert!(LogMel::new(spectrum(), 4, &[1.0; 10], 1e-8, [0.0, 1.0]).is_some());
+    assert!(LogMel::new(spectrum(), 0, &[1.0; 10], 1e-8, [0.0, 1.0]).is_none());
+    assert!(LogMel::new(spectrum(), 4, &[1.0; 11], 1e-8, [0.0, 1.0]).is_none());
+    assert!(LogMel::new(spectrum(), 4, &[1.0; 10], 0.0, [0.0, 1.0]).is_none());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 64 }, ..ProptestConfig::default() })]
 
@@ -151,6 +200,7 @@ proptest! {
 
         // Everything computed by a helper is bit-identical.
         let packed = Arc::new(PackedWeights::new(inputs, outputs, weight, Some(&case.bias)));
+        prop_assert_eq!(bits(&packed.unpacked()), bits(&case.weights));
         let (offered, mut helped) = (packed.offered(rows, activation), vec![f32::NAN; count * outputs]);
         for panel in 0..packed.panel_count() {
             let first = panel * panel_width();
@@ -253,6 +303,41 @@ proptest! {
         }
         let error = worst(&actual, &expected);
         prop_assert!(error < 1e-5, "error: {error}");
+    }
+
+    #[test]
+    fn log_mel_features_equal_naive_ones(
+        half in prop::sample::select(vec![1usize, 2, 3, 4, 5, 9, 12, 20, 45, 80, 100, 200, 256]),
+        rows in 0usize..40, step in 1usize..200, bands in 1usize..12, seed in 1u32..1000,
+    ) {
+        let samples = 2 * half;
+        let (window, signal) = (numbers(samples, seed), numbers(rows.saturating_sub(1) * step + samples - usize::from(rows == 0), seed + 1));
+        // Bands of a few bins, some of them empty.
+        let share = numbers((half + 1) * bands, seed + 2);
+        let filters: Vec<f32> = share.iter().map(|x| if *x > 0.5 { *x } else { 0.0 }).collect();
+        let (floor, shift, scale) = (1e-3, 4.0, 0.25);
+        let mel = LogMel::new(PowerSpectrum::new(&window).unwrap(), step, &filters, floor, [shift, scale]).unwrap();
+        prop_assert_eq!(mel.rows(signal.len()), rows);
+        let mut actual = vec![f32::NAN; rows * bands];
+        mel.apply(&signal, &mut Scratch::default(), &mut actual);
+        let mut expected = Vec::new();
+        for row in 0..rows {
+            let power: Vec<f64> = (0..=half).map(|bin| {
+                let part = |turn: fn(f64) -> f64| -> f64 {
+                    (0..samples).map(|n| {
+                        let angle = std::f64::consts::TAU * (bin * n % samples) as f64 / samples as f64;
+                        f64::from(window[n]) * f64::from(signal[row * step + n]) * turn(angle)
+                    }).sum()
+                };
+                part(f64::cos).powi(2) + part(f64::sin).powi(2)
+            }).collect();
+            expected.extend((0..bands).map(|band| {
+                let sum: f64 = power.iter().enumerate().map(|(bin, power)| power * f64::from(filters[bin * bands + band])).sum();
+                ((sum + f64::from(floor)).ln() + f64::from(shift)) * f64::from(scale)
+            }));
+        }
+        let error = worst(&actual, &expected);
+        prop_assert!(error < 2e-5, "error: {error}");
     }
 
     #[test]
