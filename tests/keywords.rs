@@ -14,7 +14,7 @@ use bellis::internal::keyword::{
 };
 use bellis::keyword::{Background, Enrolment, Event, Origin, PackRef, Take, TakeProblem, Verifier, Watched, enroll, examples};
 use bellis::runtime::{RunBuilder, RunOptions};
-use bellis::stream::{Representation, Session, SessionError, SessionOptions};
+use bellis::stream::{Forecast, Representation, Session, SessionError, SessionOptions};
 use proptest::prelude::*;
 
 const WIDTH: usize = 12;
@@ -181,7 +181,7 @@ fn chunk(sequence: u64, first_sample: u64, rows: &[Vec<f32>], lost: u64) -> Repr
         reason: bellis::exit::Reason::Gain,
         evidence: Vec::new(),
         expected_kl: None,
-        forecast: Vec::new(),
+        forecast: Forecast::default(),
         vectors: frames(1, &vec![0.0; rows.len()]),
         log_posteriors: None,
         embedding: Some(frames(WIDTH, &rows.concat())),

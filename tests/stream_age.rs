@@ -46,5 +46,42 @@ fn an_old_stream_costs_what_a_young_one_does() {
         section(&mut session);
     }
     assert_eq!(section(&mut session), young);
-    assert!(young.macs > 0 && young.allocations > 0, "{young:?}: nothing was counted");
+    assert!(young.macs > 0, "{young:?}: nothing was counted");
+}
+
+/// Once the first chunks have sized the buffers, a session allocates nothing: from samples to representations, with the policies that
+/// evaluate no head, in every precision, while a consumer holds the last few representations.
+#[test]
+fn a_chunk_needs_no_allocation() {
+    let folder = std::path::Path::new(MANIFEST).join("models");
+    let (audio, _) = decode_file(&folder.join("sample.wav"), ChannelPick::MixDown).unwrap();
+    for (pack, precision) in [("daisy-tiny", Precision::F32), ("daisy-tiny", Precision::Auto), ("daisy-nano", Precision::Auto)] {
+        let pack = Pack::open(&folder.join(pack)).unwrap();
+        let encoder = Encoder::load(&pack, &LoadOptions::default().precision(precision)).unwrap();
+        let chunk = pack.default_chunk_frames() * encoder.audio().hop;
+        for policy in [PolicyName::Gain, PolicyName::Never] {
+            let policy = PolicySpec::named(policy).build(&pack).unwrap();
+            let mut session = Session::new(&encoder, policy, SessionOptions::default()).unwrap();
+            let mut held = std::collections::VecDeque::with_capacity(4);
+            let mut run = |session: &mut Session| {
+                let counted = allocation_counter::measure(|| {
+                    for block in audio.chunks_exact(chunk) {
+                        session.push(block).unwrap();
+                        while let Some(representation) = session.next_chunk().unwrap() {
+                            if held.len() == 4 {
+                                held.pop_front();
+                            }
+                            held.push_back(representation);
+                        }
+                    }
+                });
+                counted.count_total
+            };
+            assert!(run(&mut session) > 0, "nothing was counted");
+            run(&mut session);
+            let work = session.work().macs;
+            assert_eq!(run(&mut session), 0, "{}, {precision:?}", encoder.name());
+            assert!(session.work().macs > work);
+        }
+    }
 }

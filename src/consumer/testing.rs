@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::StreamInfo;
 use crate::engine::Frames;
 use crate::exit::Reason;
-use crate::stream::Representation;
+use crate::stream::{Forecast, Representation};
 
 /// Samples per frame.
 pub const HOP: usize = 320;
@@ -46,7 +46,7 @@ pub fn chunks(logits: &[f32], classes: usize, sizes: &[usize]) -> Vec<Representa
             evidence: Vec::new(),
             ctc_evidence: Vec::new(),
             expected_kl: None,
-            forecast: Vec::new(),
+            forecast: Forecast::default(),
             vectors: rows(2, (from..from + frames).flat_map(|frame| [frame as f32, 0.0]).collect()),
             log_posteriors: None,
             embedding: None,

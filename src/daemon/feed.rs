@@ -78,7 +78,7 @@ fn describe(chunk: &Representation) -> ChunkEvent {
         layer: chunk.exit_layer,
         reason: chunk.reason,
         entropy: chunk.evidence.iter().filter_map(entropy).collect(),
-        predicted_kl: chunk.forecast.iter().map(|&(layer, kl)| (layer, round(kl))).collect(),
+        predicted_kl: chunk.forecast.iter().map(|(layer, kl)| (layer, round(kl))).collect(),
         peak: waveform.iter().fold(0.0, |peak, (low, high)| high.max(-low).max(peak)),
         rms: round((squares / audio.len().max(1) as f64).sqrt() as f32),
         waveform,
@@ -96,13 +96,15 @@ fn round(value: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::consumer::testing::chunks;
+    use crate::engine::Frames;
+    use crate::stream::Forecast;
 
     #[test]
     fn levels_and_waveform_are_those_of_the_audio() {
         let mut chunk = chunks(&[0.0; 32], 4, &[8]).remove(0);
         let audio: Vec<f32> = (0..2560).map(|sample| if sample < 160 { 0.5 } else { -0.25 }).collect();
         chunk.audio = Some(audio);
-        chunk.forecast = vec![(3, 0.123_456)];
+        chunk.forecast = Forecast::new(3, Frames::from_vec(vec![0.123_456f32.ln()], 1));
         let event = describe(&chunk);
         assert_eq!((event.peak, event.waveform.len()), (0.5, WAVEFORM_PARTS));
         assert_eq!((event.waveform[0], event.waveform[1]), ((0.0, 0.5), (-0.25, 0.0)));

@@ -105,6 +105,8 @@ pub(super) struct CachedState {
     biases: Biases,
     ring_biases: RingBiases,
     past: VecDeque<PastChunk>,
+    /// The memory of a chunk that has left the context, for the next one.
+    spare: States,
     left_context: u64,
     gap_fill: GapFill,
     has_feature: bool,
@@ -123,6 +125,7 @@ impl CachedState {
             biases: Biases::new(encoder.slopes.clone(), spec.left_context),
             ring_biases: RingBiases::new(encoder.slopes.clone()),
             past: VecDeque::new(),
+            spare: States::new(),
             left_context: spec.left_context as u64,
             gap_fill: encoder.gap_fill,
             has_feature: encoder.has_feature(),
@@ -153,8 +156,16 @@ impl CachedState {
     /// Drops the chunks that end at `horizon` or before.
     fn forget(&mut self, horizon: u64) {
         while self.past.front().is_some_and(|chunk| chunk.end() <= horizon) {
-            self.past.pop_front();
+            if let Some(chunk) = self.past.pop_front() {
+                self.spare = chunk.states;
+                self.spare.clear();
+            }
         }
+    }
+
+    /// An empty list of states, in used memory if there is some.
+    pub fn no_states(&mut self) -> States {
+        std::mem::take(&mut self.spare)
     }
 
     /// The chunks of the left context of a chunk that starts at `first_frame`, oldest first.
@@ -217,7 +228,8 @@ impl CachedState {
             match self.gap_fill {
                 GapFill::CatchUp => {
                     let (y, _) = self.run(k, &state)?;
-                    self.past[index].states = vec![(k, y)];
+                    self.past[index].states.clear();
+                    self.past[index].states.push((k, y));
                 }
                 GapFill::Project => self.project(k, &state)?,
             }
@@ -233,10 +245,10 @@ impl CachedState {
         match &mut layer.cache {
             Cache::Ring(ring) => {
                 let bias = self.ring_biases.get(frames, ring.valid);
-                let done = layer.full.run_program(x, Some(ring.read(bias)))?;
-                let y = done.frames(0, x.frames())?;
+                let mut done = layer.full.run_program(x, Some(ring.read(bias)))?;
+                let y = done.frames(0)?;
                 let (f, carried) = match self.has_feature {
-                    true => (done.frames(1, frames)?, 2),
+                    true => (done.frames(1)?, 2),
                     false => (y.clone(), 1),
                 };
                 ring.append(done.columns(carried)?, done.columns(carried + 1)?, frames);

@@ -18,6 +18,35 @@ pub struct Frames {
     dim: usize,
 }
 
+/// Memory of the frames that one stage returns, used again once nothing else refers to them: a stream allocates none after its first chunks.
+#[derive(Debug, Default)]
+pub(super) struct FramePool {
+    known: Vec<Arc<Vec<f32>>>,
+}
+
+impl FramePool {
+    /// Maximum number of matrices. A consumer that keeps more makes the stage allocate.
+    const MOST: usize = 32;
+
+    /// A copy of `rows`, `[frames, dim]`.
+    pub fn copy(&mut self, rows: &[f32], dim: usize) -> Frames {
+        assert!(rows.len().is_multiple_of(dim.max(1)), "{} values are not a multiple of the dimension {dim}", rows.len());
+        // Unique, so that no reader can see the change.
+        for known in &mut self.known {
+            if let Some(values) = Arc::get_mut(known) {
+                values.clear();
+                values.extend_from_slice(rows);
+                return Frames { values: known.clone(), dim };
+            }
+        }
+        let frames = Frames::from_rows(rows, dim);
+        if self.known.len() < Self::MOST {
+            self.known.push(frames.values.clone());
+        }
+        frames
+    }
+}
+
 impl Frames {
     /// Creates a matrix of `values.len() / dim` frames.
     ///
@@ -92,5 +121,28 @@ impl Frames {
     /// A copy as a tensor `[1, T, D]`, for a stage that runs in tract.
     pub(super) fn to_tensor(&self) -> TractResult<TValue> {
         Ok(Tensor::from_shape(&[1, self.frames(), self.dim], &self.values)?.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_uses_only_memory_that_nothing_refers_to() {
+        let mut pool = FramePool::default();
+        let first = pool.copy(&[1.0, 2.0], 2);
+        let second = pool.copy(&[3.0, 4.0], 1);
+        assert_eq!((first.as_slice(), second.as_slice(), second.frames()), (&[1.0, 2.0][..], &[3.0, 4.0][..], 2));
+        let (address, kept) = (first.as_slice().as_ptr(), first.clone());
+        drop(first);
+        assert_ne!(pool.copy(&[5.0, 6.0], 2).as_slice().as_ptr(), address);
+        assert_eq!(kept.as_slice(), [1.0, 2.0]);
+        drop(kept);
+        let third = pool.copy(&[7.0], 1);
+        assert_eq!((third.as_slice().as_ptr(), third.as_slice()), (address, &[7.0][..]));
+        let many: Vec<Frames> = (0..FramePool::MOST * 2).map(|i| pool.copy(&[i as f32], 1)).collect();
+        assert!(many.iter().enumerate().all(|(i, frames)| frames.as_slice() == [i as f32]));
+        assert_eq!(pool.known.len(), FramePool::MOST);
     }
 }

@@ -356,6 +356,8 @@ pub struct EncoderState {
     embedding: Branches<Runner>,
     /// Whether the output of every layer is kept for the left context, not only that of the exit layer (cached mode).
     keep_states: bool,
+    /// The memory of the last chunk's list of features.
+    features: Vec<Frames>,
 }
 
 enum ModeState {
@@ -392,6 +394,7 @@ impl EncoderState {
             gain: runners(&encoder.gain)?,
             embedding: runners(&encoder.embedding)?,
             keep_states: false,
+            features: Vec::with_capacity(encoder.layers() + 1),
             encoder: encoder.clone(),
         })
     }
@@ -432,9 +435,13 @@ impl EncoderState {
                 (window, own)
             }
         };
-        let mut features = Vec::with_capacity(self.encoder.layers() + 1);
+        let earlier = match &mut self.mode {
+            ModeState::Cached(state) => state.no_states(),
+            ModeState::Windowed(_) => States::new(),
+        };
+        let mut features = std::mem::take(&mut self.features);
         features.push(own);
-        Ok(Pass { state: self, first_frame: span.chunk_first, x, first_depth: 0, features, earlier: Vec::new() })
+        Ok(Pass { state: self, first_frame: span.chunk_first, x, first_depth: 0, features, earlier })
     }
 }
 
@@ -539,11 +546,13 @@ impl Pass<'_> {
 
     /// Ends the chunk here.
     pub fn finish(self) {
-        if let ModeState::Cached(state) = &mut self.state.mode {
-            let depth = self.first_depth + self.features.len() - 1;
-            let mut states = self.earlier;
-            states.push((depth, self.x));
-            state.finish(self.first_frame, states);
+        let depth = self.depth();
+        let Self { state, first_frame, x, mut features, mut earlier, .. } = self;
+        features.clear();
+        state.features = features;
+        if let ModeState::Cached(state) = &mut state.mode {
+            earlier.push((depth, x));
+            state.finish(first_frame, earlier);
         }
     }
 }

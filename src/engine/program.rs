@@ -13,7 +13,7 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::source::TypedSource;
 
 use super::fused::Linear;
-use super::fused::ops::{Activate, Attention, ByHeads, LayerNorm, TensorLayout};
+use super::fused::ops::{Activate, Attention, ByHeads, LayerNorm, MeanFrame, TensorLayout};
 use super::kernels::attention::{self, ByHead};
 
 /// Rows read by a step or returned as an output.
@@ -40,6 +40,7 @@ enum Segment {
 enum Kernel {
     LayerNorm(LayerNorm),
     Activate(Activate),
+    MeanFrame(MeanFrame),
     Linear(Linear),
     #[cfg(target_arch = "x86_64")]
     Int8Linear(super::fused::Int8Linear),
@@ -59,6 +60,8 @@ struct Step {
     residual: Option<Slot>,
     /// Values per row of the result.
     width: usize,
+    /// Whether the result is one row, whatever the number of frames.
+    single: bool,
 }
 
 /// An output of the graph: columns of a buffer from `first`. `[1, heads, T, width]` in the graph is `[T, heads · width]` here.
@@ -122,6 +125,8 @@ impl Program {
                 (Kernel::LayerNorm(op.clone()), None)
             } else if let Some(op) = node.op_as::<Activate>() {
                 (Kernel::Activate(op.clone()), None)
+            } else if let Some(op) = node.op_as::<MeanFrame>() {
+                (Kernel::MeanFrame(op.clone()), None)
             } else if let Some(op) = node.op_as::<Linear>() {
                 (Kernel::Linear(op.clone()), node.inputs.get(1).map(|_| rows(1)))
             } else if let Some(op) = node.op_as::<Attention>() {
@@ -139,8 +144,13 @@ impl Program {
                 Some(slot) => Some(slot?),
                 None => None,
             };
+            let single = program.single(x) || matches!(kernel, Kernel::MeanFrame(_));
+            let uneven = residual.is_some_and(|residual| program.single(residual) != single);
+            if uneven || single && matches!(kernel, Kernel::Attention { .. }) {
+                return None;
+            }
             values.insert(id.into(), Value::Rows(Slot::Buffer(program.steps.len())));
-            program.steps.push(Step { kernel, x, residual, width: width()? });
+            program.steps.push(Step { kernel, x, residual, width: width()?, single });
         }
         for outlet in &model.outputs {
             program.outputs.push(match *values.get(outlet)? {
@@ -171,6 +181,10 @@ impl Program {
         let bias = segments.next().map(|outlet| values.get(outlet));
         let known = matches!((op.with_bias, bias), (true, Some(Some(Value::Bias))) | (false, None));
         known.then(|| Kernel::Attention { op: op.clone(), queries, keys, values: of_values })
+    }
+
+    fn single(&self, slot: Slot) -> bool {
+        matches!(slot, Slot::Buffer(index) if self.steps[index].single)
     }
 
     fn width(&self, slot: Slot) -> usize {
@@ -226,7 +240,7 @@ impl ProgramState {
         for (index, step) in program.steps.iter().enumerate() {
             let (before, rest) = self.buffers.split_at_mut(index);
             let out = &mut rest[0];
-            out.resize(self.frames * step.width, 0.0);
+            out.resize(if step.single { 1 } else { self.frames } * step.width, 0.0);
             let rows = |slot: Slot| -> &[f32] {
                 match slot {
                     Slot::Input => x,
@@ -241,6 +255,7 @@ impl ProgramState {
                     out.copy_from_slice(input);
                     op.0.map(out);
                 }
+                Kernel::MeanFrame(op) => op.compute(input, out),
                 Kernel::Linear(op) => op.compute(input, residual, out),
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Int8Linear(op) => op.compute(input, residual, out),

@@ -10,6 +10,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::Cost;
 
 use super::error::EngineError;
+use super::frames::FramePool;
 use super::frontend::FrontendState;
 use super::fused::{self, Frontend, MatmulType, Sharing, fuse};
 use super::kernels::helpers::Helpers;
@@ -360,7 +361,8 @@ impl Stage {
     }
 
     fn run_by(&self, machine: Machine) -> Runner {
-        Runner { machine, name: self.name.clone(), cost: self.macs.clone(), last: (0, 0), macs: 0 }
+        let pool = FramePool::default();
+        Runner { machine, name: self.name.clone(), cost: self.macs.clone(), last: (0, 0), macs: 0, pool }
     }
 
     fn failed(&self, error: &TractError) -> EngineError {
@@ -383,6 +385,7 @@ pub(super) struct Runner {
     /// Elements of the last call's first input, and the MACs of such a call.
     last: (usize, u64),
     macs: u64,
+    pool: FramePool,
 }
 
 impl Runner {
@@ -424,7 +427,7 @@ impl Runner {
         match &mut self.machine {
             Machine::Program(state) => {
                 state.run(x.as_slice(), cached);
-                Ok(Done { state, name: &self.name })
+                Ok(Done { state, name: &self.name, pool: &mut self.pool })
             }
             _ => Err(EngineError::Run { stage: self.name.clone(), problem: "only a program accepts frames".into() }),
         }
@@ -433,7 +436,7 @@ impl Runner {
     /// Runs a stage with one input and one output of frames.
     pub fn frames(&mut self, input: &super::Frames) -> Result<super::Frames, EngineError> {
         match self.machine {
-            Machine::Program(_) => self.run_program(input, None)?.frames(0, input.frames()),
+            Machine::Program(_) => self.run_program(input, None)?.frames(0),
             _ => {
                 let tensor = input.to_tensor().map_err(|error| self.error(one_line(&error)))?;
                 self.tensor(tensor)
@@ -449,7 +452,7 @@ impl Runner {
         match &mut self.machine {
             Machine::Frontend(state) => {
                 let width = state.width();
-                Ok(super::Frames::from_rows(state.run(samples), width))
+                Ok(self.pool.copy(state.run(samples), width))
             }
             _ => {
                 let tensor = Tensor::from_shape(&[1, samples.len()], samples).map_err(|error| self.error(one_line(&error)))?;
@@ -473,6 +476,7 @@ impl Runner {
 pub(super) struct Done<'a> {
     state: &'a ProgramState,
     name: &'a str,
+    pool: &'a mut FramePool,
 }
 
 impl<'a> Done<'a> {
@@ -482,10 +486,10 @@ impl<'a> Done<'a> {
         self.state.output(index).ok_or_else(missing)
     }
 
-    /// Copies output `index`, `frames` rows of all its columns.
-    pub fn frames(&self, index: usize, frames: usize) -> Result<super::Frames, EngineError> {
+    /// Copies output `index`, all its rows and columns.
+    pub fn frames(&mut self, index: usize) -> Result<super::Frames, EngineError> {
         let columns = self.columns(index)?;
-        Ok(super::Frames::from_rows(&columns.rows[..frames * columns.stride], columns.stride))
+        Ok(self.pool.copy(columns.rows, columns.stride))
     }
 }
 

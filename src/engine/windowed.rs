@@ -80,9 +80,9 @@ impl WindowedState {
         self.layer_frames += x.frames() as u64;
         let runner = &mut self.layers[k - self.first_layer];
         if runner.is_program() {
-            let done = runner.run_program(x, None)?;
-            let y = done.frames(0, x.frames())?;
-            let f = if self.has_feature { done.frames(1, x.frames())? } else { y.clone() };
+            let mut done = runner.run_program(x, None)?;
+            let y = done.frames(0)?;
+            let f = if self.has_feature { done.frames(1)? } else { y.clone() };
             return Ok((y, f));
         }
         let mut outputs = runner.run(tvec![x.to_tensor().map_err(failed)?])?.into_iter();

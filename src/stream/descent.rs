@@ -59,7 +59,7 @@ impl Judge {
         mut hand_over: impl FnMut(&mut Pass<'_>, &dyn ExitPolicy) -> bool,
     ) -> Result<Descent, EngineError> {
         let (layers, units) = (encoder.layers(), encoder.units());
-        let (mut evidence, mut ctc_evidence) = (Vec::<Evidence>::with_capacity(layers), Vec::<Evidence>::new());
+        let (mut evidence, mut ctc_evidence) = (Vec::<Evidence>::new(), Vec::<Evidence>::new());
         let mut ctc_logits: Option<(usize, Frames)> = None;
         // Where the chunk must exit.
         let deepest = (0..=layers).rev().find(|&layer| self.may_exit(encoder, layer)).unwrap_or(layers);
@@ -68,6 +68,7 @@ impl Judge {
             let needs = self.policy.needs(layer);
             let all = self.all_heads;
             if all || matches!(needs, Needs::Head | Needs::Change) {
+                evidence.reserve(layers);
                 evidence.push(self.measure(pass, units, all || needs == Needs::Change)?);
             }
             let mut ctc = None;

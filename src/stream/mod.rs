@@ -13,5 +13,5 @@ mod session;
 pub(crate) use chunker::Chunker;
 pub use chunker::Discontinuity;
 pub use mixture::Mixture;
-pub use representation::Representation;
+pub use representation::{Forecast, Representation};
 pub use session::{Session, SessionError, SessionOptions, Vectors};

@@ -6,6 +6,27 @@ use super::chunker::Discontinuity;
 use crate::engine::Frames;
 use crate::exit::{Evidence, Reason};
 
+/// Predicted distances of layers from full depth; empty without a forecast.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Forecast(Option<(usize, Frames)>);
+
+impl Forecast {
+    /// Creates a forecast from ln KL(p_L ‖ p_k) for k = `first`, `first` + 1, …, nats.
+    pub fn new(first: usize, log_kl: Frames) -> Self {
+        Self(Some((first, log_kl)))
+    }
+
+    /// The layers k in order, each with KL(p_L ‖ p_k), nats.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.0.iter().flat_map(|(first, log_kl)| (*first..).zip(log_kl.as_slice().iter().map(|log_kl| log_kl.exp())))
+    }
+
+    /// KL(p_L ‖ p_k) of layer k, nats, if it was predicted.
+    pub fn at(&self, k: usize) -> Option<f32> {
+        self.iter().find(|(layer, _)| *layer == k).map(|(_, kl)| kl)
+    }
+}
+
 /// Representation of one chunk of audio.
 #[derive(Debug, Clone)]
 pub struct Representation {
@@ -33,8 +54,8 @@ pub struct Representation {
     pub ctc_evidence: Vec<Evidence>,
     /// Predicted KL(p_L ‖ p_k) of the exit layer k, nats: the distance from full depth (policy `gain`).
     pub expected_kl: Option<f32>,
-    /// Predicted KL(p_L ‖ p_k) of the layer of the decision and all deeper ones, as (k, nats); empty without a forecast (policy `gain`).
-    pub forecast: Vec<(usize, f32)>,
+    /// Predicted KL(p_L ‖ p_k) of the layer of the decision and all deeper ones (policy `gain`).
+    pub forecast: Forecast,
     /// The vectors, `[frames, dim]`.
     pub vectors: Frames,
     /// Log-posteriors of the units at the exit layer, `[frames, units]`, if requested.

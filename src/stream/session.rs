@@ -8,7 +8,7 @@ use super::descent::{Descent, Judge};
 use super::mixture::Mixture;
 #[cfg(feature = "neighbours")]
 use super::neighbourhood::Neighbourhood;
-use super::representation::Representation;
+use super::representation::{Forecast, Representation};
 use crate::engine::{Encoder, EncoderState, EngineError, Frames, Pass, Work};
 use crate::exit::{ExitPolicy, Reason};
 
@@ -424,7 +424,7 @@ pub(super) struct Outputs {
     pub evidence: Vec<crate::exit::Evidence>,
     pub ctc_evidence: Vec<crate::exit::Evidence>,
     pub expected_kl: Option<f32>,
-    pub forecast: Vec<(usize, f32)>,
+    pub forecast: Forecast,
     pub vectors: Frames,
     pub log_posteriors: Option<Frames>,
     pub embedding: Option<Frames>,
@@ -509,9 +509,8 @@ impl Outputs {
         };
         let embedding = options.embedding.then(|| pass.embedding()).transpose()?;
         // The distance to full depth from the exit layer, which may be deeper than the layer of the decision.
-        let forecast: Vec<(usize, f32)> =
-            forecast.iter().flat_map(Frames::as_slice).zip(layer..).map(|(log_kl, layer)| (layer, log_kl.exp())).collect();
-        let expected_kl = forecast.iter().find(|(layer, _)| *layer == exit_layer).map(|(_, kl)| *kl);
+        let forecast = forecast.map_or_else(Forecast::default, |log_kl| Forecast::new(layer, log_kl));
+        let expected_kl = forecast.at(exit_layer);
         let ctc_logits = match (options.ctc, ctc_logits) {
             (false, _) => None,
             (true, Some((layer, logits))) if layer == exit_layer => Some(logits),

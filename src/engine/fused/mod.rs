@@ -32,7 +32,7 @@ pub(super) enum MatmulType {
 /// Applies the fusion rules to `model`, a graph translated from ONNX. Equal weights are stored once, in `sharing`.
 pub(super) fn fuse(model: &mut TypedModel, matmul: MatmulType, sharing: &mut Sharing) -> TractResult<()> {
     model.prop_consts()?;
-    for rule in [rules::layer_norm, rules::gelu, rules::attention, rules::by_heads] {
+    for rule in [rules::layer_norm, rules::gelu, rules::mean_frame, rules::attention, rules::by_heads] {
         rewrite(model, rule)?;
     }
     rewrite(model, |model, node| linear::linear(model, node, matmul, sharing))

@@ -90,6 +90,51 @@ impl TypedOp for Activate {
     as_op!();
 }
 
+/// Mean over the frames: `[1, T, D]` → `[1, 1, D]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MeanFrame;
+
+impl Op for MeanFrame {
+    fn name(&self) -> StaticName {
+        "MeanFrame".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for MeanFrame {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let view = inputs[0].try_as_plain_ram()?;
+        let mut out = Tensor::zero::<f32>(&[1, 1, inputs[0].shape()[2]])?;
+        self.compute(view.as_slice()?, out.try_as_plain_ram_mut()?.as_slice_mut()?);
+        Ok(tvec!(out.into()))
+    }
+}
+
+impl MeanFrame {
+    /// `x [T, D]` → `out [D]`.
+    pub fn compute(&self, x: &[f32], out: &mut [f32]) {
+        let rows = x.chunks_exact(out.len().max(1));
+        let count = rows.len() as f32;
+        out.fill(0.0);
+        for row in rows {
+            out.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        out.iter_mut().for_each(|sum| *sum /= count);
+    }
+}
+
+impl TypedOp for MeanFrame {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let shape = &inputs[0].shape;
+        Ok(tvec!(f32::fact([shape[0].clone(), 1.to_dim(), shape[2].clone()])))
+    }
+
+    as_op!();
+}
+
 /// Columns `first .. first + heads * width` of `[1, T, N]` as `[1, heads, T, width]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ByHeads {

@@ -12,7 +12,7 @@ use super::super::kernels::Activation;
 use super::find::{
     constant, is_binary, is_unary, length, numbers, only_reader, other, past_casts, rank, scalar, source, with_constant,
 };
-use super::ops::{Activate, Attention, ByHeads, LayerNorm, TensorLayout};
+use super::ops::{Activate, Attention, ByHeads, LayerNorm, MeanFrame, TensorLayout};
 
 /// Replaces `out` with `op` on `inputs`.
 fn replace(
@@ -39,6 +39,29 @@ fn mean(model: &TypedModel, outlet: OutletId) -> Option<(OutletId, usize)> {
     let count = length(model, summed, last)?;
     let by_count = scalar(model, *divide.inputs.get(1)?)? == count as f32;
     (reduce.reducer == Reducer::Sum && reduce.axes[..] == [last] && by_count).then_some((summed, count))
+}
+
+/// Anchored at the division by the number of frames.
+pub fn mean_frame(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some(x) = find_mean_frame(model, node) else { return Ok(None) };
+    replace(model, format!("{}.mean_frame", node.name), MeanFrame, &[x], node.id.into())
+}
+
+fn find_mean_frame(model: &TypedModel, node: &TypedNode) -> Option<OutletId> {
+    if !is_binary::<Div>(node) {
+        return None;
+    }
+    let sum = source(model, node.inputs[0]);
+    let reduce = sum.op_as::<Reduce>()?;
+    let x = *sum.inputs.first()?;
+    if reduce.reducer != Reducer::Sum || reduce.axes[..] != [1] || rank(model, x) != 3 || length(model, x, 0)? != 1 {
+        return None;
+    }
+    // The number of frames is symbolic, and cast to f32.
+    let fact = model.outlet_fact(source(model, *node.inputs.get(1)?).inputs.first().copied()?).ok()?;
+    let konst = fact.konst.clone()?;
+    let count = konst.try_as_plain_ram().ok()?.as_slice::<TDim>().ok()?.first()?.clone();
+    (konst.len() == 1 && count == model.outlet_fact(x).ok()?.shape[1]).then_some(x)
 }
 
 /// Anchored at 1 / √(variance + ε).

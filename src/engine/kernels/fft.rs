@@ -120,18 +120,18 @@ impl Stage {
         for p in 0..parts {
             for q in 0..stride {
                 let mut values = [zero; R];
-                for j in 0..R {
-                    values[j] = Complex::load(isa, from, q + stride * (p + parts * j));
+                for (j, value) in values.iter_mut().enumerate() {
+                    *value = Complex::load(isa, from, q + stride * (p + parts * j));
                 }
                 let mut results = D::dft(isa, values);
                 // The factors of the first results, and of the last pass, are 1.
                 if p > 0 {
-                    for k in 1..R {
-                        results[k] = results[k].times(isa, self.turns[p * (R - 1) + k - 1]);
+                    for (result, turn) in results[1..].iter_mut().zip(&self.turns[p * (R - 1)..]) {
+                        *result = result.times(isa, *turn);
                     }
                 }
-                for k in 0..R {
-                    results[k].store(isa, to, q + stride * (R * p + k));
+                for (k, result) in results.iter().enumerate() {
+                    result.store(isa, to, q + stride * (R * p + k));
                 }
             }
         }
