@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bellis::audio::audio_files;
 use bellis::keyword::{
-    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, examples, find, load, weaknesses,
+    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, check_alike, examples, find, load,
+    weaknesses,
 };
 use pyo3::exceptions::{PyFileExistsError, PyValueError};
 use pyo3::prelude::*;
@@ -164,7 +165,7 @@ impl KeywordSpotter {
 
     /// Enrolls a keyword from a phrase, from takes at `rate` (the pack's by default), or from both, and begins a new stream with it. The
     /// threshold is set on the speech in `background`, unless it is given. Returns warnings.
-    #[pyo3(signature = (name, *, say, language, takes, threshold, background, false_accepts, rate, replace))]
+    #[pyo3(signature = (name, *, say, language, takes, threshold, background, false_accepts, rate, keep_unlike, replace))]
     #[allow(clippy::too_many_arguments)]
     fn enroll(
         &self,
@@ -177,6 +178,7 @@ impl KeywordSpotter {
         background: Vec<PathBuf>,
         false_accepts: f64,
         rate: Option<u32>,
+        keep_unlike: bool,
         replace: bool,
     ) -> PyResult<Vec<String>> {
         if let Some(threshold) = threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
@@ -213,6 +215,9 @@ impl KeywordSpotter {
                     Ok(one) => enrolled.push(one),
                     Err(problem) => return Err(BellisError::new_err(format!("take {number}: {problem}"))),
                 }
+            }
+            if !keep_unlike && let Err((index, problem)) = check_alike(&enrolled) {
+                return Err(BellisError::new_err(format!("take {}: {problem}, or pass keep_unlike=True", index + 1)));
             }
             if let Some(phrase) = say {
                 enrolled.extend(enroller.say(&mut keyword, phrase, language).map_err(raise)?);

@@ -302,6 +302,11 @@ def test_wrong_use_is_refused_with_the_reason(tmp_path, encoder, takes):
         spotter.enroll("x", takes=takes, threshold=2)
     with pytest.raises(bellis.BellisError, match="take 1"):
         spotter.enroll("x", takes=[np.zeros(16000, np.float32)], threshold=0.3)
+    # The same recording backwards is speech, but another word.
+    unlike = [takes[0], takes[1], np.ascontiguousarray(takes[2][::-1])]
+    with pytest.raises(bellis.BellisError, match="take 3: too unlike the others.*keep_unlike=True"):
+        spotter.enroll("x", takes=unlike, threshold=0.3)
+    spotter.enroll("x", takes=unlike, threshold=0.3, keep_unlike=True)
     with pytest.raises(ValueError, match="near_misses"):
         bellis.KeywordSpotter(tmp_path, encoder, near_misses=2)
 

@@ -85,6 +85,7 @@ class KeywordSpotter(_bellis.KeywordSpotter):
         background=(),
         false_accepts=0.5,
         rate=None,
+        keep_unlike=False,
         replace=False,
     ):
         """Enrolls a keyword from a phrase, from takes of it, or from both, as `bellis enroll` does, and begins a new stream with it.
@@ -93,9 +94,11 @@ class KeywordSpotter(_bellis.KeywordSpotter):
         takes: 1 to 16 recordings at `rate`, the pack's by default.
         threshold: a score; by default it is set for `false_accepts` per hour on the speech in `background`, files or folders, and without
             those on recordings in the package, which takes about a minute of processor time.
+        keep_unlike: keep takes that differ from the others, such as other speakers'; by default they are an error.
         """
         background = list(background) or [_BACKGROUND]
-        options = {"threshold": threshold, "background": background, "false_accepts": false_accepts, "rate": rate, "replace": replace}
+        options = {"threshold": threshold, "background": background, "false_accepts": false_accepts, "rate": rate}
+        options |= {"keep_unlike": keep_unlike, "replace": replace}
         for text in super().enroll(name, say=say, language=language, takes=list(takes), **options):
             warnings.warn(f"keyword `{name}`: {text}", stacklevel=2)
 

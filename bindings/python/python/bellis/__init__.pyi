@@ -122,6 +122,7 @@ class KeywordSpotter:
         background: Sequence[str | os.PathLike[str]] = (),
         false_accepts: float = 0.5,
         rate: int | None = None,
+        keep_unlike: bool = False,
         replace: bool = False,
     ) -> None: ...
     def microphone(self, device: str | None = None) -> Microphone[KeywordEvent]: ...
