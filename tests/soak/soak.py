@@ -31,7 +31,7 @@ RATE = 16_000
 # Frames per callback of the daemon at its default buffer of 20 ms. Audio that does not fill a callback stays in the device.
 CALLBACK = 320
 RING_SECONDS = 2
-# A scrape that takes longer is a failure.
+# A scrape, or a wait for an effect, that takes longer is a failure; --patience.
 PATIENCE = 30
 
 
@@ -459,15 +459,18 @@ def prepare_audio(folder):
 
 
 def main():
+    global PATIENCE
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="empty folder; its subfolder `small` is on a small disk")
     parser.add_argument("--hours", type=float, default=24, help="hours of audio [24]")
     parser.add_argument("--minutes", type=float, default=1e9, help="ends after this time, even with less audio")
     parser.add_argument("--speed", type=float, default=150, help="times real time [150]")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds after which a wait is a failure [30]; a busy machine needs more")
     parser.add_argument("--only", help="only these faults, separated by commas; an empty list for none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--docs", action="store_true", help="update docs/reliability.md and docs/figures/soak.svg")
     options = parser.parse_args()
+    PATIENCE = options.patience
     soak = Soak(options, options.folder)
     try:
         result = soak.run()
