@@ -185,6 +185,7 @@ def test_availability_follows_the_daemon(home, daemon):
     daemon.stop()
     home.hears(f"{TOPIC}/status", b"offline")
     assert daemon.process.returncode == 0
+    assert not any("mqtt: " in line for line in daemon.log if "connected to" not in line), daemon.log
 
 
 def test_a_killed_daemon_is_offline_by_its_last_will(home, tmp_path, keywords, broker):

@@ -129,8 +129,13 @@ impl MqttClient {
 
     /// Takes leave, so that the broker does not publish the last will.
     pub fn disconnect(&mut self, out: &mut Vec<u8>) -> Result<(), ClientError> {
-        let events = self.connection.checked_send(v3_1_1::Disconnect::builder().build()?);
-        self.collect(events, out).map(drop)
+        // The request to close that follows is no error here.
+        for event in self.connection.checked_send(v3_1_1::Disconnect::builder().build()?) {
+            if let Event::RequestSendPacket { packet, .. } = event {
+                out.extend_from_slice(&packet.to_continuous_buffer());
+            }
+        }
+        Ok(())
     }
 
     /// Takes received bytes.
@@ -210,6 +215,14 @@ mod tests {
             let message = |payload: &str| Incoming::Message { topic: "status".into(), payload: payload.as_bytes().to_vec() };
             assert_eq!(messages, [message("online"), message("x")], "cut every {cut} bytes");
         }
+    }
+
+    #[test]
+    fn a_client_takes_leave() {
+        let (mut client, mut out) = (connected(), Vec::new());
+        client.publish("s", b"off", true, false, &mut out).unwrap();
+        client.disconnect(&mut out).unwrap();
+        assert_eq!(out, b"\x31\x06\x00\x01soff\xe0\x00");
     }
 
     #[test]
