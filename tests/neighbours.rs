@@ -406,6 +406,7 @@ fn daemons_compute_for_each_other_and_reload_their_neighbours() {
     served.signal("TERM");
     let (success, log) = served.end();
     assert!(success, "{log}");
+    assert!(log.contains(" on neighbours (one layer of one chunk each)") && log.contains("  neighbour hall: "), "{log}");
 }
 
 /// Audio that waits raises the thresholds of a live stream; chunks then exit earlier, and the thresholds return.

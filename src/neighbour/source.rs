@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::message::{Answer, Task};
-use super::policy::{self, Draws, Exchange, LiveAdaptation, Load, Placement};
+use super::policy::{self, Draws, Exchange, Ledger, LiveAdaptation, Load, Placement};
 use super::roster::{Candidate, Ending, Roster};
 use crate::engine::handover::Handover;
 use crate::engine::{Encoder, EngineError};
@@ -72,6 +72,10 @@ pub struct Source {
     known: BTreeMap<usize, Known>,
     /// The neighbours of the chunks in flight.
     last: Option<usize>,
+    /// What offloading has gained, for a stream from a file; `None` for live audio, whose rate is given.
+    ledger: Option<Ledger>,
+    began: Instant,
+    in_flight: usize,
 }
 
 /// The states of earlier chunks that a neighbour has, by first frame.
@@ -127,6 +131,9 @@ impl Source {
             chosen: None,
             known: BTreeMap::new(),
             last: None,
+            ledger: None,
+            began: Instant::now(),
+            in_flight: 0,
         })
     }
 
@@ -172,7 +179,8 @@ impl Source {
 
     /// Probability of sending the chunk to `best`.
     fn chance(&self, offer: &Offer<'_>, best: &Candidate) -> f64 {
-        if offer.waiting == 0 && offer.sent == 0 {
+        let allowed = self.ledger.as_ref().is_none_or(|ledger| ledger.allows(offer.sent));
+        if !allowed || offer.waiting == 0 && offer.sent == 0 {
             return 0.0;
         }
         let Some(transfer) = best.transfer_seconds else {
@@ -255,6 +263,12 @@ const MOST_OFFERED: usize = 8;
 impl Offload for Source {
     fn begin_chunk(&mut self, waiting: usize, live: bool) -> f32 {
         self.roster.own().set_own(waiting);
+        if live {
+            self.ledger = None;
+        } else {
+            let now = self.began.elapsed().as_secs_f64();
+            self.ledger.get_or_insert_default().begins(now, self.in_flight, waiting);
+        }
         if live && self.has_thresholds {
             self.factor = self.adaptation.next(self.factor, waiting);
             self.policy.relax = (self.factor > 1.0).then_some(self.factor as f32);
@@ -273,7 +287,7 @@ impl Offload for Source {
     }
 
     fn send(&mut self, offer: &Offer<'_>, chunk: &Handover) -> Option<Ticket> {
-        let number = self.chosen.take()?.number;
+        let Candidate { number, load, transfer_seconds, .. } = self.chosen.take()?;
         let name = self.roster.name(number)?;
         let within = self.within(offer);
         let (depth, frames, dim) = (chunk.depth, chunk.own.len(), self.encoder.dim());
@@ -327,6 +341,10 @@ impl Offload for Source {
         };
         self.roster.sent(number, task.len());
         self.last = Some(number);
+        self.in_flight += 1;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.leaves(offer.elapsed.as_secs_f64() + transfer_seconds.unwrap_or(0.0) + load.compute_seconds);
+        }
         self.carrier.carry(&name, task, within, Box::new(on_answer));
         Some(Ticket { neighbour: number, depth, reply: answer, until: sent + within })
     }
@@ -341,6 +359,7 @@ impl Offload for Source {
             // It may not have received the states, so everything is sent next time.
             self.known.remove(&ticket.neighbour);
         }
+        self.in_flight = self.in_flight.saturating_sub(1);
         self.roster.settled(ticket.neighbour, ending);
     }
 
