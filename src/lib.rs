@@ -192,6 +192,9 @@ pub mod consumer;
 #[cfg(feature = "serve")]
 #[doc(hidden)]
 pub mod daemon;
+#[cfg(any(feature = "bench", feature = "serve"))]
+#[doc(hidden)]
+pub mod drawing;
 pub mod engine;
 pub mod exit;
 #[cfg(any(feature = "cli", feature = "test-util"))]

@@ -261,6 +261,21 @@ fn the_report_contains_the_summary_as_json() {
 }
 
 #[test]
+fn a_report_named_html_shows_the_exit_layer_of_every_chunk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("<run>.html");
+    let run = output(&["run", "--quiet", "--consumer", "jsonl", "--report", path.to_str().unwrap()]);
+    let page = std::fs::read_to_string(path).unwrap();
+    let band = page.split("data-band='").nth(1).unwrap().split('\'').next().unwrap();
+    let band: serde_json::Value = serde_json::from_str(band).unwrap();
+    let layers = stdout(&run).lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["layer"].clone()).collect();
+    let drawn: Vec<_> = band["chunks"].as_array().unwrap().iter().map(|chunk| chunk[2].clone()).collect();
+    assert_eq!(serde_json::Value::Array(drawn), serde_json::Value::Array(layers));
+    assert!(page.contains("--layer-4") && page.contains("mean exit layer") && !page.contains("http"), "self-contained");
+    refused(&["serve", "--report", "x.html"], &["the report of a daemon is JSON"]);
+}
+
+#[test]
 fn a_closed_pipe_ends_the_run_without_an_error() {
     let mut child = bellis(&["run", "--quiet"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());

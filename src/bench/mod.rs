@@ -21,7 +21,7 @@ pub use compared::Compared;
 pub use device::{Segment, SegmentKind};
 pub use estimate::expected_duration;
 pub use noise::{NoiseKind, Speech};
-pub use page::{compared_page, page};
+pub use page::{compared_page, page, run_page};
 pub use policies::{default_policies, default_policy};
 pub use report::{Cell, Condition, ConditionKind, Curve, DeviceStream, FORMAT, Report};
 

@@ -20,6 +20,8 @@ mod no_neighbours;
 mod record;
 #[cfg(all(unix, feature = "serve"))]
 mod reload;
+#[cfg(feature = "bench")]
+mod report;
 mod run;
 #[cfg(all(unix, feature = "serve"))]
 mod serve;

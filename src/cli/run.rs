@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bellis::audio::Source;
+#[cfg(feature = "bench")]
+use bellis::consumer::Consumer;
 use bellis::engine::Encoder;
 use bellis::internal::replace_file;
 use bellis::pack::Pack;
@@ -15,6 +17,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::consumers::{check_outputs, consumers, writes_to_stdout};
 use super::locate;
+#[cfg(feature = "bench")]
+use super::report::Depths;
 use super::settings::{Input, Settings};
 use super::signals::stop_on_signals;
 use super::source::{run_options, source};
@@ -70,6 +74,8 @@ impl Run {
         let source = source(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
         let consumers = consumers(&settings, &pack, &encoder)?;
+        #[cfg(feature = "bench")]
+        let (consumers, depths) = with_depths(consumers, &settings);
         let stop = stop_on_signals()?;
         if settings.input() == Input::Microphone && !settings.quiet {
             let spec = source.spec();
@@ -101,6 +107,10 @@ impl Run {
         #[cfg(feature = "neighbours")]
         let counters = run.counters().clone();
         let report = run.join();
+        #[cfg(feature = "bench")]
+        if let (Some(depths), Some(path)) = (depths, &settings.report) {
+            depths.write(path, &report.summary, encoder.layers())?;
+        }
         let told = tell(report, &settings);
         #[cfg(feature = "neighbours")]
         if let Some(node) = node.filter(|_| !settings.quiet) {
@@ -108,6 +118,14 @@ impl Run {
         }
         told
     }
+}
+
+/// Adds the consumer of a report that shows every chunk.
+#[cfg(feature = "bench")]
+fn with_depths(mut consumers: Vec<Box<dyn Consumer>>, settings: &Settings) -> (Vec<Box<dyn Consumer>>, Option<Depths>) {
+    let depths = Depths::wanted(settings.report.as_deref());
+    consumers.extend(depths.clone().map(|depths| -> Box<dyn Consumer> { Box::new(depths) }));
+    (consumers, depths)
 }
 
 /// Connects to neighbours, if any are configured.
@@ -135,11 +153,16 @@ pub fn tell(report: RunReport, settings: &Settings) -> anyhow::Result<()> {
     if !settings.quiet {
         err!("{}", report.summary);
     }
-    if let Some(path) = &settings.report {
+    if let Some(path) = settings.report.as_ref().filter(|path| !is_page(path)) {
         let text = serde_json::to_string_pretty(&report.summary)?;
         replace_file(path, (text + "\n").as_bytes()).with_context(|| path.display().to_string())?;
     }
     Ok(report.outcome?)
+}
+
+/// Whether a report is a page instead of JSON.
+pub fn is_page(path: &Path) -> bool {
+    cfg!(feature = "bench") && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("html"))
 }
 
 /// A progress bar for long files, if standard error is a terminal and the output is not on it.

@@ -21,7 +21,7 @@ use super::consumers::{asked, check_outputs};
 use super::keywords::folder;
 use super::locate;
 use super::reload::Configuration;
-use super::run::tell;
+use super::run::{is_page, tell};
 use super::services::{self, Reports, Services};
 use super::settings::{Input, Settings};
 use super::source::{run_options, source};
@@ -147,6 +147,9 @@ impl Serve {
         settings.input.get_or_insert_with(|| PathBuf::from(if only_services { "none" } else { "mic" }));
         if settings.consumer.is_empty() && services::need_input(&settings) {
             settings.consumer.push("null".into());
+        }
+        if settings.report.as_deref().is_some_and(is_page) {
+            bail!("the report of a daemon is JSON; name it FILE.json, or use the live page");
         }
         // Labels tell consumers apart on reload.
         let labels: Vec<String> = asked(&settings)?.into_iter().map(|one| one.label).collect();

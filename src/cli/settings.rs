@@ -337,7 +337,7 @@ settings! {
         /// Number format of `stream` [default: f32]
         #[arg(long, value_parser = values::float_type(), value_name = "TYPE", help_heading = "Phones, utterances, streams")]
         pub float: Option<FloatType> = Output,
-        /// Also write the summary to this file, as JSON
+        /// Also write the summary to this file, as JSON, or as a page of .html
         #[arg(long, value_name = "FILE", help_heading = "Output")]
         pub report: Option<PathBuf> = Restart,
         /// Suppress the summary and the progress bar

@@ -10,7 +10,9 @@ use std::fmt::Write;
 pub use compared::compared_page;
 
 use self::paint::{SMALL, drawn, rules, series, series_variable};
+use super::device::Segment;
 use super::report::{Cell, Curve, Report};
+use crate::drawing::{self, Band, Bar};
 
 /// The page.
 pub fn page(report: &Report) -> String {
@@ -70,12 +72,14 @@ pub fn page(report: &Report) -> String {
     let exits = |name: &str| drawn(pictures::exits_size(report), |area| pictures::exits(report, name, area));
     page.plots(&shown.iter().map(|name| (*name, exits(name))).collect::<Vec<_>>());
 
-    if report.device.is_some() {
-        page.heading("Device-like stream", "30 % speech, 40 % silence (digital, and room tone), 30 % noise alone.");
-        let lines: Vec<_> = shown.iter().map(|name| (*name, colour_of(report, name))).collect();
-        let named: Vec<_> = shown.iter().map(|name| (*name, variable_of(report, name))).collect();
-        page.legend(&named, "line");
-        page.wide(drawn(pictures::TIMELINE, |area| pictures::timeline(report, &lines, area)));
+    if let Some(device) = &report.device {
+        page.heading(
+            "Device-like stream",
+            "30 % speech, 40 % silence (digital, and room tone), 30 % noise alone; exit layers by chunk.",
+        );
+        for (policy, exits) in device.exits.iter().filter(|(policy, _)| shown.contains(&policy.as_str())) {
+            page.band(policy, &device_band(report, &device.segments, exits));
+        }
     }
 
     let entropy: Vec<(String, Vec<f64>)> = pictures::entropy_lines(report);
@@ -110,6 +114,43 @@ pub fn page(report: &Report) -> String {
     page.raw(&policies_table(report));
     page.raw(&all_numbers(report));
     page.finish("bellis bench")
+}
+
+/// Exit layers over the segments of the device-like stream.
+fn device_band(report: &Report, segments: &[Segment], exits: &[usize]) -> Band {
+    let until = segments.last().map_or(1.0, |segment| segment.start + segment.seconds);
+    let chunk = report.chunk_ms / 1e3;
+    let bar = |(index, &layer): (usize, &usize)| {
+        let start = index as f64 * chunk;
+        Bar { start, end: (start + chunk).min(until), layer }
+    };
+    let part = |one: &Segment| (one.start, one.start + one.seconds, one.kind.name());
+    Band {
+        from: 0.0,
+        until,
+        layers: report.layers,
+        chunks: exits.iter().enumerate().map(bar).collect(),
+        parts: segments.iter().map(part).collect(),
+    }
+}
+
+/// Seconds of a recording in one band.
+const BAND_SECONDS: f64 = 60.0;
+
+/// The page of one run: its summary, and the exit layers of its chunks.
+pub fn run_page(source: &str, summary: &str, layers: usize, chunks: &[Bar]) -> String {
+    let mut page = Page::new(source, layers);
+    page.raw(&format!("<pre>{}</pre>", escaped(summary)));
+    page.heading("Exit layers", "The layer after which each chunk exited. Colours as in the live page.");
+    let mut rest = chunks;
+    while let Some(first) = rest.first() {
+        let from = (first.start / BAND_SECONDS).floor() * BAND_SECONDS;
+        let count = rest.iter().take_while(|bar| bar.start < from + BAND_SECONDS).count().max(1);
+        let (now, later) = rest.split_at(count);
+        page.band("", &Band { from, until: from + BAND_SECONDS, layers, chunks: now.to_vec(), parts: Vec::new() });
+        rest = later;
+    }
+    page.finish("bellis run --report")
 }
 
 fn index_of(report: &Report, policy: &str) -> Option<usize> {
@@ -224,12 +265,13 @@ struct Page {
     title: String,
     layers: usize,
     body: String,
+    has_bands: bool,
 }
 
 impl Page {
     fn new(title: &str, layers: usize) -> Self {
         let title = escaped(title);
-        Self { body: format!("<h1>{title}</h1>"), title, layers }
+        Self { body: format!("<h1>{title}</h1>"), title, layers, has_bands: false }
     }
 
     fn raw(&mut self, html: &str) {
@@ -273,19 +315,20 @@ impl Page {
         self.body.push_str("</div>");
     }
 
-    fn wide(&mut self, picture: Option<String>) {
-        if let Some(picture) = picture {
-            let _ = write!(self.body, "<figure class=\"wide\">{picture}</figure>");
-        }
+    fn band(&mut self, title: &str, band: &Band) {
+        let title = if title.is_empty() { String::new() } else { format!("<h3>{}</h3>", escaped(title)) };
+        let _ = write!(self.body, "<figure class=\"wide\">{title}{}</figure>", band.canvas());
+        self.has_bands = true;
     }
 
     fn finish(self, command: &str) -> String {
-        let Self { title, layers, body } = self;
-        let (style, rules) = (include_str!("style.css"), rules(layers));
+        let Self { title, layers, body, has_bands } = self;
+        let (style, colours, rules) = (include_str!("style.css"), drawing::STYLE, rules(layers));
+        let scripts = if has_bands { drawing::scripts() } else { String::new() };
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-             <title>Bellis: {title}</title><style>{style}{rules}</style></head><body><main>{body}\
-             <footer>Created by <code>{command}</code>.</footer></main></body></html>\n"
+             <title>Bellis: {title}</title><style>{style}{colours}{rules}</style></head><body><main>{body}\
+             <footer>Created by <code>{command}</code>.</footer></main>{scripts}</body></html>\n"
         )
     }
 }

@@ -6,16 +6,12 @@
 use std::fmt::Write;
 
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-pub(super) const INK: RGBColor = RGBColor(0, 0, 1);
+use crate::drawing;
+
 pub(super) const MUTED: RGBColor = RGBColor(0, 0, 2);
 pub(super) const GRID: RGBColor = RGBColor(0, 0, 3);
-pub(super) const SPEECH: RGBColor = RGBColor(0, 0, 4);
-pub(super) const SILENCE: RGBColor = RGBColor(0, 0, 5);
-pub(super) const NOISE: RGBColor = RGBColor(0, 0, 6);
-const NAMED: [(&str, RGBColor); 6] =
-    [("ink", INK), ("muted", MUTED), ("grid", GRID), ("speech", SPEECH), ("silence", SILENCE), ("noise", NOISE)];
+const NAMED: [(&str, RGBColor); 2] = [("muted", MUTED), ("grid", GRID)];
 /// Colours of the style sheet's `--s0` and on.
 const SERIES: u8 = 8;
 const FIRST_SERIES: u8 = 16;
@@ -45,8 +41,7 @@ pub(super) fn rules(layers: usize) -> String {
     NAMED.iter().for_each(|(name, colour)| rule(*colour, &format!("var(--{name})")));
     (0..usize::from(SERIES)).for_each(|index| rule(series(index), &series_variable(index)));
     for layer in 0..=layers {
-        let share = 100 * layer / layers.max(1);
-        rule(depth(layer), &format!("color-mix(in oklab,var(--deep) {share}%,var(--shallow))"));
+        rule(depth(layer), &drawing::colour(layer, layers));
     }
     css
 }
@@ -73,9 +68,4 @@ pub(super) fn drawn(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawn) -> 
 /// Labels of axes.
 pub(super) fn label() -> TextStyle<'static> {
     ("sans-serif", 12.5).into_font().color(&MUTED)
-}
-
-/// Text in a plot, starting at its position.
-pub(super) fn words(colour: RGBColor) -> TextStyle<'static> {
-    ("sans-serif", 12.5).into_font().color(&colour).pos(Pos::new(HPos::Left, VPos::Center))
 }

@@ -3,8 +3,7 @@
 use plotters::prelude::*;
 
 use super::axes::{Places, depth_against_noise, kl_against_compute};
-use super::paint::{Area, Drawn, GRID, INK, MUTED, NOISE, SILENCE, SPEECH, depth, label, series, words};
-use crate::bench::device::SegmentKind;
+use super::paint::{Area, Drawn, GRID, MUTED, depth, label, series};
 use crate::bench::report::{ConditionKind, Curve, Report};
 
 /// KL against MACs, % of full depth: the fixed depths as a line, each policy as a point.
@@ -208,55 +207,5 @@ pub(super) fn latency(curves: &[(&Curve, RGBColor)], area: &Area<'_>) -> Drawn {
     for (line, colour) in lines {
         chart.draw_series(LineSeries::new(line, colour.stroke_width(2)))?;
     }
-    Ok(())
-}
-
-/// Size of [`timeline`].
-pub(super) const TIMELINE: (u32, u32) = (920, 230);
-
-/// The exit layer of every chunk of the device-like stream, over its segments.
-pub(super) fn timeline(report: &Report, policies: &[(&str, RGBColor)], area: &Area<'_>) -> Drawn {
-    let device = report.device.as_ref().ok_or("no device-like stream was measured")?;
-    let end = device.segments.last().map_or(1.0, |segment| segment.start + segment.seconds);
-    // Margin for the labels above the deepest layer.
-    let top = report.layers as f64 * 1.17;
-    let mut chart = ChartBuilder::on(area)
-        .margin(8)
-        .margin_right(14)
-        .x_label_area_size(38)
-        .y_label_area_size(40)
-        .build_cartesian_2d(0.0..end, 0.0..top)?;
-    chart.draw_series(device.segments.iter().map(|segment| {
-        let colour = match segment.kind {
-            SegmentKind::Speech => SPEECH,
-            SegmentKind::Silence => SILENCE,
-            SegmentKind::Noise => NOISE,
-        };
-        Rectangle::new([(segment.start, 0.0), (segment.start + segment.seconds, top)], colour.filled())
-    }))?;
-    chart
-        .configure_mesh()
-        .disable_mesh()
-        .axis_style(GRID)
-        .x_desc("seconds")
-        .y_desc("exit layer")
-        .x_label_formatter(&|x| format!("{x:.0}"))
-        .y_label_formatter(&|y| format!("{y:.0}"))
-        .y_labels(6)
-        .label_style(label())
-        .draw()?;
-    for (policy, colour) in policies {
-        let Some((_, exits)) = device.exits.iter().find(|(name, _)| name == policy) else { continue };
-        let chunk = report.chunk_ms / 1e3;
-        let steps = exits.iter().enumerate().flat_map(|(index, &exit)| {
-            let (start, end) = (index as f64 * chunk, (index as f64 + 1.0) * chunk);
-            [(start, exit as f64), (end, exit as f64)]
-        });
-        chart.draw_series(LineSeries::new(steps.map(|(x, y)| (x.min(end), y)), colour.stroke_width(2)))?;
-    }
-    let wide_enough = device.segments.iter().filter(|segment| segment.seconds > end * 0.06);
-    chart.draw_series(
-        wide_enough.map(|segment| Text::new(segment.kind.name(), (segment.start + end * 0.004, top * 0.955), words(INK))),
-    )?;
     Ok(())
 }

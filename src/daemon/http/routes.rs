@@ -1,7 +1,7 @@
 //! The paths of the HTTP server. A new one is an arm in [`Routes::respond`].
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -16,12 +16,16 @@ use super::connections::Slot;
 use super::keywords::KeywordAccess;
 use super::origin;
 use super::stream::EventStream;
+use crate::drawing;
 
 pub(super) type Body = http_body_util::combinators::BoxBody<Bytes, Infallible>;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
-const PAGE: &str = include_str!("live.html");
+/// The page, with the code that it shares with reports in the places of these names.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    include_str!("live.html").replacen("/* layers.css */", drawing::STYLE, 1).replacen("// layers.js", drawing::SCRIPT, 1)
+});
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 const EVENT_STREAM: &str = "text/event-stream";
@@ -92,7 +96,7 @@ fn page(request: &Request<Incoming>) -> Response<Body> {
     if let Err(reason) = origin::check(request.headers()) {
         return text(StatusCode::FORBIDDEN, reason);
     }
-    let mut response = full(StatusCode::OK, HTML, PAGE);
+    let mut response = full(StatusCode::OK, HTML, PAGE.as_str());
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
