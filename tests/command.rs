@@ -268,7 +268,8 @@ fn a_report_named_html_shows_the_exit_layer_of_every_chunk() {
     let page = std::fs::read_to_string(path).unwrap();
     let band = page.split("data-band='").nth(1).unwrap().split('\'').next().unwrap();
     let band: serde_json::Value = serde_json::from_str(band).unwrap();
-    let layers = stdout(&run).lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["layer"].clone()).collect();
+    let layers =
+        stdout(&run).lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["layer"].clone()).collect();
     let drawn: Vec<_> = band["chunks"].as_array().unwrap().iter().map(|chunk| chunk[2].clone()).collect();
     assert_eq!(serde_json::Value::Array(drawn), serde_json::Value::Array(layers));
     assert!(page.contains("--layer-4") && page.contains("mean exit layer") && !page.contains("http"), "self-contained");
