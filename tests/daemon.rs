@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bellis::audio::{AudioError, AudioErrorKind, EventSender, RingWriter, Source, SourceSpec};
 use bellis::consumer::{Consumer, ConsumerError, Null};
-use bellis::daemon::{Backoff, Command, Daemon, DaemonOptions, Notice, Notify, Reload, State, Status};
+use bellis::daemon::{Backoff, Clock, Command, Daemon, DaemonOptions, Notice, Notify, Reload, State, Status};
 use bellis::exit::{Deadline, Decision, ExitPolicy, Fixed, Needs, Observation, Reason};
 use bellis::internal::{ScriptedSource, Step, count_abandoned_stream};
 use bellis::runtime::{NamedConsumer, RunError, RunOptions, RunReport};
@@ -22,13 +22,33 @@ use common::Collect;
 struct Recorder {
     notices: Arc<Mutex<Vec<Notice>>>,
     ping_every: Option<Duration>,
+    /// Number of times that the supervisor decided about a ping.
+    rounds: Arc<AtomicU64>,
 }
 
 impl Recorder {
     fn count(&self, notice: &Notice) -> usize {
         self.notices.lock().unwrap().iter().filter(|one| *one == notice).count()
     }
+
+    /// Puts the clock forward, and waits until the supervisor has taken the new time into account.
+    #[track_caller]
+    fn advance(&self, clock: &Clock, by: Duration) {
+        clock.advance(by);
+        let before = self.rounds.load(Ordering::Relaxed);
+        within_long("two rounds of the supervisor", || self.rounds.load(Ordering::Relaxed) >= before + 2);
+    }
+
+    /// Checks that no ping is sent for ten intervals.
+    #[track_caller]
+    fn is_silent(&self, clock: &Clock) {
+        let pings = self.count(&Notice::Ping);
+        (0..10).for_each(|_| self.advance(clock, PING_EVERY));
+        assert_eq!(self.count(&Notice::Ping), pings);
+    }
 }
+
+const PING_EVERY: Duration = Duration::from_millis(200);
 
 impl Notify for Recorder {
     fn notify(&mut self, notice: Notice) {
@@ -36,6 +56,7 @@ impl Notify for Recorder {
     }
 
     fn ping_every(&self) -> Option<Duration> {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
         self.ping_every
     }
 }
@@ -199,8 +220,8 @@ fn a_device_whose_opening_hangs_ends_the_daemon() {
     in_own_process("hanging_openings");
 }
 
-/// Hangs within a chunk while the flag is set.
-struct Hanging(Arc<AtomicBool>);
+/// Hangs within a chunk while the first flag is set; the second one is set meanwhile.
+struct Hanging(Arc<AtomicBool>, Arc<AtomicBool>);
 
 impl ExitPolicy for Hanging {
     fn needs(&self, _layer: usize) -> Needs {
@@ -209,6 +230,7 @@ impl ExitPolicy for Hanging {
 
     fn decide(&mut self, _observation: &Observation<'_>) -> Decision {
         while self.0.load(Ordering::Relaxed) {
+            self.1.store(true, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(5));
         }
         Decision::Exit(Reason::Schedule)
@@ -224,17 +246,19 @@ fn endless() -> Result<Box<dyn Source>, AudioError> {
 
 #[test]
 fn pings_stop_while_the_inference_thread_hangs() {
-    let hangs = Arc::new(AtomicBool::new(false));
-    let recorder = Recorder { ping_every: Some(Duration::from_millis(200)), ..Recorder::default() };
-    let (report, _) = daemon(Box::new(Hanging(hangs.clone())), options(Duration::from_secs(2)), endless, &recorder, |status| {
+    let (hangs, inside) = (Arc::new(AtomicBool::new(false)), Arc::default());
+    let recorder = Recorder { ping_every: Some(PING_EVERY), ..Recorder::default() };
+    let (policy, options) = (Box::new(Hanging(hangs.clone(), Arc::clone(&inside))), options(Duration::from_secs(2)));
+    let clock = options.clock.clone();
+    let (report, _) = daemon(policy, options, endless, &recorder, |status| {
         within_long("pings", || recorder.count(&Notice::Ping) >= 3 && status.state() == State::Running);
         hangs.store(true, Ordering::Relaxed);
+        within_long("the hanging chunk", || inside.load(Ordering::Relaxed));
+        recorder.advance(&clock, Duration::from_secs(2));
         within_long("stalled", || status.state() == State::Stalled);
         assert!(!status.healthy());
+        recorder.is_silent(&clock);
         let pings = recorder.count(&Notice::Ping);
-        // Ten ping intervals.
-        std::thread::sleep(Duration::from_secs(2));
-        assert_eq!(recorder.count(&Notice::Ping), pings);
         // Pings continue with the inference thread.
         hangs.store(false, Ordering::Relaxed);
         within_long("running", || status.state() == State::Running && recorder.count(&Notice::Ping) > pings);
@@ -243,6 +267,27 @@ fn pings_stop_while_the_inference_thread_hangs() {
     assert!(matches!(report.outcome, Err(RunError::Stuck(_))), "{:?}", report.outcome);
     assert_eq!(recorder.count(&Notice::Ready), 1);
     hangs.store(false, Ordering::Relaxed);
+}
+
+#[test]
+fn pings_stop_while_a_device_hangs_in_its_opening() {
+    let (open, opened) = crossbeam_channel::bounded::<()>(0);
+    let recorder = Recorder { ping_every: Some(PING_EVERY), ..Recorder::default() };
+    let options = options(Duration::from_secs(2));
+    let clock = options.clock.clone();
+    let device = move || {
+        let _ = opened.recv();
+        endless()
+    };
+    let (report, _) = daemon(Box::new(Fixed::new(1)), options, device, &recorder, |status| {
+        within_long("pings", || recorder.count(&Notice::Ping) >= 1);
+        recorder.advance(&clock, Duration::from_secs(10));
+        recorder.is_silent(&clock);
+        let pings = recorder.count(&Notice::Ping);
+        drop(open);
+        within_long("pings of the open device", || status.state() == State::Running && recorder.count(&Notice::Ping) > pings);
+    });
+    report.outcome.unwrap();
 }
 
 /// Fails at its first chunk, as on a full disk.

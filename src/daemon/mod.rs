@@ -8,6 +8,7 @@
 //! samples captured = processed + dropped.
 
 mod board;
+mod clock;
 #[cfg(all(feature = "keywords", feature = "files"))]
 mod enrolment;
 pub mod events;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 pub use board::{Board, Reading};
+pub use clock::Clock;
 #[cfg(all(feature = "keywords", feature = "files"))]
 pub use enrolment::{Enrolment, TokenError};
 pub use http::{HttpServer, KeywordAccess};
@@ -62,14 +64,16 @@ pub struct DaemonOptions {
     pub board: std::path::PathBuf,
     /// Where events are published.
     pub events: Arc<EventBus>,
+    /// The clock of every time limit.
+    pub clock: Clock,
 }
 
 impl DaemonOptions {
     /// The defaults: attempts to open a device after 0.1 s at first, at most 1 s apart; the end within two seconds.
     pub fn new(run: RunOptions) -> Self {
         let backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(1) };
-        let (stop_within, events) = (Duration::from_millis(1_900), Arc::default());
-        Self { run, reopen: true, idle: false, backoff, stop_within, board: "/sys".into(), events }
+        let (stop_within, events, clock) = (Duration::from_millis(1_900), Arc::default(), Clock::default());
+        Self { run, reopen: true, idle: false, backoff, stop_within, board: "/sys".into(), events, clock }
     }
 }
 
@@ -185,7 +189,7 @@ impl Daemon {
         reload: &mut dyn Reloader,
         notify: &mut dyn Notify,
     ) -> RunReport {
-        let opener = match Opener::start(open, self.options.run.ring, self.options.backoff) {
+        let opener = match Opener::start(open, self.options.run.ring, self.options.backoff, self.options.clock.clone()) {
             Ok(opener) => opener,
             Err(error) => return self.pipeline.finish(Err(RunError::Thread(error)), Some(self.options.stop_within)),
         };

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use super::clock::Clock;
 use crate::audio::{AudioError, Source};
 use crate::runtime::Opened;
 
@@ -28,6 +29,7 @@ pub(super) struct Opener {
     wait: Duration,
     due: Instant,
     opened: Option<Instant>,
+    clock: Clock,
 }
 
 impl Opener {
@@ -35,6 +37,7 @@ impl Opener {
         mut open: impl FnMut() -> Result<Box<dyn Source>, AudioError> + Send + 'static,
         ring: Duration,
         backoff: Backoff,
+        clock: Clock,
     ) -> std::io::Result<Self> {
         let (ask, asked) = bounded::<()>(1);
         let (answer, answers) = bounded(1);
@@ -45,20 +48,20 @@ impl Opener {
                 }
             }
         })?;
-        Ok(Self { ask, answers, asked: None, backoff, wait: backoff.first, due: Instant::now(), opened: None })
+        Ok(Self { ask, answers, asked: None, backoff, wait: backoff.first, due: clock.now(), opened: None, clock })
     }
 
     /// Starts an attempt when it is due, and waits for its result for at most `patience`.
     pub fn poll(&mut self, patience: Duration) -> Option<Result<Opened, AudioError>> {
         if self.asked.is_none() {
-            let early = self.due.saturating_duration_since(Instant::now());
+            let early = self.due.saturating_duration_since(self.clock.now());
             if early > patience {
                 std::thread::sleep(patience);
                 return None;
             }
             std::thread::sleep(early);
             if self.ask.try_send(()).is_ok() {
-                self.asked = Some(Instant::now());
+                self.asked = Some(self.clock.now());
             }
         }
         match self.answers.recv_timeout(patience) {
@@ -70,7 +73,7 @@ impl Opener {
             Ok(answer) => {
                 self.asked = None;
                 match answer {
-                    Ok(_) => self.opened = Some(Instant::now()),
+                    Ok(_) => self.opened = Some(self.clock.now()),
                     Err(_) => self.schedule_retry(),
                 }
                 Some(answer)
@@ -80,7 +83,7 @@ impl Opener {
 
     /// Schedules an attempt after the open source was lost.
     pub fn lost(&mut self) {
-        if self.opened.take().is_some_and(|opened| opened.elapsed() >= RELIABLE_AFTER) {
+        if self.opened.take().is_some_and(|opened| self.clock.since(opened) >= RELIABLE_AFTER) {
             self.wait = self.backoff.first;
         }
         self.schedule_retry();
@@ -88,11 +91,11 @@ impl Opener {
 
     /// Duration of the attempt in progress.
     pub fn hangs_for(&self) -> Duration {
-        self.asked.map_or(Duration::ZERO, |asked| asked.elapsed())
+        self.asked.map_or(Duration::ZERO, |asked| self.clock.since(asked))
     }
 
     fn schedule_retry(&mut self) {
-        self.due = Instant::now() + self.wait;
+        self.due = self.clock.now() + self.wait;
         self.wait = (2 * self.wait).min(self.backoff.longest);
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::board::Board;
+use super::clock::Clock;
 use super::events::{Event, StatusEvent, StreamEvent};
 use super::feed::{self, Feed};
 use super::notify::{Notice, Notify};
@@ -63,13 +64,16 @@ pub(super) struct Supervisor<'a> {
     /// CPU time, computing time and audio at the last measurement, and the percentages of the second before it.
     used: Usage,
     load: (Option<f64>, Option<f64>),
+    clock: Clock,
     notify: &'a mut dyn Notify,
 }
 
 impl<'a> Supervisor<'a> {
     pub fn new(daemon: Daemon, opener: Opener, notify: &'a mut dyn Notify) -> Self {
-        let now = Instant::now();
+        let clock = daemon.options.clock.clone();
+        let now = clock.now();
         Self {
+            clock,
             board: Board::at(&daemon.options.board),
             session: daemon.options.run.session.clone(),
             feeding: false,
@@ -107,11 +111,11 @@ impl<'a> Supervisor<'a> {
             self.read_board();
             self.update_feed();
             self.refresh(reload);
-            if self.event_sent.elapsed() >= STATUS_EVENT_EVERY {
+            if self.clock.since(self.event_sent) >= STATUS_EVENT_EVERY {
                 self.measure_load();
                 self.publish_status();
             }
-            if self.status_sent.elapsed() >= STATUS_EVERY {
+            if self.clock.since(self.status_sent) >= STATUS_EVERY {
                 self.send_status();
             }
             for command in commands.try_iter() {
@@ -253,10 +257,10 @@ impl<'a> Supervisor<'a> {
 
     /// Applies what has changed besides the configuration.
     fn refresh(&mut self, reload: &mut dyn Reloader) {
-        if self.refreshed.elapsed() < REFRESH_EVERY {
+        if self.clock.since(self.refreshed) < REFRESH_EVERY {
             return;
         }
-        self.refreshed = Instant::now();
+        self.refreshed = self.clock.now();
         if let Some(prepared) = reload.refresh(&self.daemon.labels()) {
             self.apply(prepared, reload);
         }
@@ -307,7 +311,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn measure_load(&mut self) {
-        self.event_sent = Instant::now();
+        self.event_sent = self.clock.now();
         let used = Usage::of(&self.daemon);
         let before = std::mem::replace(&mut self.used, used);
         if let Some(at) = before.at {
@@ -331,9 +335,9 @@ impl<'a> Supervisor<'a> {
     fn inference_silence(&mut self) -> Duration {
         let beats = self.daemon.pipeline.counters().heartbeats();
         if beats != self.beats {
-            (self.beats, self.beat_at) = (beats, Instant::now());
+            (self.beats, self.beat_at) = (beats, self.clock.now());
         }
-        self.beat_at.elapsed()
+        self.clock.since(self.beat_at)
     }
 
     /// Pings the watchdog while capture and inference make progress, or while a missing device is retried.
@@ -342,18 +346,18 @@ impl<'a> Supervisor<'a> {
         let alive = self.inference_silence() < STALLED_AFTER
             && self.daemon.status.state() != State::Stalled
             && self.opener.hangs_for() < OPENING_HANGS_AFTER;
-        if alive && self.pinged.elapsed() >= every {
+        if alive && self.clock.since(self.pinged) >= every {
             self.notify.notify(Notice::Ping);
             self.daemon.status.pings.fetch_add(1, Ordering::Relaxed);
-            self.pinged = Instant::now();
+            self.pinged = self.clock.now();
         }
     }
 
     fn read_board(&mut self) {
-        if self.board_read.is_some_and(|read| read.elapsed() < BOARD_EVERY) {
+        if self.board_read.is_some_and(|read| self.clock.since(read) < BOARD_EVERY) {
             return;
         }
-        self.board_read = Some(Instant::now());
+        self.board_read = Some(self.clock.now());
         let status = &self.daemon.status;
         let (before, now) = (status.reading().throttled, self.board.read());
         if now.throttled != before {
@@ -389,7 +393,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn send_status(&mut self) {
-        self.status_sent = Instant::now();
+        self.status_sent = self.clock.now();
         self.notify.notify(Notice::Status(self.daemon.status.to_string()));
     }
 
