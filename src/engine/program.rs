@@ -12,8 +12,8 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::source::TypedSource;
 
-use super::fused::Linear;
 use super::fused::ops::{Activate, Attention, ByHeads, LayerNorm, MeanFrame, TensorLayout};
+use super::fused::{Int8Linear, Linear};
 use super::kernels::attention::{self, ByHead};
 
 /// Rows read by a step or returned as an output.
@@ -42,14 +42,8 @@ enum Kernel {
     Activate(Activate),
     MeanFrame(MeanFrame),
     Linear(Linear),
-    #[cfg(target_arch = "x86_64")]
-    Int8Linear(super::fused::Int8Linear),
-    Attention {
-        op: Attention,
-        queries: usize,
-        keys: Vec<Segment>,
-        values: Vec<Segment>,
-    },
+    Int8Linear(Int8Linear),
+    Attention { op: Attention, queries: usize, keys: Vec<Segment>, values: Vec<Segment> },
 }
 
 /// One kernel call, whose result is written to the buffer with the step's index.
@@ -132,13 +126,8 @@ impl Program {
             } else if let Some(op) = node.op_as::<Attention>() {
                 (Self::attention(op, &node.inputs, &values)?, None)
             } else {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    let op = node.op_as::<super::fused::Int8Linear>()?;
-                    (Kernel::Int8Linear(op.clone()), node.inputs.get(1).map(|_| rows(1)))
-                }
-                #[cfg(not(target_arch = "x86_64"))]
-                return None;
+                let op = node.op_as::<Int8Linear>()?;
+                (Kernel::Int8Linear(op.clone()), node.inputs.get(1).map(|_| rows(1)))
             };
             let residual = match residual {
                 Some(slot) => Some(slot?),
@@ -257,7 +246,6 @@ impl ProgramState {
                 }
                 Kernel::MeanFrame(op) => op.compute(input, out),
                 Kernel::Linear(op) => op.compute(input, residual, out),
-                #[cfg(target_arch = "x86_64")]
                 Kernel::Int8Linear(op) => op.compute(input, residual, out),
                 Kernel::Attention { op, queries, keys, values } => {
                     let by_head = |slot: Slot, first: usize| ByHead {

@@ -3,22 +3,20 @@
 
 mod affine;
 mod find;
+mod int8;
 mod linear;
 mod log_mel;
 pub(super) mod ops;
 mod quantised;
 mod rules;
-#[cfg(target_arch = "x86_64")]
-mod vnni;
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 
+pub(super) use int8::Int8Linear;
 pub(super) use linear::{Linear, Sharing};
 pub(super) use log_mel::{Frontend, frontend};
 pub(super) use quantised::is_fast as int8_is_fast;
-#[cfg(target_arch = "x86_64")]
-pub(super) use vnni::Int8Linear;
 
 /// Precision of matmuls with constant weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

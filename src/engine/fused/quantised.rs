@@ -45,8 +45,7 @@ pub fn wire(
 ) -> TractResult<OutletId> {
     let (steps, weights) = QuantisedWeights::new(&affine.weights, affine.outputs, affine.bias.as_deref());
     let weights = Arc::new(weights);
-    #[cfg(target_arch = "x86_64")]
-    if let Some(op) = super::vnni::Int8Linear::new(&steps, &weights, affine) {
+    if let Some(op) = super::int8::Int8Linear::new(&steps, &weights, affine) {
         let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
         return Ok(patch.wire_node(format!("{name}.int8"), op, &inputs)?[0]);
     }

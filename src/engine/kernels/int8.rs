@@ -1,5 +1,5 @@
 //! Quantisation to 8 bits and back: activations per row at run time, constant weights per column when they are loaded. The matmul in
-//! between is that of [`super::vnni`] or tract's.
+//! between is that of [`super::dot`] or tract's.
 
 use std::ops::Range;
 

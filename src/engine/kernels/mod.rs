@@ -3,6 +3,7 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+pub(super) mod dot;
 pub(super) mod fft;
 pub(super) mod helpers;
 pub(super) mod int8;
@@ -13,8 +14,6 @@ pub(super) mod norm;
 mod speed;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
-pub(super) mod vnni;
 
 pub(super) use activation::Activation;
 

@@ -10,6 +10,7 @@ use rten_simd::ops::NumOps;
 use rten_simd::{Isa, SimdOp};
 
 use super::attention::{Attention, ByHead};
+use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::matmul::PackedWeights;
 use super::norm::LayerNorm;
@@ -86,16 +87,14 @@ fn of_every_class_of_operation() {
         row(&format!("matmul f32 {name}, weights in cache"), hot, adds);
         let cold = best(|| many.iter().for_each(|one| one.apply(rows, Activation::None, None, &mut out))) / LAYERS as f64;
         row(&format!("matmul f32 {name}, {LAYERS} layers in turn"), cold, adds);
-        #[cfg(target_arch = "x86_64")]
-        if let Some(vnni) = super::vnni::Vnni::detect() {
-            use super::vnni::{COLUMNS, GROUP, PackedSteps};
+        for kernel in DotKernel::available() {
             let steps = QuantisedWeights::new(&weights, outputs, None).0;
             let Some(packed) = PackedSteps::new(&steps, inputs, outputs) else { continue };
             let bytes = vec![[7u8; GROUP]; FRAMES * inputs / GROUP];
             let mut sums = vec![[0; COLUMNS]; FRAMES];
             let seconds =
-                best(|| packed.panels().for_each(|(panel, next)| vnni.sums(&bytes, inputs / GROUP, panel, next, &mut sums)));
-            row(&format!("matmul int8 {name}, weights in cache"), seconds, adds);
+                best(|| packed.panels().for_each(|(panel, next)| kernel.sums(&bytes, inputs / GROUP, panel, next, &mut sums)));
+            row(&format!("matmul int8 {name}, weights in cache, {kernel:?}"), seconds, adds);
         }
     }
 
@@ -169,9 +168,7 @@ fn of_streams_together() {
             }
         });
     }
-    #[cfg(target_arch = "x86_64")]
-    if let Some(vnni) = super::vnni::Vnni::detect() {
-        use super::vnni::{COLUMNS, GROUP, PackedSteps};
+    if let Some(kernel) = DotKernel::available().next() {
         let pack = |(inputs, outputs)| {
             let (steps, weights) = QuantisedWeights::new(&numbers(inputs * outputs), outputs, None);
             PackedSteps::new(&steps, inputs, outputs).map(|packed| (inputs, outputs, packed, weights))
@@ -186,7 +183,7 @@ fn of_streams_together() {
                     let of = Rows::new(&x, rows, *inputs);
                     Quantise { rows: of, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
                     for (index, (panel, next)) in packed.panels().enumerate() {
-                        vnni.sums(steps, packed.groups, panel, next, &mut sums);
+                        kernel.sums(steps, packed.groups, panel, next, &mut sums);
                         let columns = index * COLUMNS..((index + 1) * COLUMNS).min(*outputs);
                         let (sums, out, activation) = (sums.as_flattened(), &mut out[..rows * outputs], Activation::None);
                         Widen { sums, stride: COLUMNS, columns, ranges, weights, activation, residual: None, out }.dispatch();

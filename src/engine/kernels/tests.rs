@@ -9,6 +9,7 @@ use rten_simd::ops::NumOps;
 use rten_simd::{Isa, SimdOp};
 
 use super::attention::{Attention, ByHead, transposed_bias};
+use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps};
 use super::fft::PowerSpectrum;
 use super::helpers::{Helpers, Panels, available};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
@@ -238,32 +239,33 @@ proptest! {
         }
     }
 
+    /// With every kernel of this processor. Under emulation of a core without one, there is none.
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn sums_of_steps_are_exact(count in 0usize..20, groups in 1usize..60, outputs in 1usize..100, seed in 1u32..1000) {
-        use super::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
-        let Some(vnni) = Vnni::detect() else { return Ok(()) };
         let inputs = groups * GROUP;
         let steps: Vec<i8> = numbers(inputs * outputs, seed).into_iter().map(|x| (x * 127.0).round() as i8).collect();
         let rows: Vec<u8> = numbers(count * inputs, seed + 1).into_iter().map(|x| (x * 127.5 + 127.5).round() as u8).collect();
         let grouped: &[[u8; GROUP]] = rows.as_chunks().0;
         let packed = PackedSteps::new(&steps, inputs, outputs).unwrap();
-        let mut panels = 0;
-        for (panel, next) in packed.panels() {
-            let mut sums = vec![[i32::MIN; COLUMNS]; count];
-            vnni.sums(grouped, groups, panel, next, &mut sums);
-            for (r, sums) in sums.iter().enumerate() {
-                for (column, &actual) in sums.iter().enumerate() {
-                    let output = panels * COLUMNS + column;
-                    let weight = |k: usize| if output < outputs { i32::from(steps[k * outputs + output]) } else { 0 };
-                    let expected: i32 = (0..inputs).map(|k| i32::from(rows[r * inputs + k]) * weight(k)).sum();
-                    prop_assert_eq!(actual, expected, "row {}, output {}", r, output);
-                }
-            }
-            panels += 1;
-        }
-        prop_assert_eq!(panels, outputs.div_ceil(COLUMNS));
         prop_assert!(PackedSteps::new(&steps[1..], inputs, outputs).is_none());
+        for kernel in DotKernel::available() {
+            let number = |step: u8| if kernel.steps() == Steps::U8 { i32::from(step) } else { i32::from(step as i8) };
+            let mut panels = 0;
+            for (panel, next) in packed.panels() {
+                let mut sums = vec![[i32::MIN; COLUMNS]; count];
+                kernel.sums(grouped, groups, panel, next, &mut sums);
+                for (r, sums) in sums.iter().enumerate() {
+                    for (column, &actual) in sums.iter().enumerate() {
+                        let output = panels * COLUMNS + column;
+                        let weight = |k: usize| if output < outputs { i32::from(steps[k * outputs + output]) } else { 0 };
+                        let expected: i32 = (0..inputs).map(|k| number(rows[r * inputs + k]) * weight(k)).sum();
+                        prop_assert_eq!(actual, expected, "{:?}, row {}, output {}", kernel, r, output);
+                    }
+                }
+                panels += 1;
+            }
+            prop_assert_eq!(panels, outputs.div_ceil(COLUMNS));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! int8 matmul with constant weights as one operation, on x86 with AVX-512 VNNI.
+//! int8 matmul with constant weights as one operation, on processors with a kernel of ours.
 
 use std::cell::RefCell;
 
@@ -7,15 +7,15 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
-use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
-use super::super::kernels::vnni::{COLUMNS, GROUP, PackedSteps, Vnni};
+use super::super::kernels::dot::{COLUMNS, DotKernel, GROUP, PackedSteps};
+use super::super::kernels::int8::{Quantise, QuantisedWeights, Widen};
 use super::super::kernels::{Activation, Rows};
 use super::affine::Affine;
 
 /// activation(`x [1, T, K]` · weights `[K, N]` + bias) + residual (the optional second input): `[1, T, N]`.
 #[derive(Clone, Debug)]
 pub struct Int8Linear {
-    vnni: Vnni,
+    kernel: DotKernel,
     steps: Arc<PackedSteps>,
     weights: Arc<QuantisedWeights>,
     activation: Activation,
@@ -40,8 +40,8 @@ impl Op for Int8Linear {
 impl Int8Linear {
     /// Creates the operation for `affine`; `None` if the kernel does not support the processor or the shape.
     pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, affine: &Affine) -> Option<Self> {
-        let (vnni, steps) = (Vnni::detect()?, PackedSteps::new(steps, affine.inputs, affine.outputs)?);
-        Some(Self { vnni, steps: Arc::new(steps), weights: weights.clone(), activation: affine.activation })
+        let (kernel, steps) = (DotKernel::available().next()?, PackedSteps::new(steps, affine.inputs, affine.outputs)?);
+        Some(Self { kernel, steps: Arc::new(steps), weights: weights.clone(), activation: affine.activation })
     }
 }
 
@@ -78,9 +78,9 @@ impl Int8Linear {
             steps.resize(rows.count * groups, [0; GROUP]);
             ranges.resize(2 * rows.count, 0.0);
             sums.resize(rows.count, [0; COLUMNS]);
-            Quantise { rows, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
+            Quantise { rows, written: self.kernel.steps(), steps: steps.as_flattened_mut(), ranges }.dispatch();
             for (index, (panel, next)) in self.steps.panels().enumerate() {
-                self.vnni.sums(steps, groups, panel, next, sums);
+                self.kernel.sums(steps, groups, panel, next, sums);
                 let first = index * COLUMNS;
                 Widen {
                     sums: sums.as_flattened(),
