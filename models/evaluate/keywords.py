@@ -4,10 +4,11 @@
     python -m models.evaluate.keywords --baseline local-wake --baseline rustpotter --write     figures of docs/keywords-figures.md
     python -m models.evaluate.keywords --many --write                                          also there: cost of 1 to 1,000 keywords
 
-Two sets, three examples enrolled per word, none of them in the training data:
+Three sets, three examples enrolled per word, none of them in the training data:
     same     words of at least four letters that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
              tested on the whole sentences that contain the others
     unseen   phrases of hedgewars' English voices: examples of three voices, tested on the seven others
+    text     the same phrases and tests, enrolled from text (`bellis enroll --say`); not for the baselines
 Background: speech of speakers and languages that no pack was trained on (speech.test) and those recordings of an acted game that training leaves out, in which
 some voices of the training set speak; minutes in random order, without words of either set.
 
@@ -37,6 +38,12 @@ from .keyword_baselines import BASELINES, cpu
 RU = PACKAGES / "festvox-ru/usr/share/festival/voices/russian/msu_ru_nsh_clunits"
 VOICES = PACKAGES / "hedgewars-data/usr/share/games/hedgewars/Data/Sounds/voices"
 ENGLISH = ["British", "Classic", "Default", "HillBilly", "Mobster", "Pirate", "Robot", "Russian", "Singer", "Surfer"]
+SAID = {  # what the names of recordings stand for
+    "Comeonthen": "come on then", "Cutitout": "cut it out", "Enemydown": "enemy down", "Firstblood": "first blood", "Flyaway": "fly away", "Gonnagetyou": "gonna get you",
+    "Illgetyou": "I'll get you", "Justyouwait": "just you wait", "Leavemealone": "leave me alone", "Ohdear": "oh dear", "Runaway": "run away", "Sameteam": "same team",
+    "Solong": "so long", "Takecover": "take cover", "Thisoneismine": "this one is mine", "Watchit": "watch it", "Watchthis": "watch this", "Whatthe": "what the",
+    "Yessir": "yes sir", "Youllregretthat": "you'll regret that", "Byebye": "bye bye", "Uh-oh": "uh oh",
+}  # fmt: skip
 NO_WORDS = re.compile(r"Laugh|Ow\d|Ooff\d|Jump\d|Hmm|Ouch|.*\d")
 ENROLLED = 3
 PAUSE = 1.0  # seconds between recordings, so that no match spans two
@@ -44,7 +51,8 @@ PASSES = 4  # of each utterance, with different chunk boundaries, which affect b
 PERIOD, SHIFT = 1.28, 0.4  # seconds: chunks and verification passes repeat after PERIOD; each pass over the utterances is shifted by SHIFT within it
 LEAST_SCORE = 0.1  # of a near miss; 20 false accepts per hour score higher
 SNRS = ["clean", 10, 0, 20, 5]  # the most informative first: finished ones are kept if a run is interrupted
-TITLES = {"same": "one speaker", "unseen": "unseen speakers"}
+TITLES = {"same": "one speaker", "unseen": "unseen speakers", "text": "from text"}
+SETS = tuple(TITLES)
 COST_SECONDS = 60
 RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts per hour
 
@@ -155,6 +163,11 @@ def unseen_speakers(count, random, tests):
     return out
 
 
+def from_text(unseen):
+    """The phrases of `unseen` as text, with the same tests."""
+    return {word: (SAID.get(word, word.lower()), tests) for word, (_, tests) in unseen.items()}
+
+
 def background(hours):
     """Samples of speech without the keywords, its minutes in random order."""
     played = list(acted())
@@ -215,11 +228,12 @@ class Bellis:
     def enroll(self, words, calibrate):
         for word, (examples, _) in words.items():
             takes = []
-            for index, audio in enumerate(examples):
+            for index, audio in enumerate([] if isinstance(examples, str) else examples):
                 takes.append(self.folder / f"take-{index}.wav")
                 soundfile.write(takes[-1], audio, RATE)
+            source = ["--from", *takes] if takes else ["--say", examples]
             threshold = [] if word in calibrate else ["--threshold", self.threshold]
-            command = [self.command, "enroll", word, "--folder", self.folder, "--keep-unlike", "--replace", *self.pack, *threshold, "--from", *takes]
+            command = [self.command, "enroll", word, "--folder", self.folder, "--keep-unlike", "--replace", *self.pack, *threshold, *source]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 print(f"  {word}: not enrolled: {done.stderr.strip()}")
@@ -280,15 +294,21 @@ def utterances(words, snr, noise, random, passes=1):
     return np.concatenate(parts), truth
 
 
-def recall_of(hits, other, truth, words, hours):
-    """{false accepts per hour: mean recall of `words`}, from hits in the utterances and hits in the first `hours` of the background."""
-    false, scores = defaultdict(list), defaultdict(list)
-    for word, score, start, _ in other:
-        if start < hours * 3600:
-            false[word].append(score)
+def scores_of(hits, truth):
+    """{word: the score of each of its utterances}"""
+    scores = defaultdict(list)
     for word, start, end in truth:
         middle = (start + end) / 2
         scores[word].append(max((s for w, s, a, b in hits if w == word and a - 0.3 <= middle <= b + 0.3), default=-1e9))
+    return scores
+
+
+def recall_of(hits, other, truth, words, hours):
+    """{false accepts per hour: mean recall of `words`}, from hits in the utterances and hits in the first `hours` of the background."""
+    false, scores = defaultdict(list), scores_of(hits, truth)
+    for word, score, start, _ in other:
+        if start < hours * 3600:
+            false[word].append(score)
     recall = {}
     for rate in RATES:
         allowed, shares = int(rate * hours), []
@@ -303,7 +323,7 @@ def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep, p
     """`words` are named "set-word"; `parts` are {name: (words of each set, hours)} to report recall for."""
     system.enroll(words, calibrate)
     path, hours = folder / "sound.wav", len(quiet) / RATE / 3600
-    sets = {name: [word for word in words if word.startswith(name)] for name in ("same", "unseen")}
+    sets = {name: [word for word in words if word.startswith(name)] for name in SETS}
     sets = {name: own for name, own in sets.items() if own}
     figures = {"system": system.name, "keywords": len(words), "hours": round(hours, 2), "passes": passes, "parts": {}}
 
@@ -324,6 +344,13 @@ def measure(system, words, quiet, noise, snrs, calibrate, folder, parts, keep, p
             fired = [sum(h[0] == w and h[1] >= t for h in other) for w, t in thresholds.items()]
             calibrated = figures.setdefault("calibrated", {"words": len(thresholds), "requested": 0.5, "found": {}})
             calibrated["found"][str(snr)] = round(float(np.mean(fired)) / hours, 2)
+            loss = calibrated.setdefault("recall", {}).setdefault(str(snr), {})
+            for name, own in sets.items():
+                known = [word for word in own if word in thresholds]
+                if known:
+                    scores = scores_of(hits, [t for t in truth if t[0] in known])
+                    best = recall_of(hits, other, [t for t in truth if t[0] in known], known, hours)["0.5"]
+                    loss[name] = [round(float(np.mean([np.mean([s >= thresholds[w] for s in scores[w]]) for w in known])), 3), best]
         for part, (count, upto) in parts.items():
             if upto > hours + 0.01:
                 continue
@@ -378,8 +405,8 @@ def table(figures, part, rate="0.5"):
     having = [f for f in figures if part in f["parts"]]
     snrs = sorted({snr for f in having for snr in f["parts"][part]["same"]["recall"]}, key=quietest_first)
     lines = ["| | " + " | ".join(map(at, snrs)) + " |", "|---" * (len(snrs) + 1) + "|"]
-    for name in ("same", "unseen"):
-        for system in having:
+    for name in SETS:
+        for system in (f for f in having if name in f["parts"][part]):
             recall = system["parts"][part][name]["recall"]
             lines.append(f"| {TITLES[name]}: {system['system']} | " + " | ".join(f"{recall[snr][rate]:.2f}" if snr in recall else "" for snr in snrs) + " |")
     return "\n".join(lines)
@@ -405,6 +432,11 @@ def page(figures):
     if calibrated:
         text += ["", "False accepts an hour at the thresholds that `bellis enroll` sets for 0.5 on the bundled 18 minutes:", ""]
         text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{f['calibrated']['found'][snr]:g} ({at(snr)})" for snr in sorted(f["calibrated"]["found"], key=quietest_first)) for f in calibrated]
+        text += ["", "Calibration loss: recall of these words at those thresholds, and at thresholds chosen for 0.5 an hour on this audio:", ""]
+        for f in (f for f in calibrated if "recall" in f["calibrated"]):
+            found = f["calibrated"]["recall"]
+            for name in SETS:
+                text += [f"- {f['system']}, {TITLES[name]}: " + ", ".join(f"{found[snr][name][0]:.2f} of {found[snr][name][1]:.2f} ({at(snr)})" for snr in sorted(found, key=quietest_first) if name in found[snr])]
     text += ["", "![missed utterances against false accepts per hour](keywords/det.svg)"]
     return "\n".join(text)
 
@@ -453,6 +485,7 @@ def main():
         quiet, noise = background(hours), babble()
         parts = {"all": (count, len(quiet) / RATE / 3600), "slow": (arguments.slow_words, min(hours, arguments.slow_hours))}
         made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
+        made["text"] = from_text(made["unseen"])
         words = {f"{name}-{word}": own for name, words in made.items() for word, own in words.items()}
         few = {f"{name}-{word}": words[word] for name, words in made.items() for word in list(words)[: arguments.slow_words]}
         calibrated = {f"{name}-{word}" for name, words_of in made.items() for word in list(words_of)[:calibrate]}
@@ -461,7 +494,7 @@ def main():
                 folder = Path(folder)
                 (folder / "keywords").mkdir()
                 system = make(folder / "keywords")
-                own = few if slow else words
+                own = {word: one for word, one in (few if slow else words).items() if isinstance(system, Bellis) or not isinstance(one[0], str)}
                 sound = quiet[: int(parts["slow"][1] * 3600 * RATE)] if slow else quiet
                 asked = {"slow": parts["slow"]} if slow else parts
                 own_snrs, ready = slow_snrs if slow else snrs, (lambda own: keep([own], out, bool(arguments.snr)) if out else None)
@@ -509,10 +542,10 @@ def keep(figures, out, add=False):
     known = {f["system"]: f for f in (json.loads(path.read_text()) if path.exists() else [])}
     for own in figures:
         for part, sets in (known.get(own["system"], {}).get("parts", {}) if add else {}).items():
-            for name in ("same", "unseen"):
+            for name in SETS:
                 recall = own["parts"].get(part, {}).get(name, {}).get("recall")
                 if recall is not None:
-                    own["parts"][part][name]["recall"] = {**sets[name]["recall"], **recall}
+                    own["parts"][part][name]["recall"] = {**sets.get(name, {"recall": {}})["recall"], **recall}
         if add and not own.get("cost"):
             own["cost"] = known.get(own["system"], {}).get("cost", [])
         if add and "calibrated" in own:

@@ -3,7 +3,7 @@
     python -m models.evaluate.near_phrases [--write]      with --write, the table of docs/keywords-figures.md
 
 near_phrases.json has twelve English phrases, and for each one phrases that differ in one word: opposites, rhymes, similar words. Six
-synthetic voices (models/kokoro.py) say all of them. Every phrase is enrolled with `--say` from espeak-ng's voices.
+synthetic voices (models/kokoro.py) that no training uses say all of them. Every phrase is enrolled with `--say` from espeak-ng's voices.
 """
 
 import argparse
@@ -18,10 +18,11 @@ import soundfile
 
 from ..kokoro import Kokoro
 from ..train.paths import DATA, RATE, REPOSITORY
+from ..train.synthesise import TEST_VOICES
 from .keywords import write
 
 PHRASES = json.loads((Path(__file__).parent / "near_phrases.json").read_text())
-VOICES = ["af_bella", "am_michael", "bf_emma", "bm_george", "af_nova", "am_puck"]
+VOICES = TEST_VOICES["en"].split()
 FOLDER = DATA / "near_phrases"
 PAUSE = 1.0  # seconds between utterances
 LEVEL = 0.08  # RMS

@@ -165,33 +165,57 @@ fn run(arguments: &[&str], text: &str) -> Result<Output, SayError> {
     child.wait_with_output().map_err(failed)
 }
 
-/// IPA symbols that the vocabulary may spell differently, in order of preference.
-const SPELLINGS: [(&str, &[&str]); 25] = [
+/// IPA symbols that the vocabulary may not have, and phones to use instead, in order of preference: the first one is the one that
+/// the bundled packs were trained on (`models/train/inventory.py`).
+const SPELLINGS: [(&str, &[&str]); 48] = [
     ("tʃ", &["t͡ʃ"]),
     ("dʒ", &["d͡ʒ"]),
     ("ts", &["t͡s"]),
+    ("tɕ", &["t͡ʃ"]),
+    ("dʑ", &["d͡ʒ"]),
+    ("dz", &["z"]),
     ("r", &["ɹ", "ʁ"]),
     ("ɾ", &["ɹ"]),
     ("ʁ", &["ɹ"]),
+    ("ɻ", &["ɹ"]),
     ("ɡ", &["g"]),
+    ("ɣ", &["g"]),
+    ("ɟ", &["d͡ʒ"]),
+    ("c", &["t͡ʃ"]),
     ("ɜ", &["ɝ", "ə"]),
     ("ɚ", &["ɝ", "ə"]),
     ("ɐ", &["ə", "ʌ"]),
+    ("ɵ", &["ə"]),
     ("ᵻ", &["ɪ"]),
-    ("ʒ", &["ʃ"]),
     ("ɒ", &["ɑ", "ɔ"]),
     ("əʊ", &["oʊ"]),
     ("x", &["h"]),
-    ("ç", &["ʃ"]),
+    ("χ", &["x", "h"]),
+    ("ç", &["x", "ʃ"]),
+    ("ħ", &["h"]),
+    ("ɦ", &["h"]),
     ("y", &["i", "u"]),
-    ("ø", &["e"]),
-    ("œ", &["ɛ"]),
-    ("β", &["b"]),
-    ("ɣ", &["g"]),
-    ("ɲ", &["n"]),
-    ("ʎ", &["l"]),
-    ("ɕ", &["ʃ"]),
+    ("ʏ", &["y", "i"]),
+    ("ʉ", &["u"]),
+    ("ɯ", &["ɨ", "u"]),
     ("ɨ", &["ɪ"]),
+    ("ø", &["e"]),
+    ("œ", &["ø", "ɛ"]),
+    ("ɐ\u{303}", &["ɑ\u{303}"]),
+    ("β", &["b"]),
+    ("ʋ", &["v"]),
+    ("ɸ", &["f"]),
+    ("ɫ", &["l"]),
+    ("ɭ", &["l"]),
+    ("ʎ", &["j", "l"]),
+    ("ɲ", &["n"]),
+    ("ɳ", &["n"]),
+    ("ʈ", &["t"]),
+    ("ɖ", &["d"]),
+    ("ʂ", &["ʃ"]),
+    ("ɕ", &["ʃ"]),
+    ("ʐ", &["ʒ", "ʃ"]),
+    ("ʒ", &["ʃ"]),
 ];
 /// Least share of a transcription's symbols that must be in the vocabulary.
 const LEAST_SPELT: f64 = 0.9;
@@ -213,7 +237,8 @@ fn spelt(ipa: &str, vocabulary: &[String]) -> Option<Vec<String>> {
             let respelt = SPELLINGS.iter().filter(|(symbol, _)| rest.starts_with(symbol));
             let respelt =
                 respelt.filter_map(|(symbol, classes)| Some((symbol.len(), *classes.iter().find(|class| known(class))?)));
-            match own.chain(respelt).max_by_key(|(length, _)| *length) {
+            // Of equally long ones the last counts: the vocabulary's own.
+            match respelt.chain(own).max_by_key(|(length, _)| *length) {
                 Some((length, class)) => {
                     phones.push(class.to_owned());
                     rest = &rest[length..];
@@ -279,12 +304,13 @@ mod tests {
 
     #[test]
     fn a_transcription_is_spelt_in_the_vocabulary() {
-        let vocabulary = ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ"].map(str::to_owned);
+        let vocabulary = ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ", "r", "ɹ"].map(str::to_owned);
         let phones = |ipa: &str| spelt(ipa, &vocabulary).map(|phones| phones.join(" "));
         assert_eq!(phones("k_ˈɪ_tʃ_ə_n\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
         assert_eq!(phones("t_ˈɜː_n ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
         assert_eq!(phones("ts_ɔ_t_s").as_deref(), Some("t͡s ɔ t s"));
         assert_eq!(phones("t_ɔ̃ t_ɛ̃").as_deref(), Some("t ɔ̃ t ɛ"));
+        assert_eq!(phones("r_ɾ_ɹ_ɕ").as_deref(), Some("r ɹ ɹ ʃ"));
         assert_eq!((phones("ǀ_ǀ_ǀ_k_n"), phones("")), (None, None));
     }
 
