@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from models.train import queen
 from models.train.check import distance, referenced
 from models.train.inventory import BOUNDARY, fold
 from models.train.mixing import scale_to
@@ -34,7 +33,7 @@ KINDS = {  # of speech: group and condition of its entries
     "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
     "English, synthetic voices": ("synthetic.test", lambda entry: entry["language"] == "en"),
     "Spanish, Portuguese and Hindi, synthetic voices": ("synthetic.test", lambda entry: entry["language"] != "en"),
-    "acted English": ("speech.test", lambda entry: entry["package"] == queen.PACKAGE),
+    "acted English": ("speech.acted", lambda entry: True),
     "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
     "read Russian": ("speech.probe", lambda entry: True),
 }

@@ -191,7 +191,8 @@ def shuffled(parts, hours):
 
 def acted():
     """Recordings of an English cast, band-limited to 5.5 kHz, that no training uses; some of its voices are in the training set (models/train/queen.py)."""
-    for path in sorted((PACKAGES / queen.PACKAGE / "speech/others").glob("*.mp3")):
+    folder = PACKAGES / queen.PACKAGE / "speech"
+    for path in sorted([*folder.glob("others/*.mp3"), *folder.glob("test/*/*.mp3")]):
         if (audio := decode(path)) is not None:
             yield audio * 0.5
 

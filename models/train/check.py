@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import queen
 from .inventory import BOUNDARY, VOCABULARY, spoken
 from .label import model_of
 from .mixing import coloured, scale_to
@@ -90,7 +89,7 @@ def main():
         "synthetic voices, English": ("synthetic.test", lambda entry: entry["language"] == "en"),
         "synthetic voices, other languages": ("synthetic.test", lambda entry: entry["language"] != "en"),
         "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
-        "acted English": ("speech.test", lambda entry: entry["package"] == queen.PACKAGE),
+        "acted English": ("speech.acted", lambda entry: True),
         "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
         "read Russian": ("speech.probe", lambda entry: True),
     }

@@ -1,6 +1,6 @@
 """Writes a checkpoint as a pack: ONNX stages with f16 weights, and pack.toml.
 
-    python -m models.train.export CHECKPOINT PACK [--name NAME] [--calibration FILE] [--f32]
+    python -m models.train.export CHECKPOINT PACK [--name NAME] [--calibration FILE] [--resumed STEPS] [--f32]
 
 Weights with 1,024 or more elements are stored as f16 behind a Cast, which the runtime folds when it loads the pack; the front
 end's spectrum stays in f32. The parameters of the exit policies come from `calibrate`; without them, the default policy is `never`.
@@ -187,8 +187,8 @@ gap_fill = "project"
 {exits}
 {ctc}[provenance]
 weights = "trained from scratch; unit 0 is silence (Silero VAD, MIT); the other units are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phones are those of Kokoro-82M (Apache-2.0), and of espeak-ng for the texts of recordings"
-data = "models/train/packages.toml: speech.train, noise.train; models/train/synthesise.py; {steps} steps"
-held_out = "speech.calibrate, speech.test, speech.probe, speech.match, noise.test of the same file"
+data = "models/train/packages.toml: speech.train, noise.train; models/train/synthesise.py; {steps}"
+held_out = "speech.calibrate, speech.test, speech.acted, speech.probe, speech.match, noise.test of the same file"
 licence = "{licence}"
 command = "python -m models.train.train {name}"
 date = "{date}"
@@ -222,7 +222,7 @@ lambda = {numbers["lambda"]:.4f}
 """
 
 
-def write(model, folder, name, half=True, steps=0, numbers=None, phones=(), description="trained on real and synthetic speech with noise, rooms and silence"):
+def write(model, folder, name, half=True, steps="0 steps", numbers=None, phones=(), description="trained on real and synthetic speech with noise, rooms and silence"):
     """Writes the pack; returns its folder. `phones` names the classes of the CTC branches."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = model.shape
@@ -318,12 +318,14 @@ def main():
     parser.add_argument("pack", type=Path)
     parser.add_argument("--name", help="name of the pack (default: the folder's name)")
     parser.add_argument("--calibration", type=Path, help="result of `calibrate` (default: calibration.pt next to the checkpoint)")
+    parser.add_argument("--resumed", type=int, help="steps of the pack that training resumed from, for the provenance")
     parser.add_argument("--f32", action="store_true", help="store all weights as f32")
     arguments = parser.parse_args()
     model, checkpoint = student.load(arguments.checkpoint)
     calibration = arguments.calibration or arguments.checkpoint.parent / "calibration.pt"
     numbers = torch.load(calibration, weights_only=True) if calibration.exists() else None
-    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, checkpoint.get("step", 0), numbers, VOCABULARY if model.shape.phones else ())
+    steps = f"{checkpoint.get('step', 0)} steps" + (f" after the {arguments.resumed} of the pack that they resumed from" if arguments.resumed else "")
+    folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, steps, numbers, VOCABULARY if model.shape.phones else ())
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"export: {folder}: {model.shape.layers} layers of {model.shape.dim}, {size:.1f} MB")
 
