@@ -40,6 +40,7 @@ def utterance(kokoro, phrase, voice):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
+    parser.add_argument("--pack", default="daisy-tiny")
     parser.add_argument("--threshold", help="fixed threshold of all phrases [default: as enrolled]")
     parser.add_argument("--write", action="store_true", help="write the table of docs/keywords-figures.md")
     arguments = parser.parse_args()
@@ -58,9 +59,9 @@ def main():
         audio, keywords = Path(folder) / "audio.wav", Path(folder) / "keywords"
         soundfile.write(audio, np.concatenate(parts), RATE)
         for phrase in PHRASES:
-            command = [arguments.program, "enroll", phrase, "--say", phrase, "--folder", keywords, *threshold]
+            command = [arguments.program, "enroll", phrase, "--say", phrase, "--folder", keywords, "--pack", arguments.pack, *threshold]
             subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
-        command = [arguments.program, "run", audio, "--consumer", f"keyword:{keywords}", "--quiet"]
+        command = [arguments.program, "run", audio, "--consumer", f"keyword:{keywords}", "--pack", arguments.pack, "--quiet"]
         lines = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True).stdout
     detected = defaultdict(set)
     for line in map(json.loads, lines.splitlines()):
