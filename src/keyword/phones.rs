@@ -1,8 +1,8 @@
 //! Whether the phones of a phrase are the ones that were said, from the CTC branch at full depth.
 //!
 //! An embedding score averages over a phrase, so one wrong word of four hardly changes it. The phone ratio is the log-likelihood of the
-//! phrase's phones, log P(phones | frames), minus that of the likeliest sequence with one phone replaced or left out: it is as low as the
-//! worst phone. It is also compared with known near-phrases, for example "off" instead of "on". A keyword's score is reduced by a factor
+//! phrase's phones, log P(phones | frames), minus that of the likeliest sequence with one phone replaced, left out or inserted between two
+//! others: it is as low as the worst phone. It is also compared with known near-phrases, for example "off" instead of "on". A keyword's score is reduced by a factor
 //! that falls exponentially with the ratio below a limit.
 
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Phones {
         Ok(self.ratio(&logits, encoder.vocabulary()))
     }
 
-    /// The log-likelihood ratio to the likeliest sequence with one phone replaced or left out.
+    /// The log-likelihood ratio to the likeliest sequence with one phone replaced, left out or inserted.
     pub fn ratio(&self, logits: &[f32], vocabulary: &[String]) -> Option<f32> {
         self.ratios(logits, vocabulary).map(|ratios| ratios.to_edits)
     }
@@ -191,7 +191,8 @@ impl Frames {
         alpha.last().map_or(0.0, |last| last.iter().rev().take(2).sum())
     }
 
-    /// The highest likelihood of `phones` with one phone replaced or left out.
+    /// The highest likelihood of `phones` with one phone replaced, left out, or inserted between two others; what precedes and follows the
+    /// phrase does not count.
     fn likeliest_edit(&self, phones: &[usize]) -> f64 {
         let (alpha, beta) = (self.forward(phones), self.backward(phones));
         let mut highest = 0.0f64;
@@ -200,6 +201,9 @@ impl Frames {
             highest = highest.max(self.likelihood(&left_out));
             for &class in self.phones.iter().filter(|class| **class != phones[at]) {
                 highest = highest.max(self.with_replacement(phones, at, class, &alpha, &beta));
+            }
+            for &class in self.phones.iter().filter(|_| at > 0) {
+                highest = highest.max(self.with_insertion(phones, at, class, &alpha, &beta));
             }
         }
         highest
@@ -224,6 +228,21 @@ impl Frames {
                 to(state + 1) + if before_other { to(state + 2) } else { 0.0 }
             };
             total += inside * left;
+        }
+        total
+    }
+
+    /// The likelihood with `class` inserted before phone `at`, which is not the first: its state comes after the blank between the two
+    /// phones, and another such blank follows it.
+    fn with_insertion(&self, phones: &[usize], at: usize, class: usize, alpha: &[Vec<f64>], beta: &[Vec<f64>]) -> f64 {
+        let blank = 2 * at;
+        let (mut inside, mut total) = (0.0, 0.0);
+        for t in 1..self.rows.len().saturating_sub(1) {
+            let from = |state: usize| alpha[t - 1][state];
+            let entered = from(blank) + if phones[at - 1] != class { from(blank - 1) } else { 0.0 };
+            inside = (inside + entered) * self.rows[t][class];
+            let to = |next: usize| self.emission(t + 1, next, phones) * beta[t + 1][next];
+            total += inside * (to(blank) + if phones[at] != class { to(blank + 1) } else { 0.0 });
         }
         total
     }
@@ -280,6 +299,9 @@ mod tests {
                 }
                 edited.remove(at);
                 expected = expected.max(frames.likelihood(&edited));
+                for class in (2..5).filter(|_| at > 0) {
+                    expected = expected.max(frames.likelihood(&[&phrase[..at], &[class], &phrase[at..]].concat()));
+                }
             }
             let found = frames.likeliest_edit(&phrase);
             assert!((found / expected - 1.0).abs() < 1e-9, "{phrase:?}: {found} {expected}");
@@ -291,9 +313,10 @@ mod tests {
         let (phones, vocabulary) = (phones("abcabc", &[]), vocabulary());
         let ratio = |said: &str| phones.ratio(&logits(said, 4.0), &vocabulary).unwrap();
         assert!(ratio("aa-bb-cc-aa-bb-cc") > 2.0);
-        assert!(ratio("aa-bb-cc-ab-bb-cc") > 0.0);
         assert!(ratio("aa-bb-cc-cc-bb-cc") < -4.0);
         assert!(ratio("aa-bb-cc----bb-cc") < -1.0, "a phone left out");
+        assert!(ratio("aa-bb-cc-aa-bb-aa-cc") < -1.0, "a phone inserted");
+        assert!(ratio("bb-aa-bb-cc-aa-bb-cc-aa") > -1.0, "phones before and after");
     }
 
     #[test]
