@@ -138,7 +138,7 @@ impl Synthesiser {
     pub fn phones(&self, phrase: &str, vocabulary: &[String]) -> Result<Option<Phones>, SayError> {
         let spell = |text: &str| -> Result<Option<Vec<String>>, SayError> {
             let output = run(&["-q", "--ipa", "--sep=_", "--stdin", "-b", "1", "-v", &self.language], text)?;
-            Ok(spelt(&String::from_utf8_lossy(&output.stdout), vocabulary))
+            Ok(spelt(&String::from_utf8_lossy(&output.stdout), &self.language, vocabulary))
         };
         let Some(own) = spell(phrase)? else { return Ok(None) };
         let mut near = Vec::new();
@@ -217,6 +217,8 @@ const SPELLINGS: [(&str, &[&str]); 48] = [
     ("ʐ", &["ʒ", "ʃ"]),
     ("ʒ", &["ʃ"]),
 ];
+/// English vowels that the synthesiser writes with the symbols of other vowels: "door" is d o ɹ.
+const ENGLISH: [(&str, &str); 3] = [("a", "æ"), ("o", "ɔ"), ("e", "ɛ")];
 /// Least share of a transcription's symbols that must be in the vocabulary.
 const LEAST_SPELT: f64 = 0.9;
 
@@ -225,10 +227,10 @@ const NASAL: char = '\u{303}';
 
 /// An IPA transcription, with `_` between phones, in the classes of `vocabulary`: for each phone the longest classes that fit. Marks of
 /// stress and length are left out, and nasal vowels that the vocabulary lacks are spelt as oral ones.
-fn spelt(ipa: &str, vocabulary: &[String]) -> Option<Vec<String>> {
+fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<Vec<String>> {
     let sounds = |c: &char| !"ˈˌːˑ\u{200d}\u{32a}ʲ()".contains(*c);
     let text: String = ipa.chars().filter(sounds).collect();
-    let (mut phones, mut unknown) = (Vec::new(), 0);
+    let (mut phones, mut unknown, english) = (Vec::new(), 0, language.split('-').next() == Some("en"));
     let known = |class: &str| vocabulary.iter().any(|known| known == class);
     for mut rest in text.split(|c: char| c == '_' || c.is_whitespace()) {
         while let Some(first) = rest.chars().next() {
@@ -237,8 +239,10 @@ fn spelt(ipa: &str, vocabulary: &[String]) -> Option<Vec<String>> {
             let respelt = SPELLINGS.iter().filter(|(symbol, _)| rest.starts_with(symbol));
             let respelt =
                 respelt.filter_map(|(symbol, classes)| Some((symbol.len(), *classes.iter().find(|class| known(class))?)));
-            // Of equally long ones the last counts: the vocabulary's own.
-            match respelt.chain(own).max_by_key(|(length, _)| *length) {
+            let english = ENGLISH.iter().filter(|(symbol, class)| english && rest.starts_with(symbol) && known(class));
+            let english = english.map(|(symbol, class)| (symbol.len(), *class));
+            // Of equally long ones the last counts.
+            match respelt.chain(own).chain(english).max_by_key(|(length, _)| *length) {
                 Some((length, class)) => {
                     phones.push(class.to_owned());
                     rest = &rest[length..];
@@ -304,13 +308,16 @@ mod tests {
 
     #[test]
     fn a_transcription_is_spelt_in_the_vocabulary() {
-        let vocabulary = ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ", "r", "ɹ"].map(str::to_owned);
-        let phones = |ipa: &str| spelt(ipa, &vocabulary).map(|phones| phones.join(" "));
+        let vocabulary =
+            ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ", "r", "ɹ"].map(str::to_owned);
+        let phones = |ipa: &str| spelt(ipa, "de", &vocabulary).map(|phones| phones.join(" "));
         assert_eq!(phones("k_ˈɪ_tʃ_ə_n\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
         assert_eq!(phones("t_ˈɜː_n ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
         assert_eq!(phones("ts_ɔ_t_s").as_deref(), Some("t͡s ɔ t s"));
         assert_eq!(phones("t_ɔ̃ t_ɛ̃").as_deref(), Some("t ɔ̃ t ɛ"));
         assert_eq!(phones("r_ɾ_ɹ_ɕ").as_deref(), Some("r ɹ ɹ ʃ"));
+        assert_eq!(phones("t_o").as_deref(), Some("t o"));
+        assert_eq!(spelt("t_o_s_oʊ", "en-gb", &vocabulary), Some(["t", "ɔ", "s", "oʊ"].map(str::to_owned).to_vec()));
         assert_eq!((phones("ǀ_ǀ_ǀ_k_n"), phones("")), (None, None));
     }
 
