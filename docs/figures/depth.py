@@ -37,11 +37,8 @@ def decode(bellis, path, folder):
     """Samples of an audio file at 16 kHz."""
     out = folder / f"{path.stem}.wav"
     subprocess.run([bellis, "run", path, "--policy", "fixed", "--layer", "1", "--consumer", f"wav:{out}", "--quiet"], check=True, cwd=REPOSITORY)
-    # The `wave` module does not read 32-bit float files.
-    data, at = out.read_bytes(), 12
-    while data[at : at + 4] != b"data":
-        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
-    return list(array.array("f", data[at + 8 : at + 8 + int.from_bytes(data[at + 4 : at + 8], "little")]))
+    with wave.open(str(out), "rb") as file:
+        return [value / 32768 for value in array.array("h", file.readframes(file.getnframes()))]
 
 
 def power(samples):
