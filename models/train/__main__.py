@@ -44,6 +44,7 @@ def main():
         ["train", name, *training(ALIGNER)],
         ["label", run / "final.pt", "--keep-units"],
         ["train", name, *training(1 - ALIGNER), "--resume", run / "final.pt"],
+        ["first_head", run / "final.pt", *(["--batches", "2", "--steps", "20"] if quick else [])],
         ["heads", run / "final.pt", *(["--steps", "5", "--crops", "3"] if quick else [])],
         ["calibrate", run / "final.pt", *(["--crops", "24", "--steps", "50"] if quick else [])],
         ["export", run / "final.pt", pack, "--name", name],
