@@ -53,6 +53,12 @@ pub fn deviation(actual: &[f32], expected: &[f32]) -> f32 {
     })
 }
 
+/// The same in units of the root mean square of `expected`, if that is more than 1: rounding errors grow with the values.
+pub fn relative_deviation(actual: &[f32], expected: &[f32]) -> f32 {
+    let mean = expected.iter().map(|x| x * x).sum::<f32>() / expected.len().max(1) as f32;
+    deviation(actual, expected) / mean.sqrt().max(1.0)
+}
+
 /// All layers of one chunk: features h⁰ … h^L and the outputs of the branches.
 pub struct FullChunk {
     pub features: Vec<Frames>,
