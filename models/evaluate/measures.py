@@ -7,7 +7,7 @@ import onnxruntime
 import soundfile
 import torch
 
-from models.train.model import LEAD, RECEPTIVE_FIELD, Frontend
+from models.train.model import LEAD, RECEPTIVE_FIELD, Frontend, Shape
 from models.train.paths import HOP
 from models.train.teach import information, phones
 
@@ -78,7 +78,7 @@ def log_mel(stream):
     padded = np.zeros(LEAD + frames * HOP + RECEPTIVE_FIELD, np.float32)
     padded[LEAD : LEAD + len(audio)] = audio
     with torch.no_grad():
-        mel = Frontend(1).features(torch.from_numpy(padded[: (frames - 1) * HOP + RECEPTIVE_FIELD])[None])
+        mel = Frontend(1, Shape.log_floor).features(torch.from_numpy(padded[: (frames - 1) * HOP + RECEPTIVE_FIELD])[None])
     rows = mel.unfold(1, 4, 2).flatten(2)[0].numpy()
     return (rows - rows.mean(0)) / (rows.std(0) + 1e-4)
 
