@@ -550,8 +550,9 @@ def keep(figures, out, add=False):
         if add and not own.get("cost"):
             own["cost"] = known.get(own["system"], {}).get("cost", [])
         if add and "calibrated" in own:
-            found = known.get(own["system"], {}).get("calibrated", {}).get("found", {})
-            own["calibrated"]["found"] = {**found, **own["calibrated"]["found"]}
+            before = known.get(own["system"], {}).get("calibrated", {})
+            for name in ("found", "recall"):
+                own["calibrated"][name] = {**before.get(name, {}), **own["calibrated"].get(name, {})}
         known[own["system"]] = own
     ordered = sorted(known.values(), key=lambda f: (f["system"] in BASELINES, f["system"]))
     path.write_text(json.dumps(ordered, indent=1) + "\n")

@@ -9,13 +9,13 @@ layer, so it is fitted afterwards, to the same targets, with everything else fro
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .mixing import NONE, QUIET, Crops
 from .model import load, save
-from .paths import PREPARED
-from .train import FRAMES, SHARES
+from .train import FRAMES, shares
 
 BATCH, AT_ONCE, RATE = 8, 3, 1e-2
 
@@ -40,8 +40,8 @@ def fit(model, crops, batches, steps):
 
 @torch.no_grad()
 def quiet(model, audio):
-    """Mean probability of silence after h⁰."""
-    return float(model.heads[0](model.frontend(torch.from_numpy(audio)[None])).softmax(-1)[..., QUIET].mean())
+    """Mean probability of silence after h⁰ in audio [B, S]."""
+    return float(model.heads[0](model.frontend(torch.from_numpy(audio).float())).softmax(-1)[..., QUIET].mean())
 
 
 def main():
@@ -55,14 +55,12 @@ def main():
     torch.manual_seed(0)
     model, checkpoint = load(arguments.checkpoint)
     model.eval()
-    groups = {group: share for group, share in SHARES.items() if (PREPARED / f"{group}.json").exists()}
-    crops = Crops(FRAMES, groups, seed=77)
-    silences = [crops.silent() for _ in range(8)]
-    before = sum(quiet(model, audio) for audio in silences) / len(silences)
+    crops = Crops(FRAMES, shares(), seed=77)
+    silences = np.stack([crops.silent() for _ in range(8)])
+    before = quiet(model, silences)
     fit(model, crops, arguments.batches, arguments.steps)
-    after = sum(quiet(model, audio) for audio in silences) / len(silences)
     save(arguments.checkpoint, model, **{key: value for key, value in checkpoint.items() if key not in ("shape", "model", "optimiser")})
-    print(f"first_head: probability of silence in silence {before:.3f} -> {after:.3f}", flush=True)
+    print(f"first_head: probability of silence in silence {before:.3f} -> {quiet(model, silences):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,11 @@ def weights(layers):
     return by_depth / by_depth.sum()
 
 
+def shares():
+    """SHARES of the groups that are prepared."""
+    return {group: share for group, share in SHARES.items() if (PREPARED / f"{group}.json").exists()}
+
+
 class Lessons(IterableDataset):
     """Batches of training crops without end; each worker has its own."""
 
@@ -116,8 +121,7 @@ class Lessons(IterableDataset):
 
     def __iter__(self):
         worker = get_worker_info()
-        groups = {group: share for group, share in SHARES.items() if (PREPARED / f"{group}.json").exists()}
-        crops = Crops(FRAMES, groups, seed=(self.seed, worker.id if worker else 0))
+        crops = Crops(FRAMES, shares(), seed=(self.seed, worker.id if worker else 0))
         while True:
             yield tuple(torch.from_numpy(array) for array in crops.batch(self.batch))
 
