@@ -29,8 +29,9 @@ def weights() -> Path:
 
 
 class Moonshine:
-    def __init__(self) -> None:
-        folder = weights()
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` has the weights; without it, those of the installed package."""
+        folder = folder or weights()
         self.encoder, self.decoder = (
             onnxruntime.InferenceSession(folder / name, one_thread(), providers=["CPUExecutionProvider"])
             for name in ("encoder_model.ort", "decoder_model_merged.ort")

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 
-from models.train import inventory, label, queen, synthetic
+from models.train import inventory, label, queen, sky, synthetic
 from models.train.check import collapse, distance
 from models.train.inventory import BOUNDARY, VOCABULARY, fold, rhotic, spoken, timed
 
@@ -106,3 +106,50 @@ def test_lines_of_a_dialogue_find_their_recordings():
         ("JOE", "070006J4.SB", "I'm Joe King."),
         ("PIRATE", "070006P1.SB", "Go away!"),
     ]
+
+
+class Packer:
+    """Writes RNC method 1: bits from the lowest on, in words; literals are appended between them."""
+
+    def __init__(self):
+        self.out, self.free = bytearray(), 0
+
+    def bits(self, value, count):
+        for k in range(count):
+            if not self.free:
+                self.slot, self.free = len(self.out), 16
+                self.out += bytes(2)
+            place = 16 - self.free
+            self.out[self.slot + place // 8] |= (value >> k & 1) << place % 8
+            self.free -= 1
+
+    def code(self, *lengths):
+        self.bits(len(lengths), 5)
+        for length in lengths:
+            self.bits(length, 4)
+
+
+def test_recordings_unpack():
+    packer = Packer()
+    packer.bits(0, 2)
+    packer.code(2, 2, 2, 2)  # literals: symbols 00, 10, 01, 11, lowest bit first
+    packer.code(1, 1)  # distances - 1: 0 or 1
+    packer.code(1, 0, 0, 1)  # lengths - 2: 0, or 4 to 7
+    packer.bits(2, 16)
+    packer.bits(0b01, 2), packer.bits(1, 1)  # symbol 2 and one more bit: three literals
+    packer.out += b"xab"
+    packer.bits(1, 1)  # distance 2
+    packer.bits(1, 1), packer.bits(0b01, 2)  # length 5 + 2, longer than the distance
+    packer.bits(0b10, 2)  # one literal
+    packer.out += b"!"
+    wanted = b"xab" + b"abababa" + b"!"
+    data = b"RNC\x01" + struct.pack(">IIHH", len(wanted), len(packer.out), 0, 0) + bytes([0, 1]) + packer.out
+    assert sky.unpack(data) == wanted
+    with pytest.raises(ValueError, match="unpacked size"):
+        sky.unpack(data[:4] + struct.pack(">I", 99) + data[8:])
+
+
+def test_parts_of_the_data_file():
+    entry = lambda number, place, size: struct.pack("<H", number) + place.to_bytes(3, "little") + size.to_bytes(3, "little")
+    directory = struct.pack("<I", 2) + entry(50_007, 0x800003, 0x400000 | 77) + entry(60_000, 5, 6)
+    assert sky.parts(directory) == {50_007: (48, 77), 60_000: (5, 6)}

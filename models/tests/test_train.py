@@ -7,7 +7,7 @@ import torch
 
 from models.train import calibrate, export
 from models.train import model as student
-from models.train.mixing import coloured, scale_to
+from models.train.mixing import coded, coloured, room, scale_to
 from models.train.teach import information
 from models.train.train import FEW, ctc_loss, spoken
 
@@ -140,3 +140,13 @@ def test_phones_of_frames_become_a_sequence():
 def test_ctc_counts_every_alignment():
     log_p = torch.full((1, 3, 4), 1 / 4).log()  # three frames, one phone: a_a is not an alignment of one phone; 6 of 64 sequences are
     assert abs(float(ctc_loss(log_p.repeat(2, 1, 1), torch.tensor([[0, 2, 0], [0, 255, 0]]))) - -np.log(6 / 64) / FEW) < 1e-5
+
+
+def test_rooms_and_codecs_keep_the_positions():
+    rng = np.random.default_rng(0)
+    audio = np.zeros(16_000, np.float32)
+    audio[4_000:4_400] = np.sin(np.arange(400) * 0.3) * 0.4
+    for changed in [room(rng, audio), *(coded(rng, audio) for _ in range(4))]:
+        assert len(changed) == len(audio)
+        lag = np.correlate(changed[3_000:6_000], audio[3_500:5_500]).argmax()
+        assert abs(lag - 500) < 16 and np.abs(changed[:3_000]).max() < 0.05

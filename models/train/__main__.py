@@ -1,4 +1,4 @@
-"""Runs the whole training pipeline: fetch, synthesise, prepare, voice, teach, train, label, train, heads, calibrate, export, and the keyword
+"""Runs the whole training pipeline: fetch, synthesise, prepare, transcribe, voice, teach, train, label, train, heads, calibrate, export, and the keyword
 embedding (models/keywords/embedding.py, which requires `cargo build --release`). The first training learns the phones of synthetic
 speech, whose times are exact; then it aligns the recordings' texts, and the second one learns from both.
 
@@ -39,6 +39,7 @@ def main():
         ["fetch", *only],
         *([] if quick else [["synthesise", "--hours", str(arguments.hours)], ["synthetic"]]),
         ["prepare", *only, *(["--limit", "30"] if quick else [])],
+        ["transcribe"],
         ["voice"],
         ["teach"],
         ["train", name, *training(ALIGNER)],

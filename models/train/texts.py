@@ -1,22 +1,25 @@
 """What the recordings say, where their packages tell: the text of a clip, and the espeak-ng voice that reads its language."""
 
+import json
 import re
 from functools import lru_cache
 
-from . import queen
+from . import queen, sky
 from .paths import PACKAGES
 
 VOICES = {  # of the languages that espeak-ng reads reliably
     "en": "en-us", "fr": "fr-fr", "es": "es", "it": "it", "ru": "ru", "ro": "ro", "bg": "bg", "ca": "ca", "el": "el", "da": "da",
     "lt": "lt", "nl": "nl", "cs": "cs", "de": "de", "pt": "pt-br", "sv": "sv", "ko": None,
 }
+TRANSCRIPTS = "transcripts.json"
+HEARD = {sky.PACKAGE}  # whose texts a recogniser wrote (models/train/transcribe.py)
 LUA = re.compile(r'dialogId\("([^"]+)"[^\n]*\n\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
 
 
 def text_of(entry):
     """(text, voice) of an entry of prepared/GROUP.json, or None."""
     package, clip = entry["package"], entry["clip"]
-    reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted}.get(package)
+    reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted, sky.PACKAGE: heard}.get(package)
     if package.startswith("fillets-ng-data-"):
         return dialogue(package.rsplit("-", 1)[-1], clip)
     return reader(clip) if reader else None
@@ -52,6 +55,17 @@ def dialogue(language, clip):
 
 def acted(clip):
     text = queen.texts().get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
+    return (text, "en-us") if text else None
+
+
+@lru_cache
+def transcripts(package):
+    path = PACKAGES / package / TRANSCRIPTS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def heard(clip):
+    text = transcripts(sky.PACKAGE).get(clip)
     return (text, "en-us") if text else None
 
 
