@@ -152,6 +152,8 @@ fn live_and_file(pulse: &Pulse) -> Result<(), String> {
 fn a_device_is_found_by_the_names_that_arecord_takes() {
     let Some(pulse) = Pulse::start() else { return };
     let listed = pulse.command(env!("CARGO_BIN_EXE_bellis")).arg("devices").output().unwrap();
+    // Neither ALSA nor JACK's library, which its plugins load, may print messages.
+    assert_eq!(String::from_utf8_lossy(&listed.stderr), "");
     let text = String::from_utf8(listed.stdout).unwrap();
     let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part}: {text}"));
     assert!(at("alsa:default\n") < at("alsa:kitchen\n"), "the default one is not first: {text}");

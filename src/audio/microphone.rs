@@ -76,8 +76,8 @@ const PREFERRED_FORMATS: [SampleFormat; 12] = [
 /// Maximum time for a device to open.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Lists all microphones: the default first, hardware before plugins. Omits plugins that cannot be opened, and second names of
-/// hardware by card number.
+/// Lists all microphones: the default first, hardware before plugins. Omits plugins that cannot be opened, second names of hardware by
+/// card number, and JACK, whose library prints its own messages when it is opened without a server.
 pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
     silence_alsa();
     let host = cpal::default_host();
@@ -85,7 +85,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
     let all = host.input_devices().map_err(|error| from_cpal("audio system", &error))?;
     let mut found: Vec<DeviceInfo> = all
         .filter_map(|device| {
-            let id = device.id().ok()?;
+            let id = device.id().ok().filter(|id| !is_jack(id.id()))?;
             // A busy or broken device reports no configurations, but is still listed.
             let configs: Vec<_> = device.supported_input_configs().map(Iterator::collect).unwrap_or_default();
             let mut channels: Vec<u16> = configs.iter().map(|config| config.channels()).collect();
@@ -123,6 +123,11 @@ pub fn devices() -> Result<Vec<DeviceInfo>, AudioError> {
 /// Whether an ALSA PCM is a plugin rather than hardware. Other systems list only devices.
 fn is_plugin(pcm: &str) -> bool {
     cfg!(target_os = "linux") && !["hw:", "plughw:"].iter().any(|prefix| pcm.starts_with(prefix))
+}
+
+/// Whether an ALSA PCM is the plugin that connects to a JACK server.
+fn is_jack(pcm: &str) -> bool {
+    cfg!(target_os = "linux") && pcm.split(':').next() == Some("jack")
 }
 
 /// Whether an id contains the card's number instead of its name, as in `alsa:hw:CARD=1,DEV=0`. The number may change at every boot.
@@ -496,6 +501,8 @@ mod tests {
     fn cards_are_told_from_plugins_and_numbers_from_names() {
         assert!(has_card_number("alsa:hw:CARD=1,DEV=0") && !has_card_number("alsa:hw:CARD=seeed,DEV=0"));
         assert!(!has_card_number("alsa:default"));
+        #[cfg(target_os = "linux")]
+        assert!(is_jack("jack") && is_jack("jack:CARD=0") && !is_jack("default") && !is_jack("jackpot"));
         #[cfg(target_os = "linux")]
         assert!(is_plugin("default") && is_plugin("dsnoop:CARD=seeed,DEV=0") && !is_plugin("plughw:CARD=seeed,DEV=0"));
     }
