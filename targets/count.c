@@ -20,10 +20,10 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 enum kind { SCALAR, LOAD, STORE, VECTOR_LOAD, VECTOR_STORE, VECTOR, MULTIPLY_ADD, KINDS };
 /* Additional counters: vector registers loaded and stored, loads of one value into all lanes (which also use a vector pipe), and
-* 8-bit dot products. */
-enum extra { LOADED = KINDS, STORED, TO_ALL_LANES, DOT, COUNTERS };
+* sums of 8-bit products (dot products, and pairwise sums of widened ones). */
+enum extra { LOADED = KINDS, STORED, TO_ALL_LANES, BYTES, COUNTERS };
 static const char *const NAMES[] = {
-  "scalar", "load", "store", "vector_load", "vector_store", "vector", "multiply_add", "loaded", "stored", "to_all_lanes", "dot",
+  "scalar", "load", "store", "vector_load", "vector_store", "vector", "multiply_add", "loaded", "stored", "to_all_lanes", "bytes",
 };
 
 /* Counters per thread, because concurrent additions to a shared counter could be lost. */
@@ -31,6 +31,8 @@ static const char *const NAMES[] = {
 static struct { uint64_t of[COUNTERS]; char own_line[40]; } counts[THREADS];
 
 static int is_dot(uint32_t code) { return (code & 0x9fe0fc00) == 0x0e809400 || (code & 0x9fc0f400) == 0x0f80e000; } /* sdot, udot */
+
+static int is_pairwise_sum(uint32_t code) { return (code & 0xbffffc00) == 0x0e606800; } /* sadalp from 16 to 32 bits */
 
 /* Number of registers moved by a vector load or store. */
 static int registers(uint32_t code) {
@@ -67,7 +69,7 @@ static void add(uint16_t *to, uint32_t code) {
   if (kind == VECTOR_LOAD) to[LOADED] += registers(code);
   if (kind == VECTOR_STORE) to[STORED] += registers(code);
   if (kind == VECTOR_LOAD && (code & 0xbf60f000) == 0x0d40c000) to[TO_ALL_LANES]++; /* ld1r */
-  if (kind == MULTIPLY_ADD && is_dot(code)) to[DOT]++;
+  if ((kind == MULTIPLY_ADD && is_dot(code)) || is_pairwise_sum(code)) to[BYTES]++;
 }
 
 static void executed(unsigned thread, void *of_block) {

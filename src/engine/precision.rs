@@ -20,12 +20,12 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The precision on a processor with or without fast int8 instructions.
+    /// The precision on a processor with or without int8 kernels.
     pub(super) fn resolve(self, int8_is_fast: bool) -> Self {
         match self {
             Self::Int8 if int8_is_fast => Self::Int8,
             Self::Int8 => {
-                log::warn!("this processor has no int8 dot-product instructions (VNNI, SDOT); using f32");
+                log::warn!("this processor has no instructions for int8 (VNNI, NEON); using f32");
                 Self::F32
             }
             Self::Auto if int8_is_fast => Self::Int8,

@@ -40,7 +40,8 @@ impl Op for Int8Linear {
 impl Int8Linear {
     /// Creates the operation for `affine`; `None` if the kernel does not support the processor or the shape.
     pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, affine: &Affine) -> Option<Self> {
-        let (kernel, steps) = (DotKernel::available().next()?, PackedSteps::new(steps, affine.inputs, affine.outputs)?);
+        let kernel = DotKernel::available().next()?;
+        let steps = PackedSteps::new(kernel.packing(), steps, affine.inputs, affine.outputs)?;
         Some(Self { kernel, steps: Arc::new(steps), weights: weights.clone(), activation: affine.activation })
     }
 }

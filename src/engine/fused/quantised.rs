@@ -7,6 +7,7 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::einsum::EinSum;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
+use super::super::kernels::dot::DotKernel;
 use super::super::kernels::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::super::kernels::{Activation, Rows};
 use super::affine::Affine;
@@ -19,20 +20,9 @@ pub fn is_worth_it(affine: &Affine) -> bool {
     affine.weights.len() >= MIN_WEIGHTS
 }
 
-/// Whether this processor has int8 dot-product instructions: VNNI on x86, SDOT on Arm.
+/// Whether this processor has a kernel that is faster in int8 than in f32.
 pub fn is_fast() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx512vnni") || std::arch::is_x86_feature_detected!("avxvnni")
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        std::arch::is_aarch64_feature_detected!("dotprod")
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
-        false
-    }
+    DotKernel::available().next().is_some()
 }
 
 /// Adds the int8 matmul `affine` of `x` to `patch`.

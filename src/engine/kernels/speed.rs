@@ -89,7 +89,7 @@ fn of_every_class_of_operation() {
         row(&format!("matmul f32 {name}, {LAYERS} layers in turn"), cold, adds);
         for kernel in DotKernel::available() {
             let steps = QuantisedWeights::new(&weights, outputs, None).0;
-            let Some(packed) = PackedSteps::new(&steps, inputs, outputs) else { continue };
+            let Some(packed) = PackedSteps::new(kernel.packing(), &steps, inputs, outputs) else { continue };
             let bytes = vec![[7u8; GROUP]; FRAMES * inputs / GROUP];
             let mut sums = vec![[0; COLUMNS]; FRAMES];
             let seconds =
@@ -171,7 +171,7 @@ fn of_streams_together() {
     if let Some(kernel) = DotKernel::available().next() {
         let pack = |(inputs, outputs)| {
             let (steps, weights) = QuantisedWeights::new(&numbers(inputs * outputs), outputs, None);
-            PackedSteps::new(&steps, inputs, outputs).map(|packed| (inputs, outputs, packed, weights))
+            PackedSteps::new(kernel.packing(), &steps, inputs, outputs).map(|packed| (inputs, outputs, packed, weights))
         };
         let layers: Vec<_> = (0..LAYERS).flat_map(|_| sizes.map(pack)).flatten().collect();
         let mut steps = vec![[0u8; GROUP]; MOST * 4 * DIM / GROUP];
@@ -181,7 +181,7 @@ fn of_streams_together() {
                 for (inputs, outputs, packed, weights) in &layers[..count * sizes.len()] {
                     let (steps, ranges) = (&mut steps[..rows * inputs / GROUP], &mut ranges[..2 * rows]);
                     let of = Rows::new(&x, rows, *inputs);
-                    Quantise { rows: of, written: Steps::U8, steps: steps.as_flattened_mut(), ranges }.dispatch();
+                    Quantise { rows: of, written: kernel.steps(), steps: steps.as_flattened_mut(), ranges }.dispatch();
                     for (index, (panel, next)) in packed.panels().enumerate() {
                         kernel.sums(steps, packed.groups, panel, next, &mut sums);
                         let columns = index * COLUMNS..((index + 1) * COLUMNS).min(*outputs);

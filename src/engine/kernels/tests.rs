@@ -9,7 +9,7 @@ use rten_simd::ops::NumOps;
 use rten_simd::{Isa, SimdOp};
 
 use super::attention::{Attention, ByHead, transposed_bias};
-use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps};
+use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps, Packing};
 use super::fft::PowerSpectrum;
 use super::helpers::{Helpers, Panels, available};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
@@ -181,6 +181,18 @@ const fn end(here: usize, miri: usize) -> usize {
     if cfg!(miri) { miri } else { here }
 }
 
+#[test]
+fn only_steps_that_every_kernel_multiplies_exactly_are_packed() {
+    for packing in [Packing::ByInput, Packing::ByColumn] {
+        let packed = |step: i8, count: usize, inputs: usize| PackedSteps::new(packing, &vec![step; count], inputs, 2).is_some();
+        let depth = packing.depth();
+        assert!(packed(-127, 2 * depth, depth));
+        assert!(!packed(-128, 2 * depth, depth), "two products exceed 16 bits");
+        assert!(!packed(1, 2 * depth - 1, depth), "a step is missing");
+        assert!(!packed(1, 2 * depth + 2, depth + 1), "a block is incomplete");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 64 }, ..ProptestConfig::default() })]
 
@@ -239,16 +251,21 @@ proptest! {
         }
     }
 
-    /// With every kernel of this processor. Under emulation of a core without one, there is none.
+    /// With every kernel of this processor. With `extreme`, all values are the largest ones of either sign.
     #[test]
-    fn sums_of_steps_are_exact(count in 0usize..20, groups in 1usize..60, outputs in 1usize..100, seed in 1u32..1000) {
-        let inputs = groups * GROUP;
-        let steps: Vec<i8> = numbers(inputs * outputs, seed).into_iter().map(|x| (x * 127.0).round() as i8).collect();
-        let rows: Vec<u8> = numbers(count * inputs, seed + 1).into_iter().map(|x| (x * 127.5 + 127.5).round() as u8).collect();
-        let grouped: &[[u8; GROUP]] = rows.as_chunks().0;
-        let packed = PackedSteps::new(&steps, inputs, outputs).unwrap();
-        prop_assert!(PackedSteps::new(&steps[1..], inputs, outputs).is_none());
+    fn sums_of_steps_are_exact(
+        count in 0usize..20, blocks in 1usize..60, outputs in 1usize..100, extreme in any::<bool>(), seed in 1u32..1000,
+    ) {
+        let numbers = |count, seed| {
+            let all = numbers(count, seed).into_iter();
+            all.map(|x| if extreme { x.signum() } else { x }).collect::<Vec<f32>>()
+        };
         for kernel in DotKernel::available() {
+            let inputs = blocks * kernel.packing().depth();
+            let steps: Vec<i8> = numbers(inputs * outputs, seed).into_iter().map(|x| (x * 127.0).round() as i8).collect();
+            let rows: Vec<u8> = numbers(count * inputs, seed + 1).into_iter().map(|x| (x * 127.5 + 127.5).round() as u8).collect();
+            let (grouped, groups): (&[[u8; GROUP]], usize) = (rows.as_chunks().0, inputs / GROUP);
+            let packed = PackedSteps::new(kernel.packing(), &steps, inputs, outputs).unwrap();
             let number = |step: u8| if kernel.steps() == Steps::U8 { i32::from(step) } else { i32::from(step as i8) };
             let mut panels = 0;
             for (panel, next) in packed.panels() {

@@ -1,17 +1,29 @@
-//! The kernel on Arm: dot products of four i8 × i8 in each of four lanes (`sdot`, by lane), from the Cortex-A55 and A76 on.
+//! The kernels on Arm: dot products of four i8 × i8 in each of four lanes (`sdot`, by lane), from the Cortex-A55 and A76 on, and widening
+//! multiplication (`smull`, `smlal2`, `sadalp`) on every 64-bit core.
 #![allow(unsafe_code)]
 
-use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s32, vld1q_s8, vreinterpretq_s8_s32, vst1q_s32};
+use std::arch::aarch64::{
+    int8x16_t, int32x4_t, vdupq_n_s32, vget_low_s8, vld1q_s8, vmlal_high_s8, vmull_s8, vpadalq_s16, vpaddq_s32,
+    vreinterpretq_s8_s32, vst1q_s32,
+};
 use std::arch::asm;
 
-use super::{Block, COLUMNS, GROUP};
+use super::{Block, COLUMNS, Tile};
 
-/// Rows per tile: with four vectors each, half of the registers.
-const ROWS: usize = 4;
+/// Rows per tile of the dot product: with four vectors each, half of the registers.
+pub const DOT_ROWS: usize = 4;
+/// Rows per tile of widening multiplication: with one vector for each of four columns, half of the registers.
+pub const NEON_ROWS: usize = 4;
+/// Parts of a panel of widening multiplication, four columns each.
+pub const NEON_PARTS: usize = COLUMNS / 4;
 
 /// Proof that the processor has dot products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DotProduct(());
+
+/// Widening multiplication, which every AArch64 processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neon(());
 
 /// `sum` + the products of `weights` with lane `lane` of `x`. The intrinsic is not stable.
 macro_rules! sdot {
@@ -34,20 +46,14 @@ impl DotProduct {
         std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(()))
     }
 
-    pub fn sums(self, rows: &[[u8; GROUP]], groups: usize, panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
-        for (index, (rows, sums)) in rows.chunks(ROWS * groups).zip(sums.chunks_mut(ROWS)).enumerate() {
-            for half in 0..2 {
-                // Only the first tile prefetches.
-                let next = if index + half == 0 { next } else { &[] };
-                // SAFETY: a `DotProduct` exists only if the processor has the feature.
-                unsafe {
-                    match rows.len() / groups {
-                        4 => tile::<4>(rows, groups, panel, half, next, sums),
-                        3 => tile::<3>(rows, groups, panel, half, next, sums),
-                        2 => tile::<2>(rows, groups, panel, half, next, sums),
-                        _ => tile::<1>(rows, groups, panel, half, next, sums),
-                    }
-                }
+    pub(super) fn compute(self, tile: Tile<'_>) {
+        // SAFETY: a `DotProduct` exists only if the processor has the feature.
+        unsafe {
+            match tile.count() {
+                4 => dot_tile::<4>(tile),
+                3 => dot_tile::<3>(tile),
+                2 => dot_tile::<2>(tile),
+                _ => dot_tile::<1>(tile),
             }
         }
     }
@@ -55,37 +61,26 @@ impl DotProduct {
 
 /// `R` rows × half of a panel's columns.
 #[target_feature(enable = "neon,dotprod")]
-fn tile<const R: usize>(
-    rows: &[[u8; GROUP]],
-    stride: usize,
-    panel: &[Block],
-    half: usize,
-    next: &[Block],
-    sums: &mut [[i32; COLUMNS]],
-) {
-    let (panel, _) = panel.as_chunks::<2>();
-    let groups = panel.len();
-    // Slices as long as the loop: bounds are checked once here.
-    let mut parts: [&[[u8; GROUP]]; R] = [&[]; R];
-    for (r, part) in parts.iter_mut().enumerate() {
-        *part = &rows[r * stride..][..groups];
-    }
-    let mut tile = [[vdupq_n_s32(0); 4]; R];
+fn dot_tile<const R: usize>(tile: Tile<'_>) {
+    let ((panel, _), (next, _), half) = (tile.panel.as_chunks::<2>(), tile.next.as_chunks::<2>(), tile.part.min(1));
     let (quads, rest) = panel.as_chunks::<4>();
+    let rows = tile.rows::<R>(panel.len());
+    let rows_by_quad = rows.map(|row| row.as_flattened().as_chunks::<16>().0).map(|row| &row[..quads.len()]);
+    let mut vectors = [[vdupq_n_s32(0); 4]; R];
     for (quad, panel) in quads.iter().enumerate() {
-        for block in next.get(8 * quad..8 * quad + 8).unwrap_or(&[]) {
-            fetch(block);
+        if let Some(next) = next.as_chunks::<4>().0.get(quad) {
+            next.iter().for_each(|blocks| fetch(&blocks[half]));
         }
         let mut x = [vreinterpretq_s8_s32(vdupq_n_s32(0)); R];
-        for (x, part) in x.iter_mut().zip(&parts) {
-            *x = load(part[4 * quad..4 * quad + 4].as_flattened());
+        for (x, row) in x.iter_mut().zip(&rows_by_quad) {
+            *x = load(&row[quad]);
         }
         macro_rules! lane {
             ($lane:literal) => {
                 let weights = quarters(&panel[$lane][half]);
                 for r in 0..R {
                     for v in 0..4 {
-                        tile[r][v] = sdot!(tile[r][v], weights[v], x[r], $lane);
+                        vectors[r][v] = sdot!(vectors[r][v], weights[v], x[r], $lane);
                     }
                 }
             };
@@ -98,26 +93,80 @@ fn tile<const R: usize>(
     for (group, panel) in rest.iter().enumerate() {
         let weights = quarters(&panel[half]);
         for r in 0..R {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(parts[r][4 * quads.len() + group])));
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(rows[r][4 * quads.len() + group])));
             for v in 0..4 {
-                tile[r][v] = sdot!(tile[r][v], weights[v], x, 0);
+                vectors[r][v] = sdot!(vectors[r][v], weights[v], x, 0);
             }
         }
     }
-    for (tile, sums) in tile.into_iter().zip(sums) {
+    for (vectors, sums) in vectors.into_iter().zip(tile.sums) {
         let (parts, _) = sums[half * COLUMNS / 2..].as_chunks_mut::<4>();
-        for (vector, part) in tile.into_iter().zip(parts) {
+        for (vector, part) in vectors.into_iter().zip(parts) {
             // SAFETY: four i32 have the size of the vector.
             unsafe { vst1q_s32(part.as_mut_ptr(), vector) };
         }
     }
 }
 
-/// The first sixteen of `bytes`.
+impl Neon {
+    pub fn detect() -> Option<Self> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+    }
+
+    pub(super) fn compute(self, tile: Tile<'_>) {
+        // SAFETY: a `Neon` exists only if the processor has the feature.
+        unsafe {
+            match tile.count() {
+                4 => neon_tile::<4>(tile),
+                3 => neon_tile::<3>(tile),
+                2 => neon_tile::<2>(tile),
+                _ => neon_tile::<1>(tile),
+            }
+        }
+    }
+}
+
+/// `R` rows × four columns. Each lane of a vector sums a quarter of the inputs. Two products fit into 16 bits: a row's steps are at least
+/// −128, and those of the weights at least −127.
+#[inline(never)]
+#[target_feature(enable = "neon")]
+fn neon_tile<const R: usize>(tile: Tile<'_>) {
+    let depth = tile.panel.len() / NEON_PARTS;
+    // The next four columns follow those of this tile, in this panel or the next one.
+    let (panel, after) = tile.panel[tile.part * depth..].split_at(depth);
+    let next = match tile.next {
+        [] => &[],
+        next if after.is_empty() => &next[..depth.min(next.len())],
+        _ => &after[..depth],
+    };
+    let rows = tile.rows::<R>(4 * depth).map(|row| row.as_flattened().as_chunks::<16>().0).map(|row| &row[..depth]);
+    let mut vectors = [[vdupq_n_s32(0); 4]; R];
+    for (step, block) in panel.iter().enumerate() {
+        if let Some(next) = next.get(step) {
+            fetch(next);
+        }
+        let weights = quarters(block);
+        for r in 0..R {
+            let x = load(&rows[r][step]);
+            for v in 0..4 {
+                let products = vmlal_high_s8(vmull_s8(vget_low_s8(weights[v]), vget_low_s8(x)), weights[v], x);
+                vectors[r][v] = vpadalq_s16(vectors[r][v], products);
+            }
+        }
+    }
+    for (vectors, sums) in vectors.into_iter().zip(tile.sums) {
+        let (parts, _) = sums.as_chunks_mut::<4>();
+        if let Some(part) = parts.get_mut(tile.part) {
+            let sums = vpaddq_s32(vpaddq_s32(vectors[0], vectors[1]), vpaddq_s32(vectors[2], vectors[3]));
+            // SAFETY: four i32 have the size of the vector.
+            unsafe { vst1q_s32(part.as_mut_ptr(), sums) };
+        }
+    }
+}
+
 #[inline]
 #[target_feature(enable = "neon")]
-fn load(bytes: &[u8]) -> int8x16_t {
-    assert!(bytes.len() >= 16);
+fn load(bytes: &[u8; 16]) -> int8x16_t {
     // SAFETY: sixteen bytes have the size of the vector.
     unsafe { vld1q_s8(bytes.as_ptr().cast()) }
 }

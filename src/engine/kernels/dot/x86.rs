@@ -8,12 +8,12 @@ use std::arch::x86_64::{
 };
 
 use super::super::in_registers;
-use super::{Block, COLUMNS, GROUP};
+use super::{Block, COLUMNS, Tile};
 
 /// Rows per tile of AVX-512 VNNI: with two vectors each, half of the registers.
-const WIDE_ROWS: usize = 8;
+pub const WIDE_ROWS: usize = 8;
 /// Rows per tile of AVX-VNNI: with two vectors each, half of a panel's columns, 12 of 16 registers.
-const NARROW_ROWS: usize = 6;
+pub const NARROW_ROWS: usize = 6;
 
 /// Proof that the processor has AVX-512 VNNI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,22 +28,18 @@ impl Avx512Vnni {
         (std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni")).then_some(Self(()))
     }
 
-    pub fn sums(self, rows: &[[u8; GROUP]], groups: usize, panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
-        for (index, (rows, sums)) in rows.chunks(WIDE_ROWS * groups).zip(sums.chunks_mut(WIDE_ROWS)).enumerate() {
-            // Only the first tile prefetches.
-            let next = if index == 0 { next } else { &[] };
-            // SAFETY: an `Avx512Vnni` exists only if the processor has both features.
-            unsafe {
-                match rows.len() / groups {
-                    8 => wide_tile::<8>(rows, groups, panel, next, sums),
-                    7 => wide_tile::<7>(rows, groups, panel, next, sums),
-                    6 => wide_tile::<6>(rows, groups, panel, next, sums),
-                    5 => wide_tile::<5>(rows, groups, panel, next, sums),
-                    4 => wide_tile::<4>(rows, groups, panel, next, sums),
-                    3 => wide_tile::<3>(rows, groups, panel, next, sums),
-                    2 => wide_tile::<2>(rows, groups, panel, next, sums),
-                    _ => wide_tile::<1>(rows, groups, panel, next, sums),
-                }
+    pub(super) fn compute(self, tile: Tile<'_>) {
+        // SAFETY: an `Avx512Vnni` exists only if the processor has both features.
+        unsafe {
+            match tile.count() {
+                8 => wide_tile::<8>(tile),
+                7 => wide_tile::<7>(tile),
+                6 => wide_tile::<6>(tile),
+                5 => wide_tile::<5>(tile),
+                4 => wide_tile::<4>(tile),
+                3 => wide_tile::<3>(tile),
+                2 => wide_tile::<2>(tile),
+                _ => wide_tile::<1>(tile),
             }
         }
     }
@@ -54,45 +50,28 @@ impl AvxVnni {
         (std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("avxvnni")).then_some(Self(()))
     }
 
-    pub fn sums(self, rows: &[[u8; GROUP]], groups: usize, panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
-        for (index, (rows, sums)) in rows.chunks(NARROW_ROWS * groups).zip(sums.chunks_mut(NARROW_ROWS)).enumerate() {
-            for half in 0..2 {
-                // Only the first tile prefetches.
-                let next = if index + half == 0 { next } else { &[] };
-                // SAFETY: an `AvxVnni` exists only if the processor has both features.
-                unsafe {
-                    match rows.len() / groups {
-                        6 => narrow_tile::<6>(rows, groups, panel, half, next, sums),
-                        5 => narrow_tile::<5>(rows, groups, panel, half, next, sums),
-                        4 => narrow_tile::<4>(rows, groups, panel, half, next, sums),
-                        3 => narrow_tile::<3>(rows, groups, panel, half, next, sums),
-                        2 => narrow_tile::<2>(rows, groups, panel, half, next, sums),
-                        _ => narrow_tile::<1>(rows, groups, panel, half, next, sums),
-                    }
-                }
+    pub(super) fn compute(self, tile: Tile<'_>) {
+        // SAFETY: an `AvxVnni` exists only if the processor has both features.
+        unsafe {
+            match tile.count() {
+                6 => narrow_tile::<6>(tile),
+                5 => narrow_tile::<5>(tile),
+                4 => narrow_tile::<4>(tile),
+                3 => narrow_tile::<3>(tile),
+                2 => narrow_tile::<2>(tile),
+                _ => narrow_tile::<1>(tile),
             }
         }
     }
 }
 
-/// The rows of a tile, as long as the loop over the panel: bounds are checked once here, not per group in the loop.
-#[inline(always)]
-fn tile_rows<const R: usize>(rows: &[[u8; GROUP]], stride: usize, groups: usize) -> [&[[u8; GROUP]]; R] {
-    let mut parts: [&[[u8; GROUP]]; R] = [&[]; R];
-    for (r, part) in parts.iter_mut().enumerate() {
-        *part = &rows[r * stride..][..groups];
-    }
-    parts
-}
-
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn wide_tile<const R: usize>(rows: &[[u8; GROUP]], stride: usize, panel: &[Block], next: &[Block], sums: &mut [[i32; COLUMNS]]) {
-    let (panel, _) = panel.as_chunks::<2>();
-    let groups = panel.len();
-    let rows = tile_rows::<R>(rows, stride, groups);
-    let mut tile = [[_mm512_setzero_si512(); 2]; R];
+fn wide_tile<const R: usize>(tile: Tile<'_>) {
+    let ((panel, _), (next, _)) = (tile.panel.as_chunks::<2>(), tile.next.as_chunks::<2>());
+    let rows = tile.rows::<R>(panel.len());
+    let mut vectors = [[_mm512_setzero_si512(); 2]; R];
     for (group, weights) in panel.iter().enumerate() {
-        if let Some(next) = next.get(2 * group..2 * group + 2) {
+        if let Some(next) = next.get(group) {
             fetch(&next[0]);
             fetch(&next[1]);
         }
@@ -100,13 +79,13 @@ fn wide_tile<const R: usize>(rows: &[[u8; GROUP]], stride: usize, panel: &[Block
         for r in 0..R {
             let x = _mm512_set1_epi32(i32::from_ne_bytes(rows[r][group]));
             for v in 0..2 {
-                tile[r][v] = _mm512_dpbusd_epi32(tile[r][v], x, weights[v]);
+                vectors[r][v] = _mm512_dpbusd_epi32(vectors[r][v], x, weights[v]);
             }
         }
     }
-    for (tile, sums) in in_registers(tile).into_iter().zip(sums) {
+    for (vectors, sums) in in_registers(vectors).into_iter().zip(tile.sums) {
         let (low, high) = sums.split_at_mut(COLUMNS / 2);
-        for (vector, half) in tile.into_iter().zip([low, high]) {
+        for (vector, half) in vectors.into_iter().zip([low, high]) {
             if let Some(half) = half.first_chunk_mut::<16>() {
                 // SAFETY: sixteen i32 have the size of the vector, and the instruction needs no alignment.
                 unsafe { _mm512_storeu_si512(half.as_mut_ptr().cast(), vector) };
@@ -117,34 +96,25 @@ fn wide_tile<const R: usize>(rows: &[[u8; GROUP]], stride: usize, panel: &[Block
 
 /// `R` rows × half of a panel's columns.
 #[target_feature(enable = "avx2,avxvnni")]
-fn narrow_tile<const R: usize>(
-    rows: &[[u8; GROUP]],
-    stride: usize,
-    panel: &[Block],
-    half: usize,
-    next: &[Block],
-    sums: &mut [[i32; COLUMNS]],
-) {
-    let (panel, _) = panel.as_chunks::<2>();
-    let groups = panel.len();
-    let rows = tile_rows::<R>(rows, stride, groups);
-    let mut tile = [[_mm256_setzero_si256(); 2]; R];
+fn narrow_tile<const R: usize>(tile: Tile<'_>) {
+    let ((panel, _), (next, _), half) = (tile.panel.as_chunks::<2>(), tile.next.as_chunks::<2>(), tile.part.min(1));
+    let rows = tile.rows::<R>(panel.len());
+    let mut vectors = [[_mm256_setzero_si256(); 2]; R];
     for (group, weights) in panel.iter().enumerate() {
-        if let Some(next) = next.get(2 * group..2 * group + 2) {
-            fetch(&next[0]);
-            fetch(&next[1]);
+        if let Some(next) = next.get(group) {
+            fetch(&next[half]);
         }
         let weights = halves(&weights[half]);
         for r in 0..R {
             let x = _mm256_set1_epi32(i32::from_ne_bytes(rows[r][group]));
             for v in 0..2 {
-                tile[r][v] = _mm256_dpbusd_avx_epi32(tile[r][v], x, weights[v]);
+                vectors[r][v] = _mm256_dpbusd_avx_epi32(vectors[r][v], x, weights[v]);
             }
         }
     }
-    for (tile, sums) in in_registers(tile).into_iter().zip(sums) {
+    for (vectors, sums) in in_registers(vectors).into_iter().zip(tile.sums) {
         let (parts, _) = sums[half * COLUMNS / 2..].as_chunks_mut::<8>();
-        for (vector, part) in tile.into_iter().zip(parts) {
+        for (vector, part) in vectors.into_iter().zip(parts) {
             // SAFETY: eight i32 have the size of the vector, and the instruction needs no alignment.
             unsafe { _mm256_storeu_si256(part.as_mut_ptr().cast(), vector) };
         }
