@@ -7,6 +7,7 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use bellis::engine::Int8Kernel;
 use common::repository;
 
 fn bellis(arguments: &[&str]) -> Command {
@@ -304,6 +305,32 @@ fn an_interrupt_computes_captured_audio_and_closes_the_files() {
     let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert_eq!(numbers[0], numbers[1] + numbers[2], "{line}");
     assert_eq!(array.shape()[0] as u64, numbers[1].div_ceil(320), "every captured sample is in a frame");
+}
+
+#[test]
+fn inspect_shows_the_kernels_and_one_can_be_forced() {
+    let shown = |arguments: &[&str]| {
+        let output = output(&[&["inspect"], arguments].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let available: Vec<&str> = Int8Kernel::available().into_iter().map(Int8Kernel::name).collect();
+    let layers = |text: &str, kernel: &str| text.lines().any(|line| line.starts_with("layers ") && line.contains(kernel));
+    let text = shown(&["--kernels", "daisy-nano"]);
+    assert!(layers(&text, available.first().unwrap_or(&"f32")), "{text}");
+    assert!(text.contains(&available.join(", ")) && text.contains("front end"), "{text}");
+    assert!(layers(&shown(&["--kernels", "--precision", "f32", "daisy-nano"]), "f32"));
+    for kernel in &available {
+        let text = shown(&[&format!("--kernels={kernel}"), "daisy-nano"]);
+        assert!(layers(&text, kernel), "{text}");
+    }
+    // Processors have kernels of one architecture only.
+    let foreign = if cfg!(target_arch = "x86_64") { "neon" } else { "avx-vnni" };
+    let expected = [foreign, "cannot run the kernel", available.first().unwrap_or(&"none")];
+    refused(&["inspect", &format!("--kernels={foreign}")], &expected);
+    refused(&["run", "--kernels", foreign], &expected);
+    refused(&["bench", "--kernels", foreign], &expected);
+    refused(&["run", "--kernels", "fastest"], &["fastest", "avx512-vnni", "neon"]);
 }
 
 #[test]

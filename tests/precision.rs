@@ -4,7 +4,7 @@
 mod common;
 
 use bellis::audio::{ChannelPick, decode_file};
-use bellis::engine::{Encoder, LoadOptions, Precision};
+use bellis::engine::{Encoder, Int8Kernel, LoadOptions, Precision};
 use bellis::pack::Pack;
 use common::{deviation, never_exit, repository, speech};
 
@@ -15,6 +15,32 @@ const AGREEMENT: f64 = 0.975;
 fn units(logits: &[f32], classes: usize) -> Vec<usize> {
     let likeliest = |row: &[f32]| (0..classes).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
     logits.chunks_exact(classes).map(likeliest).collect()
+}
+
+/// Logits of every head and chunk, bit by bit.
+fn bits(encoder: &std::sync::Arc<Encoder>, audio: &[f32]) -> Vec<u32> {
+    let chunks = never_exit(encoder, audio, 16);
+    chunks.iter().flat_map(|chunk| chunk.logits.iter().flat_map(|frames| frames.as_slice())).map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn all_int8_kernels_of_this_processor_compute_the_same_results() {
+    let pack = Pack::open(&repository("models/daisy-tiny")).unwrap();
+    let audio = &speech()[..2 * 16_000];
+    let load = |options: LoadOptions| Encoder::load(&pack, &options.precision(Precision::Int8)).unwrap();
+    let selected = bits(&load(LoadOptions::default()), audio);
+    for kernel in Int8Kernel::available() {
+        let encoder = load(LoadOptions::default().kernels(kernel));
+        assert_eq!(encoder.precision(), Precision::Int8);
+        println!("{kernel}: {} logits", selected.len());
+        assert!(bits(&encoder, audio) == selected, "{kernel} differs");
+        // Every matmul of the layers, and no other kernel.
+        let speeds = encoder.matmul_speeds(16);
+        let layers: Vec<_> = speeds.iter().filter(|one| one.stage == "layers").collect();
+        assert!(!layers.is_empty() && layers.iter().all(|one| one.kernel == kernel.name()), "{layers:?}");
+        assert_eq!(layers.iter().map(|one| one.count).sum::<usize>() % encoder.layers(), 0, "{layers:?}");
+        assert!(speeds.iter().all(|one| one.speed > 0.0 && one.ceiling > 0.0), "{speeds:?}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bellis::audio::audio_files;
 use bellis::bench::{
     self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy, expected_duration,
 };
-use bellis::engine::{Encoder, LoadOptions, Precision};
+use bellis::engine::{Encoder, Int8Kernel, LoadOptions, Precision};
 use bellis::exit::PolicySpec;
 use bellis::pack::Pack;
 use clap::Args;
@@ -54,6 +54,9 @@ pub struct Bench {
     /// Precision of the layers' matmuls
     #[arg(long, value_parser = values::precision(), default_value_t)]
     precision: Precision,
+    /// Kernel of the int8 matmuls [default: the fastest]
+    #[arg(long, value_name = "NAME", value_parser = values::kernels())]
+    kernels: Option<Int8Kernel>,
     /// Threads for large f32 matmuls, 1 to 64
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     threads: usize,
@@ -136,7 +139,9 @@ impl Bench {
         let audio = &pack.manifest.audio;
         let hop_ms = audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
         let chunk_frames = self.chunk.map_or(pack.default_chunk_frames(), |ms| (ms / hop_ms).round() as usize);
-        let encoder = Encoder::load(&pack, &LoadOptions::default().precision(self.precision).threads(self.threads))?;
+        let mut options = LoadOptions::default().precision(self.precision).threads(self.threads);
+        options.kernels = self.kernels;
+        let encoder = Encoder::load(&pack, &options)?;
         encoder.check_chunk(chunk_frames)?;
         let speech = match self.speech.is_empty() {
             true => audio_files(&[locate::bench_audio("speech")?])?,

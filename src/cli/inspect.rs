@@ -2,33 +2,64 @@
 
 use std::path::PathBuf;
 
+use bellis::engine::{Encoder, Int8Kernel, LoadOptions, Precision};
 use bellis::internal;
 use bellis::pack::{Feature, Manifest, Mode, Pack, PerLayer, StageFile};
 use clap::Args;
 
-use super::{locate, table};
+use super::{locate, table, values};
 
 /// Show and verify a pack
 ///
 /// Prints its architecture, layers, size, context, policies, licence and provenance.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Every file is verified against its SHA-256.\n\nExamples:\n  bellis inspect daisy-tiny\n  bellis inspect path/to/pack"
+    after_help = "Every file is verified against its SHA-256.\n\nExamples:\n  bellis inspect daisy-tiny\n  bellis inspect path/to/pack\n  bellis inspect --kernels                 kernel and speed of each matmul on this processor"
 )]
 pub struct Inspect {
     /// Pack: a folder, or the name of a bundled one
     #[arg(default_value = locate::DEFAULT_PACK)]
     pack: PathBuf,
+    /// Print the kernel and speed of each matmul instead; NAME forces one
+    ///
+    /// Speeds are measured on this processor, with chunks of the default size, and compared with the ceiling: the kernel's
+    /// multiplications and sums in registers, without loads.
+    #[arg(long, value_name = "NAME", value_parser = values::kernels(), num_args = 0..=1, require_equals = true)]
+    kernels: Option<Option<Int8Kernel>>,
+    /// Precision of the layers' matmuls, with --kernels
+    #[arg(long, value_parser = values::precision(), default_value_t, requires = "kernels")]
+    precision: Precision,
 }
 
 impl Inspect {
     pub fn run(self) -> anyhow::Result<()> {
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
         pack.verify()?;
+        if let Some(forced) = self.kernels {
+            return kernels(&pack, self.precision, forced);
+        }
         let manifest = &pack.manifest;
         table::print(&format!("{} — {}", manifest.name, pack.dir.display()), &rows(&pack, manifest));
         Ok(())
     }
+}
+
+/// Prints the kernels of the pack's matmuls and their speeds.
+fn kernels(pack: &Pack, precision: Precision, forced: Option<Int8Kernel>) -> anyhow::Result<()> {
+    let mut options = LoadOptions::default().precision(precision);
+    options.kernels = forced;
+    let encoder = Encoder::load(pack, &options)?;
+    let names: Vec<&str> = Int8Kernel::available().into_iter().map(Int8Kernel::name).collect();
+    outln!("int8 kernels of this processor: {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    let frames = pack.default_chunk_frames();
+    outln!("{:<18} {:>5} {:>18}  {:<11} {:>9} {:>14}", "stage", "count", "matmul", "kernel", "G MACs/s", "of the ceiling");
+    for one in encoder.matmul_speeds(frames) {
+        let size = format!("{frames} × {} × {}", one.inputs, one.outputs);
+        let (speed, ceiling) = (one.speed / 1e9, one.ceiling / 1e9);
+        let share = format!("{:.0} % of {ceiling:.0}", 100.0 * one.speed / one.ceiling);
+        outln!("{:<18} {:>5} {size:>18}  {:<11} {speed:>9.1} {share:>14}", one.stage, one.count, one.kernel);
+    }
+    Ok(())
 }
 
 fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use bellis::audio::{ChannelPick, PcmFormat};
 use bellis::consumer::stream::{ArrayName, FloatType};
-use bellis::engine::{LoadOptions, Precision};
+use bellis::engine::{Int8Kernel, LoadOptions, Precision};
 use bellis::exit::{ExitPolicy, Measure, PolicyError, PolicyName, PolicySpec};
 use bellis::pack::{GapFill, Pack, PerLayer};
 use clap::Args;
@@ -224,6 +224,11 @@ settings! {
         /// There is no f16: every processor that supports it also has int8 dot products, which are faster.
         #[arg(long, value_parser = values::precision(), help_heading = "Model")]
         pub precision: Option<Precision> = Restart,
+        /// Kernel of the int8 matmuls [default: the fastest]
+        ///
+        /// All kernels compute the same results. `bellis inspect --kernels` shows the selected one and its speed.
+        #[arg(long, value_name = "NAME", value_parser = values::kernels(), help_heading = "Model")]
+        pub kernels: Option<Int8Kernel> = Restart,
         /// Threads for large f32 matmuls, 1 to 64 [default: 1]
         ///
         /// Useful for packs of the size of HuBERT-base. All but the first thread run only on idle cores. Results are bit-identical.
@@ -425,6 +430,7 @@ impl Settings {
         let mut options = LoadOptions::default();
         options.gap_fill = self.gap_fill;
         options.precision = self.precision.unwrap_or(options.precision);
+        options.kernels = self.kernels;
         options.threads = self.threads.unwrap_or(options.threads);
         options
     }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use bellis::UnknownName;
 use bellis::audio::PcmFormat;
 use bellis::consumer::stream::{ArrayName, FloatType};
-use bellis::engine::Precision;
+use bellis::engine::{Int8Kernel, Precision};
 use bellis::exit::{Measure, PolicyName};
 #[cfg(feature = "neighbours")]
 use bellis::neighbour::Offloading;
@@ -55,6 +55,15 @@ pub fn precision() -> impl TypedValueParser<Value = Precision> {
         (Precision::Auto.name(), "int8 if the processor has instructions for it, else f32"),
         (Precision::F32.name(), "32-bit floats"),
         (Precision::Int8.name(), "8-bit weights and activations; f32 if the processor does not support it"),
+    ])
+}
+
+pub fn kernels() -> impl TypedValueParser<Value = Int8Kernel> {
+    named([
+        (Int8Kernel::Avx512Vnni.name(), "AVX-512 VNNI (x86)"),
+        (Int8Kernel::AvxVnni.name(), "AVX-VNNI (x86)"),
+        (Int8Kernel::DotProduct.name(), "Dot product (Arm: Cortex-A55, A76 and newer)"),
+        (Int8Kernel::Neon.name(), "Widening multiplication (64-bit Arm)"),
     ])
 }
 

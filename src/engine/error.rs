@@ -2,7 +2,16 @@
 
 use std::path::PathBuf;
 
+use super::Int8Kernel;
 use crate::pack::{MAX_STREAM_BYTES, PackError};
+
+/// The kernels' names, as text.
+fn names(kernels: &[Int8Kernel]) -> String {
+    match kernels {
+        [] => "none, only f32".to_owned(),
+        _ => kernels.iter().map(|kernel| kernel.name()).collect::<Vec<_>>().join(", "),
+    }
+}
 
 /// Errors of loading an encoder or computing a chunk.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +70,15 @@ pub enum EngineError {
         threads: usize,
         /// The maximum.
         max: usize,
+    },
+    /// This processor lacks the instructions of a kernel.
+    #[error("this processor cannot run the kernel `{kernel}`; available: {}", names(.available))]
+    #[non_exhaustive]
+    Kernel {
+        /// The given kernel.
+        kernel: Int8Kernel,
+        /// The kernels that this processor can run.
+        available: Vec<Int8Kernel>,
     },
     /// The first layer to load is not a layer of the pack.
     #[error("pack `{pack}` has layers 1 to {layers}, so it cannot be loaded from layer {layer} on")]

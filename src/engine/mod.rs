@@ -17,6 +17,7 @@ mod fused;
 #[cfg(feature = "neighbours")]
 pub(crate) mod handover;
 mod kernels;
+mod matmuls;
 mod precision;
 mod program;
 mod ring;
@@ -37,7 +38,8 @@ pub use error::EngineError;
 pub use frames::Frames;
 use fused::MatmulType;
 use kernels::helpers::{self, Helpers};
-pub use precision::{LoadOptions, MAX_THREADS, Precision};
+pub use matmuls::MatmulSpeed;
+pub use precision::{Int8Kernel, LoadOptions, MAX_THREADS, Precision};
 use stage::{Loader, Port, Runner, Signature, Size, Stage};
 use windowed::WindowedState;
 
@@ -123,7 +125,11 @@ impl Encoder {
     fn load_with_helpers(pack: &Pack, options: &LoadOptions, helpers: Option<Helpers>) -> Result<Arc<Self>, EngineError> {
         let (spec, audio) = (pack.manifest.encoder.clone(), pack.manifest.audio.clone());
         let gap_fill = options.gap_fill.unwrap_or(spec.gap_fill);
-        let precision = options.precision.resolve(fused::int8_is_fast());
+        let kernel = options.int8_kernel()?;
+        let precision = options.precision.resolve(kernel.is_some());
+        if options.kernels.is_some() && precision == Precision::F32 {
+            log::warn!("the int8 kernel has no effect in f32");
+        }
         if helpers.is_some() && precision == Precision::Int8 {
             log::warn!("int8 matmuls run on one thread; `threads` has an effect with f32 only");
         }
@@ -135,9 +141,9 @@ impl Encoder {
         let loader = Loader::new(helpers);
         // The front end, the heads and the small stages stay in f32: they are cheap, and agreement is measured at the heads.
         let exact = |file: &StageFile, signature: &Signature| loader.stage(file, signature, MatmulType::F32);
-        let matmul = match precision {
-            Precision::Int8 => MatmulType::Int8,
-            Precision::F32 | Precision::Auto => MatmulType::F32,
+        let matmul = match kernel.filter(|_| precision == Precision::Int8) {
+            Some(kernel) => MatmulType::Int8(kernel),
+            None => MatmulType::F32,
         };
         let (dim, head_dim) = (Size::Fixed(spec.dim), Size::Fixed(spec.dim / spec.heads));
         let (one, heads, context) = (Size::Fixed(1), Size::Fixed(spec.heads), Size::Fixed(spec.left_context));

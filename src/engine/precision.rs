@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::EngineError;
+use super::kernels::dot::DotKernel;
 use crate::names::named;
 use crate::pack::GapFill;
 
@@ -19,6 +21,24 @@ pub enum Precision {
     Int8,
 }
 
+/// Kernel of the int8 matmuls. All of them compute the same results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub enum Int8Kernel {
+    /// AVX-512 VNNI (x86).
+    #[serde(rename = "avx512-vnni")]
+    Avx512Vnni,
+    /// AVX-VNNI (x86).
+    #[serde(rename = "avx-vnni")]
+    AvxVnni,
+    /// Dot product (Arm): Cortex-A55, A76 and newer.
+    #[serde(rename = "dotprod")]
+    DotProduct,
+    /// Widening multiplication (64-bit Arm).
+    #[serde(rename = "neon")]
+    Neon,
+}
+
 impl Precision {
     /// The precision on a processor with or without int8 kernels.
     pub(super) fn resolve(self, int8_is_fast: bool) -> Self {
@@ -32,6 +52,17 @@ impl Precision {
             Self::Auto => Self::F32,
             asked => asked,
         }
+    }
+}
+
+named!(Int8Kernel, "kernel", {
+    Avx512Vnni => "avx512-vnni", AvxVnni => "avx-vnni", DotProduct => "dotprod", Neon => "neon",
+});
+
+impl Int8Kernel {
+    /// The kernels that this processor can run, the fastest first.
+    pub fn available() -> Vec<Self> {
+        DotKernel::available().filter_map(|kernel| Self::all().find(|name| name.name() == kernel.name())).collect()
     }
 }
 
@@ -51,6 +82,8 @@ pub struct LoadOptions {
     pub gap_fill: Option<GapFill>,
     /// Precision of the matmuls.
     pub precision: Precision,
+    /// Kernel of the int8 matmuls; the fastest of this processor if `None`.
+    pub kernels: Option<Int8Kernel>,
     /// Threads for wide f32 matmuls, 1 to [`MAX_THREADS`]. All but the first run only on idle cores. Results are bit-identical.
     pub threads: usize,
     /// First layer to load, from 1. An encoder without the first layers has no front end: it only continues chunks that another encoder
@@ -63,7 +96,7 @@ pub const MAX_THREADS: usize = 64;
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { gap_fill: None, precision: Precision::default(), threads: 1, first_layer: 1 }
+        Self { gap_fill: None, precision: Precision::default(), kernels: None, threads: 1, first_layer: 1 }
     }
 }
 
@@ -80,10 +113,25 @@ impl LoadOptions {
         self
     }
 
+    /// Sets the kernel of the int8 matmuls.
+    pub fn kernels(mut self, kernel: Int8Kernel) -> Self {
+        self.kernels = Some(kernel);
+        self
+    }
+
     /// Sets the number of threads for wide f32 matmuls.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads;
         self
+    }
+
+    /// The kernel of int8 matmuls; `None` if this processor has none.
+    pub(super) fn int8_kernel(&self) -> Result<Option<DotKernel>, EngineError> {
+        let Some(asked) = self.kernels else { return Ok(DotKernel::available().next()) };
+        match DotKernel::available().find(|kernel| kernel.name() == asked.name()) {
+            Some(kernel) => Ok(Some(kernel)),
+            None => Err(EngineError::Kernel { kernel: asked, available: Int8Kernel::available() }),
+        }
     }
 
     /// Sets the first layer to load.
@@ -96,6 +144,24 @@ impl LoadOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_of_another_processor_is_refused_with_those_of_this_one() {
+        assert_eq!(Int8Kernel::available().len(), DotKernel::available().count());
+        for kernel in Int8Kernel::all() {
+            match LoadOptions::default().kernels(kernel).int8_kernel() {
+                Ok(chosen) => assert_eq!(chosen.map(DotKernel::name), Some(kernel.name())),
+                Err(error) => {
+                    assert!(!Int8Kernel::available().contains(&kernel));
+                    let text = error.to_string();
+                    assert!(text.contains(kernel.name()), "{text}");
+                    assert!(Int8Kernel::available().iter().all(|one| text.contains(one.name())), "{text}");
+                }
+            }
+        }
+        let foreign = if cfg!(target_arch = "x86_64") { Int8Kernel::Neon } else { Int8Kernel::Avx512Vnni };
+        assert!(LoadOptions::default().kernels(foreign).int8_kernel().is_err());
+    }
 
     #[test]
     fn without_int8_instructions_the_precision_is_f32() {

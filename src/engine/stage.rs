@@ -12,8 +12,9 @@ use tract_onnx::tract_core::ops::Cost;
 use super::error::EngineError;
 use super::frames::FramePool;
 use super::frontend::FrontendState;
-use super::fused::{self, Frontend, MatmulType, Sharing, fuse};
+use super::fused::{self, Frontend, Int8Linear, Linear, MatmulType, Sharing, fuse};
 use super::kernels::helpers::Helpers;
+use super::matmuls::Matmul;
 use super::program::{Cached, Columns, Program, ProgramState};
 use crate::pack::StageFile;
 
@@ -338,6 +339,18 @@ impl Stage {
     pub fn macs_for(&self, frames: usize) -> u64 {
         let model = self.plan.model();
         MacCount::of(model, model.symbols.sym("T"), vec![Size::T]).unwrap_or_else(|error| panic!("{error}")).at(&[frames])
+    }
+
+    /// The matmuls with constant weights that Bellis' kernels compute.
+    pub fn matmuls(&self) -> Vec<Matmul<'_>> {
+        if let Some(frontend) = &self.frontend {
+            return vec![Matmul::F32(&frontend.gather), Matmul::F32(&frontend.project)];
+        }
+        fn of(node: &TypedNode) -> Option<Matmul<'_>> {
+            let in_f32 = node.op_as::<Linear>().map(Matmul::F32);
+            in_f32.or_else(|| node.op_as::<Int8Linear>().map(Matmul::Int8))
+        }
+        self.plan.model().nodes().iter().filter_map(of).collect()
     }
 
     /// Whether Bellis' kernels cover the whole graph.

@@ -38,11 +38,21 @@ impl Op for Int8Linear {
 }
 
 impl Int8Linear {
-    /// Creates the operation for `affine`; `None` if the kernel does not support the processor or the shape.
-    pub fn new(steps: &[i8], weights: &Arc<QuantisedWeights>, affine: &Affine) -> Option<Self> {
-        let kernel = DotKernel::available().next()?;
+    /// Creates the operation for `affine`; `None` if the kernel does not support the shape.
+    pub fn new(kernel: DotKernel, steps: &[i8], weights: &Arc<QuantisedWeights>, affine: &Affine) -> Option<Self> {
         let steps = PackedSteps::new(kernel.packing(), steps, affine.inputs, affine.outputs)?;
         Some(Self { kernel, steps: Arc::new(steps), weights: weights.clone(), activation: affine.activation })
+    }
+}
+
+impl Int8Linear {
+    pub fn kernel(&self) -> DotKernel {
+        self.kernel
+    }
+
+    /// Inputs and outputs.
+    pub fn size(&self) -> (usize, usize) {
+        (self.steps.groups * GROUP, self.weights.scale.len())
     }
 }
 

@@ -133,7 +133,9 @@ pub fn linear(
     let x = patch.tap_model(model, affine.x)?;
     let residual = affine.residual.map(|residual| patch.tap_model(model, residual)).transpose()?;
     let out = match matmul {
-        MatmulType::Int8 if quantised::is_worth_it(&affine) => quantised::wire(&mut patch, &node.name, x, residual, &affine)?,
+        MatmulType::Int8(kernel) if quantised::is_worth_it(&affine) => {
+            quantised::wire(&mut patch, &node.name, kernel, x, residual, &affine)?
+        }
         _ => {
             let weights = sharing.pack(&affine);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();

@@ -11,20 +11,20 @@ mod quantised;
 mod rules;
 
 use tract_onnx::prelude::*;
-use tract_onnx::tract_core::internal::*;
+
+use super::kernels::dot::DotKernel;
 
 pub(super) use int8::Int8Linear;
 pub(super) use linear::{Linear, Sharing};
 pub(super) use log_mel::{Frontend, frontend};
-pub(super) use quantised::is_fast as int8_is_fast;
 
 /// Precision of matmuls with constant weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum MatmulType {
     #[default]
     F32,
     /// Weights and rows in 8 bits, sums in 32 bits.
-    Int8,
+    Int8(DotKernel),
 }
 
 /// Applies the fusion rules to `model`, a graph translated from ONNX. Equal weights are stored once, in `sharing`.

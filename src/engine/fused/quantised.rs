@@ -1,4 +1,4 @@
-//! int8 matmul with constant weights: one operation if this crate has a kernel for the processor, else three: quantise the rows, tract's
+//! int8 matmul with constant weights: one operation if the kernel supports the shape, else three: quantise the rows, tract's
 //! i8 matmul, and dequantise the sums with bias, activation and residual.
 
 use rten_simd::SimdOp;
@@ -20,22 +20,18 @@ pub fn is_worth_it(affine: &Affine) -> bool {
     affine.weights.len() >= MIN_WEIGHTS
 }
 
-/// Whether this processor has a kernel that is faster in int8 than in f32.
-pub fn is_fast() -> bool {
-    DotKernel::available().next().is_some()
-}
-
 /// Adds the int8 matmul `affine` of `x` to `patch`.
 pub fn wire(
     patch: &mut TypedModelPatch,
     name: &str,
+    kernel: DotKernel,
     x: OutletId,
     residual: Option<OutletId>,
     affine: &Affine,
 ) -> TractResult<OutletId> {
     let (steps, weights) = QuantisedWeights::new(&affine.weights, affine.outputs, affine.bias.as_deref());
     let weights = Arc::new(weights);
-    if let Some(op) = super::int8::Int8Linear::new(&steps, &weights, affine) {
+    if let Some(op) = super::int8::Int8Linear::new(kernel, &steps, &weights, affine) {
         let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
         return Ok(patch.wire_node(format!("{name}.int8"), op, &inputs)?[0]);
     }

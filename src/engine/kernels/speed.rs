@@ -3,18 +3,16 @@
 //!     cargo test --release --lib kernels::speed -- --ignored --nocapture
 //!     cargo test --release --lib kernels::speed::of_streams -- --ignored --nocapture      (only the second table)
 
-use std::hint::black_box;
 use std::time::Instant;
 
-use rten_simd::ops::NumOps;
-use rten_simd::{Isa, SimdOp};
+use rten_simd::SimdOp;
 
 use super::attention::{Attention, ByHead};
 use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::matmul::PackedWeights;
 use super::norm::LayerNorm;
-use super::{Activation, Rows, in_registers};
+use super::{Activation, Rows, ceiling};
 
 // daisy-tiny: frames of a chunk, hidden size, heads, left context, and layers whose weights pass through the caches in turn.
 const FRAMES: usize = 16;
@@ -23,28 +21,6 @@ const HEADS: usize = 4;
 const CONTEXT: usize = 64;
 const LAYERS: usize = 10;
 const ROUNDS: usize = 300;
-
-/// Sixteen independent sums in registers.
-struct Ceiling;
-
-impl SimdOp for Ceiling {
-    type Output = f64;
-
-    #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) -> f64 {
-        let ops = isa.f32();
-        let (steps, x, w) = (1 << 16, ops.splat(black_box(1e-9)), ops.splat(black_box(1e-9)));
-        let began = Instant::now();
-        let mut sums = [ops.zero(); 16];
-        for _ in 0..steps {
-            for sum in &mut sums {
-                *sum = ops.mul_add(x, w, *sum);
-            }
-        }
-        black_box(in_registers(sums));
-        (steps * 16 * ops.len()) as f64 / began.elapsed().as_secs_f64() / 1e9
-    }
-}
 
 /// Seconds of the fastest round.
 fn best(mut work: impl FnMut()) -> f64 {
@@ -63,16 +39,14 @@ fn numbers(count: usize) -> Vec<f32> {
 #[test]
 #[ignore = "prints a table"]
 fn of_every_class_of_operation() {
-    let ceiling = (0..20).map(|_| Ceiling.dispatch()).fold(0.0, f64::max);
-    println!("f32 peak: {ceiling:.0} G MACs per second");
+    let in_f32 = ceiling::f32();
+    println!("f32 peak: {:.0} G MACs per second", in_f32 / 1e9);
     println!("| operation | µs | G MACs per second | of the peak |\n|---|---|---|---|");
-    let row = |name: &str, seconds: f64, adds: usize| {
-        let rate = adds as f64 / seconds / 1e9;
-        // An 8-bit instruction computes four times as many MACs as an f32 one, at the same issue rate.
-        let ceiling = if name.contains("int8") { 4.0 * ceiling } else { ceiling };
+    let row = |name: &str, seconds: f64, adds: usize, ceiling: f64| {
+        let rate = adds as f64 / seconds;
         match adds {
             0 => println!("| {name} | {:.2} | | |", seconds * 1e6),
-            _ => println!("| {name} | {:.1} | {rate:.0} | {:.0} % |", seconds * 1e6, 100.0 * rate / ceiling),
+            _ => println!("| {name} | {:.1} | {:.0} | {:.0} % |", seconds * 1e6, rate / 1e9, 100.0 * rate / ceiling),
         }
     };
     for (inputs, outputs) in [(DIM, DIM), (DIM, 3 * DIM), (DIM, 4 * DIM), (4 * DIM, DIM), (4 * DIM, 4 * DIM), (4 * DIM, 16 * DIM)]
@@ -84,9 +58,9 @@ fn of_every_class_of_operation() {
         let pack = |_| PackedWeights::new(inputs, outputs, |k, n| weights[k * outputs + n], None);
         let many: Vec<_> = (0..LAYERS).map(pack).collect();
         let hot = best(|| many[0].apply(rows, Activation::None, None, &mut out));
-        row(&format!("matmul f32 {name}, weights in cache"), hot, adds);
+        row(&format!("matmul f32 {name}, weights in cache"), hot, adds, in_f32);
         let cold = best(|| many.iter().for_each(|one| one.apply(rows, Activation::None, None, &mut out))) / LAYERS as f64;
-        row(&format!("matmul f32 {name}, {LAYERS} layers in turn"), cold, adds);
+        row(&format!("matmul f32 {name}, {LAYERS} layers in turn"), cold, adds, in_f32);
         for kernel in DotKernel::available() {
             let steps = QuantisedWeights::new(&weights, outputs, None).0;
             let Some(packed) = PackedSteps::new(kernel.packing(), &steps, inputs, outputs) else { continue };
@@ -94,7 +68,7 @@ fn of_every_class_of_operation() {
             let mut sums = vec![[0; COLUMNS]; FRAMES];
             let seconds =
                 best(|| packed.panels().for_each(|(panel, next)| kernel.sums(&bytes, inputs / GROUP, panel, next, &mut sums)));
-            row(&format!("matmul int8 {name}, weights in cache, {kernel:?}"), seconds, adds);
+            row(&format!("matmul int8 {name}, weights in cache, {}", kernel.name()), seconds, adds, ceiling::int8(kernel));
         }
     }
 
@@ -105,6 +79,7 @@ fn of_every_class_of_operation() {
         "quantise rows, 16 × 768",
         best(|| Quantise { rows, written: Steps::U8, steps: &mut steps, ranges: &mut ranges }.dispatch()),
         0,
+        in_f32,
     );
     let (weights, sums) = (QuantisedWeights::new(&numbers(DIM * 4 * DIM), 4 * DIM, None).1, vec![1000; x.len()]);
     let mut out = vec![0.0; x.len()];
@@ -114,12 +89,12 @@ fn of_every_class_of_operation() {
             Widen { sums, stride: 4 * DIM, columns: 0..4 * DIM, ranges, weights, activation, residual: None, out }.dispatch();
         })
     };
-    row("dequantise, 16 × 768", widen(Activation::None), 0);
-    row("dequantise and GELU, 16 × 768", widen(Activation::Gelu), 0);
+    row("dequantise, 16 × 768", widen(Activation::None), 0, in_f32);
+    row("dequantise and GELU, 16 × 768", widen(Activation::Gelu), 0, in_f32);
     let (scale, shift) = (vec![1.0; DIM], vec![0.0; DIM]);
     let (x, mut out) = (numbers(FRAMES * DIM), vec![0.0; FRAMES * DIM]);
     let norm = best(|| LayerNorm { x: &x, scale: &scale, shift: &shift, epsilon: 1e-5, out: &mut out }.dispatch());
-    row("layer norm, 16 × 192", norm, 0);
+    row("layer norm, 16 × 192", norm, 0, in_f32);
     let (width, qkv, cache) = (DIM / HEADS, numbers(FRAMES * DIM), numbers(CONTEXT * DIM));
     let new = ByHead { data: &qkv, frames: FRAMES, head_stride: width, frame_stride: DIM };
     let old = ByHead { data: &cache, frames: CONTEXT, head_stride: CONTEXT * width, frame_stride: width };
@@ -128,7 +103,7 @@ fn of_every_class_of_operation() {
         let (keys, values, bias, scratch, out) = (&[old, new], &[old, new], Some(&bias[..]), &mut scratch, &mut out[..]);
         Attention { heads: HEADS, width, queries: new, keys, values, scale: 1.0, bias, scratch, out }.dispatch();
     });
-    row("attention, 16 queries, 80 keys, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM);
+    row("attention, 16 queries, 80 keys, 4 heads of 48", attention, 2 * FRAMES * (CONTEXT + FRAMES) * DIM, in_f32);
 }
 
 /// Gain of batching several streams: the rows of two or four streams through the matmuls of a layer at once.

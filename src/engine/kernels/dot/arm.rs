@@ -7,6 +7,7 @@ use std::arch::aarch64::{
     vreinterpretq_s8_s32, vst1q_s32,
 };
 use std::arch::asm;
+use std::hint::black_box;
 
 use super::{Block, COLUMNS, Tile};
 
@@ -56,6 +57,11 @@ impl DotProduct {
                 _ => dot_tile::<1>(tile),
             }
         }
+    }
+
+    pub(super) fn compute_in_registers(self, rounds: usize) -> usize {
+        // SAFETY: a `DotProduct` exists only if the processor has the feature.
+        unsafe { dot_in_registers(rounds) }
     }
 }
 
@@ -124,6 +130,11 @@ impl Neon {
             }
         }
     }
+
+    pub(super) fn compute_in_registers(self, rounds: usize) -> usize {
+        // SAFETY: a `Neon` exists only if the processor has the feature.
+        unsafe { neon_in_registers(rounds) }
+    }
 }
 
 /// `R` rows × four columns. Each lane of a vector sums a quarter of the inputs. Two products fit into 16 bits: a row's steps are at least
@@ -162,6 +173,56 @@ fn neon_tile<const R: usize>(tile: Tile<'_>) {
             unsafe { vst1q_s32(part.as_mut_ptr(), sums) };
         }
     }
+}
+
+/// Sums of the loops without loads: independent of each other, more than a latency's worth.
+const INDEPENDENT: usize = 16;
+
+#[target_feature(enable = "neon,dotprod")]
+fn dot_in_registers(rounds: usize) -> usize {
+    let mut sums = [vdupq_n_s32(0); INDEPENDENT];
+    let x = vreinterpretq_s8_s32(sums[0]);
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = sdot!(*sum, x, x, 0);
+        }
+    }
+    black_box(sums);
+    rounds * INDEPENDENT * size_of::<int8x16_t>()
+}
+
+#[target_feature(enable = "neon")]
+fn neon_in_registers(rounds: usize) -> usize {
+    let mut sums = [vdupq_n_s32(0); INDEPENDENT];
+    let x = vreinterpretq_s8_s32(sums[0]);
+    for _ in 0..rounds {
+        for [a, b, c, d] in sums.as_chunks_mut::<4>().0 {
+            // In assembly, because the compiler would move the multiplications out of the loop. Four at a time, because the A53 computes in
+            // order.
+            // SAFETY: the instructions only read and write these registers, and the surrounding function requires their feature.
+            unsafe {
+                asm!(
+                    "smull {p:v}.8h, {x:v}.8b, {x:v}.8b",
+                    "smull {q:v}.8h, {x:v}.8b, {x:v}.8b",
+                    "smull {r:v}.8h, {x:v}.8b, {x:v}.8b",
+                    "smull {s:v}.8h, {x:v}.8b, {x:v}.8b",
+                    "smlal2 {p:v}.8h, {x:v}.16b, {x:v}.16b",
+                    "smlal2 {q:v}.8h, {x:v}.16b, {x:v}.16b",
+                    "smlal2 {r:v}.8h, {x:v}.16b, {x:v}.16b",
+                    "smlal2 {s:v}.8h, {x:v}.16b, {x:v}.16b",
+                    "sadalp {a:v}.4s, {p:v}.8h",
+                    "sadalp {b:v}.4s, {q:v}.8h",
+                    "sadalp {c:v}.4s, {r:v}.8h",
+                    "sadalp {d:v}.4s, {s:v}.8h",
+                    a = inout(vreg) *a, b = inout(vreg) *b, c = inout(vreg) *c, d = inout(vreg) *d, x = in(vreg) x,
+                    p = out(vreg) _, q = out(vreg) _, r = out(vreg) _, s = out(vreg) _,
+                    options(nomem, nostack, preserves_flags),
+                );
+            }
+        }
+    }
+    black_box(sums);
+    rounds * INDEPENDENT * size_of::<int8x16_t>()
 }
 
 #[inline]

@@ -74,6 +74,36 @@ impl DotKernel {
         std::iter::empty()
     }
 
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(_) => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(_) => "avx-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::DotProduct(_) => "dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(_) => "neon",
+        }
+    }
+
+    /// Executes the kernel's multiplications and sums in registers, without loads, and returns the number of MACs: to measure the ceiling of
+    /// the kernel on this processor.
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_variables))]
+    pub fn compute_in_registers(self, rounds: usize) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni(kernel) => kernel.compute_in_registers(rounds),
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni(kernel) => kernel.compute_in_registers(rounds),
+            #[cfg(target_arch = "aarch64")]
+            Self::DotProduct(kernel) => kernel.compute_in_registers(rounds),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(kernel) => kernel.compute_in_registers(rounds),
+        }
+    }
+
     /// Representation of the rows' levels that the instructions multiply with signed weights.
     pub fn steps(self) -> Steps {
         match self {

@@ -6,6 +6,7 @@ use std::arch::x86_64::{
     __m256i, __m512i, _mm256_dpbusd_avx_epi32, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
     _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512,
 };
+use std::hint::black_box;
 
 use super::super::in_registers;
 use super::{Block, COLUMNS, Tile};
@@ -43,6 +44,11 @@ impl Avx512Vnni {
             }
         }
     }
+
+    pub(super) fn compute_in_registers(self, rounds: usize) -> usize {
+        // SAFETY: an `Avx512Vnni` exists only if the processor has both features.
+        unsafe { wide_in_registers(rounds) }
+    }
 }
 
 impl AvxVnni {
@@ -62,6 +68,11 @@ impl AvxVnni {
                 _ => narrow_tile::<1>(tile),
             }
         }
+    }
+
+    pub(super) fn compute_in_registers(self, rounds: usize) -> usize {
+        // SAFETY: an `AvxVnni` exists only if the processor has both features.
+        unsafe { narrow_in_registers(rounds) }
     }
 }
 
@@ -119,6 +130,41 @@ fn narrow_tile<const R: usize>(tile: Tile<'_>) {
             unsafe { _mm256_storeu_si256(part.as_mut_ptr().cast(), vector) };
         }
     }
+}
+
+/// Sums of the loops without loads: independent of each other, more than a latency's worth.
+const INDEPENDENT: usize = 12;
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn wide_in_registers(rounds: usize) -> usize {
+    let x = _mm512_set1_epi32(black_box(0x0101_0101));
+    let mut sums = [_mm512_setzero_si512(); INDEPENDENT];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = _mm512_set1_epi32(i as i32);
+    }
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, x, x);
+        }
+    }
+    in_registers(sums);
+    rounds * INDEPENDENT * size_of::<__m512i>()
+}
+
+#[target_feature(enable = "avx2,avxvnni")]
+fn narrow_in_registers(rounds: usize) -> usize {
+    let x = _mm256_set1_epi32(black_box(0x0101_0101));
+    let mut sums = [_mm256_setzero_si256(); INDEPENDENT];
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = _mm256_set1_epi32(i as i32);
+    }
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_dpbusd_avx_epi32(*sum, x, x);
+        }
+    }
+    in_registers(sums);
+    rounds * INDEPENDENT * size_of::<__m256i>()
 }
 
 #[inline]
