@@ -81,7 +81,7 @@ impl Encoder {
     /// Measures the matmuls with constant weights, by kind of stage, on chunks of `frames` frames. Gain predictors, which read one mean
     /// frame, and matmuls that tract computes are left out. Takes some 25 ms per size.
     pub fn matmul_speeds(&self, frames: usize) -> Vec<MatmulSpeed> {
-        fn of<'a>(branches: &'a Branches<Stage>) -> Vec<&'a Stage> {
+        fn of(branches: &Branches<Stage>) -> Vec<&Stage> {
             branches.iter().map(|(_, stage)| stage).collect()
         }
         let kinds: [(&'static str, Vec<&Stage>); 5] = [
