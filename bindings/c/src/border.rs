@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::error::Error as StdError;
 use std::ffi::{c_char, CStr, CString};
+use std::path::Path;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 thread_local! {
@@ -48,6 +49,24 @@ pub unsafe fn text<'a>(pointer: *const c_char) -> Result<Option<&'a str>, Failur
     }
     // SAFETY: the caller passes a string, as documented.
     Ok(Some(unsafe { CStr::from_ptr(pointer) }.to_str()?))
+}
+
+/// Path of a caller; `None` for NULL. On Unix any bytes are a path.
+///
+/// # Safety
+///
+/// As for `text`.
+pub unsafe fn path<'a>(pointer: *const c_char) -> Result<Option<&'a Path>, Failure> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        // SAFETY: as documented.
+        let bytes = (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_bytes());
+        Ok(bytes.map(|bytes| Path::new(std::ffi::OsStr::from_bytes(bytes))))
+    }
+    #[cfg(not(unix))]
+    // SAFETY: as documented.
+    Ok(unsafe { text(pointer) }?.map(Path::new))
 }
 
 /// Why the last function that failed on this thread failed: one line, valid until the next failure. Never NULL.

@@ -8,14 +8,13 @@ mod spotter;
 mod stream;
 
 use std::ffi::{c_char, c_int};
-use std::path::Path;
 use std::sync::Arc;
 
 use bellis::engine::{self, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::pack::Pack;
 
-use border::{guarded, text};
+use border::{guarded, path, text};
 
 /// Version of the interface: the value of `BellisOptions.version`, and the number of the shared library, `libbellis_c.so.2`. It is raised
 /// with every change that programs compiled before do not survive.
@@ -52,7 +51,7 @@ pub struct Encoder {
 pub unsafe extern "C" fn bellis_encoder_new(folder: *const c_char, options: *const Options) -> *mut Encoder {
     guarded(std::ptr::null_mut(), || {
         // SAFETY: as documented.
-        let (folder, options) = unsafe { (text(folder)?, options.as_ref()) };
+        let (folder, options) = unsafe { (path(folder)?, options.as_ref()) };
         let folder = folder.ok_or("folder is NULL")?;
         let (mut load, mut policy) = (LoadOptions::default(), PolicySpec::default());
         if let Some(options) = options {
@@ -70,7 +69,7 @@ pub unsafe extern "C" fn bellis_encoder_new(folder: *const c_char, options: *con
             }
             load = load.threads(options.threads.max(1) as usize);
         }
-        let pack = Pack::open(Path::new(folder))?;
+        let pack = Pack::open(folder)?;
         policy.build(&pack)?;
         let encoder = engine::Encoder::load(&pack, &load)?;
         Ok(Box::into_raw(Box::new(Encoder { pack, encoder, policy })))

@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, CString};
-use std::path::Path;
 use std::time::Duration;
 
 use bellis::keyword::{Detection, Event, KeywordStream, SearchOptions};
 
-use crate::border::{guarded, name, numbers, scaled, text, Failure};
+use crate::border::{guarded, name, numbers, path, scaled, Failure};
 use crate::{Encoder, BELLIS_API, BELLIS_FAILED};
 
 /// Options of a spotter. Zeros, besides the version, are the defaults.
@@ -98,7 +97,7 @@ pub unsafe extern "C" fn bellis_spotter_new(
 ) -> *mut Spotter {
     guarded(std::ptr::null_mut(), || {
         // SAFETY: as documented.
-        let (own, folder, options) = unsafe { (encoder.as_ref(), text(folder)?, options.as_ref()) };
+        let (own, folder, options) = unsafe { (encoder.as_ref(), path(folder)?, options.as_ref()) };
         let (own, folder) = (own.ok_or("encoder is NULL")?, folder.ok_or("folder is NULL")?);
         let mut search = SearchOptions::default();
         if let Some(options) = options {
@@ -119,10 +118,11 @@ pub unsafe extern "C" fn bellis_spotter_new(
             search.false_accepts = (options.false_accepts > 0.0).then_some(options.false_accepts);
             search.refractory = (options.refractory > 0.0).then(|| Duration::from_secs_f64(options.refractory));
         }
-        let stream = KeywordStream::new(&own.pack, &own.encoder, &own.policy, Path::new(folder), &search, rate)?;
+        let stream = KeywordStream::new(&own.pack, &own.encoder, &own.policy, folder, &search, rate)?;
         if stream.names().is_empty() {
             return Err(format!(
-                "{folder}: contains no keyword; enroll one with `bellis enroll NAME --say PHRASE --folder {folder}`"
+                "{folder}: contains no keyword; enroll one with `bellis enroll NAME --say PHRASE --folder {folder}`",
+                folder = folder.display()
             )
             .into());
         }
