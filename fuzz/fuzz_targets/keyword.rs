@@ -13,7 +13,9 @@ fuzz_target!(|text: &[u8]| {
     let path = FOLDER.path().join("word.keyword.toml");
     std::fs::write(&path, text).expect("the folder is writable");
     let Ok(keyword) = keyword::load(&path, None) else { return };
-    assert!(keyword.matcher().is_ok(), "a keyword that was accepted cannot be matched");
+    let phones = keyword.phones.iter().flat_map(|phones| phones.phrase.concat());
+    let vocabulary: Vec<String> = std::iter::once("<blank>".to_owned()).chain(phones).collect();
+    assert!(keyword.matcher(&vocabulary).is_ok(), "a keyword that was accepted cannot be matched");
     keyword.save(&path).expect("a keyword that was accepted can be saved");
     assert_eq!(keyword::load(&path, None).expect("a saved keyword can be read"), keyword);
 });

@@ -9,8 +9,8 @@ use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source,
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::internal::keyword::Condition;
 use bellis::keyword::{
-    Enroller, Enrolment, Keyword, Origin, PackRef, Take, TakeProblem, check_alike, check_name, examples, false_accepts_of, find,
-    load, weaknesses,
+    Enroller, Enrolment, Keyword, Origin, PackRef, Take, TakeProblem, check_alike, check_name, false_accepts_of, find, load,
+    weaknesses,
 };
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
@@ -24,9 +24,9 @@ use super::{locate, table};
 
 /// Enroll a keyword from text, recordings or both
 ///
-/// Nothing is trained: streams are searched for the examples themselves. With --say the examples come from the speech synthesiser
-/// espeak-ng; with --from or --record they are recordings. A recording in addition to --say adapts the keyword to its speaker. The
-/// threshold is set on speech without the keyword, for the requested false-accept rate. Use a phrase of at least two syllables.
+/// Nothing is trained. With --say, streams are searched for the phones of the phrase, as espeak-ng pronounces it; with --from or --record, for
+/// the recordings. A recording in addition to --say adapts the keyword to its speaker. The threshold is set on speech without the keyword, for the
+/// requested false-accept rate. Use a phrase of at least two syllables.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("examples").args(["say", "from", "record"]).required(true).multiple(true), after_help = "Examples:
   bellis enroll lamp --say \"turn on the lamp\"
@@ -39,7 +39,7 @@ use super::{locate, table};
 pub struct Enroll {
     /// Name of the keyword
     name: String,
-    /// Phrase to synthesise examples of
+    /// Phrase to search for
     #[arg(long, value_name = "PHRASE")]
     say: Option<String>,
     /// Language of the phrase, as in `espeak-ng --voices`
@@ -83,9 +83,6 @@ pub struct Enroll {
     replace: bool,
 }
 
-/// Least score of a recording against synthesised examples without a warning.
-const LEAST_SCORE_OF_TEXT: f32 = 0.1;
-
 impl Enroll {
     pub fn run(mut self) -> anyhow::Result<()> {
         check_name(&self.name)?;
@@ -114,9 +111,13 @@ impl Enroll {
             Some(count) => self.recorded(usize::from(count), &enroller, &stop)?,
             None => self.read(&enroller)?,
         };
-        warn_of_other_phrase(&takes, &synthesised);
         takes.extend(synthesised);
-        keyword.example = examples(&takes);
+        if let Some(score) = enroller.adopt(&mut keyword, &takes) {
+            errln!(
+                "warning: the recordings score at most {score:.2} as \"{}\", so only they are searched for; are they the same phrase?",
+                self.say.as_deref().unwrap_or_default()
+            );
+        }
         match self.threshold {
             Some(threshold) => keyword.threshold = threshold,
             None => {
@@ -140,7 +141,7 @@ impl Enroll {
         Ok(())
     }
 
-    /// The synthesised examples of --say.
+    /// Sets the phones of --say, or returns synthesised examples.
     fn synthesised(&self, enroller: &Enroller, keyword: &mut Keyword) -> anyhow::Result<Vec<Enrolment>> {
         let Some(phrase) = &self.say else { return Ok(Vec::new()) };
         Ok(enroller.say(keyword, phrase, &self.language)?)
@@ -159,11 +160,8 @@ impl Enroll {
         for file in &files {
             let audio = decode_file_at(file, ChannelPick::MixDown, enroller.encoder().audio().sample_rate)?;
             let name = file.file_name().unwrap_or(file.as_os_str()).to_string_lossy().into_owned();
-            takes.push(
-                enroller
-                    .take(&Take { source: name, origin: Origin::Recording, audio })?
-                    .map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?,
-            );
+            let take = Take { source: name, origin: Origin::Recording, audio };
+            takes.push(enroller.take(&take)?.map_err(|problem| anyhow::anyhow!("{}: {problem}", file.display()))?);
         }
         if !self.keep_unlike
             && let Err((index, problem)) = check_alike(&takes)
@@ -223,19 +221,13 @@ pub fn damage_of(read: anyhow::Result<()>) -> anyhow::Result<Option<AudioError>>
     }
 }
 
-/// Warns if a recording scores low against the synthesised phrase.
-fn warn_of_other_phrase(recorded: &[Enrolment], synthesised: &[Enrolment]) {
-    for take in recorded {
-        if let Some(score) = take.best_score(synthesised.iter()).filter(|score| *score < LEAST_SCORE_OF_TEXT) {
-            errln!("warning: {} scores only {score:.2} against the synthesised phrase; is it the same one?", take.example.source);
-        }
-    }
-}
-
 /// Prints the keyword.
 fn report(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
     let mut rows = Vec::new();
     let mut lowest = f32::INFINITY;
+    if let Some(phones) = &keyword.phones {
+        rows.extend(phones.phrase.iter().map(|own| ("phones", own.join(" "))));
+    }
     for (index, take) in takes.iter().enumerate() {
         let others = takes.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, take)| take);
         let alike = match take.likeness(others) {
@@ -276,11 +268,14 @@ pub fn threshold(keyword: &Keyword) -> String {
         let tail = keyword.background.iter().find(|tail| tail.condition == condition)?;
         tail.peaks.first().map(|peak| format!("{peak:.2}"))
     };
+    let minutes = keyword.background_minutes();
     let from = match (Condition::ALL.map(highest), keyword.false_accepts_per_hour) {
         ([Some(plain), Some(babble), Some(lower), Some(higher)], Some(rate)) => format!(
-            " for {rate} false accepts per hour; highest score in {:.0} minutes of background {plain}, with babble {babble}, \
-             pitched down {lower}, pitched up {higher}",
-            keyword.background_minutes()
+            " for {rate} false accepts per hour; highest score in {minutes:.0} minutes of background {plain}, with babble {babble}, \
+             pitched down {lower}, pitched up {higher}"
+        ),
+        (_, Some(rate)) => format!(
+            " for {rate} false accepts per hour: the least threshold of a phrase, because {minutes:.0} minutes of background have no similar audio"
         ),
         _ => " (fixed)".to_owned(),
     };

@@ -105,8 +105,10 @@ fn test(folder: &Path, keyword: &Path, recordings: &[PathBuf], pack: &Path) -> a
     for file in audio_files(recordings)? {
         let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
-        let mut search = VerifiedSearch::new(keyword.matcher()?, options, Verifier::new(&encoder, chunk_frames)?);
+        let mut search =
+            VerifiedSearch::new(keyword.matcher(encoder.vocabulary())?, options, Verifier::new(&encoder, chunk_frames)?);
         let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
+        let options = options.ctc(keyword.phones.is_some());
         let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
         let mut process = |chunk: &Representation| search.push(chunk, |hit| hits.push(hit));
         let read = read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |block| {
@@ -185,8 +187,7 @@ pub fn consumer<W: Write + Send>(
     if !path.exists() && !may_be_none {
         bail!("{}: no keywords; enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display());
     }
-    let (reference, audio) = (PackRef::to(pack), &pack.manifest.audio);
-    let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
+    let reference = PackRef::to(pack);
     let options = search_options(settings)?;
     let (mut watched, mut skipped) = (Vec::new(), 0);
     let files = match find(&path) {
@@ -204,7 +205,7 @@ pub fn consumer<W: Write + Send>(
             }
             Err(error) => return Err(error.into()),
         };
-        watched.push(Watched::new(&keyword, &file, &options, hop_seconds)?);
+        watched.push(Watched::new(&keyword, &file, &options, encoder)?);
     }
     if watched.is_empty() && skipped > 0 && !may_be_none {
         bail!("{}: none of the keywords can be used; enroll them again", path.display());

@@ -101,7 +101,12 @@ impl<W: Write + Send> Consumer for KeywordLines<W> {
     fn requires(&self) -> Requirements {
         // Without keywords, nothing is read until they are enrolled.
         let search = !self.names.is_empty();
-        Requirements { embedding: search, audio: search && self.search.reads_audio(), ..Requirements::default() }
+        Requirements {
+            embedding: search,
+            audio: search && self.search.reads_audio(),
+            ctc: search && self.search.reads_phones(),
+            ..Requirements::default()
+        }
     }
 
     fn count_work(&mut self, work: Arc<ConsumerWork>) {

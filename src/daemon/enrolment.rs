@@ -13,7 +13,7 @@ use super::events::{EnrolmentEvent, Event, EventBus, Interest, Stage};
 use crate::chain::Chain;
 use crate::keyword::{
     EnrollError, Enroller, Enrolment as Example, Keyword, KeywordError, Origin, PackRef, Recorder, RecorderEvent, Take,
-    TakeProblem, check_name, examples, false_accepts_of, find, load, weaknesses,
+    TakeProblem, check_name, false_accepts_of, find, load, weaknesses,
 };
 
 /// Least length of a token.
@@ -285,7 +285,12 @@ impl Enrolment {
             self.tell(wanted, Stage::Synthesis, None, String::new());
             takes.extend(self.enroller.say(&mut keyword, phrase, &wanted.language)?);
         }
-        keyword.example = examples(&takes);
+        if let Some(score) = self.enroller.adopt(&mut keyword, &takes) {
+            log::warn!(
+                "keyword `{}`: its recordings score at most {score:.2} as its phrase, so only they are searched for",
+                wanted.name
+            );
+        }
         self.set_threshold(&mut keyword, wanted, stop)?;
         let io = |source| JobError::Folder { folder: self.folder.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(io)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::barycenter::averaged;
 use super::file::{Example, Origin};
+use super::phones::Phones;
 use super::speech::{TakeProblem, find_speech, trim};
 use super::template::Template;
 use super::track::Track;
@@ -83,6 +84,13 @@ pub fn enroll<E: From<SessionError>>(
 }
 
 impl Enrolment {
+    /// The score of the take as a phrase of these phones, compared with near-phrases as in the verification pass; `None` if a phone is not in the
+    /// vocabulary, or the pack has no CTC branches.
+    pub fn score_as(&self, phones: &Phones, vocabulary: &[String]) -> Option<f32> {
+        let logits = self.track.logits();
+        Some(phones.highest_score(logits, vocabulary)? * phones.factor(logits, vocabulary))
+    }
+
     /// The score of `example` in this take.
     pub fn score_of(&self, example: &Template) -> f32 {
         let mut warp = Warp::new(example);

@@ -1,11 +1,11 @@
-//! Enrolment from start to end, for one pack: takes from text or recordings become examples, and background speech sets the threshold.
+//! Enrolment from start to end, for one pack: text becomes phones, recordings become examples, and background speech sets the threshold.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::calibrate::{Background, Condition, Tail, babble};
-use super::enroll::{Enrolment, Take, enroll};
-use super::file::{ExampleError, Keyword, Say};
+use super::calibrate::{Background, Condition, LEAST_WITH_PHONES, Tail, babble};
+use super::enroll::{Enrolment, Take, enroll, examples};
+use super::file::{Keyword, MatchError, Say};
 use super::say::{SayError, Synthesiser};
 use super::speech::TakeProblem;
 use super::verification::Verifier;
@@ -45,9 +45,9 @@ pub enum EnrollError {
     /// A layer cannot be run.
     #[error(transparent)]
     Session(#[from] SessionError),
-    /// The keyword's examples cannot be matched.
+    /// The keyword cannot be matched.
     #[error(transparent)]
-    Example(#[from] ExampleError),
+    Match(#[from] MatchError),
     /// The caller stopped it.
     #[error("cancelled; nothing was written")]
     Cancelled,
@@ -95,7 +95,7 @@ impl Enroller {
         enroll(take, &self.encoder, policy, self.pack.default_chunk_frames())
     }
 
-    /// Makes examples of `phrase` from the speech synthesiser; sets the phrase and the phones of `keyword`.
+    /// Sets the phrase of `keyword` and its phones. If the pack does not know them, makes examples from the speech synthesiser instead.
     ///
     /// # Errors
     ///
@@ -103,17 +103,29 @@ impl Enroller {
     pub fn say(&self, keyword: &mut Keyword, phrase: &str, language: &str) -> Result<Vec<Enrolment>, EnrollError> {
         let synthesiser = Synthesiser::new(language)?;
         keyword.say = Some(Say { phrase: phrase.to_owned(), language: synthesiser.language().to_owned() });
-        let takes = synthesiser.takes(phrase, self.encoder.audio().sample_rate)?;
-        if let Some(phones) = synthesiser.phones(phrase, self.encoder.vocabulary())? {
-            let ratio = |take| phones.ratio_of(take, &self.encoder, self.pack.default_chunk_frames());
-            let ratios = takes.iter().filter_map(|take| ratio(take).transpose()).collect::<Result<Vec<_>, _>>()?;
-            keyword.phones = (!ratios.is_empty()).then(|| phones.with_limit_from(&ratios));
+        if self.encoder.has_ctc(self.encoder.layers()) {
+            keyword.phones = synthesiser.phones(phrase, self.encoder.vocabulary())?;
         }
+        if keyword.phones.is_some() {
+            return Ok(Vec::new());
+        }
+        let takes = synthesiser.takes(phrase, self.encoder.audio().sample_rate)?;
         let enrolled = |take: &Take| {
             let voice = || take.source.clone();
             self.take(take)?.map_err(|problem| EnrollError::Voice { phrase: phrase.to_owned(), voice: voice(), problem })
         };
         takes.iter().map(enrolled).collect()
+    }
+
+    /// Sets the examples of `keyword`. If none of the recordings would be detected as the phrase, they decide: the phones are discarded, and their highest
+    /// score is returned.
+    pub fn adopt(&self, keyword: &mut Keyword, takes: &[Enrolment]) -> Option<f32> {
+        keyword.example = examples(takes);
+        let phones = keyword.phones.as_ref()?;
+        let scores = takes.iter().filter_map(|take| take.score_as(phones, self.encoder.vocabulary()));
+        let highest = scores.reduce(f32::max).filter(|score| *score < LEAST_WITH_PHONES)?;
+        keyword.phones = None;
+        Some(highest)
     }
 
     /// Sets the threshold of `keyword` for `false_accepts` per hour on the speech in `files`, in every condition and on as many threads.
@@ -152,9 +164,14 @@ impl Enroller {
         let audio = self.encoder.audio();
         let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
         let chunk_frames = self.pack.default_chunk_frames();
-        let mut background = Background::new(keyword.matcher()?, Verifier::new(&self.encoder, chunk_frames)?, hop_seconds);
+        let mut background = Background::new(
+            keyword.matcher(self.encoder.vocabulary())?,
+            Verifier::new(&self.encoder, chunk_frames)?,
+            hop_seconds,
+        );
         let rate = condition.read_at(audio.sample_rate);
         let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
+        let options = options.ctc(keyword.phones.is_some());
         for file in files {
             let mut session = Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, options.clone())?;
             let mut push = |audio: &[f32]| -> Result<(), EnrollError> {

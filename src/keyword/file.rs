@@ -1,7 +1,7 @@
 //! Keyword files: TOML, 20 to 200 KB, readable.
 //!
 //! ```toml
-//! format = 6
+//! format = 7
 //! name = "lamp"
 //! threshold = 0.55                # least score of a detection
 //! false_accepts_per_hour = 0.5    # the rate that the threshold was set for
@@ -15,17 +15,16 @@
 //! phrase = "turn on the lamp"
 //! language = "en-us"
 //!
-//! [phones]                        # its phones, checked in the verification pass
-//! phrase = ["t", "ɝ", "n", …]
+//! [phones]                        # its phones, if the pack's CTC branches have them
+//! phrase = [["t", "ɝ", "n", …]]   # its pronunciations, one of each accent
 //! near = [["t", "ɝ", "n", …]]     # phrases with the opposite meaning
-//! limit = -4.5                    # phone ratio below which the score is reduced, nats
 //!
 //! [[background]]                  # the highest scores in speech without the keyword, one section per condition
 //! condition = "plain"
 //! hours = 0.33
 //! peaks = [0.51, 0.5]
 //!
-//! [[example]]
+//! [[example]]                     # recordings; or synthesised takes, if the phones are not known
 //! source = "lamp-1.wav"           # a recording, or a voice of the synthesiser
 //! origin = "recording"            # or "synthesis"
 //! weight = 1.0                    # relative weight of its score
@@ -42,20 +41,21 @@ use serde::{Deserialize, Serialize};
 
 use super::calibrate::{LEAST_WITH_PHONES, Tail};
 use super::matcher::Matcher;
-use super::phones::Phones;
+use super::phones::{MOST_PHONES, Phones};
 use super::template::Template;
 use crate::pack::Pack;
 use crate::toml_file::TomlFileError;
 
 /// Suffix of a keyword file's name.
 pub const KEYWORD_SUFFIX: &str = ".keyword.toml";
-const FORMAT: u32 = 6;
+const FORMAT: u32 = 7;
 const LIMIT_BYTES: u64 = 4 << 20;
 const MOST_EXAMPLES: usize = 32;
 /// Largest absolute value in a row.
 const LARGEST: f32 = 99.0;
 const LEAST_ROWS: usize = 4;
 const MOST_ROWS: usize = 1000;
+const MOST_PRONUNCIATIONS: usize = 8;
 
 /// A keyword, as in its file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -266,13 +266,20 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     if !keyword.background.iter().all(sane) {
         return Err(invalid("[[background]] has a duration or a score out of range".into()));
     }
-    if !(1..=MOST_EXAMPLES).contains(&keyword.example.len()) {
-        return Err(invalid(format!("has {} examples, must have 1 to {MOST_EXAMPLES}", keyword.example.len())));
+    let least = usize::from(keyword.phones.is_none());
+    if !(least..=MOST_EXAMPLES).contains(&keyword.example.len()) {
+        return Err(invalid(format!("has {} examples, must have {least} to {MOST_EXAMPLES}", keyword.example.len())));
     }
-    if keyword.phones.as_ref().is_some_and(|phones| !phones.limit.is_finite() || phones.phrase.len() > MOST_ROWS) {
-        return Err(invalid("[phones] has no finite limit, or too many phones".into()));
+    let sane = |phones: &Phones| {
+        (1..=MOST_PRONUNCIATIONS).contains(&phones.phrase.len())
+            && phones.phrase.iter().all(|own| (1..=MOST_PHONES).contains(&own.len()))
+    };
+    if !keyword.phones.as_ref().is_none_or(sane) {
+        return Err(invalid(format!(
+            "[phones] must have 1 to {MOST_PRONUNCIATIONS} pronunciations of 1 to {MOST_PHONES} phones"
+        )));
     }
-    keyword.matcher().map_err(|error| invalid(error.to_string()))?;
+    keyword.templates().map_err(|error| invalid(error.to_string()))?;
     Ok(keyword)
 }
 
@@ -326,30 +333,46 @@ impl Keyword {
         self.background.first().map_or(0.0, |tail| tail.hours * 60.0)
     }
 
-    /// Its examples, ready to be matched.
+    /// Its phones and examples, ready to be matched in streams with CTC branches of `vocabulary`.
     ///
     /// # Errors
     ///
-    /// An example that is not `[frames, width]` integers.
-    pub fn matcher(&self) -> Result<Matcher, ExampleError> {
+    /// An example that is not `[frames, width]` integers, and a phone that is not in the vocabulary.
+    pub fn matcher(&self, vocabulary: &[String]) -> Result<Matcher, MatchError> {
+        let matcher = Matcher::new(self.templates()?);
+        let Some(phones) = &self.phones else { return Ok(matcher) };
+        let classes = phones.classes(vocabulary).ok_or(MatchError::Phones)?;
+        Ok(matcher.with_phones(phones.clone(), classes))
+    }
+
+    /// Its examples with their weights.
+    fn templates(&self) -> Result<Vec<(Template, f32)>, MatchError> {
         let one = |(number, example): (usize, &Example)| {
-            let problem = |problem| ExampleError { number: number + 1, problem };
+            let problem = |problem| MatchError::Example { number: number + 1, problem };
             if !(example.weight > 0.0 && example.weight.is_finite()) {
                 return Err(problem(format!("weight must be above 0, got {}", example.weight)));
             }
             Ok((example.template(self.pack.width).map_err(problem)?, example.weight))
         };
-        let examples = self.example.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
-        Ok(Matcher::new(examples).with_phones(self.phones.clone()))
+        self.example.iter().enumerate().map(one).collect()
     }
 }
 
-/// An example with invalid contents.
+/// Why a keyword cannot be matched.
 #[derive(Debug, thiserror::Error)]
-#[error("example {number}: {problem}")]
-pub struct ExampleError {
-    number: usize,
-    problem: String,
+#[non_exhaustive]
+pub enum MatchError {
+    /// An example has invalid contents.
+    #[error("example {number}: {problem}")]
+    Example {
+        /// Its number, from 1.
+        number: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Its phones are not those of the pack's CTC branches.
+    #[error("the CTC branches of the pack do not have all phones of the phrase")]
+    Phones,
 }
 
 impl Example {
@@ -398,7 +421,7 @@ mod tests {
         let tail = |peaks: &[f32]| Tail { condition: Condition::Plain, hours: 0.5, peaks: peaks.to_vec() };
         keyword.background = vec![tail(&[0.06]), tail(&[0.12, 0.11, 0.1, 0.09, 0.08])];
         assert_eq!(keyword.threshold_for(0.5), None, "too few peaks");
-        keyword.phones = Some(Phones::new(vec!["a".into()], Vec::new()));
+        keyword.phones = Some(Phones { phrase: vec![vec!["a".into()]], near: Vec::new() });
         assert_eq!(keyword.threshold_for(0.5), Some(LEAST_WITH_PHONES));
         keyword.background[1] = tail(&[0.4, 0.38, 0.36, 0.34, 0.32]);
         assert!(keyword.threshold_for(0.5).unwrap() > 0.4);

@@ -32,7 +32,8 @@ impl std::fmt::Display for Weakness {
 /// The weaknesses of `keyword`, which was enrolled from `takes`, beside the keywords `others`.
 pub fn weaknesses(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword]) -> Vec<Weakness> {
     let seconds = keyword.example.iter().map(|example| example.seconds).sum::<f64>() / keyword.example.len().max(1) as f64;
-    let short = keyword.phones.as_ref().map_or(seconds < SHORT_SECONDS, |phones| phones.phrase.len() < FEW_PHONES);
+    let short =
+        keyword.phones.as_ref().map_or(seconds < SHORT_SECONDS, |phones| phones.phrase.iter().any(|own| own.len() < FEW_PHONES));
     let confusable = others.iter().filter(|other| other.name != keyword.name && is_confusable(keyword, takes, other));
     short.then_some(Weakness::Short).into_iter().chain(confusable.map(|other| Weakness::Confusable(other.name.clone()))).collect()
 }
@@ -42,7 +43,7 @@ fn is_confusable(keyword: &Keyword, takes: &[Enrolment], other: &Keyword) -> boo
         return false;
     }
     if let (Some(own), Some(others)) = (&keyword.phones, &other.phones) {
-        return edits(&own.phrase, &others.phrase) <= CONFUSABLE_EDITS;
+        return own.phrase.iter().any(|a| others.phrase.iter().any(|b| edits(a, b) <= CONFUSABLE_EDITS));
     }
     let threshold = keyword.threshold.max(other.threshold);
     let templates: Vec<_> = other.example.iter().filter_map(|example| example.template(other.pack.width).ok()).collect();
@@ -74,7 +75,7 @@ mod tests {
         let pack = PackRef { name: "test".into(), identity: "0".into(), width: 2 };
         let example = Example::new("x".into(), 0.0, 1.0, &[1.0, 0.0], 2);
         let mut keyword = Keyword::new(name, pack, vec![example]).unwrap();
-        keyword.phones = Some(Phones::new(phones.chars().map(String::from).collect(), Vec::new()));
+        keyword.phones = Some(Phones { phrase: vec![phones.chars().map(String::from).collect()], near: Vec::new() });
         keyword
     }
 

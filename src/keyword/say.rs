@@ -1,8 +1,7 @@
-//! Takes of a phrase from the distribution's speech synthesiser, `espeak-ng`.
+//! The phones of a phrase, from the distribution's speech synthesiser, `espeak-ng`, or takes of it for packs that do not know its phones.
 //!
-//! The program runs as a child process with arguments, without a shell; the phrase goes to its standard input and a WAV comes from its
-//! standard output. A formant synthesiser is robotic, but its variants differ as voices do, and the average of several of them is close
-//! enough to real voices: docs/keywords-figures.md has the figures.
+//! The program runs as a child process with arguments, without a shell; the phrase goes to its standard input, and an IPA transcription or a WAV
+//! comes from its standard output. A formant synthesiser is robotic, but its variants differ as voices do.
 
 use std::io::{Cursor, ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
@@ -10,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use super::enroll::Take;
 use super::file::Origin;
 use super::opposites::opposites;
-use super::phones::Phones;
+use super::phones::{MOST_PHONES, Phones};
 use crate::audio::{AudioError, ChannelPick, decode_stream_at};
 use crate::toml_file::nearest;
 
@@ -23,7 +22,8 @@ const LISTED: usize = 8;
 /// Voice variants and speeds in words per minute. A variant in `()` replaces the accent instead, if the language has a second one.
 const VOICES: [(&str, u32); 5] = [("", 160), ("()", 150), ("+m3", 175), ("+f2", 160), ("+f3", 145)];
 /// Languages with a second accent that its speakers also use.
-const ACCENTS: [(&str, &str); 2] = [("en-us", "en-gb"), ("en-gb", "en-us")];
+const ACCENTS: [(&str, &str); 6] =
+    [("en-us", "en-gb"), ("en-gb", "en-us"), ("es", "es-419"), ("es-419", "es"), ("pt", "pt-br"), ("pt-br", "pt")];
 /// Common names of languages that the synthesiser calls differently.
 const ALIASES: [(&str, &str); 3] = [("en", "en-us"), ("fr", "fr-fr"), ("zh", "cmn")];
 /// The variant for a language without a second accent.
@@ -64,6 +64,13 @@ pub enum SayError {
         /// Number of characters.
         length: usize,
     },
+    /// The phrase has too many phones.
+    #[error("the phrase is too long: it has {phones} phones, and may have {MOST_PHONES}")]
+    #[non_exhaustive]
+    Long {
+        /// Number of phones.
+        phones: usize,
+    },
     /// The synthesiser's output is not audio.
     #[error(transparent)]
     Audio(#[from] AudioError),
@@ -97,8 +104,7 @@ impl Synthesiser {
 
     /// The voices that speak the phrase.
     pub fn voices(&self) -> Vec<(String, u32)> {
-        let accent = ACCENTS.iter().find(|(language, _)| *language == self.language).map(|(_, accent)| *accent);
-        let voice = |variant: &str| match (variant, accent) {
+        let voice = |variant: &str| match (variant, self.accent()) {
             ("()", Some(accent)) => accent.to_owned(),
             ("()", None) => format!("{}{OTHER_VARIANT}", self.language),
             _ => format!("{}{variant}", self.language),
@@ -112,10 +118,7 @@ impl Synthesiser {
     ///
     /// [`SayError::Phrase`], and those of running the synthesiser.
     pub fn takes(&self, phrase: &str, sample_rate: u32) -> Result<Vec<Take>, SayError> {
-        let length = phrase.chars().count();
-        if phrase.trim().is_empty() || length > LONGEST_CHARACTERS || phrase.contains(char::is_control) {
-            return Err(SayError::Phrase { length });
-        }
+        check(phrase)?;
         let take = |(voice, speed): (String, u32)| {
             let output = run(&["--stdout", "--stdin", "-b", "1", "-s", &speed.to_string(), "-v", &voice], phrase)?;
             if !output.status.success() || output.stdout.is_empty() {
@@ -129,24 +132,47 @@ impl Synthesiser {
         self.voices().into_iter().map(take).collect()
     }
 
-    /// The phones of `phrase` in the classes of `vocabulary`, and those of phrases with the opposite meaning; `None` if most of them are not
-    /// in the vocabulary.
+    /// The phones of `phrase` in the classes of `vocabulary`, in the language's own and its other accent, and those of phrases with the opposite
+    /// meaning; `None` if most of them are not in the vocabulary.
     ///
     /// # Errors
     ///
-    /// Those of running the synthesiser.
+    /// [`SayError::Phrase`], [`SayError::Long`], and those of running the synthesiser.
     pub fn phones(&self, phrase: &str, vocabulary: &[String]) -> Result<Option<Phones>, SayError> {
-        let spell = |text: &str| -> Result<Option<Vec<String>>, SayError> {
-            let output = run(&["-q", "--ipa", "--sep=_", "--stdin", "-b", "1", "-v", &self.language], text)?;
-            Ok(spelt(&String::from_utf8_lossy(&output.stdout), &self.language, vocabulary))
+        check(phrase)?;
+        let spell = |text: &str, voice: &str| -> Result<Option<Vec<String>>, SayError> {
+            let output = run(&["-q", "--ipa", "--sep=_", "--stdin", "-b", "1", "-v", voice], text)?;
+            Ok(spelt(&String::from_utf8_lossy(&output.stdout), voice, vocabulary))
         };
-        let Some(own) = spell(phrase)? else { return Ok(None) };
-        let mut near = Vec::new();
-        for opposite in opposites(phrase, &self.language) {
-            near.extend(spell(&opposite)?.filter(|phones| *phones != own));
+        let Some(own) = spell(phrase, &self.language)? else { return Ok(None) };
+        if own.len() > MOST_PHONES {
+            return Err(SayError::Long { phones: own.len() });
         }
-        Ok(Some(Phones::new(own, near)))
+        let (mut pronunciations, mut near) = (vec![own], Vec::new());
+        let voices = || std::iter::once(self.language.as_str()).chain(self.accent());
+        for voice in voices().skip(1) {
+            let other = spell(phrase, voice)?.filter(|other| other.len() <= MOST_PHONES && !pronunciations.contains(other));
+            pronunciations.extend(other);
+        }
+        for opposite in opposites(phrase, &self.language) {
+            for voice in voices() {
+                let phones = spell(&opposite, voice)?.filter(|phones| !pronunciations.contains(phones) && !near.contains(phones));
+                near.extend(phones);
+            }
+        }
+        Ok(Some(Phones { phrase: pronunciations, near }))
     }
+
+    /// The language's other accent.
+    fn accent(&self) -> Option<&'static str> {
+        ACCENTS.iter().find(|(language, _)| *language == self.language).map(|(_, accent)| *accent)
+    }
+}
+
+fn check(phrase: &str) -> Result<(), SayError> {
+    let length = phrase.chars().count();
+    let bad = phrase.trim().is_empty() || length > LONGEST_CHARACTERS || phrase.contains(char::is_control);
+    if bad { Err(SayError::Phrase { length }) } else { Ok(()) }
 }
 
 /// Runs the synthesiser with `text` on its standard input.

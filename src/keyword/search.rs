@@ -2,8 +2,9 @@
 
 use super::matcher::Matcher;
 use super::spotter::{Hit, Spotter, SpotterOptions};
-use super::template::{FrameBlock, LANES};
+use super::template::{FrameBlock, blocks};
 use super::verification::Verifier;
+use crate::engine::Frames;
 use crate::stream::{Representation, SessionError};
 
 /// Searches recordings, one after the other, for one keyword.
@@ -27,11 +28,10 @@ impl VerifiedSearch {
     pub fn push(&mut self, chunk: &Representation, mut on_hit: impl FnMut(Hit)) -> Result<(), SessionError> {
         let Some(vectors) = &chunk.embedding else { return Ok(()) };
         self.verifier.push(chunk);
-        for rows in vectors.as_slice().chunks(LANES * vectors.dim()) {
-            self.block.fill(rows, vectors.dim());
-            self.spotter.step(&self.block, Some(&mut self.verifier), |_, hit| on_hit(hit))?;
-        }
-        Ok(())
+        let Self { spotter, verifier, block } = self;
+        blocks(block, (vectors.as_slice(), vectors.dim()), chunk.ctc_logits.as_ref().map_or(&[], Frames::as_slice), |block| {
+            spotter.step(block, Some(&mut *verifier), |_, hit| on_hit(hit))
+        })
     }
 
     /// Ends the recording; returns the pending peak, if there is one.

@@ -153,6 +153,11 @@ impl Spotter {
         pending
     }
 
+    /// Whether it reads the logits of the CTC branch.
+    pub(super) fn reads_phones(&self) -> bool {
+        self.matcher.phones().is_some()
+    }
+
     /// Changes the least score of a near miss.
     pub(super) fn set_near_miss(&mut self, score: f32) {
         self.options.near_miss = score;

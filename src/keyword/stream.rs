@@ -62,19 +62,18 @@ impl KeywordStream {
         rate: u32,
     ) -> Result<Self, KeywordStreamError> {
         let (audio, chunk_frames) = (encoder.audio(), pack.default_chunk_frames());
-        let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
         let reference = PackRef::to(pack);
         let files = match find(folder) {
             Err(KeywordError::NoKeywords { .. }) => Vec::new(),
             Err(KeywordError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
             files => files?,
         };
-        let watched = |file: std::path::PathBuf| Watched::new(&load(&file, Some(&reference))?, &file, options, hop_seconds);
+        let watched = |file: std::path::PathBuf| Watched::new(&load(&file, Some(&reference))?, &file, options, encoder);
         let watched = files.into_iter().map(watched).collect::<Result<Vec<_>, _>>()?;
         let names = watched.iter().map(|one| one.name.clone()).collect();
         let mut search = KeywordSearch::new(watched, Some(Verifier::new(encoder, chunk_frames)?));
         search.begin(audio.hop, chunk_frames);
-        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
+        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true).ctc(search.reads_phones());
         let session = Session::new(encoder, policy.build(pack)?, options)?;
         let resampler = Resampler::new(rate, audio.sample_rate)?;
         Ok(Self { resampler, session, search, names, resampled: Vec::new(), pack_rate: f64::from(audio.sample_rate) })

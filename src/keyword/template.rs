@@ -24,11 +24,12 @@ pub struct Template {
 /// Largest number of frames processed together.
 pub const LANES: usize = 16;
 
-/// Up to [`LANES`] consecutive frames of a stream: `[frames, width]`, of unit length.
+/// Up to [`LANES`] consecutive frames of a stream: `[frames, width]`, of unit length, and the logits of the CTC branch, if they were computed.
 #[derive(Debug, Clone, Default)]
 pub struct FrameBlock {
     vectors: Vec<f32>,
     frames: usize,
+    logits: Vec<f32>,
 }
 
 /// Appends `vector` scaled to unit length; zeros, whose distance to every row is 1, if it is zero or not finite.
@@ -42,6 +43,7 @@ impl FrameBlock {
     /// Removes all frames.
     pub fn clear(&mut self) {
         self.vectors.clear();
+        self.logits.clear();
         self.frames = 0;
     }
 
@@ -56,14 +58,30 @@ impl FrameBlock {
         self.frames += 1;
     }
 
-    /// Replaces its frames by `vectors`, `[frames, width]`.
+    /// Replaces its frames by `vectors`, `[frames, width]`, without logits.
     ///
     /// # Panics
     ///
     /// If `vectors` has more than [`LANES`] frames.
     pub fn fill(&mut self, vectors: &[f32], width: usize) {
+        self.fill_with(vectors, width, &[]);
+    }
+
+    /// Replaces its frames by `vectors`, `[frames, width]`, and its logits by `logits`, `[frames, classes]` or empty.
+    ///
+    /// # Panics
+    ///
+    /// If `vectors` has more than [`LANES`] frames.
+    pub fn fill_with(&mut self, vectors: &[f32], width: usize, logits: &[f32]) {
         self.clear();
         vectors.chunks_exact(width.max(1)).for_each(|vector| self.push(vector));
+        self.logits.extend_from_slice(logits);
+    }
+
+    /// The logits of frame `frame`; empty if they were not computed.
+    pub(super) fn logits(&self, frame: usize) -> &[f32] {
+        let classes = self.logits.len() / self.frames.max(1);
+        &self.logits[frame * classes..(frame + 1) * classes]
     }
 
     /// Number of frames.
@@ -75,6 +93,22 @@ impl FrameBlock {
     pub fn vectors(&self) -> &[f32] {
         &self.vectors
     }
+}
+
+/// Calls `each` with the frames `vectors`, `[frames, width]`, and `logits`, `[frames, classes]` or empty, in blocks.
+pub(super) fn blocks<E>(
+    block: &mut FrameBlock,
+    (vectors, width): (&[f32], usize),
+    logits: &[f32],
+    mut each: impl FnMut(&FrameBlock) -> Result<(), E>,
+) -> Result<(), E> {
+    let classes = logits.len() / (vectors.len() / width.max(1)).max(1);
+    for (number, rows) in vectors.chunks(LANES * width.max(1)).enumerate() {
+        let first = number * LANES * classes;
+        block.fill_with(rows, width, &logits[first..first + rows.len() / width.max(1) * classes]);
+        each(block)?;
+    }
+    Ok(())
 }
 
 impl Template {

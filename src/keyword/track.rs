@@ -14,6 +14,8 @@ pub struct Track {
     width: usize,
     /// Probability of silence of each frame; empty for a pack without a quiet unit.
     quiet: Vec<f32>,
+    /// Logits of the CTC branches, `[frames, classes]`; empty for a pack without them.
+    logits: Vec<f32>,
 }
 
 impl Track {
@@ -26,6 +28,7 @@ impl Track {
     ) -> Result<Self, SessionError> {
         let quiet_unit = encoder.quiet_unit();
         let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).posteriors(quiet_unit.is_some());
+        let options = options.ctc(encoder.has_ctc(encoder.layers()));
         let mut session = Session::new(encoder, policy, options)?;
         session.push(audio)?;
         session.finish();
@@ -34,6 +37,9 @@ impl Track {
             let Some(vectors) = &chunk.embedding else { return Ok(()) };
             track.width = vectors.dim();
             track.vectors.extend_from_slice(vectors.as_slice());
+            if let Some(logits) = &chunk.ctc_logits {
+                track.logits.extend_from_slice(logits.as_slice());
+            }
             if let (Some(unit), Some(log_posteriors)) = (quiet_unit, &chunk.log_posteriors) {
                 track.quiet.extend((0..log_posteriors.frames()).map(|t| log_posteriors.row(t)[unit].exp()));
             }
@@ -57,12 +63,19 @@ impl Track {
             vectors: mean(&|(first, track)| &track.vectors[(first * width).min(track.vectors.len())..]),
             width,
             quiet: mean(&|(first, track)| &track.quiet[(*first).min(track.quiet.len())..]),
+            // CTC places a phone in one of several frames, so a mean over boundaries would blur it.
+            logits: tracks[0].1.logits.clone(),
         }
     }
 
     /// The vectors of `frames`.
     pub fn rows(&self, frames: std::ops::Range<usize>) -> &[f32] {
         &self.vectors[frames.start * self.width..frames.end * self.width]
+    }
+
+    /// The logits of the CTC branches, `[frames, classes]`; empty for a pack without them.
+    pub(super) fn logits(&self) -> &[f32] {
+        &self.logits
     }
 
     /// Dimensions of a vector.

@@ -9,12 +9,13 @@
 //! So verification costs at most a few times full depth, for any number of keywords and any audio.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::phones::Phones;
-use super::template::{FrameBlock, LANES};
+use super::template::{FrameBlock, blocks};
 use crate::consumer::ConsumerWork;
 use crate::engine::{Encoder, EngineError, Frames};
 use crate::exit::Fixed;
@@ -226,11 +227,12 @@ impl Pass {
     /// The computed part of `frames`, which begin no earlier than the pass.
     fn blocks(&self, frames: Range<u64>, mut each: impl FnMut(u64, &FrameBlock)) {
         let at = |frame: u64| (frame.clamp(self.began, self.end()) - self.began) as usize * self.width;
-        let (mut number, mut block) = (frames.start, FrameBlock::default());
-        for rows in self.rows[at(frames.start)..at(frames.end)].chunks(LANES * self.width) {
-            block.fill(rows, self.width);
-            each(number, &block);
+        let mut number = frames.start;
+        let rows = &self.rows[at(frames.start)..at(frames.end)];
+        let Ok(()) = blocks(&mut FrameBlock::default(), (rows, self.width), self.logits(frames), |block| {
+            each(number, block);
             number += block.frames() as u64;
-        }
+            Ok::<_, Infallible>(())
+        });
     }
 }

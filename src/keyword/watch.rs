@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::file::{Keyword, KeywordError};
 use super::spotter::{Event, Hit, Spotter, SpotterOptions};
-use super::template::{FrameBlock, LANES};
+use super::template::{FrameBlock, blocks};
 use super::verification::Verifier;
 use crate::consumer::{ConsumerWork, KeywordScore};
+use crate::engine::{Encoder, Frames};
 use crate::stream::{Representation, SessionError};
 
 /// A keyword to search for.
@@ -34,13 +35,14 @@ pub struct SearchOptions {
 }
 
 impl Watched {
-    /// The keyword of `file`, for frames of `hop_seconds`.
+    /// The keyword of `file`, for streams of `encoder`.
     ///
     /// # Errors
     ///
     /// [`KeywordError::FixedThreshold`] if the options change the threshold of a keyword without background scores,
-    /// [`KeywordError::Invalid`] for examples that are not valid.
-    pub fn new(keyword: &Keyword, file: &Path, options: &SearchOptions, hop_seconds: f64) -> Result<Self, KeywordError> {
+    /// [`KeywordError::Invalid`] for examples that are not valid, and for phones that the encoder does not know.
+    pub fn new(keyword: &Keyword, file: &Path, options: &SearchOptions, encoder: &Encoder) -> Result<Self, KeywordError> {
+        let hop_seconds = encoder.audio().hop as f64 / f64::from(encoder.audio().sample_rate);
         let threshold = match options.false_accepts {
             None => keyword.threshold,
             Some(rate) => keyword.threshold_for(rate).ok_or_else(|| KeywordError::FixedThreshold { path: file.to_owned() })?,
@@ -52,8 +54,9 @@ impl Watched {
         if let Some(score) = options.near_miss {
             spotter.near_miss = score;
         }
-        let matcher =
-            keyword.matcher().map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
+        let matcher = keyword
+            .matcher(encoder.vocabulary())
+            .map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
         Ok(Self { name: keyword.name.clone(), threshold, spotter: Spotter::new(matcher, spotter) })
     }
 }
@@ -126,6 +129,11 @@ impl KeywordSearch {
         self.verifier.is_some()
     }
 
+    /// Whether it reads the logits of the CTC branch.
+    pub fn reads_phones(&self) -> bool {
+        self.keywords.iter().any(|keyword| keyword.spotter.reads_phones())
+    }
+
     /// Called before the first chunk: the stream's chunks have `chunk_frames` frames of `hop_samples` samples.
     pub fn begin(&mut self, hop_samples: usize, chunk_frames: usize) {
         self.hop_samples = hop_samples as u64;
@@ -154,11 +162,11 @@ impl KeywordSearch {
         if let Some(verifier) = &mut self.verifier {
             verifier.push(chunk);
         }
-        for rows in vectors.as_slice().chunks(LANES * vectors.dim()) {
-            self.block.fill(rows, vectors.dim());
-            self.search_block(each)?;
-        }
-        Ok(())
+        let logits = chunk.ctc_logits.as_ref().map_or(&[][..], Frames::as_slice);
+        let mut block = std::mem::take(&mut self.block);
+        let searched = blocks(&mut block, (vectors.as_slice(), vectors.dim()), logits, |block| self.search_block(block, each));
+        self.block = block;
+        searched
     }
 
     /// The highest score of each keyword since the last call, before verification.
@@ -198,13 +206,16 @@ impl KeywordSearch {
     }
 
     /// Searches the block for each keyword.
-    fn search_block<E: From<SearchError>>(&mut self, each: &mut impl FnMut(Detection<'_>) -> Result<(), E>) -> Result<(), E> {
+    fn search_block<E: From<SearchError>>(
+        &mut self,
+        block: &FrameBlock,
+        each: &mut impl FnMut(Detection<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         for (index, keyword) in self.keywords.iter_mut().enumerate() {
-            let found =
-                keyword.spotter.step(&self.block, self.verifier.as_mut(), |frame, hit| self.hits.push((frame, index, hit)));
+            let found = keyword.spotter.step(block, self.verifier.as_mut(), |frame, hit| self.hits.push((frame, index, hit)));
             found.map_err(|source| SearchError { keyword: keyword.name.clone(), source })?;
         }
-        self.frames += self.block.frames() as u64;
+        self.frames += block.frames() as u64;
         // In order of time, independent of chunk boundaries.
         self.hits.sort_by_key(|(frame, index, _)| (*frame, *index));
         let mut hits = std::mem::take(&mut self.hits);

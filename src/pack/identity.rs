@@ -8,8 +8,8 @@ use super::manifest::StageEntry;
 use super::{Pack, hex};
 
 impl Pack {
-    /// A hash of the meaning of its units: the SHA-256 over the hashes of front end, layers, heads and keyword embeddings. Packs with
-    /// the same identity give the same units for the same audio; their policies, CTC branches and predictors may differ.
+    /// A hash of the meaning of its outputs: the SHA-256 over the hashes of front end, layers, heads, CTC branches and keyword embeddings. Packs
+    /// with the same identity give the same units and phones for the same audio; their policies and predictors may differ.
     pub fn identity(&self) -> String {
         let stages = &self.manifest.stages;
         let line = |name: &str, entry: &StageEntry| format!("{name} {}\n", entry.sha256.to_lowercase());
@@ -25,6 +25,7 @@ impl Pack {
             + &optional("position", &stages.position)
             + &numbered("layer", &stages.layer)
             + &numbered("head", &stages.head)
+            + &numbered("ctc", &stages.ctc)
             + &numbered("embedding", &stages.embedding);
         hex(&Sha256::digest(text))
     }

@@ -100,7 +100,7 @@ def test_describe_lists_the_keywords_of_today(service, keywords):
 
     source = keywords / "several.keyword.toml"
     (keywords / "hey_bellis.keyword.toml").write_text(source.read_text().replace('"several"', '"hey_bellis"', 1))
-    (keywords / "broken.keyword.toml").write_text("format = 6\nname = ")
+    (keywords / "broken.keyword.toml").write_text("format = 7\nname = ")
     began = time.monotonic()
     models = asyncio.run(info_of(service)).wake[0].models
     print(f"describe: {(time.monotonic() - began) * 1e3:.1f} ms with two new keyword files")

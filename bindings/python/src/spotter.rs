@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bellis::audio::audio_files;
 use bellis::keyword::{
-    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, check_alike, examples, find, load,
+    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, check_alike, find, load,
     weaknesses,
 };
 use pyo3::exceptions::{PyFileExistsError, PyValueError};
@@ -222,7 +222,7 @@ impl KeywordSpotter {
             if let Some(phrase) = say {
                 enrolled.extend(enroller.say(&mut keyword, phrase, language).map_err(raise)?);
             }
-            keyword.example = examples(&enrolled);
+            let unlike = enroller.adopt(&mut keyword, &enrolled);
             match threshold {
                 Some(threshold) => keyword.threshold = threshold,
                 None => {
@@ -234,7 +234,8 @@ impl KeywordSpotter {
             keyword.save(&path).map_err(raise)?;
             let others: Vec<Keyword> =
                 find(&self.folder).map_err(raise)?.iter().filter_map(|other| load(other, None).ok()).collect();
-            Ok(weaknesses(&keyword, &enrolled, &others).iter().map(ToString::to_string).collect())
+            let unlike = unlike.map(|score| format!("the takes score at most {score:.2} as the phrase, so only they are searched for"));
+            Ok(unlike.into_iter().chain(weaknesses(&keyword, &enrolled, &others).iter().map(ToString::to_string)).collect())
         })?;
         self.reset(py)?;
         Ok(warnings)

@@ -217,16 +217,16 @@ impl AudioStream {
     /// A stream that is searched for `keywords`, each with the name under which it was requested.
     pub fn new(model: &Model, keywords: &[(String, PathBuf, Arc<Keyword>)]) -> Result<Self, AudioStreamError> {
         let audio = model.encoder.audio();
-        let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
-        let options = SessionOptions::default().chunk_frames(model.chunk_frames).embedding(true).audio(true);
-        let session = Session::new(&model.encoder, model.policy.build(&model.pack)?, options).map_err(SessionError::from)?;
         let mut watched = Vec::with_capacity(keywords.len());
         for (_, file, keyword) in keywords {
-            watched.push(Watched::new(keyword, file, &model.search, hop_seconds)?);
+            watched.push(Watched::new(keyword, file, &model.search, &model.encoder)?);
         }
         let verifier = Verifier::new(&model.encoder, model.chunk_frames).map_err(SessionError::from)?;
         let mut search = KeywordSearch::new(watched, Some(verifier));
         search.begin(audio.hop, model.chunk_frames);
+        let options = SessionOptions::default().chunk_frames(model.chunk_frames).embedding(true).audio(true);
+        let options = options.ctc(search.reads_phones());
+        let session = Session::new(&model.encoder, model.policy.build(&model.pack)?, options).map_err(SessionError::from)?;
         let clock = Clock { stamps: VecDeque::new(), samples_per_millisecond: f64::from(audio.sample_rate) / 1e3 };
         let names = keywords.iter().map(|(name, ..)| name.clone()).collect();
         Ok(Self {
