@@ -78,7 +78,7 @@ def main():
             soundfile.write(audio, np.load(PREPARED / f"{group}.npy", mmap_mode="r")[:samples], RATE)
             policy = ["--policy", arguments.policy] if arguments.policy else []
             found[group] = spot(arguments.program, [*common, *policy], audio, keywords)
-    recalls, rows = {"speech.test": [], "speech.acted": []}, []
+    recalls = {"speech.test": [], "speech.acted": []}
     for name, phrase in phrases.items():
         said, other = [], []
         for words, entry in sentences:
@@ -92,7 +92,7 @@ def main():
         for group, false, length in (("speech.test", list(seconds.values()), arguments.hours), ("speech.acted", other, hours)):
             ranked = sorted(false, reverse=True) + [0] * (int(RATES[-1] * length) + 1)
             recalls[group].append([np.mean([score > ranked[int(rate * length)] for score in said]) for rate in RATES])
-        print(f"{' '.join(phrase)}: said {len(said)} times, recall {recalls['speech.test'][-1]}", flush=True)
+        print(f"{' '.join(phrase)}: said {len(said)} times, recall " + " ".join(f"{recall:.2f}" for recall in recalls["speech.test"][-1]), flush=True)
     rows = [f"| false accepts per hour | {' | '.join(map(str, RATES))} |", "|---|" + "---|" * len(RATES)]
     for group, title in (("speech.test", "of French and Dutch speech"), ("speech.acted", "of other sentences of the game")):
         rows.append(f"| {title} | " + " | ".join(f"{mean:.2f}" for mean in np.mean(recalls[group], 0)) + " |")
