@@ -419,7 +419,7 @@ mod tests {
         let pack = PackRef { name: "test".into(), identity: "0".into(), width: 2 };
         let mut keyword = Keyword::new("x", pack, vec![Example::new("x".into(), 0.0, 1.0, &[1.0, 0.0], 2)]).unwrap();
         let tail = |peaks: &[f32]| Tail { condition: Condition::Plain, hours: 0.5, peaks: peaks.to_vec() };
-        keyword.background = vec![tail(&[0.06]), tail(&[0.12, 0.11, 0.1, 0.09, 0.08])];
+        keyword.background = vec![tail(&[0.06]), tail(&[0.08, 0.075, 0.07, 0.065, 0.06])];
         assert_eq!(keyword.threshold_for(0.5), None, "too few peaks");
         keyword.phones = Some(Phones { phrase: vec![vec!["a".into()]], near: Vec::new() });
         assert_eq!(keyword.threshold_for(0.5), Some(LEAST_WITH_PHONES));
