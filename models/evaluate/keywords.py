@@ -297,10 +297,12 @@ def utterances(words, snr, noise, random, passes=1):
 
 def scores_of(hits, truth):
     """{word: the score of each of its utterances}"""
-    scores = defaultdict(list)
+    scores, own = defaultdict(list), defaultdict(list)
+    for word, *hit in hits:
+        own[word].append(hit)
     for word, start, end in truth:
         middle = (start + end) / 2
-        scores[word].append(max((s for w, s, a, b in hits if w == word and a - 0.3 <= middle <= b + 0.3), default=-1e9))
+        scores[word].append(max((score for score, a, b in own[word] if a - 0.3 <= middle <= b + 0.3), default=-1e9))
     return scores
 
 
