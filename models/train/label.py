@@ -23,11 +23,11 @@ from .inventory import BOUNDARY, VOCABULARY, spoken
 from .mixing import UNKNOWN
 from .model import LEAD, RECEPTIVE_FIELD, load
 from .paths import HOP, PREPARED, TARGETS
-from .texts import HEARD, text_of
+from .texts import TRANSCRIBED, text_of
 
 CHUNK, WINDOW, WARM_UP = 32, 1024, 256  # frames: a window's first ones only give context
 WORST = 1.2  # nats per frame by which the text may be less likely than the model's own reading
-WORST_HEARD = 0.3  # the same for texts of a recogniser, which errs in words that sound alike
+WORST_TRANSCRIBED = 0.3  # the same for texts of a recogniser, which errs in words that sound alike
 
 
 def model_of(path):
@@ -151,7 +151,7 @@ def label(model, group, keep_units):
             continue
         path, mean = found
         costs.append(log_p.max(1).mean() - mean)
-        if costs[-1] > (WORST_HEARD if entry["package"] in HEARD else WORST):
+        if costs[-1] > (WORST_TRANSCRIBED if entry["package"] in TRANSCRIBED else WORST):
             continue
         phones[here] = path
         if heads is not None:

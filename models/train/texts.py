@@ -12,14 +12,14 @@ VOICES = {  # of the languages that espeak-ng reads reliably
     "lt": "lt", "nl": "nl", "cs": "cs", "de": "de", "pt": "pt-br", "sv": "sv", "ko": None,
 }
 TRANSCRIPTS = "transcripts.json"
-HEARD = {sky.PACKAGE}  # whose texts a recogniser wrote (models/train/transcribe.py)
+TRANSCRIBED = {sky.PACKAGE}  # whose texts a recogniser wrote (models/train/transcribe.py)
 LUA = re.compile(r'dialogId\("([^"]+)"[^\n]*\n\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
 
 
 def text_of(entry):
     """(text, voice) of an entry of prepared/GROUP.json, or None."""
     package, clip = entry["package"], entry["clip"]
-    reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted, sky.PACKAGE: heard}.get(package)
+    reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted, sky.PACKAGE: transcribed}.get(package)
     if package.startswith("fillets-ng-data-"):
         return dialogue(package.rsplit("-", 1)[-1], clip)
     return reader(clip) if reader else None
@@ -64,7 +64,7 @@ def transcripts(package):
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def heard(clip):
+def transcribed(clip):
     text = transcripts(sky.PACKAGE).get(clip)
     return (text, "en-us") if text else None
 

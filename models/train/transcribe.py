@@ -12,7 +12,7 @@ import numpy as np
 from examples.recogniser.moonshine import Moonshine
 
 from .paths import HOP, PACKAGES, PREPARED
-from .texts import HEARD, TRANSCRIPTS
+from .texts import TRANSCRIBED, TRANSCRIPTS
 
 WEIGHTS = PACKAGES / "moonshine-voice/moonshine_voice/assets/tiny-en"
 
@@ -20,7 +20,7 @@ WEIGHTS = PACKAGES / "moonshine-voice/moonshine_voice/assets/tiny-en"
 def main():
     index = json.loads((PREPARED / "speech.train.json").read_text())
     sound = np.load(PREPARED / "speech.train.npy", mmap_mode="r")
-    for package in sorted(HEARD):
+    for package in sorted(TRANSCRIBED):
         path, clips = PACKAGES / package / TRANSCRIPTS, [entry for entry in index if entry["package"] == package]
         if path.exists() or not clips:
             continue

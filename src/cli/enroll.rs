@@ -265,19 +265,19 @@ pub fn false_accepts(sensitivity: f64) -> anyhow::Result<f64> {
 /// A keyword's threshold, and how it was set.
 pub fn threshold(keyword: &Keyword) -> String {
     let highest = |condition: Condition| {
-        let tail = keyword.background.iter().find(|tail| tail.condition == condition)?;
-        tail.peaks.first().map(|peak| format!("{peak:.2}"))
+        let tail = keyword.background.iter().find(|tail| tail.condition == condition);
+        tail.and_then(|tail| tail.peaks.first()).map_or("none".to_owned(), |peak| format!("{peak:.2}"))
     };
-    let minutes = keyword.background_minutes();
-    let from = match (Condition::ALL.map(highest), keyword.false_accepts_per_hour) {
-        ([Some(plain), Some(babble), Some(lower), Some(higher)], Some(rate)) => format!(
-            " for {rate} false accepts per hour; highest score in {minutes:.0} minutes of background {plain}, with babble {babble}, \
-             pitched down {lower}, pitched up {higher}"
-        ),
-        (_, Some(rate)) => format!(
-            " for {rate} false accepts per hour: the least threshold of a phrase, because {minutes:.0} minutes of background have no similar audio"
-        ),
-        _ => " (fixed)".to_owned(),
+    let from = match keyword.false_accepts_per_hour {
+        Some(rate) => {
+            let [plain, babble, lower, higher] = Condition::ALL.map(highest);
+            format!(
+                " for {rate} false accepts per hour; highest score in {:.0} minutes of background {plain}, with babble {babble}, \
+                 pitched down {lower}, pitched up {higher}",
+                keyword.background_minutes()
+            )
+        }
+        None => " (fixed)".to_owned(),
     };
     format!("{:.3}{from}", keyword.threshold)
 }

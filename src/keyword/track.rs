@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::template::{FrameBlock, LANES};
+use super::template::{FrameBlock, blocks};
 use crate::engine::Encoder;
 use crate::exit::ExitPolicy;
 use crate::stream::{Session, SessionError, SessionOptions};
@@ -93,13 +93,8 @@ impl Track {
         self.quiet.get(t).copied().unwrap_or(0.0)
     }
 
-    /// All frames, in blocks of up to [`LANES`].
-    pub fn blocks<E>(&self, mut each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
-        let mut block = FrameBlock::default();
-        for rows in self.vectors.chunks(LANES * self.width.max(1)) {
-            block.fill(rows, self.width);
-            each(&block)?;
-        }
-        Ok(())
+    /// All frames, in blocks of up to [`LANES`](super::template::LANES).
+    pub fn blocks<E>(&self, each: impl FnMut(&FrameBlock) -> Result<(), E>) -> Result<(), E> {
+        blocks(&mut FrameBlock::default(), (&self.vectors, self.width), &[], each)
     }
 }
