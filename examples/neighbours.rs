@@ -1,6 +1,6 @@
 //! The simulation of MDI-Exit on the bundled recording: `cargo run --release --features neighbours --example neighbours`.
 //!
-//! Prints the two tables of docs/neighbours.md: what is processed at a fixed threshold, and the agreement at a fixed rate.
+//! Prints the two tables of docs/notes/neighbours.md: what is processed at a fixed threshold, and the agreement at a fixed rate.
 
 use std::path::Path;
 use std::sync::Arc;

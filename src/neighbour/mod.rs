@@ -1,7 +1,7 @@
 //! Offloading layers to neighbours: early exit with model-distributed inference (MDI-Exit, arXiv 2408.05247).
 //!
-//! A device runs some layers of a chunk. A chunk that has not exited may continue on a neighbour, chosen by queue lengths. docs/neighbours.md
-//! describes the rules, and where they are reconstructions.
+//! A device runs some layers of a chunk. A chunk that has not exited may continue on a neighbour, chosen by queue lengths.
+//! docs/notes/neighbours.md describes the rules, and where they are reconstructions.
 
 pub mod codec;
 pub mod message;
