@@ -279,6 +279,50 @@ fn keywords_are_listed_tested_and_removed() {
 }
 
 #[test]
+fn settings_and_feedback_are_stored_with_the_keyword() {
+    let home = Home::new();
+    let path = home.enrolled();
+    let value = |key: &str| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let line = text.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(" = ")?.to_owned()));
+        line.unwrap_or_else(|| panic!("no {key} in {text}"))
+    };
+    let shown = home.works(&["keywords", "set", "several", "--refractory", "5", "--priority", "-2"]);
+    assert_eq!(shown, "several: threshold 0.400, refractory 5 s, priority -2\n");
+    assert_eq!((value("refractory_seconds"), value("priority")), ("5.0".into(), "-2".into()));
+    let detections = || home.works(&["run", LONG, "--consumer", "keyword", "--quiet"]).lines().count();
+    home.works(&["keywords", "set", "several", "--refractory", "3600"]);
+    assert_eq!(detections(), 1);
+    home.works(&["keywords", "set", "several", "--refractory", "1"]);
+    assert!(detections() > 1);
+
+    let threshold = || value("threshold").parse::<f64>().unwrap();
+    let shown = home.works(&["keywords", "feedback", "several", "--wrong", "0.45", "--right", "0.6"]);
+    assert_eq!(shown, "several: threshold 0.400 before, 0.455 now\n");
+    home.works(&["keywords", "feedback", "several", "--wrong", "0.5"]);
+    assert!((threshold() - 0.505).abs() < 1e-6);
+    let contradicted = home.bellis(&["keywords", "feedback", "several", "--wrong", "0.7"]);
+    assert!(contradicted.status.success());
+    let warning = String::from_utf8(contradicted.stderr).unwrap();
+    assert!(warning.contains("1 of the scores contradict") && warning.contains("--record 1"), "{warning}");
+    assert!((threshold() - 0.505).abs() < 1e-6);
+    assert!(home.works(&["keywords", "list"]).contains("3 false accepts, 1 utterances"));
+    home.works(&["keywords", "feedback", "several", "--forget"]);
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("[feedback]"));
+    home.works(&["keywords", "set", "several", "--threshold", "0.3"]);
+    assert!((threshold() - 0.3).abs() < 1e-6);
+
+    home.refused(&["keywords", "set", "several"], &["required", "--priority"]);
+    home.refused(&["keywords", "feedback", "several"], &["required", "--wrong"]);
+    home.refused(&["keywords", "set", "several", "--sensitivity", "0.5"], &["fixed threshold"]);
+    home.refused(&["keywords", "set", "several", "--refractory", "4000"], &["--refractory must be between"]);
+    home.refused(&["keywords", "feedback", "several", "--wrong", "45"], &["between 0 and 1"]);
+    home.refused(&["keywords", "set", "severl", "--priority", "1"], &["did you mean `several`?"]);
+    edit(&path, "priority = -2", "priority = -2\nfeedback = { false_accepts = [2.0] }");
+    home.refused(&["keywords", "set", "several", "--priority", "1"], &["[feedback]", "enroll the keyword again"]);
+}
+
+#[test]
 fn unsuitable_recordings_are_rejected_with_the_reason() {
     let home = Home::new();
     let enroll = |sound: &str, says: &[&str]| home.refused(&["enroll", "word", "--threshold", "0.8", "--from", sound], says);

@@ -212,13 +212,17 @@ fn stream_info() -> StreamInfo {
 
 fn watched(example: &[Vec<f32>]) -> Vec<Watched> {
     let options = SpotterOptions::new(0.9, 0.02);
-    vec![Watched { name: "word".into(), threshold: 0.9, spotter: Spotter::new(vec![template(example)], options) }]
+    vec![Watched { name: "word".into(), threshold: 0.9, priority: 0, spotter: Spotter::new(vec![template(example)], options) }]
 }
 
 /// The consumer's output for a stream in chunks of these sizes, repeated.
 fn lines(example: &[Vec<f32>], stream: &[Vec<f32>], sizes: &[usize]) -> String {
+    lines_of(watched(example), stream, sizes)
+}
+
+fn lines_of(keywords: Vec<Watched>, stream: &[Vec<f32>], sizes: &[usize]) -> String {
     let page = Page::default();
-    let mut consumer = KeywordLines::new(page.clone(), "page", watched(example), None);
+    let mut consumer = KeywordLines::new(page.clone(), "page", keywords, None);
     consumer.begin(&stream_info()).unwrap();
     let (mut at, mut sequence) = (0, 0);
     for size in sizes.iter().cycle() {
@@ -281,6 +285,37 @@ fn no_detection_in_the_refractory_time() {
 }
 
 #[test]
+fn of_keywords_in_the_same_audio_one_is_reported() {
+    let word = along(&[1, 1, 2, 3, 3, 4]);
+    let alike = along(&[1, 1, 2, 7, 3, 4]);
+    let longer = [word.clone(), along(&[5, 5, 6, 6, 7, 7, 8, 8])].concat();
+    let stream = [along(&[0; 20]), longer.clone(), along(&[0; 60]), word.clone(), along(&[0; 40])].concat();
+    let keyword = |name: &str, rows: &[Vec<f32>], priority| Watched {
+        name: name.into(),
+        threshold: 0.7,
+        priority,
+        spotter: Spotter::new(vec![template(rows)], SpotterOptions::new(0.7, 0.02)),
+    };
+    let found = |keywords: &dyn Fn() -> Vec<Watched>| {
+        let names = |sizes: &[usize]| -> Vec<String> {
+            let text = lines_of(keywords(), &stream, sizes);
+            let name = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["keyword"].as_str().unwrap().to_owned();
+            text.lines().map(name).collect()
+        };
+        let whole = names(&[1000]);
+        assert_eq!(names(&[16]), whole);
+        assert_eq!(names(&[3, 5]), whole);
+        whole
+    };
+    // Each utterance is detected as both; without a priority, the higher score counts.
+    assert_eq!(found(&|| vec![keyword("alike", &alike, 0), keyword("word", &word, 0)]), ["word", "word"]);
+    assert_eq!(found(&|| vec![keyword("alike", &alike, 1), keyword("word", &word, 0)]), ["alike", "alike"]);
+    // The first one has ended before the longer one, which is reported as well if its priority is higher.
+    assert_eq!(found(&|| vec![keyword("longer", &longer, 0), keyword("word", &word, 0)]), ["word", "word"]);
+    assert_eq!(found(&|| vec![keyword("longer", &longer, 1), keyword("word", &word, 0)]), ["word", "longer", "word"]);
+}
+
+#[test]
 fn near_misses_are_reported_on_request_only() {
     let word = along(&[1, 1, 2, 3, 3, 4]);
     let alike = along(&[1, 1, 2, 7, 3, 4]);
@@ -338,8 +373,14 @@ fn live_and_file_give_the_same_lines() {
     let enrolment = enrolled(take).unwrap();
     let template = enrolment.example.template(PackRef::to(pack).width).unwrap();
     let options = SpotterOptions { near_miss: 0.1, ..SpotterOptions::new(0.999, 0.02) };
-    let keywords =
-        || vec![Watched { name: "stretch".into(), threshold: 0.999, spotter: Spotter::new(vec![template.clone()], options) }];
+    let keywords = || {
+        vec![Watched {
+            name: "stretch".into(),
+            threshold: 0.999,
+            priority: 0,
+            spotter: Spotter::new(vec![template.clone()], options),
+        }]
+    };
     let run_over = |source: ScriptedSource| {
         let page = Page::default();
         let consumer: Box<dyn Consumer> =
@@ -503,7 +544,7 @@ fn other_keywords_do_not_change_a_score() {
         let options = SpotterOptions { near_miss, ..SpotterOptions::new(0.25, 0.02) };
         let watched = |&first: &usize| {
             let template = Template::new(track.rows(first..first + 12), track.width());
-            Watched { name: format!("at {first}"), threshold: 0.25, spotter: Spotter::new(vec![template], options) }
+            Watched { name: format!("at {first}"), threshold: 0.25, priority: 0, spotter: Spotter::new(vec![template], options) }
         };
         let (page, second) = (Page::default(), Verifier::new(encoder, 16).unwrap());
         let keywords = starts.iter().map(watched).collect();

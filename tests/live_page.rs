@@ -242,6 +242,14 @@ fn keywords_are_enrolled_from_the_page_by_recording_and_by_text() {
         browser.run(&format!("return keywords.get('several')?.title === 'threshold {:.3}'", threshold())) == true
     });
 
+    // Saying that a near miss was the phrase moves the threshold below its score.
+    let missed = threshold() - 0.05;
+    browser.run(&format!(
+        "found({{ keyword: 'several', score: {missed}, threshold: {} }}, true); document.querySelector('#log .near .label').click();",
+        threshold()
+    ));
+    within("the feedback", || threshold() < missed);
+
     // From text, beside it.
     submit("enroll", &[("name", "lamp"), ("say", "turn on the lamp"), ("takes", "0")]);
     patiently("the keyword from text", || progress().contains("lamp”: enrolled"));

@@ -14,14 +14,15 @@ use bellis::exit::PolicySpec;
 use bellis::internal::keyword::{SpotterOptions, VerifiedSearch};
 use bellis::keyword::{KEYWORD_SUFFIX, KeywordError, PackRef, SearchOptions, Verifier, Watched, check_name, find, load};
 use bellis::pack::Pack;
-use bellis::stream::{Representation, Session, SessionOptions};
+use bellis::stream::{Representation, Session};
 use clap::{Args, Subcommand};
 
 use super::enroll::{damage_of, false_accepts, threshold};
+use super::keyword_settings::{Feedback, Set};
 use super::settings::Settings;
 use super::{locate, table};
 
-/// List, test and remove keywords
+/// List, test, adapt and remove keywords
 #[derive(Debug, Args)]
 pub struct Keywords {
     #[command(subcommand)]
@@ -46,6 +47,8 @@ enum Command {
         #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
         pack: PathBuf,
     },
+    Set(Set),
+    Feedback(Feedback),
     /// Remove keywords
     Remove {
         /// Names of the keywords
@@ -60,6 +63,8 @@ impl Keywords {
         match self.command {
             Command::List => list(&folder),
             Command::Test { keyword, recordings, pack } => test(&folder, &keyword, &recordings, &pack),
+            Command::Set(command) => command.run(&folder),
+            Command::Feedback(command) => command.run(&folder),
             Command::Remove { names } => remove(&folder, &names),
         }
     }
@@ -80,8 +85,20 @@ fn list(folder: &Path) -> anyhow::Result<()> {
                 if let Some(say) = &keyword.say {
                     rows.push(("phrase", format!("{} ({})", say.phrase, say.language)));
                 }
-                rows.push(("examples", lengths.join(", ")));
+                if !lengths.is_empty() {
+                    rows.push(("examples", lengths.join(", ")));
+                }
                 rows.push(("threshold", threshold(&keyword)));
+                if let Some(seconds) = keyword.refractory_seconds {
+                    rows.push(("refractory", format!("{seconds} s")));
+                }
+                if keyword.priority != 0 {
+                    rows.push(("priority", keyword.priority.to_string()));
+                }
+                if !keyword.feedback.is_empty() {
+                    let (wrong, right) = (keyword.feedback.false_accepts.len(), keyword.feedback.utterances.len());
+                    rows.push(("feedback", format!("{wrong} false accepts, {right} utterances")));
+                }
                 rows.push(("pack", format!("{} ({identity})", keyword.pack.name)));
                 rows.push(("file", path.display().to_string()));
                 table::print(&keyword.name, &rows);
@@ -107,8 +124,7 @@ fn test(folder: &Path, keyword: &Path, recordings: &[PathBuf], pack: &Path) -> a
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
         let mut search =
             VerifiedSearch::new(keyword.matcher(encoder.vocabulary())?, options, Verifier::new(&encoder, chunk_frames)?);
-        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
-        let options = options.ctc(keyword.phones.is_some());
+        let options = search.session_options(chunk_frames);
         let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
         let mut process = |chunk: &Representation| search.push(chunk, |hit| hits.push(hit));
         let read = read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |block| {
@@ -152,7 +168,7 @@ fn remove(folder: &Path, names: &[String]) -> anyhow::Result<()> {
 }
 
 /// A keyword's file by its name, or by its path.
-fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
+pub fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
     let named = folder.join(format!("{}{KEYWORD_SUFFIX}", keyword.display()));
     if named.is_file() {
         return Ok(named);

@@ -10,6 +10,7 @@ mod devices;
 mod enroll;
 mod files;
 mod inspect;
+mod keyword_settings;
 mod keywords;
 mod locate;
 mod manual;
@@ -61,7 +62,7 @@ enum Command {
     Bench(Box<bench::Bench>),
     /// Enroll a keyword from text, recordings or both
     Enroll(enroll::Enroll),
-    /// List, test and remove keywords
+    /// List, test, adapt and remove keywords
     Keywords(keywords::Keywords),
     /// List microphones
     Devices(devices::Devices),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::events::{EnrolmentEvent, Event, EventBus, Interest, Stage};
 use crate::chain::Chain;
 use crate::keyword::{
-    EnrollError, Enroller, Enrolment as Example, Keyword, KeywordError, Origin, PackRef, Recorder, RecorderEvent, Take,
+    EnrollError, Enroller, Enrolment as Example, Keyword, KeywordError, Label, Origin, PackRef, Recorder, RecorderEvent, Take,
     TakeProblem, check_name, false_accepts_of, find, load, weaknesses,
 };
 
@@ -82,6 +82,8 @@ pub(super) enum Request {
     },
     /// Sets the threshold of a keyword.
     Sensitivity { name: String, sensitivity: f64 },
+    /// Labels the score of a detection or a near miss, which moves the threshold.
+    Feedback { name: String, score: f32, label: Label },
     /// Removes a keyword.
     Remove { name: String },
     /// Stops the running job.
@@ -201,17 +203,21 @@ impl Enrolment {
                 self.start(Wanted { name, say, language, takes, false_accepts })
             }
             Request::Sensitivity { name, sensitivity } => {
-                let (rate, path) = (false_accepts(sensitivity)?, self.existing(&name)?);
-                let failed = |error: KeywordError| Refusal::Failed(Chain(&error).to_string());
-                let mut keyword = load(&path, None).map_err(failed)?;
-                keyword.threshold = keyword
-                    .threshold_for(rate)
-                    .ok_or_else(|| Refusal::Conflict(format!("keyword `{name}` was enrolled with a fixed threshold")))?;
-                keyword.false_accepts_per_hour = Some(rate);
-                keyword.save(&path).map_err(failed)?;
-                log::info!("keyword `{name}`: sensitivity {sensitivity}, threshold {:.3}, from the live page", keyword.threshold);
-                (self.changed)();
-                Ok(())
+                let rate = false_accepts(sensitivity)?;
+                self.change(&name, |keyword| match keyword.set_false_accepts(rate) {
+                    true => Ok(()),
+                    false => Err(Refusal::Conflict(format!("keyword `{name}` was enrolled with a fixed threshold"))),
+                })
+            }
+            Request::Feedback { name, score, label } => {
+                if !(0.0..=1.0).contains(&score) {
+                    return Err(Refusal::Invalid(format!("score must be between 0 and 1, got {score}")));
+                }
+                self.change(&name, |keyword| {
+                    keyword.feedback.add(label, score);
+                    keyword.apply_feedback();
+                    Ok(())
+                })
             }
             Request::Remove { name } => {
                 let path = self.existing(&name)?;
@@ -227,6 +233,18 @@ impl Enrolment {
                 Ok(())
             }
         }
+    }
+
+    /// Changes the file of a keyword, and applies it.
+    fn change(&self, name: &str, change: impl FnOnce(&mut Keyword) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let path = self.existing(name)?;
+        let failed = |error: KeywordError| Refusal::Failed(Chain(&error).to_string());
+        let mut keyword = load(&path, None).map_err(failed)?;
+        change(&mut keyword)?;
+        keyword.save(&path).map_err(failed)?;
+        log::info!("keyword `{name}`: threshold {:.3}, from the live page", keyword.threshold);
+        (self.changed)();
+        Ok(())
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, Refusal> {

@@ -15,7 +15,7 @@ use super::matcher::Matcher;
 use super::search::VerifiedSearch;
 use super::spotter::{Hit, SpotterOptions};
 use super::verification::Verifier;
-use crate::stream::{Representation, SessionError};
+use crate::stream::{Representation, SessionError, SessionOptions};
 
 /// Largest number of peaks that the tail is fitted to.
 const TAIL_PEAKS: usize = 24;
@@ -70,6 +70,11 @@ pub struct Tail {
     pub hours: f64,
     /// The highest scores, in descending order.
     pub peaks: Vec<f32>,
+}
+
+/// The false accepts per hour of a sensitivity from 0 to 1: 0.05 at 0, 0.5 at 0.5, 5 at 1.
+pub fn false_accepts_of(sensitivity: f64) -> f64 {
+    0.05 * 100f64.powf(sensitivity)
 }
 
 /// The threshold that meets the rate in all of `tails` ([`Tail::threshold`]); `None` if one of them has too few peaks, or there is none.
@@ -130,7 +135,12 @@ impl Background {
         Self { search: VerifiedSearch::new(matcher, options, verifier), seconds: 0.0, peaks: Vec::new(), floor }
     }
 
-    /// Processes the next chunk of a recording, which must have its audio and keyword embeddings.
+    /// Of the sessions whose chunks are searched.
+    pub fn session_options(&self, chunk_frames: usize) -> SessionOptions {
+        self.search.session_options(chunk_frames)
+    }
+
+    /// Processes the next chunk of a recording.
     pub fn push(&mut self, chunk: &Representation) -> Result<(), SessionError> {
         let mut found = false;
         self.search.push(chunk, |hit| {

@@ -13,7 +13,7 @@ use crate::audio::{AudioError, AudioErrorKind, ChannelPick, read_file_at};
 use crate::engine::{Encoder, EngineError};
 use crate::exit::{PolicyError, PolicySpec};
 use crate::pack::Pack;
-use crate::stream::{Session, SessionError, SessionOptions};
+use crate::stream::{Session, SessionError};
 
 /// Why a keyword was not enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -148,8 +148,9 @@ impl Enroller {
         });
         keyword.background = tails.into_iter().collect::<Result<_, _>>()?;
         let minutes = keyword.background_minutes();
-        keyword.threshold = keyword.threshold_for(false_accepts).ok_or(EnrollError::TooLittleBackground { minutes })?;
-        keyword.false_accepts_per_hour = Some(false_accepts);
+        if !keyword.set_false_accepts(false_accepts) {
+            return Err(EnrollError::TooLittleBackground { minutes });
+        }
         Ok(())
     }
 
@@ -170,8 +171,7 @@ impl Enroller {
             hop_seconds,
         );
         let rate = condition.read_at(audio.sample_rate);
-        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true);
-        let options = options.ctc(keyword.phones.is_some());
+        let options = background.session_options(chunk_frames);
         for file in files {
             let mut session = Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, options.clone())?;
             let mut push = |audio: &[f32]| -> Result<(), EnrollError> {
@@ -213,9 +213,4 @@ fn damage_of(read: Result<(), EnrollError>) -> Result<Option<AudioError>, Enroll
         Err(EnrollError::Audio(error)) if error.kind() == AudioErrorKind::Damaged => Ok(Some(error)),
         Err(error) => Err(error),
     }
-}
-
-/// The false accepts per hour of a sensitivity from 0 to 1: 0.05 at 0, 0.5 at 0.5, 5 at 1.
-pub fn false_accepts_of(sensitivity: f64) -> f64 {
-    0.05 * 100f64.powf(sensitivity)
 }

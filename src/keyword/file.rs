@@ -5,6 +5,8 @@
 //! name = "lamp"
 //! threshold = 0.55                # least score of a detection
 //! false_accepts_per_hour = 0.5    # the rate that the threshold was set for
+//! refractory_seconds = 2.0        # without a second detection; 1 if absent
+//! priority = 1                    # among keywords that are detected in the same audio; 0 if absent
 //!
 //! [pack]                          # embeddings of another pack are not comparable
 //! name = "daisy-tiny"
@@ -18,6 +20,10 @@
 //! [phones]                        # its phones, if the pack's CTC branches have them
 //! phrase = [["t", "ɝ", "n", …]]   # its pronunciations, one of each accent
 //! near = [["t", "ɝ", "n", …]]     # phrases with the opposite meaning
+//!
+//! [feedback]                      # scores that the user has labelled
+//! false_accepts = [0.42]
+//! utterances = [0.31]
 //!
 //! [[background]]                  # the highest scores in speech without the keyword, one section per condition
 //! condition = "plain"
@@ -39,7 +45,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::calibrate::{LEAST_WITH_PHONES, Tail};
+use super::calibrate::{LEAST_WITH_PHONES, Tail, false_accepts_of};
+use super::feedback::Feedback;
 use super::matcher::Matcher;
 use super::phones::{MOST_PHONES, Phones};
 use super::template::Template;
@@ -56,6 +63,10 @@ const LARGEST: f32 = 99.0;
 const LEAST_ROWS: usize = 4;
 const MOST_ROWS: usize = 1000;
 const MOST_PRONUNCIATIONS: usize = 8;
+/// Range of thresholds that feedback may set if there is no background.
+const FREE_RANGE: (f32, f32) = (0.05, 0.95);
+/// Maximum refractory time, seconds.
+pub const MOST_REFRACTORY: f64 = 3600.0;
 
 /// A keyword, as in its file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +81,12 @@ pub struct Keyword {
     /// The rate that the threshold was set for; absent if the threshold was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub false_accepts_per_hour: Option<f64>,
+    /// Seconds after a detection without another one; absent for the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refractory_seconds: Option<f64>,
+    /// Rank among keywords that are detected in the same audio; see [`KeywordSearch`](super::KeywordSearch).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: i32,
     /// The pack that it was enrolled with.
     pub pack: PackRef,
     /// The phrase, if it was enrolled from text.
@@ -78,12 +95,19 @@ pub struct Keyword {
     /// The phones of the phrase, if it was enrolled from text with a pack that has CTC branches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phones: Option<Phones>,
+    /// Scores that its user has labelled.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub feedback: Feedback,
     /// Scores in background speech.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub background: Vec<Tail>,
     /// The examples.
     #[serde(default)]
     pub example: Vec<Example>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// The phrase of a keyword that was enrolled from text.
@@ -261,6 +285,12 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
     if keyword.false_accepts_per_hour.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
         return Err(invalid("false_accepts_per_hour must be above 0".into()));
     }
+    if keyword.refractory_seconds.is_some_and(|seconds| !(0.0..=MOST_REFRACTORY).contains(&seconds)) {
+        return Err(invalid(format!("refractory_seconds must be between 0 and {MOST_REFRACTORY}")));
+    }
+    if !keyword.feedback.is_valid() {
+        return Err(invalid("[feedback] has a score out of range, or too many".into()));
+    }
     let sane =
         |tail: &Tail| tail.hours.is_finite() && tail.hours >= 0.0 && tail.peaks.iter().all(|peak| (0.0..=1.0).contains(peak));
     if !keyword.background.iter().all(sane) {
@@ -292,9 +322,12 @@ impl Keyword {
             name: name.to_owned(),
             threshold: 1.0,
             false_accepts_per_hour: None,
+            refractory_seconds: None,
+            priority: 0,
             pack,
             say: None,
             phones: None,
+            feedback: Feedback::default(),
             background: Vec::new(),
             example,
         })
@@ -314,11 +347,37 @@ impl Keyword {
         std::fs::rename(&unfinished, path).map_err(io)
     }
 
-    /// The threshold for a rate of false accepts per hour; `None` if it was enrolled without background speech.
+    /// The threshold for a rate of false accepts per hour, moved by the [`feedback`](Self::feedback) within the rates from 0.05 to 5;
+    /// `None` if it was enrolled without background speech.
+    pub fn threshold_for(&self, per_hour: f64) -> Option<f32> {
+        self.background_threshold(per_hour).map(|threshold| self.feedback.adjust(threshold, self.range()))
+    }
+
+    /// Sets the threshold for a rate of false accepts per hour; `false` if it was enrolled without background speech.
+    #[must_use]
+    pub fn set_false_accepts(&mut self, per_hour: f64) -> bool {
+        let Some(threshold) = self.threshold_for(per_hour) else { return false };
+        (self.threshold, self.false_accepts_per_hour) = (threshold, Some(per_hour));
+        true
+    }
+
+    /// Adapts the threshold to the present feedback.
+    pub fn apply_feedback(&mut self) {
+        let own = self.false_accepts_per_hour.and_then(|per_hour| self.background_threshold(per_hour));
+        self.threshold = self.feedback.adjust(own.unwrap_or(self.threshold), self.range());
+    }
+
+    /// The lowest and the highest threshold that feedback may set.
+    fn range(&self) -> (f32, f32) {
+        let at = |sensitivity| self.background_threshold(false_accepts_of(sensitivity));
+        at(1.0).zip(at(0.0)).unwrap_or(FREE_RANGE)
+    }
+
+    /// The threshold for a rate of false accepts per hour.
     ///
     /// With a phone check, background speech has few peaks with low scores, and a threshold set on it alone would admit near-phrases. So the
     /// threshold has a minimum, which holds if there are too few peaks to set one.
-    pub fn threshold_for(&self, per_hour: f64) -> Option<f32> {
+    fn background_threshold(&self, per_hour: f64) -> Option<f32> {
         if self.phones.is_none() {
             return super::calibrate::threshold(&self.background, per_hour);
         }

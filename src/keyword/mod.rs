@@ -18,6 +18,7 @@ pub(crate) mod calibrate;
 mod enroll;
 #[cfg(feature = "files")]
 mod enroller;
+mod feedback;
 mod file;
 pub(crate) mod matcher;
 #[cfg(feature = "files")]
@@ -38,11 +39,14 @@ mod verification;
 pub(crate) mod warp;
 mod watch;
 
-pub use calibrate::{Background, Tail};
+pub use calibrate::{Background, Tail, false_accepts_of};
 pub use enroll::{Enrolment, Take, check_alike, enroll, examples};
 #[cfg(feature = "files")]
-pub use enroller::{EnrollError, Enroller, false_accepts_of};
-pub use file::{Example, KEYWORD_SUFFIX, Keyword, KeywordError, MatchError, Origin, PackRef, Say, check_name, find, load};
+pub use enroller::{EnrollError, Enroller};
+pub use feedback::{Feedback, Label};
+pub use file::{
+    Example, KEYWORD_SUFFIX, Keyword, KeywordError, MOST_REFRACTORY, MatchError, Origin, PackRef, Say, check_name, find, load,
+};
 pub use rating::{Weakness, weaknesses};
 pub use record::{Recorder, RecorderEvent};
 #[cfg(feature = "files")]

@@ -5,7 +5,13 @@ use super::spotter::{Hit, Spotter, SpotterOptions};
 use super::template::{FrameBlock, blocks};
 use super::verification::Verifier;
 use crate::engine::Frames;
-use crate::stream::{Representation, SessionError};
+use crate::stream::{Representation, SessionError, SessionOptions};
+
+/// Options of a session whose chunks are searched for keywords: keyword embeddings, the audio that a verification pass processes
+/// again and, for keywords from text, the logits of the CTC branch.
+pub(super) fn searched(chunk_frames: usize, phones: bool) -> SessionOptions {
+    SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true).ctc(phones)
+}
 
 /// Searches recordings, one after the other, for one keyword.
 pub struct VerifiedSearch {
@@ -20,7 +26,12 @@ impl VerifiedSearch {
         Self { spotter: Spotter::new(matcher, options), verifier, block: FrameBlock::default() }
     }
 
-    /// Processes the next chunk, which must have its audio and keyword embeddings; `on_hit` receives each peak.
+    /// Of the sessions whose chunks are searched.
+    pub fn session_options(&self, chunk_frames: usize) -> SessionOptions {
+        searched(chunk_frames, self.spotter.reads_phones())
+    }
+
+    /// Processes the next chunk of a session with [`session_options`](Self::session_options); `on_hit` receives each peak.
     ///
     /// # Errors
     ///

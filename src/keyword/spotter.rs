@@ -73,6 +73,14 @@ pub struct Hit {
     pub example: Option<usize>,
 }
 
+impl Hit {
+    /// Whether the two overlap by more than half of the shorter one.
+    pub(super) fn covers_half_of(&self, other: &Self) -> bool {
+        let common = self.end.min(other.end).saturating_sub(self.start.max(other.start));
+        2 * common > (self.end - self.start).min(other.end - other.start)
+    }
+}
+
 /// The search for one keyword in one stream.
 #[derive(Debug)]
 pub struct Spotter {

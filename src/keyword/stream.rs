@@ -11,7 +11,7 @@ use crate::audio::{AudioError, Resampler};
 use crate::engine::{Encoder, EngineError};
 use crate::exit::{PolicyError, PolicySpec};
 use crate::pack::Pack;
-use crate::stream::{Session, SessionError, SessionOptions};
+use crate::stream::{Session, SessionError};
 
 /// Why keywords cannot be searched for.
 #[derive(Debug, thiserror::Error)]
@@ -73,8 +73,7 @@ impl KeywordStream {
         let names = watched.iter().map(|one| one.name.clone()).collect();
         let mut search = KeywordSearch::new(watched, Some(Verifier::new(encoder, chunk_frames)?));
         search.begin(audio.hop, chunk_frames);
-        let options = SessionOptions::default().chunk_frames(chunk_frames).embedding(true).audio(true).ctc(search.reads_phones());
-        let session = Session::new(encoder, policy.build(pack)?, options)?;
+        let session = Session::new(encoder, policy.build(pack)?, search.session_options(chunk_frames))?;
         let resampler = Resampler::new(rate, audio.sample_rate)?;
         Ok(Self { resampler, session, search, names, resampled: Vec::new(), pack_rate: f64::from(audio.sample_rate) })
     }

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::file::{Keyword, KeywordError};
+use super::search::searched;
 use super::spotter::{Event, Hit, Spotter, SpotterOptions};
 use super::template::{FrameBlock, blocks};
 use super::verification::Verifier;
 use crate::consumer::{ConsumerWork, KeywordScore};
 use crate::engine::{Encoder, Frames};
-use crate::stream::{Representation, SessionError};
+use crate::stream::{Representation, SessionError, SessionOptions};
+
+/// Frames for which a detection is remembered: more than the longest phrase.
+const REMEMBERED: u64 = 1000;
 
 /// A keyword to search for.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub struct Watched {
     pub name: String,
     /// Threshold, for the output.
     pub threshold: f32,
+    /// Rank among keywords that are detected in the same audio.
+    pub priority: i32,
     /// Spotter for it.
     pub spotter: Spotter,
 }
@@ -28,7 +34,7 @@ pub struct Watched {
 pub struct SearchOptions {
     /// False accepts per hour that the threshold allows, instead of those at enrolment.
     pub false_accepts: Option<f64>,
-    /// Time after a detection without another one of the same keyword, instead of [`SpotterOptions::REFRACTORY`].
+    /// Time after a detection without another one of the same keyword, instead of the keyword's own or [`SpotterOptions::REFRACTORY`].
     pub refractory: Option<Duration>,
     /// Least score of a near miss; without one, near misses are not reported.
     pub near_miss: Option<f32>,
@@ -48,7 +54,7 @@ impl Watched {
             Some(rate) => keyword.threshold_for(rate).ok_or_else(|| KeywordError::FixedThreshold { path: file.to_owned() })?,
         };
         let mut spotter = SpotterOptions::new(threshold, hop_seconds);
-        if let Some(time) = options.refractory {
+        if let Some(time) = options.refractory.or(keyword.refractory_seconds.map(Duration::from_secs_f64)) {
             spotter = spotter.with_refractory(time, hop_seconds);
         }
         if let Some(score) = options.near_miss {
@@ -57,7 +63,8 @@ impl Watched {
         let matcher = keyword
             .matcher(encoder.vocabulary())
             .map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
-        Ok(Self { name: keyword.name.clone(), threshold, spotter: Spotter::new(matcher, spotter) })
+        let (name, priority) = (keyword.name.clone(), keyword.priority);
+        Ok(Self { name, threshold, priority, spotter: Spotter::new(matcher, spotter) })
     }
 }
 
@@ -95,12 +102,18 @@ pub struct SearchError {
 }
 
 /// Searches one stream for keywords.
+///
+/// One utterance gives one detection: of detections whose audio overlaps by more than half of the shorter one, a later one is reported
+/// only if its keyword has a higher priority. Of several in the same frame, the one with the highest priority counts as the first, and
+/// the one with the highest score if priorities are equal.
 pub struct KeywordSearch {
     keywords: Vec<Watched>,
     verifier: Option<Verifier>,
     block: FrameBlock,
     /// Hits in the current block: time, keyword, hit.
     hits: Vec<(u64, usize, Hit)>,
+    /// Detections that later ones may overlap: keyword, hit.
+    detections: Vec<(usize, Hit)>,
     /// Number of frames so far, and the position of frame 0 in a stream without gaps.
     frames: u64,
     origin: u64,
@@ -117,6 +130,7 @@ impl KeywordSearch {
             verifier,
             block: FrameBlock::default(),
             hits: Vec::new(),
+            detections: Vec::new(),
             frames: 0,
             origin: 0,
             processed: 0,
@@ -132,6 +146,11 @@ impl KeywordSearch {
     /// Whether it reads the logits of the CTC branch.
     pub fn reads_phones(&self) -> bool {
         self.keywords.iter().any(|keyword| keyword.spotter.reads_phones())
+    }
+
+    /// Of the sessions whose chunks are searched.
+    pub fn session_options(&self, chunk_frames: usize) -> SessionOptions {
+        searched(chunk_frames, self.reads_phones())
     }
 
     /// Called before the first chunk: the stream's chunks have `chunk_frames` frames of `hop_samples` samples.
@@ -192,17 +211,15 @@ impl KeywordSearch {
     ///
     /// Those of [`search`](Self::search).
     pub fn end<E: From<SearchError>>(&mut self, each: &mut impl FnMut(Detection<'_>) -> Result<(), E>) -> Result<(), E> {
-        for index in 0..self.keywords.len() {
-            let keyword = &mut self.keywords[index];
+        for (index, keyword) in self.keywords.iter_mut().enumerate() {
             let pending = keyword.spotter.reset(self.verifier.as_mut());
-            if let Some(hit) = pending.map_err(|source| SearchError { keyword: keyword.name.clone(), source })? {
-                each(self.detection(index, hit))?;
-            }
+            let pending = pending.map_err(|source| SearchError { keyword: keyword.name.clone(), source })?;
+            self.hits.extend(pending.map(|hit| (self.frames, index, hit)));
         }
         if let Some(verifier) = &mut self.verifier {
             verifier.reset();
         }
-        Ok(())
+        self.report(each)
     }
 
     /// Searches the block for each keyword.
@@ -216,12 +233,42 @@ impl KeywordSearch {
             found.map_err(|source| SearchError { keyword: keyword.name.clone(), source })?;
         }
         self.frames += block.frames() as u64;
-        // In order of time, independent of chunk boundaries.
-        self.hits.sort_by_key(|(frame, index, _)| (*frame, *index));
+        self.report(each)
+    }
+
+    /// Calls `each` with the hits, except those in the audio of other keywords.
+    fn report<E>(&mut self, each: &mut impl FnMut(Detection<'_>) -> Result<(), E>) -> Result<(), E> {
         let mut hits = std::mem::take(&mut self.hits);
-        let reported = hits.drain(..).try_for_each(|(_, index, hit)| each(self.detection(index, hit)));
+        // In order of time, independent of chunk boundaries.
+        hits.sort_by(|(frame, index, hit), (other_frame, other_index, other)| {
+            let order = frame.cmp(other_frame).then_with(|| self.priority(*other_index).cmp(&self.priority(*index)));
+            order.then_with(|| other.score.total_cmp(&hit.score)).then(index.cmp(other_index))
+        });
+        let reported = hits
+            .drain(..)
+            .try_for_each(|(_, index, hit)| if self.admits(index, &hit) { each(self.detection(index, hit)) } else { Ok(()) });
         self.hits = hits;
         reported
+    }
+
+    /// Whether a hit is to be reported. Remembers detections.
+    fn admits(&mut self, index: usize, hit: &Hit) -> bool {
+        if hit.event == Event::NearMiss {
+            return true;
+        }
+        let priority = self.priority(index);
+        let hidden =
+            |(other, earlier): &(usize, Hit)| *other != index && self.priority(*other) >= priority && earlier.covers_half_of(hit);
+        let admitted = !self.detections.iter().any(hidden);
+        if admitted {
+            self.detections.retain(|(_, earlier)| earlier.end + REMEMBERED > hit.end);
+            self.detections.push((index, *hit));
+        }
+        admitted
+    }
+
+    fn priority(&self, index: usize) -> i32 {
+        self.keywords[index].priority
     }
 
     fn detection(&self, index: usize, hit: Hit) -> Detection<'_> {

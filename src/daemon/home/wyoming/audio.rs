@@ -9,7 +9,7 @@ use crate::engine::Encoder;
 use crate::exit::{PolicyError, PolicySpec};
 use crate::keyword::{Detection, Event, Keyword, KeywordError, KeywordSearch, SearchError, SearchOptions, Verifier, Watched};
 use crate::pack::Pack;
-use crate::stream::{Representation, Session, SessionError, SessionOptions};
+use crate::stream::{Representation, Session, SessionError};
 
 /// Format changes within one stream; each one costs a new resampler.
 const FORMAT_CHANGES: u32 = 16;
@@ -224,8 +224,7 @@ impl AudioStream {
         let verifier = Verifier::new(&model.encoder, model.chunk_frames).map_err(SessionError::from)?;
         let mut search = KeywordSearch::new(watched, Some(verifier));
         search.begin(audio.hop, model.chunk_frames);
-        let options = SessionOptions::default().chunk_frames(model.chunk_frames).embedding(true).audio(true);
-        let options = options.ctc(search.reads_phones());
+        let options = search.session_options(model.chunk_frames);
         let session = Session::new(&model.encoder, model.policy.build(&model.pack)?, options).map_err(SessionError::from)?;
         let clock = Clock { stamps: VecDeque::new(), samples_per_millisecond: f64::from(audio.sample_rate) / 1e3 };
         let names = keywords.iter().map(|(name, ..)| name.clone()).collect();

@@ -1,0 +1,126 @@
+//! `bellis keywords set` and `bellis keywords feedback`: changes in a keyword's file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use bellis::keyword::{Keyword, KeywordError, Label, MOST_REFRACTORY, load};
+use clap::{ArgGroup, Args};
+
+use super::enroll::false_accepts;
+use super::keywords::file_of;
+
+/// Change the settings of a keyword
+///
+/// They are stored in its file, and hold wherever it is searched for. Programs that run notice the change as that of an enrolment.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("settings").required(true).multiple(true)))]
+pub struct Set {
+    /// Name or file of the keyword
+    keyword: PathBuf,
+    /// False accepts per hour of speech that the threshold allows
+    #[arg(long, value_name = "PER-HOUR", group = "settings", conflicts_with_all = ["sensitivity", "threshold"])]
+    false_accepts: Option<f64>,
+    /// Sensitivity, 0 to 1: 0.05 to 5 false accepts per hour
+    #[arg(long, value_name = "SENSITIVITY", group = "settings", conflicts_with = "threshold")]
+    sensitivity: Option<f64>,
+    /// Fixed threshold, 0 to 1
+    #[arg(long, value_name = "SCORE", group = "settings")]
+    threshold: Option<f32>,
+    /// Seconds without a second detection
+    #[arg(long, value_name = "SECONDS", group = "settings")]
+    refractory: Option<f64>,
+    /// Priority among keywords that are detected in the same audio; the highest one is reported
+    #[arg(long, value_name = "NUMBER", group = "settings", allow_hyphen_values = true)]
+    priority: Option<i32>,
+}
+
+/// Say which reports were wrong and which were missed, to move the threshold
+///
+/// Scores are those of detections and near misses. The threshold moves as far as it has to, within 0.05 to 5 false accepts per hour.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("labels").required(true).multiple(true)))]
+pub struct Feedback {
+    /// Name or file of the keyword
+    keyword: PathBuf,
+    /// Score of a detection of something else; repeatable
+    #[arg(long, value_name = "SCORE", group = "labels")]
+    wrong: Vec<f32>,
+    /// Score of an utterance of the phrase, for example of a near miss; repeatable
+    #[arg(long, value_name = "SCORE", group = "labels")]
+    right: Vec<f32>,
+    /// Forget all earlier feedback
+    #[arg(long, group = "labels")]
+    forget: bool,
+}
+
+impl Set {
+    pub fn run(self, folder: &Path) -> anyhow::Result<()> {
+        let path = file_of(folder, &self.keyword)?;
+        let mut keyword = load(&path, None)?;
+        let rate = match self.sensitivity {
+            Some(sensitivity) => Some(false_accepts(sensitivity)?),
+            None => self.false_accepts,
+        };
+        if let Some(rate) = rate {
+            if !(rate.is_finite() && rate > 0.0) {
+                bail!("--false-accepts must be above 0, got {rate}");
+            }
+            if !keyword.set_false_accepts(rate) {
+                return Err(KeywordError::FixedThreshold { path }.into());
+            }
+        }
+        if let Some(threshold) = self.threshold {
+            if !(0.0..=1.0).contains(&threshold) {
+                bail!("--threshold must be between 0 and 1, got {threshold}");
+            }
+            (keyword.threshold, keyword.false_accepts_per_hour) = (threshold, None);
+        }
+        if let Some(seconds) = self.refractory {
+            if !(0.0..=MOST_REFRACTORY).contains(&seconds) {
+                bail!("--refractory must be between 0 and {MOST_REFRACTORY} seconds, got {seconds}");
+            }
+            keyword.refractory_seconds = Some(seconds);
+        }
+        keyword.priority = self.priority.unwrap_or(keyword.priority);
+        keyword.save(&path)?;
+        outln!("{}", settings(&keyword));
+        Ok(())
+    }
+}
+
+impl Feedback {
+    pub fn run(self, folder: &Path) -> anyhow::Result<()> {
+        let path = file_of(folder, &self.keyword)?;
+        let mut keyword = load(&path, None)?;
+        if let Some(score) = self.wrong.iter().chain(&self.right).find(|score| !(0.0..=1.0).contains(*score)) {
+            bail!("a score must be between 0 and 1, got {score}");
+        }
+        if self.forget {
+            keyword.feedback = Default::default();
+        }
+        self.wrong.iter().for_each(|score| keyword.feedback.add(Label::FalseAccept, *score));
+        self.right.iter().for_each(|score| keyword.feedback.add(Label::Utterance, *score));
+        let before = keyword.threshold;
+        keyword.apply_feedback();
+        keyword.save(&path)?;
+        outln!("{}: threshold {before:.3} before, {:.3} now", keyword.name, keyword.threshold);
+        let against = keyword.feedback.contradicted(keyword.threshold);
+        if against > 0 {
+            errln!(
+                "warning: {against} of the scores contradict this threshold, and no allowed one agrees with more of them. Add a recording \
+                 (`bellis enroll {} --say \"PHRASE\" --record 1`), or use a longer phrase.",
+                keyword.name
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The settings of a keyword, in one line.
+fn settings(keyword: &Keyword) -> String {
+    let mut parts = vec![format!("{}: threshold {:.3}", keyword.name, keyword.threshold)];
+    parts.extend(keyword.false_accepts_per_hour.map(|rate| format!("{rate:.3} false accepts per hour")));
+    parts.extend(keyword.refractory_seconds.map(|seconds| format!("refractory {seconds} s")));
+    parts.extend((keyword.priority != 0).then(|| format!("priority {}", keyword.priority)));
+    parts.join(", ")
+}
