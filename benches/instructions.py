@@ -22,14 +22,18 @@ CASES = [("daisy-tiny", "gain"), ("daisy-nano", "never")]
 TOLERANCE = 0.02
 
 
-def callgrind(bellis, pack, policy, folder):
-    """Output files of the threads other than the main one, and the length of the recording in seconds."""
+def callgrind(bellis, pack, policy, folder, more=(), longest=None):
+    """Output files of the threads other than the main one, and the length of the recording in seconds, at most `longest`; `more` flags of
+    `bellis run`."""
     with wave.open(str(RECORDING)) as recording:
-        seconds = recording.getnframes() / recording.getframerate()
+        frames = recording.getnframes()
+        if longest:
+            frames = min(frames, int(longest * recording.getframerate()))
+        seconds = frames / recording.getframerate()
         pcm = folder / "recording.pcm"
-        pcm.write_bytes(recording.readframes(recording.getnframes()))
+        pcm.write_bytes(recording.readframes(frames))
     command = ["valgrind", "--quiet", "--tool=callgrind", "--separate-threads=yes", f"--callgrind-out-file={folder / 'counts'}", bellis, "run", "-",
-               "--pack", str(pack), "--consumer", "null", "--quiet", *(["--policy", policy] if policy else [])]
+               "--pack", str(pack), "--consumer", "null", "--quiet", *(["--policy", policy] if policy else []), *more]
     with open(pcm) as stdin:
         run = subprocess.run(command, stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if run.returncode:

@@ -1,6 +1,7 @@
 """Generates the small windowed packs and golden files of the Rust and Python tests:
 
     python -m models.convert.golden [--out tests/data] [--wav RECORDING.wav]
+    python -m models.convert.golden --base OUT         a pack of HuBERT-base's size for measurements of cost, 190 MB
 
 Random weights, real geometry (receptive field 400, hop 320), real speech. Each folder has the pack and golden.npz
 (models/convert/reference.py) with exit_layer [chunks] at the pack's thresholds. The recording is kept in windowed-base/golden.npz and taken from there without --wav, so the
@@ -30,18 +31,22 @@ PACKS = {
 }
 
 
-def make(folder, audio):
-    """Creates one folder of PACKS."""
-    variant, normalize, options = PACKS[folder.name]
+BASE = dict(
+    hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, conv_dim=[512] * 7, num_conv_pos_embeddings=128,
+    num_conv_pos_embedding_groups=16,
+)
+
+
+def write(pack, name, variant, normalize, options, **shape):
+    """Writes a pack with random weights; returns its writer."""
     options = Options(
-        name=folder.name, description="random weights, for tests", licence="CC0-1.0", data="none: random weights",
+        name=name, description="random weights, for tests", licence="CC0-1.0", data="none: random weights",
         command="python -m models.convert.golden", date="2026-11-23", **options,
     )
     with tempfile.TemporaryDirectory() as temporary:
-        tiny.save(variant, Path(temporary))
+        tiny.save(variant, Path(temporary), **shape)
         found = checkpoint.load(temporary)
     found.name, found.normalize = variant, normalize
-    pack = folder / "pack"
     shutil.rmtree(pack, ignore_errors=True)
     writer = Writer(pack, found, options)
     writer.encoder()
@@ -49,6 +54,13 @@ def make(folder, audio):
     dim, layers = found.shape.dim, found.shape.layers
     writer.heads([Linear(random.normal(0, 0.4, (UNITS, dim)), random.normal(0, 0.2, UNITS)) for _ in range(layers)])
     writer.manifest(UNITS)
+    return writer
+
+
+def make(folder, audio):
+    """Creates one folder of PACKS."""
+    pack = folder / "pack"
+    writer = write(pack, folder.name, *PACKS[folder.name])
     found = golden(WindowedPack(pack), audio)
     # A threshold per layer in the middle of its entropies, so that chunks exit at every layer, with a margin.
     ranked = np.sort(found["entropy"][:-1], axis=1)
@@ -65,7 +77,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[2] / "tests" / "data")
     parser.add_argument("--wav", help="16 kHz mono recording; used from 1 s")
+    parser.add_argument("--base", type=Path, metavar="OUT", help="only write a pack of HuBERT-base's size there")
     args = parser.parse_args()
+    if args.base:
+        variant, normalize, options = PACKS["windowed-base"]
+        write(args.base, "hubert-base-random", variant, normalize, options | dict(f16=True), **BASE)
+        return
     if args.wav:
         import soundfile
 

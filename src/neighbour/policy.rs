@@ -234,7 +234,9 @@ pub struct Ledger {
     /// Most chunks on their way.
     most: usize,
     /// Mean time from one chunk to the next while all stay, seconds.
-    stay: Option<f64>,
+    stay: f64,
+    /// Chunks in it.
+    stayed: u64,
     /// Start of the present chunk.
     last: Option<f64>,
     /// Chunks that are on their way without a pause.
@@ -254,8 +256,10 @@ struct Away {
 const CREDIT: f64 = 16.0;
 /// Income per chunk that stays: the largest share of the throughput that is lost in the long run.
 const INCOME: f64 = 0.03;
-/// Weight of the latest chunk in the mean time per chunk. Small, because a processor with a quota works and pauses in turns.
+/// Smallest weight of the latest chunk in the mean time per chunk. Small, because a processor with a quota works and pauses in turns.
 const STAY_WEIGHT: f64 = 0.02;
+/// Chunks before the mean time per chunk is relied on: with a quota, the first one takes a fraction of it.
+const LEAST_STAYED: u64 = 8;
 /// Chunks after which the balance is drawn while some are always on their way.
 const ACCOUNT_EVERY: u64 = 16;
 /// Announced trips that may be lost at a time: one fills a pipeline, and measurements vary.
@@ -263,7 +267,7 @@ const TRIPS: f64 = 1.5;
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { balance: CREDIT, most: 1, stay: None, last: None, away: None }
+        Self { balance: CREDIT, most: 1, stay: 0.0, stayed: 0, last: None, away: None }
     }
 }
 
@@ -271,20 +275,20 @@ impl Ledger {
     /// A chunk begins at `now`, seconds, while `sent` are on their way. Others wait behind it, unless `waiting` is 0.
     pub fn begins(&mut self, now: f64, sent: usize, waiting: usize) {
         let last = self.last.replace(now);
-        let (Some(mut away), Some(stay)) = (self.away.take(), self.stay) else {
+        let Some(mut away) = self.away.take().filter(|_| self.stay > 0.0) else {
             if let Some(last) = last.filter(|_| waiting > 0) {
-                let (took, mean) = (now - last, self.stay.unwrap_or(now - last));
-                self.stay = Some(mean + STAY_WEIGHT * (took - mean));
+                self.stayed += 1;
+                self.stay += (1.0 / self.stayed as f64).max(STAY_WEIGHT) * (now - last - self.stay);
                 self.balance = (self.balance + INCOME).min(CREDIT);
             }
             return;
         };
         away.chunks += 1;
         if sent == 0 || away.chunks >= ACCOUNT_EVERY {
-            let gain = away.chunks as f64 - (now - away.since) / stay;
+            let gain = away.chunks as f64 - (now - away.since) / self.stay;
             self.balance = (self.balance + gain).min(CREDIT);
-            if -gain > 1.0 + TRIPS * away.trip / stay {
-                (self.most, self.balance) = (1, self.balance.min(0.0));
+            if -gain > 1.0 + TRIPS * away.trip / self.stay {
+                self.most = 1;
             } else {
                 self.most = self.most.saturating_mul(2);
             }
@@ -300,7 +304,7 @@ impl Ledger {
 
     /// Whether the next chunk may leave while `sent` are on their way. Not before it is known how long one takes that stays.
     pub fn allows(&self, sent: usize) -> bool {
-        self.stay.is_some() && self.balance > 0.0 && sent < self.most
+        self.stayed >= LEAST_STAYED && self.balance > 0.0 && sent < self.most
     }
 }
 
@@ -431,6 +435,24 @@ mod tests {
         let far = Exchange { waiting: 20, window: 8, transfer: 0.5, ..exchange(true) };
         let (auto, sent) = measured(far, far.there, false);
         assert!(auto < 0.071 && sent > 0.95, "{auto} {sent}");
+    }
+
+    #[test]
+    fn a_burst_of_a_limited_processor_is_not_taken_for_its_speed() {
+        // The first two chunks take 1 ms, on what is left of a quota, all others 30 ms.
+        let (mut ledger, mut now) = (Ledger::default(), 0.0);
+        for chunk in 0..=LEAST_STAYED {
+            assert!(!ledger.allows(0));
+            ledger.begins(now, 0, 5);
+            now += if chunk < 2 { 0.001 } else { 0.03 };
+        }
+        // A first trip, which does not pay for itself: the next chunk waits for it.
+        ledger.begins(now, 0, 5);
+        assert!(ledger.allows(0));
+        ledger.leaves(0.1);
+        ledger.begins(now + 0.02, 1, 5);
+        ledger.begins(now + 0.13, 0, 5);
+        assert!(ledger.allows(1) && ledger.balance > 0.7 * CREDIT, "{ledger:?}");
     }
 
     #[test]

@@ -32,8 +32,14 @@ pub enum Offloading {
 
 named!(Offloading, "offloading mode", { Auto => "auto", Never => "never", Always => "always" });
 
-/// Maximum time to wait for the result of a chunk without a deadline.
+/// Maximum time to wait for the result of a chunk of live audio without a deadline.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Maximum time to wait for the result of a chunk of a file without a deadline: at least as long, and on slow machines as long as the
+/// `window` chunks that may wait behind it take here, `stay_seconds` each.
+fn patience(stay_seconds: f64, window: usize) -> Duration {
+    Duration::try_from_secs_f64(stay_seconds * window as f64).unwrap_or(PATIENCE).max(PATIENCE)
+}
 
 /// Carries a task to a neighbour. `on_answer` is called at most once, from any thread, with the answer; dropping it means that none
 /// will come.
@@ -150,7 +156,11 @@ impl Source {
 
     /// Time allowed for the chunk's result.
     fn within(&self, offer: &Offer<'_>) -> Duration {
-        self.deadline.map_or(PATIENCE, |deadline| deadline.saturating_sub(offer.backlog + offer.elapsed))
+        match self.deadline {
+            Some(deadline) => deadline.saturating_sub(offer.backlog + offer.elapsed),
+            None if self.ledger.is_some() => patience(offer.compute_seconds, offer.window),
+            None => PATIENCE,
+        }
     }
 
     fn choose(&mut self, offer: &Offer<'_>) -> Option<Candidate> {
@@ -391,5 +401,18 @@ impl Expected {
                 .iter()
                 .all(|(depth, state)| (*self.layers.start()..=returned.exit_layer).contains(depth) && shaped(state))
             && evidence.into_iter().all(|evidence| self.layers.contains(&evidence.layer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_machines_wait_longer_for_a_result() {
+        assert_eq!(patience(0.01, 16), PATIENCE);
+        assert_eq!(patience(1.5, 16), Duration::from_secs(24));
+        assert_eq!(patience(f64::NAN, 16), PATIENCE);
+        assert_eq!(patience(f64::INFINITY, 16), PATIENCE);
     }
 }

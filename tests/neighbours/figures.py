@@ -1,104 +1,147 @@
-"""Amount of data against agreement with full depth, by topology, strategy and link, with processes."""
+"""Amount of data and accuracy by strategy, with processes: all strategies of a cell run at the same time, each on nodes of its own, so that what
+else the machine does meets them alike. Prints Markdown; --docs writes the last results of all cells, and the figure, into docs/."""
 
 import argparse
 import json
 import os
 import pathlib
-import re
-import subprocess
+import random
+import shutil
+import statistics
 import sys
 import tempfile
 import time
 
-from nodes import BELLIS, Group, free_port, recording
-from relay import ByteRelay
+import overhead
+from drawing import COLOURS, draw
+from nodes import REPOSITORY
+from strategies import Cell, Network, full_depth
 
-LINKS = {"50 Mbit/s, 2 ms": (50, 2), "10 Mbit/s, 2 ms": (10, 2), "1 Mbit/s, 20 ms": (1, 20)}
-# A source with one to four workers. In a ring, a source has one next node, and chunks make one hop: the same as two nodes.
-TOPOLOGIES = {"local": 0, "2 nodes, 3-node ring": 1, "3-node mesh": 2, "5-node mesh": 4}
-STRATEGIES = {
-    "no neighbours": ("gain", "never"),
-    "auto": ("gain", "auto"),
-    "always": ("gain", "always"),
-    "no exit, auto": ("never", "auto"),
-}
+DAISY, HUBERT = "daisy-tiny", "HuBERT-base size"
+CELLS = [
+    Cell("2 nodes", DAISY, [5, 5], (10, 2, 0.0), exits=True),
+    Cell("2 nodes, 1 % loss", DAISY, [5, 5], (10, 2, 0.01)),
+    Cell("2 nodes, slow link", DAISY, [5, 5], (1, 20, 0.0)),
+    Cell("slow source, fast neighbour", DAISY, [2, 20], (10, 2, 0.0), exits=True),
+    Cell("5-node mesh", DAISY, [3] * 5, (10, 2, 0.0)),
+    Cell("3-node mesh", HUBERT, [6, 6, 6], (10, 2, 0.0), policy="never", window=30),
+    Cell("2 nodes, 16 microphones", DAISY, [3, 3], (10, 2, 0.0), microphones=16, seconds=200),
+]
 
-
-class Network:
-    """Workers behind relays, with control groups for them and for the source."""
-
-    def __init__(self, workers, share, pack, megabits, milliseconds, folder):
-        self.source, self.groups, self.processes, self.connect = Group("source"), [], [], []
-        self.source.share(share)
-        for number in range(workers):
-            group, port = Group(f"worker{number}"), free_port()
-            command = [str(BELLIS), "worker", "--pack", pack, "--name", f"worker{number}", "--listen", f"tcp/127.0.0.1:{port}"]
-            log = (folder / f"worker{number}.log").open("w")
-            self.processes.append(subprocess.Popen(command, stderr=log))
-            time.sleep(1)
-            group.add(self.processes[-1].pid)
-            group.share(share)
-            self.groups.append(group)
-            link = ByteRelay(port, delay=milliseconds / 1e3, bytes_per_second=megabits * 125e3)
-            self.connect += ["--connect", f"tcp/127.0.0.1:{link.port}"]
-
-    def run(self, input_file, folder, policy, mode, pack):
-        """Starts the source."""
-        report, lines = folder / "report.json", folder / "lines"
-        command = [str(BELLIS), "run", str(input_file), "--pack", pack, "--policy", policy, "--with-units", "--report", str(report)]
-        command += ["--consumer", f"jsonl:{lines}"]
-        if self.connect and mode != "never":
-            command += [*self.connect, "--neighbours", mode]
-        log = (folder / "source.log").open("w")
-        return subprocess.Popen(command, stderr=log, preexec_fn=self.source.enter)
-
-    def end(self):
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        for group in [*self.groups, self.source]:
-            group.end()
+# What was measured last of every cell.
+RESULTS = REPOSITORY / "target/neighbours-figures.json"
+# Audio whose units at full depth are known, for the agreement.
+REFERENCE_SECONDS = 600
 
 
-def outcome(folder, full):
-    report = json.loads((folder / "report.json").read_text())
-    samples = report["samples"]
-    assert samples["captured"] == samples["processed"] + samples["dropped"], samples
-    units = [unit for line in (folder / "lines").read_text().splitlines() for unit in json.loads(line)["units"]]
-    same = sum(a == b for a, b in zip(units, full)) / max(len(units), 1)
-    rows = re.findall(r"neighbour \S+: (\d+) chunks sent = (\d+) returned", (folder / "source.log").read_text())
-    return report, same, sum(int(sent) for sent, _ in rows)
+def interval(ratios, draws=2000):
+    """Median, and its 95 % interval by the bootstrap."""
+    choose = random.Random(1)
+    medians = sorted(statistics.median(choose.choices(ratios, k=len(ratios))) for _ in range(draws))
+    return statistics.median(ratios), medians[draws // 40], medians[-draws // 40 - 1]
+
+
+def measure(cell, packs, full, folder, rounds, windows, strategies):
+    """Chunks per second by strategy and window, over `rounds` starts, and what became of each run."""
+    folder.mkdir()
+    rates, ends = {name: [] for name in strategies}, {name: [] for name in strategies}
+    for start in range(rounds):
+        networks = {}
+        try:
+            for name in strategies:
+                networks[name] = Network(cell, name, packs[cell.pack], folder / f"{start}-{name.replace(' ', '-')}")
+            for network in networks.values():
+                network.start()
+            while not all(network.chunks() >= 3 * max(cell.microphones, 1) for network in networks.values()):
+                time.sleep(0.1)
+            for network in networks.values():
+                network.limit()
+            before = {name: network.chunks() for name, network in networks.items()}
+            at = time.monotonic()
+            for _ in range(windows):
+                time.sleep(cell.window)
+                seconds = time.monotonic() - at
+                at += seconds
+                for name, network in networks.items():
+                    now = network.chunks()
+                    rates[name].append((now - before[name]) / seconds)
+                    before[name] = now
+            for name, network in networks.items():
+                ends[name].append(network.outcome(full))
+        finally:
+            for network in networks.values():
+                network.end()
+    return rates, ends
+
+
+def ratio(rates, name):
+    """Chunks per second of the first strategy, `auto`, divided by those of `name`, in the same windows."""
+    first = next(iter(rates.values()))
+    return interval([a / b for a, b in zip(first, rates[name]) if b > 0])
+
+
+def lines(cell, rates, ends):
+    """Rows of a cell: rate, ratio of auto to it, accuracy, share of chunks sent, processor time per chunk."""
+    rows, first = [], next(iter(rates), None)
+    for name, own in rates.items():
+        divided = "" if name == first else "{:.2f} ({:.2f} to {:.2f})".format(*ratio(rates, name))
+        mean = lambda what: statistics.fmean(end[what] for end in ends[name])
+        same = "" if ends[name][0]["agreement"] is None else f"{100 * mean('agreement'):.1f} %"
+        layer, sent = f"{mean('layer'):.2f}", f"{100 * min(mean('sent'), 1):.0f} %"
+        lost = f"{100 * mean('lost'):.1f} %" if cell.microphones else ""
+        rows.append((name, f"{statistics.median(own):.3g}", divided, same, layer, lost, sent, f"{1e3 * mean('here'):.2f}", f"{1e3 * mean('there'):.2f}"))
+    return rows
+
+
+HEAD = ("", "chunks per second", "auto divided by it", "agreement", "mean exit layer", "dropped", "sent", "ms of processor per chunk here", "there")
+
+
+def section(cell, results):
+    return f"{cell}\n\n{table(HEAD, lines(cell, *results[str(cell)]))}\n"
+
+
+def table(head, rows):
+    return "\n".join(["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1), *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--share", type=float, default=10, help="percent of a core that each node has")
-    parser.add_argument("--seconds", type=float, default=60, help="audio")
-    parser.add_argument("--pack", default="daisy-tiny")
-    parser.add_argument("--link", choices=LINKS, help="only this one")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="starts of every cell (default: %(default)s)")
+    parser.add_argument("--windows", type=int, default=6, help="windows of each (default: %(default)s)")
+    parser.add_argument("--cells", help="numbers of cells, from 1, separated by commas (default: all)")
+    parser.add_argument("--strategies", help="separated by semicolons, the reference first (default: those of the cell)")
+    parser.add_argument("--base", type=pathlib.Path, help="pack of HuBERT-base's size (python -m models.convert.golden --base OUT); without it, its cells are left out")
+    parser.add_argument("--without", type=pathlib.Path, help="a build without the feature: also count instructions")
+    parser.add_argument("--overhead", action="store_true", help="only count instructions; exit code 1 if there is an overhead")
+    parser.add_argument("--docs", action="store_true", help="write the last results of all cells, and the figure, into docs/")
     options = parser.parse_args()
-    folder = pathlib.Path(tempfile.mkdtemp())
-    recording(folder / "speech.wav", options.seconds)
-    reference = Network(0, 100, options.pack, 1, 1, folder)
-    reference.run(folder / "speech.wav", folder, "never", "never", options.pack).wait()
-    full = [unit for line in (folder / "lines").read_text().splitlines() for unit in json.loads(line)["units"]]
-    reference.end()
-    share = f"each node with {options.share:g} % of a core"
-    for link, (megabits, milliseconds) in LINKS.items():
-        if options.link not in (None, link):
+    packs = {DAISY: DAISY} | ({HUBERT: options.base} if options.base else {})
+    chosen = [CELLS[int(number) - 1] for number in options.cells.split(",")] if options.cells else CELLS
+    folder, full = pathlib.Path(tempfile.mkdtemp()), []
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if options.without:
+        results["overhead"] = overhead.report(options.without)
+        print(results["overhead"], flush=True)
+    for number, cell in enumerate([] if options.overhead else chosen):
+        if cell.pack not in packs:
             continue
-        print(f"\n{options.pack}, a file, {link}, {share}: chunks per second, agreement, share of chunks sent\n")
-        print(f"| | {' | '.join(STRATEGIES)} |\n|---|{'---|' * len(STRATEGIES)}")
-        for topology, workers in TOPOLOGIES.items():
-            cells = []
-            for policy, mode in STRATEGIES.values():
-                network = Network(workers, options.share, options.pack, megabits, milliseconds, folder)
-                network.run(folder / "speech.wav", folder, policy, mode, options.pack).wait()
-                network.end()
-                report, same, sent = outcome(folder, full)
-                rate, away = report["chunks"] / report["wall_seconds"], sent / report["chunks"]
-                cells.append(f"{rate:.1f}, {100 * same:.1f} %, {100 * away:.0f} %")
-            print(f"| {topology} | {' | '.join(cells)} |", flush=True)
+        if cell.pack == DAISY and not full:
+            full = full_depth(packs[DAISY], REFERENCE_SECONDS, folder)
+        strategies = options.strategies.split(";") if options.strategies else cell.strategies()
+        reference = full if cell.pack == DAISY else None
+        results[str(cell)] = measure(cell, packs, reference, folder / str(number), options.rounds, options.windows, strategies)
+        print(section(cell, results), flush=True)
+    RESULTS.write_text(json.dumps(results))
+    shutil.rmtree(folder)
+    if options.docs:
+        measured = [cell for cell in CELLS if str(cell) in results]
+        path = REPOSITORY / "docs/notes/neighbours.md"
+        begin, end = "<!-- figures.py: begin -->", "<!-- figures.py: end -->"
+        before, rest = path.read_text().split(begin)
+        sections = [results.get("overhead", ""), *(section(cell, results) for cell in measured)]
+        path.write_text(f"{before}{begin}\n" + "\n".join(sections).strip() + f"\n{end}{rest.split(end, 1)[1]}")
+        points = [(cell, name, *ratio(results[str(cell)][0], name)) for cell in measured for name in results[str(cell)][0] if name in COLOURS]
+        (REPOSITORY / "docs/figures/neighbours.svg").write_text(draw(points))
 
 
 if __name__ == "__main__":

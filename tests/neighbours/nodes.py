@@ -7,10 +7,12 @@ import time
 import wave
 
 BELLIS = pathlib.Path(os.environ.get("BELLIS", "target/release/bellis")).resolve()
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 # Version 1 has a hierarchy per controller.
 OLD = (CGROUPS / "cpu/cpu.cfs_quota_us").exists()
 SHORTEST_QUOTA_MICROSECONDS = 1_000
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def free_port():
@@ -26,6 +28,12 @@ def recording(path, seconds):
     with wave.open(str(path), "wb") as out:
         out.setparams(parameters)
         out.writeframes(frames * (1 + int(seconds * parameters.framerate) // parameters.nframes))
+
+
+def processor_seconds(pid):
+    """Processor time of a process so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 class Group:
@@ -45,7 +53,7 @@ class Group:
     def share(self, percent):
         """Limits the processor time; 100 is no limit."""
         period = max(10_000, int(100 * SHORTEST_QUOTA_MICROSECONDS / percent))
-        quota = int(period * percent / 100)
+        quota = max(int(period * percent / 100), SHORTEST_QUOTA_MICROSECONDS)
         if OLD:
             (self.path / "cpu.cfs_quota_us").write_text("-1")
             (self.path / "cpu.cfs_period_us").write_text(str(period))

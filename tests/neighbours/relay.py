@@ -1,6 +1,7 @@
 """Relays between a source and a worker: of bytes (a TCP proxy with faults) and of messages (a Zenoh worker that passes tasks on)."""
 
 import asyncio
+import math
 import random
 import threading
 import time
@@ -8,14 +9,19 @@ import time
 import zenoh
 
 PREFIX = "bellis/1/worker"
+# A lossy link as TCP shows it: a segment that is lost holds back all that follow, for a round trip if others behind it reveal the loss,
+# and otherwise for Linux's shortest retransmission timeout as well.
+SEGMENT_BYTES = 1448
+RETRANSMISSION_SECONDS = 0.2
 
 
 class ByteRelay:
-    """A TCP proxy with a delay and a rate, which can break, hold and refuse connections. Runs on a thread of its own."""
+    """A TCP proxy with a delay, a rate and lost segments, which can break, hold and refuse connections. Runs on a thread of its own."""
 
-    def __init__(self, target, port=0, delay=0.0, bytes_per_second=None):
+    def __init__(self, target, port=0, delay=0.0, bytes_per_second=None, loss=0.0, seed=1):
         self.target, self.port = target, port
-        self.delay, self.bytes_per_second = delay, bytes_per_second
+        self.delay, self.bytes_per_second, self.loss = delay, bytes_per_second, loss
+        self.random = random.Random(seed)
         self.held, self.refused = False, False
         self.writers = set()
         self.ready = threading.Event()
@@ -47,6 +53,14 @@ class ByteRelay:
         await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
         self.writers -= {writer, there_writer}
 
+    def _retransmissions(self, length, last):
+        """Time that lost segments of a block cost; nothing follows it on the connection if it is the `last` one."""
+        seconds = 0.0
+        for _ in range(math.ceil(length / SEGMENT_BYTES)):
+            while self.random.random() < self.loss:
+                seconds += 2 * self.delay + (RETRANSMISSION_SECONDS if last else 0.0)
+        return seconds
+
     async def _pump(self, reader, writer):
         # Bytes leave `delay` after they came, at the given rate; at most 64 blocks are under way.
         queue = asyncio.Queue(64)
@@ -55,7 +69,8 @@ class ByteRelay:
             free = 0.0
             while (item := await queue.get()) is not None:
                 came, block = item
-                start = max(came + self.delay, free)
+                start = max(came + self.delay, free) + self._retransmissions(len(block), queue.empty())
+                free = max(free, start)
                 if self.bytes_per_second:
                     free = start + len(block) / self.bytes_per_second
                     start = free
