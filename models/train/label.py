@@ -23,11 +23,11 @@ from .inventory import BOUNDARY, VOCABULARY, spoken
 from .mixing import UNKNOWN
 from .model import LEAD, RECEPTIVE_FIELD, load
 from .paths import HOP, PREPARED, TARGETS
-from .texts import TRANSCRIBED, text_of
+from .texts import UNSURE, text_of
 
 CHUNK, WINDOW, WARM_UP = 32, 1024, 256  # frames: a window's first ones only give context
 WORST = 1.2  # nats per frame by which the text may be less likely than the model's own reading
-WORST_TRANSCRIBED = 0.3  # the same for texts of a recogniser, which errs in words that sound alike
+WORST_UNSURE = 0.3  # the same for texts that are often not what is said
 
 
 def model_of(path):
@@ -151,7 +151,7 @@ def label(model, group, keep_units):
             continue
         path, mean = found
         costs.append(log_p.max(1).mean() - mean)
-        if costs[-1] > (WORST_TRANSCRIBED if entry["package"] in TRANSCRIBED else WORST):
+        if costs[-1] > (WORST_UNSURE if entry["package"] in UNSURE else WORST):
             continue
         phones[here] = path
         if heads is not None:

@@ -1,5 +1,6 @@
 """What the recordings say, where their packages tell: the text of a clip, and the espeak-ng voice that reads its language."""
 
+import gzip
 import json
 import re
 from functools import lru_cache
@@ -13,6 +14,11 @@ VOICES = {  # of the languages that espeak-ng reads reliably
 }
 TRANSCRIPTS = "transcripts.json"
 TRANSCRIBED = {sky.PACKAGE}  # whose texts a recogniser wrote (models/train/transcribe.py)
+OTHER_PROMPTS = "asterisk-prompt-it-menardi-wav"  # the Italian prompts by another speaker, some of them in other words
+UNSURE = TRANSCRIBED | {OTHER_PROMPTS}  # whose texts are often not what is said
+PROMPTS = re.compile(r"asterisk-core-sounds-([a-z]+)-g722")
+NOT_READ = re.compile(r"[\[\d<{|]|\.\.\.")  # tones, numbers, gaps
+NO_TILDE = re.compile(r"contrasena|senal|manana|espanol|\ban[o]s?\b", re.IGNORECASE)  # Spanish without its ñ
 LUA = re.compile(r'dialogId\("([^"]+)"[^\n]*\n\s*dialogStr\("((?:[^"\\]|\\.)*)"\)')
 
 
@@ -20,6 +26,10 @@ def text_of(entry):
     """(text, voice) of an entry of prepared/GROUP.json, or None."""
     package, clip = entry["package"], entry["clip"]
     reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted, sky.PACKAGE: transcribed}.get(package)
+    if package == OTHER_PROMPTS:
+        return prompt("it", clip)
+    if prompts_of := PROMPTS.fullmatch(package):
+        return prompt(prompts_of[1], clip)
     if package.startswith("fillets-ng-data-"):
         return dialogue(package.rsplit("-", 1)[-1], clip)
     return reader(clip) if reader else None
@@ -51,6 +61,23 @@ def dialogues(language):
 def dialogue(language, clip):
     text = dialogues(language).get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
     return (text.replace("\\", " "), VOICES[language]) if text else None
+
+
+@lru_cache
+def prompt_texts(language):
+    """{path without suffix: text} of asterisk's prompts."""
+    path = PACKAGES / f"asterisk-core-sounds-{language}/usr/share/doc/asterisk-core-sounds-{language}/core-sounds-{language}.txt.gz"
+    if not path.exists():
+        return {}
+    lines = gzip.decompress(path.read_bytes()).decode("utf-8-sig").splitlines()
+    return {name: text.strip() for name, text in (line.split(":", 1) for line in lines if ":" in line and line[0] != ";")}
+
+
+def prompt(language, clip):
+    text = prompt_texts(language).get(clip.split("/sounds/", 1)[-1].partition("/")[2].rsplit(".", 1)[0])
+    if not text or NOT_READ.search(text) or (language == "es" and NO_TILDE.search(text)):
+        return None
+    return (text, VOICES[language])
 
 
 def acted(clip):
