@@ -22,6 +22,7 @@ from . import model as student
 from .inventory import VOCABULARY
 from .model import LEAD, MELS, RECEPTIVE_FIELD, STEP, WINDOW
 from .paths import HOP, RATE
+from .sentences import LANGUAGES
 
 OPSET, IR = 18, 8
 EPSILON = 1e-5  # of PyTorch's layer norm
@@ -241,7 +242,7 @@ def write(model, folder, name, half=True, steps="0 steps", numbers=None, phones=
         stages[f"gain.{k}"] = folder / f"gain_{k:02}.onnx"
         gain(stages[f"gain.{k}"], part, shape, half)
     text = PACK.format(
-        exits=exit_section(numbers), ctc=f"[ctc]\nvocabulary = {json.dumps(phones, ensure_ascii=False)}\n\n" if phones else "", name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
+        exits=exit_section(numbers), ctc=ctc_section(phones), name=name, description=description, rate=RATE, hop=HOP, field=RECEPTIVE_FIELD, lead=LEAD, layers=shape.layers, dim=shape.dim,
         heads=shape.heads, units=shape.units, context=shape.left_context, slopes=shape.slopes(), steps=steps, licence=LICENCE,
         date=datetime.date.today().isoformat(),
     )
@@ -249,6 +250,13 @@ def write(model, folder, name, half=True, steps="0 steps", numbers=None, phones=
         text += f'{stage} = {{ file = "{path.name}", sha256 = "{hashlib.sha256(path.read_bytes()).hexdigest()}" }}\n'
     (folder / "pack.toml").write_text(text)
     return folder
+
+
+def ctc_section(phones):
+    """Phones are recognised well in the languages of the synthetic speech, whose phones are exact."""
+    if not phones:
+        return ""
+    return f"[ctc]\nvocabulary = {json.dumps(phones, ensure_ascii=False)}\nlanguages = {json.dumps(sorted(LANGUAGES))}\n\n"
 
 
 def log_floor(path):

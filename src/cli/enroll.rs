@@ -135,7 +135,7 @@ impl Enroll {
         keyword.save(&path)?;
         report(&keyword, &takes, &path);
         let others: Vec<Keyword> = find(&folder)?.iter().filter_map(|other| load(other, None).ok()).collect();
-        for weakness in weaknesses(&keyword, &takes, &others) {
+        for weakness in weaknesses(&keyword, &takes, &others, enroller.pack()) {
             errln!("warning: {weakness}");
         }
         Ok(())

@@ -149,6 +149,9 @@ fn rows(pack: &Pack, m: &Manifest) -> Vec<(&'static str, String)> {
     if let Some(ctc) = &m.ctc {
         let layers: Vec<String> = pack.ctc.iter().map(|(layer, _)| layer.to_string()).collect();
         rows.push(("ctc", format!("layers {}: {} classes", layers.join(", "), ctc.vocabulary.len())));
+        if !ctc.languages.is_empty() {
+            rows.push(("languages", ctc.languages.join(", ")));
+        }
     }
     rows.extend([("weights", m.provenance.weights.clone()), ("data", m.provenance.data.clone())]);
     if !m.provenance.held_out.is_empty() {

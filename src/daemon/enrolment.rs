@@ -313,7 +313,7 @@ impl Enrolment {
         let io = |source| JobError::Folder { folder: self.folder.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(io)?;
         keyword.save(&keyword.path_in(&self.folder))?;
-        let weak = weaknesses(&keyword, &takes, &self.enrolled());
+        let weak = weaknesses(&keyword, &takes, &self.enrolled(), self.enroller.pack());
         Ok(weak.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     }
 

@@ -2,6 +2,7 @@
 
 use super::enroll::Enrolment;
 use super::file::Keyword;
+use crate::pack::Pack;
 
 /// Phrases with fewer phones or less speech than this are detected less well.
 const FEW_PHONES: usize = 6;
@@ -14,6 +15,13 @@ const CONFUSABLE_EDITS: usize = 1;
 pub enum Weakness {
     /// It has few phones, or little speech.
     Short,
+    /// It was enrolled from text in a language whose phones the pack does not recognise well.
+    Language {
+        /// The language of the phrase.
+        language: String,
+        /// Those that the pack recognises well.
+        known: Vec<String>,
+    },
     /// Its examples reach the threshold of another keyword, which has this name, or the other way round.
     Confusable(String),
 }
@@ -22,6 +30,14 @@ impl std::fmt::Display for Weakness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Short => f.write_str("the phrase is short, so expect misses and false accepts; use three or more syllables"),
+            Self::Language { language, known } => {
+                write!(
+                    f,
+                    "the pack recognises the phones of {} well, and those of `{language}` badly, so expect most utterances to be missed; \
+                     enroll recordings instead",
+                    known.join(", ")
+                )
+            }
             Self::Confusable(other) => {
                 write!(f, "the phrase resembles the keyword `{other}`, so each may trigger the other; use another phrase")
             }
@@ -29,13 +45,30 @@ impl std::fmt::Display for Weakness {
     }
 }
 
-/// The weaknesses of `keyword`, which was enrolled from `takes`, beside the keywords `others`.
-pub fn weaknesses(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword]) -> Vec<Weakness> {
+/// The weaknesses of `keyword`, which was enrolled from `takes` with `pack`, beside the keywords `others`.
+pub fn weaknesses(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword], pack: &Pack) -> Vec<Weakness> {
+    let known = pack.manifest.ctc.as_ref().map_or(&[][..], |ctc| &ctc.languages);
+    [language(keyword, known), length(keyword)].into_iter().flatten().chain(confusable(keyword, takes, others)).collect()
+}
+
+/// A phrase in none of the `known` languages, if there are any.
+fn language(keyword: &Keyword, known: &[String]) -> Option<Weakness> {
+    let language = &keyword.say.as_ref().filter(|_| keyword.phones.is_some())?.language;
+    let code = language.split('-').next();
+    let unknown = !known.is_empty() && !known.iter().any(|one| Some(one.as_str()) == code);
+    unknown.then(|| Weakness::Language { language: language.clone(), known: known.to_vec() })
+}
+
+fn length(keyword: &Keyword) -> Option<Weakness> {
     let seconds = keyword.example.iter().map(|example| example.seconds).sum::<f64>() / keyword.example.len().max(1) as f64;
     let short =
         keyword.phones.as_ref().map_or(seconds < SHORT_SECONDS, |phones| phones.phrase.iter().any(|own| own.len() < FEW_PHONES));
-    let confusable = others.iter().filter(|other| other.name != keyword.name && is_confusable(keyword, takes, other));
-    short.then_some(Weakness::Short).into_iter().chain(confusable.map(|other| Weakness::Confusable(other.name.clone()))).collect()
+    short.then_some(Weakness::Short)
+}
+
+fn confusable(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword]) -> impl Iterator<Item = Weakness> {
+    let resembles = |other: &&Keyword| other.name != keyword.name && is_confusable(keyword, takes, other);
+    others.iter().filter(resembles).map(|other| Weakness::Confusable(other.name.clone()))
 }
 
 fn is_confusable(keyword: &Keyword, takes: &[Enrolment], other: &Keyword) -> bool {
@@ -67,7 +100,7 @@ fn edits(a: &[String], b: &[String]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::file::{Example, PackRef};
+    use super::super::file::{Example, PackRef, Say};
     use super::super::phones::Phones;
     use super::*;
 
@@ -89,14 +122,40 @@ mod tests {
     }
 
     #[test]
+    fn text_in_a_language_that_the_pack_does_not_know_is_reported() {
+        let known = ["en".to_owned(), "pt".to_owned()];
+        let spoken = |code: &str| {
+            let mut keyword = keyword("lamp", "tənɔnðəlæmp");
+            keyword.say = Some(Say { phrase: "turn on the lamp".into(), language: code.into() });
+            keyword
+        };
+        assert_eq!(
+            (language(&spoken("en-us"), &known), language(&spoken("pt-br"), &known), language(&spoken("ru"), &[])),
+            (None, None, None)
+        );
+        let found = language(&spoken("ru"), &known).unwrap().to_string();
+        assert!(found.contains("en, pt well") && found.contains("`ru`"), "{found}");
+        // Recordings alone need no phones.
+        let recorded = Keyword { phones: None, ..spoken("ru") };
+        assert_eq!(language(&recorded, &known), None);
+    }
+
+    #[test]
     fn short_and_confusable_phrases_are_reported() {
         let others = [keyword("lamp", "tənɔnðəlæmp"), keyword("radio", "tənɔnðəreidio")];
-        let found = |name: &str, phones: &str| weaknesses(&keyword(name, phones), &[], &others);
+        let found = |name: &str, phones: &str| {
+            let keyword = keyword(name, phones);
+            length(&keyword).into_iter().chain(confusable(&keyword, &[], &others)).collect::<Vec<_>>()
+        };
         assert_eq!(found("ramp", "tənɔnðəræmp"), [Weakness::Confusable("lamp".into())]);
         assert_eq!(found("go", "goʊ"), [Weakness::Short]);
         assert!(found("music", "stɔpðəmjusɪk").is_empty() && found("lamp", "tənɔnðəlæmp").is_empty());
         let mut elsewhere = keyword("ramp", "tənɔnðəræmp");
         elsewhere.pack.identity = "1".into();
-        assert!(weaknesses(&elsewhere, &[], &others).is_empty(), "a keyword of another pack is never active at the same time");
+        assert_eq!(
+            confusable(&elsewhere, &[], &others).next(),
+            None,
+            "a keyword of another pack is never active at the same time"
+        );
     }
 }

@@ -367,6 +367,9 @@ pub struct MixtureSection {
 pub struct CtcSection {
     /// Class names; class 0 is the blank.
     pub vocabulary: Vec<String>,
+    /// The languages whose phones it recognises well, as ISO 639-1 codes; empty if this is not known.
+    #[serde(default)]
+    pub languages: Vec<String>,
 }
 
 /// `[provenance]`.
