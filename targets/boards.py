@@ -3,9 +3,12 @@
 import os
 import pathlib
 import shlex
+import shutil
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
+# Versions of LLVM: the first with the models that targets/mca uses, and one that does not exist yet.
+OLDEST_LLVM, NEWEST_LLVM = 17, 30
 
 
 def read(name):
@@ -27,3 +30,11 @@ def program(triple, profile):
     if not path.is_file():
         raise SystemExit(f"{path} does not exist; build it with targets/build pi-4 --profile {profile}")
     return path
+
+
+def llvm(name):
+    """The newest installed version of one of LLVM's programs."""
+    for version in range(NEWEST_LLVM, OLDEST_LLVM - 1, -1):
+        if path := shutil.which(f"{name}-{version}"):
+            return path
+    raise SystemExit(f"{name} of LLVM {OLDEST_LLVM} or newer not found; install it with `apt install llvm-19`")

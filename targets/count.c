@@ -1,10 +1,14 @@
 /* A plugin for qemu-user that counts executed AArch64 instructions by kind and prints them when the program ends.
  * targets/count compiles and uses it. Counts are exactly repeatable if the program is deterministic, since no clock is read.
  *
+ * With `profile=FILE`, it also writes how often each block of instructions was executed, the kinds of its
+ * instructions, and the memory map, which tells the files that they are from.
+ *
  * The first lines replace qemu-plugin.h (interface version 1, qemu 4.2 to 8), which distributions do not contain. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef uint64_t plugin_id;
 struct block;
@@ -13,6 +17,7 @@ void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, void (*)(plugin_id, struct
 void qemu_plugin_register_vcpu_tb_exec_cb(struct block *, void (*)(unsigned, void *), int flags, void *);
 void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
 size_t qemu_plugin_tb_n_insns(const struct block *);
+uint64_t qemu_plugin_tb_vaddr(const struct block *);
 struct instruction *qemu_plugin_tb_get_insn(const struct block *, size_t);
 const void *qemu_plugin_insn_data(const struct instruction *);
 void qemu_plugin_outs(const char *);
@@ -72,18 +77,51 @@ static void add(uint16_t *to, uint32_t code) {
   if ((kind == MULTIPLY_ADD && is_dot(code)) || is_pairwise_sum(code)) to[BYTES]++;
 }
 
+/* A translated block: a run of instructions that is always executed whole. Never freed, as the translation that it belongs to. */
+struct translation {
+  uint16_t added[COUNTERS];
+  uint64_t address, times;
+  char *kinds; /* of each instruction, as a letter from A on */
+  struct translation *next;
+};
+static struct translation *translations;
+static const char *profile;
+
 static void executed(unsigned thread, void *of_block) {
-  const uint16_t *added = of_block;
-  for (int counter = 0; counter < COUNTERS; counter++) counts[thread % THREADS].of[counter] += added[counter];
+  struct translation *block = of_block;
+  for (int counter = 0; counter < COUNTERS; counter++) counts[thread % THREADS].of[counter] += block->added[counter];
+  if (profile) __atomic_fetch_add(&block->times, 1, __ATOMIC_RELAXED);
 }
 
 static void translated(plugin_id id, struct block *block) {
   (void)id;
-  uint16_t *added = calloc(COUNTERS, sizeof *added);  /* never freed, as the translation that it belongs to */
-  if (!added) abort();
-  for (size_t i = 0; i < qemu_plugin_tb_n_insns(block); i++)
-    add(added, *(const uint32_t *)qemu_plugin_insn_data(qemu_plugin_tb_get_insn(block, i)));
-  qemu_plugin_register_vcpu_tb_exec_cb(block, executed, 0, added);
+  struct translation *translation = calloc(1, sizeof *translation);
+  size_t instructions = qemu_plugin_tb_n_insns(block);
+  char *kinds = calloc(1, instructions + 1);
+  if (!translation || !kinds) abort();
+  translation->address = qemu_plugin_tb_vaddr(block);
+  translation->kinds = kinds;
+  for (size_t i = 0; i < instructions; i++) {
+    uint32_t code = *(const uint32_t *)qemu_plugin_insn_data(qemu_plugin_tb_get_insn(block, i));
+    kinds[i] = 'A' + kind_of(code);
+    add(translation->added, code);
+  }
+  translation->next = translations;
+  while (!__atomic_compare_exchange_n(&translations, &translation->next, translation, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {}
+  qemu_plugin_register_vcpu_tb_exec_cb(block, executed, 0, translation);
+}
+
+/* The memory map is that of the emulator, whose addresses are those of the program. */
+static void write_profile(void) {
+  FILE *to = fopen(profile, "w"), *maps = fopen("/proc/self/maps", "r");
+  char line[4096];
+  if (!to || !maps) abort();
+  while (fgets(line, sizeof line, maps)) fputs(line, to);
+  fputs("\n", to);
+  for (struct translation *block = translations; block; block = block->next)
+    fprintf(to, "%llx %llu %s\n", (unsigned long long)block->address, (unsigned long long)block->times, block->kinds);
+  fclose(maps);
+  fclose(to);
 }
 
 static void at_exit(plugin_id id, void *none) {
@@ -97,10 +135,13 @@ static void at_exit(plugin_id id, void *none) {
     qemu_plugin_outs(line);
   }
   qemu_plugin_outs("\n");
+  if (profile) write_profile();
 }
 
 __attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv) {
-  (void)info, (void)argc, (void)argv;
+  (void)info;
+  for (int i = 0; i < argc; i++)
+    if (!strncmp(argv[i], "profile=", 8)) profile = strdup(argv[i] + 8);
   qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
   qemu_plugin_register_atexit_cb(id, at_exit, NULL);
   return 0;

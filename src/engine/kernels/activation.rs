@@ -1,6 +1,7 @@
-//! Element-wise activation functions.
+//! Element-wise activation functions, and the exponential of the softmax.
 
-use rten_simd::{Isa, SimdUnaryOp};
+use rten_simd::ops::{FloatOps, IntOps, NumOps};
+use rten_simd::{Isa, Simd, SimdUnaryOp};
 
 /// The activation applied to the result of a matmul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +20,15 @@ impl Activation {
         }
     }
 
+    /// Applies the activation to results of int8 matmuls: without division and exponential, and with an error far below that of the quantisation.
+    #[inline(always)]
+    pub fn apply_after_int8<I: Isa, const V: usize>(self, isa: I, x: [I::F32; V]) -> [I::F32; V] {
+        match self {
+            Self::None => x,
+            Self::Gelu => gelu(isa, x),
+        }
+    }
+
     /// Applies the activation to every element of `values`.
     pub fn map(self, values: &mut [f32]) {
         match self {
@@ -28,4 +38,77 @@ impl Activation {
             }
         }
     }
+}
+
+/// x · (½ + erf(x / √2) / 2) within 1e-6 for |x| ≤ 9, and exactly x or 0 beyond 5.3.
+///
+/// erf(x / √2) / 2 = x · P(t) for |x| < 5.2, where t maps x² to −1 … 1: neither a division nor an exponential. P is evaluated by Estrin's
+/// scheme, because in Horner's every step waits for the previous one, and on Arm needs a copy of its coefficient.
+#[inline(always)]
+pub(super) fn gelu<I: Isa, const V: usize>(isa: I, x: [I::F32; V]) -> [I::F32; V] {
+    /// 2 / 5.2²
+    const STEEPNESS: f32 = 0.073_964_5;
+    /// P minimises the largest absolute error of x · P(t), by iterated weighting of least squares. Lowest power first.
+    const P: [f32; 14] = [
+        0.135_95,
+        -0.067_743_67,
+        0.050_024_52,
+        -0.039_929_82,
+        0.031_989_958,
+        -0.024_723_625,
+        0.017_954_793,
+        -0.012_505_141,
+        0.008_559_956,
+        -0.004_789_003,
+        0.001_800_133_7,
+        -0.001_221_524_4,
+        0.001_268_507,
+        -0.000_481_267_05,
+    ];
+    let ops = isa.f32();
+    let mut y = x;
+    for (y, &x) in y.iter_mut().zip(&x) {
+        let t = ops.mul_add(ops.mul(x, ops.splat(STEEPNESS)), x, ops.splat(-1.0));
+        let t = ops.min(t, ops.one());
+        let mut pairs = [t; 7];
+        for (i, pair) in pairs.iter_mut().enumerate() {
+            *pair = ops.mul_add(ops.splat(P[2 * i + 1]), t, ops.splat(P[2 * i]));
+        }
+        let t2 = ops.mul(t, t);
+        let t4 = ops.mul(t2, t2);
+        let low = ops.mul_add(ops.mul_add(pairs[3], t2, pairs[2]), t4, ops.mul_add(pairs[1], t2, pairs[0]));
+        let high = ops.mul_add(pairs[6], t4, ops.mul_add(pairs[5], t2, pairs[4]));
+        let p = ops.mul_add(high, ops.mul(t4, t4), low);
+        let half = ops.splat(0.5);
+        let share = ops.max(ops.min(ops.mul(x, p), half), ops.neg(half));
+        *y = ops.mul_add(x, share, ops.mul(x, half));
+    }
+    y
+}
+
+/// eˣ of x ≤ 0 within two units of the last place; 0 below −87, where the result would not be a normal number.
+///
+/// As rten-vecmath's `Exp`, to the bit, without the steps that larger and smaller results need.
+#[inline(always)]
+pub fn exp_of_negative<I: Isa>(isa: I, x: I::F32) -> I::F32 {
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = -0.693_145_75;
+    const LN_2_LOW: f32 = -1.428_606_8e-6;
+    const COEFFICIENTS: [f32; 7] = [0.001_378_059_4, 0.008_373_124_5, 0.041_669_536, 0.166_664_72, 0.499_999_85, 1.0, 1.0];
+    const LEAST: f32 = -87.0;
+    let (ops, ints) = (isa.f32(), isa.i32());
+    // x = n · ln 2 + r. The lowest bits of `shifted` are those of n.
+    let shifted = ops.mul_add(x, ops.splat(std::f32::consts::LOG2_E), ops.splat(ROUND));
+    let n = ops.sub(shifted, ops.splat(ROUND));
+    let r = ops.mul_add(n, ops.splat(LN_2_HIGH), x);
+    let r = ops.mul_add(n, ops.splat(LN_2_LOW), r);
+    let mut p = ops.splat(COEFFICIENTS[0]);
+    for coefficient in &COEFFICIENTS[1..] {
+        p = ops.mul_add(p, r, ops.splat(*coefficient));
+    }
+    // p · 2ⁿ: n is added to the exponent of p.
+    let bits: I::I32 = p.reinterpret_cast();
+    let n: I::I32 = shifted.reinterpret_cast();
+    let y: I::F32 = ints.add(bits, ints.shift_left::<23>(n)).reinterpret_cast();
+    ops.select(ops.zero(), y, ops.lt(x, ops.splat(LEAST)))
 }

@@ -4,9 +4,10 @@
 //! vectors, and neither keys nor values are transposed or concatenated.
 
 use rten_simd::ops::{FloatOps, NumOps};
-use rten_simd::{Isa, SimdOp, SimdUnaryOp};
-use rten_vecmath::Exp;
+use rten_simd::{Isa, SimdOp};
 
+use super::activation::exp_of_negative;
+use super::by_lane::{ByLane, FOUR, by_lane};
 use super::in_registers;
 
 /// Queries computed together; a multiple of the lanes of every vector type.
@@ -27,6 +28,13 @@ impl<'a> ByHead<'a> {
     #[inline(always)]
     fn row(&self, head: usize, frame: usize, width: usize) -> &'a [f32] {
         &self.data[head * self.head_stride + frame * self.frame_stride..][..width]
+    }
+
+    /// The rows of a head from element `first` on.
+    #[inline(always)]
+    fn rows(&self, head: usize, first: usize) -> impl Iterator<Item = &'a [f32]> {
+        let data = self.data.get(head * self.head_stride + first..).unwrap_or(&[]);
+        data.chunks(self.frame_stride.max(1)).take(self.frames)
     }
 }
 
@@ -147,7 +155,23 @@ impl Attention<'_> {
                 }
             }
         }
-        for (k, query) in queries.chunks_exact(QUERIES).enumerate() {
+        let fours = self.width / FOUR;
+        let (queries, rest) = queries.split_at(fours * FOUR * QUERIES);
+        let rows_by_four: [&[[f32; FOUR]]; R] = std::array::from_fn(|r| &rows[r].as_chunks().0[..fours]);
+        for (four, queries) in (0..fours).zip(queries.chunks_exact(FOUR * QUERIES)) {
+            let x: [ByLane<I>; R] = std::array::from_fn(|r| ByLane::load(isa, &rows_by_four[r][four]));
+            by_lane!(LANE => {
+                let query = &queries[LANE as usize * QUERIES..][..QUERIES];
+                let query: [I::F32; N] = std::array::from_fn(|n| ops.load(&query[n * lanes..]));
+                for r in 0..R {
+                    let x = x[r].broadcast::<LANE>(isa);
+                    for n in 0..N {
+                        sums[r][n] = ops.mul_add(query[n], x, sums[r][n]);
+                    }
+                }
+            });
+        }
+        for (k, query) in (fours * FOUR..self.width).zip(rest.chunks_exact(QUERIES)) {
             let query: [I::F32; N] = std::array::from_fn(|n| ops.load(&query[n * lanes..]));
             for r in 0..R {
                 let x = ops.splat(rows[r][k]);
@@ -217,8 +241,8 @@ impl Attention<'_> {
             let mut sums = [ops.zero(); R];
             let mut weights = weights.chunks_exact(QUERIES);
             for segment in self.values {
-                for (frame, weights) in (0..segment.frames).zip(weights.by_ref()) {
-                    let value = ops.load_pad(&segment.row(head, frame, self.width)[column..]).0;
+                for (value, weights) in segment.rows(head, column).zip(weights.by_ref()) {
+                    let value = ops.load_pad(&value[..rest]).0;
                     for r in 0..R {
                         sums[r] = ops.mul_add(ops.splat(weights[query + r]), value, sums[r]);
                     }
@@ -233,14 +257,25 @@ impl Attention<'_> {
         let mut sums = [[ops.zero(); V]; R];
         let mut weights = weights.chunks_exact(QUERIES);
         for segment in self.values {
-            for (frame, weights) in (0..segment.frames).zip(weights.by_ref()) {
-                let value = &segment.row(head, frame, self.width)[column..][..V * lanes];
+            for (value, weights) in segment.rows(head, column).zip(weights.by_ref()) {
+                let value = &value[..V * lanes];
                 let value: [I::F32; V] = std::array::from_fn(|v| ops.load(&value[v * lanes..]));
                 let weights = &weights[query..][..R];
-                for r in 0..R {
+                let (fours, _) = weights.as_chunks::<FOUR>();
+                for four in 0..R / FOUR {
+                    let weights = ByLane::load(isa, &fours[four]);
+                    by_lane!(LANE => {
+                        let weight = weights.broadcast::<LANE>(isa);
+                        for v in 0..V {
+                            let sum = &mut sums[four * FOUR + LANE as usize][v];
+                            *sum = ops.mul_add(value[v], weight, *sum);
+                        }
+                    });
+                }
+                for r in R / FOUR * FOUR..R {
                     let weight = ops.splat(weights[r]);
                     for v in 0..V {
-                        sums[r][v] = ops.mul_add(weight, value[v], sums[r][v]);
+                        sums[r][v] = ops.mul_add(value[v], weight, sums[r][v]);
                     }
                 }
             }
@@ -270,7 +305,7 @@ fn softmax<I: Isa, const N: usize>(isa: I, scores: &mut [f32], factors: &mut [f3
     for scores in scores.chunks_exact_mut(QUERIES) {
         for n in 0..N {
             let scores = &mut scores[n * lanes..];
-            let weight = Exp {}.eval(isa, ops.sub(ops.load(scores), most[n]));
+            let weight = exp_of_negative(isa, ops.sub(ops.load(scores), most[n]));
             sums[n] = ops.add(sums[n], weight);
             ops.store(weight, scores);
         }

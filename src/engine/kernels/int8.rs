@@ -6,6 +6,7 @@ use std::ops::Range;
 use rten_simd::ops::{FloatOps, NarrowSaturate, NumOps, ToFloat};
 use rten_simd::{Isa, Simd, SimdOp};
 
+use super::by_lane::FOUR;
 use super::{Activation, Rows};
 
 /// Quantised constant weights `[inputs, outputs]` with one scale per column.
@@ -140,32 +141,79 @@ impl SimdOp for Widen<'_> {
         let scale_of = &self.weights.scale[columns.clone()];
         let sum_of = &self.weights.sums[columns.clone()];
         let bias_of = &self.weights.bias[columns.clone()];
-        let whole = columns.len() - columns.len() % lanes;
+        let count = columns.len();
         for (r, out) in self.out.chunks_exact_mut(outputs.max(1)).enumerate() {
             let out = &mut out[columns.clone()];
-            let sums = &self.sums[r * self.stride..][..columns.len()];
+            let sums = &self.sums[r * self.stride..][..count];
             let residual = self.residual.map(|residual| &residual[r * outputs..][columns.clone()]);
             let (scale, zero) = (self.ranges[2 * r], self.ranges[2 * r + 1] as i32);
             let (scales, zeros) = (ops.splat(scale), ints.splat(zero));
-            for at in (0..whole).step_by(lanes) {
-                let shift = ints.mul(zeros, ints.load(&sum_of[at..]));
-                let sum = ints.to_float(ints.sub(ints.load(&sums[at..]), shift));
-                let factor = ops.mul(scales, ops.load(&scale_of[at..]));
-                let y = ops.mul_add(sum, factor, ops.load(&bias_of[at..]));
-                let mut y = self.activation.apply(isa, y);
-                if let Some(residual) = residual {
-                    y = ops.add(y, ops.load(&residual[at..]));
-                }
-                ops.store(y, &mut out[at..]);
+            let mut at = 0;
+            macro_rules! vectors {
+                ($count:literal) => {
+                    while at + $count * lanes <= count {
+                        let part = at..at + $count * lanes;
+                        let columns = WidenColumns {
+                            sums: &sums[part.clone()],
+                            sum_of: &sum_of[part.clone()],
+                            scale_of: &scale_of[part.clone()],
+                            bias_of: &bias_of[part.clone()],
+                            residual: residual.map(|residual| &residual[part.clone()]),
+                            out: &mut out[part],
+                        };
+                        columns.widen::<I, $count>(isa, scales, zeros, self.activation);
+                        at += $count * lanes;
+                    }
+                };
             }
-            for at in whole..columns.len() {
+            // Several vectors at once, because the steps of one wait for each other: half of a panel on Arm, all of it with AVX-512.
+            if lanes == FOUR {
+                vectors!(4);
+            }
+            vectors!(2);
+            vectors!(1);
+            for at in at..count {
                 let sum = sums[at] - zero * sum_of[at];
                 out[at] = sum as f32 * (scale * scale_of[at]) + bias_of[at];
             }
-            self.activation.map(&mut out[whole..]);
+            self.activation.map(&mut out[at..]);
             if let Some(residual) = residual {
-                out[whole..].iter_mut().zip(&residual[whole..]).for_each(|(out, residual)| *out += residual);
+                out[at..].iter_mut().zip(&residual[at..]).for_each(|(out, residual)| *out += residual);
             }
+        }
+    }
+}
+
+/// Whole vectors of a row.
+struct WidenColumns<'a> {
+    sums: &'a [i32],
+    sum_of: &'a [i32],
+    scale_of: &'a [f32],
+    bias_of: &'a [f32],
+    residual: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl WidenColumns<'_> {
+    /// Dequantises the `V` vectors.
+    #[inline(always)]
+    fn widen<I: Isa, const V: usize>(self, isa: I, scales: I::F32, zeros: I::I32, activation: Activation) {
+        let (ops, ints) = (isa.f32(), isa.i32());
+        let (sums, sum_of) = (ints.load_many::<V>(self.sums), ints.load_many::<V>(self.sum_of));
+        let (scale_of, mut y) = (ops.load_many::<V>(self.scale_of), ops.load_many::<V>(self.bias_of));
+        for v in 0..V {
+            let sum = ints.to_float(ints.sub(sums[v], ints.mul(zeros, sum_of[v])));
+            y[v] = ops.mul_add(sum, ops.mul(scales, scale_of[v]), y[v]);
+        }
+        let mut y = activation.apply_after_int8(isa, y);
+        if let Some(residual) = self.residual {
+            let residual = ops.load_many::<V>(residual);
+            for v in 0..V {
+                y[v] = ops.add(y[v], residual[v]);
+            }
+        }
+        for (y, out) in y.into_iter().zip(self.out.chunks_exact_mut(ops.len())) {
+            ops.store(y, out);
         }
     }
 }

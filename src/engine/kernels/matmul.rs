@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rten_simd::ops::NumOps;
 use rten_simd::{Isa, Simd, SimdOp};
 
+use super::by_lane::{ByLane, FOUR, by_lane};
 use super::helpers::{Helpers, Panels};
 use super::{Activation, Block, Rows, in_registers};
 
@@ -18,6 +19,8 @@ use super::{Activation, Block, Rows, in_registers};
 const MOST_ROWS: usize = 8;
 /// Width of a panel in SIMD vectors.
 const PANEL_VECTORS: usize = 2;
+/// Values per cache line.
+const CACHE_LINE: usize = 16;
 
 /// Constant weights `[inputs, outputs]` packed in panels, and the bias of the outputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -252,10 +255,27 @@ fn tile<I: Isa, const R: usize>(
     let inputs = rows.width;
     let rows: [&[f32]; R] = std::array::from_fn(|r| &rows.row(first + r)[..inputs]);
     let mut sums = [[ops.load(bias), ops.load(&bias[lanes..])]; R];
-    for (k, weights) in (0..inputs).zip(panel.chunks_exact(width)) {
-        ops.prefetch(next);
-        ops.prefetch(next.wrapping_add(lanes));
-        next = next.wrapping_add(width);
+    // Four inputs per iteration: for by-lane multiplication on Arm, and for fewer counters and branches elsewhere.
+    let (panel, rest) = panel.split_at(inputs / FOUR * FOUR * width);
+    let rows_by_four: [&[[f32; FOUR]]; R] = std::array::from_fn(|r| &rows[r].as_chunks().0[..inputs / FOUR]);
+    for (four, weights) in (0..inputs / FOUR).zip(panel.chunks_exact(FOUR * width)) {
+        for line in (0..FOUR * width).step_by(CACHE_LINE) {
+            ops.prefetch(next.wrapping_add(line));
+        }
+        next = next.wrapping_add(FOUR * width);
+        let x: [ByLane<I>; R] = std::array::from_fn(|r| ByLane::load(isa, &rows_by_four[r][four]));
+        by_lane!(LANE => {
+            let weights = &weights[LANE as usize * width..][..width];
+            let weights = [ops.load(weights), ops.load(&weights[lanes..])];
+            for r in 0..R {
+                let x = x[r].broadcast::<LANE>(isa);
+                for v in 0..PANEL_VECTORS {
+                    sums[r][v] = ops.mul_add(weights[v], x, sums[r][v]);
+                }
+            }
+        });
+    }
+    for (k, weights) in (inputs / FOUR * FOUR..inputs).zip(rest.chunks_exact(width)) {
         let weights = [ops.load(weights), ops.load(&weights[lanes..])];
         for r in 0..R {
             let x = ops.splat(rows[r][k]);

@@ -3,6 +3,7 @@
 
 pub(super) mod activation;
 pub(super) mod attention;
+mod by_lane;
 pub(super) mod ceiling;
 pub(super) mod dot;
 pub(super) mod fft;

@@ -37,10 +37,10 @@ impl SimdOp for LayerNorm<'_> {
             let variance = (ops.sum(squares) + rest) / dim as f32;
             let factor = (variance + self.epsilon).sqrt().recip();
             let factors = ops.splat(factor);
-            for at in (0..whole).step_by(lanes) {
-                let away = ops.mul(ops.sub(ops.load(&x[at..]), middle), factors);
-                let y = ops.mul_add(away, ops.load(&self.scale[at..]), ops.load(&self.shift[at..]));
-                ops.store(y, &mut out[at..]);
+            let affine = self.scale.chunks_exact(lanes).zip(self.shift.chunks_exact(lanes));
+            for ((x, out), (scale, shift)) in x.chunks_exact(lanes).zip(out.chunks_exact_mut(lanes)).zip(affine) {
+                let away = ops.mul(ops.sub(ops.load(x), middle), factors);
+                ops.store(ops.mul_add(away, ops.load(scale), ops.load(shift)), out);
             }
             for at in whole..dim {
                 out[at] = (x[at] - mean) * factor * self.scale[at] + self.shift[at];

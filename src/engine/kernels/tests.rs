@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use rten_simd::ops::NumOps;
-use rten_simd::{Isa, SimdOp};
+use rten_simd::{Isa, SimdOp, SimdUnaryOp};
 
+use super::activation::{exp_of_negative, gelu as gelu_after_int8};
 use super::attention::{Attention, ByHead, transposed_bias};
 use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps, Packing};
 use super::fft::PowerSpectrum;
@@ -161,6 +162,73 @@ fn logarithms_are_exact_to_two_units_of_the_last_place() {
     bad[..32].fill(f32::INFINITY);
     Logarithms(&mut bad).dispatch();
     assert!(bad.iter().all(|y| y.is_nan()));
+}
+
+/// eˣ by the kernel and by rten-vecmath.
+struct Exponentials<'a>(&'a mut [f32], &'a mut [f32]);
+
+impl SimdOp for Exponentials<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let ops = isa.f32();
+        for (ours, theirs) in self.0.chunks_exact_mut(ops.len()).zip(self.1.chunks_exact_mut(ops.len())) {
+            ops.store(exp_of_negative(isa, ops.load(ours)), ours);
+            ops.store(rten_vecmath::Exp {}.eval(isa, ops.load(theirs)), theirs);
+        }
+    }
+}
+
+#[test]
+fn exponentials_of_the_softmax_equal_those_of_all_numbers() {
+    let steps = if cfg!(miri) { 640 } else { 64_000 };
+    let x: Vec<f32> = (0..steps).map(|i| -87.0 * i as f32 / steps as f32).collect();
+    let (mut ours, mut theirs) = (x.clone(), x);
+    Exponentials(&mut ours, &mut theirs).dispatch();
+    assert_eq!(bits(&ours), bits(&theirs));
+    let mut small = vec![-88.0; 64];
+    small[32..].fill(f32::NEG_INFINITY);
+    Exponentials(&mut small, &mut vec![0.0; 64]).dispatch();
+    assert!(small.iter().all(|&y| y == 0.0), "{small:?}");
+    let mut bad = vec![f32::NAN; 64];
+    Exponentials(&mut bad, &mut vec![0.0; 64]).dispatch();
+    assert!(bad.iter().all(|y| y.is_nan()), "{bad:?}");
+}
+
+struct Gelus<'a>(&'a mut [f32]);
+
+impl SimdOp for Gelus<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let ops = isa.f32();
+        for part in self.0.chunks_exact_mut(ops.len()) {
+            let [y] = gelu_after_int8(isa, [ops.load(part)]);
+            ops.store(y, part);
+        }
+    }
+}
+
+#[test]
+fn gelu_is_exact_to_a_millionth_and_beyond_5_3_to_the_bit() {
+    let steps = if cfg!(miri) { 720 } else { 72_000 };
+    let mut x: Vec<f32> =
+        (0..=steps).map(|i| 18.0 * i as f32 / steps as f32 - 9.0).chain([-1e30, 1e30, 1e-30, f32::NAN]).collect();
+    x.resize(x.len().next_multiple_of(16), 0.0);
+    let mut y = x.clone();
+    Gelus(&mut y).dispatch();
+    for (&x, &y) in x.iter().zip(&y) {
+        if x.is_nan() {
+            assert!(y.is_nan());
+        } else if x.abs() > 5.3 {
+            assert_eq!(y, x.max(0.0), "gelu {x}");
+        } else {
+            let (expected, tolerance) = (gelu(f64::from(x)), 1e-6 + 1.5e-7 * f64::from(x).abs() / 2.0);
+            assert!((f64::from(y) - expected).abs() < tolerance, "gelu {x} = {expected}, got {y}");
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::arch::aarch64::{
 use std::arch::asm;
 use std::hint::black_box;
 
-use super::{Block, COLUMNS, Tile};
+use super::{Block, COLUMNS, Tile, first_rows};
 
 /// Rows per tile of the dot product: with four vectors each, half of the registers.
 pub const DOT_ROWS: usize = 4;
@@ -120,13 +120,19 @@ impl Neon {
     }
 
     pub(super) fn compute(self, tile: Tile<'_>) {
+        let whole = tile.count() - tile.count() % NEON_ROWS;
+        let (rows, rest_of_rows) = tile.rows.split_at(whole * tile.stride);
+        let (sums, rest_of_sums) = tile.sums.split_at_mut(whole);
+        let next = if whole == 0 { tile.next } else { &[] };
+        let rest = Tile { rows: rest_of_rows, sums: rest_of_sums, next, ..tile };
         // SAFETY: a `Neon` exists only if the processor has the feature.
         unsafe {
-            match tile.count() {
-                4 => neon_tile::<4>(tile),
-                3 => neon_tile::<3>(tile),
-                2 => neon_tile::<2>(tile),
-                _ => neon_tile::<1>(tile),
+            neon_tiles::<NEON_ROWS>(Tile { rows, sums, ..tile });
+            match rest.count() {
+                3 => neon_tiles::<3>(rest),
+                2 => neon_tiles::<2>(rest),
+                1 => neon_tiles::<1>(rest),
+                _ => {}
             }
         }
     }
@@ -137,41 +143,46 @@ impl Neon {
     }
 }
 
-/// `R` rows × four columns. Each lane of a vector sums a quarter of the inputs. Two products fit into 16 bits: a row's steps are at least
-/// −128, and those of the weights at least −127.
+/// Tiles of `R` rows × four columns. Each lane of a vector sums a quarter of the inputs. Two products fit into 16 bits: a row's steps are at
+/// least −128, and those of the weights at least −127.
 #[inline(never)]
 #[target_feature(enable = "neon")]
-fn neon_tile<const R: usize>(tile: Tile<'_>) {
+fn neon_tiles<const R: usize>(tile: Tile<'_>) {
     let depth = tile.panel.len() / NEON_PARTS;
-    // The next four columns follow those of this tile, in this panel or the next one.
+    // The next four columns follow those of this part, in this panel or the next one.
     let (panel, after) = tile.panel[tile.part * depth..].split_at(depth);
-    let next = match tile.next {
+    let mut next = match tile.next {
         [] => &[],
         next if after.is_empty() => &next[..depth.min(next.len())],
         _ => &after[..depth],
     };
-    let rows = tile.rows::<R>(4 * depth).map(|row| row.as_flattened().as_chunks::<16>().0).map(|row| &row[..depth]);
-    let mut vectors = [[vdupq_n_s32(0); 4]; R];
-    for (step, block) in panel.iter().enumerate() {
-        if let Some(next) = next.get(step) {
-            fetch(next);
-        }
-        let weights = quarters(block);
-        for r in 0..R {
-            let x = load(&rows[r][step]);
-            for v in 0..4 {
-                let products = vmlal_high_s8(vmull_s8(vget_low_s8(weights[v]), vget_low_s8(x)), weights[v], x);
-                vectors[r][v] = vpadalq_s16(vectors[r][v], products);
+    let mut rest = tile.rows;
+    for sums in tile.sums.as_chunks_mut::<R>().0 {
+        let rows = first_rows::<R>(rest, tile.stride, 4 * depth);
+        let rows = rows.map(|row| row.as_flattened().as_chunks::<16>().0).map(|row| &row[..depth]);
+        rest = rest.get(R * tile.stride..).unwrap_or(&[]);
+        let mut vectors = [[vdupq_n_s32(0); 4]; R];
+        for (step, block) in panel.iter().enumerate() {
+            if let Some(next) = next.get(step) {
+                fetch(next);
+            }
+            let weights = quarters(block);
+            for r in 0..R {
+                let x = load(&rows[r][step]);
+                for v in 0..4 {
+                    let products = vmlal_high_s8(vmull_s8(vget_low_s8(weights[v]), vget_low_s8(x)), weights[v], x);
+                    vectors[r][v] = vpadalq_s16(vectors[r][v], products);
+                }
             }
         }
-    }
-    for (vectors, sums) in vectors.into_iter().zip(tile.sums) {
-        let (parts, _) = sums.as_chunks_mut::<4>();
-        if let Some(part) = parts.get_mut(tile.part) {
+        for (vectors, sums) in vectors.into_iter().zip(sums) {
+            let part = &mut sums.as_chunks_mut::<4>().0[tile.part % NEON_PARTS];
             let sums = vpaddq_s32(vpaddq_s32(vectors[0], vectors[1]), vpaddq_s32(vectors[2], vectors[3]));
             // SAFETY: four i32 have the size of the vector.
             unsafe { vst1q_s32(part.as_mut_ptr(), sums) };
         }
+        // Only the first tile of rows prefetches.
+        next = &[];
     }
 }
 
