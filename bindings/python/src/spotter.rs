@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use bellis::audio::audio_files;
 use bellis::keyword::{
-    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, check_alike, find, load,
-    weaknesses,
+    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, check_alike, find, load, weaknesses,
 };
 use pyo3::exceptions::{PyFileExistsError, PyValueError};
 use pyo3::prelude::*;
@@ -234,8 +233,10 @@ impl KeywordSpotter {
             keyword.save(&path).map_err(raise)?;
             let others: Vec<Keyword> =
                 find(&self.folder).map_err(raise)?.iter().filter_map(|other| load(other, None).ok()).collect();
-            let unlike = unlike.map(|score| format!("the takes score at most {score:.2} as the phrase, so only they are searched for"));
-            Ok(unlike.into_iter().chain(weaknesses(&keyword, &enrolled, &others).iter().map(ToString::to_string)).collect())
+            let unlike =
+                unlike.map(|score| format!("the takes score at most {score:.2} as the phrase, so only they are searched for"));
+            let weak = weaknesses(&keyword, &enrolled, &others, enroller.pack());
+            Ok(unlike.into_iter().chain(weak.iter().map(ToString::to_string)).collect())
         })?;
         self.reset(py)?;
         Ok(warnings)
