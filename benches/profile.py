@@ -80,8 +80,8 @@ def instructions(bellis, pack, policy, folder):
     layers, stages = found["stage::Runner::run_program"], found["stage::Runner::run"]
     per_second = everything / seconds / 1e6
     return (f"`python benches/profile.py --instructions`: {per_second:.1f} M instructions per second of audio, without loading, with the kernels "
-          f"that are selected under valgrind.\n\n| | share |\n|---|---|\n| layers, in Bellis's executor | {100 * layers / everything:.1f} % |\n"
-          f"| other stages, in tract: front end, predictors, heads | {100 * stages / everything:.1f} % |\n"
+          f"that are selected under valgrind.\n\n| | share |\n|---|---|\n| stages in Bellis's executor | {100 * layers / everything:.1f} % |\n"
+          f"| stages in tract | {100 * stages / everything:.1f} % |\n"
           f"| everything else: source, ring, resampler, chunker, evidence, policy, counters, consumer | {100 * (everything - layers - stages) / everything:.1f} % |\n")
 
 
