@@ -255,11 +255,26 @@ fn report(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
 }
 
 /// The false accepts per hour of --sensitivity.
-pub fn false_accepts(sensitivity: f64) -> anyhow::Result<f64> {
+fn false_accepts(sensitivity: f64) -> anyhow::Result<f64> {
     if !(0.0..=1.0).contains(&sensitivity) {
         bail!("--sensitivity must be between 0 and 1, got {sensitivity}");
     }
     Ok(false_accepts_of(sensitivity))
+}
+
+/// The false accepts per hour of --false-accepts or --sensitivity, if one of them is given.
+pub fn requested_rate(per_hour: Option<f64>, sensitivity: Option<f64>) -> anyhow::Result<Option<f64>> {
+    let rate = match sensitivity {
+        Some(sensitivity) if per_hour.is_none() => Some(false_accepts(sensitivity)?),
+        Some(_) => bail!("sensitivity and false_accepts cannot be combined; keep one of them"),
+        None => per_hour,
+    };
+    if let Some(rate) = rate
+        && !(rate.is_finite() && rate > 0.0)
+    {
+        bail!("--false-accepts must be above 0, got {rate}");
+    }
+    Ok(rate)
 }
 
 /// A keyword's threshold, and how it was set.

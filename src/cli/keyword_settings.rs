@@ -6,7 +6,7 @@ use anyhow::bail;
 use bellis::keyword::{Keyword, KeywordError, Label, MOST_REFRACTORY, load};
 use clap::{ArgGroup, Args};
 
-use super::enroll::false_accepts;
+use super::enroll::requested_rate;
 use super::keywords::file_of;
 
 /// Change the settings of a keyword
@@ -57,17 +57,10 @@ impl Set {
     pub fn run(self, folder: &Path) -> anyhow::Result<()> {
         let path = file_of(folder, &self.keyword)?;
         let mut keyword = load(&path, None)?;
-        let rate = match self.sensitivity {
-            Some(sensitivity) => Some(false_accepts(sensitivity)?),
-            None => self.false_accepts,
-        };
-        if let Some(rate) = rate {
-            if !(rate.is_finite() && rate > 0.0) {
-                bail!("--false-accepts must be above 0, got {rate}");
-            }
-            if !keyword.set_false_accepts(rate) {
-                return Err(KeywordError::FixedThreshold { path }.into());
-            }
+        if let Some(rate) = requested_rate(self.false_accepts, self.sensitivity)?
+            && !keyword.set_false_accepts(rate)
+        {
+            return Err(KeywordError::FixedThreshold { path }.into());
         }
         if let Some(threshold) = self.threshold {
             if !(0.0..=1.0).contains(&threshold) {

@@ -12,12 +12,14 @@ use bellis::consumer::KeywordLines;
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
 use bellis::internal::keyword::{SpotterOptions, VerifiedSearch};
-use bellis::keyword::{KEYWORD_SUFFIX, KeywordError, PackRef, SearchOptions, Verifier, Watched, check_name, find, load};
+use bellis::keyword::{
+    KEYWORD_SUFFIX, KeywordError, MOST_REFRACTORY, PackRef, SearchOptions, Verifier, Watched, check_name, find, load,
+};
 use bellis::pack::Pack;
 use bellis::stream::{Representation, Session};
 use clap::{Args, Subcommand};
 
-use super::enroll::{damage_of, false_accepts, threshold};
+use super::enroll::{damage_of, requested_rate, threshold};
 use super::keyword_settings::{Feedback, Set};
 use super::settings::Settings;
 use super::{locate, table};
@@ -254,20 +256,11 @@ pub fn folder(settings: &Settings) -> anyhow::Result<PathBuf> {
 
 /// How the settings change the search for enrolled keywords.
 pub fn search_options(settings: &Settings) -> anyhow::Result<SearchOptions> {
-    let rate = match settings.sensitivity {
-        Some(sensitivity) if settings.false_accepts.is_none() => Some(false_accepts(sensitivity)?),
-        Some(_) => bail!("sensitivity and false_accepts cannot be combined; keep one of them"),
-        None => settings.false_accepts,
-    };
-    if let Some(rate) = rate
-        && !(rate.is_finite() && rate > 0.0)
-    {
-        bail!("--false-accepts must be above 0, got {rate}");
-    }
+    let rate = requested_rate(settings.false_accepts, settings.sensitivity)?;
     if let Some(seconds) = settings.refractory
-        && !(0.0..=3600.0).contains(&seconds)
+        && !(0.0..=MOST_REFRACTORY).contains(&seconds)
     {
-        bail!("--refractory must be between 0 and 3600 seconds, got {seconds}");
+        bail!("--refractory must be between 0 and {MOST_REFRACTORY} seconds, got {seconds}");
     }
     if let Some(score) = settings.near_misses
         && !(0.0..=1.0).contains(&score)
