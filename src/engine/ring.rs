@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::kernels::attention::{ByHead, padded};
+use super::kernels::attention::{ByHead, UNITS, padded};
 use super::program::{Cached, Columns};
 
 /// Keys and values `[C, heads · width]` each, row by row. Row `next` is the oldest once all rows are filled.
@@ -73,7 +73,7 @@ impl RingBiases {
         Self { slopes, made: HashMap::new() }
     }
 
-    /// `[heads, keys, queries]` of a call with `frames` new and `valid` cached frames, the queries padded to whole groups.
+    /// `[heads, keys, queries]` in the kernel's [`UNITS`], of a call with `frames` new and `valid` cached frames, the queries padded to whole groups.
     pub fn get(&mut self, frames: usize, valid: usize) -> &[f32] {
         let slopes = &self.slopes;
         self.made.entry((frames, valid)).or_insert_with(|| {
@@ -82,7 +82,7 @@ impl RingBiases {
             for slope in slopes {
                 for key in 0..keys {
                     bias.extend((0..queries).map(|query| match query < frames {
-                        true => 0.0 - slope * (query + valid).abs_diff(key) as f32,
+                        true => (0.0 - slope * (query + valid).abs_diff(key) as f32) * UNITS,
                         false => 0.0,
                     }));
                 }

@@ -7,8 +7,8 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
-use super::super::kernels::dot::{COLUMNS, DotKernel, GROUP, PackedSteps};
-use super::super::kernels::int8::{Quantise, QuantisedWeights, Widen};
+use super::super::kernels::dot::{DotKernel, GROUP, PackedSteps};
+use super::super::kernels::int8::{Int8Matmul, QuantisedWeights, Scratch};
 use super::super::kernels::{Activation, Rows};
 use super::affine::Affine;
 
@@ -56,14 +56,6 @@ impl Int8Linear {
     }
 }
 
-#[derive(Default)]
-struct Scratch {
-    /// The quantised rows, their scales and zero points, and the sums of a panel.
-    steps: Vec<[u8; GROUP]>,
-    ranges: Vec<f32>,
-    sums: Vec<[i32; COLUMNS]>,
-}
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
@@ -83,28 +75,11 @@ impl EvalOp for Int8Linear {
 impl Int8Linear {
     /// `x [T, K]` → `out [T, N]`.
     pub fn compute(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-        let (width, outputs, groups) = (self.steps.groups * GROUP, self.weights.scale.len(), self.steps.groups);
-        let rows = Rows::new(x, x.len() / width.max(1), width);
-        SCRATCH.with_borrow_mut(|Scratch { steps, ranges, sums }| {
-            steps.resize(rows.count * groups, [0; GROUP]);
-            ranges.resize(2 * rows.count, 0.0);
-            sums.resize(rows.count, [0; COLUMNS]);
-            Quantise { rows, written: self.kernel.steps(), steps: steps.as_flattened_mut(), ranges }.dispatch();
-            for (index, (panel, next)) in self.steps.panels().enumerate() {
-                self.kernel.sums(steps, groups, panel, next, sums);
-                let first = index * COLUMNS;
-                Widen {
-                    sums: sums.as_flattened(),
-                    stride: COLUMNS,
-                    columns: first..(first + COLUMNS).min(outputs),
-                    ranges,
-                    weights: &self.weights,
-                    activation: self.activation,
-                    residual,
-                    out,
-                }
-                .dispatch();
-            }
+        let width = self.steps.groups * GROUP;
+        let (kernel, rows) = (self.kernel, Rows::new(x, x.len() / width.max(1), width));
+        let (steps, weights, activation) = (&*self.steps, &*self.weights, self.activation);
+        SCRATCH.with_borrow_mut(|scratch| {
+            Int8Matmul { kernel, rows, steps, weights, activation, residual, scratch, out }.dispatch();
         });
     }
 }

@@ -1,17 +1,22 @@
 //! Attention of a few queries over keys and values in place: softmax(q · kᵀ · scale + bias) · v per head.
 //!
 //! Scores are stored as keys × queries, so that a SIMD vector contains one key's scores for several queries. The softmax runs across
-//! vectors, and neither keys nor values are transposed or concatenated.
+//! vectors, and neither keys nor values are transposed or concatenated. Its exponentials are powers of 2: scores and biases are in units of
+//! ln 2.
 
 use rten_simd::ops::{FloatOps, NumOps};
 use rten_simd::{Isa, SimdOp};
 
-use super::activation::exp_of_negative;
+use super::activation::power_of_two;
 use super::by_lane::{ByLane, FOUR, by_lane};
 use super::in_registers;
 
+/// Keys computed together if there are fewer than fit into the registers.
+const FEW: usize = 4;
 /// Queries computed together; a multiple of the lanes of every vector type.
 pub const QUERIES: usize = 16;
+/// Units of ln 2 per nat.
+pub const UNITS: f32 = std::f32::consts::LOG2_E;
 /// SIMD vectors of a value row that are accumulated together.
 const VALUE_VECTORS: usize = 3;
 
@@ -58,7 +63,8 @@ pub fn padded(queries: usize) -> usize {
     queries.next_multiple_of(QUERIES)
 }
 
-/// Transposes a bias `[heads, queries, keys]` to the kernel's layout `[heads, keys, queries]`, with the queries padded to whole groups.
+/// Transposes a bias `[heads, queries, keys]` to the kernel's layout `[heads, keys, queries]`, with the queries padded to whole groups, and
+/// converts it to the kernel's [`UNITS`].
 pub fn transposed_bias(bias: &[f32], queries: usize, keys: usize, transposed: &mut Vec<f32>) {
     let (from, to) = (queries * keys, keys * padded(queries));
     transposed.clear();
@@ -66,7 +72,7 @@ pub fn transposed_bias(bias: &[f32], queries: usize, keys: usize, transposed: &m
     for (bias, transposed) in bias.chunks_exact(from.max(1)).zip(transposed.chunks_exact_mut(to.max(1))) {
         for (query, bias) in bias.chunks_exact(keys).enumerate() {
             for (&bias, transposed) in bias.iter().zip(transposed[query..].iter_mut().step_by(padded(queries))) {
-                *transposed = bias;
+                *transposed = bias * UNITS;
             }
         }
     }
@@ -78,7 +84,7 @@ impl SimdOp for Attention<'_> {
     #[inline(always)]
     fn eval<I: Isa>(mut self, isa: I) {
         match isa.f32().len() {
-            16 => self.all::<I, 1, 8>(isa),
+            16 => self.all::<I, 1, 16>(isa),
             8 => self.all::<I, 2, 4>(isa),
             _ => self.all::<I, 4, 4>(isa),
         }
@@ -94,44 +100,47 @@ impl Attention<'_> {
         scratch.resize(QUERIES * (self.width + keys + 1), 0.0);
         let (transposed, rest) = scratch.split_at_mut(QUERIES * self.width);
         let (scores, factors) = rest.split_at_mut(QUERIES * keys);
+        let scale = self.scale * UNITS;
         for head in 0..self.heads {
             for first in (0..self.queries.frames).step_by(QUERIES) {
                 let count = (self.queries.frames - first).min(QUERIES);
-                for query in 0..QUERIES {
-                    // The padding repeats the last query, which gives finite scores that are never read.
-                    let row = self.queries.row(head, first + query.min(count - 1), self.width);
-                    for (x, transposed) in row.iter().zip(transposed[query..].iter_mut().step_by(QUERIES)) {
-                        *transposed = x * self.scale;
-                    }
-                }
+                // The padding repeats the last query, which gives finite scores that are never read.
+                let rows: [&[f32]; QUERIES] =
+                    std::array::from_fn(|query| self.queries.row(head, first + query.min(count - 1), self.width));
+                transpose(rows, scale, transposed);
                 let bias = self.bias.map(|bias| {
                     let wide = padded(self.queries.frames);
                     (&bias[head * keys * wide + first..], wide)
                 });
+                let mut most = [isa.f32().splat(f32::NEG_INFINITY); N];
                 let mut key = 0;
                 for segment in self.keys {
                     let mut frame = 0;
                     while frame < segment.frames {
                         let scores = &mut scores[(key + frame) * QUERIES..];
                         let bias = bias.map(|(bias, wide)| (&bias[(key + frame) * wide..], wide));
-                        if segment.frames - frame >= R {
-                            self.scores::<I, N, R>(isa, segment, head, frame, transposed, bias, scores);
+                        let left = segment.frames - frame;
+                        if left >= R {
+                            self.scores::<I, N, R>(isa, segment, head, frame, transposed, bias, scores, &mut most);
                             frame += R;
+                        } else if left >= FEW {
+                            self.scores::<I, N, FEW>(isa, segment, head, frame, transposed, bias, scores, &mut most);
+                            frame += FEW;
                         } else {
-                            self.scores::<I, N, 1>(isa, segment, head, frame, transposed, bias, scores);
+                            self.scores::<I, N, 1>(isa, segment, head, frame, transposed, bias, scores, &mut most);
                             frame += 1;
                         }
                     }
                     key += segment.frames;
                 }
-                softmax::<I, N>(isa, scores, factors);
+                softmax::<I, N>(isa, most, scores, factors);
                 self.mix(isa, head, first, count, scores, factors);
             }
         }
         *self.scratch = scratch;
     }
 
-    /// Scores of `R` keys for a group of queries.
+    /// Scores of `R` keys for a group of queries, and the highest score of each query.
     #[inline(always)]
     #[allow(clippy::too_many_arguments)]
     fn scores<I: Isa, const N: usize, const R: usize>(
@@ -143,6 +152,7 @@ impl Attention<'_> {
         queries: &[f32],
         bias: Option<(&[f32], usize)>,
         out: &mut [f32],
+        most: &mut [I::F32; N],
     ) {
         let ops = isa.f32();
         let lanes = ops.len();
@@ -181,8 +191,9 @@ impl Attention<'_> {
             }
         }
         for (sums, out) in in_registers(sums).iter().zip(out.chunks_exact_mut(QUERIES)) {
-            for (&sum, out) in sums.iter().zip(out.chunks_exact_mut(lanes)) {
-                ops.store(sum, out);
+            for n in 0..N {
+                most[n] = ops.max(most[n], sums[n]);
+                ops.store(sums[n], &mut out[n * lanes..]);
             }
         }
     }
@@ -290,22 +301,38 @@ impl Attention<'_> {
     }
 }
 
-/// Converts the scores, keys × queries, to weights that sum to 1 / `factors`.
+/// Writes `rows`, times `scale`, to `transposed [width, QUERIES]`.
 #[inline(always)]
-fn softmax<I: Isa, const N: usize>(isa: I, scores: &mut [f32], factors: &mut [f32]) {
-    let ops = isa.f32();
-    let lanes = ops.len();
-    let mut most = [ops.splat(f32::NEG_INFINITY); N];
-    for scores in scores.chunks_exact(QUERIES) {
-        for n in 0..N {
-            most[n] = ops.max(most[n], ops.load(&scores[n * lanes..]));
+fn transpose(rows: [&[f32]; QUERIES], scale: f32, transposed: &mut [f32]) {
+    let width = rows[0].len();
+    let fours = width / FOUR;
+    let (by_four, rest) = transposed.as_chunks_mut::<{ FOUR * QUERIES }>();
+    let rows_by_four: [&[[f32; FOUR]]; QUERIES] = std::array::from_fn(|query| &rows[query].as_chunks().0[..fours]);
+    for (four, transposed) in by_four.iter_mut().enumerate().take(fours) {
+        for query in 0..QUERIES {
+            let x = rows_by_four[query][four];
+            for i in 0..FOUR {
+                transposed[i * QUERIES + query] = x[i] * scale;
+            }
         }
     }
+    for (k, transposed) in (fours * FOUR..width).zip(rest.chunks_exact_mut(QUERIES)) {
+        for (row, transposed) in rows.iter().zip(transposed) {
+            *transposed = row[k] * scale;
+        }
+    }
+}
+
+/// Converts the scores, keys × queries, of which `most` are the highest, to weights that sum to 1 / `factors`.
+#[inline(always)]
+fn softmax<I: Isa, const N: usize>(isa: I, most: [I::F32; N], scores: &mut [f32], factors: &mut [f32]) {
+    let ops = isa.f32();
+    let lanes = ops.len();
     let mut sums = [ops.zero(); N];
     for scores in scores.chunks_exact_mut(QUERIES) {
         for n in 0..N {
             let scores = &mut scores[n * lanes..];
-            let weight = exp_of_negative(isa, ops.sub(ops.load(scores), most[n]));
+            let weight = power_of_two(isa, ops.sub(ops.load(scores), most[n]));
             sums[n] = ops.add(sums[n], weight);
             ops.store(weight, scores);
         }

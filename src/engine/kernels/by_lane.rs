@@ -2,6 +2,8 @@
 //!
 //! Arm multiplies by a lane of a vector, so that one load serves four multiplications. Other processors load each number to all lanes.
 
+use std::sync::atomic::{Ordering, compiler_fence};
+
 use rten_simd::Isa;
 use rten_simd::ops::NumOps;
 
@@ -27,6 +29,15 @@ impl<'a, I: Isa> ByLane<'a, I> {
     pub fn broadcast<const LANE: i32>(&self, isa: I) -> I::F32 {
         let ops = isa.f32();
         if ops.len() == FOUR { ops.broadcast_lane::<LANE>(self.vector) } else { ops.splat(self.numbers[LANE as usize]) }
+    }
+}
+
+/// Keeps the code of the lanes in their order. On x86, LLVM otherwise moves the additions to one sum next to each other, where each waits for the
+/// previous one. On Arm, where it moves loads ahead instead, its order is the better one.
+#[inline(always)]
+pub fn in_order() {
+    if cfg!(target_arch = "x86_64") {
+        compiler_fence(Ordering::SeqCst);
     }
 }
 

@@ -1,5 +1,5 @@
-//! Quantisation to 8 bits and back: activations per row at run time, constant weights per column when they are loaded. The matmul in
-//! between is that of [`super::dot`] or tract's.
+//! Matmuls in int8: quantisation of activations per row at run time, and of constant weights per column when they are loaded, and back to f32.
+//! The sums in between are those of [`super::dot`] or tract's.
 
 use std::ops::Range;
 
@@ -7,6 +7,7 @@ use rten_simd::ops::{FloatOps, NarrowSaturate, NumOps, ToFloat};
 use rten_simd::{Isa, Simd, SimdOp};
 
 use super::by_lane::FOUR;
+use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps};
 use super::{Activation, Rows};
 
 /// Quantised constant weights `[inputs, outputs]` with one scale per column.
@@ -79,14 +80,18 @@ impl SimdOp for Quantise<'_> {
         let (ops, lanes) = (isa.f32(), isa.f32().len());
         for r in 0..self.rows.count {
             let row = self.rows.row(r);
-            let (mut low, mut high) = (ops.zero(), ops.zero());
-            let parts = row.chunks_exact(lanes);
+            // Two vectors each, because a minimum waits for the previous one.
+            let (mut low, mut high) = ([ops.zero(); 2], [ops.zero(); 2]);
+            let parts = row.chunks_exact(2 * lanes);
             let rest = parts.remainder();
             for part in parts {
-                let x = ops.load(part);
-                low = ops.min(low, x);
-                high = ops.max(high, x);
+                let x = ops.load_many::<2>(part);
+                for v in 0..2 {
+                    low[v] = ops.min(low[v], x[v]);
+                    high[v] = ops.max(high[v], x[v]);
+                }
             }
+            let (low, high) = (ops.min(low[0], low[1]), ops.max(high[0], high[1]));
             let low = low.to_array().as_ref().iter().chain(rest).copied().fold(0.0, f32::min);
             let high = high.to_array().as_ref().iter().chain(rest).copied().fold(0.0, f32::max);
             let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
@@ -106,7 +111,10 @@ fn quantise<I: Isa>(isa: I, row: &[f32], factor: f32, zero: i32, middle: u8, ste
     let rest = parts.remainder();
     let whole = row.len() - rest.len();
     for (part, steps) in parts.zip(steps.chunks_exact_mut(lanes * 4)) {
-        let four = ops.load_many::<4>(part).map(|x| ints.add(ops.to_int_round(ops.mul(x, factors)), zeros));
+        let mut four = [zeros; 4];
+        for (x, step) in ops.load_many::<4>(part).into_iter().zip(&mut four) {
+            *step = ints.add(ops.to_int_round(ops.mul(x, factors)), zeros);
+        }
         let (low, high) = (ints.narrow_saturate(four[0], four[1]), ints.narrow_saturate(four[2], four[3]));
         bytes.store(bytes.xor(shorts.narrow_saturate(low, high), middles), steps);
     }
@@ -135,85 +143,118 @@ impl SimdOp for Widen<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
+    fn eval<I: Isa>(mut self, isa: I) {
+        let (lanes, columns) = (isa.f32().len(), self.columns.clone());
+        let mut at = columns.start;
+        // Several vectors at once, because the steps of one wait for each other: half of a panel on Arm, all of it with AVX-512.
+        if lanes == FOUR {
+            while at + 4 * lanes <= columns.end {
+                self.vectors::<I, 4>(isa, at);
+                at += 4 * lanes;
+            }
+        }
+        while at + 2 * lanes <= columns.end {
+            self.vectors::<I, 2>(isa, at);
+            at += 2 * lanes;
+        }
+        while at + lanes <= columns.end {
+            self.vectors::<I, 1>(isa, at);
+            at += lanes;
+        }
+        if at < columns.end {
+            self.rest(at);
+        }
+    }
+}
+
+impl Widen<'_> {
+    /// All rows × `V` vectors from column `at`.
+    #[inline(always)]
+    fn vectors<I: Isa, const V: usize>(&mut self, isa: I, at: usize) {
         let (ops, ints, outputs) = (isa.f32(), isa.i32(), self.weights.scale.len());
-        let (lanes, columns) = (ops.len(), self.columns);
-        let scale_of = &self.weights.scale[columns.clone()];
-        let sum_of = &self.weights.sums[columns.clone()];
-        let bias_of = &self.weights.bias[columns.clone()];
-        let count = columns.len();
-        for (r, out) in self.out.chunks_exact_mut(outputs.max(1)).enumerate() {
-            let out = &mut out[columns.clone()];
-            let sums = &self.sums[r * self.stride..][..count];
-            let residual = self.residual.map(|residual| &residual[r * outputs..][columns.clone()]);
-            let (scale, zero) = (self.ranges[2 * r], self.ranges[2 * r + 1] as i32);
-            let (scales, zeros) = (ops.splat(scale), ints.splat(zero));
-            let mut at = 0;
-            macro_rules! vectors {
-                ($count:literal) => {
-                    while at + $count * lanes <= count {
-                        let part = at..at + $count * lanes;
-                        let columns = WidenColumns {
-                            sums: &sums[part.clone()],
-                            sum_of: &sum_of[part.clone()],
-                            scale_of: &scale_of[part.clone()],
-                            bias_of: &bias_of[part.clone()],
-                            residual: residual.map(|residual| &residual[part.clone()]),
-                            out: &mut out[part],
-                        };
-                        columns.widen::<I, $count>(isa, scales, zeros, self.activation);
-                        at += $count * lanes;
-                    }
-                };
+        let (lanes, from) = (ops.len(), at - self.columns.start);
+        let count = V * lanes;
+        let sum_of = ints.load_many::<V>(&self.weights.sums[at..][..count]);
+        let scale_of = ops.load_many::<V>(&self.weights.scale[at..][..count]);
+        let bias_of = ops.load_many::<V>(&self.weights.bias[at..][..count]);
+        let rows = self.sums.chunks(self.stride).zip(self.ranges.as_chunks::<2>().0);
+        for (r, ((sums, &[scale, zero]), out)) in rows.zip(self.out.chunks_exact_mut(outputs)).enumerate() {
+            let sums = ints.load_many::<V>(&sums[from..][..count]);
+            let (scales, zeros) = (ops.splat(scale), ints.splat(zero as i32));
+            let mut y = bias_of;
+            for v in 0..V {
+                let sum = ints.to_float(ints.sub(sums[v], ints.mul(zeros, sum_of[v])));
+                y[v] = ops.mul_add(sum, ops.mul(scales, scale_of[v]), y[v]);
             }
-            // Several vectors at once, because the steps of one wait for each other: half of a panel on Arm, all of it with AVX-512.
-            if lanes == FOUR {
-                vectors!(4);
+            let mut y = self.activation.apply_after_int8(isa, y);
+            if let Some(residual) = self.residual {
+                let residual = ops.load_many::<V>(&residual[r * outputs + at..][..count]);
+                for v in 0..V {
+                    y[v] = ops.add(y[v], residual[v]);
+                }
             }
-            vectors!(2);
-            vectors!(1);
-            for at in at..count {
-                let sum = sums[at] - zero * sum_of[at];
-                out[at] = sum as f32 * (scale * scale_of[at]) + bias_of[at];
+            let out = &mut out[at..][..count];
+            for v in 0..V {
+                ops.store(y[v], &mut out[v * lanes..]);
             }
-            self.activation.map(&mut out[at..]);
-            if let Some(residual) = residual {
-                out[at..].iter_mut().zip(&residual[at..]).for_each(|(out, residual)| *out += residual);
+        }
+    }
+
+    /// All rows × the columns from `at`, less than a vector.
+    fn rest(&mut self, at: usize) {
+        let (outputs, from) = (self.weights.scale.len(), self.columns.start);
+        let rows = self.sums.chunks(self.stride).zip(self.ranges.as_chunks::<2>().0);
+        for (r, ((sums, &[scale, zero]), out)) in rows.zip(self.out.chunks_exact_mut(outputs)).enumerate() {
+            let out = &mut out[at..self.columns.end];
+            for (column, out) in (at..).zip(&mut *out) {
+                let sum = sums[column - from] - zero as i32 * self.weights.sums[column];
+                *out = sum as f32 * (scale * self.weights.scale[column]) + self.weights.bias[column];
+            }
+            self.activation.map(out);
+            if let Some(residual) = self.residual {
+                out.iter_mut().zip(&residual[r * outputs + at..]).for_each(|(out, residual)| *out += residual);
             }
         }
     }
 }
 
-/// Whole vectors of a row.
-struct WidenColumns<'a> {
-    sums: &'a [i32],
-    sum_of: &'a [i32],
-    scale_of: &'a [f32],
-    bias_of: &'a [f32],
-    residual: Option<&'a [f32]>,
-    out: &'a mut [f32],
+/// activation(rows · weights + bias) + residual, by a kernel of [`super::dot`].
+pub struct Int8Matmul<'a> {
+    pub kernel: DotKernel,
+    pub rows: Rows<'a>,
+    pub steps: &'a PackedSteps,
+    pub weights: &'a QuantisedWeights,
+    pub activation: Activation,
+    /// `[rows, outputs]`, as `out`.
+    pub residual: Option<&'a [f32]>,
+    pub scratch: &'a mut Scratch,
+    pub out: &'a mut [f32],
 }
 
-impl WidenColumns<'_> {
-    /// Dequantises the `V` vectors.
+/// Memory of [`Int8Matmul`], reused from call to call: the quantised rows, their scales and zero points, and the sums of a panel.
+#[derive(Default)]
+pub struct Scratch {
+    steps: Vec<[u8; GROUP]>,
+    ranges: Vec<f32>,
+    sums: Vec<[i32; COLUMNS]>,
+}
+
+impl SimdOp for Int8Matmul<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn widen<I: Isa, const V: usize>(self, isa: I, scales: I::F32, zeros: I::I32, activation: Activation) {
-        let (ops, ints) = (isa.f32(), isa.i32());
-        let (sums, sum_of) = (ints.load_many::<V>(self.sums), ints.load_many::<V>(self.sum_of));
-        let (scale_of, mut y) = (ops.load_many::<V>(self.scale_of), ops.load_many::<V>(self.bias_of));
-        for v in 0..V {
-            let sum = ints.to_float(ints.sub(sums[v], ints.mul(zeros, sum_of[v])));
-            y[v] = ops.mul_add(sum, ops.mul(scales, scale_of[v]), y[v]);
-        }
-        let mut y = activation.apply_after_int8(isa, y);
-        if let Some(residual) = self.residual {
-            let residual = ops.load_many::<V>(residual);
-            for v in 0..V {
-                y[v] = ops.add(y[v], residual[v]);
-            }
-        }
-        for (y, out) in y.into_iter().zip(self.out.chunks_exact_mut(ops.len())) {
-            ops.store(y, out);
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { kernel, rows, steps: packed, weights, activation, residual, out, .. } = self;
+        let Scratch { steps, ranges, sums } = self.scratch;
+        steps.resize(rows.count * packed.groups, [0; GROUP]);
+        ranges.resize(2 * rows.count, 0.0);
+        sums.resize(rows.count, [0; COLUMNS]);
+        Quantise { rows, written: kernel.steps(), steps: steps.as_flattened_mut(), ranges }.eval(isa);
+        for (index, (panel, next)) in packed.panels().enumerate() {
+            kernel.sums(steps, packed.groups, panel, next, sums);
+            let first = index * COLUMNS;
+            let (sums, columns) = (sums.as_flattened(), first..(first + COLUMNS).min(weights.scale.len()));
+            Widen { sums, stride: COLUMNS, columns, ranges, weights, activation, residual, out }.eval(isa);
         }
     }
 }

@@ -4,14 +4,13 @@
 //! rows × columns stays in registers. A stream reads all weights once per chunk, far more than fits into L1 or L2: the next panel is
 //! prefetched while the current one is computed (docs/notes/kernels.md).
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use rten_simd::ops::NumOps;
 use rten_simd::{Isa, Simd, SimdOp};
 
-use super::by_lane::{ByLane, FOUR, by_lane};
+use super::by_lane::{ByLane, FOUR, by_lane, in_order};
 use super::helpers::{Helpers, Panels};
 use super::{Activation, Block, Rows, in_registers};
 
@@ -31,11 +30,6 @@ pub struct PackedWeights {
     bias: Vec<f32>,
     pub inputs: usize,
     pub outputs: usize,
-}
-
-thread_local! {
-    /// A tile of the result.
-    static TILE: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lanes of an f32 vector on this processor.
@@ -147,7 +141,7 @@ impl PackedWeights {
     fn compute(&self, panels: Range<usize>, rows: Rows<'_>, activation: Activation, out: Block<'_>) {
         assert_eq!(rows.width, self.inputs);
         assert!(out.numbers.len() >= rows.count * out.stride);
-        TILE.with_borrow_mut(|tile| Matmul { weights: self, panels, rows, activation, tile, out }.dispatch());
+        Matmul { weights: self, panels, rows, activation, out }.dispatch();
     }
 }
 
@@ -181,7 +175,6 @@ struct Matmul<'a> {
     panels: Range<usize>,
     rows: Rows<'a>,
     activation: Activation,
-    tile: &'a mut Vec<f32>,
     /// The output, from the first of `panels`.
     out: Block<'a>,
 }
@@ -193,7 +186,6 @@ impl SimdOp for Matmul<'_> {
     fn eval<I: Isa>(mut self, isa: I) {
         let width = isa.f32().len() * PANEL_VECTORS;
         let size = width * self.weights.inputs.max(1);
-        self.tile.resize(MOST_ROWS * width, 0.0);
         let panels = &self.weights.panels;
         for index in self.panels.clone() {
             let (panel, next) = panels[index * size..].split_at(size);
@@ -208,36 +200,78 @@ impl Matmul<'_> {
     fn panel<I: Isa>(&mut self, isa: I, panel: &[f32], column: usize, next: *const f32) {
         // As many rows as fit into the registers: 16 registers on x86 without AVX-512, 32 elsewhere.
         let most = if cfg!(target_arch = "x86_64") && isa.f32().len() < 16 { 6 } else { MOST_ROWS };
-        let width = isa.f32().len() * PANEL_VECTORS;
-        let columns = (self.weights.outputs - column).min(width);
-        let first = column - self.panels.start * width;
         let mut row = 0;
         while row < self.rows.count {
             let rows = (self.rows.count - row).min(most);
-            // Only the first tile of rows prefetches the next panel; the others point to the current one.
-            let next = if row == 0 { next } else { panel.as_ptr() };
-            let bias = &self.weights.bias[column..][..width];
-            let tile = &mut self.tile[..rows * width];
+            // The first two tiles of rows prefetch half of the next panel each, so that the memory is busy all the time, or a single one all of it.
+            // Further ones prefetch nothing new.
+            let next = match row / most {
+                0 => Next { panel: next, whole: self.rows.count <= most },
+                1 => Next { panel: next.wrapping_add(panel.len() / 2), whole: false },
+                _ => Next { panel: panel.as_ptr(), whole: false },
+            };
             match rows {
-                8 => self::tile::<I, 8>(isa, self.rows, row, panel, bias, next, tile),
-                7 => self::tile::<I, 7>(isa, self.rows, row, panel, bias, next, tile),
-                6 => self::tile::<I, 6>(isa, self.rows, row, panel, bias, next, tile),
-                5 => self::tile::<I, 5>(isa, self.rows, row, panel, bias, next, tile),
-                4 => self::tile::<I, 4>(isa, self.rows, row, panel, bias, next, tile),
-                3 => self::tile::<I, 3>(isa, self.rows, row, panel, bias, next, tile),
-                2 => self::tile::<I, 2>(isa, self.rows, row, panel, bias, next, tile),
-                _ => self::tile::<I, 1>(isa, self.rows, row, panel, bias, next, tile),
-            }
-            for (r, sums) in tile.chunks_exact(width).enumerate() {
-                let (residual, out) = self.out.row(row + r, first, columns);
-                finish(isa, self.activation, &sums[..columns], residual, out);
+                8 => self.rows::<I, 8>(isa, row, panel, column, next),
+                7 => self.rows::<I, 7>(isa, row, panel, column, next),
+                6 => self.rows::<I, 6>(isa, row, panel, column, next),
+                5 => self.rows::<I, 5>(isa, row, panel, column, next),
+                4 => self.rows::<I, 4>(isa, row, panel, column, next),
+                3 => self.rows::<I, 3>(isa, row, panel, column, next),
+                2 => self.rows::<I, 2>(isa, row, panel, column, next),
+                _ => self.rows::<I, 1>(isa, row, panel, column, next),
             }
             row += rows;
         }
     }
+
+    /// Computes `R` rows × one panel.
+    #[inline(always)]
+    fn rows<I: Isa, const R: usize>(&mut self, isa: I, row: usize, panel: &[f32], column: usize, next: Next) {
+        let ops = isa.f32();
+        let lanes = ops.len();
+        let width = lanes * PANEL_VECTORS;
+        let columns = (self.weights.outputs - column).min(width);
+        let first = column - self.panels.start * width;
+        let sums = tile::<I, R>(isa, self.rows, row, panel, &self.weights.bias[column..][..width], next);
+        for (r, sums) in sums.into_iter().enumerate() {
+            let (residual, out) = self.out.row(row + r, first, columns);
+            for (v, sum) in sums.into_iter().enumerate() {
+                // Only the last panel has partial vectors.
+                let (from, to) = ((v * lanes).min(columns), ((v + 1) * lanes).min(columns));
+                let mut y = self.activation.apply(isa, sum);
+                if let Some(residual) = residual {
+                    y = ops.add(y, ops.load_pad(&residual[from..to]).0);
+                }
+                match to - from == lanes {
+                    true => {
+                        ops.store(y, &mut out[from..]);
+                    }
+                    false => out[from..to].copy_from_slice(&y.to_array().as_ref()[..to - from]),
+                }
+            }
+        }
+    }
 }
 
-/// `R` rows × one panel: `tile [R, panel width]` = bias + rows · panel. Prefetches the panel at `next`.
+/// What a tile prefetches: a panel or half of one.
+#[derive(Clone, Copy)]
+struct Next {
+    panel: *const f32,
+    whole: bool,
+}
+
+impl Next {
+    /// Prefetches the next `values` values.
+    #[inline(always)]
+    fn prefetch<I: Isa>(&mut self, isa: I, values: usize) {
+        for line in (0..values).step_by(CACHE_LINE) {
+            isa.f32().prefetch(self.panel.wrapping_add(line));
+        }
+        self.panel = self.panel.wrapping_add(values);
+    }
+}
+
+/// bias + `R` rows · one panel. Prefetches the panel at `next`.
 #[inline(always)]
 fn tile<I: Isa, const R: usize>(
     isa: I,
@@ -245,9 +279,8 @@ fn tile<I: Isa, const R: usize>(
     first: usize,
     panel: &[f32],
     bias: &[f32],
-    mut next: *const f32,
-    tile: &mut [f32],
-) {
+    mut next: Next,
+) -> [[I::F32; PANEL_VECTORS]; R] {
     let ops = isa.f32();
     let lanes = ops.len();
     let width = lanes * PANEL_VECTORS;
@@ -259,12 +292,13 @@ fn tile<I: Isa, const R: usize>(
     let (panel, rest) = panel.split_at(inputs / FOUR * FOUR * width);
     let rows_by_four: [&[[f32; FOUR]]; R] = std::array::from_fn(|r| &rows[r].as_chunks().0[..inputs / FOUR]);
     for (four, weights) in (0..inputs / FOUR).zip(panel.chunks_exact(FOUR * width)) {
-        for line in (0..FOUR * width).step_by(CACHE_LINE) {
-            ops.prefetch(next.wrapping_add(line));
+        next.prefetch(isa, FOUR * width / 2);
+        if next.whole {
+            next.prefetch(isa, FOUR * width / 2);
         }
-        next = next.wrapping_add(FOUR * width);
         let x: [ByLane<I>; R] = std::array::from_fn(|r| ByLane::load(isa, &rows_by_four[r][four]));
         by_lane!(LANE => {
+            in_order();
             let weights = &weights[LANE as usize * width..][..width];
             let weights = [ops.load(weights), ops.load(&weights[lanes..])];
             for r in 0..R {
@@ -284,29 +318,5 @@ fn tile<I: Isa, const R: usize>(
             }
         }
     }
-    for (sums, tile) in in_registers(sums).into_iter().zip(tile.chunks_exact_mut(width)) {
-        for (sum, tile) in sums.into_iter().zip(tile.chunks_exact_mut(lanes)) {
-            ops.store(sum, tile);
-        }
-    }
-}
-
-/// `out` = activation(`sums`) + residual.
-#[inline(always)]
-fn finish<I: Isa>(isa: I, activation: Activation, sums: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-    let ops = isa.f32();
-    let lanes = ops.len();
-    for at in (0..sums.len()).step_by(lanes) {
-        let left = (sums.len() - at).min(lanes);
-        let mut y = activation.apply(isa, ops.load_pad(&sums[at..at + left]).0);
-        if let Some(residual) = residual {
-            y = ops.add(y, ops.load_pad(&residual[at..at + left]).0);
-        }
-        match left == lanes {
-            true => {
-                ops.store(y, &mut out[at..]);
-            }
-            false => out[at..].copy_from_slice(&y.to_array().as_ref()[..left]),
-        }
-    }
+    in_registers(sums)
 }

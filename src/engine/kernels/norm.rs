@@ -12,38 +12,76 @@ pub struct LayerNorm<'a> {
     pub out: &'a mut [f32],
 }
 
+/// Rows computed together, because the steps of one wait for each other.
+const ROWS: usize = 4;
+
 impl SimdOp for LayerNorm<'_> {
     type Output = ();
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
+        let Self { x, scale, shift, epsilon, out } = self;
+        let affine = Affine { scale, shift, epsilon };
+        let dim = scale.len().max(1);
+        let whole = x.len() - x.len() % (ROWS * dim);
+        for (x, out) in x[..whole].chunks_exact(ROWS * dim).zip(out.chunks_exact_mut(ROWS * dim)) {
+            affine.rows::<I, ROWS>(isa, x, out);
+        }
+        for (x, out) in x[whole..].chunks_exact(dim).zip(out[whole..].chunks_exact_mut(dim)) {
+            affine.rows::<I, 1>(isa, x, out);
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Affine<'a> {
+    scale: &'a [f32],
+    shift: &'a [f32],
+    epsilon: f32,
+}
+
+impl Affine<'_> {
+    /// Normalises `R` rows.
+    #[inline(always)]
+    fn rows<I: Isa, const R: usize>(self, isa: I, x: &[f32], out: &mut [f32]) {
         let ops = isa.f32();
         let (lanes, dim) = (ops.len(), self.scale.len());
         let whole = dim - dim % lanes;
-        for (x, out) in self.x.chunks_exact(dim.max(1)).zip(self.out.chunks_exact_mut(dim.max(1))) {
-            let mut sum = ops.zero();
-            for part in x[..whole].chunks_exact(lanes) {
-                sum = ops.add(sum, ops.load(part));
+        let x: [&[f32]; R] = std::array::from_fn(|r| &x[r * dim..][..dim]);
+        let mut sums = [ops.zero(); R];
+        for at in (0..whole).step_by(lanes) {
+            for r in 0..R {
+                sums[r] = ops.add(sums[r], ops.load(&x[r][at..]));
             }
-            let rest: f32 = x[whole..].iter().sum();
-            let mean = (ops.sum(sum) + rest) / dim as f32;
-            let middle = ops.splat(mean);
-            let mut squares = ops.zero();
-            for part in x[..whole].chunks_exact(lanes) {
-                let away = ops.sub(ops.load(part), middle);
-                squares = ops.mul_add(away, away, squares);
+        }
+        let mut means = [0.0; R];
+        for r in 0..R {
+            let rest: f32 = x[r][whole..].iter().sum();
+            means[r] = (ops.sum(sums[r]) + rest) / dim as f32;
+        }
+        let mut squares = [ops.zero(); R];
+        for at in (0..whole).step_by(lanes) {
+            for r in 0..R {
+                let away = ops.sub(ops.load(&x[r][at..]), ops.splat(means[r]));
+                squares[r] = ops.mul_add(away, away, squares[r]);
             }
-            let rest: f32 = x[whole..].iter().map(|x| (x - mean) * (x - mean)).sum();
-            let variance = (ops.sum(squares) + rest) / dim as f32;
-            let factor = (variance + self.epsilon).sqrt().recip();
-            let factors = ops.splat(factor);
-            let affine = self.scale.chunks_exact(lanes).zip(self.shift.chunks_exact(lanes));
-            for ((x, out), (scale, shift)) in x.chunks_exact(lanes).zip(out.chunks_exact_mut(lanes)).zip(affine) {
-                let away = ops.mul(ops.sub(ops.load(x), middle), factors);
-                ops.store(ops.mul_add(away, ops.load(scale), ops.load(shift)), out);
+        }
+        let mut factors = [0.0; R];
+        for r in 0..R {
+            let rest: f32 = x[r][whole..].iter().map(|x| (x - means[r]) * (x - means[r])).sum();
+            let variance = (ops.sum(squares[r]) + rest) / dim as f32;
+            factors[r] = (variance + self.epsilon).sqrt().recip();
+        }
+        for at in (0..whole).step_by(lanes) {
+            let (scale, shift) = (ops.load(&self.scale[at..]), ops.load(&self.shift[at..]));
+            for r in 0..R {
+                let away = ops.mul(ops.sub(ops.load(&x[r][at..]), ops.splat(means[r])), ops.splat(factors[r]));
+                ops.store(ops.mul_add(away, scale, shift), &mut out[r * dim + at..]);
             }
-            for at in whole..dim {
-                out[at] = (x[at] - mean) * factor * self.scale[at] + self.shift[at];
+        }
+        for at in whole..dim {
+            for r in 0..R {
+                out[r * dim + at] = (x[r][at] - means[r]) * factors[r] * self.scale[at] + self.shift[at];
             }
         }
     }

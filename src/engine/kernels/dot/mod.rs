@@ -168,13 +168,20 @@ struct Tile<'a> {
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 impl<'a> Tile<'a> {
     /// Splits a panel into `parts` parts and tiles of at most `most` rows. All rows pass a part before the next part, whose weights stay in
-    /// the cache meanwhile; only the first of them prefetch.
+    /// the cache meanwhile. Only the first tile prefetches; of a panel in one part, the first two prefetch half each, so that the memory is busy
+    /// all the time.
     fn split(self, most: usize, parts: usize, mut compute: impl FnMut(Tile<'_>)) {
+        let one_tile = self.sums.len() <= most;
         for part in 0..parts {
             for (index, (rows, sums)) in
                 self.rows.chunks(most.saturating_mul(self.stride)).zip(self.sums.chunks_mut(most)).enumerate()
             {
-                let next = if index == 0 { self.next } else { &[] };
+                let next = match index {
+                    0 if parts > 1 || one_tile => self.next,
+                    0 => &self.next[..self.next.len() / 2],
+                    1 if parts == 1 => &self.next[self.next.len() / 2..],
+                    _ => &[],
+                };
                 compute(Tile { rows, part, next, sums, ..self });
             }
         }

@@ -78,13 +78,16 @@ impl AvxVnni {
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn wide_tile<const R: usize>(tile: Tile<'_>) {
-    let ((panel, _), (next, _)) = (tile.panel.as_chunks::<2>(), tile.next.as_chunks::<2>());
+    let (panel, _) = tile.panel.as_chunks::<2>();
+    let (next, more) = tile.next.split_at(tile.next.len().min(panel.len()));
     let rows = tile.rows::<R>(panel.len());
     let mut vectors = [[_mm512_setzero_si512(); 2]; R];
     for (group, weights) in panel.iter().enumerate() {
         if let Some(next) = next.get(group) {
-            fetch(&next[0]);
-            fetch(&next[1]);
+            fetch(next);
+        }
+        if let Some(more) = more.get(group) {
+            fetch(more);
         }
         let weights = [load(&weights[0]), load(&weights[1])];
         for r in 0..R {
