@@ -4,6 +4,7 @@
 //! docs/notes/neighbours.md describes the rules, and where they are reconstructions.
 
 pub mod codec;
+mod ledger;
 pub mod message;
 pub mod policy;
 mod roster;

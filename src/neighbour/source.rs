@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
+use super::ledger::Ledger;
 use super::message::{Answer, Task};
-use super::policy::{self, Draws, Exchange, Ledger, LiveAdaptation, Load, Placement};
+use super::policy::{self, Draws, Exchange, LiveAdaptation, Load, Placement};
 use super::roster::{Candidate, Ending, Roster};
 use crate::engine::handover::Handover;
 use crate::engine::{Encoder, EngineError};
@@ -149,6 +150,12 @@ impl Source {
         self
     }
 
+    /// Takes it for known that a chunk that stays takes `stay` seconds.
+    #[cfg(test)]
+    pub(super) fn settled(&mut self, stay: f64) {
+        self.ledger = Some(Ledger::settled(stay));
+    }
+
     /// Lets chunks of `session` continue on neighbours from the next one on.
     pub fn attach(self, session: &mut Session) {
         session.offload_to(Box::new(self));
@@ -198,13 +205,15 @@ impl Source {
             return 0.0;
         };
         let chained = self.encoder.is_cached();
+        // A file goes on: what a stretch saves pays for filling its pipeline.
+        let stretch = self.ledger.as_ref().map_or(0, |ledger| ledger.stretch() as usize);
         let exchange = Exchange {
             stay: offer.compute_seconds,
             leave: offer.leave_seconds.unwrap_or((offer.elapsed - offer.waited).as_secs_f64()),
             transfer,
             there: best.load.compute_seconds,
             queue: best.load.input,
-            waiting: offer.waiting,
+            waiting: offer.waiting.max(stretch),
             sent: offer.sent,
             window: offer.window,
             chained,

@@ -426,7 +426,9 @@ fn auto_sends_where_a_neighbour_processes_more() {
         let roster = Arc::new(Roster::default());
         let worker = Mutex::new(Worker::new(&loaded.0, &loaded.1).unwrap());
         let carrier = Direct { worker, loaded, fault: Box::new(|| Fault::None), lost: Mutex::default() };
-        let source = Source::new(&loaded.0, &loaded.1, &policy, Offloading::Auto, roster.clone(), Box::new(carrier)).unwrap();
+        let mut source =
+            Source::new(&loaded.0, &loaded.1, &policy, Offloading::Auto, roster.clone(), Box::new(carrier)).unwrap();
+        source.settled(1e-3);
         source.attach(&mut session);
         let mut found = 0;
         for block in speech().chunks(5_120) {
