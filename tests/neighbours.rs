@@ -256,7 +256,7 @@ fn other_clients_see_workers_and_cannot_harm_them() {
         replies.recv().ok()?.into_result().ok().map(|sample| sample.payload().to_bytes().len())
     };
     for noise in
-        [Vec::new(), b"noise".to_vec(), b"BNT\x01".to_vec(), [&b"BNT\x01"[..], &[0xff; 4_000]].concat(), vec![7; 1 << 20]]
+        [Vec::new(), b"noise".to_vec(), b"BNT\x02".to_vec(), [&b"BNT\x02"[..], &[0xff; 4_000]].concat(), vec![7; 1 << 20]]
     {
         let answer = ask(noise);
         assert!(answer.is_some_and(|bytes| bytes < 64), "{answer:?}");

@@ -195,10 +195,11 @@ impl CachedState {
         }
     }
 
-    /// Whether states of the chunk that starts at `first_frame` are known.
+    /// The chunk that starts at `first_frame`, if states of it are known.
     #[cfg(feature = "neighbours")]
-    pub fn knows(&self, first_frame: u64) -> bool {
-        self.past.binary_search_by_key(&first_frame, |known| known.first_frame).is_ok()
+    pub fn chunk(&self, first_frame: u64) -> Option<&PastChunk> {
+        let index = self.past.binary_search_by_key(&first_frame, |known| known.first_frame).ok()?;
+        self.past.get(index)
     }
 
     /// Adds states of the chunk of the left context that starts at `first_frame`, if it is still there.
@@ -215,13 +216,19 @@ impl CachedState {
         if next == first_frame {
             return Ok(());
         }
-        let from = self.past.iter().position(|chunk| chunk.first_frame >= next);
-        let resume = from.map_or(first_frame, |index| self.past[index].first_frame);
+        // Only chunks that follow each other up to this one: what was computed elsewhere may be missing before them.
+        let (mut from, mut resume) = (self.past.len(), first_frame);
+        while let Some(chunk) = from.checked_sub(1).map(|index| &self.past[index])
+            && chunk.end() == resume
+            && chunk.first_frame >= next
+        {
+            (from, resume) = (from - 1, chunk.first_frame);
+        }
         if resume != next {
             // Frames that have left the context were never computed here, and older ones have left it as well.
             self.layers[k - self.first_layer].restart_at(resume);
         }
-        for index in from.unwrap_or(self.past.len())..self.past.len() {
+        for index in from..self.past.len() {
             let unknown =
                 || EngineError::Run { stage: format!("layer.{k}"), problem: "no state of an earlier chunk is known".into() };
             let state = self.past[index].input(k).cloned().ok_or_else(unknown)?;

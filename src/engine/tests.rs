@@ -271,7 +271,7 @@ fn fused_operations_report_the_macs_of_their_matmuls() {
 }
 
 /// Features at the exits of `audio`'s chunks, which go as deep as `plans` says, over and over. A chunk whose plan has a second depth
-/// changes there to one of two other machines.
+/// changes there to one of two other machines; at depth 0 as audio, whose states come back once another machine needs them.
 #[cfg(feature = "neighbours")]
 fn handed_over(encoder: &Arc<Encoder>, audio: &[f32], plans: &[(usize, Option<(usize, usize)>)]) -> Vec<Frames> {
     let mut chunker = Chunker::new(encoder, encoder.default_chunk_frames());
@@ -280,9 +280,26 @@ fn handed_over(encoder: &Arc<Encoder>, audio: &[f32], plans: &[(usize, Option<(u
     let [own, others @ ..] = &mut states[..] else { panic!() };
     chunker.push(audio);
     chunker.finish();
-    let mut features = Vec::new();
+    let (mut features, mut elsewhere) = (Vec::new(), Vec::<(u64, usize)>::new());
     for &(depth, change) in plans.iter().cycle() {
         let Some(chunk) = chunker.next_chunk() else { break };
+        let first = chunk.span.chunk_first;
+        let audio_to = change.filter(|&(at, _)| at == 0 && encoder.can_begin_anywhere()).map(|(_, other)| other);
+        if elsewhere.iter().any(|&(_, machine)| audio_to != Some(machine)) {
+            let past = elsewhere.drain(..).flat_map(|(frame, machine)| others[machine].chunks(&[frame]));
+            let past = past.filter(|chunk| chunk.end() + encoder.left_context() as u64 > first).collect();
+            own.add_context(first, past).unwrap();
+        }
+        if let Some(other) = audio_to {
+            let mut there = others[other].take_over(own.hand_over_audio(chunk.audio, chunk.span)).unwrap();
+            while there.depth() < depth {
+                there.step().unwrap();
+            }
+            features.push(there.feature(depth).clone());
+            there.finish();
+            elsewhere.push((first, other));
+            continue;
+        }
         let mut pass = own.begin(chunk.audio, chunk.span).unwrap();
         let here = change.map_or(depth, |(at, _)| at.min(depth));
         while pass.depth() < here {
@@ -301,7 +318,7 @@ fn handed_over(encoder: &Arc<Encoder>, audio: &[f32], plans: &[(usize, Option<(u
         }
         let (feature, returned) = (there.feature(depth).clone(), there.states());
         there.finish();
-        own.add_states(chunk.span.chunk_first, returned);
+        own.add_states(first, returned);
         features.push(feature);
     }
     features
@@ -339,21 +356,29 @@ proptest! {
 #[cfg(feature = "neighbours")]
 #[test]
 fn a_handover_of_another_shape_is_refused() {
-    use handover::Handover;
+    use handover::{Handover, Input};
     let encoder = encoder(GapFill::Project);
     let dim = encoder.dim();
     let frames = |count: usize, dim: usize| Frames::build(count, dim, |_| {});
-    let good = Handover { depth: 2, first_frame: 64, x: frames(16, dim), own: 0..16, past: Vec::new() };
+    let good = Handover { depth: 2, first_frame: 64, input: Input::States(frames(16, dim)), own: 0..16, past: Vec::new() };
     let past = |first_frame, states| vec![PastChunk { first_frame, states }];
+    let samples = |frames: usize| vec![0.0; encoder.audio().receptive_field + (frames - 1) * encoder.audio().hop];
+    let audio = Handover { depth: 0, input: Input::Audio(samples(16)), ..good.clone() };
     let mut state = EncoderState::new(&encoder).unwrap();
-    assert!(state.take_over(good.clone()).is_ok());
+    assert!(state.take_over(good.clone()).is_ok() && state.take_over(audio.clone()).is_ok());
     for wrong in [
+        Handover { depth: 1, ..audio.clone() },
+        Handover { input: Input::Audio(vec![0.0; 100]), ..audio.clone() },
+        Handover { input: Input::Audio(samples(16)[1..].to_vec()), ..audio.clone() },
+        Handover { input: Input::Audio(samples(15)), ..audio.clone() },
+        Handover { input: Input::Audio(samples(200)), own: 0..200, ..audio.clone() },
+        Handover { first_frame: 3, own: 4..16, ..audio.clone() },
         Handover { depth: 10, ..good.clone() },
-        Handover { x: frames(16, dim + 1), ..good.clone() },
+        Handover { input: Input::States(frames(16, dim + 1)), ..good.clone() },
         Handover { own: 0..17, ..good.clone() },
         Handover { own: 4..16, ..good.clone() },
         Handover { own: 3..3, ..good.clone() },
-        Handover { x: frames(200, dim), own: 0..200, ..good.clone() },
+        Handover { input: Input::States(frames(200, dim)), own: 0..200, ..good.clone() },
         Handover { past: past(60, vec![(1, frames(16, dim))]), ..good.clone() },
         Handover { past: past(48, vec![(1, frames(16, dim)), (2, frames(8, dim))]), ..good.clone() },
         Handover { past: past(48, vec![(1, frames(0, dim))]), ..good.clone() },

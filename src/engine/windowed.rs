@@ -49,7 +49,7 @@ impl WindowedState {
         chunk_frames: usize,
     ) -> Result<Frames, EngineError> {
         let held = self.first_frame + (self.kept.len() / self.dim) as u64;
-        if fresh_first < held {
+        if fresh_first != held {
             // The front end received the whole window, so the kept frames are replaced.
             self.kept.clear();
         }

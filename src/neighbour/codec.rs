@@ -1,7 +1,7 @@
 //! Wire encoding of numbers and matrices: little-endian, bounded, and checked before allocation.
 //!
 //! A matrix of frames is int8 with one f32 scale per frame, scale = max |x| / 127. The error of a value is at most half a scale:
-//! 1/254 of the frame's largest absolute value.
+//! 1/254 of the frame's largest absolute value. Audio is 16-bit PCM: that of 16-bit sources is exact.
 
 use crate::engine::Frames;
 
@@ -14,6 +14,10 @@ pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// Largest quantised value.
 const STEPS: f32 = 127.0;
+/// Quantised samples in full scale.
+const PCM_STEPS: f32 = 32_768.0;
+/// Largest scale of a sample: far above that of any audio, and no sample overflows.
+const MOST_PCM_SCALE: f32 = 1e12;
 
 /// Errors of reading or writing a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,8 +63,8 @@ pub enum CodecError {
         /// Meaning of the value.
         what: &'static str,
     },
-    /// A state is not finite, and cannot be sent.
-    #[error("a state is not finite")]
+    /// A state, or a sample, is not finite, and cannot be sent.
+    #[error("a state or a sample is not finite")]
     NotFinite,
 }
 
@@ -118,6 +122,25 @@ impl Writer {
             let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
             self.f32(if inverse > 0.0 { scale } else { 0.0 });
             self.0.extend(row.iter().map(|value| (value * inverse).round().clamp(-STEPS, STEPS) as i8 as u8));
+        }
+        Ok(())
+    }
+
+    /// Samples as 16-bit integers, with a scale above 1 / 32768 only for samples above full scale.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError::NotFinite`].
+    pub fn audio(&mut self, samples: &[f32]) -> Result<(), CodecError> {
+        let largest = samples.iter().fold(0f32, |largest, sample| largest.max(sample.abs()));
+        if largest / PCM_STEPS > MOST_PCM_SCALE || samples.iter().any(|sample| sample.is_nan()) {
+            return Err(CodecError::NotFinite);
+        }
+        let scale = largest.max(1.0) / PCM_STEPS;
+        self.u32(samples.len() as u32);
+        self.f32(scale);
+        for sample in samples {
+            self.0.extend((((sample / scale).round()).clamp(-PCM_STEPS, PCM_STEPS - 1.0) as i16).to_le_bytes());
         }
         Ok(())
     }
@@ -180,6 +203,17 @@ impl<'a> Reader<'a> {
     /// Four bytes; any value.
     pub fn f32(&mut self, what: &'static str) -> Result<f32, CodecError> {
         self.array(what).map(f32::from_le_bytes)
+    }
+
+    /// Samples.
+    pub fn audio(&mut self, what: &'static str) -> Result<Vec<f32>, CodecError> {
+        let count = self.count(what, MAX_MESSAGE_BYTES / 2)?;
+        let scale = self.f32(what)?;
+        if !(scale > 0.0 && scale <= MOST_PCM_SCALE) {
+            return Err(CodecError::Invalid { what });
+        }
+        let (samples, _) = self.take(2 * count, what)?.as_chunks::<2>();
+        Ok(samples.iter().map(|sample| f32::from(i16::from_le_bytes(*sample)) * scale).collect())
     }
 
     /// A number that is at most `most`.
@@ -263,6 +297,38 @@ mod tests {
         let message = writer.finish();
         let mut reader = Reader::new(&message, FORMAT).unwrap();
         assert!(matches!(reader.frames("x"), Err(CodecError::Truncated { what: "x", .. })));
+    }
+
+    #[test]
+    fn audio_of_16_bits_is_exact_and_any_other_within_a_step() {
+        let carried = |samples: &[f32]| {
+            let mut writer = Writer::new(FORMAT);
+            writer.audio(samples)?;
+            let message = writer.finish();
+            assert_eq!(message.len(), 12 + 2 * samples.len());
+            Reader::new(&message, FORMAT)?.audio("x")
+        };
+        let exact: Vec<f32> = (-32_768..32_768).map(|sample| sample as f32 / PCM_STEPS).collect();
+        assert_eq!(carried(&exact).unwrap(), exact);
+        for loudest in [0.3, 1.0, 7.5, 1e9] {
+            let samples: Vec<f32> = (-500..=500).map(|step| loudest * step as f32 / 500.0).collect();
+            let step = loudest.max(1.0) / PCM_STEPS * 1.01;
+            assert!(carried(&samples).unwrap().iter().zip(&samples).all(|(a, b)| (a - b).abs() <= step), "{loudest}");
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::MAX] {
+            assert_eq!(carried(&[0.0, bad]), Err(CodecError::NotFinite));
+        }
+    }
+
+    #[test]
+    fn audio_that_claims_to_be_long_or_loud_is_refused() {
+        let message =
+            |count: u32, scale: f32| [&FORMAT.to_le_bytes(), &count.to_le_bytes(), &scale.to_le_bytes(), &[1, 0][..]].concat();
+        let read = |message: &[u8]| Reader::new(message, FORMAT).unwrap().audio("x");
+        assert_eq!(read(&message(1, 0.5)), Ok(vec![0.5]));
+        for (count, scale) in [(2, 0.5), (u32::MAX, 0.5), (1, f32::NAN), (1, 0.0), (1, -1.0), (1, f32::INFINITY), (1, 1e30)] {
+            assert!(read(&message(count, scale)).is_err(), "{count} {scale}");
+        }
     }
 
     proptest! {

@@ -37,6 +37,8 @@ struct Stretch {
     chunks: u64,
     /// The last of them that have stayed.
     idle: u64,
+    /// Chunks that have left since `most` was raised.
+    left: usize,
     /// Announced time until the first one returns, seconds.
     trip: f64,
     /// Time and chunks at the last look at the loss.
@@ -123,8 +125,11 @@ impl Ledger {
         if away.end.is_none() {
             if lost(away.looked) > SLACK + TRIPS * away.trip / self.stay {
                 away.end = Some(End::Loss);
-            } else if sent == 0 || away.chunks - away.looked.1 >= LOOK_EVERY {
+            } else if sent == 0 || away.left > self.most {
+                // More have left than may be on their way, so some are back.
                 self.most = self.most.saturating_mul(2);
+                (away.looked, away.left) = ((now, away.chunks), 0);
+            } else if away.chunks - away.looked.1 >= LOOK_EVERY {
                 away.looked = (now, away.chunks);
             }
             match away.full {
@@ -173,8 +178,9 @@ impl Ledger {
     /// The chunk that has begun leaves, for `trip` seconds as announced.
     pub fn leaves(&mut self, trip: f64) {
         let Some(since) = self.last else { return };
-        let new = Stretch { since, chunks: 0, idle: 0, trip, looked: (since, 0), full: None, end: None };
-        self.away.get_or_insert(new).idle = 0;
+        let new = Stretch { since, chunks: 0, idle: 0, left: 0, trip, looked: (since, 0), full: None, end: None };
+        let away = self.away.get_or_insert(new);
+        (away.idle, away.left) = (0, away.left + 1);
     }
 
     /// Whether the next chunk may leave while `sent` are on their way. Not before it is known how long one takes that stays.
@@ -183,6 +189,11 @@ impl Ledger {
             None => self.stayed >= LEAST_STAYED.0 && self.stayed_seconds >= LEAST_STAYED.1 && self.pause == 0,
             Some(away) => away.end.is_none() && sent < self.most,
         }
+    }
+
+    /// Most chunks on their way now; a chunk that leaves waits for the oldest one where more would be. No limit while all stay.
+    pub fn most(&self) -> usize {
+        self.away.filter(|away| away.end.is_none()).map_or(usize::MAX, |_| self.most)
     }
 
     /// Chunks that the next stretch lasts.
@@ -249,7 +260,9 @@ mod tests {
             let (mut now, mut free, mut sent, mut ledger) = (0.0f64, 0.0f64, 0, Ledger::default());
             let mut away = VecDeque::new();
             for _ in 0..chunks {
-                if away.len() == reported.window {
+                // Those of a chain wait; of others, one stays.
+                let most = if reported.chained { ledger.most() } else { usize::MAX };
+                if away.len() >= reported.window.min(most) {
                     now = now.max(away.pop_front().unwrap());
                 }
                 while away.front().is_some_and(|back| *back <= now) {
@@ -332,7 +345,7 @@ mod tests {
             let (mut now, mut free, mut ledger, mut left) = (0.0f64, 0.0f64, Ledger::default(), Vec::new());
             let mut away = VecDeque::new();
             for chunk in 0..8_000 {
-                if away.len() == 8 {
+                if away.len() >= ledger.most().min(8) {
                     now = now.max(away.pop_front().unwrap());
                 }
                 while away.front().is_some_and(|back| *back <= now) {

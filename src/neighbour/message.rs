@@ -6,16 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{CodecError, Reader, Writer};
 use super::policy::Load;
-use crate::engine::handover::Handover;
+use crate::engine::handover::{Handover, Input};
 use crate::engine::{PastChunk, States};
 use crate::exit::{Evidence, PolicySpec, Reason};
 use crate::stream::Mixture;
 use crate::stream::offload::Returned;
 
 /// "BNT" and the version of the format of tasks.
-const TASK: u32 = u32::from_le_bytes(*b"BNT\x01");
+const TASK: u32 = u32::from_le_bytes(*b"BNT\x02");
 /// "BNA" and the version of the format of answers.
 const ANSWER: u32 = u32::from_le_bytes(*b"BNA\x01");
+/// "BNR" and the version of the format of requests for states.
+const RECALL: u32 = u32::from_le_bytes(*b"BNR\x01");
+/// "BNS" and the version of the format of their answers.
+const RECALLED: u32 = u32::from_le_bytes(*b"BNS\x01");
 /// Version of the published state.
 pub const STATE_VERSION: u32 = 1;
 
@@ -27,7 +31,7 @@ pub const MAX_STATE_BYTES: usize = 4 << 10;
 /// Maximum position: no stream is that long, and sums of positions cannot overflow.
 const MAX_POSITION: u64 = 1 << 48;
 
-/// A source's request to compute the remaining layers of a chunk.
+/// A source's request to compute the remaining layers of a chunk, or all of it from its audio.
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
     /// [`Pack::identity`](crate::pack::Pack::identity) of the source's pack.
@@ -48,6 +52,21 @@ pub(crate) struct Task {
     /// First frames of all earlier chunks whose states the worker needs.
     pub context: Vec<u64>,
 }
+
+/// A source's request for the states of chunks that left as audio, which it needs to compute later ones itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Recall {
+    /// [`Pack::identity`](crate::pack::Pack::identity) of the source's pack.
+    pub pack: String,
+    /// The stream.
+    pub stream: u64,
+    /// First frames of the chunks, ascending.
+    pub frames: Vec<u64>,
+}
+
+/// The answer to a [`Recall`]: those of the chunks that are known, in order.
+#[derive(Debug, Clone)]
+pub(crate) struct Recalled(pub Vec<PastChunk>);
 
 /// Why a worker refuses a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -103,6 +122,38 @@ fn read_states(from: &mut Reader<'_>) -> Result<States, CodecError> {
     Ok(states)
 }
 
+fn write_past(out: &mut Writer, past: &[PastChunk]) -> Result<(), CodecError> {
+    out.u32(past.len() as u32);
+    for chunk in past {
+        out.u64(chunk.first_frame);
+        write_states(out, &chunk.states)?;
+    }
+    Ok(())
+}
+
+fn read_past(from: &mut Reader<'_>) -> Result<Vec<PastChunk>, CodecError> {
+    let mut past = Vec::new();
+    for _ in 0..from.count("earlier chunks", MAX_CONTEXT_CHUNKS)? {
+        let first_frame = position(from, "a frame")?;
+        let states = read_states(from)?;
+        if states.is_empty() {
+            return Err(CodecError::Invalid { what: "an earlier chunk" });
+        }
+        past.push(PastChunk { first_frame, states });
+    }
+    Ok(past)
+}
+
+fn read_positions(from: &mut Reader<'_>) -> Result<Vec<u64>, CodecError> {
+    let count = from.count("earlier chunks", MAX_CONTEXT_CHUNKS)?;
+    (0..count).map(|_| position(from, "a frame")).collect()
+}
+
+fn read_pack(from: &mut Reader<'_>) -> Result<String, CodecError> {
+    let pack = std::str::from_utf8(from.bytes("the pack", 64)?);
+    pack.map(str::to_owned).map_err(|_| CodecError::Invalid { what: "the pack" })
+}
+
 fn position(from: &mut Reader<'_>, what: &'static str) -> Result<u64, CodecError> {
     match from.u64(what)? {
         found if found <= MAX_POSITION => Ok(found),
@@ -119,7 +170,7 @@ impl Task {
     ///
     /// # Errors
     ///
-    /// [`CodecError::NotFinite`] for states that are not finite, [`CodecError::Invalid`] for a policy that cannot be written.
+    /// [`CodecError::NotFinite`] for states or samples that are not finite, [`CodecError::Invalid`] for a policy that cannot be written.
     pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
         let mut out = Writer::new(TASK);
         out.bytes(self.pack.as_bytes());
@@ -143,14 +194,14 @@ impl Task {
         out.u64(chunk.first_frame);
         out.u32(chunk.own.start as u32);
         out.u32(chunk.own.len() as u32);
-        out.frames(&chunk.x)?;
+        out.u8(matches!(chunk.input, Input::Audio(_)).into());
+        match &chunk.input {
+            Input::States(x) => out.frames(x)?,
+            Input::Audio(samples) => out.audio(samples)?,
+        }
         out.u32(self.context.len() as u32);
         self.context.iter().for_each(|frame| out.u64(*frame));
-        out.u32(chunk.past.len() as u32);
-        for past in &chunk.past {
-            out.u64(past.first_frame);
-            write_states(&mut out, &past.states)?;
-        }
+        write_past(&mut out, &chunk.past)?;
         Ok(out.finish())
     }
 
@@ -162,8 +213,7 @@ impl Task {
     pub fn decode(message: &[u8]) -> Result<Self, CodecError> {
         let mut from = Reader::new(message, TASK)?;
         let invalid = |what| CodecError::Invalid { what };
-        let pack = from.bytes("the pack", 64)?;
-        let pack = std::str::from_utf8(pack).map_err(|_| invalid("the pack"))?.to_owned();
+        let pack = read_pack(&mut from)?;
         let (stream, sequence) = (from.u64("the stream")?, from.u64("the chunk's number")?);
         let within = Duration::from_micros(from.u64("the time")?);
         let policy = from.bytes("the policy", MAX_POLICY_BYTES)?;
@@ -185,20 +235,13 @@ impl Task {
         let first_frame = position(&mut from, "the first frame")?;
         let start = from.count("the chunk's frames", super::codec::MAX_FRAMES)?;
         let own = start..start + from.count("the chunk's frames", super::codec::MAX_FRAMES)?;
-        let x = from.frames("the states")?;
-        let count = from.count("earlier chunks", MAX_CONTEXT_CHUNKS)?;
-        let context = (0..count).map(|_| position(&mut from, "a frame")).collect::<Result<_, _>>()?;
-        let mut past = Vec::new();
-        for _ in 0..from.count("earlier chunks", MAX_CONTEXT_CHUNKS)? {
-            let first_frame = position(&mut from, "a frame")?;
-            let states = read_states(&mut from)?;
-            if states.is_empty() {
-                return Err(invalid("an earlier chunk"));
-            }
-            past.push(PastChunk { first_frame, states });
-        }
+        let input = match from.flag("a flag")? {
+            false => Input::States(from.frames("the states")?),
+            true => Input::Audio(from.audio("the audio")?),
+        };
+        let (context, past) = (read_positions(&mut from)?, read_past(&mut from)?);
         from.finish()?;
-        let chunk = Handover { depth, first_frame, x, own, past };
+        let chunk = Handover { depth, first_frame, input, own, past };
         Ok(Self { pack, stream, sequence, within, policy, all_heads, ctc, mixture, chunk, context })
     }
 }
@@ -309,6 +352,60 @@ impl Answer {
     }
 }
 
+impl Recall {
+    /// Whether `message` is such a request.
+    pub fn is(message: &[u8]) -> bool {
+        message.starts_with(&RECALL.to_le_bytes())
+    }
+
+    /// Encodes the message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::new(RECALL);
+        out.bytes(self.pack.as_bytes());
+        out.u64(self.stream);
+        out.u32(self.frames.len() as u32);
+        self.frames.iter().for_each(|frame| out.u64(*frame));
+        out.finish()
+    }
+
+    /// Decodes a message.
+    ///
+    /// # Errors
+    ///
+    /// Every [`CodecError`].
+    pub fn decode(message: &[u8]) -> Result<Self, CodecError> {
+        let mut from = Reader::new(message, RECALL)?;
+        let (pack, stream, frames) = (read_pack(&mut from)?, from.u64("the stream")?, read_positions(&mut from)?);
+        from.finish()?;
+        Ok(Self { pack, stream, frames })
+    }
+}
+
+impl Recalled {
+    /// Encodes the message.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError::NotFinite`] for states that are not finite.
+    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        let mut out = Writer::new(RECALLED);
+        write_past(&mut out, &self.0)?;
+        Ok(out.finish())
+    }
+
+    /// Decodes a message.
+    ///
+    /// # Errors
+    ///
+    /// Every [`CodecError`].
+    pub fn decode(message: &[u8]) -> Result<Self, CodecError> {
+        let mut from = Reader::new(message, RECALLED)?;
+        let past = read_past(&mut from)?;
+        from.finish()?;
+        Ok(Self(past))
+    }
+}
+
 /// The published state of a worker, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerState {
@@ -373,7 +470,7 @@ mod tests {
             chunk: Handover {
                 depth: 2,
                 first_frame: 32,
-                x: frames(4, 1.0),
+                input: Input::States(frames(4, 1.0)),
                 own: 0..4,
                 past: vec![PastChunk { first_frame: 28, states: vec![(2, frames(4, 1.0)), (5, frames(4, -2.0))] }],
             },
@@ -397,11 +494,30 @@ mod tests {
         Answer { result: Ok(returned), load, took: Duration::from_millis(9) }
     }
 
+    fn recall() -> Recall {
+        Recall { pack: "ab".repeat(32), stream: 7, frames: vec![16, 32] }
+    }
+
+    fn recalled() -> Recalled {
+        Recalled(vec![PastChunk { first_frame: 16, states: vec![(0, frames(4, 1.0)), (1, frames(4, -2.0))] }])
+    }
+
     #[test]
     fn a_task_and_its_answer_come_back_as_they_were() {
         let task = task();
-        let found = Task::decode(&task.encode().unwrap()).unwrap();
-        assert_eq!(format!("{found:?}"), format!("{task:?}"));
+        let audio = Task {
+            chunk: Handover { depth: 0, input: Input::Audio(vec![0.0, -1.0, 0.25]), ..task.chunk.clone() },
+            ..task.clone()
+        };
+        for task in [task, audio] {
+            let found = Task::decode(&task.encode().unwrap()).unwrap();
+            assert_eq!(format!("{found:?}"), format!("{task:?}"));
+        }
+        let recall = recall();
+        assert!(Recall::is(&recall.encode()) && !Recall::is(&answer().encode().unwrap()));
+        assert_eq!(Recall::decode(&recall.encode()), Ok(recall));
+        let found = Recalled::decode(&recalled().encode().unwrap()).unwrap();
+        assert_eq!(format!("{found:?}"), format!("{:?}", recalled()));
         let mut refused = answer();
         refused.result = Err(Refusal::Context);
         for answer in [answer(), refused] {
@@ -449,15 +565,16 @@ mod tests {
             cut in any::<prop::sample::Index>(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
             noise in prop::collection::vec(any::<u8>(), 0..200),
         ) {
-            for message in [task().encode().unwrap(), answer().encode().unwrap()] {
-                prop_assert!(Task::decode(&message[..cut.index(message.len())]).is_err());
-                prop_assert!(Answer::decode(&message[..cut.index(message.len())]).is_err());
+            for message in [task().encode().unwrap(), answer().encode().unwrap(), recall().encode(), recalled().encode().unwrap()] {
+                let shorter = &message[..cut.index(message.len())];
+                prop_assert!(Task::decode(shorter).is_err() && Answer::decode(shorter).is_err());
+                prop_assert!(Recall::decode(shorter).is_err() && Recalled::decode(shorter).is_err());
                 let mut changed = message.clone();
                 for (place, value) in &flips {
                     let place = place.index(changed.len());
                     changed[place] = *value;
                 }
-                let _ = (Task::decode(&changed), Answer::decode(&changed));
+                let _ = (Task::decode(&changed), Answer::decode(&changed), Recall::decode(&changed), Recalled::decode(&changed));
                 let _ = (Task::decode(&[&message[..4], &noise].concat()), Answer::decode(&[&message[..4], &noise].concat()));
             }
             let _ = WorkerState::decode(&noise);

@@ -22,7 +22,7 @@ use crate::engine::{Encoder, EngineError};
 pub use roster::{Counts, NeighbourStatus, Roster};
 pub use source::{Carrier, Offloading, OnAnswer, PATIENCE, Source};
 pub use transport::{Endpoints, Network, NetworkError, Tls, WorkerNode};
-pub use worker::{Worker, WorkerCounters};
+pub use worker::{Outcome, Worker, WorkerCounters};
 
 /// Refuses an encoder whose chunks cannot change the machine.
 fn check(encoder: &Encoder) -> Result<(), EngineError> {

@@ -65,7 +65,7 @@ pub struct Counts {
     pub late: u64,
     /// Chunks that it refused, or whose answer could not be read.
     pub refused: u64,
-    /// Bytes of tasks sent.
+    /// Bytes of tasks and requests sent.
     pub bytes_sent: u64,
     /// Bytes of answers received.
     pub bytes_received: u64,
@@ -106,6 +106,8 @@ pub(crate) struct Candidate {
     pub transfer_seconds: Option<f64>,
     /// Bytes of a typical message.
     pub bytes: Option<usize>,
+    /// Whether it has the front end and all layers.
+    pub takes_audio: bool,
 }
 
 impl Neighbour {
@@ -122,6 +124,11 @@ impl Neighbour {
             sent_now: 0,
             counts: Counts::default(),
         }
+    }
+
+    /// Whether it can be relied on now.
+    fn trusted(&self) -> bool {
+        self.present && self.seen.elapsed() < SILENT && self.doubted.is_none_or(|at| self.seen > at)
     }
 
     fn took(&mut self, transfer: f64) {
@@ -232,11 +239,10 @@ impl Roster {
         let suits = |state: &WorkerState| {
             state.pack == pack && state.layers[0] <= next_layer && next_layer <= state.layers[1] && state.layers[1] == last_layer
         };
-        let trusted = |one: &Neighbour| one.present && one.seen.elapsed() < SILENT && one.doubted.is_none_or(|at| one.seen > at);
         self.locked()
             .iter()
             .enumerate()
-            .filter(|(_, one)| trusted(one))
+            .filter(|(_, one)| one.trusted())
             .filter_map(|(number, one)| {
                 let state = one.state.as_ref().filter(|state| suits(state))?;
                 // What was sent since the state was published is there as well.
@@ -245,7 +251,7 @@ impl Roster {
                     one.transfer_seconds.filter(|_| one.measured.is_some_and(|at| at.elapsed() < TRANSFER_VALID));
                 let Counts { sent, bytes_sent, bytes_received, .. } = one.counts;
                 let bytes = (bytes_sent + bytes_received).checked_div(2 * sent).map(|bytes| bytes as usize);
-                Some(Candidate { number, load, transfer_seconds, bytes })
+                Some(Candidate { number, load, transfer_seconds, bytes, takes_audio: state.layers[0] <= 1 })
             })
             .collect()
     }
@@ -271,6 +277,19 @@ impl Roster {
     /// The neighbour's name.
     pub(crate) fn name(&self, number: usize) -> Option<String> {
         self.locked().get(number).map(|neighbour| neighbour.name.clone())
+    }
+
+    /// The neighbour's name, if it can be relied on now.
+    pub(crate) fn trusted(&self, number: usize) -> Option<String> {
+        self.locked().get(number).filter(|neighbour| neighbour.trusted()).map(|neighbour| neighbour.name.clone())
+    }
+
+    /// Records the bytes of a request for states, and of its answer.
+    pub(crate) fn recalled(&self, number: usize, sent: usize, received: usize) {
+        if let Some(neighbour) = self.locked().get_mut(number) {
+            neighbour.counts.bytes_sent += sent as u64;
+            neighbour.counts.bytes_received += received as u64;
+        }
     }
 
     pub(crate) fn sent(&self, number: usize, bytes: usize) {

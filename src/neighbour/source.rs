@@ -1,17 +1,18 @@
 //! The source's side: decides which chunks of its stream are offloaded, creates their tasks, and reads the answers.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
 use super::ledger::Ledger;
-use super::message::{Answer, Task};
+use super::message::{Answer, Recall, Recalled, Task};
 use super::policy::{self, Draws, Exchange, LiveAdaptation, Load, Placement};
 use super::roster::{Candidate, Ending, Roster};
 use crate::engine::handover::Handover;
-use crate::engine::{Encoder, EngineError};
+use crate::engine::{Encoder, EngineError, PastChunk};
 use crate::exit::{Needs, PolicyName, PolicySpec};
 use crate::names::named;
 use crate::pack::Pack;
@@ -77,8 +78,12 @@ pub struct Source {
     chosen: Option<Candidate>,
     /// The part of the stream's left context that each neighbour has (cached mode).
     known: BTreeMap<usize, Known>,
-    /// The neighbours of the chunks in flight.
+    /// The neighbour of the chunks in flight, and of those that only it has.
     last: Option<usize>,
+    /// Frames of chunks that left as audio and returned: their states are on that neighbour alone (cached mode).
+    absent: Vec<Range<u64>>,
+    /// Whether chunks of a file may leave as audio.
+    as_audio: bool,
     /// What offloading has gained, for a stream from a file; `None` for live audio, whose rate is given.
     ledger: Option<Ledger>,
     began: Instant,
@@ -94,6 +99,8 @@ struct KnownChunk {
     depths: Vec<usize>,
     /// Depth from which the neighbour has the states, because it computed the chunk from there.
     from: Option<usize>,
+    /// The frame after its last one.
+    end: u64,
 }
 
 impl KnownChunk {
@@ -138,6 +145,9 @@ impl Source {
             chosen: None,
             known: BTreeMap::new(),
             last: None,
+            absent: Vec::new(),
+            // Silence is found at h⁰ without any layer, and what the gate remembers is here.
+            as_audio: offloading == Offloading::Auto && policy.gate.is_none() && encoder.can_begin_anywhere(),
             ledger: None,
             began: Instant::now(),
             in_flight: 0,
@@ -148,6 +158,12 @@ impl Source {
     pub fn adapt(mut self, most: f64) -> Self {
         self.adaptation.most = most;
         self
+    }
+
+    /// Lets chunks leave as audio also if they always leave.
+    #[cfg(test)]
+    pub(super) fn as_audio(&mut self) {
+        self.as_audio = true;
     }
 
     /// Takes it for known that a chunk that stays takes `stay` seconds.
@@ -172,17 +188,19 @@ impl Source {
 
     fn choose(&mut self, offer: &Offer<'_>) -> Option<Candidate> {
         // Comparing a head with the previous one requires the previous one's input.
-        if offer.policy.needs(offer.depth + 1) == Needs::Change && !self.encoder.feature_is_output() {
+        if offer.next_needs == Needs::Change && !offer.audio && !self.encoder.feature_is_output() {
             return None;
         }
         let candidates = self.roster.candidates(&self.pack, offer.depth + 1, self.encoder.layers());
-        // Chunks of a cached pack attend to earlier ones, so all chunks in flight are on one neighbour.
-        let bound = self.last.filter(|_| offer.sent > 0 && self.encoder.is_cached());
+        // Chunks of a cached pack attend to earlier ones, so all chunks in flight, and those that are nowhere else, are on one neighbour.
+        let bound = self.last.filter(|_| self.encoder.is_cached() && (offer.sent > 0 || !self.absent.is_empty()));
+        // What did not leave as audio stays, unless the neighbour cannot take audio.
+        let states_only = !offer.audio && self.encoder.is_cached() && self.sends_audio();
         let wait = |one: &Candidate| one.transfer_seconds.unwrap_or(0.0) + one.load.input as f64 * one.load.compute_seconds;
         let within = self.within(offer).as_secs_f64();
         let best = candidates
             .into_iter()
-            .filter(|one| bound.is_none_or(|bound| one.number == bound))
+            .filter(|one| bound.is_none_or(|bound| one.number == bound) && !(states_only && one.takes_audio))
             .filter(|one| wait(one) + one.load.compute_seconds < within)
             .min_by(|a, b| wait(a).total_cmp(&wait(b)))?;
         let chance = match self.offloading {
@@ -201,7 +219,7 @@ impl Source {
             return 0.0;
         }
         let Some(transfer) = best.transfer_seconds else {
-            self.measure(best);
+            self.measure(best, offer.audio);
             return 0.0;
         };
         let chained = self.encoder.is_cached();
@@ -233,19 +251,22 @@ impl Source {
     }
 
     /// Measures the transfer time with a message of the usual size, unless that is being done.
-    fn measure(&self, one: &Candidate) {
+    fn measure(&self, one: &Candidate, audio: bool) {
         if !self.roster.measure(one.number) {
             return;
         }
         let Some(name) = self.roster.name(one.number) else { return };
         let encoder = &self.encoder;
         let chunk = encoder.default_chunk_frames();
+        let around = if encoder.is_cached() { 0 } else { encoder.left_context() + encoder.right_context() };
+        let states = |frames: usize| frames * (encoder.dim() + 4);
         // A chunk there and its result back, on average; in cached mode, the result has the states of all layers.
-        let frames = match encoder.is_cached() {
-            true => chunk * (1 + encoder.layers()) / 2,
-            false => chunk + (encoder.left_context() + encoder.right_context()) / 2,
+        let both = match (audio, encoder.is_cached()) {
+            (true, _) => 2 * encoder.audio().hop * (chunk + around) + states(chunk),
+            (false, true) => states(chunk * (1 + encoder.layers())),
+            (false, false) => states(2 * chunk + around),
         };
-        let bytes = one.bytes.unwrap_or(frames * (encoder.dim() + 4)).min(super::codec::MAX_MESSAGE_BYTES);
+        let bytes = one.bytes.unwrap_or(both / 2).min(super::codec::MAX_MESSAGE_BYTES);
         let (roster, number, sent) = (self.roster.clone(), one.number, Instant::now());
         let on_answer = move |message: &[u8]| {
             if message.len() == bytes {
@@ -258,21 +279,35 @@ impl Source {
     /// The chunk without the states that the neighbour already has, and the earlier chunks that it needs.
     fn reduced(&mut self, number: usize, chunk: &Handover) -> (Handover, Vec<u64>) {
         let mut chunk = chunk.clone();
+        let horizon = self.horizon(chunk.first_frame);
         let known = self.known.entry(number).or_default();
-        let oldest = chunk.past.first().map_or(chunk.first_frame, |past| past.first_frame);
-        known.retain(|frame, _| *frame >= oldest);
-        let context = chunk.past.iter().map(|past| past.first_frame).collect();
+        known.retain(|_, earlier| earlier.end > horizon);
+        let mut context: Vec<u64> = chunk.past.iter().map(|past| past.first_frame).chain(known.keys().copied()).collect();
+        context.sort_unstable();
+        context.dedup();
         for past in &mut chunk.past {
             // The remaining layers read the deepest state up to the current depth, and all deeper ones.
             let needed = past.states.iter().rposition(|(depth, _)| *depth <= chunk.depth).unwrap_or(0);
             past.states.drain(..needed);
             let there = known.entry(past.first_frame).or_default();
+            there.end = past.end();
             past.states.retain(|(depth, _)| !there.has(*depth));
             there.depths.extend(past.states.iter().map(|(depth, _)| *depth));
         }
         chunk.past.retain(|past| !past.states.is_empty());
-        known.insert(chunk.first_frame, KnownChunk { depths: Vec::new(), from: Some(chunk.depth) });
+        let end = chunk.first_frame + chunk.own.len() as u64;
+        known.insert(chunk.first_frame, KnownChunk { depths: Vec::new(), from: Some(chunk.depth), end });
         (chunk, context)
+    }
+
+    /// The frame before which nothing is in the left context of a chunk that starts at `first_frame`; 0 in windowed mode.
+    fn horizon(&self, first_frame: u64) -> u64 {
+        first_frame.saturating_sub(self.encoder.left_context() as u64)
+    }
+
+    /// Whether chunks leave as audio now: those of a file, whose reader waits for them.
+    fn sends_audio(&self) -> bool {
+        self.as_audio && self.ledger.is_some()
     }
 }
 
@@ -296,9 +331,16 @@ impl Offload for Source {
         self.factor as f32
     }
 
+    fn most(&self) -> usize {
+        // Chunks of a cached pack that stay wait for those that left, so none stays because many are on their way.
+        let limited = self.offloading == Offloading::Auto && self.encoder.is_cached();
+        self.ledger.as_ref().filter(|_| limited).map_or(usize::MAX, Ledger::most)
+    }
+
     fn wanted(&mut self, offer: &Offer<'_>) -> bool {
-        // A chunk that is lost exits at the layer after which it was sent, but not before the first layer.
-        if offer.depth == 0 || self.offloading == Offloading::Never || !self.roster.any_present() {
+        // A chunk that is lost as states exits at the layer after which it was sent, but not before the first layer.
+        let possible = if offer.audio { self.sends_audio() } else { offer.depth > 0 };
+        if !possible || self.offloading == Offloading::Never || !self.roster.any_present() {
             return false;
         }
         self.chosen = self.choose(offer);
@@ -310,6 +352,8 @@ impl Offload for Source {
         let name = self.roster.name(number)?;
         let within = self.within(offer);
         let (depth, frames, dim) = (chunk.depth, chunk.own.len(), self.encoder.dim());
+        let audio = offer.audio.then_some(chunk.first_frame..chunk.first_frame + frames as u64);
+        let first_exit = if offer.audio && self.encoder.may_exit_at_frontend() { 0 } else { depth + 1 };
         let (chunk, context) = self.reduced(number, chunk);
         let task = Task {
             pack: self.pack.clone(),
@@ -338,7 +382,7 @@ impl Offload for Source {
         };
         let (reply, answer) = bounded::<Reply>(1);
         let (roster, sent) = (self.roster.clone(), Instant::now());
-        let expected = Expected { layers: depth + 1..=self.encoder.layers(), frames, dim, mixture: offer.mixture.is_some() };
+        let expected = Expected { layers: first_exit..=self.encoder.layers(), frames, dim, mixture: offer.mixture.is_some() };
         let on_answer = move |message: &[u8]| {
             let read = Answer::decode(message);
             if let Ok(answer) = &read {
@@ -359,13 +403,41 @@ impl Offload for Source {
             let _ = reply.try_send(result);
         };
         self.roster.sent(number, task.len());
+        let horizon = audio.as_ref().map_or(0, |frames| self.horizon(frames.start));
+        self.absent.retain(|frames| frames.end > horizon);
         self.last = Some(number);
         self.in_flight += 1;
         if let Some(ledger) = &mut self.ledger {
             ledger.leaves(offer.elapsed.as_secs_f64() + transfer_seconds.unwrap_or(0.0) + load.compute_seconds);
         }
         self.carrier.carry(&name, task, within, Box::new(on_answer));
-        Some(Ticket { neighbour: number, depth, reply: answer, until: sent + within })
+        Some(Ticket { neighbour: number, depth, audio, reply: answer, until: sent + within })
+    }
+
+    fn recall(&mut self, first_frame: u64, until: Instant) -> Vec<PastChunk> {
+        let horizon = self.horizon(first_frame);
+        let wanted: Vec<_> = self.absent.drain(..).filter(|frames| frames.end > horizon).collect();
+        let name = self.last.filter(|_| !wanted.is_empty()).and_then(|number| Some((number, self.roster.trusted(number)?)));
+        let Some((number, name)) = name else { return Vec::new() };
+        let frames = wanted.iter().map(|frames| frames.start).collect();
+        let message = Recall { pack: self.pack.clone(), stream: self.stream, frames }.encode();
+        let (sent, within) = (message.len(), until.saturating_duration_since(Instant::now()));
+        let (reply, answer) = bounded::<Vec<u8>>(1);
+        // The answer may come too late.
+        let on_answer = move |message: &[u8]| drop(reply.try_send(message.to_vec()));
+        self.carrier.carry(&name, message, within, Box::new(on_answer));
+        let Ok(message) = answer.recv_deadline(until) else { return Vec::new() };
+        self.roster.recalled(number, sent, message.len());
+        let Ok(Recalled(past)) = Recalled::decode(&message) else {
+            self.roster.count_unreadable();
+            return Vec::new();
+        };
+        // Without the states of every layer up to the last one, a chunk cannot stand in for the input of the next.
+        let whole = |chunk: &PastChunk| {
+            chunk.states.iter().enumerate().all(|(layer, (depth, _))| layer == *depth)
+                && wanted.contains(&(chunk.first_frame..chunk.end()))
+        };
+        past.into_iter().filter(whole).collect()
     }
 
     fn settle(&mut self, ticket: &Ticket, end: &End) {
@@ -374,9 +446,11 @@ impl Offload for Source {
             End::Refused => Ending::Refused,
             End::Late => Ending::Late,
         };
-        if ending == Ending::Refused || ending == Ending::Late {
+        match &ticket.audio {
             // It may not have received the states, so everything is sent next time.
-            self.known.remove(&ticket.neighbour);
+            _ if matches!(end, End::Refused | End::Late) => drop(self.known.remove(&ticket.neighbour)),
+            Some(frames) if self.encoder.is_cached() => self.absent.push(frames.clone()),
+            _ => {}
         }
         self.in_flight = self.in_flight.saturating_sub(1);
         self.roster.settled(ticket.neighbour, ending);
@@ -385,6 +459,7 @@ impl Offload for Source {
     fn restart(&mut self) {
         self.stream = super::random();
         self.known.clear();
+        self.absent.clear();
         self.last = None;
     }
 }

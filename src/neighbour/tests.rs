@@ -123,12 +123,27 @@ fn session(
     options: SessionOptions,
     faults: Option<Box<dyn Fn() -> Fault + Send>>,
 ) -> (Session, Arc<Roster>) {
+    session_that_sends(false, loaded, policy, options, faults)
+}
+
+/// The same; chunks leave as `audio`.
+fn session_that_sends(
+    audio: bool,
+    loaded: &'static Loaded,
+    policy: &PolicySpec,
+    options: SessionOptions,
+    faults: Option<Box<dyn Fn() -> Fault + Send>>,
+) -> (Session, Arc<Roster>) {
     let mut session = Session::new(&loaded.1, policy.build(&loaded.0).unwrap(), options).unwrap();
     let roster = Arc::new(Roster::default());
     if let Some(fault) = faults {
         let worker = Mutex::new(Worker::new(&loaded.0, &loaded.1).unwrap());
         let carrier = Direct { worker, loaded, fault, lost: Mutex::default() };
-        let source = Source::new(&loaded.0, &loaded.1, policy, Offloading::Always, roster.clone(), Box::new(carrier)).unwrap();
+        let mut source =
+            Source::new(&loaded.0, &loaded.1, policy, Offloading::Always, roster.clone(), Box::new(carrier)).unwrap();
+        if audio {
+            source.as_audio();
+        }
         source.attach(&mut session);
     }
     (session, roster)
@@ -199,6 +214,72 @@ fn chunks_that_continue_elsewhere_give_the_same_results() {
     }
 }
 
+/// The same for chunks that leave as audio: everything of them is computed elsewhere.
+#[test]
+fn chunks_that_leave_as_audio_give_the_same_results() {
+    let mixed = Vectors::Mixture(Mixture::uniform(10));
+    for (loaded, policy, vectors) in [
+        (tiny(), "gain", Vectors::Last),
+        (tiny(), "never", Vectors::Last),
+        (tiny(), "change", Vectors::Last),
+        (tiny(), "threshold:2.0", mixed),
+        (base(), "never", Vectors::Last),
+        (base(), "threshold:2.0", Vectors::Mixture(Mixture::uniform(3))),
+    ] {
+        let policy: PolicySpec = policy.parse().unwrap();
+        let options = SessionOptions::default().posteriors(true).vectors(vectors);
+        let audio = speech();
+        let (mut alone, roster) = session(loaded, &policy, options.clone(), None);
+        let wanted = stream(loaded, &mut alone, &roster, audio, false);
+        let (mut shared, roster) = session_that_sends(true, loaded, &policy, options, Some(Box::new(|| Fault::None)));
+        let found = stream(loaded, &mut shared, &roster, audio, true);
+        let counts = roster.status()[0].counts;
+        let (exits, units, vectors) = compare(&found, &wanted);
+        println!("{} {policy:?} as audio: {exits:.4} exits, {units:.4} units, {vectors:.5} vectors, {counts:?}", loaded.1.name());
+        assert!(counts.sent as usize == found.len() && counts.returned == counts.sent, "{counts:?}");
+        // Nothing but the front end and all layers of every chunk.
+        let layers: usize = found.iter().map(|chunk| chunk.exit_layer).sum();
+        assert_eq!((counts.layers, shared.work().layer_frames), (layers as u64, 0));
+        // What goes there loses nothing, so only vectors differ, and the units that follow from them.
+        assert!(exits == 1.0 && units > 0.98 && vectors < 0.02, "{policy:?}: {exits} {units} {vectors}");
+    }
+}
+
+/// Chunks leave as audio, leave after the first layer, or stay, in stretches: the states of those that left come back when later ones
+/// need them.
+#[test]
+fn streams_that_change_between_audio_states_and_the_source_give_the_same_results() {
+    for (loaded, policy) in [(tiny(), "gain"), (tiny(), "never"), (base(), "never")] {
+        let policy: PolicySpec = policy.parse().unwrap();
+        let options = SessionOptions::default().posteriors(true);
+        let (mut alone, roster) = session(loaded, &policy, options.clone(), None);
+        let wanted = stream(loaded, &mut alone, &roster, speech(), false);
+        let (mut shared, roster) = session_that_sends(true, loaded, &policy, options, Some(Box::new(|| Fault::None)));
+        let (mut found, mut sent) = (Vec::new(), [0; 3]);
+        for (number, block) in speech().chunks(5_120).enumerate() {
+            let all = state(loaded);
+            // Stretches of one to eleven chunks.
+            let kind = [0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 0, 2, 1, 1, 0, 1, 2, 2][number % 24];
+            let published = match kind {
+                0 => all,
+                1 => WorkerState { pack: "another".into(), ..all },
+                _ => WorkerState { layers: [2, loaded.1.layers()], ..all },
+            };
+            assert!(roster.published("other", &published.encode()));
+            shared.push(block).unwrap();
+            let before = roster.status()[0].counts.sent;
+            found.extend(shared.representations().map(Result::unwrap));
+            sent[kind] += roster.status()[0].counts.sent - before;
+        }
+        shared.finish();
+        found.extend(shared.representations().map(Result::unwrap));
+        let counts = roster.status()[0].counts;
+        assert!(sent[0] > 20 && sent[1] == 0 && sent[2] > 5 && counts.returned == counts.sent, "{sent:?} {counts:?}");
+        let (exits, units, vectors) = compare(&found, &wanted);
+        assert!(exits > 0.95 && units > 0.97 && vectors < 0.03, "{policy:?}: {exits} {units} {vectors}");
+    }
+}
+
 /// Without a neighbour, and with one that must not be used, a session computes the same to the bit.
 #[test]
 fn a_source_without_neighbours_changes_no_bit() {
@@ -216,7 +297,7 @@ fn a_source_without_neighbours_changes_no_bit() {
 }
 
 /// Whatever a neighbour does: every chunk leaves, in order, with all of its samples; every chunk that was sent has an end.
-fn survives(loaded: &'static Loaded, seed: u64, share: f64, audio: &[f32]) -> Counts {
+fn survives(as_audio: bool, loaded: &'static Loaded, seed: u64, share: f64, audio: &[f32]) -> Counts {
     let draws = Mutex::new(Draws::new(seed));
     let fault = move || {
         let mut draws = draws.lock().unwrap();
@@ -227,7 +308,7 @@ fn survives(loaded: &'static Loaded, seed: u64, share: f64, audio: &[f32]) -> Co
     // A deadline that a lost chunk misses soon. It is generous to all others, which are answered at once.
     let policy = PolicySpec::named(crate::exit::PolicyName::Never).deadline(Duration::from_millis(150));
     let options = SessionOptions::default().posteriors(true).audio(true);
-    let (mut shared, roster) = session(loaded, &policy, options, Some(Box::new(fault)));
+    let (mut shared, roster) = session_that_sends(as_audio, loaded, &policy, options, Some(Box::new(fault)));
     let found = stream(loaded, &mut shared, &roster, audio, true);
     let mut next = 0;
     for (index, chunk) in found.iter().enumerate() {
@@ -249,8 +330,8 @@ proptest! {
 
     #[test]
     fn no_fault_of_a_neighbour_costs_audio_or_order(seed in any::<u64>(), share in 0.1f64..0.9) {
-        for loaded in [tiny(), base()] {
-            survives(loaded, seed, share, &speech()[..120_000]);
+        for (loaded, as_audio) in [(tiny(), false), (tiny(), true), (base(), false), (base(), true)] {
+            survives(as_audio, loaded, seed, share, &speech()[..120_000]);
         }
     }
 }
@@ -259,36 +340,60 @@ proptest! {
 #[test]
 fn a_thousand_faults_cost_depth_and_nothing_else() {
     let audio = speech().repeat(1 + 1_100 * 5_120 / speech().len());
-    let counts = survives(base(), 11, 1.0, &audio[..1_100 * 5_120]);
-    assert!(counts.sent > 300 && counts.late > 20 && counts.refused > 100, "{counts:?}");
+    for as_audio in [false, true] {
+        let counts = survives(as_audio, base(), 11, 1.0, &audio[..1_100 * 5_120]);
+        assert!(counts.sent > 300 && counts.late > 20 && counts.refused > 100, "{counts:?}");
+    }
 }
 
 /// A new worker lacks the stream's past: it reports that once, receives everything, and continues.
 #[test]
 fn a_restarted_worker_is_sent_the_context_again() {
     let (loaded, policy) = (tiny(), "never".parse().unwrap());
-    let sent = Mutex::new(0);
-    let fault = move || {
-        let mut sent = sent.lock().unwrap();
-        *sent += 1;
-        if *sent == 10 { Fault::Restarted } else { Fault::None }
-    };
-    let options = SessionOptions::default().posteriors(true);
-    let (mut shared, roster) = session(loaded, &policy, options.clone(), Some(Box::new(fault)));
-    let audio = &speech()[..160_000];
-    let found = stream(loaded, &mut shared, &roster, audio, true);
-    let counts = roster.status()[0].counts;
-    assert_eq!((counts.refused, counts.returned), (1, counts.sent - 1));
-    let (mut alone, roster) = session(loaded, &policy, options, None);
-    let wanted = stream(loaded, &mut alone, &roster, audio, false);
-    let shallow: Vec<u64> = found.iter().filter(|chunk| chunk.exit_layer < 10).map(|chunk| chunk.sequence).collect();
-    assert_eq!(shallow.len(), 1, "{shallow:?}");
-    // Those long before and long after the gap are as they would be alone.
-    for (found, wanted) in
-        found.iter().zip(&wanted).filter(|(one, _)| one.sequence < shallow[0] || one.sequence > shallow[0] + 12)
-    {
-        let (_, units, off) = compare(std::slice::from_ref(found), std::slice::from_ref(wanted));
-        assert!(units > 0.8 && off < 0.05, "chunk {}: {units} {off}", found.sequence);
+    for as_audio in [false, true] {
+        let sent = Mutex::new(0);
+        let fault = move || {
+            let mut sent = sent.lock().unwrap();
+            *sent += 1;
+            if *sent == 10 { Fault::Restarted } else { Fault::None }
+        };
+        let options = SessionOptions::default().posteriors(true);
+        let (mut shared, roster) = session_that_sends(as_audio, loaded, &policy, options.clone(), Some(Box::new(fault)));
+        let audio = &speech()[..160_000];
+        let found = stream(loaded, &mut shared, &roster, audio, true);
+        let counts = roster.status()[0].counts;
+        assert_eq!((counts.refused, counts.returned), (1, counts.sent - 1));
+        let (mut alone, roster) = session(loaded, &policy, options, None);
+        let wanted = stream(loaded, &mut alone, &roster, audio, false);
+        // The one that is refused exits where it left, or is computed here if that was before the first layer.
+        let shallow: Vec<u64> = found.iter().filter(|chunk| chunk.exit_layer < 10).map(|chunk| chunk.sequence).collect();
+        assert_eq!(shallow.len(), usize::from(!as_audio), "{shallow:?}");
+        let refused = shallow.first().copied().unwrap_or(9);
+        // Those long before and long after the gap are as they would be alone.
+        for (found, wanted) in found.iter().zip(&wanted).filter(|(one, _)| one.sequence < refused || one.sequence > refused + 12)
+        {
+            let (_, units, off) = compare(std::slice::from_ref(found), std::slice::from_ref(wanted));
+            assert!(units > 0.8 && off < 0.05, "chunk {}: {units} {off}", found.sequence);
+        }
+    }
+}
+
+/// A chunk that left as audio and is lost is computed at the source: wholly in a file without a deadline, and up to its first layer
+/// after a deadline.
+#[test]
+fn audio_that_is_lost_is_computed_here() {
+    let loaded = tiny();
+    for (deadline, depth) in [(None, 10), (Some(Duration::from_millis(20)), 1)] {
+        let policy = PolicySpec::named(crate::exit::PolicyName::Never);
+        let policy = deadline.map_or(policy.clone(), |deadline| policy.deadline(deadline));
+        // A deadline that is over counts as lost at once; without one, the connection breaks.
+        let fault = move || if deadline.is_some() { Fault::Lost } else { Fault::Broken };
+        let (mut shared, roster) = session_that_sends(true, loaded, &policy, SessionOptions::default(), Some(Box::new(fault)));
+        let found = stream(loaded, &mut shared, &roster, &speech()[..60_000], true);
+        let counts = roster.status()[0].counts;
+        assert!(counts.sent > 0 && counts.returned == 0 && counts.sent == counts.late + counts.refused, "{counts:?}");
+        let lost = found.iter().filter(|chunk| chunk.exit_layer == depth).count();
+        assert!(lost as u64 >= counts.sent, "{lost} of {counts:?}");
     }
 }
 
@@ -314,7 +419,7 @@ fn noise_is_refused() {
     let mut draws = Draws::new(3);
     for length in 0..600 {
         let noise: Vec<u8> = (0..length).map(|_| (draws.next_unit() * 256.0) as u8).collect();
-        let message = [&b"BNT\x01"[..], &noise].concat();
+        let message = [&b"BNT\x02"[..], &noise].concat();
         assert!(worker.answer(&message, Instant::now(), 0).0.len() < 64);
     }
 }
@@ -426,8 +531,7 @@ fn auto_sends_where_a_neighbour_processes_more() {
         let roster = Arc::new(Roster::default());
         let worker = Mutex::new(Worker::new(&loaded.0, &loaded.1).unwrap());
         let carrier = Direct { worker, loaded, fault: Box::new(|| Fault::None), lost: Mutex::default() };
-        let mut source =
-            Source::new(&loaded.0, &loaded.1, &policy, Offloading::Auto, roster.clone(), Box::new(carrier)).unwrap();
+        let mut source = Source::new(&loaded.0, &loaded.1, &policy, Offloading::Auto, roster.clone(), Box::new(carrier)).unwrap();
         source.settled(1e-3);
         source.attach(&mut session);
         let mut found = 0;
@@ -442,4 +546,47 @@ fn auto_sends_where_a_neighbour_processes_more() {
         let counts = roster.status()[0].counts;
         assert_eq!(counts.sent > 0, sends, "{} {compute_seconds}: {counts:?} of {found}", loaded.1.name());
     }
+}
+
+/// Over Zenoh: audio goes to a worker, and its states come back once chunks stay.
+#[test]
+fn audio_and_states_travel_over_the_network() {
+    let (loaded, policy) = (tiny(), "never".parse().unwrap());
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let endpoint = vec![format!("tcp/127.0.0.1:{port}")];
+    let worker = Worker::new(&loaded.0, &loaded.1).unwrap();
+    let node = WorkerNode::open(worker, &Endpoints { listen: endpoint.clone(), ..Endpoints::default() }, Some("other")).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = stop.clone();
+    let thread = std::thread::spawn(move || node.run(|| stopped.load(std::sync::atomic::Ordering::Relaxed)).unwrap());
+
+    let roster = Arc::new(Roster::default());
+    let mut network = Network::new(roster.clone()).unwrap();
+    network.join(&Endpoints { connect: endpoint, ..Endpoints::default() }, None).unwrap();
+    assert_eq!(network.wait_for(1, Duration::from_secs(20)), 1);
+    let options = SessionOptions::default().posteriors(true);
+    let (mut alone, none) = session(loaded, &policy, options.clone(), None);
+    let wanted = stream(loaded, &mut alone, &none, speech(), false);
+    let mut shared = Session::new(&loaded.1, policy.build(&loaded.0).unwrap(), options).unwrap();
+    let mut source = Source::new(&loaded.0, &loaded.1, &policy, Offloading::Always, roster.clone(), network.carrier()).unwrap();
+    source.as_audio();
+    source.attach(&mut shared);
+    let (mut found, mut stayed) = (Vec::new(), 0);
+    for (number, block) in speech().chunks(5_120).enumerate() {
+        let (before, stays) = (roster.status()[0].counts.sent, number % 10 > 6);
+        // What the worker itself publishes a moment later takes the place of this.
+        let pack = if stays { "another".into() } else { loaded.0.identity() };
+        assert!(roster.published("other", &WorkerState { pack, ..state(loaded) }.encode()));
+        shared.push(block).unwrap();
+        found.extend(shared.representations().map(Result::unwrap));
+        stayed += usize::from(stays && roster.status()[0].counts.sent == before);
+    }
+    shared.finish();
+    found.extend(shared.representations().map(Result::unwrap));
+    let counts = roster.status()[0].counts;
+    assert!(counts.sent > 30 && stayed > 10 && counts.returned == counts.sent, "{stayed} {counts:?}");
+    let (_, units, vectors) = compare(&found, &wanted);
+    assert!(units > 0.97 && vectors < 0.02, "{units} {vectors}");
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(thread.join().unwrap(), (counts.sent, 0));
 }

@@ -1,13 +1,13 @@
-//! A worker: computes the remaining layers of chunks that sources send. Without threads and network, which are the transport's.
+//! A worker: computes the remaining layers of chunks that sources send, or all of a chunk from its audio. Without threads and network, which are the transport's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::message::{Answer, Refusal, Task};
+use super::message::{Answer, Recall, Recalled, Refusal, Task};
 use super::policy::Load;
-use crate::engine::handover::Handover;
+use crate::engine::handover::{Handover, Input};
 use crate::engine::{Encoder, EncoderState, EngineError, Frames};
 use crate::exit::{Needs, PolicySpec, Reason};
 use crate::pack::Pack;
@@ -56,10 +56,13 @@ impl WorkerCounters {
         self.input.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn left(&self, computed: bool) {
+    pub(super) fn left(&self, outcome: Outcome) {
         self.input.fetch_sub(1, Ordering::Relaxed);
-        let count = if computed { &self.answered } else { &self.refused };
-        count.fetch_add(1, Ordering::Relaxed);
+        match outcome {
+            Outcome::Computed => drop(self.answered.fetch_add(1, Ordering::Relaxed)),
+            Outcome::Refused => self.refuse(),
+            Outcome::Recalled => {}
+        }
     }
 
     pub(super) fn refuse(&self) {
@@ -69,6 +72,17 @@ impl WorkerCounters {
     pub(super) fn computed(&self, compute_seconds: f64) {
         self.compute_seconds.store(compute_seconds.to_bits(), Ordering::Relaxed);
     }
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its task was computed.
+    Computed,
+    /// It was refused.
+    Refused,
+    /// Its states were returned; nothing was computed.
+    Recalled,
 }
 
 /// Computes tasks, one at a time.
@@ -139,13 +153,17 @@ impl Worker {
             false => encoder.left_context()..encoder.left_context() + chunk,
         };
         let frames = if encoder.is_cached() { chunk } else { own.end + encoder.right_context() };
-        // Where most chunks leave their source.
-        let depth = (self.first_layer - 1).max(1).min(encoder.layers() - 1);
-        for first_frame in [0, chunk as u64] {
+        let audio = encoder.audio();
+        // All that this worker runs.
+        let (depth, input) = match self.first_layer {
+            1 => (0, Input::Audio(vec![0.0; audio.receptive_field + (frames - 1) * audio.hop])),
+            first => (first - 1, Input::States(Frames::from_vec(vec![0.0; frames * encoder.dim()], encoder.dim()))),
+        };
+        for later in [0, chunk as u64] {
             let mut state = EncoderState::new(&encoder)?;
-            let x = Frames::from_vec(vec![0.0; frames * encoder.dim()], encoder.dim());
+            let (first_frame, input, own) = (own.start as u64 + later, input.clone(), own.clone());
             let began = Instant::now();
-            let mut pass = state.take_over(Handover { depth, first_frame, x, own: own.clone(), past: Vec::new() })?;
+            let mut pass = state.take_over(Handover { depth, first_frame, input, own, past: Vec::new() })?;
             while pass.depth() < encoder.layers() {
                 pass.step()?;
             }
@@ -155,9 +173,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Answers the message of a task that arrived at `arrived`; `waiting` tasks are queued behind it. Also returns whether it was computed.
-    /// Never panics, whatever the message.
-    pub fn answer(&mut self, message: &[u8], arrived: Instant, waiting: usize) -> (Vec<u8>, bool) {
+    /// Answers a message that arrived at `arrived`; `waiting` others are queued behind it. Never panics, whatever the message.
+    pub fn answer(&mut self, message: &[u8], arrived: Instant, waiting: usize) -> (Vec<u8>, Outcome) {
+        if Recall::is(message) {
+            return self.recall(message);
+        }
         let result = match Task::decode(message) {
             Ok(task) => self.compute(task, arrived),
             Err(error) => {
@@ -166,13 +186,28 @@ impl Worker {
             }
         };
         let load = Load { input: waiting, output: 0, compute_seconds: self.compute_seconds };
-        let computed = result.is_ok();
+        let outcome = if result.is_ok() { Outcome::Computed } else { Outcome::Refused };
         let answer = Answer { result, load, took: arrived.elapsed() };
         match answer.encode() {
-            Ok(message) => (message, computed),
+            Ok(message) => (message, outcome),
             Err(error) => {
                 log::warn!("a neighbour's chunk is refused: {error}");
-                (refused(Refusal::Failed, load), false)
+                (refused(Refusal::Failed, load), Outcome::Refused)
+            }
+        }
+    }
+
+    /// The states that a source asks for, as far as they are known.
+    fn recall(&self, message: &[u8]) -> (Vec<u8>, Outcome) {
+        let found = Recall::decode(message).map(|recall| {
+            let stream = self.streams.get(&recall.stream).filter(|_| recall.pack == self.identity);
+            Recalled(stream.map_or_else(Vec::new, |stream| stream.state.chunks(&recall.frames)))
+        });
+        match found.and_then(|recalled| recalled.encode()) {
+            Ok(message) => (message, Outcome::Recalled),
+            Err(error) => {
+                log::warn!("a neighbour's request for states is refused: {error}");
+                (Vec::new(), Outcome::Refused)
             }
         }
     }
@@ -286,25 +321,31 @@ impl Stream {
         }
         (judge.all_heads, judge.ctc) = (task.all_heads, task.ctc);
         judge.begin_chunk();
+        let audio = matches!(task.chunk.input, Input::Audio(_));
         let mut pass = state.take_over(task.chunk)?;
         *last = Some(first_frame);
-        if judge.policy.needs(depth + 1) == Needs::Change && encoder.feature_is_output() {
+        if !audio && judge.policy.needs(depth + 1) == Needs::Change && encoder.feature_is_output() {
             // What the next head is compared with.
             judge.measure(&mut pass, encoder.units(), false)?;
         }
-        pass.step()?;
+        if !audio || !encoder.may_exit_at_frontend() {
+            pass.step()?;
+        }
         let in_time = |done: usize| {
             let per_layer = began.elapsed() / done.max(1) as u32;
             Instant::now() + per_layer < until
         };
         let may_exit = |layer| !task.ctc || encoder.has_ctc(layer);
         let descent = judge.descend(&encoder, &mut pass, (began, Duration::ZERO), |pass, _| {
-            may_exit(pass.depth()) && !in_time(pass.depth() - depth)
+            pass.depth() > 0 && may_exit(pass.depth()) && !in_time(pass.depth() - depth)
         })?;
         let Descent { reason, layer, forecast, evidence, ctc_evidence, .. } = descent;
         let exit_layer = pass.depth();
         let expected_kl = forecast.and_then(|log_kl| log_kl.as_slice().get(exit_layer - layer).map(|log_kl| log_kl.exp()));
-        let mixed = task.mixture.map(|mixture| mixture.part(depth + 1, &pass.features()[1..]));
+        let mixed = task.mixture.map(|mixture| match audio {
+            true => mixture.mix(pass.features()),
+            false => mixture.part(depth + 1, &pass.features()[1..]),
+        });
         let returned = Returned {
             exit_layer,
             reason: reason.unwrap_or(Reason::Deadline),
@@ -312,7 +353,8 @@ impl Stream {
             ctc_evidence,
             expected_kl,
             feature: pass.feature(exit_layer).clone(),
-            states: if encoder.is_cached() { pass.states() } else { Vec::new() },
+            // Those of audio stay here until the source asks for them.
+            states: if encoder.is_cached() && !audio { pass.states() } else { Vec::new() },
             mixed,
         };
         pass.finish();

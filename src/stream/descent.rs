@@ -19,6 +19,7 @@ pub(crate) struct Judge {
 }
 
 /// Where a chunk's way ended, and what was found on it.
+#[derive(Default)]
 pub(crate) struct Descent {
     /// Why it exited; `None` if it was handed over instead.
     pub reason: Option<Reason>,

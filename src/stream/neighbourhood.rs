@@ -9,13 +9,15 @@ use super::offload::{End, Offer, Offload, Returned, Ticket};
 use super::representation::Representation;
 use super::session::{Outputs, Place, Session, SessionOptions};
 use crate::engine::handover::Handover;
-use crate::engine::{EncoderState, EngineError, Frames};
+use crate::engine::{Encoder, EncoderState, EngineError, Frames, PastChunk};
 use crate::exit::Reason;
 
 /// Most chunks between the oldest that is on its way and the newest.
 const MOST_ON_THEIR_WAY: usize = 16;
-/// The same for cached packs, in which a chunk that stays waits for all of them.
+/// The same for cached packs whose chunks leave as states: those of all layers come back, which takes longer on a slow link.
 const MOST_CHAINED: usize = 8;
+/// Longest wait for the states of earlier chunks that left as audio.
+const RECALL_WITHIN: Duration = Duration::from_secs(2);
 /// Weight of the latest chunk in the mean time per chunk.
 const CHUNK_WEIGHT: f64 = 0.1;
 /// After this time without a chunk that left, the time that such a chunk takes here is unknown.
@@ -31,17 +33,26 @@ pub(super) struct Neighbourhood {
     live: bool,
     /// Mean time of a chunk that stays here, seconds; 0 before the first.
     compute_seconds: f64,
-    /// Mean time here of a chunk that leaves, seconds, and when the last one left.
-    leaving: Option<(f64, Instant)>,
+    /// Mean time here of a chunk that leaves, seconds, and when the last one left: as states, and as audio.
+    leaving: [Leaving; 2],
     /// First frame from which the left context has the states of all layers; `None` before the next chunk.
     complete_from: Option<u64>,
     /// Factor of the policy's thresholds.
     factor: f32,
 }
 
+type Leaving = Option<(f64, Instant)>;
+
 enum Entry {
     Done(Box<Representation>),
     Sent(Box<Sent>),
+}
+
+impl Entry {
+    /// Whether it is on its way as audio.
+    fn is_audio(&self) -> bool {
+        matches!(self, Self::Sent(sent) if sent.ticket.audio.is_some())
+    }
 }
 
 /// A chunk that continues on a neighbour.
@@ -54,8 +65,10 @@ struct Sent {
     /// Those of the layers that ran here.
     features: Vec<Frames>,
     descent: Descent,
-    /// To continue here after all (windowed packs).
+    /// To continue here after all: that of windowed packs, and of chunks that left as audio.
     handover: Option<Handover>,
+    /// When its computation began.
+    began: Instant,
     compute: Duration,
 }
 
@@ -67,7 +80,7 @@ impl Neighbourhood {
             queued_before: 0,
             live: false,
             compute_seconds: 0.0,
-            leaving: None,
+            leaving: [None; 2],
             complete_from: None,
             factor: 1.0,
         };
@@ -85,14 +98,63 @@ impl Neighbourhood {
     }
 
     /// The mean time here of a chunk that leaves, with the latest one.
-    fn left(&mut self, seconds: f64) {
-        let known = self.leaving.filter(|(_, at)| at.elapsed() < LEAVE_VALID).map(|(mean, _)| mean);
-        let mean = known.map_or(seconds, |mean| mean + CHUNK_WEIGHT * (seconds - mean));
-        self.leaving = Some((mean, Instant::now()));
+    fn left(&mut self, audio: bool, seconds: f64) {
+        let leaving = &mut self.leaving[usize::from(audio)];
+        let mean = recent(leaving).map_or(seconds, |mean| mean + CHUNK_WEIGHT * (seconds - mean));
+        *leaving = Some((mean, Instant::now()));
     }
 
-    fn window(cached: bool) -> usize {
-        if cached { MOST_CHAINED } else { MOST_ON_THEIR_WAY }
+    /// Most chunks that may be complete or on their way behind the oldest one on its way.
+    fn most(&self, encoder: &Encoder) -> usize {
+        window(encoder, self.queue.iter().any(Entry::is_audio)).min(self.offload.most())
+    }
+
+    /// Completes the chunks that are on their way as audio: later ones that stay attend to them, and nothing of them is here. Then brings
+    /// back the states of those in the left context of the chunk that starts at `first_frame`. Returns the time that was spent waiting.
+    fn bring_back(
+        &mut self,
+        first_frame: u64,
+        state: &mut EncoderState,
+        judge: &mut Judge,
+        options: &SessionOptions,
+    ) -> Result<Duration, EngineError> {
+        let began = Instant::now();
+        for index in 0..self.queue.len() {
+            if self.queue.get(index).is_some_and(Entry::is_audio)
+                && let Some(Entry::Sent(sent)) = self.queue.remove(index)
+            {
+                let end = sent.ticket.wait();
+                let done = self.complete(sent, end, state, judge, options)?;
+                self.queue.insert(index, Entry::Done(Box::new(done)));
+            }
+        }
+        let past = self.offload.recall(first_frame, Instant::now() + RECALL_WITHIN);
+        add_context(state, first_frame, past);
+        Ok(began.elapsed())
+    }
+
+    /// The representation of a chunk that was sent and has come to its `end`.
+    fn complete(
+        &mut self,
+        sent: Box<Sent>,
+        end: End,
+        state: &mut EncoderState,
+        judge: &mut Judge,
+        options: &SessionOptions,
+    ) -> Result<Representation, EngineError> {
+        let audio = sent.ticket.audio.is_some();
+        // What a neighbour has of earlier chunks, while there is time.
+        if audio && state.encoder().is_cached() && matches!(end, End::Refused) {
+            let past = self.offload.recall(sent.first_frame, sent.ticket.until);
+            add_context(state, sent.first_frame, past);
+        }
+        self.offload.settle(&sent.ticket, &end);
+        let returned = matches!(end, End::Returned(_));
+        let representation = sent.complete(end, state, judge, options)?;
+        if returned {
+            self.left(audio, representation.compute.as_secs_f64());
+        }
+        Ok(representation)
     }
 
     /// Records that the policy was replaced by one whose thresholds have no factor.
@@ -103,6 +165,21 @@ impl Neighbourhood {
     /// Chunks that have not left yet.
     pub fn waiting(&self) -> usize {
         self.queue.len()
+    }
+}
+
+fn window(encoder: &Encoder, audio: bool) -> usize {
+    if encoder.is_cached() && !audio { MOST_CHAINED } else { MOST_ON_THEIR_WAY }
+}
+
+/// The mean time, if it is not too old.
+fn recent(leaving: &Leaving) -> Option<f64> {
+    leaving.filter(|(_, at)| at.elapsed() < LEAVE_VALID).map(|(mean, _)| mean)
+}
+
+fn add_context(state: &mut EncoderState, first_frame: u64, past: Vec<PastChunk>) {
+    if let Err(error) = state.add_context(first_frame, past) {
+        log::warn!("the states of earlier chunks that a neighbour returned are not used: {error}");
     }
 }
 
@@ -126,7 +203,8 @@ impl Session {
     /// stream, and with too many on their way, it is waited for, at most to its deadline.
     pub(super) fn compute_with_neighbours(&mut self, backlog: Duration) -> Result<Option<Representation>, EngineError> {
         loop {
-            let full = self.on_their_way() >= Neighbourhood::window(self.encoder().is_cached());
+            let most = self.neighbourhood.as_ref().map_or(0, |one| one.most(self.encoder()));
+            let full = self.on_their_way() >= most;
             if let Some(chunk) = self.next_in_order(full)? {
                 return Ok(Some(chunk));
             }
@@ -148,51 +226,66 @@ impl Session {
         let first_frame = chunk.span.chunk_first;
         let place = Place::new(&chunk, options, sequence);
         (judge.all_heads, judge.ctc) = (options.all_heads, options.ctc);
-        let Neighbourhood { offload, queue, queued_before, live, compute_seconds, leaving, complete_from, factor } =
-            neighbourhood;
-        let waiting = *queued_before + (waiting_samples / chunk_samples.max(1)) as usize;
-        let sent = queue.iter().filter(|entry| matches!(entry, Entry::Sent(_))).count();
-        let new_factor = offload.begin_chunk(waiting, *live);
-        if std::mem::replace(factor, new_factor) != new_factor {
+        let waiting = neighbourhood.queued_before + (waiting_samples / chunk_samples.max(1)) as usize;
+        let sent = neighbourhood.queue.iter().filter(|entry| matches!(entry, Entry::Sent(_))).count();
+        let new_factor = neighbourhood.offload.begin_chunk(waiting, neighbourhood.live);
+        if std::mem::replace(&mut neighbourhood.factor, new_factor) != new_factor {
             judge.policy.relax(new_factor);
         }
+        // In the middle of a stream, earlier chunks have no states that another machine could continue from.
+        let missing = if first_frame == 0 || !encoder.is_cached() { 0 } else { first_frame + encoder.left_context() as u64 };
+        let complete = first_frame >= *neighbourhood.complete_from.get_or_insert(missing);
+        let (compute_seconds, leaving) = (neighbourhood.compute_seconds, neighbourhood.leaving);
+        let offer = |audio: bool, depth, waited, next_needs| Offer {
+            audio,
+            sequence,
+            depth,
+            elapsed: began.elapsed(),
+            waited,
+            waiting,
+            sent,
+            compute_seconds,
+            leave_seconds: recent(&leaving[usize::from(audio)]),
+            window: window(&encoder, audio),
+            backlog,
+            mixture: match &options.vectors {
+                Vectors::Last => None,
+                Vectors::Mixture(mixture) => Some(mixture),
+            },
+            all_heads: options.all_heads,
+            ctc: options.ctc,
+            next_needs,
+        };
+        if complete && encoder.can_begin_anywhere() {
+            let offer = offer(true, 0, Duration::ZERO, judge.policy.needs(1));
+            if neighbourhood.offload.wanted(&offer) {
+                let handover = state.hand_over_audio(chunk.audio, chunk.span);
+                if let Some(ticket) = neighbourhood.offload.send(&offer, &handover) {
+                    let (features, descent, handover) = (Vec::new(), Descent::default(), Some(handover));
+                    let compute = began.elapsed();
+                    let sent = Sent { ticket, end: None, place, first_frame, features, descent, handover, began, compute };
+                    neighbourhood.queue.push_back(Entry::Sent(Box::new(sent)));
+                    self.sequence += 1;
+                    return Ok(true);
+                }
+            }
+        }
+        let mut waited = match encoder.is_cached() {
+            true => neighbourhood.bring_back(first_frame, state, judge, options)?,
+            false => Duration::ZERO,
+        };
+        let Neighbourhood { offload, queue, compute_seconds, .. } = neighbourhood;
         judge.begin_chunk();
         let mut pass = state.begin(chunk.audio, chunk.span)?;
         if !encoder.may_exit_at_frontend() {
             pass.step()?;
         }
-        // In the middle of a stream, earlier chunks have no states that another machine could continue from.
-        let missing = if first_frame == 0 || !encoder.is_cached() { 0 } else { first_frame + encoder.left_context() as u64 };
-        let complete = first_frame >= *complete_from.get_or_insert(missing);
-        let leave_seconds = leaving.filter(|(_, at)| at.elapsed() < LEAVE_VALID).map(|(mean, _)| mean);
-        let window = Neighbourhood::window(encoder.is_cached());
-        let (mut gone, mut waited) = (None, Duration::ZERO);
+        let mut gone = None;
         let descent = judge.descend(&encoder, &mut pass, (began, backlog), |pass, policy| {
             let depth = pass.depth();
             // A chunk that is lost on its way exits here.
             if complete && (!options.ctc || encoder.has_ctc(depth)) {
-                let mixture = match &options.vectors {
-                    Vectors::Last => None,
-                    Vectors::Mixture(mixture) => Some(mixture),
-                };
-                let (all_heads, ctc, compute_seconds) = (options.all_heads, options.ctc, *compute_seconds);
-                let elapsed = began.elapsed();
-                let offer = Offer {
-                    sequence,
-                    depth,
-                    elapsed,
-                    waited,
-                    waiting,
-                    sent,
-                    compute_seconds,
-                    leave_seconds,
-                    window,
-                    backlog,
-                    mixture,
-                    all_heads,
-                    ctc,
-                    policy,
-                };
+                let offer = offer(false, depth, waited, policy.needs(depth + 1));
                 if offload.wanted(&offer) {
                     let handover = pass.hand_over();
                     gone = offload.send(&offer, &handover).map(|ticket| (ticket, handover));
@@ -234,7 +327,8 @@ impl Session {
                 pass.finish();
                 let handover = (!encoder.is_cached()).then_some(handover);
                 let compute = began.elapsed().saturating_sub(waited);
-                Entry::Sent(Box::new(Sent { ticket, end: None, place, first_frame, features, descent, handover, compute }))
+                let sent = Sent { ticket, end: None, place, first_frame, features, descent, handover, began, compute };
+                Entry::Sent(Box::new(sent))
             }
         };
         queue.push_back(entry);
@@ -259,15 +353,7 @@ impl Session {
         };
         match (neighbourhood.queue.pop_front(), end) {
             (Some(Entry::Done(done)), _) => Ok(Some(*done)),
-            (Some(Entry::Sent(sent)), Some(end)) => {
-                neighbourhood.offload.settle(&sent.ticket, &end);
-                let returned = matches!(end, End::Returned(_));
-                let representation = sent.complete(end, state, judge, options)?;
-                if returned {
-                    neighbourhood.left(representation.compute.as_secs_f64());
-                }
-                Ok(Some(representation))
-            }
+            (Some(Entry::Sent(sent)), Some(end)) => Ok(Some(neighbourhood.complete(sent, end, state, judge, options)?)),
             _ => Ok(None),
         }
     }
@@ -283,9 +369,9 @@ impl Sent {
         options: &SessionOptions,
     ) -> Result<Representation, EngineError> {
         let encoder = state.encoder().clone();
-        let began = Instant::now();
-        let Self { ticket, place, first_frame, features, mut descent, handover, compute, .. } = *self;
-        let depth = ticket.depth;
+        let completes = Instant::now();
+        let Self { ticket, place, first_frame, features, mut descent, handover, began, compute, .. } = *self;
+        let (depth, audio) = (ticket.depth, ticket.audio.is_some());
         // What was kept from layer to layer belongs to another chunk by now.
         judge.measurer.begin_chunk();
         let outputs = match (end, handover) {
@@ -293,6 +379,7 @@ impl Sent {
                 let Returned { exit_layer, reason, evidence, ctc_evidence, expected_kl, feature, states, mixed } = *returned;
                 state.add_states(first_frame, states);
                 let vectors = match (&options.vectors, mixed) {
+                    (Vectors::Mixture(_), Some(mixed)) if audio => mixed,
                     (Vectors::Mixture(mixture), Some(deep)) => mixture.join(&mixture.part(0, &features), &deep, exit_layer),
                     (Vectors::Mixture(mixture), None) => mixture.mix(&features),
                     (Vectors::Last, _) => feature.clone(),
@@ -304,11 +391,23 @@ impl Sent {
                 let outputs = Outputs::at_exit(&mut pass, descent, vectors, judge, options)?;
                 Outputs { expected_kl, ..outputs }
             }
+            // Nothing of it was computed here. If its deadline is over, it exits at the first layer.
+            (End::Refused | End::Late, Some(handover)) if audio => {
+                judge.begin_chunk();
+                let mut pass = state.take_over(handover)?;
+                if !encoder.may_exit_at_frontend() || completes >= ticket.until {
+                    pass.step()?;
+                }
+                let descent = judge.descend(&encoder, &mut pass, (began, Duration::ZERO), |_, _| false)?;
+                let outputs = Outputs::of(&mut pass, descent, judge, options)?;
+                pass.finish();
+                outputs
+            }
             // The window's states are still here, and there is time: continue.
-            (End::Refused, Some(handover)) if began < ticket.until => {
+            (End::Refused, Some(handover)) if completes < ticket.until => {
                 let mut pass = state.take_over(handover)?;
                 pass.step()?;
-                let rest = judge.descend(&encoder, &mut pass, (began, Duration::ZERO), |_, _| false)?;
+                let rest = judge.descend(&encoder, &mut pass, (completes, Duration::ZERO), |_, _| false)?;
                 let vectors = match &options.vectors {
                     Vectors::Last => pass.feature(pass.depth()).clone(),
                     Vectors::Mixture(mixture) => {
@@ -332,6 +431,6 @@ impl Sent {
                 Outputs::at_exit(&mut pass, descent, vectors, judge, options)?
             }
         };
-        Ok(place.representation(&encoder, outputs, compute + began.elapsed()))
+        Ok(place.representation(&encoder, outputs, compute + completes.elapsed()))
     }
 }

@@ -1,16 +1,19 @@
 //! Chunks of a session that continue on a neighbour: the interface to whatever carries them, and their way back.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::mixture::Mixture;
 use crate::engine::handover::Handover;
-use crate::engine::{Frames, States};
-use crate::exit::{Evidence, ExitPolicy, Reason};
+use crate::engine::{Frames, PastChunk, States};
+use crate::exit::{Evidence, Needs, Reason};
 
-/// A chunk that the policy lets continue, at its present depth.
+/// A chunk that may leave: before anything has run, or at a depth from which the policy lets it continue.
 pub(crate) struct Offer<'a> {
+    /// Whether it is offered as audio, before anything has run.
+    pub audio: bool,
     /// Number of the chunk in its stream.
     pub sequence: u64,
     /// Layers that have run.
@@ -25,7 +28,7 @@ pub(crate) struct Offer<'a> {
     pub sent: usize,
     /// Mean time that this session takes for a chunk, seconds.
     pub compute_seconds: f64,
-    /// Mean time that it takes for one that leaves, seconds; `None` if none has left lately.
+    /// Mean time that it takes for one that leaves, as audio or as states, seconds; `None` if none has left lately.
     pub leave_seconds: Option<f64>,
     /// Chunks that may be complete or on their way behind the oldest one on its way.
     pub window: usize,
@@ -35,8 +38,8 @@ pub(crate) struct Offer<'a> {
     pub mixture: Option<&'a Mixture>,
     pub all_heads: bool,
     pub ctc: bool,
-    /// What decides about the next layer.
-    pub policy: &'a dyn ExitPolicy,
+    /// What the policy needs after the next layer.
+    pub next_needs: Needs,
 }
 
 /// Decides which chunks continue on a neighbour, and carries them there.
@@ -44,7 +47,10 @@ pub(crate) trait Offload: Send {
     /// Called at the start of every chunk, with the number of chunks behind it; returns the factor of [`ExitPolicy::relax`].
     fn begin_chunk(&mut self, waiting: usize, live: bool) -> f32;
 
-    /// Whether the chunk is to leave at its present depth; called after every layer. Must be quick.
+    /// Most chunks that may be on their way behind the oldest one now.
+    fn most(&self) -> usize;
+
+    /// Whether the chunk is to leave at its present depth; called before it begins and after every layer. Must be quick.
     fn wanted(&mut self, offer: &Offer<'_>) -> bool;
 
     /// Sends the chunk; `None` if that is not possible after all.
@@ -52,6 +58,10 @@ pub(crate) trait Offload: Send {
 
     /// Reports how a sent chunk ended.
     fn settle(&mut self, ticket: &Ticket, end: &End);
+
+    /// The chunks in the left context of the one that starts at `first_frame` that left as audio, with their states, if a neighbour
+    /// returns them until the given moment. After that, they are unknown here.
+    fn recall(&mut self, first_frame: u64, until: Instant) -> Vec<PastChunk>;
 
     /// Forgets the present stream: its encoder starts again.
     fn restart(&mut self);
@@ -63,6 +73,8 @@ pub(crate) struct Ticket {
     pub neighbour: usize,
     /// Layers that had run.
     pub depth: usize,
+    /// Frames of a chunk that left as audio, whose states remain on the neighbour.
+    pub audio: Option<Range<u64>>,
     pub reply: Receiver<Reply>,
     /// When the chunk exits as it is.
     pub until: Instant,
@@ -95,9 +107,9 @@ pub(crate) struct Returned {
     pub expected_kl: Option<f32>,
     /// Feature of the exit layer, `[T, D]`.
     pub feature: Frames,
-    /// Outputs of the layers that ran there (cached mode).
+    /// Outputs of the layers that ran there (cached mode), unless the chunk left as audio.
     pub states: States,
-    /// Weighted sum of the features of those layers ([`Mixture::sum`]).
+    /// Weighted sum of the features of those layers ([`Mixture::part`]), or the mixture of all if the chunk left as audio.
     pub mixed: Option<Frames>,
 }
 

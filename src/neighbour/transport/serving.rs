@@ -12,7 +12,7 @@ use zenoh::{Session, Wait};
 use super::super::codec::MAX_MESSAGE_BYTES;
 use super::super::message::{STATE_VERSION, WorkerState};
 use super::super::policy::Load;
-use super::super::worker::{Worker, WorkerCounters, busy};
+use super::super::worker::{Outcome, Worker, WorkerCounters, busy};
 use super::{Endpoints, NetworkError, PREFIX, failed, named};
 
 /// How often a worker publishes its state.
@@ -99,8 +99,8 @@ impl WorkerNode {
 
     fn answer(&mut self, query: &Query, arrived: Instant) {
         let task = query.payload().map(zenoh::bytes::ZBytes::to_bytes).unwrap_or_default();
-        let (answer, computed) = self.worker.answer(&task, arrived, self.tasks.len());
-        self.counters.left(computed);
+        let (answer, outcome) = self.worker.answer(&task, arrived, self.tasks.len());
+        self.counters.left(outcome);
         self.counters.computed(self.worker.compute_seconds());
         if let Err(error) = query.reply(query.key_expr(), answer).wait() {
             log::debug!("an answer was not sent: {error}");
@@ -146,7 +146,7 @@ fn enqueue(query: Query, queue: &Sender<(Query, Instant)>, counters: &WorkerCoun
     counters.entered();
     if let Err(TrySendError::Full((query, _)) | TrySendError::Disconnected((query, _))) = queue.try_send((query, Instant::now()))
     {
-        counters.left(false);
+        counters.left(Outcome::Refused);
         let _ = query.reply(query.key_expr(), busy(counters.load())).wait();
     }
 }
