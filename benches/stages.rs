@@ -16,6 +16,7 @@ use bellis::engine::{Encoder, Frames, LoadOptions, Precision};
 use bellis::exit::{PolicyName, PolicySpec};
 use bellis::internal::keyword::{FrameBlock, Spotter, SpotterOptions, Template, Track};
 use bellis::internal::{Block, Chunker, EncoderState, Measurer, Pass, WindowSpan, ring};
+use bellis::keyword::Verifier;
 use bellis::pack::Pack;
 use bellis::stream::{Session, SessionOptions};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -207,7 +208,7 @@ fn keywords(criterion: &mut Criterion) {
                 block.fill(rows.next().unwrap(), track.width());
                 for spotter in &mut spotters {
                     spotter
-                        .step(&block, None, |_, hit| {
+                        .step(&block, None::<&mut Verifier>, |_, hit| {
                             black_box(hit);
                         })
                         .unwrap();

@@ -164,6 +164,23 @@ fn the_demo_prints_one_detection_per_utterance() {
 }
 
 #[test]
+fn the_threshold_of_a_phrase_is_set_on_hours_of_speech_that_the_pack_has_read() {
+    let home = Home::new();
+    let enroll = ["enroll", "lamp", "--say", "turn on the lamp", "--replace"];
+    let tails = || {
+        let file: toml::Table = std::fs::read_to_string(home.path("keywords/lamp.keyword.toml")).unwrap().parse().unwrap();
+        let hours = |tail: &toml::Value| (tail["condition"].as_str().unwrap().to_owned(), tail["hours"].as_float().unwrap());
+        file["background"].as_array().unwrap().iter().map(hours).collect::<Vec<_>>()
+    };
+    let report = home.works(&enroll);
+    assert!(report.contains("minutes of speech"), "{report}");
+    assert!(matches!(&tails()[..], [(plain, hours)] if plain == "plain" && *hours > 2.0), "{report}");
+    // Recordings that the user passes count instead.
+    home.works(&[&enroll[..], &["--background", "models/keywords/background/en.ogg"]].concat());
+    assert!(tails().len() == 4 && tails()[0].1 < 0.2, "{:?}", tails());
+}
+
+#[test]
 fn a_phrase_given_as_text_becomes_a_keyword() {
     let home = Home::new();
     let report = home.works(&["enroll", "lamp", "--say", "turn on the lamp", "--threshold", "0.3"]);

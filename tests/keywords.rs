@@ -57,8 +57,8 @@ fn blocks(stream: &[Vec<f32>], sizes: &[usize], mut each: impl FnMut(&FrameBlock
 /// All hits of a spotter in a stream.
 fn hits(spotter: &mut Spotter, stream: &[Vec<f32>]) -> Vec<Hit> {
     let mut hits = Vec::new();
-    blocks(stream, &[LANES], |block, _| spotter.step(block, None, |_, hit| hits.push(hit)).unwrap());
-    hits.extend(spotter.reset(None).unwrap());
+    blocks(stream, &[LANES], |block, _| spotter.step(block, None::<&mut Verifier>, |_, hit| hits.push(hit)).unwrap());
+    hits.extend(spotter.reset(None::<&mut Verifier>).unwrap());
     hits
 }
 
@@ -506,8 +506,8 @@ fn the_lower_score_of_both_depths_counts() {
             hits.extend(search.end().unwrap());
         } else {
             let mut spotter = Spotter::new(vec![template], options);
-            track(layer).blocks(|block| spotter.step(block, None, |_, hit| hits.push(hit))).unwrap();
-            hits.extend(spotter.reset(None).unwrap());
+            track(layer).blocks(|block| spotter.step(block, None::<&mut Verifier>, |_, hit| hits.push(hit))).unwrap();
+            hits.extend(spotter.reset(None::<&mut Verifier>).unwrap());
         }
         hits.iter().map(|hit| hit.score).fold(0.0, f32::max)
     };

@@ -1,11 +1,11 @@
-"""Keywords from text in running speech, by language.
+"""Keywords from text in running speech, by language and in noise.
 
-    python -m models.evaluate.phrases [--pack PACK] [--policy NAME] [--kinds KIND ...] [--write]
+    python -m models.evaluate.phrases [--pack PACK] [--policy NAME] [--kinds KIND ...] [--noise GROUP --snr DB] [--write]
 
 The phrases of a language are the twenty most frequent sequences of one to three words with 7 to 16 phones in sentences by voices that no training uses,
 enrolled with `bellis enroll --say`. Recall counts the sentences that contain the phrase. False accepts are counted in all sentences of all
-languages that do not contain it, one per sentence at most, and every phrase has the threshold for the rate. With --write, the table of
-docs/keywords-figures.md.
+languages that do not contain it, one per sentence at most. Recall is measured at the threshold of each phrase for a rate on that speech, and at
+the threshold that enrolment sets for it. With --write, the tables of docs/keywords-figures.md.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import re
 import subprocess
 import tempfile
+import tomllib
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -20,9 +21,11 @@ import numpy as np
 import soundfile
 
 from ..train.inventory import spoken
+from ..train.mixing import scale_to
 from ..train.paths import HOP, PREPARED, RATE, REPOSITORY
 from ..train.texts import text_of
 from .keywords import write
+from .streams import KINDS as NOISES, Pool
 
 COUNT = 20
 PHONES = range(7, 17)
@@ -36,8 +39,10 @@ KINDS = {  # of speech: voice of espeak-ng, group, condition of its entries, lea
     "Portuguese, synthetic": ("pt-br", "synthetic.test", lambda entry: entry["language"] == "pt", 1),
 }
 GROUPS = sorted({group for _, group, _, _ in KINDS.values()})
-LEAST_SCORE = 0.05  # of a near miss
+LEAST_SCORE = 0.15  # no threshold of a keyword from text is lower
 RATES = (0.5, 2, 5)  # false accepts per hour
+REQUESTED = (0.1, 0.5)  # of the thresholds that enrolment sets
+LEARNED = {kind for kind in KINDS if not kind.startswith(("Dutch", "Russian"))}  # in languages whose phones the pack knows
 MARGIN = 0.2  # seconds around a sentence in which a match may lie
 
 
@@ -86,56 +91,136 @@ def scores(hits, entries):
     return highest
 
 
+def enrolled(program, kinds, said, entries, keywords, common):
+    """Enrolls the phrases of each kind in the folder `keywords`: {name: (kind, phrase, {requested rate: threshold})}."""
+    phrases = {}
+    for kind in kinds:
+        voice, group, wanted, least = KINDS[kind]
+        own = [words for words, (of, entry) in zip(said, entries) if of == group and wanted(entry)]
+        for number, phrase in enumerate(chosen(own, voice, least)):
+            name, thresholds = f"{kind} {number}", {}
+            for rate in REQUESTED:
+                if not thresholds:
+                    command = ["enroll", name, "--say", " ".join(phrase), "--language", voice, *common]
+                else:
+                    command = ["keywords", "set", name]
+                command = [program, *command, "--false-accepts", str(rate), "--folder", keywords]
+                subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                thresholds[rate] = tomllib.loads((keywords / f"{name}.keyword.toml").read_text())["threshold"]
+            phrases[name] = (kind, phrase, thresholds)
+        print(f"phrases: {kind} enrolled", flush=True)
+    return phrases
+
+
+def noisy(sound, entries, kind, snr):
+    """A group's audio with noise at `snr` dB below each sentence."""
+    noise, pool = np.zeros(len(sound), np.float32), Pool(0)
+    own = pool.noise(kind, len(sound))
+    for entry in entries:
+        at = slice(entry["start"] * HOP, (entry["start"] + entry["frames"]) * HOP)
+        noise[at] = scale_to(own[at], np.mean((sound[at].astype(np.float32) / 32768) ** 2), snr)
+    mixed = sound.astype(np.float32) / 32768 + noise
+    return mixed / max(1.0, np.abs(mixed).max())
+
+
+class Trial:
+    """The highest score of each phrase in each sentence."""
+
+    def __init__(self, phrases, entries, said, highest):
+        self.phrases, self.entries, self.said, self.highest = phrases, entries, said, highest
+        self.hours = sum(entry["frames"] for _, entry in entries) * HOP / RATE / 3600
+
+    def without(self, kind, phrase):
+        """The sentences that do not contain the phrase: those of its own kind whose text is not known may."""
+        _, group, wanted, _ = KINDS[kind]
+        return np.array([not (of == group and wanted(entry) and (not words or phrase in sequences(words))) for (of, entry), words in zip(self.entries, self.said)])
+
+    def recalls(self, kind):
+        """[phrases, len(RATES) + len(REQUESTED)] recall at the best thresholds for RATES, and at the enrolled ones; number of sentences."""
+        rows, sentences = [], 0
+        for name, (of, phrase, thresholds) in self.phrases.items():
+            if of != kind:
+                continue
+            _, group, wanted, _ = KINDS[kind]
+            own = np.array([of == group and wanted(entry) and phrase in sequences(words) for (of, entry), words in zip(self.entries, self.said)])
+            ranked = np.sort(self.highest[name][self.without(kind, phrase)])[::-1]
+            best = [np.mean(self.highest[name][own] > max(LEAST_SCORE, ranked[int(rate * self.hours)])) for rate in RATES]
+            rows.append(best + [np.mean(self.highest[name][own] >= thresholds[rate]) for rate in REQUESTED])
+            sentences += int(own.sum())
+            print(f"{kind}: {' '.join(phrase)}: {own.sum()} sentences, recall " + " ".join(f"{recall:.2f}" for recall in rows[-1]), flush=True)
+        return np.array(rows), sentences
+
+    def false_accepts(self, other):
+        """Per hour of the speech `other` and phrase of another kind, at the enrolled thresholds for REQUESTED; the hours of `other`."""
+        _, group, wanted, _ = KINDS[other]
+        those = np.array([of == group and wanted(entry) for of, entry in self.entries])
+        hours = sum(entry["frames"] for (_, entry), one in zip(self.entries, those) if one) * HOP / RATE / 3600
+        counts = []
+        for name, (kind, phrase, thresholds) in self.phrases.items():
+            if kind in LEARNED:
+                where = those & self.without(kind, phrase)
+                counts.append([np.sum(self.highest[name][where] >= thresholds[rate]) for rate in REQUESTED])
+        return np.mean(counts, 0) / hours, hours
+
+
+def table(rows):
+    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     parser.add_argument("--pack", default="daisy-tiny")
     parser.add_argument("--policy", help="exit policy [default: the pack's]")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="default: all")
-    parser.add_argument("--write", action="store_true", help="write the table of docs/keywords-figures.md")
+    parser.add_argument("--noise", nargs="*", choices=NOISES, default=[], help="also with these kinds of noise")
+    parser.add_argument("--snr", nargs="+", type=int, default=[10, 5, 0], help="dB")
+    parser.add_argument("--write", action="store_true", help="write the tables of docs/keywords-figures.md")
     arguments = parser.parse_args()
     entries = [(group, entry) for group in GROUPS for entry in json.loads((PREPARED / f"{group}.json").read_text())]
     said = [words_of(entry) for _, entry in entries]
-    hours = sum(entry["frames"] for _, entry in entries) * HOP / RATE / 3600
-    rows = [["language", "phrases", "sentences with one", *(f"{rate}/h" for rate in RATES)]]
-    phrases = {}
+    policy = ["--policy", arguments.policy] if arguments.policy else []
+    trials = {}
     with tempfile.TemporaryDirectory() as folder:
         keywords, common = Path(folder) / "keywords", ["--pack", arguments.pack]
-        for kind in arguments.kinds:
-            voice, group, wanted, least = KINDS[kind]
-            own = [words for words, (of, entry) in zip(said, entries) if of == group and wanted(entry)]
-            for number, phrase in enumerate(chosen(own, voice, least)):
-                name, text = f"{kind} {number}", " ".join(phrase)
-                command = [arguments.program, "enroll", name, "--say", text, "--language", voice, "--folder", keywords, "--threshold", "1", *common]
-                subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                phrases[name] = (kind, phrase)
-        found = defaultdict(list)
-        for group in GROUPS:
-            audio = Path(folder) / "audio.wav"
-            soundfile.write(audio, np.load(PREPARED / f"{group}.npy", mmap_mode="r"), RATE)
-            policy = ["--policy", arguments.policy] if arguments.policy else []
-            hits = spot(arguments.program, [*common, *policy], audio, keywords)
-            for name in phrases:
-                found[name].append(scores(hits[name], [entry for of, entry in entries if of == group]))
-            print(f"phrases: {group}", flush=True)
-    recalls, utterances = defaultdict(list), Counter()
-    for name, (kind, phrase) in phrases.items():
-        _, group, wanted, _ = KINDS[kind]
-        own, highest = np.array([of == group and wanted(entry) for of, entry in entries]), np.concatenate(found[name])
-        with_phrase = np.array([one and phrase in sequences(words) for one, words in zip(own, said)])
-        # Sentences whose text is not known may contain a phrase of their language.
-        without = ~(own & np.array([not words or phrase in sequences(words) for words in said]))
-        ranked = np.sort(highest[without])[::-1]
-        recalls[kind].append([np.mean(highest[with_phrase] > ranked[int(rate * hours)]) for rate in RATES])
-        utterances[kind] += int(with_phrase.sum())
-        print(f"{kind}: {' '.join(phrase)}: {with_phrase.sum()} sentences, recall " + " ".join(f"{recall:.2f}" for recall in recalls[kind][-1]), flush=True)
-    for kind, own in recalls.items():
-        rows.append([kind, len(own), utterances[kind], *(f"{mean:.2f}" for mean in np.mean(own, 0))])
-    rows.insert(1, ["---"] * len(rows[0]))
-    text = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-    print(f"{hours:.1f} hours\n{text}")
+        phrases = enrolled(arguments.program, arguments.kinds, said, entries, keywords, common)
+        for condition in [None, *((noise, snr) for noise in arguments.noise for snr in arguments.snr)]:
+            highest = {name: [] for name in phrases}
+            for group in GROUPS:
+                audio, own = Path(folder) / "audio.wav", [entry for of, entry in entries if of == group]
+                sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
+                soundfile.write(audio, sound if condition is None else noisy(sound, own, *condition), RATE)
+                hits = spot(arguments.program, [*common, *policy], audio, keywords)
+                for name in phrases:
+                    highest[name].append(scores(hits[name], own))
+            trials[condition] = Trial(phrases, entries, said, {name: np.concatenate(own) for name, own in highest.items()})
+            print(f"phrases: {condition or 'clean'}", flush=True)
+    clean = trials[None]
+    text = f"{clean.hours:.1f} hours of speech in all.\n\n"
+    rows = [["language", "phrases", "sentences with one", *(f"{rate}/h" for rate in RATES), *(f"enrolled for {rate}/h" for rate in REQUESTED)]]
+    for kind in arguments.kinds:
+        recalls, sentences = clean.recalls(kind)
+        rows.append([kind, len(recalls), sentences, *(f"{mean:.2f}" for mean in recalls.mean(0))])
+    text += table(rows)
+    rows = [["false accepts per hour and phrase in", "hours", *(f"enrolled for {rate}/h" for rate in REQUESTED)]]
+    for kind in KINDS:
+        rate, hours = clean.false_accepts(kind)
+        rows.append([kind, f"{hours:.2f}", *(f"{each:.2f}" for each in rate)])
+    text += f"\n\n{table(rows)}"
+    if arguments.noise:
+        at = RATES.index(REQUESTED[-1]), len(RATES) + len(REQUESTED) - 1
+        named = lambda condition: "clean" if condition is None else f"{condition[0]}, {condition[1]} dB"
+        rows = [["recall, best / enrolled thresholds", *arguments.kinds, "false accepts per hour"]]
+        for condition, trial in trials.items():
+            means = [trial.recalls(kind)[0].mean(0) for kind in arguments.kinds]
+            rates = [trial.false_accepts(kind) for kind in KINDS]
+            accepted = sum(rate[-1] * hours for rate, hours in rates) / sum(hours for _, hours in rates)
+            rows.append([named(condition), *(f"{mean[at[0]]:.2f} / {mean[at[1]]:.2f}" for mean in means), f"{accepted:.2f}"])
+        text += f"\n\n{table(rows)}"
+    print(text)
     if arguments.write:
-        write("phrases.py", f"{hours:.1f} hours of speech in all.\n\n{text}")
+        write("phrases.py", text)
 
 
 if __name__ == "__main__":

@@ -41,4 +41,4 @@ class Mixer:
         return self.speech[at : at + count]
 
     def babble(self, count):
-        return sum(np.resize(self.piece(count), count) for _ in range(VOICES))
+        return sum(np.resize(self.piece(count), count).astype(np.float32) for _ in range(VOICES))

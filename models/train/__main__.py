@@ -50,6 +50,7 @@ def main():
         ["calibrate", run / "final.pt", *(["--crops", "24", "--steps", "50"] if quick else [])],
         ["export", run / "final.pt", pack, "--name", name],
         ["keywords.embedding", pack, *(["--minutes", "1"] if quick else [])],
+        ["keywords.speech", pack],
     ]
     for step, *flags in steps:
         print(f"train: {step} {' '.join(map(str, flags))}", flush=True)

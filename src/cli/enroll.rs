@@ -9,8 +9,8 @@ use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source,
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::internal::keyword::Condition;
 use bellis::keyword::{
-    Enroller, Enrolment, Keyword, Origin, PackRef, Take, TakeProblem, check_alike, check_name, false_accepts_of, find, load,
-    weaknesses,
+    Enroller, Enrolment, Keyword, Origin, OtherSpeech, PackRef, Tail, Take, TakeProblem, check_alike, check_name,
+    false_accepts_of, find, load, weaknesses,
 };
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
@@ -121,13 +121,15 @@ impl Enroll {
         match self.threshold {
             Some(threshold) => keyword.threshold = threshold,
             None => {
-                let files = self.background_files()?;
+                let read = self.background.is_empty() && enroller.has_reading(&keyword);
+                let files = if read { Vec::new() } else { self.background_files()? };
+                let speech = if read { OtherSpeech::Default(&[]) } else { OtherSpeech::Files(&files) };
                 let bar = bar(&files)?;
                 let progress = |seconds: f64| {
                     bar.inc((1e3 * seconds) as u64);
                     !stop.is_set()
                 };
-                enroller.set_threshold(&mut keyword, self.false_accepts, &files, progress)?;
+                enroller.set_threshold(&mut keyword, self.false_accepts, speech, progress)?;
                 bar.finish_and_clear();
             }
         }
@@ -279,17 +281,17 @@ pub fn requested_rate(per_hour: Option<f64>, sensitivity: Option<f64>) -> anyhow
 
 /// A keyword's threshold, and how it was set.
 pub fn threshold(keyword: &Keyword) -> String {
-    let highest = |condition: Condition| {
-        let tail = keyword.background.iter().find(|tail| tail.condition == condition);
-        tail.and_then(|tail| tail.peaks.first()).map_or("none".to_owned(), |peak| format!("{peak:.2}"))
-    };
     let from = match keyword.false_accepts_per_hour {
         Some(rate) => {
-            let [plain, babble, lower, higher] = Condition::ALL.map(highest);
+            let highest = |tail: &Tail| {
+                let score = tail.peaks.first().map_or("none".to_owned(), |peak| format!("{peak:.2}"));
+                format!("{}{score}", tail.condition)
+            };
+            let scores: Vec<String> = keyword.background.iter().map(highest).collect();
             format!(
-                " for {rate} false accepts per hour; highest score in {:.0} minutes of background {plain}, with babble {babble}, \
-                 pitched down {lower}, pitched up {higher}",
-                keyword.background_minutes()
+                " for {rate} false accepts per hour; highest score in {:.0} minutes of speech {}",
+                keyword.background_minutes(),
+                scores.join(", ")
             )
         }
         None => " (fixed)".to_owned(),
@@ -297,9 +299,9 @@ pub fn threshold(keyword: &Keyword) -> String {
     format!("{:.3}{from}", keyword.threshold)
 }
 
-/// Progress over the audio of all files in all conditions, in milliseconds.
+/// Progress over the audio of all files in all conditions, in milliseconds. None without files: the pack's own reading takes a second.
 fn bar(files: &[PathBuf]) -> anyhow::Result<ProgressBar> {
-    if !std::io::stderr().is_terminal() {
+    if files.is_empty() || !std::io::stderr().is_terminal() {
         return Ok(ProgressBar::hidden());
     }
     let mut seconds = 0.0;

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::events::{EnrolmentEvent, Event, EventBus, Interest, Stage};
 use crate::chain::Chain;
 use crate::keyword::{
-    EnrollError, Enroller, Enrolment as Example, Keyword, KeywordError, Label, Origin, PackRef, Recorder, RecorderEvent, Take,
-    TakeProblem, check_name, false_accepts_of, find, load, weaknesses,
+    EnrollError, Enroller, Enrolment as Example, Keyword, KeywordError, Label, Origin, OtherSpeech, PackRef, Recorder,
+    RecorderEvent, Take, TakeProblem, check_name, false_accepts_of, find, load, weaknesses,
 };
 
 /// Least length of a token.
@@ -331,7 +331,7 @@ impl Enrolment {
             !stop.load(Ordering::Relaxed)
         };
         self.tell(wanted, Stage::Threshold, Some(0.0), String::new());
-        Ok(self.enroller.set_threshold(keyword, wanted.false_accepts, &self.background, progress)?)
+        Ok(self.enroller.set_threshold(keyword, wanted.false_accepts, OtherSpeech::Default(&self.background), progress)?)
     }
 
     /// Takes of the phrase from the daemon's input.

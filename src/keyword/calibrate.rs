@@ -46,6 +46,18 @@ pub enum Condition {
     Higher,
 }
 
+impl std::fmt::Display for Condition {
+    /// As an attribute of a score: "with babble ".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "",
+            Self::Babble => "with babble ",
+            Self::Lower => "pitched down ",
+            Self::Higher => "pitched up ",
+        })
+    }
+}
+
 impl Condition {
     /// All conditions.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Babble, Self::Lower, Self::Higher];
@@ -122,17 +134,14 @@ impl Tail {
 pub struct Background {
     search: VerifiedSearch,
     seconds: f64,
-    peaks: Vec<Hit>,
-    floor: f32,
+    peaks: Peaks,
 }
 
 impl Background {
     /// For a keyword in frames of `hop_seconds`.
     pub fn new(matcher: Matcher, verifier: Verifier, hop_seconds: f64) -> Self {
-        // Near misses instead of detections, because a detection starts the refractory time, which would hide higher peaks.
-        let floor = if matcher.phones().is_some() { FLOOR_WITH_PHONES } else { FLOOR };
-        let options = SpotterOptions { near_miss: floor, ..SpotterOptions::new(f32::INFINITY, hop_seconds) };
-        Self { search: VerifiedSearch::new(matcher, options, verifier), seconds: 0.0, peaks: Vec::new(), floor }
+        let peaks = Peaks::of(&matcher);
+        Self { search: VerifiedSearch::new(matcher, peaks.options(hop_seconds), verifier), seconds: 0.0, peaks }
     }
 
     /// Of the sessions whose chunks are searched.
@@ -142,49 +151,64 @@ impl Background {
 
     /// Processes the next chunk of a recording.
     pub fn push(&mut self, chunk: &Representation) -> Result<(), SessionError> {
-        let mut found = false;
-        self.search.push(chunk, |hit| {
-            add(&mut self.peaks, hit);
-            found = true;
-        })?;
+        self.search.push(chunk, |hit| self.peaks.add(hit))?;
+        self.search.set_near_miss(self.peaks.floor);
         self.seconds += chunk.seconds();
-        if found {
-            self.raise_floor();
-        }
         Ok(())
     }
 
     /// Ends a recording: no match spans two of them.
     pub fn end_recording(&mut self) -> Result<(), SessionError> {
         if let Some(hit) = self.search.end()? {
-            add(&mut self.peaks, hit);
+            self.peaks.add(hit);
         }
         Ok(())
     }
 
-    /// Skips peaks below the lowest one kept: the verification pass never raises a score.
-    fn raise_floor(&mut self) {
-        let mut scores: Vec<f32> = self.peaks.iter().map(|hit| hit.score).collect();
-        if scores.len() > TAIL_PEAKS {
-            let (_, lowest, _) = scores.select_nth_unstable_by(TAIL_PEAKS - 1, |a, b| b.total_cmp(a));
-            self.floor = self.floor.max(*lowest);
-            self.search.set_near_miss(self.floor);
-        }
-    }
-
     /// The highest peaks.
-    pub fn tail(mut self, condition: Condition) -> Tail {
-        self.peaks.sort_by(|a, b| b.score.total_cmp(&a.score));
-        self.peaks.truncate(TAIL_PEAKS);
-        let peaks = self.peaks.iter().map(|hit| hit.score).collect();
-        Tail { condition, hours: self.seconds / 3600.0, peaks }
+    pub fn tail(self, condition: Condition) -> Tail {
+        self.peaks.tail(condition, self.seconds)
     }
 }
 
-/// Adds a peak. Peaks in the same audio count as one false accept, with the higher score.
-fn add(peaks: &mut Vec<Hit>, hit: Hit) {
-    match peaks.last_mut() {
-        Some(last) if hit.start < last.end => *last = Hit { score: hit.score.max(last.score), ..hit },
-        _ => peaks.push(hit),
+/// The peaks of one keyword in one condition.
+pub(super) struct Peaks {
+    hits: Vec<Hit>,
+    /// Lower ones do not matter.
+    pub floor: f32,
+}
+
+impl Peaks {
+    /// None yet, of the keyword of `matcher`.
+    pub fn of(matcher: &Matcher) -> Self {
+        Self { hits: Vec::new(), floor: if matcher.phones().is_some() { FLOOR_WITH_PHONES } else { FLOOR } }
+    }
+
+    /// Options of the search for them.
+    pub fn options(&self, hop_seconds: f64) -> SpotterOptions {
+        // Near misses instead of detections, because a detection starts the refractory time, which would hide higher peaks.
+        SpotterOptions { near_miss: self.floor, ..SpotterOptions::new(f32::INFINITY, hop_seconds) }
+    }
+
+    /// Adds a peak. Peaks in the same audio count as one false accept, with the higher score.
+    pub fn add(&mut self, hit: Hit) {
+        match self.hits.last_mut() {
+            Some(last) if hit.start < last.end => *last = Hit { score: hit.score.max(last.score), ..hit },
+            _ => self.hits.push(hit),
+        }
+        // Skips peaks below the lowest one kept: the verification pass never raises a score.
+        let mut scores: Vec<f32> = self.hits.iter().map(|hit| hit.score).collect();
+        if scores.len() > TAIL_PEAKS {
+            let (_, lowest, _) = scores.select_nth_unstable_by(TAIL_PEAKS - 1, |a, b| b.total_cmp(a));
+            self.floor = self.floor.max(*lowest);
+        }
+    }
+
+    /// The highest ones, in `seconds` of speech.
+    pub fn tail(mut self, condition: Condition, seconds: f64) -> Tail {
+        self.hits.sort_by(|a, b| b.score.total_cmp(&a.score));
+        self.hits.truncate(TAIL_PEAKS);
+        let peaks = self.hits.iter().map(|hit| hit.score).collect();
+        Tail { condition, hours: seconds / 3600.0, peaks }
     }
 }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use super::calibrate::{Background, Condition, LEAST_WITH_PHONES, Tail, babble};
 use super::enroll::{Enrolment, Take, enroll, examples};
 use super::file::{Keyword, MatchError, Say};
+use super::reading::{self, Reading, ReadingError};
 use super::say::{SayError, Synthesiser};
 use super::speech::TakeProblem;
 use super::verification::Verifier;
 use crate::audio::{AudioError, AudioErrorKind, ChannelPick, read_file_at};
 use crate::engine::{Encoder, EngineError};
 use crate::exit::{PolicyError, PolicySpec};
-use crate::pack::Pack;
+use crate::pack::{Pack, PackError};
 use crate::stream::{Session, SessionError};
 
 /// Why a keyword was not enrolled.
@@ -36,6 +37,12 @@ pub enum EnrollError {
     /// The background speech cannot be read.
     #[error(transparent)]
     Audio(#[from] AudioError),
+    /// The pack's reading of speech cannot be read.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The pack's reading of speech is unusable.
+    #[error(transparent)]
+    Reading(#[from] ReadingError),
     /// The pack's policy cannot be built.
     #[error(transparent)]
     Policy(#[from] PolicyError),
@@ -60,6 +67,15 @@ pub enum EnrollError {
         /// Duration of the background.
         minutes: f64,
     },
+}
+
+/// Speech without the keyword, on which its threshold is set.
+#[derive(Debug, Clone, Copy)]
+pub enum OtherSpeech<'a> {
+    /// The pack's own reading of speech, for a keyword of phones alone and a pack that has one; otherwise these recordings.
+    Default(&'a [PathBuf]),
+    /// These recordings.
+    Files(&'a [PathBuf]),
 }
 
 /// Enrolls keywords for one pack.
@@ -128,8 +144,13 @@ impl Enroller {
         Some(highest)
     }
 
-    /// Sets the threshold of `keyword` for `false_accepts` per hour on the speech in `files`, in every condition and on as many threads.
-    /// `progress` receives the seconds of audio processed since its last call, and stops the work by returning false.
+    /// Whether [`OtherSpeech::Default`] is the pack's own reading for `keyword`.
+    pub fn has_reading(&self, keyword: &Keyword) -> bool {
+        self.pack.speech.is_some() && keyword.phones.is_some() && keyword.example.is_empty()
+    }
+
+    /// Sets the threshold of `keyword` for `false_accepts` per hour on `speech`, in every condition. `progress` receives the seconds of audio
+    /// processed since its last call, and stops the work by returning false.
     ///
     /// # Errors
     ///
@@ -138,20 +159,32 @@ impl Enroller {
         &self,
         keyword: &mut Keyword,
         false_accepts: f64,
-        files: &[PathBuf],
+        speech: OtherSpeech<'_>,
         progress: impl Fn(f64) -> bool + Sync,
     ) -> Result<(), EnrollError> {
-        let tails = std::thread::scope(|scope| {
-            let (this, progress, from) = (self, &progress, &*keyword);
-            let threads = Condition::ALL.map(|condition| scope.spawn(move || this.tail(from, files, condition, progress)));
-            threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        });
-        keyword.background = tails.into_iter().collect::<Result<_, _>>()?;
+        keyword.background = match (speech, &self.pack.speech) {
+            (OtherSpeech::Default(_), Some(file)) if self.has_reading(keyword) => {
+                let bytes = file.read()?;
+                let (vocabulary, matcher) = (self.encoder.vocabulary(), keyword.matcher(self.encoder.vocabulary())?);
+                let go_on = |seconds| if progress(seconds) { Ok(()) } else { Err(EnrollError::Cancelled) };
+                reading::tails(Reading::open(&*bytes, vocabulary.len())?, &matcher, vocabulary, self.hop_seconds(), go_on)?
+            }
+            (OtherSpeech::Default(files) | OtherSpeech::Files(files), _) => std::thread::scope(|scope| {
+                let (this, progress, from) = (self, &progress, &*keyword);
+                let threads = Condition::ALL.map(|condition| scope.spawn(move || this.tail(from, files, condition, progress)));
+                let joined = threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                joined.into_iter().collect::<Result<_, _>>()
+            })?,
+        };
         let minutes = keyword.background_minutes();
         if !keyword.set_false_accepts(false_accepts) {
             return Err(EnrollError::TooLittleBackground { minutes });
         }
         Ok(())
+    }
+
+    fn hop_seconds(&self) -> f64 {
+        self.encoder.audio().hop as f64 / f64::from(self.encoder.audio().sample_rate)
     }
 
     /// The keyword's highest scores in the speech in `files`.
@@ -162,15 +195,13 @@ impl Enroller {
         condition: Condition,
         progress: &(impl Fn(f64) -> bool + Sync),
     ) -> Result<Tail, EnrollError> {
-        let audio = self.encoder.audio();
-        let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
         let chunk_frames = self.pack.default_chunk_frames();
         let mut background = Background::new(
             keyword.matcher(self.encoder.vocabulary())?,
             Verifier::new(&self.encoder, chunk_frames)?,
-            hop_seconds,
+            self.hop_seconds(),
         );
-        let rate = condition.read_at(audio.sample_rate);
+        let rate = condition.read_at(self.encoder.audio().sample_rate);
         let options = background.session_options(chunk_frames);
         for file in files {
             let mut session = Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, options.clone())?;

@@ -26,6 +26,8 @@ mod opposites;
 mod phone_search;
 pub(crate) mod phones;
 mod rating;
+#[cfg(feature = "files")]
+mod reading;
 mod record;
 #[cfg(feature = "files")]
 mod say;
@@ -42,12 +44,14 @@ mod watch;
 pub use calibrate::{Background, Tail, false_accepts_of};
 pub use enroll::{Enrolment, Take, check_alike, enroll, examples};
 #[cfg(feature = "files")]
-pub use enroller::{EnrollError, Enroller};
+pub use enroller::{EnrollError, Enroller, OtherSpeech};
 pub use feedback::{Feedback, Label};
 pub use file::{
     Example, KEYWORD_SUFFIX, Keyword, KeywordError, MOST_REFRACTORY, MatchError, Origin, PackRef, Say, check_name, find, load,
 };
 pub use rating::{Weakness, weaknesses};
+#[cfg(feature = "files")]
+pub use reading::ReadingError;
 pub use record::{Recorder, RecorderEvent};
 #[cfg(feature = "files")]
 pub use say::{SayError, Synthesiser};

@@ -2,7 +2,7 @@
 //!
 //! The score of a keyword ([`Matcher`]) rises towards the end of an utterance and falls after it. A peak is final if nothing higher ended
 //! within [`SpotterOptions::hold`] frames. Then it is verified at full depth: the lower score counts, reduced if the phones
-//! of the phrase were not said ([`Verifier`]). A peak at or above
+//! of the phrase were not said ([`Verifier`](super::Verifier)). A peak at or above
 //! the threshold is a detection; after it the keyword is inactive for the refractory time, and never fires again on the same audio. A
 //! lower peak is a near miss, reported on request.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::matcher::Matcher;
 use super::template::FrameBlock;
-use super::verification::Verifier;
+use super::verification::FullDepth;
 use crate::stream::SessionError;
 
 /// Conditions of a detection.
@@ -119,10 +119,10 @@ impl Spotter {
     /// # Errors
     ///
     /// A layer that cannot be run.
-    pub fn step(
+    pub fn step<V: FullDepth>(
         &mut self,
         block: &FrameBlock,
-        mut verifier: Option<&mut Verifier>,
+        mut verifier: Option<&mut V>,
         mut on_hit: impl FnMut(u64, Hit),
     ) -> Result<(), SessionError> {
         let first = self.frames;
@@ -155,7 +155,7 @@ impl Spotter {
     /// # Errors
     ///
     /// A layer that cannot be run.
-    pub fn reset(&mut self, verifier: Option<&mut Verifier>) -> Result<Option<Hit>, SessionError> {
+    pub fn reset<V: FullDepth>(&mut self, verifier: Option<&mut V>) -> Result<Option<Hit>, SessionError> {
         let pending = self.settle(verifier);
         self.matcher.reset();
         pending
@@ -190,7 +190,7 @@ impl Spotter {
         reportable && active
     }
 
-    fn settle(&mut self, verifier: Option<&mut Verifier>) -> Result<Option<Hit>, SessionError> {
+    fn settle<V: FullDepth>(&mut self, verifier: Option<&mut V>) -> Result<Option<Hit>, SessionError> {
         let Some(peak) = self.peak.take() else { return Ok(None) };
         let score = match verifier {
             Some(verifier) => peak.score.min(self.verified(&peak, verifier)?),
@@ -205,7 +205,7 @@ impl Spotter {
     }
 
     /// The highest score at full depth of a match that overlaps `peak` and ends at most `hold` frames after it.
-    fn verified(&self, peak: &Hit, verifier: &mut Verifier) -> Result<f32, SessionError> {
+    fn verified<V: FullDepth>(&self, peak: &Hit, verifier: &mut V) -> Result<f32, SessionError> {
         let mut matcher = self.matcher.clone();
         matcher.reset();
         let mut highest = 0.0f32;

@@ -78,6 +78,13 @@ impl FrameBlock {
         self.logits.extend_from_slice(logits);
     }
 
+    /// Replaces its frames by ones without vectors, with the logits `logits`, `[frames, classes]`.
+    pub(super) fn fill_with_logits(&mut self, logits: &[f32], classes: usize) {
+        self.clear();
+        self.frames = logits.len() / classes.max(1);
+        self.logits.extend_from_slice(logits);
+    }
+
     /// The logits of frame `frame`; empty if they were not computed.
     pub(super) fn logits(&self, frame: usize) -> &[f32] {
         let classes = self.logits.len() / self.frames.max(1);

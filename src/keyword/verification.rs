@@ -23,7 +23,7 @@ use crate::stream::{Representation, Session, SessionError, SessionOptions};
 
 /// Least audio before a peak in its pass. In the bundled packs the attention of a layer reaches back 1.28 s, and without that context words
 /// are discriminated less well across voices.
-const LEAD_SECONDS: f64 = 2.56;
+pub(super) const LEAD_SECONDS: f64 = 2.56;
 /// Chunks from the start of one pass to the start of the next.
 const PASS_CHUNKS: u64 = 4;
 /// Number of passes kept; an older one is computed again if needed.
@@ -31,7 +31,19 @@ const PASSES: usize = 4;
 /// Audio kept in addition to a pass: the longest match of the longest example, and its surroundings.
 const KEPT_SECONDS: f64 = 10.0;
 /// Frames before a match in which its first phones may be: the best alignment may start late.
-const PHONE_LEAD_FRAMES: u64 = 12;
+pub(super) const PHONE_LEAD_FRAMES: u64 = 12;
+
+/// What peaks are verified with.
+pub trait FullDepth {
+    /// Passes the frames `start` to `end` at full depth to `each`, and up to [`LEAD_SECONDS`] before them, in blocks with the number of their
+    /// first frame. Returns the factor of `phones` for the frames `start` to `end`; 1 for a pack without CTC branches.
+    fn blocks(
+        &mut self,
+        range: (u64, u64),
+        phones: Option<&Phones>,
+        each: impl FnMut(u64, &FrameBlock),
+    ) -> Result<f32, SessionError>;
+}
 
 /// The last seconds of a stream, with the passes that compute them at full depth.
 pub struct Verifier {
@@ -128,9 +140,18 @@ impl Verifier {
         (self.first, self.origin) = (self.frames, self.frames);
     }
 
-    /// Passes the frames `start` to `end` at full depth to `each`, and up to [`LEAD_SECONDS`] before them, in blocks with the number of their
-    /// first frame. Returns the factor of `phones` for the frames `start` to `end`; 1 for a pack without CTC branches.
-    pub(super) fn blocks(
+    /// First frame of the pass that contains `frame`.
+    fn pass_at(&self, frame: u64) -> u64 {
+        self.origin + frame.saturating_sub(self.origin) / self.pass_frames() * self.pass_frames()
+    }
+
+    fn pass_frames(&self) -> u64 {
+        PASS_CHUNKS * self.chunk_frames as u64
+    }
+}
+
+impl FullDepth for Verifier {
+    fn blocks(
         &mut self,
         (start, end): (u64, u64),
         phones: Option<&Phones>,
@@ -161,15 +182,6 @@ impl Verifier {
             self.passes.push_front(pass);
         }
         Ok(factor)
-    }
-
-    /// First frame of the pass that contains `frame`.
-    fn pass_at(&self, frame: u64) -> u64 {
-        self.origin + frame.saturating_sub(self.origin) / self.pass_frames() * self.pass_frames()
-    }
-
-    fn pass_frames(&self) -> u64 {
-        PASS_CHUNKS * self.chunk_frames as u64
     }
 }
 

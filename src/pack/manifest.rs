@@ -402,7 +402,7 @@ pub struct EmbeddingSection {
     pub width: usize,
 }
 
-/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `embedding.k`.
+/// `[stages]`: keys `frontend`, `position`, `layer.k`, `head.k`, `ctc.k`, `gain.k`, `embedding.k`, `speech`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -425,6 +425,8 @@ pub struct StagesSection {
     /// Keyword embeddings by layer; 0 reads h⁰.
     #[serde(default)]
     pub embedding: BTreeMap<String, StageEntry>,
+    /// Posteriorgram of speech, for the thresholds of keywords from text. Not a graph.
+    pub speech: Option<StageEntry>,
 }
 
 /// One ONNX file.

@@ -55,6 +55,9 @@ pub struct Pack {
     pub gain: Vec<(usize, StageFile)>,
     /// Keyword embeddings as (layer, stage): every depth at which a chunk may exit. Empty for a pack without them.
     pub embedding: Vec<(usize, StageFile)>,
+    /// Posteriorgram of speech by the CTC branch of the last layer, for the thresholds of keywords from text. Not a graph, and not among the
+    /// [`stages`](Self::stages).
+    pub speech: Option<StageFile>,
 }
 
 /// One stage of a pack: its name, size, hash and location.
@@ -168,7 +171,8 @@ impl Pack {
         let ctc = numbered("ctc", 0, &stages.ctc)?;
         let gain = every("gain", 1..=count - 1, numbered("gain", 0, &stages.gain)?)?;
         let embedding = every("embedding", shallowest_exit(&heads)..=count, numbered("embedding", 0, &stages.embedding)?)?;
-        Ok(Self { dir: files.dir.to_owned(), frontend, position, layers, heads, ctc, gain, embedding, manifest })
+        let speech = stages.speech.as_ref().map(|entry| files.stage("speech".into(), entry)).transpose()?;
+        Ok(Self { dir: files.dir.to_owned(), frontend, position, layers, heads, ctc, gain, embedding, speech, manifest })
     }
 
     /// Checks the SHA-256 of every file.
@@ -178,7 +182,7 @@ impl Pack {
     /// [`PackError::Hash`] names the first file that was changed or damaged.
     pub fn verify(&self) -> Result<(), PackError> {
         let mut verified: Vec<&Path> = Vec::new();
-        for stage in self.stages() {
+        for stage in self.stages().chain(&self.speech) {
             if !verified.contains(&stage.path()) {
                 stage.verify()?;
                 verified.push(stage.path());

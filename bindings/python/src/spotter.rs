@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bellis::audio::audio_files;
 use bellis::keyword::{
-    Detection, Enroller, Event, Keyword, KeywordStream, Origin, PackRef, SearchOptions, Take, check_alike, find, load, weaknesses,
+    Detection, Enroller, Event, Keyword, KeywordStream, Origin, OtherSpeech, PackRef, SearchOptions, Take, check_alike, find,
+    load, weaknesses,
 };
 use pyo3::exceptions::{PyFileExistsError, PyValueError};
 use pyo3::prelude::*;
@@ -164,7 +165,7 @@ impl KeywordSpotter {
 
     /// Enrolls a keyword from a phrase, from takes at `rate` (the pack's by default), or from both, and begins a new stream with it. The
     /// threshold is set on the speech in `background`, unless it is given. Returns warnings.
-    #[pyo3(signature = (name, *, say, language, takes, threshold, background, false_accepts, rate, keep_unlike, replace))]
+    #[pyo3(signature = (name, *, say, language, takes, threshold, background, default_background, false_accepts, rate, keep_unlike, replace))]
     #[allow(clippy::too_many_arguments)]
     fn enroll(
         &self,
@@ -175,6 +176,7 @@ impl KeywordSpotter {
         takes: Vec<Samples<'_>>,
         threshold: Option<f32>,
         background: Vec<PathBuf>,
+        default_background: Vec<PathBuf>,
         false_accepts: f64,
         rate: Option<u32>,
         keep_unlike: bool,
@@ -225,8 +227,10 @@ impl KeywordSpotter {
             match threshold {
                 Some(threshold) => keyword.threshold = threshold,
                 None => {
-                    let files = audio_files(&background).map_err(raise)?;
-                    enroller.set_threshold(&mut keyword, false_accepts, &files, |_| true).map_err(raise)?;
+                    let files =
+                        audio_files(if background.is_empty() { &default_background } else { &background }).map_err(raise)?;
+                    let speech = if background.is_empty() { OtherSpeech::Default(&files) } else { OtherSpeech::Files(&files) };
+                    enroller.set_threshold(&mut keyword, false_accepts, speech, |_| true).map_err(raise)?;
                 }
             }
             std::fs::create_dir_all(&self.folder)?;

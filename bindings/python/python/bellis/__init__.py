@@ -93,11 +93,12 @@ class KeywordSpotter(_bellis.KeywordSpotter):
         say, language: the phrase, which espeak-ng speaks.
         takes: 1 to 16 recordings at `rate`, the pack's by default.
         threshold: a score; by default it is set for `false_accepts` per hour on the speech in `background`, files or folders, and without
-            those on recordings in the package, which takes about a minute of processor time.
+            those on the pack's reading of speech for a phrase without takes, and otherwise on recordings in the package, which takes about a
+            minute of processor time.
         keep_unlike: keep takes that differ from the others, such as other speakers'; by default they are an error.
         """
-        background = list(background) or [_BACKGROUND]
-        options = {"threshold": threshold, "background": background, "false_accepts": false_accepts, "rate": rate}
+        speech = {"background": list(background), "default_background": [_BACKGROUND]}
+        options = {"threshold": threshold, **speech, "false_accepts": false_accepts, "rate": rate}
         options |= {"keep_unlike": keep_unlike, "replace": replace}
         for text in super().enroll(name, say=say, language=language, takes=list(takes), **options):
             warnings.warn(f"keyword `{name}`: {text}", stacklevel=2)
