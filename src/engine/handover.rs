@@ -49,6 +49,11 @@ impl Encoder {
         }
     }
 
+    /// Samples that a frame shares with the one before.
+    pub(crate) fn shared_samples(&self) -> usize {
+        self.audio.receptive_field.saturating_sub(self.audio.hop)
+    }
+
     /// Whether context comes from a KV cache.
     pub(crate) fn is_cached(&self) -> bool {
         self.spec.mode == Mode::Cached

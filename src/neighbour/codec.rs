@@ -121,7 +121,7 @@ impl Writer {
             // If the inverse of the scale overflows, the frame is encoded as zeros.
             let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
             self.f32(if inverse > 0.0 { scale } else { 0.0 });
-            self.0.extend(row.iter().map(|value| (value * inverse).round().clamp(-STEPS, STEPS) as i8 as u8));
+            self.0.extend(row.iter().map(|value| nearest(value * inverse) as i8 as u8));
         }
         Ok(())
     }
@@ -139,8 +139,10 @@ impl Writer {
         let scale = largest.max(1.0) / PCM_STEPS;
         self.u32(samples.len() as u32);
         self.f32(scale);
+        let inverse = 1.0 / scale;
+        self.0.reserve(2 * samples.len());
         for sample in samples {
-            self.0.extend((((sample / scale).round()).clamp(-PCM_STEPS, PCM_STEPS - 1.0) as i16).to_le_bytes());
+            self.0.extend((nearest(sample * inverse) as i16).to_le_bytes());
         }
         Ok(())
     }
@@ -261,6 +263,11 @@ impl<'a> Reader<'a> {
             bytes => Err(CodecError::Trailing { bytes }),
         }
     }
+}
+
+/// What a conversion to an integer, which truncates, makes the nearest one. Much faster than `round` where that is a call.
+fn nearest(value: f32) -> f32 {
+    value + 0.5f32.copysign(value)
 }
 
 fn at_most(what: &'static str, found: u64, most: u64) -> Result<(), CodecError> {

@@ -22,6 +22,8 @@ pub(super) struct Ledger {
     penalty: u64,
     /// Time per chunk of that stretch, seconds.
     rejected: f64,
+    /// Chunks that the next trip may lose beyond what is tolerated otherwise.
+    credit: f64,
     /// Most chunks on their way.
     most: usize,
     /// Chunks of the next stretch, from when as many are on their way as may be.
@@ -82,6 +84,8 @@ const UNLIMITED: usize = 16;
 /// Announced trips that may be lost at a time, and chunks: one fills a pipeline, and measurements vary.
 const TRIPS: f64 = 1.5;
 const SLACK: f64 = 2.0;
+/// Chunks that the first trip of all may lose: it also pays for code and connections that were never used.
+const CREDIT: f64 = 16.0;
 /// Chunks in a row that stay after which a stretch has ended by itself.
 const IDLE: u64 = 8;
 
@@ -95,6 +99,7 @@ impl Default for Ledger {
             pause: 0,
             penalty: 0,
             rejected: f64::INFINITY,
+            credit: CREDIT,
             most: 1,
             plan: PLAN.0,
             away: None,
@@ -121,15 +126,19 @@ impl Ledger {
         };
         away.chunks += 1;
         away.idle += 1;
-        let lost = |(since, chunks): (f64, u64)| (now - since) / self.stay - (away.chunks - chunks) as f64;
+        let stay = self.stay;
+        let lost = |(since, chunks): (f64, u64)| (now - since) / stay - (away.chunks - chunks) as f64;
         if away.end.is_none() {
-            if lost(away.looked) > SLACK + TRIPS * away.trip / self.stay {
+            let beyond = lost(away.looked) - SLACK - TRIPS * away.trip / stay;
+            // More have left than may be on their way, so some are back.
+            let more = sent == 0 || away.left > self.most;
+            if beyond > self.credit {
                 away.end = Some(End::Loss);
-            } else if sent == 0 || away.left > self.most {
-                // More have left than may be on their way, so some are back.
-                self.most = self.most.saturating_mul(2);
-                (away.looked, away.left) = ((now, away.chunks), 0);
-            } else if away.chunks - away.looked.1 >= LOOK_EVERY {
+            } else if more || away.chunks - away.looked.1 >= LOOK_EVERY {
+                self.credit = 0.0;
+                if more {
+                    (self.most, away.left) = (self.most.saturating_mul(2), 0);
+                }
                 away.looked = (now, away.chunks);
             }
             match away.full {
@@ -140,7 +149,7 @@ impl Ledger {
                 _ => {}
             }
             if away.idle >= IDLE {
-                away.end = Some(End::Idle);
+                away.end.get_or_insert(End::Idle);
             }
         }
         match away.end {
@@ -370,6 +379,22 @@ mod tests {
         assert!(first > 2_000 && last < 200, "{first} {last}");
         let (first, last) = clock(&[(0.0, 0.3), (100.0, 0.03)]);
         assert!(first < 3_500 && last > 3_600, "{first} {last}");
+    }
+
+    /// The first trip takes longer than all others, because nothing of the connection was used before.
+    #[test]
+    fn a_slow_first_trip_is_not_taken_for_all() {
+        let (stay, mut now, mut ledger) = (0.03, 2.0, Ledger::settled(0.03));
+        ledger.begins(now, 0, 5);
+        assert!(ledger.allows(0));
+        ledger.leaves(0.1);
+        now += 0.45;
+        ledger.begins(now, 0, 5);
+        assert!(ledger.allows(0) && ledger.most() == 2, "{ledger:?}");
+        // Another one is too much.
+        ledger.leaves(0.1);
+        ledger.begins(now + 0.45, 0, 5);
+        assert!(!ledger.allows(0) && ledger.pause as f64 * LARGEST_LOSS * 1.1 > 0.9 / stay - 2.0, "{ledger:?}");
     }
 
     /// Without a gain, the share of chunks that leave falls with the length of the file, whatever a neighbour says.

@@ -51,6 +51,8 @@ pub(crate) struct Task {
     pub chunk: Handover,
     /// First frames of all earlier chunks whose states the worker needs.
     pub context: Vec<u64>,
+    /// Whether the audio lacks the samples that its first frame shares with the frame before, which the worker has.
+    pub continues: bool,
 }
 
 /// A source's request for the states of chunks that left as audio, which it needs to compute later ones itself.
@@ -195,6 +197,7 @@ impl Task {
         out.u32(chunk.own.start as u32);
         out.u32(chunk.own.len() as u32);
         out.u8(matches!(chunk.input, Input::Audio(_)).into());
+        out.u8(self.continues.into());
         match &chunk.input {
             Input::States(x) => out.frames(x)?,
             Input::Audio(samples) => out.audio(samples)?,
@@ -235,14 +238,15 @@ impl Task {
         let first_frame = position(&mut from, "the first frame")?;
         let start = from.count("the chunk's frames", super::codec::MAX_FRAMES)?;
         let own = start..start + from.count("the chunk's frames", super::codec::MAX_FRAMES)?;
-        let input = match from.flag("a flag")? {
+        let (audio, continues) = (from.flag("a flag")?, from.flag("a flag")?);
+        let input = match audio {
             false => Input::States(from.frames("the states")?),
             true => Input::Audio(from.audio("the audio")?),
         };
         let (context, past) = (read_positions(&mut from)?, read_past(&mut from)?);
         from.finish()?;
         let chunk = Handover { depth, first_frame, input, own, past };
-        Ok(Self { pack, stream, sequence, within, policy, all_heads, ctc, mixture, chunk, context })
+        Ok(Self { pack, stream, sequence, within, policy, all_heads, ctc, mixture, chunk, context, continues })
     }
 }
 
@@ -475,6 +479,7 @@ mod tests {
                 past: vec![PastChunk { first_frame: 28, states: vec![(2, frames(4, 1.0)), (5, frames(4, -2.0))] }],
             },
             context: vec![24, 28],
+            continues: false,
         }
     }
 
@@ -507,6 +512,7 @@ mod tests {
         let task = task();
         let audio = Task {
             chunk: Handover { depth: 0, input: Input::Audio(vec![0.0, -1.0, 0.25]), ..task.chunk.clone() },
+            continues: true,
             ..task.clone()
         };
         for task in [task, audio] {

@@ -104,7 +104,7 @@ pub(crate) struct Candidate {
     pub load: Load,
     /// `None` if it is unknown, or was measured too long ago.
     pub transfer_seconds: Option<f64>,
-    /// Bytes of a typical message.
+    /// Bytes of a typical message; `None` before the first chunk.
     pub bytes: Option<usize>,
     /// Whether it has the front end and all layers.
     pub takes_audio: bool,

@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use super::message::{Answer, Recall, Recalled, Task};
 use super::policy::{self, Draws, Exchange, LiveAdaptation, Load, Placement};
 use super::roster::{Candidate, Ending, Roster};
-use crate::engine::handover::Handover;
+use crate::engine::handover::{Handover, Input};
 use crate::engine::{Encoder, EngineError, PastChunk};
 use crate::exit::{Needs, PolicyName, PolicySpec};
 use crate::names::named;
@@ -225,11 +225,13 @@ impl Source {
         let chained = self.encoder.is_cached();
         // A file goes on: what a stretch saves pays for filling its pipeline.
         let stretch = self.ledger.as_ref().map_or(0, |ledger| ledger.stretch() as usize);
+        // What a worker has measured before the first chunk is the time of all its layers.
+        let exits = self.has_thresholds && best.bytes.is_none();
         let exchange = Exchange {
             stay: offer.compute_seconds,
             leave: offer.leave_seconds.unwrap_or((offer.elapsed - offer.waited).as_secs_f64()),
             transfer,
-            there: best.load.compute_seconds,
+            there: best.load.compute_seconds * if exits { EXPECTED_DEPTH } else { 1.0 },
             queue: best.load.input,
             waiting: offer.waiting.max(stretch),
             sent: offer.sent,
@@ -276,8 +278,8 @@ impl Source {
         self.carrier.echo(&name, vec![0; bytes], Box::new(on_answer));
     }
 
-    /// The chunk without the states that the neighbour already has, and the earlier chunks that it needs.
-    fn reduced(&mut self, number: usize, chunk: &Handover) -> (Handover, Vec<u64>) {
+    /// The chunk without what the neighbour already has, the earlier chunks that it needs, and whether the chunk lacks samples.
+    fn reduced(&mut self, number: usize, chunk: &Handover) -> (Handover, Vec<u64>, bool) {
         let mut chunk = chunk.clone();
         let horizon = self.horizon(chunk.first_frame);
         let known = self.known.entry(number).or_default();
@@ -285,6 +287,14 @@ impl Source {
         let mut context: Vec<u64> = chunk.past.iter().map(|past| past.first_frame).chain(known.keys().copied()).collect();
         context.sort_unstable();
         context.dedup();
+        // It computed the chunk before from its audio.
+        let follows = known.values().any(|earlier| earlier.end == chunk.first_frame && earlier.from == Some(0));
+        let continues = follows && self.encoder.is_cached();
+        if let Input::Audio(samples) = &mut chunk.input
+            && continues
+        {
+            samples.drain(..self.encoder.shared_samples().min(samples.len()));
+        }
         for past in &mut chunk.past {
             // The remaining layers read the deepest state up to the current depth, and all deeper ones.
             let needed = past.states.iter().rposition(|(depth, _)| *depth <= chunk.depth).unwrap_or(0);
@@ -297,7 +307,7 @@ impl Source {
         chunk.past.retain(|past| !past.states.is_empty());
         let end = chunk.first_frame + chunk.own.len() as u64;
         known.insert(chunk.first_frame, KnownChunk { depths: Vec::new(), from: Some(chunk.depth), end });
-        (chunk, context)
+        (chunk, context, continues)
     }
 
     /// The frame before which nothing is in the left context of a chunk that starts at `first_frame`; 0 in windowed mode.
@@ -311,6 +321,8 @@ impl Source {
     }
 }
 
+/// Share of the layers that a chunk is expected to run before one has left, with a policy that exits: 0.65 with `gain` and daisy-tiny.
+const EXPECTED_DEPTH: f64 = 0.65;
 /// Maximum number of chunks in flight; above it, the next one stays.
 const MOST_OFFERED: usize = 8;
 
@@ -354,7 +366,7 @@ impl Offload for Source {
         let (depth, frames, dim) = (chunk.depth, chunk.own.len(), self.encoder.dim());
         let audio = offer.audio.then_some(chunk.first_frame..chunk.first_frame + frames as u64);
         let first_exit = if offer.audio && self.encoder.may_exit_at_frontend() { 0 } else { depth + 1 };
-        let (chunk, context) = self.reduced(number, chunk);
+        let (chunk, context, continues) = self.reduced(number, chunk);
         let task = Task {
             pack: self.pack.clone(),
             stream: self.stream,
@@ -366,6 +378,7 @@ impl Offload for Source {
             mixture: offer.mixture.cloned(),
             chunk,
             context,
+            continues,
         };
         let task = match task.encode() {
             Ok(task) if task.len() <= super::codec::MAX_MESSAGE_BYTES => task,

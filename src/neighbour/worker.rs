@@ -16,6 +16,9 @@ use crate::stream::offload::Returned;
 
 /// Most streams whose keys and values a worker keeps; the one that was used longest ago makes room for a new one.
 const MOST_STREAMS: usize = 32;
+/// Chunks of the warm-up, and the time after which there are no more.
+const WARM_UP_CHUNKS: usize = 8;
+const WARM_UP: Duration = Duration::from_secs(1);
 /// Weight of the latest task in the mean time per task.
 const TASK_WEIGHT: f64 = 0.1;
 
@@ -103,6 +106,8 @@ struct Stream {
     policy: PolicySpec,
     /// First frame of the last chunk.
     last: Option<u64>,
+    /// The frame that the next chunk of audio may start with, and the samples that it shares with the one before.
+    tail: Option<(u64, Vec<f32>)>,
     /// Number of the last task.
     used: u64,
 }
@@ -140,7 +145,8 @@ impl Worker {
         self.compute_seconds
     }
 
-    /// Computes a chunk of zeros twice, so that sources know the time per task before they send the first one.
+    /// Computes chunks of zeros, so that sources know the time per task before they send the first one. Several, because a processor with
+    /// a quota computes a single one in a fraction of the mean.
     ///
     /// # Errors
     ///
@@ -159,16 +165,23 @@ impl Worker {
             1 => (0, Input::Audio(vec![0.0; audio.receptive_field + (frames - 1) * audio.hop])),
             first => (first - 1, Input::States(Frames::from_vec(vec![0.0; frames * encoder.dim()], encoder.dim()))),
         };
-        for later in [0, chunk as u64] {
-            let mut state = EncoderState::new(&encoder)?;
-            let (first_frame, input, own) = (own.start as u64 + later, input.clone(), own.clone());
-            let began = Instant::now();
+        let mut state = EncoderState::new(&encoder)?;
+        let mut began = Instant::now();
+        for number in 0..=WARM_UP_CHUNKS {
+            if number == 1 {
+                // The first one also reserves memory.
+                began = Instant::now();
+            }
+            let (first_frame, input, own) = ((own.start + number * chunk) as u64, input.clone(), own.clone());
             let mut pass = state.take_over(Handover { depth, first_frame, input, own, past: Vec::new() })?;
             while pass.depth() < encoder.layers() {
                 pass.step()?;
             }
             pass.finish();
-            self.compute_seconds = began.elapsed().as_secs_f64();
+            self.compute_seconds = began.elapsed().as_secs_f64() / number.max(1) as f64;
+            if number > 0 && began.elapsed() > WARM_UP {
+                break;
+            }
         }
         Ok(())
     }
@@ -259,7 +272,7 @@ impl Worker {
             {
                 self.streams.remove(&oldest);
             }
-            self.streams.insert(task.stream, Stream { state, judge, policy: policy.clone(), last: None, used: 0 });
+            self.streams.insert(task.stream, Stream { state, judge, policy: policy.clone(), last: None, tail: None, used: 0 });
         } else if self.streams.get(&task.stream).is_some_and(|stream| stream.policy != policy) {
             let built = built()?;
             if let Some(stream) = self.streams.get_mut(&task.stream) {
@@ -307,8 +320,8 @@ impl From<EngineError> for Error {
 }
 
 impl Stream {
-    fn compute(&mut self, task: Task, began: Instant, until: Instant) -> Result<Returned, Error> {
-        let Self { state, judge, last, .. } = self;
+    fn compute(&mut self, mut task: Task, began: Instant, until: Instant) -> Result<Returned, Error> {
+        let Self { state, judge, last, tail, .. } = self;
         let encoder = state.encoder().clone();
         let (depth, first_frame) = (task.chunk.depth, task.chunk.first_frame);
         if encoder.is_cached() {
@@ -319,9 +332,21 @@ impl Stream {
                 return Err(Error::Context);
             }
         }
+        if let Input::Audio(samples) = &mut task.chunk.input {
+            let tail = tail.take();
+            if task.continues {
+                let (_, shared) = tail.filter(|(frame, _)| *frame == first_frame).ok_or(Error::Context)?;
+                samples.splice(0..0, shared);
+            }
+        }
         (judge.all_heads, judge.ctc) = (task.all_heads, task.ctc);
         judge.begin_chunk();
         let audio = matches!(task.chunk.input, Input::Audio(_));
+        if let Input::Audio(samples) = &task.chunk.input
+            && let Some(shared) = samples.len().checked_sub(encoder.shared_samples())
+        {
+            *tail = Some((first_frame + task.chunk.own.len() as u64, samples[shared..].to_vec()));
+        }
         let mut pass = state.take_over(task.chunk)?;
         *last = Some(first_frame);
         if !audio && judge.policy.needs(depth + 1) == Needs::Change && encoder.feature_is_output() {
