@@ -181,7 +181,7 @@ def main():
     encoder, provenance = manifest["encoder"], manifest["provenance"]
     page = PAGE.format(
         name=name, description=sentence(manifest["description"])[:-1], layers=encoder["layers"], dim=encoder["dim"], heads=encoder["heads"], units=encoder["units"],
-        millions=f["parameters"] / 1e6, megabytes=sum(path.stat().st_size for path in arguments.pack.iterdir()) / 1e6,
+        millions=f["parameters"] / 1e6, megabytes=sum(path.stat().st_size for path in arguments.pack.glob("*.onnx")) / 1e6,
         context=encoder["left_context"] * manifest["audio"]["hop"] / manifest["audio"]["sample_rate"],
         macs=f["MACs per second at full depth"] / 1e6, provenance=sentence(provenance["weights"]), tau=f["tau"],
         depth=depth(f), gain=gain(f), others=others(f), alone=alone(f), phones=phones(f), letters=letters(f), calibrated=calibrated(f),

@@ -79,6 +79,7 @@ impl FrameBlock {
     }
 
     /// Replaces its frames by ones without vectors, with the logits `logits`, `[frames, classes]`.
+    #[cfg(feature = "files")]
     pub(super) fn fill_with_logits(&mut self, logits: &[f32], classes: usize) {
         self.clear();
         self.frames = logits.len() / classes.max(1);
