@@ -122,17 +122,21 @@ impl Block {
         const LANES: usize = 8;
         let (mut sum, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
         let (mut lowest, mut highest) = ([self.lowest; LANES], [self.highest; LANES]);
-        let lanes = samples.chunks_exact(LANES);
-        let rest = lanes.remainder();
-        for samples in lanes.chain(std::iter::once(rest)) {
+        let reference = self.reference;
+        let mut add = |lane: usize, sample: f32| {
+            let moved = sample - reference;
+            sum[lane] += moved;
+            squares[lane] += moved * moved;
+            lowest[lane] = lowest[lane].min(sample);
+            highest[lane] = highest[lane].max(sample);
+        };
+        let (whole, rest) = samples.as_chunks::<LANES>();
+        for samples in whole {
             for (lane, &sample) in samples.iter().enumerate() {
-                let moved = sample - self.reference;
-                sum[lane] += moved;
-                squares[lane] += moved * moved;
-                lowest[lane] = lowest[lane].min(sample);
-                highest[lane] = highest[lane].max(sample);
+                add(lane, sample);
             }
         }
+        rest.iter().enumerate().for_each(|(lane, &sample)| add(lane, sample));
         self.samples += samples.len() as u64;
         self.sum += sum.iter().map(|&one| f64::from(one)).sum::<f64>();
         self.squares += squares.iter().map(|&one| f64::from(one)).sum::<f64>();

@@ -9,12 +9,13 @@ use rten_simd::{Isa, SimdOp};
 
 use super::activation::power_of_two;
 use super::by_lane::{ByLane, FOUR, by_lane};
+use super::dot::transpose::{self, SIDE};
 use super::in_registers;
 
 /// Keys computed together if there are fewer than fit into the registers.
 const FEW: usize = 4;
 /// Queries computed together; a multiple of the lanes of every vector type.
-pub const QUERIES: usize = 16;
+pub const QUERIES: usize = SIDE;
 /// Units of ln 2 per nat.
 pub const UNITS: f32 = std::f32::consts::LOG2_E;
 /// SIMD vectors of a value row that are accumulated together.
@@ -304,21 +305,18 @@ impl Attention<'_> {
 /// Writes `rows`, times `scale`, to `transposed [width, QUERIES]`.
 #[inline(always)]
 fn transpose(rows: [&[f32]; QUERIES], scale: f32, transposed: &mut [f32]) {
-    let width = rows[0].len();
-    let fours = width / FOUR;
-    let (by_four, rest) = transposed.as_chunks_mut::<{ FOUR * QUERIES }>();
-    let rows_by_four: [&[[f32; FOUR]]; QUERIES] = std::array::from_fn(|query| &rows[query].as_chunks().0[..fours]);
-    for (four, transposed) in by_four.iter_mut().enumerate().take(fours) {
-        for query in 0..QUERIES {
-            let x = rows_by_four[query][four];
-            for i in 0..FOUR {
-                transposed[i * QUERIES + query] = x[i] * scale;
-            }
+    let (columns, _) = transposed.as_chunks_mut::<QUERIES>();
+    let (blocks, rest) = columns.as_chunks_mut::<SIDE>();
+    for (index, columns) in blocks.iter_mut().enumerate() {
+        let mut block = [&[0.0; SIDE]; QUERIES];
+        for (block, row) in block.iter_mut().zip(rows) {
+            *block = &row.as_chunks().0[index];
         }
+        transpose::transpose(&block, scale, columns);
     }
-    for (k, transposed) in (fours * FOUR..width).zip(rest.chunks_exact_mut(QUERIES)) {
-        for (row, transposed) in rows.iter().zip(transposed) {
-            *transposed = row[k] * scale;
+    for (at, column) in (blocks.len() * SIDE..).zip(rest) {
+        for (x, row) in column.iter_mut().zip(rows) {
+            *x = row[at] * scale;
         }
     }
 }

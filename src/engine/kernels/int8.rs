@@ -77,29 +77,72 @@ impl SimdOp for Quantise<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let (ops, lanes) = (isa.f32(), isa.f32().len());
-        for r in 0..self.rows.count {
-            let row = self.rows.row(r);
-            // Two vectors each, because a minimum waits for the previous one.
-            let (mut low, mut high) = ([ops.zero(); 2], [ops.zero(); 2]);
-            let parts = row.chunks_exact(2 * lanes);
-            let rest = parts.remainder();
-            for part in parts {
-                let x = ops.load_many::<2>(part);
-                for v in 0..2 {
-                    low[v] = ops.min(low[v], x[v]);
-                    high[v] = ops.max(high[v], x[v]);
+        let Self { rows, written, steps, ranges } = self;
+        let middle = written.middle();
+        let mut r = 0;
+        while r < rows.count {
+            // Four rows at once, because the steps of one wait for each other.
+            let factors = match rows.count - r {
+                4.. => scales::<I, 4>(isa, rows, r, middle, &mut ranges[2 * r..]),
+                _ => {
+                    let [factor] = scales::<I, 1>(isa, rows, r, middle, &mut ranges[2 * r..]);
+                    [factor; 4]
                 }
+            };
+            let count = if rows.count - r < 4 { 1 } else { 4 };
+            for (&factor, r) in factors.iter().zip(r..).take(count) {
+                let row = rows.row(r);
+                let zero = ranges[2 * r + 1] + f32::from(middle);
+                quantise(isa, row, factor, zero as i32, middle, &mut steps[r * row.len()..][..row.len()]);
             }
-            let (low, high) = (ops.min(low[0], low[1]), ops.max(high[0], high[1]));
-            let low = low.to_array().as_ref().iter().chain(rest).copied().fold(0.0, f32::min);
-            let high = high.to_array().as_ref().iter().chain(rest).copied().fold(0.0, f32::max);
-            let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
-            let zero = (-low / scale).round_ties_even();
-            self.ranges[2 * r..2 * r + 2].copy_from_slice(&[scale, zero - f32::from(self.written.middle())]);
-            quantise(isa, row, scale.recip(), zero as i32, self.written.middle(), &mut self.steps[r * row.len()..][..row.len()]);
+            r += count;
         }
     }
+}
+
+/// Writes the scales and zero points of `R` rows from `first` to `ranges`, and returns the steps per unit.
+#[inline(always)]
+fn scales<I: Isa, const R: usize>(isa: I, rows: Rows<'_>, first: usize, middle: u8, ranges: &mut [f32]) -> [f32; R] {
+    let (ops, lanes) = (isa.f32(), isa.f32().len());
+    let whole = rows.width - rows.width % lanes;
+    let mut data: [&[f32]; R] = [&[]; R];
+    for (r, data) in data.iter_mut().enumerate() {
+        *data = &rows.row(first + r)[..rows.width];
+    }
+    let (mut low, mut high) = ([ops.zero(); R], [ops.zero(); R]);
+    for at in (0..whole).step_by(lanes) {
+        for r in 0..R {
+            let x = ops.load(&data[r][at..]);
+            low[r] = ops.min(low[r], x);
+            high[r] = ops.max(high[r], x);
+        }
+    }
+    let mut factors = [0.0; R];
+    for r in 0..R {
+        let rest = &data[r][whole..];
+        let low = rest.iter().copied().fold(least(low[r].to_array().as_ref()), f32::min);
+        let high = rest.iter().copied().fold(-least(ops.neg(high[r]).to_array().as_ref()), f32::max);
+        let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
+        let zero = (-low / scale).round_ties_even();
+        ranges[2 * r] = scale;
+        ranges[2 * r + 1] = zero - f32::from(middle);
+        factors[r] = scale.recip();
+    }
+    factors
+}
+
+/// The least of the numbers of a vector, four at once, because a minimum waits for the previous one.
+#[inline(always)]
+fn least(numbers: &[f32]) -> f32 {
+    let mut least = [f32::INFINITY; 4];
+    for numbers in numbers.as_chunks::<4>().0 {
+        for i in 0..4 {
+            least[i] = if numbers[i] < least[i] { numbers[i] } else { least[i] };
+        }
+    }
+    let [a, b, c, d] = least;
+    let (a, b) = (if b < a { b } else { a }, if d < c { d } else { c });
+    if b < a { b } else { a }
 }
 
 #[inline(always)]

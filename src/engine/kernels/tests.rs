@@ -10,6 +10,7 @@ use rten_simd::{Isa, SimdOp};
 
 use super::activation::{gelu as gelu_after_int8, power_of_two};
 use super::attention::{Attention, ByHead, transposed_bias};
+use super::dot::transpose::{SIDE, transpose};
 use super::dot::{COLUMNS, DotKernel, GROUP, PackedSteps, Packing};
 use super::fft::PowerSpectrum;
 use super::helpers::{Helpers, Panels, available};
@@ -214,7 +215,7 @@ impl SimdOp for Gelus<'_> {
 }
 
 #[test]
-fn gelu_is_exact_to_a_millionth_and_beyond_5_3_to_the_bit() {
+fn gelu_after_int8_is_exact_to_2e_5_and_beyond_4_9_to_the_bit() {
     let steps = if cfg!(miri) { 720 } else { 72_000 };
     let mut x: Vec<f32> =
         (0..=steps).map(|i| 18.0 * i as f32 / steps as f32 - 9.0).chain([-1e30, 1e30, 1e-30, f32::NAN]).collect();
@@ -224,10 +225,10 @@ fn gelu_is_exact_to_a_millionth_and_beyond_5_3_to_the_bit() {
     for (&x, &y) in x.iter().zip(&y) {
         if x.is_nan() {
             assert!(y.is_nan());
-        } else if x.abs() > 5.3 {
+        } else if x.abs() > 4.9 {
             assert_eq!(y, x.max(0.0), "gelu {x}");
         } else {
-            let (expected, tolerance) = (gelu(f64::from(x)), 1e-6 + 1.5e-7 * f64::from(x).abs() / 2.0);
+            let (expected, tolerance) = (gelu(f64::from(x)), 2e-5 + 1.5e-7 * f64::from(x).abs() / 2.0);
             assert!((f64::from(y) - expected).abs() < tolerance, "gelu {x} = {expected}, got {y}");
         }
     }
@@ -260,6 +261,20 @@ fn only_steps_that_every_kernel_multiplies_exactly_are_packed() {
         assert!(!packed(-128, 2 * depth, depth), "two products exceed 16 bits");
         assert!(!packed(1, 2 * depth - 1, depth), "a step is missing");
         assert!(!packed(1, 2 * depth + 2, depth + 1), "a block is incomplete");
+    }
+}
+
+/// With the instructions of this processor, to the bit.
+#[test]
+fn blocks_are_transposed() {
+    let x = numbers(SIDE * SIDE, 7);
+    let (rows, _) = x.as_chunks::<SIDE>();
+    let mut columns = [[f32::NAN; SIDE]; SIDE];
+    transpose(&std::array::from_fn(|r| &rows[r]), 0.3, &mut columns);
+    for (r, row) in rows.iter().enumerate() {
+        for (c, x) in row.iter().enumerate() {
+            assert_eq!(columns[c][r].to_bits(), (x * 0.3).to_bits(), "row {r}, column {c}");
+        }
     }
 }
 

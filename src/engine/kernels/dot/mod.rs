@@ -2,11 +2,12 @@
 //! multiplication on Arm.
 //!
 //! The weights are packed in panels of 32 columns, read sequentially while a tile of rows × columns stays in registers, as in
-//! [`super::matmul`]. No maintained crate offers these instructions without `unsafe`, so the files of this folder are the only ones of
-//! Bellis that use it.
+//! [`super::matmul`]. No maintained crate offers these instructions, nor those of [`transpose`], without `unsafe`, so the files of this
+//! folder are the only ones of Bellis that use it.
 
 #[cfg(target_arch = "aarch64")]
 mod arm;
+pub mod transpose;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
