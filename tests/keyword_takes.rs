@@ -135,7 +135,7 @@ fn a_click_gives_no_take_and_a_long_noise_one() {
 fn tail_of(scale: f64, hours: f64) -> Tail {
     let score = |odds: f64| (1.0 + (-odds).exp()).recip() as f32;
     let peaks = (1..=24).map(|k| score(1.0 - scale * (f64::from(k) / 24.0).ln())).collect();
-    Tail { condition: Condition::Plain, hours, peaks }
+    Tail { condition: Condition::Plain, hours, peaks, said: 0 }
 }
 
 #[test]
@@ -154,15 +154,15 @@ fn thresholds_of_observed_rates_match_the_peaks_and_those_of_lower_rates_extrapo
 fn no_more_background_peaks_are_accepted_than_the_rate_allows() {
     // One peak far above an even tail, for example because the background contains the keyword.
     let peaks: Vec<f32> = [vec![0.9], (0..23).map(|k| 0.5 + 0.001 * k as f32).collect()].concat();
-    let tail = Tail { condition: Condition::Plain, hours: 1.0, peaks };
+    let tail = Tail { condition: Condition::Plain, hours: 1.0, peaks, said: 0 };
     assert!(tail.threshold(0.5).unwrap() > 0.9);
     assert!((0.52..0.9).contains(&tail.threshold(1.0).unwrap()));
 }
 
 #[test]
 fn too_little_background_gives_no_threshold() {
-    assert_eq!(Tail { condition: Condition::Plain, hours: 1.0, peaks: vec![0.3; 3] }.threshold(0.5), None);
-    assert_eq!(Tail { condition: Condition::Plain, hours: 0.0, peaks: vec![0.3; 9] }.threshold(0.5), None);
+    assert_eq!(Tail { condition: Condition::Plain, hours: 1.0, peaks: vec![0.3; 3], said: 0 }.threshold(0.5), None);
+    assert_eq!(Tail { condition: Condition::Plain, hours: 0.0, peaks: vec![0.3; 9], said: 0 }.threshold(0.5), None);
 }
 
 fn distance(p: &[f32], q: &[f32]) -> f32 {
@@ -200,12 +200,13 @@ fn a_threshold_meets_the_rate_in_quiet_and_in_babble() {
         condition,
         hours: 1.0,
         peaks: (1..=24).map(|k| score(nearest + 0.01 * k as f32)).collect(),
+        said: 0,
     };
     let (quiet, loud) = (tail(Condition::Plain, 0.4), tail(Condition::Babble, 0.2));
     assert_eq!(threshold(&[quiet.clone(), loud.clone()], 0.5), loud.threshold(0.5));
     assert_eq!(threshold(&[loud.clone(), quiet.clone()], 0.5), loud.threshold(0.5));
     assert!(loud.threshold(0.5) > quiet.threshold(0.5));
-    let nothing = Tail { condition: Condition::Babble, hours: 0.0, peaks: Vec::new() };
+    let nothing = Tail { condition: Condition::Babble, hours: 0.0, peaks: Vec::new(), said: 0 };
     assert_eq!((threshold(&[quiet, nothing], 0.5), threshold(&[], 0.5)), (None, None));
 }
 

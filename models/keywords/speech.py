@@ -19,6 +19,7 @@ from scipy.signal import resample_poly
 
 from ..train.mixing import scale_to
 from ..train.paths import HOP, PREPARED, RATE, REPOSITORY
+from ..train.texts import text_of
 from .program import Mixer, Program
 
 FILE = "speech.gz"
@@ -27,7 +28,8 @@ STEP = 0.5  # nats
 ABSENT = 12  # steps: 6 nats
 PIECE = 300  # seconds that are read at a time
 SOURCES = {  # of speech, by group: which clips
-    "synthetic.train": lambda clip: clip["kind"] == "prose",  # not commands, which may be the keyword
+    # Not commands, which may be the keyword, nor Hindi, which has English words in another script.
+    "synthetic.train": lambda clip: clip["kind"] == "prose" and clip["language"] != "hi",
     "speech.train": lambda clip: clip["package"].startswith("asterisk-core-sounds-"),
 }
 SPEEDS = ((1, 1), (1, 1), (6, 5), (5, 6))  # of the voices; slower ones are lower
@@ -37,7 +39,7 @@ SNR_DB = (0, 15)
 
 
 def clips(rng):
-    """The clips of all sources at random speeds, in random order."""
+    """The clips of all sources at random speeds, in random order, with their texts, as far as they are known."""
     found = []
     for group, wanted in SOURCES.items():
         if not (PREPARED / f"{group}.json").exists():
@@ -47,20 +49,22 @@ def clips(rng):
     for at in rng.permutation(len(found)):
         sound, clip = found[at]
         audio = np.asarray(sound[clip["start"] * HOP : (clip["start"] + clip["frames"]) * HOP], np.float32) / 32768
-        yield resample_poly(audio, *SPEEDS[rng.integers(len(SPEEDS))]).astype(np.float32)
+        text = clip.get("text") or (text_of(clip) or ("",))[0]
+        yield resample_poly(audio, *SPEEDS[rng.integers(len(SPEEDS))]).astype(np.float32), text
 
 
 def pieces(clips):
-    """Clips with pauses, in pieces of about PIECE seconds."""
-    part, length = [], 0
-    for clip in clips:
+    """Clips with pauses, in pieces of about PIECE seconds, with the first frame and the text of each."""
+    part, texts, length = [], [], 0
+    for clip, text in clips:
+        texts.append((length // HOP, text))
         part += [clip, np.zeros(int(PAUSE * RATE), np.float32)]
-        length += len(clip)
+        length += len(clip) + len(part[-1])
         if length >= PIECE * RATE:
-            yield np.concatenate(part)
-            part, length = [], 0
+            yield np.concatenate(part), texts
+            part, texts, length = [], [], 0
     if part:
-        yield np.concatenate(part)
+        yield np.concatenate(part), texts
 
 
 class Branch:
@@ -92,11 +96,12 @@ def blocks(costs):
 
 
 def write(path, classes, parts):
-    """Writes the file: parts are (condition, blocks)."""
-    header = {"classes": classes, "step": STEP, "absent": ABSENT, "parts": [[name, len(own)] for name, own in parts]}
+    """Writes the file: parts are (blocks, texts)."""
+    described = [{"condition": "plain", "blocks": len(own), "texts": texts} for own, texts in parts]
+    header = {"classes": classes, "step": STEP, "absent": ABSENT, "parts": described}
     with gzip.GzipFile(path, "wb", 9, mtime=0) as out:
-        out.write(json.dumps(header).encode() + b"\n")
-        for _, own in parts:
+        out.write(json.dumps(header, ensure_ascii=False).encode() + b"\n")
+        for own, _ in parts:
             out.write(own.tobytes())
 
 
@@ -114,12 +119,12 @@ def main():
     branch = Branch(Program(arguments.program, arguments.pack), arguments.pack)
     rng, parts = np.random.default_rng(0), []
     voices, noises = (Mixer(np.load(PREPARED / f"{group}.npy", mmap_mode="r"), rng) for group in ("speech.train", "noise.train"))
-    for audio in pieces(clips(rng)):
+    for audio, texts in pieces(clips(rng)):
         if rng.random() < NOISY:
             noise = voices.babble(len(audio)) if rng.random() < 0.5 else np.resize(noises.piece(len(audio)), len(audio))
             audio = audio + scale_to(noise.astype(np.float32) / 32768, np.mean(audio**2), rng.uniform(*SNR_DB))
-        parts.append(("plain", blocks(branch.costs(audio))))
-        print(f"{sum(len(own) for _, own in parts) * BLOCK * HOP / RATE / 60:.0f} minutes", end="\r", flush=True)
+        parts.append((blocks(branch.costs(audio)), texts))
+        print(f"{sum(len(own) for own, _ in parts) * BLOCK * HOP / RATE / 60:.0f} minutes", end="\r", flush=True)
     print()
     path = arguments.pack / FILE
     write(path, branch.classes, parts)

@@ -82,6 +82,13 @@ pub struct Tail {
     pub hours: f64,
     /// The highest scores, in descending order.
     pub peaks: Vec<f32>,
+    /// Sentences in which the phrase was said; they have no peaks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub said: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// The false accepts per hour of a sensitivity from 0 to 1: 0.05 at 0, 0.5 at 0.5, 5 at 1.
@@ -209,6 +216,6 @@ impl Peaks {
         self.hits.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.hits.truncate(TAIL_PEAKS);
         let peaks = self.hits.iter().map(|hit| hit.score).collect();
-        Tail { condition, hours: seconds / 3600.0, peaks }
+        Tail { condition, hours: seconds / 3600.0, peaks, said: 0 }
     }
 }

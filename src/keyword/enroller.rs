@@ -167,7 +167,9 @@ impl Enroller {
                 let bytes = file.read()?;
                 let (vocabulary, matcher) = (self.encoder.vocabulary(), keyword.matcher(self.encoder.vocabulary())?);
                 let go_on = |seconds| if progress(seconds) { Ok(()) } else { Err(EnrollError::Cancelled) };
-                reading::tails(Reading::open(&*bytes, vocabulary.len())?, &matcher, vocabulary, self.hop_seconds(), go_on)?
+                let phrase = keyword.say.as_ref().map_or(keyword.name.as_str(), |say| &say.phrase);
+                let reading = Reading::open(&*bytes, vocabulary.len())?;
+                reading::tails(reading, (phrase, &matcher), vocabulary, self.hop_seconds(), go_on)?
             }
             (OtherSpeech::Default(files) | OtherSpeech::Files(files), _) => std::thread::scope(|scope| {
                 let (this, progress, from) = (self, &progress, &*keyword);

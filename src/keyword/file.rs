@@ -477,7 +477,7 @@ mod tests {
     fn with_a_phone_check_the_threshold_has_a_minimum_and_needs_no_peaks() {
         let pack = PackRef { name: "test".into(), identity: "0".into(), width: 2 };
         let mut keyword = Keyword::new("x", pack, vec![Example::new("x".into(), 0.0, 1.0, &[1.0, 0.0], 2)]).unwrap();
-        let tail = |peaks: &[f32]| Tail { condition: Condition::Plain, hours: 0.5, peaks: peaks.to_vec() };
+        let tail = |peaks: &[f32]| Tail { condition: Condition::Plain, hours: 0.5, peaks: peaks.to_vec(), said: 0 };
         keyword.background = vec![tail(&[0.06]), tail(&[0.08, 0.075, 0.07, 0.065, 0.06])];
         assert_eq!(keyword.threshold_for(0.5), None, "too few peaks");
         keyword.phones = Some(Phones { phrase: vec![vec!["a".into()]], near: Vec::new() });

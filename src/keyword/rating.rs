@@ -15,6 +15,13 @@ const CONFUSABLE_EDITS: usize = 1;
 pub enum Weakness {
     /// It has few phones, or little speech.
     Short,
+    /// It is said in ordinary speech.
+    Common {
+        /// Number of sentences.
+        times: u32,
+        /// Minutes of speech.
+        minutes: u32,
+    },
     /// It was enrolled from text in a language whose phones the pack does not recognise well.
     Language {
         /// The language of the phrase.
@@ -30,6 +37,10 @@ impl std::fmt::Display for Weakness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Short => f.write_str("the phrase is short, so expect misses and false accepts; use three or more syllables"),
+            Self::Common { times, minutes } => write!(
+                f,
+                "the phrase is common: {times} sentences in {minutes} minutes of speech contain it, and each would be a detection; use a longer one"
+            ),
             Self::Language { language, known } => {
                 write!(
                     f,
@@ -48,7 +59,11 @@ impl std::fmt::Display for Weakness {
 /// The weaknesses of `keyword`, which was enrolled from `takes` with `pack`, beside the keywords `others`.
 pub fn weaknesses(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword], pack: &Pack) -> Vec<Weakness> {
     let known = pack.manifest.ctc.as_ref().map_or(&[][..], |ctc| &ctc.languages);
-    [language(keyword, known), length(keyword)].into_iter().flatten().chain(confusable(keyword, takes, others)).collect()
+    [language(keyword, known), length(keyword), common(keyword)]
+        .into_iter()
+        .flatten()
+        .chain(confusable(keyword, takes, others))
+        .collect()
 }
 
 /// A phrase in none of the `known` languages, if there are any.
@@ -64,6 +79,14 @@ fn length(keyword: &Keyword) -> Option<Weakness> {
     let short =
         keyword.phones.as_ref().map_or(seconds < SHORT_SECONDS, |phones| phones.phrase.iter().any(|own| own.len() < FEW_PHONES));
     short.then_some(Weakness::Short)
+}
+
+/// A phrase that is said more often than its false accepts are allowed to be.
+fn common(keyword: &Keyword) -> Option<Weakness> {
+    let times = keyword.background.iter().map(|tail| tail.said).sum::<u32>();
+    let hours = keyword.background.iter().map(|tail| tail.hours).sum::<f64>();
+    let allowed = keyword.false_accepts_per_hour? * hours;
+    (f64::from(times) > allowed).then_some(Weakness::Common { times, minutes: (60.0 * hours) as u32 })
 }
 
 fn confusable(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword]) -> impl Iterator<Item = Weakness> {
@@ -100,6 +123,7 @@ fn edits(a: &[String], b: &[String]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::calibrate::{Condition, Tail};
     use super::super::file::{Example, PackRef, Say};
     use super::super::phones::Phones;
     use super::*;
@@ -138,6 +162,18 @@ mod tests {
         // Recordings alone need no phones.
         let recorded = Keyword { phones: None, ..spoken("ru") };
         assert_eq!(language(&recorded, &known), None);
+    }
+
+    #[test]
+    fn a_phrase_that_is_said_in_ordinary_speech_is_reported() {
+        let mut keyword = keyword("computer", "kəmpjutə");
+        let tail = |said| Tail { condition: Condition::Plain, hours: 4.0, peaks: vec![0.2], said };
+        (keyword.false_accepts_per_hour, keyword.background) = (Some(0.5), vec![tail(2)]);
+        assert_eq!(common(&keyword), None);
+        keyword.background = vec![tail(3)];
+        assert_eq!(common(&keyword), Some(Weakness::Common { times: 3, minutes: 240 }));
+        keyword.false_accepts_per_hour = None;
+        assert_eq!(common(&keyword), None, "a fixed threshold");
     }
 
     #[test]

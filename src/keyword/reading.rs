@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::calibrate::{Condition, Peaks, Tail};
 use super::matcher::Matcher;
 use super::phones::Phones;
-use super::spotter::Spotter;
+use super::spotter::{Hit, Spotter};
 use super::template::{FrameBlock, LANES};
 use super::verification::{FullDepth, LEAD_SECONDS, PHONE_LEAD_FRAMES};
 use crate::stream::SessionError;
@@ -21,7 +21,7 @@ use crate::stream::SessionError;
 /// Frames of a block.
 const BLOCK: usize = 64;
 /// Maximum length of the header.
-const HEADER_BYTES: u64 = 1 << 16;
+const HEADER_BYTES: u64 = 1 << 22;
 /// Frames kept to be verified: the longest match, and what precedes it.
 const KEPT: usize = 1024;
 
@@ -49,15 +49,33 @@ struct Header {
     step: f32,
     /// The cost of classes that are further away.
     absent: u8,
-    /// Condition and number of blocks of each part.
-    parts: Vec<(Condition, u64)>,
+    /// The recordings, one after the other.
+    parts: Vec<Part>,
+}
+
+/// A recording of several sentences.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    condition: Condition,
+    /// Number of its blocks.
+    blocks: u64,
+    /// First frame and text of each sentence.
+    texts: Vec<(u64, String)>,
+}
+
+/// The words of a text in lower case, with one space between them.
+fn words(text: &str) -> String {
+    let lower = text.to_lowercase();
+    let words: Vec<&str> = lower.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    words.join(" ")
 }
 
 /// [`BLOCK`] frames of a reading.
 pub(super) struct Block<'a> {
     /// Number of the part.
-    part: usize,
-    condition: Condition,
+    number: usize,
+    part: &'a Part,
     /// `[BLOCK, classes]`; the highest of a frame is 0.
     logits: &'a [f32],
 }
@@ -92,10 +110,10 @@ impl<R: BufRead> Reading<R> {
 
     /// The next block.
     pub fn next(&mut self) -> Result<Option<Block<'_>>, ReadingError> {
-        while self.header.parts.get(self.at.0).is_some_and(|(_, blocks)| self.at.1 >= *blocks) {
+        while self.header.parts.get(self.at.0).is_some_and(|part| self.at.1 >= part.blocks) {
             self.at = (self.at.0 + 1, 0);
         }
-        let Some(&(condition, _)) = self.header.parts.get(self.at.0) else { return Ok(None) };
+        let Some(part) = self.header.parts.get(self.at.0) else { return Ok(None) };
         self.source.read_exact(&mut self.bytes)?;
         self.at.1 += 1;
         let Header { classes, step, absent, .. } = self.header;
@@ -105,37 +123,39 @@ impl<R: BufRead> Reading<R> {
                 self.logits[frame * classes + class] = -step * f32::from(if cost == absent { other.max(absent) } else { cost });
             }
         }
-        Ok(Some(Block { part: self.at.0, condition, logits: &self.logits }))
+        Ok(Some(Block { number: self.at.0, part, logits: &self.logits }))
     }
 }
 
-/// The highest peaks of the phones of `matcher` in each condition of a reading, in frames of `hop_seconds`. `progress` receives the seconds of
-/// speech processed since its last call.
+/// The highest peaks of the phones of `matcher` in each condition of a reading, in frames of `hop_seconds`, except in sentences that contain `phrase`, which
+/// are counted. `progress` receives the seconds of speech processed since its last call.
 pub(super) fn tails<R: BufRead, E: From<ReadingError> + From<SessionError>>(
     mut reading: Reading<R>,
-    matcher: &Matcher,
+    (phrase, matcher): (&str, &Matcher),
     vocabulary: &[String],
     hop_seconds: f64,
     mut progress: impl FnMut(f64) -> Result<(), E>,
 ) -> Result<Vec<Tail>, E> {
+    let phrase = words(phrase);
     let mut searches = Vec::<(Condition, Search<'_>)>::new();
-    let mut present = 0;
-    while let Some(Block { part, condition, logits }) = reading.next()? {
-        if part != present {
-            present = part;
-            // No match spans two parts.
-            searches.iter_mut().try_for_each(|(_, search)| search.end_part())?;
-        }
-        let at = searches.iter().position(|(of, _)| *of == condition).unwrap_or_else(|| {
-            searches.push((condition, Search::new(matcher, vocabulary, hop_seconds)));
+    let mut present = None;
+    while let Some(Block { number, part, logits }) = reading.next()? {
+        let at = searches.iter().position(|(of, _)| *of == part.condition).unwrap_or_else(|| {
+            searches.push((part.condition, Search::new(matcher, vocabulary, hop_seconds)));
             searches.len() - 1
         });
-        searches[at].1.push(logits)?;
+        let search = &mut searches[at].1;
+        if present != Some(number) {
+            present = Some(number);
+            search.begin(part, &phrase)?;
+        }
+        search.push(logits)?;
         progress(BLOCK as f64 * hop_seconds)?;
     }
     let tail = |(condition, mut search): (_, Search<'_>)| {
         search.end_part()?;
-        Ok(search.peaks.tail(condition, search.recent.end() as f64 * hop_seconds))
+        let tail = search.peaks.tail(condition, search.recent.end() as f64 * hop_seconds);
+        Ok(Tail { said: search.said, ..tail })
     };
     searches.into_iter().map(tail).collect()
 }
@@ -146,13 +166,42 @@ struct Search<'a> {
     recent: Recent<'a>,
     peaks: Peaks,
     block: FrameBlock,
+    /// The frames of the present part in which the phrase is said.
+    saying: Vec<(u64, u64)>,
+    /// Sentences in which it is said.
+    said: u32,
 }
 
 impl<'a> Search<'a> {
     fn new(matcher: &Matcher, vocabulary: &'a [String], hop_seconds: f64) -> Self {
         let peaks = Peaks::of(matcher);
         let spotter = Spotter::new(matcher.clone(), peaks.options(hop_seconds));
-        Self { spotter, recent: Recent::new(vocabulary, hop_seconds), peaks, block: FrameBlock::default() }
+        Self {
+            spotter,
+            recent: Recent::new(vocabulary, hop_seconds),
+            peaks,
+            block: FrameBlock::default(),
+            saying: Vec::new(),
+            said: 0,
+        }
+    }
+
+    /// Begins a part. No match spans two of them.
+    fn begin(&mut self, part: &Part, phrase: &str) -> Result<(), SessionError> {
+        self.end_part()?;
+        let first = self.recent.end();
+        let ends = part.texts.iter().skip(1).map(|(start, _)| *start).chain([part.blocks.saturating_mul(BLOCK as u64)]);
+        let saying = part.texts.iter().zip(ends).filter(|((_, text), _)| words(text).contains(phrase));
+        self.saying = saying.map(|((start, _), end)| (first.saturating_add(*start), first.saturating_add(end))).collect();
+        self.said += self.saying.len() as u32;
+        Ok(())
+    }
+
+    /// Adds a peak, unless the phrase is said there.
+    fn add(peaks: &mut Peaks, saying: &[(u64, u64)], hit: Hit) {
+        if !saying.iter().any(|&(start, end)| hit.start < end && start < hit.end) {
+            peaks.add(hit);
+        }
     }
 
     fn push(&mut self, logits: &[f32]) -> Result<(), SessionError> {
@@ -160,7 +209,8 @@ impl<'a> Search<'a> {
         let classes = self.recent.vocabulary.len();
         for rows in logits.chunks(LANES * classes) {
             self.block.fill_with_logits(rows, classes);
-            self.spotter.step(&self.block, Some(&mut self.recent), |_, hit| self.peaks.add(hit))?;
+            let Self { spotter, recent, peaks, saying, block, .. } = self;
+            spotter.step(block, Some(recent), |_, hit| Self::add(peaks, saying, hit))?;
             self.spotter.set_near_miss(self.peaks.floor);
         }
         Ok(())
@@ -168,7 +218,7 @@ impl<'a> Search<'a> {
 
     fn end_part(&mut self) -> Result<(), SessionError> {
         let pending = self.spotter.reset(Some(&mut self.recent))?;
-        pending.into_iter().for_each(|hit| self.peaks.add(hit));
+        pending.into_iter().for_each(|hit| Self::add(&mut self.peaks, &self.saying, hit));
         Ok(())
     }
 }
@@ -265,13 +315,17 @@ mod tests {
         format!(r#"{{"classes": 4, "step": 0.25, "absent": {ABSENT}, "parts": [{parts}]}}"#)
     }
 
+    fn part(condition: &str, blocks: usize, texts: &str) -> String {
+        format!(r#"{{"condition": "{condition}", "blocks": {blocks}, "texts": [{texts}]}}"#)
+    }
+
     fn found(file: &[u8]) -> Result<Vec<Tail>, Problem> {
         let vocabulary = vocabulary();
         let phones = Phones { phrase: vec![["a", "b", "c"].map(String::from).to_vec()], near: Vec::new() };
         let classes = phones.classes(&vocabulary).into_iter().flatten().collect::<Vec<Classes>>();
         let matcher = Matcher::new([]).with_phones(phones, classes);
         let mut seconds = 0.0;
-        let tails = tails::<_, Problem>(Reading::open(file, 4)?, &matcher, &vocabulary, 0.02, |part| {
+        let tails = tails::<_, Problem>(Reading::open(file, 4)?, ("A, b-c", &matcher), &vocabulary, 0.02, |part| {
             seconds += part;
             Ok(())
         })?;
@@ -289,7 +343,9 @@ mod tests {
 
     #[test]
     fn the_phrase_is_found_in_each_condition_and_not_across_parts() {
-        let parts = header(r#"["plain", 2], ["babble", 1], ["plain", 1], ["plain", 1]"#);
+        let parts = header(
+            &[("plain", 2), ("babble", 1), ("plain", 1), ("plain", 1)].map(|(name, blocks)| part(name, blocks, "")).join(", "),
+        );
         let said = |text: &str, frames: usize| format!("{text:-<frames$}");
         let split = format!("{:->64}", "aabb");
         let (plain, babble) = (said("---aab-cc---", 100), said("-a-b-b-", 64));
@@ -301,16 +357,26 @@ mod tests {
     }
 
     #[test]
+    fn sentences_that_contain_the_phrase_are_counted_and_give_no_peaks() {
+        let said = format!("{:-<64}{:-<64}{:-<64}", "aab-cc", "abc", "a-b-c");
+        let texts = |texts: &str| found(&file(&header(&part("plain", 3, texts)), &[&said])).unwrap().remove(0);
+        assert_eq!((texts("").peaks.len(), texts("").said), (3, 0));
+        let one = texts(r#"[0, "another"], [64, "He said: A b, c!"], [128, "abc"]"#);
+        assert_eq!((one.peaks.len(), one.said), (2, 1));
+        assert_eq!(texts(r#"[0, "a b c"], [64, "a b c"], [120, "x a b c y"]"#), Tail { peaks: Vec::new(), said: 3, ..one });
+    }
+
+    #[test]
     fn a_file_that_is_damaged_or_of_another_pack_is_rejected() {
-        let whole = file(&header(r#"["plain", 1]"#), &["abc"]);
+        let whole = file(&header(&part("plain", 1, "")), &["abc"]);
         assert!(found(&whole).is_ok());
         let message = |file: &[u8]| found(file).unwrap_err().to_string();
         assert!(message(&whole[..whole.len() / 2]).contains("damaged"));
         assert!(message(b"not compressed").contains("damaged"));
-        assert!(message(&file(&header(r#"["plain", 3]"#), &["abc"])).contains("damaged"), "fewer blocks than announced");
+        assert!(message(&file(&header(&part("plain", 3, "")), &["abc"])).contains("damaged"), "fewer blocks than announced");
         assert!(message(&file("{}", &[])).contains("missing field"));
         assert!(message(&file(&header("").replace('4', "5"), &[])).contains("5 classes, and the pack 4"));
         assert!(message(&file(&header("").replace("0.25", "0"), &[])).contains("step is 0"));
-        assert!(message(&file(&header(r#"["whispered", 1]"#), &[])).contains("whispered"));
+        assert!(message(&file(&header(&part("whispered", 1, "")), &[])).contains("whispered"));
     }
 }
