@@ -233,9 +233,9 @@ impl Matmul<'_> {
         let columns = (self.weights.outputs - column).min(width);
         let first = column - self.panels.start * width;
         let sums = tile::<I, R>(isa, self.rows, row, panel, &self.weights.bias[column..][..width], next);
-        for (r, sums) in sums.into_iter().enumerate() {
+        for (r, sums) in sums.iter().enumerate() {
             let (residual, out) = self.out.row(row + r, first, columns);
-            for (v, sum) in sums.into_iter().enumerate() {
+            for (v, &sum) in sums.iter().enumerate() {
                 // Only the last panel has partial vectors.
                 let (from, to) = ((v * lanes).min(columns), ((v + 1) * lanes).min(columns));
                 let mut y = self.activation.apply(isa, sum);
