@@ -9,7 +9,6 @@ Dutch, read French and Russian, a random part of each. Recall is measured at eac
 """
 
 import argparse
-import json
 import subprocess
 import tempfile
 from pathlib import Path
@@ -17,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from ..keywords.bundle import cut, group
 from ..kokoro import Kokoro
 from ..train.mixing import scale_to
-from ..train.paths import DATA, HOP, PREPARED, RATE, REPOSITORY
+from ..train.paths import DATA, RATE, REPOSITORY
 from .keywords import write
 from .near_phrases import VOICES
 from .phrases import KINDS, spot
@@ -65,11 +65,11 @@ def other_speech(hours):
     """Sentences in random order, an equal share of each kind."""
     rng, parts = np.random.default_rng(0), []
     for kind in OTHERS:
-        _, group, wanted, _ = KINDS[kind]
-        sound, left = np.load(PREPARED / f"{group}.npy", mmap_mode="r"), hours * 3600 * RATE / len(OTHERS)
-        clips = [entry for entry in json.loads((PREPARED / f"{group}.json").read_text()) if wanted(entry)]
+        _, name, wanted, _ = KINDS[kind]
+        (index, sound), left = group(name), hours * 3600 * RATE / len(OTHERS)
+        clips = [entry for entry in index if wanted(entry)]
         for at in rng.permutation(len(clips)):
-            clip = np.asarray(sound[clips[at]["start"] * HOP : (clips[at]["start"] + clips[at]["frames"]) * HOP], np.float32)
+            clip = cut(clips[at], sound)
             parts.append(np.r_[clip * (LEVEL / (clip.std() + 1e-6)), np.zeros(int(0.3 * RATE), np.float32)])
             left -= len(clip)
             if left <= 0:

@@ -1,6 +1,6 @@
 """Fits the keyword embeddings of a pack, and adds them to it:
 
-    python -m models.keywords.embedding models/daisy-tiny      minutes; the last step of models.train
+    python -m models.keywords.embedding models/daisy-tiny      minutes, after the export
 
 The log-posteriors of the last head contain more than the likeliest units: they are a linear function of the state that the head reads. Centred
 and a little more than whitened, they are the frame's embedding: what all speech shares does not count, what seldom differs counts most, and the

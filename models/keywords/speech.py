@@ -1,6 +1,6 @@
 """Reads hours of speech with a pack, and adds what its last CTC branch reads (the posteriorgram) to it, for the thresholds of keywords from text:
 
-    python -m models.keywords.speech models/daisy-tiny      minutes; the last step of models.train
+    python -m models.keywords.speech models/daisy-tiny      minutes, after models.keywords.embedding
 
 Synthetic prose and prompts, at three speeds, so that voices are higher and lower, half of it in noise. docs/pack.md describes the file.
 """
@@ -20,6 +20,7 @@ from scipy.signal import resample_poly
 from ..train.mixing import scale_to
 from ..train.paths import HOP, PREPARED, RATE, REPOSITORY
 from ..train.texts import text_of
+from .bundle import cut, group
 from .program import Mixer, Program
 
 FILE = "speech.gz"
@@ -41,16 +42,15 @@ SNR_DB = (0, 15)
 def clips(rng):
     """The clips of all sources at random speeds, in random order, with their texts, as far as they are known."""
     found = []
-    for group, wanted in SOURCES.items():
-        if not (PREPARED / f"{group}.json").exists():
+    for name, wanted in SOURCES.items():
+        if not (PREPARED / f"{name}.json").exists():
             continue
-        sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
-        found += [(sound, clip) for clip in json.loads((PREPARED / f"{group}.json").read_text()) if wanted(clip)]
+        index, sound = group(name)
+        found += [(sound, clip) for clip in index if wanted(clip)]
     for at in rng.permutation(len(found)):
         sound, clip = found[at]
-        audio = np.asarray(sound[clip["start"] * HOP : (clip["start"] + clip["frames"]) * HOP], np.float32) / 32768
         text = clip.get("text") or (text_of(clip) or ("",))[0]
-        yield resample_poly(audio, *SPEEDS[rng.integers(len(SPEEDS))]).astype(np.float32), text
+        yield resample_poly(cut(clip, sound), *SPEEDS[rng.integers(len(SPEEDS))]).astype(np.float32), text
 
 
 def pieces(clips):
@@ -118,7 +118,7 @@ def main():
     arguments = parser.parse_args()
     branch = Branch(Program(arguments.program, arguments.pack), arguments.pack)
     rng, parts = np.random.default_rng(0), []
-    voices, noises = (Mixer(np.load(PREPARED / f"{group}.npy", mmap_mode="r"), rng) for group in ("speech.train", "noise.train"))
+    voices, noises = (Mixer(group(name)[1], rng) for name in ("speech.train", "noise.train"))
     for audio, texts in pieces(clips(rng)):
         if rng.random() < NOISY:
             noise = voices.babble(len(audio)) if rng.random() < 0.5 else np.resize(noises.piece(len(audio)), len(audio))

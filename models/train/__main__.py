@@ -1,5 +1,5 @@
-"""Runs the whole training pipeline: fetch, synthesise, prepare, transcribe, voice, teach, train, label, train, heads, calibrate, export, and the keyword
-embedding (models/keywords/embedding.py, which requires `cargo build --release`). The first training learns the phones of synthetic
+"""Runs the whole training pipeline: fetch, synthesise, prepare, transcribe, voice, teach, train, label, train, heads, calibrate, export, the keyword
+embedding and the reading of speech (models/keywords, which requires `cargo build --release`). The first training learns the phones of synthetic
 speech, whose times are exact; then it aligns the recordings' texts, and the second one learns from both.
 
     python -m models.train full daisy-tiny [--minutes M] [--hours H] [--pack FOLDER]   days: a bundled pack
