@@ -193,7 +193,7 @@ fn run(arguments: &[&str], text: &str) -> Result<Output, SayError> {
 
 /// IPA symbols that the vocabulary may not have, and phones to use instead, in order of preference: the first one is the one that
 /// the bundled packs were trained on (`models/train/inventory.py`).
-const SPELLINGS: [(&str, &[&str]); 48] = [
+const SPELLINGS: [(&str, &[&str]); 55] = [
     ("tʃ", &["t͡ʃ"]),
     ("dʒ", &["d͡ʒ"]),
     ("ts", &["t͡s"]),
@@ -228,12 +228,18 @@ const SPELLINGS: [(&str, &[&str]); 48] = [
     ("ø", &["e"]),
     ("œ", &["ø", "ɛ"]),
     ("ɐ\u{303}", &["ɑ\u{303}"]),
+    ("a\u{303}", &["ɑ\u{303}"]),
+    ("o\u{303}", &["ɔ\u{303}"]),
+    ("e\u{303}", &["ɛ\u{303}"]),
+    ("œ\u{303}", &["ɛ\u{303}"]),
     ("β", &["b"]),
     ("ʋ", &["v"]),
     ("ɸ", &["f"]),
     ("ɫ", &["l"]),
     ("ɭ", &["l"]),
     ("ʎ", &["j", "l"]),
+    ("ʝ", &["j"]),
+    ("ɥ", &["w"]),
     ("ɲ", &["n"]),
     ("ɳ", &["n"]),
     ("ʈ", &["t"]),
@@ -241,6 +247,7 @@ const SPELLINGS: [(&str, &[&str]); 48] = [
     ("ʂ", &["ʃ"]),
     ("ɕ", &["ʃ"]),
     ("ʐ", &["ʒ", "ʃ"]),
+    ("ʑ", &["ʒ", "ʃ"]),
     ("ʒ", &["ʃ"]),
 ];
 /// English vowels that the synthesiser writes with the symbols of other vowels: "door" is d o ɹ.
@@ -252,9 +259,9 @@ const LEAST_SPELT: f64 = 0.9;
 const NASAL: char = '\u{303}';
 
 /// An IPA transcription, with `_` between phones, in the classes of `vocabulary`: for each phone the longest classes that fit. Marks of
-/// stress and length are left out, and nasal vowels that the vocabulary lacks are spelt as oral ones.
+/// stress, length and liaison are left out, and nasal vowels that the vocabulary lacks are spelt as oral ones.
 fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<Vec<String>> {
-    let sounds = |c: &char| !"ˈˌːˑ\u{200d}\u{32a}ʲ()".contains(*c);
+    let sounds = |c: &char| !"ˈˌːˑ-\u{200d}\u{32a}ʲ()".contains(*c);
     let text: String = ipa.chars().filter(sounds).collect();
     let (mut phones, mut unknown, english) = (Vec::new(), 0, language.split('-').next() == Some("en"));
     let known = |class: &str| vocabulary.iter().any(|known| known == class);
@@ -335,7 +342,7 @@ mod tests {
     #[test]
     fn a_transcription_is_spelt_in_the_vocabulary() {
         let vocabulary =
-            ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ", "r", "ɹ"].map(str::to_owned);
+            ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ", "r", "ɹ", "l"].map(str::to_owned);
         let phones = |ipa: &str| spelt(ipa, "de", &vocabulary).map(|phones| phones.join(" "));
         assert_eq!(phones("k_ˈɪ_tʃ_ə_n\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
         assert_eq!(phones("t_ˈɜː_n ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
@@ -343,6 +350,7 @@ mod tests {
         assert_eq!(phones("t_ɔ̃ t_ɛ̃").as_deref(), Some("t ɔ̃ t ɛ"));
         assert_eq!(phones("r_ɾ_ɹ_ɕ").as_deref(), Some("r ɹ ɹ ʃ"));
         assert_eq!(phones("t_o").as_deref(), Some("t o"));
+        assert_eq!(phones("l_ə- n_œ\u{303} k_o\u{303}").as_deref(), Some("l ə n ɛ k ɔ\u{303}"));
         assert_eq!(spelt("t_o_s_oʊ", "en-gb", &vocabulary), Some(["t", "ɔ", "s", "oʊ"].map(str::to_owned).to_vec()));
         assert_eq!((phones("ǀ_ǀ_ǀ_k_n"), phones("")), (None, None));
     }
