@@ -2,7 +2,6 @@
 
     python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--baseline NAME ...] [--out DIR]
     python -m models.evaluate.keywords --baseline local-wake --baseline rustpotter --write     figures of docs/keywords-figures.md
-    python -m models.evaluate.keywords --many --write                                          also there: cost of 1 to 1,000 keywords
 
 Three sets, three examples enrolled per word, none of them in the training data:
     same     words of at least four letters that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
@@ -21,7 +20,6 @@ Near misses give the whole curve in one run per file. In noise, false accepts ar
 import argparse
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -384,9 +382,10 @@ def plot(figures, path):
     for row, name in zip(axes, ("same", "unseen")):
         for axis, snr in zip(row, snrs):
             for system in figures:
-                part = system["parts"].get("all", {"same": {"recall": {}}, "unseen": {"recall": {}}})
-                if snr in part[name]["recall"]:
-                    rates, recall = zip(*part[name]["recall"][snr].items())
+                part = system["parts"].get("all", {})
+                recalls = part.get(name, {}).get("recall", {})
+                if snr in recalls:
+                    rates, recall = zip(*recalls[snr].items())
                     axis.plot([float(r) for r in rates], [1 - r for r in recall], label=f"{system['system']} ({part['hours']:g} h)", marker=".")
             axis.set(xscale="log", ylim=(0, 1), title=f"{TITLES[name]}, {at(snr)}")
             axis.grid(alpha=0.3)
@@ -459,6 +458,7 @@ def main():
     parser.add_argument("--baseline", action="append", default=[], choices=list(BASELINES), help="measured on the same files")
     parser.add_argument("--hours", type=float, help="hours of background [default: 5.5]")
     parser.add_argument("--words", type=int, help="words of each set [default: 25]")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="only these sets of words")
     parser.add_argument("--snr", nargs="+", help="only these SNRs; figures of others are kept")
     parser.add_argument("--slow-hours", type=float, default=1.0)
     parser.add_argument("--slow-words", type=int, default=4)
@@ -466,14 +466,9 @@ def main():
     parser.add_argument("--calibrate", type=int, help="words of each set whose thresholds the program sets")
     parser.add_argument("--out", type=Path, help="folder for figures.json and det.svg; new figures of a system replace its old ones")
     parser.add_argument("--write", action="store_true", help="write docs/keywords and the tables of docs/keywords-figures.md")
-    parser.add_argument("--many", action="store_true", help="only measure the cost of 1 to 1,000 keywords")
     arguments = parser.parse_args()
-    if arguments.many:
-        text = many(arguments.program, arguments.pack)
-        print(text)
-        if arguments.write:
-            write("keywords.py --many", text)
-        return
+    if arguments.write and set(arguments.sets) != set(SETS):
+        parser.error("--write needs all sets")
     quick = arguments.quick
     count, hours = arguments.words or (8 if quick else 25), arguments.hours or (1 / 3 if quick else 5.5)
     calibrate = arguments.calibrate if arguments.calibrate is not None else (1 if quick else 5)
@@ -489,6 +484,7 @@ def main():
         parts = {"all": (count, len(quiet) / RATE / 3600), "slow": (arguments.slow_words, min(hours, arguments.slow_hours))}
         made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
         made["text"] = from_text(made["unseen"])
+        made = {name: made[name] for name in arguments.sets}
         words = {f"{name}-{word}": own for name, words in made.items() for word, own in words.items()}
         few = {f"{name}-{word}": words[word] for name, words in made.items() for word in list(words)[: arguments.slow_words]}
         calibrated = {f"{name}-{word}" for name, words_of in made.items() for word in list(words_of)[:calibrate]}
@@ -511,37 +507,6 @@ def main():
 
 def at(snr):
     return snr if snr == "clean" else f"{snr} dB"
-
-
-def many(program, pack, counts=(1, 10, 100, 1000)):
-    """The table of the cost of keywords with three examples and of keywords from text: ten of each, and copies of them under other names."""
-    phrases = list(json.loads((Path(__file__).parent / "near_phrases.json").read_text()))[:10]
-    # The lowest thresholds that enrolment sets, or nearly.
-    kinds = [(same_speaker(10, np.random.default_rng(1), 1), "0.3"), ({phrase.replace(" ", "-"): (phrase, []) for phrase in phrases}, "0.2")]
-    lines = ["| keywords | of three examples | of that, keyword search | from text | of that, keyword search |", "|---|---|---|---|---|"]
-    columns = []
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        path = folder / "sound.wav"
-        soundfile.write(path, background(COST_SECONDS / 3600 + 0.001), RATE)
-        for kind, (words, threshold) in enumerate(kinds):
-            made = folder / f"made{kind}"
-            made.mkdir()
-            system = Bellis(program, pack, "", made)
-            system.threshold = threshold
-            system.enroll(words, set())
-            files = sorted(made.glob("*.keyword.toml"))
-            columns.append([])
-            for count in counts:
-                system.folder = folder / "keywords"
-                shutil.rmtree(system.folder, ignore_errors=True)
-                system.folder.mkdir()
-                for index in range(count):
-                    file = files[index % len(files)]
-                    (system.folder / f"{index}.keyword.toml").write_text(re.sub("^name = .*", f'name = "{index}"', file.read_text(), flags=re.M))
-                whole, without = system.cost(path)
-                columns[-1].append(f"{whole:.1f} | {whole - without:.2f}")
-    return "\n".join([*lines, *(f"| {count:,} | {recorded} | {text} |" for count, recorded, text in zip(counts, *columns))])
 
 
 def keep(figures, out, add=False):

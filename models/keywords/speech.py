@@ -96,12 +96,12 @@ def blocks(costs):
 
 
 def write(path, classes, parts):
-    """Writes the file: parts are (blocks, texts)."""
-    described = [{"condition": "plain", "blocks": len(own), "texts": texts} for own, texts in parts]
+    """Writes the file: parts are (condition, blocks, texts)."""
+    described = [{"condition": condition, "blocks": len(own), "texts": texts} for condition, own, texts in parts]
     header = {"classes": classes, "step": STEP, "absent": ABSENT, "parts": described}
     with gzip.GzipFile(path, "wb", 9, mtime=0) as out:
         out.write(json.dumps(header, ensure_ascii=False).encode() + b"\n")
-        for own, _ in parts:
+        for _, own, _ in parts:
             out.write(own.tobytes())
 
 
@@ -120,11 +120,12 @@ def main():
     rng, parts = np.random.default_rng(0), []
     voices, noises = (Mixer(group(name)[1], rng) for name in ("speech.train", "noise.train"))
     for audio, texts in pieces(clips(rng)):
-        if rng.random() < NOISY:
+        condition = "noise" if rng.random() < NOISY else "plain"
+        if condition == "noise":
             noise = voices.babble(len(audio)) if rng.random() < 0.5 else np.resize(noises.piece(len(audio)), len(audio))
             audio = audio + scale_to(noise.astype(np.float32) / 32768, np.mean(audio**2), rng.uniform(*SNR_DB))
-        parts.append((blocks(branch.costs(audio)), texts))
-        print(f"{sum(len(own) for own, _ in parts) * BLOCK * HOP / RATE / 60:.0f} minutes", end="\r", flush=True)
+        parts.append((condition, blocks(branch.costs(audio)), texts))
+        print(f"{sum(len(own) for _, own, _ in parts) * BLOCK * HOP / RATE / 60:.0f} minutes", end="\r", flush=True)
     print()
     path = arguments.pack / FILE
     write(path, branch.classes, parts)

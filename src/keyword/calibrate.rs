@@ -33,11 +33,13 @@ const FLOOR_WITH_PHONES: f32 = 0.12;
 pub(super) const LEAST_WITH_PHONES: f32 = 0.15;
 
 /// How the background is processed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// Unchanged.
     Plain,
+    /// In recorded noise and babble at 0 to 15 dB, for a pack's reading.
+    Noise,
     /// With [`babble`] added.
     Babble,
     /// Played slower, 6 : 5.
@@ -51,6 +53,7 @@ impl std::fmt::Display for Condition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Plain => "",
+            Self::Noise => "in noise ",
             Self::Babble => "with babble ",
             Self::Lower => "pitched down ",
             Self::Higher => "pitched up ",
@@ -59,13 +62,13 @@ impl std::fmt::Display for Condition {
 }
 
 impl Condition {
-    /// All conditions.
+    /// Those in which recordings are processed.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Babble, Self::Lower, Self::Higher];
 
     /// The sample rate to resample a recording to, for it to be processed as audio at `rate`.
     pub fn read_at(self, rate: u32) -> u32 {
         match self {
-            Self::Plain | Self::Babble => rate,
+            Self::Plain | Self::Noise | Self::Babble => rate,
             Self::Lower => rate * 6 / 5,
             Self::Higher => rate * 5 / 6,
         }

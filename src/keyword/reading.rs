@@ -157,6 +157,7 @@ pub(super) fn tails<R: BufRead, E: From<ReadingError> + From<SessionError>>(
         let tail = search.peaks.tail(condition, search.recent.end() as f64 * hop_seconds);
         Ok(Tail { said: search.said, ..tail })
     };
+    searches.sort_by_key(|(condition, _)| *condition);
     searches.into_iter().map(tail).collect()
 }
 
@@ -344,13 +345,13 @@ mod tests {
     #[test]
     fn the_phrase_is_found_in_each_condition_and_not_across_parts() {
         let parts = header(
-            &[("plain", 2), ("babble", 1), ("plain", 1), ("plain", 1)].map(|(name, blocks)| part(name, blocks, "")).join(", "),
+            &[("noise", 1), ("plain", 2), ("plain", 1), ("plain", 1)].map(|(name, blocks)| part(name, blocks, "")).join(", "),
         );
         let said = |text: &str, frames: usize| format!("{text:-<frames$}");
         let split = format!("{:->64}", "aabb");
-        let (plain, babble) = (said("---aab-cc---", 100), said("-a-b-b-", 64));
-        let tails = found(&file(&parts, &[&plain, &babble, &split, &said("ccc", 64)])).unwrap();
-        assert_eq!(tails.iter().map(|tail| tail.condition).collect::<Vec<_>>(), [Condition::Plain, Condition::Babble]);
+        let (plain, noise) = (said("---aab-cc---", 100), said("-a-b-b-", 64));
+        let tails = found(&file(&parts, &[&noise, &plain, &split, &said("ccc", 64)])).unwrap();
+        assert_eq!(tails.iter().map(|tail| tail.condition).collect::<Vec<_>>(), [Condition::Plain, Condition::Noise]);
         assert!((tails[0].hours * 3600.0 - 4.0 * 64.0 * 0.02).abs() < 1e-9);
         assert!(tails[0].peaks.len() == 1 && tails[0].peaks[0] > 0.99, "{:?}", tails[0].peaks);
         assert!(tails[1].peaks.is_empty(), "one phone is 12 nats away: {:?}", tails[1].peaks);
