@@ -60,7 +60,9 @@ def fetch():
 
 
 def phones(text, language):
-    """Phones of `text`, spelt as in Kokoro's vocabulary."""
+    """Phones of `text`, spelt as in Kokoro's vocabulary; the language `phones` leaves it as it is."""
+    if language == "phones":
+        return text
     spoken = subprocess.run(["espeak-ng", "-q", "--ipa=3", "-v", language, text], capture_output=True, text=True, check=True)
     out = spoken.stdout.replace("\n", " ").replace("_", "").replace("\u200d", "").strip()
     for one, other in AFFRICATES + (ENGLISH if language.startswith("en") else []):

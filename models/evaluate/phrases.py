@@ -56,9 +56,10 @@ def sequences(words):
     return {tuple(words[at : at + size]) for size in (1, 2, 3) for at in range(len(words) - size + 1)}
 
 
-def chosen(sentences, voice, least):
+def chosen(sentences, voice, least, suits=lambda sequence: True):
+    """The COUNT most frequent sequences with PHONES phones that `least` sentences contain."""
     counts = Counter(sequence for words in sentences for sequence in sequences(words))
-    fits = lambda sequence: sum(len(word) for word in spoken(" ".join(sequence), voice)) in PHONES
+    fits = lambda sequence: suits(sequence) and sum(len(word) for word in spoken(" ".join(sequence), voice)) in PHONES
     often = sorted((sequence for sequence, count in counts.items() if count >= least), key=lambda sequence: (-counts[sequence], sequence))
     found = []
     for sequence in often:
@@ -70,9 +71,9 @@ def chosen(sentences, voice, least):
     return found
 
 
-def spot(program, arguments, audio, folder):
+def spot(program, arguments, audio, folder, least=LEAST_SCORE):
     """{keyword: [(time of its middle, score)]}"""
-    command = [program, "run", audio, *arguments, "--quiet", "--near-misses", str(LEAST_SCORE), "--consumer", f"keyword:{folder}"]
+    command = [program, "run", audio, *arguments, "--quiet", "--near-misses", str(least), "--consumer", f"keyword:{folder}"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPOSITORY).stdout
     found = defaultdict(list)
     for hit in map(json.loads, lines.splitlines()):

@@ -4,7 +4,7 @@
 
 prepared/GROUP.npy      int16, all clips one after the other, each padded to whole frames of 320 samples
 prepared/GROUP.json     [{clip, package, speaker, start, frames}] in frames
-GROUP is speech.train, speech.test, speech.acted, speech.probe, speech.match, noise.train or noise.test.
+GROUP is speech.train, speech.test, speech.acted, speech.prompts, speech.probe, speech.match, noise.train or noise.test.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from . import queen
 from .fetch import listed, package_of
 from .paths import HOP, PACKAGES, PREPARED, RATE
 
-SUFFIXES = {".wav", ".ogg", ".flac", ".mp3", ".g722", ".oga", ".opus"}
+RAW = {".g722", ".gsm"}  # files without a header, for ffmpeg
+SUFFIXES = {".wav", ".ogg", ".flac", ".mp3", ".oga", ".opus", *RAW}
 LONGEST_SECONDS = 60  # music and long recordings are truncated
 SPEECH_OF_OTHERS = ("voices",)  # folders of speech inside of noise packages
 
@@ -30,8 +31,8 @@ SPEECH_OF_OTHERS = ("voices",)  # folders of speech inside of noise packages
 def decode(path, longest=LONGEST_SECONDS):
     """Mono f32 at 16 kHz, at most `longest` seconds, or None if the file is not audio."""
     try:
-        if path.suffix == ".g722":
-            command = ["ffmpeg", "-v", "error", "-f", "g722", "-i", path, "-f", "wav", "-"]
+        if path.suffix in RAW:
+            command = ["ffmpeg", "-v", "error", "-f", path.suffix[1:], "-i", path, "-f", "wav", "-"]
             audio, rate = soundfile.read(io.BytesIO(subprocess.run(command, capture_output=True, check=True).stdout), dtype="float32")
         else:
             audio, rate = soundfile.read(path, frames=int(longest * 48_000), dtype="float32")

@@ -14,8 +14,9 @@ VOICES = {  # of the languages that espeak-ng reads reliably
 }
 TRANSCRIPTS = "transcripts.json"
 TRANSCRIBED = {sky.PACKAGE}  # whose texts a recogniser wrote (models/train/transcribe.py)
-OTHER_PROMPTS = "asterisk-prompt-it-menardi-wav"  # the Italian prompts by another speaker, some of them in other words
-UNSURE = TRANSCRIBED | {OTHER_PROMPTS}  # whose texts are often not what is said
+# The prompts of a language by another speaker, some of them in other words.
+OTHER_PROMPTS = {"asterisk-prompt-it-menardi-wav": "it", "asterisk-prompt-es-co": "es", "asterisk-prompt-fr-armelle": "fr"}
+UNSURE = TRANSCRIBED | {*OTHER_PROMPTS}  # whose texts are often not what is said
 PROMPTS = re.compile(r"asterisk-core-sounds-([a-z]+)-g722")
 NOT_READ = re.compile(r"[\[\d<{|]|\.\.\.")  # tones, numbers, gaps
 NO_TILDE = re.compile(r"contrasena|senal|manana|espanol|\ban[o]s?\b", re.IGNORECASE)  # Spanish without its ñ
@@ -26,8 +27,8 @@ def text_of(entry):
     """(text, voice) of an entry of prepared/GROUP.json, or None."""
     package, clip = entry["package"], entry["clip"]
     reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted, sky.PACKAGE: transcribed}.get(package)
-    if package == OTHER_PROMPTS:
-        return prompt("it", clip)
+    if package in OTHER_PROMPTS:
+        return prompt(OTHER_PROMPTS[package], clip)
     if prompts_of := PROMPTS.fullmatch(package):
         return prompt(prompts_of[1], clip)
     if package.startswith("fillets-ng-data-"):

@@ -1,7 +1,7 @@
 //! The rating of a keyword at enrolment: whether it is long enough, and whether it is confusable with another keyword.
 
 use super::enroll::Enrolment;
-use super::file::Keyword;
+use super::file::{Keyword, Origin};
 use crate::pack::Pack;
 
 /// Phrases with fewer phones or less speech than this are detected less well.
@@ -68,7 +68,8 @@ pub fn weaknesses(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword], pa
 
 /// A phrase in none of the `known` languages, if there are any.
 fn language(keyword: &Keyword, known: &[String]) -> Option<Weakness> {
-    let language = &keyword.say.as_ref().filter(|_| keyword.phones.is_some())?.language;
+    let from_text = keyword.phones.is_some() || keyword.example.iter().any(|example| example.origin == Origin::Synthesis);
+    let language = &keyword.say.as_ref().filter(|_| from_text)?.language;
     let code = language.split('-').next();
     let unknown = !known.is_empty() && !known.iter().any(|one| Some(one.as_str()) == code);
     unknown.then(|| Weakness::Language { language: language.clone(), known: known.to_vec() })
@@ -162,6 +163,9 @@ mod tests {
         // Recordings alone need no phones.
         let recorded = Keyword { phones: None, ..spoken("ru") };
         assert_eq!(language(&recorded, &known), None);
+        let mut synthesised = recorded;
+        synthesised.example[0].origin = Origin::Synthesis;
+        assert!(language(&synthesised, &known).is_some(), "takes of a synthesiser");
     }
 
     #[test]
