@@ -9,6 +9,7 @@ use tract_onnx::prelude::*;
 
 use super::cache::{Biases, LayerCache};
 use super::error::EngineError;
+use super::program::Workspace;
 use super::ring::{KeyValueRing, RingBiases};
 use super::stage::{Runner, Stage};
 use super::{Encoder, Frames, LayerStages};
@@ -75,7 +76,8 @@ type MakeRunner = fn(&Stage) -> Result<Runner, EngineError>;
 impl CachedLayer {
     fn new(layer: &LayerStages, spec: &EncoderSection) -> Result<Self, EngineError> {
         let width = spec.dim / spec.heads;
-        let programs = layer.full.has_program() && layer.project.as_ref().is_none_or(Stage::has_program);
+        let own = |stage: &Stage| stage.program().is_some();
+        let programs = own(&layer.full) && layer.project.as_ref().is_none_or(own);
         let (runner, cache): (MakeRunner, _) = match programs && layer.states.is_empty() {
             true => (Stage::runner, Cache::Ring(KeyValueRing::new(spec.heads, spec.left_context, width))),
             false => {
@@ -141,9 +143,15 @@ impl CachedState {
     }
 
     /// Runs layer `k` (from 1) on `x` of the chunk that starts at `first_frame`; returns its output and its feature.
-    pub fn layer(&mut self, k: usize, first_frame: u64, x: &Frames) -> Result<(Frames, Frames), EngineError> {
-        self.fill(k, first_frame)?;
-        self.run(k, x)
+    pub fn layer(
+        &mut self,
+        k: usize,
+        first_frame: u64,
+        x: &Frames,
+        workspace: &mut Workspace,
+    ) -> Result<(Frames, Frames), EngineError> {
+        self.fill(k, first_frame, workspace)?;
+        self.run(k, x, workspace)
     }
 
     /// Stores the state at the chunk's exit, and others that are known, for later chunks that go deeper.
@@ -211,7 +219,7 @@ impl CachedState {
     }
 
     /// Fills the cache of layer `k` up to `first_frame`: adds the chunks of the left context that exited before that layer.
-    fn fill(&mut self, k: usize, first_frame: u64) -> Result<(), EngineError> {
+    fn fill(&mut self, k: usize, first_frame: u64, workspace: &mut Workspace) -> Result<(), EngineError> {
         let next = self.layers[k - self.first_layer].next_frame;
         if next == first_frame {
             return Ok(());
@@ -234,17 +242,17 @@ impl CachedState {
             let state = self.past[index].input(k).cloned().ok_or_else(unknown)?;
             match self.gap_fill {
                 GapFill::CatchUp => {
-                    let (y, _) = self.run(k, &state)?;
+                    let (y, _) = self.run(k, &state, workspace)?;
                     self.past[index].states.clear();
                     self.past[index].states.push((k, y));
                 }
-                GapFill::Project => self.project(k, &state)?,
+                GapFill::Project => self.project(k, &state, workspace)?,
             }
         }
         Ok(())
     }
 
-    fn run(&mut self, k: usize, x: &Frames) -> Result<(Frames, Frames), EngineError> {
+    fn run(&mut self, k: usize, x: &Frames, workspace: &mut Workspace) -> Result<(Frames, Frames), EngineError> {
         let layer = &mut self.layers[k - self.first_layer];
         let frames = x.frames();
         self.layer_frames += frames as u64;
@@ -252,7 +260,7 @@ impl CachedState {
         match &mut layer.cache {
             Cache::Ring(ring) => {
                 let bias = self.ring_biases.get(frames, ring.valid);
-                let mut done = layer.full.run_program(x, Some(ring.read(bias)))?;
+                let mut done = layer.full.run_program(x, Some(ring.read(bias)), workspace)?;
                 let y = done.frames(0)?;
                 let (f, carried) = match self.has_feature {
                     true => (done.frames(1)?, 2),
@@ -279,7 +287,7 @@ impl CachedState {
     }
 
     /// Uses the exit state as the input of layer `k`, and computes only the keys, values and states.
-    fn project(&mut self, k: usize, x: &Frames) -> Result<(), EngineError> {
+    fn project(&mut self, k: usize, x: &Frames, workspace: &mut Workspace) -> Result<(), EngineError> {
         let layer = &mut self.layers[k - self.first_layer];
         let failed = |problem: String| EngineError::Run { stage: format!("layer.{k} (keys and values)"), problem };
         let runner = layer.project.as_mut().ok_or_else(|| failed("was loaded without key and value projections".into()))?;
@@ -288,7 +296,7 @@ impl CachedState {
         layer.next_frame += frames as u64;
         match &mut layer.cache {
             Cache::Ring(ring) => {
-                let done = runner.run_program(x, None)?;
+                let done = runner.run_program(x, None, workspace)?;
                 ring.append(done.columns(0)?, done.columns(1)?, frames);
             }
             Cache::Tensors(cache) => {

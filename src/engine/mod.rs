@@ -40,6 +40,7 @@ use fused::MatmulType;
 use kernels::helpers::{self, Helpers};
 pub use matmuls::MatmulSpeed;
 pub use precision::{Int8Kernel, LoadOptions, MAX_THREADS, Precision};
+use program::Workspace;
 use stage::{Loader, Port, Runner, Signature, Size, Stage};
 use windowed::WindowedState;
 
@@ -364,6 +365,8 @@ pub struct EncoderState {
     keep_states: bool,
     /// The memory of the last chunk's list of features.
     features: Vec<Frames>,
+    /// Memory of the programs of all stages.
+    workspace: Workspace,
 }
 
 enum ModeState {
@@ -401,6 +404,7 @@ impl EncoderState {
             embedding: runners(&encoder.embedding)?,
             keep_states: false,
             features: Vec::with_capacity(encoder.layers() + 1),
+            workspace: Workspace::default(),
             encoder: encoder.clone(),
         })
     }
@@ -436,7 +440,7 @@ impl EncoderState {
         let (x, own) = match &mut self.mode {
             ModeState::Cached(_) => (fresh.clone(), fresh),
             ModeState::Windowed(state) => {
-                let window = state.begin(&fresh, span.audio_first, span.window_first, span.chunk_first, span.chunk_frames)?;
+                let window = state.begin(&fresh, span, &mut self.workspace)?;
                 let own = state.own_rows(&window);
                 (window, own)
             }
@@ -492,10 +496,11 @@ impl Pass<'_> {
         if k > layers {
             return Err(self.state.no_stage(format!("layer.{k}"), format!("its last layer is {layers}")));
         }
+        let workspace = &mut self.state.workspace;
         let (y, feature) = match &mut self.state.mode {
-            ModeState::Cached(state) => state.layer(k, self.first_frame, &self.x)?,
+            ModeState::Cached(state) => state.layer(k, self.first_frame, &self.x, workspace)?,
             ModeState::Windowed(state) => {
-                let (y, feature) = state.layer(k, &self.x)?;
+                let (y, feature) = state.layer(k, &self.x, workspace)?;
                 (y, state.own_rows(&feature))
             }
         };
@@ -511,7 +516,7 @@ impl Pass<'_> {
     pub fn head(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.heads, k) {
-            Some(head) => head.frames(&self.features[k - self.first_depth]),
+            Some(head) => head.frames(&self.features[k - self.first_depth], &mut self.state.workspace),
             None => Err(self.state.no_stage(format!("head.{k}"), NO_HEADS.into())),
         }
     }
@@ -519,14 +524,16 @@ impl Pass<'_> {
     /// CTC logits `[T, V]` of the current layer's branch, if it has one.
     pub fn ctc(&mut self) -> Result<Option<Frames>, EngineError> {
         let k = self.depth();
-        branch(&mut self.state.ctc, k).map(|branch| branch.frames(&self.features[k - self.first_depth])).transpose()
+        branch(&mut self.state.ctc, k)
+            .map(|branch| branch.frames(&self.features[k - self.first_depth], &mut self.state.workspace))
+            .transpose()
     }
 
     /// Keyword embedding `[T, width]` from the current layer's branch.
     pub fn embedding(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.embedding, k) {
-            Some(embedding) => embedding.frames(&self.features[k - self.first_depth]),
+            Some(embedding) => embedding.frames(&self.features[k - self.first_depth], &mut self.state.workspace),
             None => Err(self.state.no_stage(format!("embedding.{k}"), NO_EMBEDDING.into())),
         }
     }
@@ -535,7 +542,7 @@ impl Pass<'_> {
     pub fn forecast(&mut self) -> Result<Frames, EngineError> {
         let k = self.depth();
         match branch(&mut self.state.gain, k) {
-            Some(gain) => gain.frames(&self.features[k - self.first_depth]),
+            Some(gain) => gain.frames(&self.features[k - self.first_depth], &mut self.state.workspace),
             None => Err(self.state.no_stage(format!("gain.{k}"), "only the policy `gain` needs it".into())),
         }
     }

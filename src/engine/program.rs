@@ -1,11 +1,11 @@
 //! A fused graph as a flat list of kernel calls over preallocated buffers.
 //!
 //! [`Program::compile`] compiles a graph in which the rules of [`super::fused`] have replaced every node. Such a graph needs neither
-//! tract's plan nor its tensors: buffers are allocated at the first chunk of a length and reused, and cached keys and values are read in
-//! place. tract runs any other graph, and is the reference that tests compare programs with.
+//! tract's plan nor its tensors: all programs of a stream write to the few buffers of one [`Workspace`], which therefore stay in the
+//! processor's cache, and cached keys and values are read in place. tract runs any other graph, and is the reference that tests compare
+//! programs with.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use rten_simd::SimdOp;
 use tract_onnx::prelude::*;
@@ -22,7 +22,7 @@ enum Slot {
     /// The graph's input of frames, `[T, width]`.
     Input,
     /// The result of an earlier step.
-    Buffer(usize),
+    Step(usize),
 }
 
 /// Keys or values for attention, in temporal order.
@@ -46,10 +46,12 @@ enum Kernel {
     Attention { op: Attention, queries: usize, keys: Vec<Segment>, values: Vec<Segment> },
 }
 
-/// One kernel call, whose result is written to the buffer with the step's index.
+/// One kernel call.
 #[derive(Debug)]
 struct Step {
     kernel: Kernel,
+    /// The buffer of the workspace to which the result is written.
+    buffer: usize,
     x: Slot,
     residual: Option<Slot>,
     /// Values per row of the result.
@@ -58,10 +60,10 @@ struct Step {
     single: bool,
 }
 
-/// An output of the graph: columns of a buffer from `first`. `[1, heads, T, width]` in the graph is `[T, heads · width]` here.
+/// An output of the graph: columns of a step's result from `first`. `[1, heads, T, width]` in the graph is `[T, heads · width]` here.
 #[derive(Clone, Copy, Debug)]
 struct Output {
-    buffer: usize,
+    step: usize,
     first: usize,
 }
 
@@ -138,17 +140,38 @@ impl Program {
             if uneven || single && matches!(kernel, Kernel::Attention { .. }) {
                 return None;
             }
-            values.insert(id.into(), Value::Rows(Slot::Buffer(program.steps.len())));
-            program.steps.push(Step { kernel, x, residual, width: width()?, single });
+            values.insert(id.into(), Value::Rows(Slot::Step(program.steps.len())));
+            program.steps.push(Step { kernel, buffer: 0, x, residual, width: width()?, single });
         }
         for outlet in &model.outputs {
             program.outputs.push(match *values.get(outlet)? {
-                Value::Rows(Slot::Buffer(buffer)) => Output { buffer, first: 0 },
-                Value::Heads { slot: Slot::Buffer(buffer), first } => Output { buffer, first },
+                Value::Rows(Slot::Step(step)) => Output { step, first: 0 },
+                Value::Heads { slot: Slot::Step(step), first } => Output { step, first },
                 _ => return None,
             });
         }
+        program.assign_buffers();
         (program.input_width > 0).then_some(program)
+    }
+
+    /// Gives every result a buffer that no other result needs meanwhile.
+    fn assign_buffers(&mut self) {
+        let mut last_reads: Vec<usize> = (0..self.steps.len()).collect();
+        for (index, step) in self.steps.iter().enumerate() {
+            step.reads(|read| last_reads[read] = index);
+        }
+        for output in &self.outputs {
+            last_reads[output.step] = usize::MAX;
+        }
+        let (mut free, mut buffers) = (Vec::new(), 0);
+        for index in 0..self.steps.len() {
+            // The one that became free last is the most likely one to be in the processor's cache.
+            self.steps[index].buffer = free.pop().unwrap_or_else(|| {
+                buffers += 1;
+                buffers - 1
+            });
+            free.extend((0..=index).filter(|&step| last_reads[step] == index).map(|step| self.steps[step].buffer));
+        }
     }
 
     fn attention(op: &Attention, inputs: &[OutletId], values: &HashMap<OutletId, Value>) -> Option<Kernel> {
@@ -173,13 +196,13 @@ impl Program {
     }
 
     fn single(&self, slot: Slot) -> bool {
-        matches!(slot, Slot::Buffer(index) if self.steps[index].single)
+        matches!(slot, Slot::Step(index) if self.steps[index].single)
     }
 
     fn width(&self, slot: Slot) -> usize {
         match slot {
             Slot::Input => self.input_width,
-            Slot::Buffer(index) => self.steps[index].width,
+            Slot::Step(index) => self.steps[index].width,
         }
     }
 }
@@ -193,12 +216,30 @@ pub(super) struct Cached<'a> {
     pub bias: &'a [f32],
 }
 
-/// One stream's buffers of a [`Program`].
-pub(super) struct ProgramState {
-    program: Arc<Program>,
+impl Step {
+    /// Passes the steps whose results this one reads to `each`.
+    fn reads(&self, mut each: impl FnMut(usize)) {
+        let (keys, values): (&[Segment], &[Segment]) = match &self.kernel {
+            Kernel::Attention { keys, values, .. } => (keys, values),
+            _ => (&[], &[]),
+        };
+        let segments = keys.iter().chain(values).filter_map(|segment| match segment {
+            Segment::Rows { slot, .. } => Some(*slot),
+            Segment::Cache => None,
+        });
+        for slot in [Some(self.x), self.residual].into_iter().flatten().chain(segments) {
+            if let Slot::Step(step) = slot {
+                each(step);
+            }
+        }
+    }
+}
+
+/// Memory of the programs of a stream, which run one after the other: it grows to what the largest one needs.
+#[derive(Default)]
+pub(super) struct Workspace {
     buffers: Vec<Vec<f32>>,
     scratch: Vec<f32>,
-    frames: usize,
 }
 
 /// Columns of rows computed by a program.
@@ -211,29 +252,30 @@ pub(super) struct Columns<'a> {
     pub first: usize,
 }
 
-impl ProgramState {
-    pub fn new(program: &Arc<Program>) -> Self {
-        let buffers = program.steps.iter().map(|_| Vec::new()).collect();
-        Self { program: program.clone(), buffers, scratch: Vec::new(), frames: 0 }
-    }
-
-    /// Runs every step on `x`, `[T, width]`.
+impl Program {
+    /// Runs every step on `x`, `[T, width]`; [`Program::output`] finds the results in `workspace`.
     ///
     /// # Panics
     ///
     /// If `x` does not consist of whole rows, or if a cache is missing that the program reads.
-    pub fn run(&mut self, x: &[f32], cached: Option<Cached<'_>>) {
-        let program = &*self.program;
-        self.frames = x.len() / program.input_width;
-        assert_eq!(x.len(), self.frames * program.input_width, "rows of {} values", program.input_width);
-        for (index, step) in program.steps.iter().enumerate() {
-            let (before, rest) = self.buffers.split_at_mut(index);
-            let out = &mut rest[0];
-            out.resize(if step.single { 1 } else { self.frames } * step.width, 0.0);
+    pub fn run(&self, x: &[f32], cached: Option<Cached<'_>>, workspace: &mut Workspace) {
+        let frames = x.len() / self.input_width;
+        assert_eq!(x.len(), frames * self.input_width, "rows of {} values", self.input_width);
+        let Workspace { buffers, scratch } = workspace;
+        for step in &self.steps {
+            let values = step.rows(frames) * step.width;
+            if buffers.len() <= step.buffer {
+                buffers.resize_with(step.buffer + 1, Vec::new);
+            }
+            let mut buffer = std::mem::take(&mut buffers[step.buffer]);
+            if buffer.len() < values {
+                buffer.resize(values, 0.0);
+            }
+            let out = &mut buffer[..values];
             let rows = |slot: Slot| -> &[f32] {
                 match slot {
                     Slot::Input => x,
-                    Slot::Buffer(index) => &before[index],
+                    Slot::Step(index) => self.steps[index].result(frames, buffers),
                 }
             };
             let input = rows(step.x);
@@ -250,9 +292,9 @@ impl ProgramState {
                 Kernel::Attention { op, queries, keys, values } => {
                     let by_head = |slot: Slot, first: usize| ByHead {
                         data: &rows(slot)[first..],
-                        frames: self.frames,
+                        frames,
                         head_stride: op.width,
-                        frame_stride: program.width(slot),
+                        frame_stride: self.width(slot),
                     };
                     let kernel = attention::Attention {
                         heads: op.heads,
@@ -262,19 +304,31 @@ impl ProgramState {
                         values: &segments(values, cached.map(|cached| cached.values), &by_head),
                         scale: 1.0,
                         bias: cached.map(|cached| cached.bias).filter(|_| op.with_bias),
-                        scratch: &mut self.scratch,
+                        scratch,
                         out,
                     };
                     kernel.dispatch();
                 }
             }
+            buffers[step.buffer] = buffer;
         }
     }
 
-    /// Output `index` of the last run; `None` if the graph has fewer.
-    pub fn output(&self, index: usize) -> Option<Columns<'_>> {
-        let &Output { buffer, first } = self.program.outputs.get(index)?;
-        Some(Columns { rows: &self.buffers[buffer], stride: self.program.steps[buffer].width, first })
+    /// Output `index` of a run on `frames` frames; `None` if the graph has fewer.
+    pub fn output<'a>(&self, index: usize, frames: usize, workspace: &'a Workspace) -> Option<Columns<'a>> {
+        let &Output { step, first } = self.outputs.get(index)?;
+        let step = &self.steps[step];
+        Some(Columns { rows: step.result(frames, &workspace.buffers), stride: step.width, first })
+    }
+}
+
+impl Step {
+    fn rows(&self, frames: usize) -> usize {
+        if self.single { 1 } else { frames }
+    }
+
+    fn result<'a>(&self, frames: usize, buffers: &'a [Vec<f32>]) -> &'a [f32] {
+        &buffers[self.buffer][..self.rows(frames) * self.width]
     }
 }
 
@@ -291,5 +345,25 @@ impl<'a> Columns<'a> {
     /// `count` columns of row `row`.
     pub fn row(&self, row: usize, count: usize) -> &'a [f32] {
         &self.rows[row * self.stride + self.first..][..count]
+    }
+}
+
+#[cfg(test)]
+impl Program {
+    /// Number of buffers. Asserts that every result is intact when it is read, and at the end if it is an output.
+    pub fn check_buffers(&self) -> usize {
+        let mut holds = vec![usize::MAX; self.steps.len()];
+        for (index, step) in self.steps.iter().enumerate() {
+            step.reads(|read| {
+                let buffer = self.steps[read].buffer;
+                assert!(
+                    holds[buffer] == read && buffer != step.buffer,
+                    "step {index} reads {read} in buffer {buffer}: {holds:?}"
+                );
+            });
+            holds[step.buffer] = index;
+        }
+        assert!(self.outputs.iter().all(|output| holds[self.steps[output.step].buffer] == output.step), "{holds:?}");
+        holds.iter().filter(|&&step| step != usize::MAX).count()
     }
 }

@@ -15,7 +15,7 @@ use super::frontend::FrontendState;
 use super::fused::{self, Frontend, Int8Linear, Linear, MatmulType, Sharing, fuse};
 use super::kernels::helpers::Helpers;
 use super::matmuls::Matmul;
-use super::program::{Cached, Columns, Program, ProgramState};
+use super::program::{Cached, Columns, Program, Workspace};
 use crate::pack::StageFile;
 
 /// One size in the shape of an input or output.
@@ -353,15 +353,15 @@ impl Stage {
         self.plan.model().nodes().iter().filter_map(of).collect()
     }
 
-    /// Whether Bellis' kernels cover the whole graph.
-    pub fn has_program(&self) -> bool {
-        self.program.is_some()
+    /// The program, if Bellis' kernels cover the whole graph.
+    pub fn program(&self) -> Option<&Program> {
+        self.program.as_deref()
     }
 
     /// Creates a stream's state: on Bellis' kernels if they cover the graph, else of tract's plan.
     pub fn runner(&self) -> Result<Runner, EngineError> {
         match (&self.program, &self.frontend) {
-            (Some(program), _) => Ok(self.run_by(Machine::Program(ProgramState::new(program)))),
+            (Some(program), _) => Ok(self.run_by(Machine::Program(program.clone()))),
             (None, Some(frontend)) => Ok(self.run_by(Machine::Frontend(FrontendState::new(frontend)))),
             (None, None) => self.plan_runner(),
         }
@@ -386,7 +386,7 @@ impl Stage {
 /// The engine that runs a stage.
 enum Machine {
     Plan(TypedSimpleState),
-    Program(ProgramState),
+    Program(Arc<Program>),
     Frontend(FrontendState),
 }
 
@@ -435,21 +435,26 @@ impl Runner {
     }
 
     /// Runs the program on `x`, `[T, width]`.
-    pub fn run_program(&mut self, x: &super::Frames, cached: Option<Cached<'_>>) -> Result<Done<'_>, EngineError> {
+    pub fn run_program<'a>(
+        &'a mut self,
+        x: &super::Frames,
+        cached: Option<Cached<'_>>,
+        workspace: &'a mut Workspace,
+    ) -> Result<Done<'a>, EngineError> {
         self.count(x.as_slice().len(), &[1, x.frames(), x.dim()]);
-        match &mut self.machine {
-            Machine::Program(state) => {
-                state.run(x.as_slice(), cached);
-                Ok(Done { state, name: &self.name, pool: &mut self.pool })
+        match &self.machine {
+            Machine::Program(program) => {
+                program.run(x.as_slice(), cached, workspace);
+                Ok(Done { program, frames: x.frames(), workspace, name: &self.name, pool: &mut self.pool })
             }
             _ => Err(EngineError::Run { stage: self.name.clone(), problem: "only a program accepts frames".into() }),
         }
     }
 
     /// Runs a stage with one input and one output of frames.
-    pub fn frames(&mut self, input: &super::Frames) -> Result<super::Frames, EngineError> {
+    pub fn frames(&mut self, input: &super::Frames, workspace: &mut Workspace) -> Result<super::Frames, EngineError> {
         match self.machine {
-            Machine::Program(_) => self.run_program(input, None)?.frames(0),
+            Machine::Program(_) => self.run_program(input, None, workspace)?.frames(0),
             _ => {
                 let tensor = input.to_tensor().map_err(|error| self.error(one_line(&error)))?;
                 self.tensor(tensor)
@@ -487,7 +492,9 @@ impl Runner {
 
 /// A program's outputs after a run.
 pub(super) struct Done<'a> {
-    state: &'a ProgramState,
+    program: &'a Program,
+    frames: usize,
+    workspace: &'a Workspace,
     name: &'a str,
     pool: &'a mut FramePool,
 }
@@ -496,7 +503,7 @@ impl<'a> Done<'a> {
     /// Output `index` in place.
     pub fn columns(&self, index: usize) -> Result<Columns<'a>, EngineError> {
         let missing = || EngineError::Run { stage: self.name.to_owned(), problem: format!("has no output {index}") };
-        self.state.output(index).ok_or_else(missing)
+        self.program.output(index, self.frames, self.workspace).ok_or_else(missing)
     }
 
     /// Copies output `index`, all its rows and columns.

@@ -4,8 +4,9 @@
 use tract_onnx::prelude::*;
 
 use super::error::EngineError;
+use super::program::Workspace;
 use super::stage::Runner;
-use super::{Encoder, Frames};
+use super::{Encoder, Frames, WindowSpan};
 
 /// One stream's state of a windowed encoder.
 pub(super) struct WindowedState {
@@ -38,16 +39,9 @@ impl WindowedState {
         })
     }
 
-    /// The window's first hidden state, `[W, D]`: `fresh` are the front-end frames from `fresh_first` on, the window starts
-    /// at `window_first` and the chunk's own `chunk_frames` frames at `chunk_first`.
-    pub fn begin(
-        &mut self,
-        fresh: &Frames,
-        fresh_first: u64,
-        window_first: u64,
-        chunk_first: u64,
-        chunk_frames: usize,
-    ) -> Result<Frames, EngineError> {
+    /// The window's first hidden state, `[W, D]`: `fresh` are the front-end frames from `span.audio_first` on.
+    pub fn begin(&mut self, fresh: &Frames, span: WindowSpan, workspace: &mut Workspace) -> Result<Frames, EngineError> {
+        let WindowSpan { audio_first: fresh_first, window_first, chunk_first, chunk_frames } = span;
         let held = self.first_frame + (self.kept.len() / self.dim) as u64;
         if fresh_first != held {
             // The front end received the whole window, so the kept frames are replaced.
@@ -64,7 +58,7 @@ impl WindowedState {
         self.own = start..start + chunk_frames;
         let window = Frames::from_rows(&self.kept, self.dim);
         match &mut self.position {
-            Some(position) => position.frames(&window),
+            Some(position) => position.frames(&window, workspace),
             None => Ok(window),
         }
     }
@@ -75,12 +69,12 @@ impl WindowedState {
     }
 
     /// Runs layer `k` (from 1) on the window; returns its output and its feature, both `[W, D]`.
-    pub fn layer(&mut self, k: usize, x: &Frames) -> Result<(Frames, Frames), EngineError> {
+    pub fn layer(&mut self, k: usize, x: &Frames, workspace: &mut Workspace) -> Result<(Frames, Frames), EngineError> {
         let failed = |error: TractError| EngineError::Run { stage: format!("layer.{k}"), problem: format!("{error:#}") };
         self.layer_frames += x.frames() as u64;
         let runner = &mut self.layers[k - self.first_layer];
         if runner.is_program() {
-            let mut done = runner.run_program(x, None)?;
+            let mut done = runner.run_program(x, None, workspace)?;
             let y = done.frames(0)?;
             let f = if self.has_feature { done.frames(1)? } else { y.clone() };
             return Ok((y, f));

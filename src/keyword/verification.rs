@@ -30,6 +30,8 @@ const PASS_CHUNKS: u64 = 4;
 const PASSES: usize = 4;
 /// Audio kept in addition to a pass: the longest match of the longest example, and its surroundings.
 const KEPT_SECONDS: f64 = 10.0;
+/// Audio that a pass takes at a time.
+const PIECE_SAMPLES: usize = 8_000;
 /// Frames before a match in which its first phones may be: the best alignment may start late.
 pub(super) const PHONE_LEAD_FRAMES: u64 = 12;
 
@@ -201,10 +203,14 @@ impl Pass {
         })
     }
 
+    /// Pushes `audio` in pieces of about a chunk, because sessions keep the memory for the longest one.
     fn push(&mut self, audio: &[f32]) -> Result<(), SessionError> {
         self.processed += audio.len() as u64;
-        self.session.push(audio)?;
-        self.compute()
+        for piece in audio.chunks(PIECE_SAMPLES) {
+            self.session.push(piece)?;
+            self.compute()?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<(), SessionError> {
