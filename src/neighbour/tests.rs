@@ -164,6 +164,20 @@ fn stream(loaded: &Loaded, session: &mut Session, roster: &Roster, audio: &[f32]
     found
 }
 
+/// What a session that sends its chunks on finds, and what one without neighbours does, in the same speech; and the first one with its counts.
+fn alone_and_shared(
+    as_audio: bool,
+    loaded: &'static Loaded,
+    policy: &PolicySpec,
+    options: SessionOptions,
+) -> (Vec<Representation>, Vec<Representation>, Session, Counts) {
+    let (mut alone, roster) = session(loaded, policy, options.clone(), None);
+    let wanted = stream(loaded, &mut alone, &roster, speech(), false);
+    let (mut shared, roster) = session_that_sends(as_audio, loaded, policy, options, Some(Box::new(|| Fault::None)));
+    let found = stream(loaded, &mut shared, &roster, speech(), true);
+    (found, wanted, shared, roster.status()[0].counts)
+}
+
 /// Share of equal exits, share of equal units, and the mean deviation of vectors relative to their mean size.
 fn compare(found: &[Representation], wanted: &[Representation]) -> (f64, f64, f64) {
     assert_eq!(found.len(), wanted.len());
@@ -201,12 +215,7 @@ fn chunks_that_continue_elsewhere_give_the_same_results() {
     ] {
         let policy: PolicySpec = policy.parse().unwrap();
         let options = SessionOptions::default().posteriors(true).vectors(vectors);
-        let audio = speech();
-        let (mut alone, roster) = session(loaded, &policy, options.clone(), None);
-        let wanted = stream(loaded, &mut alone, &roster, audio, false);
-        let (mut shared, roster) = session(loaded, &policy, options, Some(Box::new(|| Fault::None)));
-        let found = stream(loaded, &mut shared, &roster, audio, true);
-        let counts = roster.status()[0].counts;
+        let (found, wanted, _, counts) = alone_and_shared(false, loaded, &policy, options);
         let (exits, units, vectors) = compare(&found, &wanted);
         println!("{} {policy:?}: {exits:.4} exits, {units:.4} units, {vectors:.5} vectors, {counts:?}", loaded.1.name());
         assert!(counts.sent as usize > found.len() / 2 && counts.returned == counts.sent, "{counts:?}");
@@ -228,12 +237,7 @@ fn chunks_that_leave_as_audio_give_the_same_results() {
     ] {
         let policy: PolicySpec = policy.parse().unwrap();
         let options = SessionOptions::default().posteriors(true).vectors(vectors);
-        let audio = speech();
-        let (mut alone, roster) = session(loaded, &policy, options.clone(), None);
-        let wanted = stream(loaded, &mut alone, &roster, audio, false);
-        let (mut shared, roster) = session_that_sends(true, loaded, &policy, options, Some(Box::new(|| Fault::None)));
-        let found = stream(loaded, &mut shared, &roster, audio, true);
-        let counts = roster.status()[0].counts;
+        let (found, wanted, shared, counts) = alone_and_shared(true, loaded, &policy, options);
         let (exits, units, vectors) = compare(&found, &wanted);
         println!("{} {policy:?} as audio: {exits:.4} exits, {units:.4} units, {vectors:.5} vectors, {counts:?}", loaded.1.name());
         assert!(counts.sent as usize == found.len() && counts.returned == counts.sent, "{counts:?}");

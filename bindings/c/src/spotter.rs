@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, CString};
 use std::time::Duration;
 
-use bellis::keyword::{Detection, Event, KeywordStream, SearchOptions};
+use bellis::keyword::{Detection, Event, KeywordStream, MOST_REFRACTORY, SearchOptions};
 
 use crate::border::{guarded, name, numbers, path, scaled, Failure};
 use crate::{Encoder, BELLIS_API, BELLIS_FAILED};
@@ -111,8 +111,8 @@ pub unsafe extern "C" fn bellis_spotter_new(
             if !(options.false_accepts.is_finite() && options.false_accepts >= 0.0) {
                 return Err(format!("false_accepts must be 0 or more, got {}", options.false_accepts).into());
             }
-            if !(0.0..=3600.0).contains(&options.refractory) {
-                return Err(format!("refractory must be between 0 and 3600 seconds, got {}", options.refractory).into());
+            if !(0.0..=MOST_REFRACTORY).contains(&options.refractory) {
+                return Err(format!("refractory must be between 0 and {MOST_REFRACTORY} seconds, got {}", options.refractory).into());
             }
             search.near_miss = (options.near_misses > 0.0).then_some(options.near_misses);
             search.false_accepts = (options.false_accepts > 0.0).then_some(options.false_accepts);

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bellis::audio::audio_files;
 use bellis::keyword::{
-    Detection, Enroller, Event, Keyword, KeywordStream, Origin, OtherSpeech, PackRef, SearchOptions, Take, check_alike, find,
-    load, weaknesses,
+    Detection, Enroller, Event, Keyword, KeywordStream, MOST_REFRACTORY, Origin, OtherSpeech, PackRef, SearchOptions, Take,
+    check_alike, find, load, weaknesses,
 };
 use pyo3::exceptions::{PyFileExistsError, PyValueError};
 use pyo3::prelude::*;
@@ -115,8 +115,8 @@ impl KeywordSpotter {
         if let Some(rate) = false_accepts.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
             return wrong(format!("false_accepts must be above 0, got {rate}"));
         }
-        if let Some(seconds) = refractory.filter(|seconds| !(0.0..=3600.0).contains(seconds)) {
-            return wrong(format!("refractory must be between 0 and 3600 seconds, got {seconds}"));
+        if let Some(seconds) = refractory.filter(|seconds| !(0.0..=MOST_REFRACTORY).contains(seconds)) {
+            return wrong(format!("refractory must be between 0 and {MOST_REFRACTORY} seconds, got {seconds}"));
         }
         let options =
             SearchOptions { near_miss: near_misses, false_accepts, refractory: refractory.map(Duration::from_secs_f64) };
