@@ -26,6 +26,8 @@ pub struct SegmentRules {
 pub struct PhoneRules {
     /// Speech without a phone within this number of frames on either side is noise.
     pub reach: usize,
+    /// So is speech with fewer phones than this share of the frames of speech within reach.
+    pub share: f32,
     /// Minimum frames with a phone in an utterance.
     pub least: usize,
 }
@@ -50,32 +52,37 @@ impl SpeechFrame {
     const SILENCE: Self = Self { probability: 0.0, phone: false };
 }
 
-/// Delays frames until it is known whether a phone is near, and sets the probability of the others to 0.
+/// Delays frames until the phones near them are known, and sets the probability of those with too few to 0.
 #[derive(Debug, Clone)]
 struct Confirmation {
-    reach: usize,
-    /// Frames that a later phone may still confirm, and whether an earlier one did.
-    waiting: VecDeque<(SpeechFrame, bool)>,
-    /// Frames since the last phone.
-    since: usize,
+    phones: PhoneRules,
+    /// Probability from which a frame counts as speech.
+    speech: f32,
+    /// The frames within reach of the next one to be decided, and `waiting` frames from that one on.
+    near: VecDeque<SpeechFrame>,
+    waiting: usize,
 }
 
 impl Confirmation {
-    fn new(reach: usize) -> Self {
-        Self { reach, waiting: VecDeque::new(), since: usize::MAX }
+    fn new(rules: &SegmentRules) -> Option<Self> {
+        rules.phones.map(|phones| Self { phones, speech: rules.quiet, near: VecDeque::new(), waiting: 0 })
     }
 
     fn push(&mut self, frame: SpeechFrame) -> Option<SpeechFrame> {
-        self.since = if frame.phone { 0 } else { self.since.saturating_add(1) };
-        if frame.phone {
-            self.waiting.iter_mut().for_each(|(_, confirmed)| *confirmed = true);
-        }
-        self.waiting.push_back((frame, self.since <= self.reach));
-        if self.waiting.len() > self.reach { self.pop() } else { None }
+        self.near.push_back(frame);
+        self.waiting += 1;
+        if self.waiting > self.phones.reach { self.pop() } else { None }
     }
 
     fn pop(&mut self) -> Option<SpeechFrame> {
-        self.waiting.pop_front().map(|(frame, confirmed)| if confirmed { frame } else { SpeechFrame::SILENCE })
+        let index = self.near.len() - self.waiting;
+        let frame = *self.near.get(index)?;
+        self.near.drain(..index.saturating_sub(self.phones.reach));
+        self.waiting -= 1;
+        let phones = self.near.iter().filter(|frame| frame.phone).count();
+        let speech = self.near.iter().filter(|frame| frame.probability >= self.speech).count();
+        let enough = (self.phones.share * speech as f32).max(1.0);
+        Some(if phones as f32 >= enough { frame } else { SpeechFrame::SILENCE })
     }
 }
 
@@ -128,7 +135,7 @@ impl Segmenter {
     /// A segmenter at the start of a stream.
     pub fn new(rules: SegmentRules) -> Self {
         let rules = SegmentRules { least_speech: rules.least_speech.max(1), longest: rules.longest.max(2), ..rules };
-        let confirmation = rules.phones.map(|phones| Confirmation::new(phones.reach));
+        let confirmation = Confirmation::new(&rules);
         Self {
             rules,
             confirmation,
@@ -164,7 +171,7 @@ impl Segmenter {
         while let Some(frame) = self.confirmation.as_mut().and_then(Confirmation::pop) {
             found.extend(self.advance(frame));
         }
-        self.confirmation = self.rules.phones.map(|phones| Confirmation::new(phones.reach));
+        self.confirmation = Confirmation::new(&self.rules);
     }
 
     fn advance(&mut self, frame: SpeechFrame) -> Option<Utterance> {
@@ -311,15 +318,19 @@ mod tests {
 
     #[test]
     fn noise_without_phones_is_no_speech() {
-        let rules = SegmentRules { phones: Some(PhoneRules { reach: 4, least: 1 }), ..RULES };
+        let rules = SegmentRules { phones: Some(PhoneRules { reach: 4, share: 0.0, least: 1 }), ..RULES };
         assert_eq!(cut_by(rules, "....##########......."), []);
         assert_eq!(cut_by(rules, "....###!###.........."), [(2, 13, Cut::Quiet)], "as without phones");
         let noise = "#".repeat(20);
         let found = cut_by(rules, &format!("{noise}!###!{noise}......."));
         assert_eq!(found, [(14, 31, Cut::Quiet)], "noise on both sides is cut off beyond the reach and the padding");
         assert_eq!(cut_by(rules, "..##!"), [(0, 5, Cut::End)], "the end does not wait for phones");
-        let rules = SegmentRules { phones: Some(PhoneRules { reach: 4, least: 2 }), ..RULES };
+        let rules = SegmentRules { phones: Some(PhoneRules { reach: 4, share: 0.0, least: 2 }), ..RULES };
         assert_eq!(cut_by(rules, "....###!###.....#!!#......."), [(14, 22, Cut::Quiet)], "one phone is too few");
+        let rules = SegmentRules { phones: Some(PhoneRules { reach: 4, share: 0.25, least: 2 }), ..RULES };
+        assert_eq!(cut_by(rules, "....##!#####!#####!#######......."), [], "phones in a sixth of the speech");
+        assert_eq!(cut_by(rules, "....##!#!##!#......"), [(2, 15, Cut::Quiet)], "in a third");
+        assert_eq!(cut_by(rules, ".....!......#!!#......."), [(10, 18, Cut::Quiet)], "a short word needs no more");
     }
 
     #[test]
@@ -348,7 +359,7 @@ mod tests {
 
     #[test]
     fn lost_sound_counts_as_quiet() {
-        for rules in [RULES, SegmentRules { phones: Some(PhoneRules { reach: 9, least: 2 }), ..RULES }] {
+        for rules in [RULES, SegmentRules { phones: Some(PhoneRules { reach: 9, share: 0.1, least: 2 }), ..RULES }] {
             let (mut segmenter, mut spans) = (Segmenter::new(rules), Vec::new());
             let speak = |segmenter: &mut Segmenter, spans: &mut Vec<Utterance>| {
                 (0..4).for_each(|_| segmenter.push(SpeechFrame { probability: 1.0, phone: true }, spans));
@@ -394,10 +405,11 @@ mod tests {
         fn phones_only_remove_speech_and_phones_everywhere_remove_none(
             frames in prop::collection::vec((prop_oneof![Just(0.0f32), Just(0.4), Just(1.0)], any::<bool>()), 0..200),
             reach in 0usize..30,
+            share in 0.0f32..0.9,
         ) {
             let least = 2;
             let spans = |reach: Option<usize>, everywhere: bool| {
-                let phones = reach.map(|reach| PhoneRules { reach, least });
+                let phones = reach.map(|reach| PhoneRules { reach, share, least });
                 let mut segmenter = Segmenter::new(SegmentRules { phones, ..RULES });
                 let mut spans = Vec::new();
                 for &(probability, phone) in &frames {

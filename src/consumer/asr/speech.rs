@@ -3,7 +3,6 @@
 use super::phone::BLANK;
 use super::segmenter::SpeechFrame;
 use crate::consumer::Requirements;
-use crate::exit::log_probabilities;
 use crate::stream::Representation;
 
 /// Speech detector.
@@ -32,8 +31,6 @@ const ABOVE_FLOOR_DB: f32 = 10.0;
 const FLOOR_RISES_DB_PER_SECOND: f32 = 3.0;
 /// Lower limit of the floor: dither and the last bits of the converter are below.
 const LOWEST_FLOOR_DBFS: f32 = -65.0;
-/// Probability of the blank below which a frame has a phone.
-const BLANK_BELOW_PHONE: f32 = 0.5;
 /// Upper limit of the initial floor, because a stream may start with speech.
 const FIRST_FLOOR_DBFS: f32 = -50.0;
 
@@ -57,12 +54,10 @@ impl SpeechDetector {
             Self::Units { quiet_unit, phones } => {
                 let rows = chunk.log_posteriors.as_ref()?;
                 let logits = if *phones { Some(chunk.ctc_logits.as_ref()?) } else { None };
-                let mut log_p = Vec::new();
-                let mut phone = |t: usize| {
-                    let Some(logits) = logits else { return true };
-                    log_p.resize(logits.row(t).len(), 0.0);
-                    // Logits that are not finite prove nothing.
-                    !log_probabilities(logits.row(t), &mut log_p) || log_p[BLANK].exp() < BLANK_BELOW_PHONE
+                // Whether a phone is the most probable class. Logits that are not finite prove nothing.
+                let phone = |t: usize| {
+                    let Some(row) = logits.map(|logits| logits.row(t)) else { return true };
+                    row.iter().any(|logit| !logit.is_finite() || *logit > row[BLANK])
                 };
                 let frame = |t| {
                     let probability = (1.0 - rows.row(t)[*quiet_unit].exp()).clamp(0.0, 1.0);
