@@ -256,6 +256,22 @@ fn layers_run_in_fused_operations() {
     }
 }
 
+/// As for the layers: the waveform convolutions of the architectures that `models/convert` supports, with norms over the window and by
+/// frame, and their positional convolutions.
+#[test]
+fn convolutions_run_in_fused_operations() {
+    let allowed = ["Source", "AddAxis", "Convolution", "ChannelNorm", "LayerNorm", "Activate", "Linear", "Add"];
+    for folder in ["tests/data/windowed-base/pack", "tests/data/windowed-large/pack", "tests/data/windowed-wavlm/pack"] {
+        let pack = Pack::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        let encoder = Encoder::load(&pack, &LoadOptions::default()).unwrap();
+        for stage in encoder.frontend.iter().chain(&encoder.position) {
+            let operations = stage.operations();
+            assert!(operations.iter().all(|name| allowed.contains(&name.as_str())), "{folder}, {}: {operations:?}", stage.name);
+            assert!(operations.iter().any(|name| name == "Convolution"), "{folder}, {}: {operations:?}", stage.name);
+        }
+    }
+}
+
 /// The MACs counted before fusion equal those of the fused operations' matmuls, which are nearly all of them.
 #[test]
 fn fused_operations_report_the_macs_of_their_matmuls() {

@@ -9,7 +9,7 @@ use tract_onnx::tract_core::{as_op, op_as_typed_op, op_out_of_plan};
 
 use super::super::kernels::helpers::{Helpers, available};
 use super::super::kernels::matmul::PackedWeights;
-use super::super::kernels::{Activation, Rows};
+use super::super::kernels::{Activation, Block, Rows};
 use super::affine::Affine;
 use super::{MatmulType, quantised};
 
@@ -57,11 +57,15 @@ impl EvalOp for Linear {
 impl Linear {
     /// `x [T, K]` → `out [T, N]`.
     pub fn compute(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-        let (weights, activation) = (&self.weights, self.activation);
-        let rows = Rows::new(x, x.len() / weights.inputs, weights.inputs);
-        match available(self.helpers.as_ref(), x.len() * weights.outputs) {
-            Some(helpers) => weights.apply_with(helpers, rows, activation, residual, out),
-            None => weights.apply(rows, activation, residual, out),
+        let rows = Rows::new(x, x.len() / self.weights.inputs, self.weights.inputs);
+        self.compute_rows(rows, Block { numbers: out, stride: self.weights.outputs, first: 0, residual });
+    }
+
+    /// Computes `rows`, which may overlap, to columns of `out`.
+    pub fn compute_rows(&self, rows: Rows<'_>, out: Block<'_>) {
+        match available(self.helpers.as_ref(), rows.count * rows.width * self.weights.outputs) {
+            Some(helpers) => self.weights.apply_with(helpers, rows, self.activation, out),
+            None => self.weights.apply_to(rows, self.activation, out),
         }
     }
 }
@@ -96,11 +100,15 @@ impl Sharing {
         Self { helpers, ..Self::default() }
     }
 
-    /// Packs the weights, or returns equal ones packed earlier.
-    fn pack(&mut self, affine: &Affine) -> Arc<PackedWeights> {
-        let (inputs, outputs, bias) = (affine.inputs, affine.outputs, affine.bias.as_deref());
-        let weight = |k: usize, n: usize| affine.weights[k * outputs + n];
-        let alike = self.packed.entry(fingerprint(&affine.weights)).or_default();
+    /// A matmul with `weights [inputs, outputs]`, without an activation. The weights are packed, unless equal ones were packed earlier.
+    pub fn linear(&mut self, inputs: usize, outputs: usize, weights: &[f32], bias: Option<&[f32]>) -> Linear {
+        let weights = self.pack(inputs, outputs, weights, bias);
+        Linear { weights, activation: Activation::None, helpers: self.helpers.clone() }
+    }
+
+    fn pack(&mut self, inputs: usize, outputs: usize, weights: &[f32], bias: Option<&[f32]>) -> Arc<PackedWeights> {
+        let weight = |k: usize, n: usize| weights[k * outputs + n];
+        let alike = self.packed.entry(fingerprint(weights)).or_default();
         if let Some(same) = alike.iter().find(|packed| packed.contains(inputs, outputs, weight, bias)) {
             return same.clone();
         }
@@ -137,9 +145,9 @@ pub fn linear(
             quantised::wire(&mut patch, &node.name, kernel, x, residual, &affine)?
         }
         _ => {
-            let weights = sharing.pack(&affine);
             let inputs: TVec<OutletId> = [x].into_iter().chain(residual).collect();
-            let op = Linear { weights, activation: affine.activation, helpers: sharing.helpers.clone() };
+            let linear = sharing.linear(affine.inputs, affine.outputs, &affine.weights, affine.bias.as_deref());
+            let op = Linear { activation: affine.activation, ..linear };
             patch.wire_node(format!("{}.linear", node.name), op, &inputs)?[0]
         }
     };

@@ -1,7 +1,8 @@
-//! Fused operations: matmuls with constant weights, layer norm, attention, GELU. [`fuse`] finds their ONNX patterns in a stage and
+//! Fused operations: matmuls and convolutions with constant weights, norms, attention, GELU. [`fuse`] finds their ONNX patterns in a stage and
 //! replaces them with the operations in this folder, which call the kernels. tract runs the rest.
 
 mod affine;
+mod convolution;
 mod find;
 mod int8;
 mod linear;
@@ -30,7 +31,11 @@ pub(super) enum MatmulType {
 /// Applies the fusion rules to `model`, a graph translated from ONNX. Equal weights are stored once, in `sharing`.
 pub(super) fn fuse(model: &mut TypedModel, matmul: MatmulType, sharing: &mut Sharing) -> TractResult<()> {
     model.prop_consts()?;
-    for rule in [rules::layer_norm, rules::gelu, rules::mean_frame, rules::attention, rules::by_heads] {
+    rewrite(model, |model, node| convolution::convolution(model, node, sharing))?;
+    for rule in [rules::layer_norm, rules::channel_norm, rules::gelu, rules::mean_frame, rules::attention, rules::by_heads] {
+        rewrite(model, rule)?;
+    }
+    for rule in [convolution::activate_before_transposing, convolution::transposed_twice, convolution::convolve_and_activate] {
         rewrite(model, rule)?;
     }
     rewrite(model, |model, node| linear::linear(model, node, matmul, sharing))

@@ -60,6 +60,49 @@ impl TypedOp for LayerNorm {
     as_op!();
 }
 
+/// Norm of every channel of `[1, T, C]` over the frames.
+#[derive(Clone, Debug)]
+pub struct ChannelNorm {
+    pub scale: Arc<[f32]>,
+    pub shift: Arc<[f32]>,
+    pub epsilon: f32,
+}
+
+impl PartialEq for ChannelNorm {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.scale, &other.scale) && Arc::ptr_eq(&self.shift, &other.shift)
+    }
+}
+
+impl Eq for ChannelNorm {}
+
+impl Op for ChannelNorm {
+    fn name(&self) -> StaticName {
+        "ChannelNorm".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for ChannelNorm {
+    op_out_of_plan!();
+
+    fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let mut x = args_1!(inputs).into_tensor();
+        let (scale, shift, epsilon) = (&self.scale, &self.shift, self.epsilon);
+        norm::ChannelNorm { scale, shift, epsilon, x: x.try_as_plain_ram_mut()?.as_slice_mut()? }.dispatch();
+        Ok(tvec!(x.into()))
+    }
+}
+
+impl TypedOp for ChannelNorm {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(f32::fact(inputs[0].shape.clone())))
+    }
+
+    as_op!();
+}
+
 /// An element-wise function.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Activate(pub Activation);

@@ -3,16 +3,17 @@
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::array::{Slice, TypedConcat};
+use tract_onnx::tract_core::ops::binary::BinMiniOp;
 use tract_onnx::tract_core::ops::change_axes::AxisOp;
 use tract_onnx::tract_core::ops::einsum::EinSum;
-use tract_onnx::tract_core::ops::math::{Add, Div, Erf, Mul, Rsqrt, Square, Sub};
+use tract_onnx::tract_core::ops::math::{Add, Div, Erf, Mul, Rsqrt, Sqrt, Square, Sub};
 use tract_onnx::tract_core::ops::nn::{Reduce, Reducer, Softmax, SoftmaxKind};
 
 use super::super::kernels::Activation;
 use super::find::{
     constant, is_binary, is_unary, length, numbers, only_reader, other, past_casts, rank, scalar, source, with_constant,
 };
-use super::ops::{Activate, Attention, ByHeads, LayerNorm, MeanFrame, TensorLayout};
+use super::ops::{Activate, Attention, ByHeads, ChannelNorm, LayerNorm, MeanFrame, TensorLayout};
 
 /// Replaces `out` with `op` on `inputs`.
 fn replace(
@@ -29,79 +30,146 @@ fn replace(
     Ok(Some(patch))
 }
 
-/// Matches a mean over the last axis: a sum divided by that axis' length. Returns the summed outlet and the length.
-fn mean(model: &TypedModel, outlet: OutletId) -> Option<(OutletId, usize)> {
-    let divide = source(model, outlet);
+/// Matches a mean over one axis: a sum divided by that axis' length, a number or a symbol. Returns the averaged outlet and the axis.
+fn mean(model: &TypedModel, divide: &TypedNode) -> Option<(OutletId, usize)> {
     let sum = source(model, *divide.inputs.first()?);
     let reduce = sum.op_as::<Reduce>().filter(|_| is_binary::<Div>(divide))?;
-    let summed = *sum.inputs.first()?;
-    let last = rank(model, summed).checked_sub(1)?;
-    let count = length(model, summed, last)?;
-    let by_count = scalar(model, *divide.inputs.get(1)?)? == count as f32;
-    (reduce.reducer == Reducer::Sum && reduce.axes[..] == [last] && by_count).then_some((summed, count))
+    let ([axis], Reducer::Sum) = (&reduce.axes[..], reduce.reducer) else { return None };
+    let averaged = *sum.inputs.first()?;
+    let length = &model.outlet_fact(averaged).ok()?.shape[*axis];
+    let divisor = *divide.inputs.get(1)?;
+    let by_length = match scalar(model, divisor) {
+        Some(number) => length.to_usize().is_ok_and(|length| length as f32 == number),
+        None => symbol(model, divisor)? == *length,
+    };
+    by_length.then_some((averaged, *axis))
+}
+
+/// Value of a constant symbolic size that is cast to f32.
+fn symbol(model: &TypedModel, outlet: OutletId) -> Option<TDim> {
+    let konst = model.outlet_fact(*source(model, outlet).inputs.first()?).ok()?.konst.clone()?;
+    match konst.try_as_plain_ram().ok()?.as_slice::<TDim>().ok()? {
+        [size] => Some(size.clone()),
+        _ => None,
+    }
 }
 
 /// Anchored at the division by the number of frames.
 pub fn mean_frame(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some(x) = find_mean_frame(model, node) else { return Ok(None) };
+    let of_frames = |&(x, axis): &(OutletId, usize)| axis == 1 && rank(model, x) == 3 && length(model, x, 0) == Some(1);
+    let Some((x, _)) = mean(model, node).filter(of_frames) else { return Ok(None) };
     replace(model, format!("{}.mean_frame", node.name), MeanFrame, &[x], node.id.into())
 }
 
-fn find_mean_frame(model: &TypedModel, node: &TypedNode) -> Option<OutletId> {
-    if !is_binary::<Div>(node) {
-        return None;
-    }
-    let sum = source(model, node.inputs[0]);
-    let reduce = sum.op_as::<Reduce>()?;
-    let x = *sum.inputs.first()?;
-    if reduce.reducer != Reducer::Sum || reduce.axes[..] != [1] || rank(model, x) != 3 || length(model, x, 0)? != 1 {
-        return None;
-    }
-    // The number of frames is symbolic, and cast to f32.
-    let fact = model.outlet_fact(source(model, *node.inputs.get(1)?).inputs.first().copied()?).ok()?;
-    let konst = fact.konst.clone()?;
-    let count = konst.try_as_plain_ram().ok()?.as_slice::<TDim>().ok()?.first()?.clone();
-    (konst.len() == 1 && count == model.outlet_fact(x).ok()?.shape[1]).then_some(x)
+/// The pattern (x − mean) / √(variance + ε) · scale + shift, with means over one axis.
+struct Norm {
+    x: OutletId,
+    /// The axis of the means.
+    axis: usize,
+    epsilon: f32,
+    scale: Option<Arc<Tensor>>,
+    shift: Option<Arc<Tensor>>,
+    out: OutletId,
 }
 
-/// Anchored at 1 / √(variance + ε).
+impl Norm {
+    /// Matches the pattern around `node`, the root or its reciprocal.
+    fn find(model: &TypedModel, node: &TypedNode) -> Option<Self> {
+        if !is_unary::<Rsqrt>(node) && !is_unary::<Sqrt>(node) {
+            return None;
+        }
+        let add = source(model, node.inputs[0]);
+        let (epsilon, variance) = with_constant(model, add).filter(|_| is_binary::<Add>(add))?;
+        let (squares, axis) = mean(model, source(model, variance))?;
+        let square = source(model, squares);
+        let away = *square.inputs.first()?;
+        if !is_unary::<Square>(square) && !(is_binary::<Mul>(square) && square.inputs[..] == [away, away]) {
+            return None;
+        }
+        let subtract = source(model, away);
+        let [x, middle] = subtract.inputs[..] else { return None };
+        if !is_binary::<Sub>(subtract) || mean(model, source(model, middle))? != (x, axis) {
+            return None;
+        }
+        let mut norm = Self {
+            x: past_casts(model, x),
+            axis,
+            epsilon: *numbers(&epsilon)?.first()?,
+            scale: None,
+            shift: None,
+            out: node.id.into(),
+        };
+        // The scale is a factor of the result, or of the reciprocal, or divided by the root.
+        norm.scale = match is_unary::<Sqrt>(node) {
+            true => Some(norm.then::<Div>(model)?),
+            false => norm.then::<Mul>(model),
+        };
+        let normalised = only_reader(model, norm.out).filter(|reader| is_binary::<Mul>(reader))?;
+        if other(normalised, norm.out)? != away {
+            return None;
+        }
+        norm.out = normalised.id.into();
+        if norm.scale.is_none() {
+            norm.scale = norm.then::<Mul>(model);
+        }
+        norm.shift = norm.then::<Add>(model);
+        Some(norm)
+    }
+
+    /// The constant of the operation `B` that reads the result, which becomes part of the pattern.
+    fn then<B: BinMiniOp>(&mut self, model: &TypedModel) -> Option<Arc<Tensor>> {
+        let reader = only_reader(model, self.out).filter(|reader| is_binary::<B>(reader))?;
+        let (value, of) = with_constant(model, reader)?;
+        // A quotient is one of the constant.
+        if is_binary::<Div>(reader) && reader.inputs[1] != of {
+            return None;
+        }
+        self.out = reader.id.into();
+        Some(value)
+    }
+
+    /// `values`, one for each of the `count` elements of an axis followed by `after` others; all of them `default` if there are none.
+    fn along(values: Option<&Tensor>, count: usize, after: usize, default: f32) -> Option<Arc<[f32]>> {
+        let Some(values) = values else { return Some(vec![default; count].into()) };
+        let fits = values.len() == count && values.shape().iter().rev().nth(after) == Some(&count);
+        fits.then(|| numbers(values)).flatten().map(Into::into)
+    }
+}
+
+/// Anchored at √(variance + ε).
 pub fn layer_norm(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some((op, x, out)) = find_layer_norm(model, node) else { return Ok(None) };
     replace(model, format!("{}.layer_norm", node.name), op, &[x], out)
 }
 
 fn find_layer_norm(model: &TypedModel, node: &TypedNode) -> Option<(LayerNorm, OutletId, OutletId)> {
-    if !is_unary::<Rsqrt>(node) {
+    let norm = Norm::find(model, node)?;
+    let dim = length(model, norm.x, norm.axis).filter(|_| norm.axis + 1 == rank(model, norm.x))?;
+    let (scale, shift) = (Norm::along(norm.scale.as_deref(), dim, 0, 1.0)?, Norm::along(norm.shift.as_deref(), dim, 0, 0.0)?);
+    Some((LayerNorm { scale, shift, epsilon: norm.epsilon }, norm.x, norm.out))
+}
+
+/// Anchored at √(variance + ε) of channels `[1, C, T]` over the frames.
+pub fn channel_norm(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+    let Some((op, x, out)) = find_channel_norm(model, node) else { return Ok(None) };
+    let mut patch = TypedModelPatch::default();
+    let x = patch.tap_model(model, x)?;
+    let rows = patch.wire_node(format!("{}.rows", node.name), AxisOp::Move(1, 2), &[x])?;
+    let rows = patch.wire_node(format!("{}.channel_norm", node.name), op, &rows)?;
+    let wired = patch.wire_node(format!("{}.channels", node.name), AxisOp::Move(1, 2), &rows)?[0];
+    patch.shunt_outside(model, out, wired)?;
+    Ok(Some(patch))
+}
+
+fn find_channel_norm(model: &TypedModel, node: &TypedNode) -> Option<(ChannelNorm, OutletId, OutletId)> {
+    let norm = Norm::find(model, node)?;
+    let channels = length(model, norm.x, 1).filter(|_| norm.axis == 2 && rank(model, norm.x) == 3)?;
+    if length(model, norm.x, 0) != Some(1) {
         return None;
     }
-    let add = source(model, node.inputs[0]);
-    let (epsilon, variance) = with_constant(model, add).filter(|_| is_binary::<Add>(add))?;
-    let (squares, dim) = mean(model, variance)?;
-    let square = source(model, squares);
-    let away = *square.inputs.first().filter(|_| is_unary::<Square>(square))?;
-    let subtract = source(model, away);
-    let [x, middle] = subtract.inputs[..] else { return None };
-    if !is_binary::<Sub>(subtract) || mean(model, middle)?.0 != x {
-        return None;
-    }
-    let normalised = only_reader(model, node.id.into())?;
-    if !is_binary::<Mul>(normalised) || other(normalised, node.id.into())? != away {
-        return None;
-    }
-    let along = |tensor: &Tensor| (tensor.len() == dim && tensor.shape().last() == Some(&dim)).then(|| numbers(tensor)).flatten();
-    let (mut scale, mut shift, mut out) = (vec![1.0; dim], vec![0.0; dim], OutletId::from(normalised.id));
-    if let Some(reader) = only_reader(model, out).filter(|reader| is_binary::<Mul>(reader))
-        && let Some(values) = with_constant(model, reader).and_then(|(value, _)| along(&value))
-    {
-        (scale, out) = (values, reader.id.into());
-    }
-    if let Some(reader) = only_reader(model, out).filter(|reader| is_binary::<Add>(reader))
-        && let Some(values) = with_constant(model, reader).and_then(|(value, _)| along(&value))
-    {
-        (shift, out) = (values, reader.id.into());
-    }
-    let epsilon = *numbers(&epsilon)?.first()?;
-    Some((LayerNorm { scale: scale.into(), shift: shift.into(), epsilon }, past_casts(model, x), out))
+    let scale = Norm::along(norm.scale.as_deref(), channels, 1, 1.0)?;
+    let shift = Norm::along(norm.shift.as_deref(), channels, 1, 0.0)?;
+    Some((ChannelNorm { scale, shift, epsilon: norm.epsilon }, norm.x, norm.out))
 }
 
 /// Anchored at the erf of x · (1 + erf(x / √2)) / 2, in any order of the factors.

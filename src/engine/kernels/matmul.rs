@@ -94,28 +94,28 @@ impl PackedWeights {
     /// # Panics
     /// If the shapes do not match.
     pub fn apply(&self, rows: Rows<'_>, activation: Activation, residual: Option<&[f32]>, out: &mut [f32]) {
-        let out = Block { numbers: out, stride: self.outputs, first: 0, residual };
-        self.compute(0..self.panel_count(), rows, activation, out);
+        self.apply_to(rows, activation, Block { numbers: out, stride: self.outputs, first: 0, residual });
     }
 
-    /// As [`apply`](Self::apply), with `helpers` for some of the panels. The result is bit-identical.
+    /// As [`apply`](Self::apply), to columns of `out`.
     ///
     /// # Panics
     /// If the shapes do not match.
-    pub fn apply_with(
-        self: &Arc<Self>,
-        helpers: &Helpers,
-        rows: Rows<'_>,
-        activation: Activation,
-        residual: Option<&[f32]>,
-        out: &mut [f32],
-    ) {
-        let (stride, width) = (self.outputs, panel_width());
+    pub fn apply_to(&self, rows: Rows<'_>, activation: Activation, out: Block<'_>) {
+        self.compute(0..self.panel_count(), rows, activation, out);
+    }
+
+    /// As [`apply_to`](Self::apply_to), with `helpers` for some of the panels. The result is bit-identical.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
+    pub fn apply_with(self: &Arc<Self>, helpers: &Helpers, rows: Rows<'_>, activation: Activation, out: Block<'_>) {
+        let Block { numbers, stride, first, residual } = out;
         helpers.share(
             self.panel_count(),
             || self.offered(rows, activation),
             |panel, block| {
-                let out = Block { numbers: &mut *out, stride, first: panel * width, residual };
+                let out = Block { numbers: &mut *numbers, stride, first: first + panel * panel_width(), residual };
                 match block {
                     Some(block) => out.put(block, rows.count),
                     None => self.compute(panel..panel + 1, rows, activation, out),

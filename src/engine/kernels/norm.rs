@@ -1,4 +1,4 @@
-//! Layer norm.
+//! Norms: of rows over their values, and of columns over the rows.
 
 use rten_simd::ops::NumOps;
 use rten_simd::{Isa, SimdOp};
@@ -83,6 +83,59 @@ impl Affine<'_> {
             for r in 0..R {
                 out[r * dim + at] = (x[r][at] - means[r]) * factors[r] * self.scale[at] + self.shift[at];
             }
+        }
+    }
+}
+
+/// x = (x − mean) / √(variance + ε) · scale + shift for every column of `x [rows, scale.len()]`, over all rows.
+pub struct ChannelNorm<'a> {
+    pub scale: &'a [f32],
+    pub shift: &'a [f32],
+    pub epsilon: f32,
+    pub x: &'a mut [f32],
+}
+
+/// Rows whose means and squared distances are computed while they are in the cache.
+const BLOCK: usize = 32;
+
+impl SimdOp for ChannelNorm<'_> {
+    type Output = ();
+
+    // The compiler vectorises these loops with the instructions of `I`.
+    #[inline(always)]
+    fn eval<I: Isa>(self, _isa: I) {
+        let Self { scale, shift, epsilon, x } = self;
+        let dim = scale.len().max(1);
+        let (mut means, mut squares, mut rows) = (vec![0.0f64; dim], vec![0.0f64; dim], 0.0);
+        let (mut middle, mut away) = (vec![0.0f32; dim], vec![0.0f32; dim]);
+        for block in x.chunks(BLOCK * dim) {
+            let count = (block.len() / dim) as f32;
+            middle.fill(0.0);
+            for row in block.chunks_exact(dim) {
+                middle.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            middle.iter_mut().for_each(|sum| *sum /= count);
+            away.fill(0.0);
+            for row in block.chunks_exact(dim) {
+                let parts = away.iter_mut().zip(row).zip(&middle);
+                parts.for_each(|((sum, x), middle)| *sum += (x - middle) * (x - middle));
+            }
+            // Means and sums of squared distances of both parts together (Chan, Golub and LeVeque, 1979).
+            let (earlier, count) = (rows, f64::from(count));
+            rows += count;
+            for (((mean, square), middle), away) in means.iter_mut().zip(&mut squares).zip(&middle).zip(&away) {
+                let apart = f64::from(*middle) - *mean;
+                *mean += apart * count / rows;
+                *square += f64::from(*away) + apart * apart * earlier * count / rows;
+            }
+        }
+        let means: Vec<f32> = means.iter().map(|&mean| mean as f32).collect();
+        let root = |square: f64| (square / rows + f64::from(epsilon)).sqrt();
+        let factors: Vec<f32> =
+            squares.iter().zip(scale).map(|(&square, scale)| (f64::from(*scale) / root(square)) as f32).collect();
+        for row in x.chunks_exact_mut(dim) {
+            let parts = row.iter_mut().zip(&means).zip(&factors).zip(shift);
+            parts.for_each(|(((x, mean), factor), shift)| *x = (*x - mean) * factor + shift);
         }
     }
 }

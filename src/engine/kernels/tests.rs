@@ -17,7 +17,7 @@ use super::helpers::{Helpers, Panels, available};
 use super::int8::{Quantise, QuantisedWeights, Steps, Widen};
 use super::log_mel::{LogMel, Scratch, ln};
 use super::matmul::{PackedWeights, panel_width};
-use super::norm::LayerNorm;
+use super::norm::{ChannelNorm, LayerNorm};
 use super::{Activation, Block, Rows};
 
 /// Deterministic pseudo-random numbers.
@@ -466,5 +466,24 @@ proptest! {
             expected.extend(row.iter().enumerate().map(y));
         }
         prop_assert!(worst(&actual, &expected) < 1e-4);
+    }
+
+    #[test]
+    fn channel_norm_equals_a_naive_one(
+        rows in 1..end(100, 40), dim in 1..end(100, 20), middle in -30.0f32..30.0, seed in 1u32..1000,
+    ) {
+        let (mut x, scale, shift) = (numbers(rows * dim, seed), numbers(dim, seed + 1), numbers(dim, seed + 2));
+        x.iter_mut().for_each(|x| *x += middle);
+        let mut expected = vec![0.0; rows * dim];
+        for channel in 0..dim {
+            let column = || x.iter().skip(channel).step_by(dim).map(|&x| f64::from(x));
+            let mean = column().sum::<f64>() / rows as f64;
+            let variance = column().map(|x| (x - mean).powi(2)).sum::<f64>() / rows as f64;
+            for (x, y) in column().zip(expected.iter_mut().skip(channel).step_by(dim)) {
+                *y = (x - mean) / (variance + 1e-5).sqrt() * f64::from(scale[channel]) + f64::from(shift[channel]);
+            }
+        }
+        ChannelNorm { scale: &scale, shift: &shift, epsilon: 1e-5, x: &mut x }.dispatch();
+        prop_assert!(worst(&x, &expected) < 1e-3);
     }
 }
