@@ -50,6 +50,8 @@ fn the_input_that_is_asked_for_is_exactly_enough_and_what_is_inside_is_counted()
             let needed = resampler.input_for(wanted);
             let before = out.len() as u64;
             resampler.push(&vec![0.0; needed.saturating_sub(1) as usize], &mut out);
+            let pending = resampler.pending().as_secs_f64();
+            assert!(pending < 0.0085, "{from} Hz: {pending} s, more than half the filter and a block");
             assert!((out.len() as u64) - before < wanted, "{from} Hz: one sample less is enough for {wanted}");
             resampler.push(&[0.0], &mut out);
             assert!((out.len() as u64) - before >= wanted, "{from} Hz: {needed} are not enough for {wanted}");
