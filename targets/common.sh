@@ -20,14 +20,13 @@ board() {
 triple_of() {
   case $1 in
     arm64) echo aarch64-unknown-linux-gnu ;;
-    armhf) echo armv7-unknown-linux-gnueabihf ;;
     amd64) echo x86_64-unknown-linux-gnu ;;
-    *) fail "no architecture \`$1\`; available: arm64, armhf, amd64" ;;
+    *) fail "no architecture \`$1\`; available: arm64, amd64" ;;
   esac
 }
 
 architecture_of() {
-  for architecture in arm64 armhf amd64; do
+  for architecture in arm64 amd64; do
     [ "$(triple_of $architecture)" = "$1" ] && echo $architecture && return
   done
   fail "no Debian architecture for $1"
@@ -37,7 +36,6 @@ architecture_of() {
 gnu_of() {
   case $1 in
     aarch64-*) echo aarch64-linux-gnu ;;
-    armv7-*) echo arm-linux-gnueabihf ;;
     x86_64-*) echo x86_64-linux-gnu ;;
   esac
 }
@@ -80,6 +78,5 @@ emulator_of() {
   case $1 in
     "$(host)") ;;
     aarch64-*) echo qemu-aarch64 ;;
-    armv7-*) echo qemu-arm ;;
   esac
 }

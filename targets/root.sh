@@ -16,7 +16,6 @@ register_emulator() {
   local emulator magic mask formats=/proc/sys/fs/binfmt_misc
   case $1 in
     arm64) emulator=qemu-aarch64-static magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00' ;;
-    armhf) emulator=qemu-arm-static magic='\x7fELF\x01\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x28\x00' ;;
     *) echo "$script: no emulator for $1" >&2; exit 1 ;;
   esac
   [ -e $formats/register ] || mount -t binfmt_misc binfmt_misc $formats
