@@ -79,6 +79,7 @@ class Assistant:
     def __init__(self):
         self.commands = asyncio.Queue()
         self.peers = set()
+        self.closed = asyncio.Queue()
 
     async def serve(self, peer):
         self.peers.add(peer)
@@ -89,6 +90,7 @@ class Assistant:
                 await self.commands.put(json.loads(message))
         finally:
             self.peers.discard(peer)
+            await self.closed.put(peer.close_code)
 
     @staticmethod
     async def say(peer, event, data=None):
@@ -145,6 +147,10 @@ def test_a_keyword_starts_the_assistant_and_is_ignored_while_it_speaks(bellis, t
             await asyncio.to_thread(daemon.logged, "voice-assistant: connected", 2)
             await hear(5)
             assert await assistant.commanded() == {"command": "start_listening"}
+            # The daemon says goodbye: without, the code is that of a lost connection, as for the one that vanished.
+            assert await asyncio.wait_for(assistant.closed.get(), PATIENCE) == 1006
+            daemon.process.terminate()
+            assert await asyncio.wait_for(assistant.closed.get(), PATIENCE) == 1005
 
     asyncio.run(talk())
 

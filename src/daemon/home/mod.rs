@@ -8,6 +8,7 @@ mod enrolled;
 mod mqtt;
 mod retry;
 mod speech;
+mod thread;
 mod voice_assistant;
 pub(crate) mod wyoming;
 

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::retry::Retry;
+use super::thread::ServiceThread;
 use crate::chain::Chain;
 use crate::daemon::events::Subscription;
 
@@ -107,9 +108,9 @@ impl Activity {
     }
 }
 
-/// A client that runs until the events end.
+/// A client that runs until it is dropped.
 pub struct VoiceAssistant {
-    _thread: JoinHandle<()>,
+    _thread: ServiceThread,
 }
 
 impl VoiceAssistant {
@@ -125,11 +126,7 @@ impl VoiceAssistant {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let address = (host, parsed.port_u16().unwrap_or(PORT));
         let client = Client { uri: parsed, address, muted };
-        let run = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(client.run(events)),
-            Err(error) => log::error!("voice-assistant: {error}"),
-        };
-        let thread = std::thread::Builder::new().name("voice-assistant".into()).spawn(run);
+        let thread = ServiceThread::start("voice-assistant", move |stopped| client.run(events, stopped));
         Ok(Self { _thread: thread.map_err(VoiceAssistantError::Thread)? })
     }
 }
@@ -141,12 +138,12 @@ struct Client {
 }
 
 impl Client {
-    /// Keeps a connection until the events end.
-    async fn run(self, mut events: Subscription) {
+    /// Keeps a connection until `stop`.
+    async fn run(self, mut events: Subscription, mut stop: watch::Receiver<bool>) {
         let mut retry = Retry::new();
         loop {
             let began = Instant::now();
-            let end = self.session(&mut events, &mut retry).await;
+            let end = self.session(&mut events, stop.clone(), &mut retry).await;
             // An assistant that is not there does not speak.
             self.muted.store(false, Ordering::Relaxed);
             let Err(reason) = end else { return };
@@ -158,6 +155,7 @@ impl Client {
             tokio::pin!(until);
             loop {
                 tokio::select! {
+                    _ = stop.changed() => return,
                     () = &mut until => break,
                     event = events.recv() => {
                         let Some(event) = event else { return };
@@ -180,16 +178,23 @@ impl Client {
         Ok(socket)
     }
 
-    /// One connection; `Ok` when the events end.
-    async fn session(&self, events: &mut Subscription, retry: &mut Retry) -> Result<(), End> {
+    /// One connection; `Ok` after `stop`.
+    async fn session(&self, events: &mut Subscription, mut stop: watch::Receiver<bool>, retry: &mut Retry) -> Result<(), End> {
         use futures_util::{SinkExt, StreamExt};
-        let mut socket = self.connect().await?;
+        let mut socket = tokio::select! {
+            _ = stop.changed() => return Ok(()),
+            socket = self.connect() => socket?,
+        };
         retry.works();
         log::info!("voice-assistant: connected to {}", self.uri);
         let (mut activity, mut heard) = (Activity::default(), Instant::now());
         let mut ping = tokio::time::interval(PING_EVERY);
         loop {
             let outgoing = tokio::select! {
+                _ = stop.changed() => {
+                    let _ = timeout(STEP_WITHIN, socket.close(None)).await;
+                    return Ok(());
+                }
                 message = socket.next() => {
                     heard = Instant::now();
                     match message.ok_or(End::Closed)?? {

@@ -11,18 +11,13 @@ mod tls;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
+use super::thread::ServiceThread;
 use crate::daemon::events::Subscription;
 use client::Identity;
 use discovery::Device;
 use session::Publisher;
-
-/// How long the end may take.
-const STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a broker is reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -120,8 +115,7 @@ impl Broker {
 
 /// A publisher that runs until it is dropped.
 pub struct Mqtt {
-    stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: ServiceThread,
     dropped: Arc<AtomicU64>,
     /// Events that found no place in the queue.
     lost: Arc<AtomicU64>,
@@ -157,13 +151,9 @@ impl Mqtt {
         };
         let tls = if broker.tls { Some(tls::connector(options.ca.as_deref())?) } else { None };
         let (dropped, lost) = (Arc::<AtomicU64>::default(), events.loss_counter());
-        let (stop, stopped) = watch::channel(false);
         let publisher = Publisher::new(broker, identity, device, tls, interval, dropped.clone());
-        let thread = std::thread::Builder::new()
-            .name("mqtt".into())
-            .spawn(move || run(publisher, events, stopped))
-            .map_err(MqttError::Thread)?;
-        Ok(Self { stop, thread: Some(thread), dropped, lost })
+        let thread = ServiceThread::start("mqtt", move |stopped| publisher.run(events, stopped)).map_err(MqttError::Thread)?;
+        Ok(Self { thread, dropped, lost })
     }
 
     /// Events that were dropped: the queue was full, or there was no connection for too long.
@@ -174,24 +164,11 @@ impl Mqtt {
 
 impl Drop for Mqtt {
     fn drop(&mut self) {
-        let _ = self.stop.send(true);
-        let until = std::time::Instant::now() + STOP_WITHIN;
-        if let Some(thread) = self.thread.take() {
-            while !thread.is_finished() && std::time::Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
+        self.thread.end();
         match self.dropped() {
             0 => {}
             count => log::warn!("mqtt: {count} events were dropped"),
         }
-    }
-}
-
-fn run(publisher: Publisher, events: Subscription, stop: watch::Receiver<bool>) {
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(publisher.run(events, stop)),
-        Err(error) => log::error!("mqtt: {error}"),
     }
 }
 
