@@ -131,7 +131,8 @@ impl Encoder {
         if options.kernels.is_some() && precision == Precision::F32 {
             log::warn!("the int8 kernel has no effect in f32");
         }
-        if helpers.is_some() && precision == Precision::Int8 {
+        // The convolutions of windowed packs are f32 matmuls in int8 as well.
+        if helpers.is_some() && precision == Precision::Int8 && spec.mode == Mode::Cached {
             log::warn!("int8 matmuls run on one thread; `threads` has an effect with f32 only");
         }
         let first_layer = options.first_layer;

@@ -153,7 +153,9 @@ fn find(model: &TypedModel, node: &TypedNode, sharing: &mut Sharing) -> Option<C
     let [x, weights, bias] = node.inputs[..] else { return None };
     let fact = model.outlet_fact(x).ok()?;
     let alone = fact.datum_type == f32::datum_type() && fact.shape[0] == 1.to_dim();
-    if !alone || pool.dilation(0) != 1 || stride == 0 || padding.iter().any(|&frames| frames >= kernel) {
+    // No model skips frames or pads whole windows; a broken one must not overflow.
+    let usual = (1..=kernel).contains(&stride) && padding.iter().all(|&frames| frames < kernel);
+    if !alone || !usual || pool.dilation(0) != 1 {
         return None;
     }
     let (inputs, outputs) = (conv.input_channels().checked_div(count)?, conv.output_channels() / count);
@@ -234,7 +236,7 @@ mod tests {
             group in 1usize..4, inputs in 1usize..9, outputs in 1usize..20, kernel in 1usize..9, stride in 1usize..4,
             padding in (0usize..4, 0usize..4), more in 0usize..200, with_bias in any::<bool>(), seed in 0u32..1000,
         ) {
-            let padding = [padding.0.min(kernel - 1), padding.1.min(kernel - 1)];
+            let (stride, padding) = (stride.min(kernel), [padding.0.min(kernel - 1), padding.1.min(kernel - 1)]);
             let frames = kernel + more;
             let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed * 97) % 2003) as f32 / 1001.5 - 1.0;
             let tensor = |shape: &[usize]| {
