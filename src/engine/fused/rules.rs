@@ -83,12 +83,10 @@ impl Norm {
         let (squares, axis) = mean(model, source(model, variance))?;
         let square = source(model, squares);
         let away = *square.inputs.first()?;
-        if !is_unary::<Square>(square) && !(is_binary::<Mul>(square) && square.inputs[..] == [away, away]) {
-            return None;
-        }
+        let squared = is_unary::<Square>(square) || is_binary::<Mul>(square) && square.inputs[..] == [away, away];
         let subtract = source(model, away);
         let [x, middle] = subtract.inputs[..] else { return None };
-        if !is_binary::<Sub>(subtract) || mean(model, source(model, middle))? != (x, axis) {
+        if !squared || !is_binary::<Sub>(subtract) || mean(model, source(model, middle))? != (x, axis) {
             return None;
         }
         let mut norm = Self {
