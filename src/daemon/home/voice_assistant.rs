@@ -138,7 +138,7 @@ struct Client {
 }
 
 impl Client {
-    /// Keeps a connection until `stop`.
+    /// Keeps a connection until `stop`, or until the events end.
     async fn run(self, mut events: Subscription, mut stop: watch::Receiver<bool>) {
         let mut retry = Retry::new();
         loop {
@@ -178,7 +178,7 @@ impl Client {
         Ok(socket)
     }
 
-    /// One connection; `Ok` after `stop`.
+    /// One connection; `Ok` after `stop`, or when the events end.
     async fn session(&self, events: &mut Subscription, mut stop: watch::Receiver<bool>, retry: &mut Retry) -> Result<(), End> {
         use futures_util::{SinkExt, StreamExt};
         let mut socket = tokio::select! {
@@ -191,10 +191,7 @@ impl Client {
         let mut ping = tokio::time::interval(PING_EVERY);
         loop {
             let outgoing = tokio::select! {
-                _ = stop.changed() => {
-                    let _ = timeout(STEP_WITHIN, socket.close(None)).await;
-                    return Ok(());
-                }
+                _ = stop.changed() => break,
                 message = socket.next() => {
                     heard = Instant::now();
                     match message.ok_or(End::Closed)?? {
@@ -205,7 +202,7 @@ impl Client {
                     None
                 }
                 event = events.recv() => {
-                    let Some(event) = event else { return Ok(()) };
+                    let Some(event) = event else { break };
                     let starts = event.detection().is_some_and(|found| found.at.elapsed() < WAITS_WITHIN) && !activity.is_busy();
                     starts.then(|| Message::text(START_LISTENING))
                 }
@@ -221,6 +218,8 @@ impl Client {
                 timeout(STEP_WITHIN, socket.send(message)).await.map_err(|_| End::Silent)??;
             }
         }
+        let _ = timeout(STEP_WITHIN, socket.close(None)).await;
+        Ok(())
     }
 }
 
