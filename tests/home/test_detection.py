@@ -149,7 +149,7 @@ def test_a_keyword_starts_the_assistant_and_is_ignored_while_it_speaks(bellis, t
             assert await assistant.commanded() == {"command": "start_listening"}
             # The daemon says goodbye: without, the code is that of a lost connection, as for the one that vanished.
             assert await asyncio.wait_for(assistant.closed.get(), PATIENCE) == 1006
-            daemon.process.terminate()
+            assert await asyncio.to_thread(daemon.stop) == 0
             assert await asyncio.wait_for(assistant.closed.get(), PATIENCE) == 1005
 
     asyncio.run(talk())
