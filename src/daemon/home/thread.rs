@@ -1,4 +1,4 @@
-//! The thread of a service with an event loop of its own, which is given a moment to say goodbye.
+//! The thread of a service with an event loop of its own, which may close its connection before it ends.
 
 use std::future::Future;
 use std::thread::JoinHandle;
@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-/// How long the end may take.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 
 /// A thread that ends when this value is dropped.
@@ -30,7 +29,7 @@ impl ServiceThread {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Tells the service to end, and waits for it, but not for long.
+    /// Asks the service to end, and waits for it for a second at most.
     pub fn end(&mut self) {
         let _ = self.stop.send(true);
         let until = Instant::now() + STOP_WITHIN;

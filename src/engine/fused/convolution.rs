@@ -14,6 +14,7 @@ use super::super::kernels::{Block, Rows};
 use super::find::{constant, numbers, only_reader, rank, source};
 use super::linear::{Linear, Sharing};
 use super::ops::Activate;
+use super::rules::{replace, replace_on_rows};
 
 /// Rows of one matmul. Each panel of weights reads all of them, so they should stay in the second-level cache of a small board.
 const BLOCK: usize = 64;
@@ -127,13 +128,7 @@ fn is_transposition(model: &TypedModel, node: &TypedNode) -> bool {
 /// Replaces a convolution over the last axis of `[1, C, T]` with one over rows, between two transpositions.
 pub fn convolution(model: &TypedModel, node: &TypedNode, sharing: &mut Sharing) -> TractResult<Option<TypedModelPatch>> {
     let Some(op) = find(model, node, sharing) else { return Ok(None) };
-    let mut patch = TypedModelPatch::default();
-    let x = patch.tap_model(model, node.inputs[0])?;
-    let rows = patch.wire_node(format!("{}.rows", node.name), AxisOp::Move(1, 2), &[x])?;
-    let out = patch.wire_node(format!("{}.convolution", node.name), op, &rows)?;
-    let out = patch.wire_node(format!("{}.channels", node.name), AxisOp::Move(1, 2), &out)?[0];
-    patch.shunt_outside(model, node.id.into(), out)?;
-    Ok(Some(patch))
+    replace_on_rows(model, &node.name, op, node.inputs[0], node.id.into())
 }
 
 fn find(model: &TypedModel, node: &TypedNode, sharing: &mut Sharing) -> Option<Convolution> {
@@ -211,11 +206,7 @@ pub fn convolve_and_activate(model: &TypedModel, node: &TypedNode) -> TractResul
     let Some(activate) = reader.op_as::<Activate>() else { return Ok(None) };
     let mut op = convolution.clone();
     op.groups.iter_mut().for_each(|group| group.activation = activate.0);
-    let mut patch = TypedModelPatch::default();
-    let x = patch.tap_model(model, node.inputs[0])?;
-    let out = patch.wire_node(&reader.name, op, &[x])?[0];
-    patch.shunt_outside(model, reader.id.into(), out)?;
-    Ok(Some(patch))
+    replace(model, reader.name.clone(), op, &node.inputs, reader.id.into())
 }
 
 #[cfg(test)]

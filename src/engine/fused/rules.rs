@@ -16,7 +16,7 @@ use super::find::{
 use super::ops::{Activate, Attention, ByHeads, ChannelNorm, LayerNorm, MeanFrame, TensorLayout};
 
 /// Replaces `out` with `op` on `inputs`.
-fn replace(
+pub fn replace(
     model: &TypedModel,
     name: String,
     op: impl Into<Box<dyn TypedOp>>,
@@ -27,6 +27,23 @@ fn replace(
     let taps = patch.taps(model, inputs)?;
     let wired = patch.wire_node(name, op, &taps)?;
     patch.shunt_outside(model, out, wired[0])?;
+    Ok(Some(patch))
+}
+
+/// Replaces `out`, channels `[1, N, T']`, with `op` on rows: between a transposition of `x`, channels `[1, C, T]`, and one back.
+pub fn replace_on_rows(
+    model: &TypedModel,
+    name: &str,
+    op: impl Into<Box<dyn TypedOp>>,
+    x: OutletId,
+    out: OutletId,
+) -> TractResult<Option<TypedModelPatch>> {
+    let mut patch = TypedModelPatch::default();
+    let x = patch.tap_model(model, x)?;
+    let rows = patch.wire_node(format!("{name}.transposed"), AxisOp::Move(1, 2), &[x])?;
+    let rows = patch.wire_node(format!("{name}.on_rows"), op, &rows)?;
+    let wired = patch.wire_node(format!("{name}.back"), AxisOp::Move(1, 2), &rows)?[0];
+    patch.shunt_outside(model, out, wired)?;
     Ok(Some(patch))
 }
 
@@ -150,13 +167,7 @@ fn find_layer_norm(model: &TypedModel, node: &TypedNode) -> Option<(LayerNorm, O
 /// Anchored at √(variance + ε) of channels `[1, C, T]` over the frames.
 pub fn channel_norm(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
     let Some((op, x, out)) = find_channel_norm(model, node) else { return Ok(None) };
-    let mut patch = TypedModelPatch::default();
-    let x = patch.tap_model(model, x)?;
-    let rows = patch.wire_node(format!("{}.rows", node.name), AxisOp::Move(1, 2), &[x])?;
-    let rows = patch.wire_node(format!("{}.channel_norm", node.name), op, &rows)?;
-    let wired = patch.wire_node(format!("{}.channels", node.name), AxisOp::Move(1, 2), &rows)?[0];
-    patch.shunt_outside(model, out, wired)?;
-    Ok(Some(patch))
+    replace_on_rows(model, &node.name, op, x, out)
 }
 
 fn find_channel_norm(model: &TypedModel, node: &TypedNode) -> Option<(ChannelNorm, OutletId, OutletId)> {
