@@ -56,6 +56,8 @@ pub struct Run {
 
 /// How often the progress bar moves.
 const REFRESH: Duration = Duration::from_millis(20);
+/// How often a run without one looks whether it is to stop.
+const ATTENTION: Duration = Duration::from_millis(250);
 /// Minimum length of a file for a progress bar.
 const BAR_FROM_SECONDS: f64 = 20.0;
 
@@ -88,7 +90,7 @@ impl Run {
         let (builder, node) = with_neighbours(builder, &settings, pack, &encoder)?;
         let run = builder.start()?;
         let mut stopping = false;
-        while !run.is_finished() {
+        while !run.wait_for(if bar.is_some() { REFRESH } else { ATTENTION }) {
             if stop.is_set() && !std::mem::replace(&mut stopping, true) {
                 errln!("\nstopping: processing captured audio (Ctrl-C again to quit at once)");
             }
@@ -99,7 +101,6 @@ impl Run {
                     counters.mean_exit_layer().map_or_else(String::new, |depth| format!("mean exit layer {depth:.2}")),
                 );
             }
-            std::thread::sleep(REFRESH);
         }
         if let Some(bar) = bar {
             bar.finish_and_clear();

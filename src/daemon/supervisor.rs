@@ -27,7 +27,7 @@ const OPENING_HANGS_AFTER: Duration = Duration::from_secs(10);
 /// Number of streams that could not be closed after which the daemon exits, so that the service manager restarts it.
 const MAX_ABANDONED_STREAMS: u64 = 8;
 /// Longest wait for an event of the source.
-const SUPERVISION: Duration = Duration::from_millis(50);
+const SUPERVISION: Duration = Duration::from_millis(100);
 /// Interval of status messages to the service manager.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// Interval of reading the board.

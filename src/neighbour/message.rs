@@ -26,6 +26,8 @@ pub const STATE_VERSION: u32 = 1;
 const MAX_LAYERS: usize = 256;
 const MAX_CONTEXT_CHUNKS: usize = 512;
 const MAX_POLICY_BYTES: usize = 16 << 10;
+/// A worker publishes its state when it has changed, and at least this often.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Maximum size of a published state.
 pub const MAX_STATE_BYTES: usize = 4 << 10;
 /// Maximum position: no stream is that long, and sums of positions cannot overflow.

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::message::WorkerState;
+use super::message::{HEARTBEAT, WorkerState};
 use super::policy::Load;
 use super::worker::WorkerCounters;
 
 /// Most neighbours that are remembered; others are ignored.
 pub const MOST_NEIGHBOURS: usize = 64;
-/// A neighbour that has published nothing for so long is not used: five times the period.
-const SILENT: Duration = Duration::from_secs(1);
+/// A neighbour that has published nothing for so long is not used.
+const SILENT: Duration = HEARTBEAT.saturating_mul(3);
 /// Weight of the latest transfer in its mean.
 const TRANSFER_WEIGHT: f64 = 0.2;
 /// A transfer time that was measured longer ago is measured again before it is relied on.

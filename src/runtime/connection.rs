@@ -67,7 +67,7 @@ pub struct Connection {
 }
 
 /// Number of polls after which a source with a closed ring counts as ended, even without an event.
-const MAX_POLLS_AFTER_CLOSE: u32 = 20;
+const MAX_POLLS_AFTER_CLOSE: u32 = 10;
 
 impl Connection {
     pub(super) fn new(
@@ -97,7 +97,7 @@ impl Connection {
         &self.spec
     }
 
-    /// Waits up to 50 ms for an event of the source, and returns its state. A live source that has delivered nothing
+    /// Waits up to 100 ms for an event of the source, and returns its state. A live source that has delivered nothing
     /// for `patience` has failed.
     pub fn poll(&mut self, patience: Duration) -> SourceStatus {
         let status = match self.events.receiver().recv_timeout(SUPERVISION) {

@@ -143,5 +143,5 @@ impl RunOptions {
     }
 }
 
-/// How often a source is polled.
-const SUPERVISION: Duration = Duration::from_millis(50);
+/// How often a source is polled; its events are handled at once.
+const SUPERVISION: Duration = Duration::from_millis(100);

@@ -1,8 +1,11 @@
 //! A run: builder, handle, report.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use super::connection::{Connection, Opened, SourceStatus};
 use super::counters::Counters;
@@ -125,11 +128,14 @@ impl RunBuilder {
         };
         let (counters, stream, began) = (pipeline.counters().clone(), pipeline.stream().clone(), Instant::now());
         let (flag, watchdog) = (stop.clone(), options.watchdog);
-        let supervisor = std::thread::Builder::new()
-            .name("supervisor".into())
-            .spawn(move || supervise(pipeline, connection, watchdog, &flag))
-            .map_err(RunError::Thread)?;
-        Ok(Run { supervisor, counters, stream, stop, began })
+        let (running, ended) = bounded::<Infallible>(0);
+        let supervise = move || {
+            let _running = running;
+            supervise(pipeline, connection, watchdog, &flag)
+        };
+        let supervisor =
+            std::thread::Builder::new().name("supervisor".into()).spawn(supervise).map_err(RunError::Thread)?;
+        Ok(Run { supervisor, ended, counters, stream, stop, began })
     }
 }
 
@@ -154,6 +160,8 @@ fn supervise(pipeline: Pipeline, mut connection: Connection, watchdog: Duration,
 #[derive(Debug)]
 pub struct Run {
     supervisor: JoinHandle<RunReport>,
+    /// Disconnected at the end.
+    ended: Receiver<Infallible>,
     counters: Arc<Counters>,
     stream: StreamInfo,
     stop: StopFlag,
@@ -184,6 +192,11 @@ impl Run {
     /// Whether the run has ended; [`join`](Self::join) then returns at once.
     pub fn is_finished(&self) -> bool {
         self.supervisor.is_finished()
+    }
+
+    /// Waits for the end, at most for `patience`; returns whether the run has ended.
+    pub fn wait_for(&self, patience: Duration) -> bool {
+        matches!(self.ended.recv_timeout(patience), Err(RecvTimeoutError::Disconnected))
     }
 
     /// Waits for the end.

@@ -19,13 +19,15 @@ from strategies import Cell, Network, full_depth
 
 DAISY, HUBERT = "daisy-tiny", "HuBERT-base size"
 CELLS = [
-    Cell("2 nodes", DAISY, [5, 5], (10, 2, 0.0), exits=True),
-    Cell("2 nodes, 1 % loss", DAISY, [5, 5], (10, 2, 0.01)),
-    Cell("2 nodes, slow link", DAISY, [5, 5], (1, 20, 0.0)),
-    Cell("slow source, fast neighbour", DAISY, [2, 20], (10, 2, 0.0), exits=True),
-    Cell("5-node mesh", DAISY, [3] * 5, (10, 2, 0.0)),
-    Cell("3-node mesh", HUBERT, [6, 6, 6], (10, 2, 0.0), policy="never", window=30),
-    Cell("2 nodes, 16 microphones", DAISY, [3, 3], (10, 2, 0.0), microphones=16, seconds=200),
+    Cell("2 nodes", DAISY, ["Pi 4"] * 2, (10, 2, 0.0), exits=True),
+    Cell("2 nodes, 1 % loss", DAISY, ["Pi 4"] * 2, (10, 2, 0.01)),
+    Cell("2 nodes, slow link", DAISY, ["Pi 4"] * 2, (1, 20, 0.0)),
+    Cell("fast neighbour", DAISY, ["Zero 2 W", "Pi 5"], (10, 2, 0.0), exits=True),
+    Cell("fast neighbour, fast link", DAISY, ["Zero 2 W", "Pi 5"], (50, 2, 0.0)),
+    Cell("5-node mesh", DAISY, ["Pi 4"] * 5, (10, 2, 0.0)),
+    Cell("3-node mesh", HUBERT, ["Pi 5"] * 3, (10, 2, 0.0), policy="never", window=30),
+    Cell("16 microphones", DAISY, ["Pi 4"] * 2, (10, 2, 0.0), microphones=16, seconds=200),
+    Cell("1 microphone", DAISY, ["Zero 2 W", "Pi 5"], (10, 2, 0.0), microphones=1, seconds=200),
 ]
 
 # What was measured last of every cell.

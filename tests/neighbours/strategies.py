@@ -13,6 +13,9 @@ from nodes import BELLIS, Group, free_port, processor_seconds, recording
 from relay import ByteRelay
 
 HOP = 320
+# Share of a core, in %, that computes as fast as one of the board: the real-time factor of `gain` on the machine of docs/performance.md, 0.0009,
+# divided by the board's in docs/boards.md.
+BOARDS = {"Zero 2 W": 1.6, "Pi 4": 3.6, "Pi 5": 15}
 # strategy -> (policy, or None for that of the cell; --neighbours)
 MODES = {"auto": (None, "auto"), "never": (None, "never"), "always": (None, "always"), "auto, no exit": ("never", "auto")}
 SEND_AUDIO = "send the audio"
@@ -22,12 +25,12 @@ BLOCK_BYTES = 32_000
 
 @dataclasses.dataclass
 class Cell:
-    """An experiment: shares of a core, first that of the source, and (Mbit/s, ms one way, share of lost segments) of every link; `exits`: also
-    without early exit."""
+    """An experiment: boards, first that of the source, and (Mbit/s, ms one way, share of lost segments) of every link; `exits`: also without early
+    exit."""
 
     topology: str
     pack: str
-    shares: list
+    boards: list
     link: tuple
     policy: str = "gain"
     microphones: int = 0
@@ -35,15 +38,20 @@ class Cell:
     window: float = 8.0
     seconds: float = 2400.0
 
+    @property
+    def shares(self):
+        return [BOARDS[board] for board in self.boards]
+
     def strategies(self):
         more = [] if self.microphones else [SEND_AUDIO]
         return ["auto", "never", "always", *more, *(["auto, no exit"] if self.exits else [])]
 
     def __str__(self):
         megabits, milliseconds, loss = self.link
-        nodes = f"the source has {self.shares[0]:g} % of a core, each of {len(self.shares) - 1} workers {self.shares[1]:g} %"
+        workers = f"{len(self.boards) - 1} workers" if len(self.boards) > 2 else "a worker"
+        nodes = f"a {self.boards[0]} ({self.shares[0]:g} % of a core) with {workers} of a {self.boards[1]} ({self.shares[1]:g} %)"
         lost = f", {100 * loss:g} % loss" if loss else ""
-        what = f"{self.microphones} live sources" if self.microphones else "a file"
+        what = f"{self.microphones} live source{'s' * (self.microphones > 1)}" if self.microphones else "a file"
         return f"**{self.topology}**: {self.pack}, {what}, `--policy {self.policy}`; {nodes}; {megabits} Mbit/s, {milliseconds} ms{lost}"
 
 

@@ -3,7 +3,7 @@
 //! | key | what |
 //! |---|---|
 //! | `bellis/1/worker/NAME` | liveliness token of a worker |
-//! | `bellis/1/worker/NAME/state` | its [`WorkerState`](super::message::WorkerState) as JSON, five times a second |
+//! | `bellis/1/worker/NAME/state` | its [`WorkerState`](super::message::WorkerState) as JSON: published when it changes, at most five times a second, and once a second otherwise; queryable |
 //! | `bellis/1/worker/NAME/task` | queryable for tasks |
 //! | `bellis/1/worker/NAME/echo` | queryable that returns what it is sent, which measures the transfer time |
 //!
@@ -24,7 +24,7 @@ pub use serving::WorkerNode;
 
 const PREFIX: &str = "bellis/1/worker";
 /// A peer that is silent for so long is gone. Zenoh sends keep-alives four times as often.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(4);
 /// Connections that a node accepts.
 const MOST_SESSIONS: usize = 256;
 

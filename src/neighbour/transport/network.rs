@@ -21,8 +21,8 @@ use super::{Endpoints, NetworkError, PREFIX, WorkerNode, failed, is_name, named}
 const MOST_UNSENT: usize = 16;
 /// A query outlives its chunk's deadline by this, so that the deadline itself decides.
 const AFTER_DEADLINE: Duration = Duration::from_millis(500);
-/// Maximum time for an echo.
-const ECHO_WITHIN: Duration = Duration::from_secs(2);
+/// Maximum time for an echo, and for a state that was asked for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A source's place in the network. It outlives its connections, so that counts and carriers stay valid when its endpoints change.
 pub struct Network {
@@ -74,7 +74,7 @@ impl Network {
         }
         let session = endpoints.open()?;
         let own = worker.as_ref().map(|(_, name)| named(&session, *name)).transpose()?;
-        watch(&session, &self.roster, own.as_deref())?;
+        watch(&session, &self.roster, own.as_deref(), &self.queue)?;
         if let (Some((worker, _)), Some(name)) = (worker, own) {
             let node = WorkerNode::on(session.clone(), worker, name, self.roster.own().clone())?;
             let stop = Arc::new(AtomicBool::new(false));
@@ -136,12 +136,15 @@ impl Drop for Network {
 }
 
 /// Enters workers and their states into `roster`, without the node's `own` worker.
-fn watch(session: &Session, roster: &Arc<Roster>, own: Option<&str>) -> Result<(), NetworkError> {
-    let (seen, itself) = (roster.clone(), own.map(str::to_owned));
+fn watch(session: &Session, roster: &Arc<Roster>, own: Option<&str>, queue: &Sender<Outgoing>) -> Result<(), NetworkError> {
+    let (seen, itself, asking) = (roster.clone(), own.map(str::to_owned), queue.clone());
     let on_token = move |sample: Sample| {
         let name = worker_of(sample.key_expr().as_str(), "").filter(|name| itself.as_deref() != Some(*name));
         match (name, sample.kind()) {
-            (Some(name), SampleKind::Put) => seen.appeared(name),
+            (Some(name), SampleKind::Put) => {
+                seen.appeared(name);
+                ask(name, &seen, &asking);
+            }
             (Some(name), SampleKind::Delete) => seen.gone(name),
             (None, _) => {}
         }
@@ -159,6 +162,17 @@ fn watch(session: &Session, roster: &Arc<Roster>, own: Option<&str>) -> Result<(
     };
     let states = session.declare_subscriber(format!("{PREFIX}/*/state"));
     states.callback(on_state).background().wait().map_err(failed)
+}
+
+/// Asks a worker that has appeared for its state, which it may publish a second later.
+fn ask(name: &str, roster: &Arc<Roster>, queue: &Sender<Outgoing>) {
+    let (key, until) = (format!("{PREFIX}/{name}/state"), Instant::now() + ANSWER_WITHIN);
+    let (roster, name) = (roster.clone(), name.to_owned());
+    let on_answer = move |state: &[u8]| {
+        roster.published(&name, state);
+    };
+    // If the queue is full, the next publication will do.
+    let _ = queue.try_send(Outgoing { key, message: Vec::new(), until, on_answer: Box::new(on_answer) });
 }
 
 /// The worker's name in a key, if it is one.
@@ -186,7 +200,7 @@ impl Carrier for Queries {
 
     fn echo(&self, neighbour: &str, message: Vec<u8>, on_answer: OnAnswer) {
         let key = format!("{PREFIX}/{neighbour}/echo");
-        let _ = self.0.try_send(Outgoing { key, message, until: Instant::now() + ECHO_WITHIN, on_answer });
+        let _ = self.0.try_send(Outgoing { key, message, until: Instant::now() + ANSWER_WITHIN, on_answer });
     }
 }
 

@@ -10,17 +10,17 @@ use zenoh::query::Query;
 use zenoh::{Session, Wait};
 
 use super::super::codec::MAX_MESSAGE_BYTES;
-use super::super::message::{STATE_VERSION, WorkerState};
+use super::super::message::{HEARTBEAT, STATE_VERSION, WorkerState};
 use super::super::policy::Load;
 use super::super::worker::{Outcome, Worker, WorkerCounters, busy};
 use super::{Endpoints, NetworkError, PREFIX, failed, named};
 
-/// How often a worker publishes its state.
+/// How often a worker looks whether its state has changed.
 const PUBLISH: Duration = Duration::from_millis(200);
 /// Tasks that wait at a worker; more are refused.
 const MOST_WAITING: usize = 32;
 /// How long a worker waits for a task before it looks whether it should stop.
-const IDLE: Duration = Duration::from_millis(100);
+const IDLE: Duration = Duration::from_millis(250);
 
 /// A worker on the network.
 pub struct WorkerNode {
@@ -61,6 +61,9 @@ impl WorkerNode {
         let on_task = move |query: Query| enqueue(query, &queue, &counts);
         session.declare_queryable(format!("{PREFIX}/{name}/task")).callback(on_task).background().wait().map_err(failed)?;
         session.declare_queryable(format!("{PREFIX}/{name}/echo")).callback(echo).background().wait().map_err(failed)?;
+        let state = State::of(&worker, &counters);
+        let on_state = move |query: Query| drop(query.reply(query.key_expr(), state.encode(state.load())).wait());
+        session.declare_queryable(format!("{PREFIX}/{name}/state")).callback(on_state).background().wait().map_err(failed)?;
         Ok(Self { worker, session, alone: false, name, counters, tasks })
     }
 
@@ -111,29 +114,51 @@ impl WorkerNode {
     fn publish(&self, stopped: Arc<AtomicBool>) -> Result<std::thread::JoinHandle<()>, NetworkError> {
         let publisher = self.session.declare_publisher(format!("{PREFIX}/{}/state", self.name));
         let publisher = publisher.congestion_control(CongestionControl::Drop).wait().map_err(failed)?;
-        let counters = self.counters.clone();
-        let mut state = WorkerState {
-            version: STATE_VERSION,
-            name: self.worker.encoder().name().to_owned(),
-            pack: self.worker.identity().to_owned(),
-            layers: self.worker.layers(),
-            input: 0,
-            output: 0,
-            compute_seconds: 0.0,
-            temperature: None,
-        };
+        let state = State::of(&self.worker, &self.counters);
         let publish = move || {
+            let mut last = None;
             while !stopped.load(Ordering::Relaxed) {
-                let Load { input, output, compute_seconds } = counters.load();
-                (state.input, state.output, state.compute_seconds) = (input, output, compute_seconds);
-                state.temperature = temperature();
-                if let Err(error) = publisher.put(state.encode()).wait() {
-                    log::debug!("the state was not published: {error}");
+                let load = state.load();
+                if last.is_none_or(|(at, before): (Instant, Load)| before != load || at.elapsed() >= HEARTBEAT) {
+                    last = Some((Instant::now(), load));
+                    if let Err(error) = publisher.put(state.encode(load)).wait() {
+                        log::debug!("the state was not published: {error}");
+                    }
                 }
                 std::thread::sleep(PUBLISH);
             }
         };
         std::thread::Builder::new().name("neighbour-state".into()).spawn(publish).map_err(NetworkError::Thread)
+    }
+}
+
+/// What a worker publishes of itself.
+struct State {
+    counters: Arc<WorkerCounters>,
+    fixed: WorkerState,
+}
+
+impl State {
+    fn of(worker: &Worker, counters: &Arc<WorkerCounters>) -> Self {
+        let fixed = WorkerState {
+            version: STATE_VERSION,
+            name: worker.encoder().name().to_owned(),
+            pack: worker.identity().to_owned(),
+            layers: worker.layers(),
+            input: 0,
+            output: 0,
+            compute_seconds: 0.0,
+            temperature: None,
+        };
+        Self { counters: counters.clone(), fixed }
+    }
+
+    fn load(&self) -> Load {
+        self.counters.load()
+    }
+
+    fn encode(&self, Load { input, output, compute_seconds }: Load) -> Vec<u8> {
+        WorkerState { input, output, compute_seconds, temperature: temperature(), ..self.fixed.clone() }.encode()
     }
 }
 
