@@ -62,7 +62,7 @@ enum End {
 }
 
 /// Largest share of the throughput that is lost in the long run.
-const LARGEST_LOSS: f64 = 0.03;
+const LARGEST_LOSS: f64 = 0.015;
 /// Smallest share of the time per chunk that a stretch saves if it is worth it, which covers errors of measurement.
 const LEAST_GAIN: f64 = 0.05;
 /// A share that is clear, so that the time alone is measured rarely.
@@ -74,7 +74,7 @@ const LEAST_STAYED: (u64, f64) = (8, 1.0);
 /// Chunks that stay between two stretches, and where the gain is clear.
 const PAUSE: (u64, u64) = (16, 8);
 /// Shortest and longest pause after a stretch that was not worth it, chunks.
-const PENALTY: (u64, u64) = (32, 2048);
+const PENALTY: (u64, u64) = (32, 8192);
 /// Chunks of the first stretch, of the longest, and of the longest where the gain is clear.
 const PLAN: (u64, u64, u64) = (32, 512, 4096);
 /// Chunks after which the loss is looked at while some are always on their way.

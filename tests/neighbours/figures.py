@@ -133,7 +133,7 @@ def main():
         reference = full if cell.pack == DAISY else None
         results[str(cell)] = measure(cell, packs, reference, folder / str(number), options.rounds, options.windows, strategies)
         print(section(cell, results), flush=True)
-    RESULTS.write_text(json.dumps(results))
+        RESULTS.write_text(json.dumps(results))
     shutil.rmtree(folder)
     if options.docs:
         measured = [cell for cell in CELLS if str(cell) in results]
