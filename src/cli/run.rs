@@ -56,8 +56,8 @@ pub struct Run {
 
 /// How often the progress bar moves.
 const REFRESH: Duration = Duration::from_millis(20);
-/// How often a run without one looks whether it is to stop.
-const ATTENTION: Duration = Duration::from_millis(250);
+/// Interval of checks for a signal in a run without one.
+const SIGNALS: Duration = Duration::from_millis(250);
 /// Minimum length of a file for a progress bar.
 const BAR_FROM_SECONDS: f64 = 20.0;
 
@@ -90,7 +90,7 @@ impl Run {
         let (builder, node) = with_neighbours(builder, &settings, pack, &encoder)?;
         let run = builder.start()?;
         let mut stopping = false;
-        while !run.wait_for(if bar.is_some() { REFRESH } else { ATTENTION }) {
+        while !run.wait_for(if bar.is_some() { REFRESH } else { SIGNALS }) {
             if stop.is_set() && !std::mem::replace(&mut stopping, true) {
                 errln!("\nstopping: processing captured audio (Ctrl-C again to quit at once)");
             }

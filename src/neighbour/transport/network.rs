@@ -21,7 +21,7 @@ use super::{Endpoints, NetworkError, PREFIX, WorkerNode, failed, is_name, named}
 const MOST_UNSENT: usize = 16;
 /// A query outlives its chunk's deadline by this, so that the deadline itself decides.
 const AFTER_DEADLINE: Duration = Duration::from_millis(500);
-/// Maximum time for an echo, and for a state that was asked for.
+/// Maximum time for an echo, and for the answer to a request for a worker's state.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A source's place in the network. It outlives its connections, so that counts and carriers stay valid when its endpoints change.
@@ -137,13 +137,13 @@ impl Drop for Network {
 
 /// Enters workers and their states into `roster`, without the node's `own` worker.
 fn watch(session: &Session, roster: &Arc<Roster>, own: Option<&str>, queue: &Sender<Outgoing>) -> Result<(), NetworkError> {
-    let (seen, itself, asking) = (roster.clone(), own.map(str::to_owned), queue.clone());
+    let (seen, itself, requests) = (roster.clone(), own.map(str::to_owned), queue.clone());
     let on_token = move |sample: Sample| {
         let name = worker_of(sample.key_expr().as_str(), "").filter(|name| itself.as_deref() != Some(*name));
         match (name, sample.kind()) {
             (Some(name), SampleKind::Put) => {
                 seen.appeared(name);
-                ask(name, &seen, &asking);
+                request_state(name, &seen, &requests);
             }
             (Some(name), SampleKind::Delete) => seen.gone(name),
             (None, _) => {}
@@ -164,14 +164,14 @@ fn watch(session: &Session, roster: &Arc<Roster>, own: Option<&str>, queue: &Sen
     states.callback(on_state).background().wait().map_err(failed)
 }
 
-/// Asks a worker that has appeared for its state, which it may publish a second later.
-fn ask(name: &str, roster: &Arc<Roster>, queue: &Sender<Outgoing>) {
+/// Requests the state of a worker that has appeared: it may publish it only a second later.
+fn request_state(name: &str, roster: &Arc<Roster>, queue: &Sender<Outgoing>) {
     let (key, until) = (format!("{PREFIX}/{name}/state"), Instant::now() + ANSWER_WITHIN);
     let (roster, name) = (roster.clone(), name.to_owned());
     let on_answer = move |state: &[u8]| {
         roster.published(&name, state);
     };
-    // If the queue is full, the next publication will do.
+    // If the queue is full, the state is received when it is published.
     let _ = queue.try_send(Outgoing { key, message: Vec::new(), until, on_answer: Box::new(on_answer) });
 }
 

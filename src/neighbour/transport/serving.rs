@@ -15,11 +15,11 @@ use super::super::policy::Load;
 use super::super::worker::{Outcome, Worker, WorkerCounters, busy};
 use super::{Endpoints, NetworkError, PREFIX, failed, named};
 
-/// How often a worker looks whether its state has changed.
+/// Interval at which a worker checks whether its state has changed.
 const PUBLISH: Duration = Duration::from_millis(200);
 /// Tasks that wait at a worker; more are refused.
 const MOST_WAITING: usize = 32;
-/// How long a worker waits for a task before it looks whether it should stop.
+/// How long a worker waits for a task before it checks whether to stop.
 const IDLE: Duration = Duration::from_millis(250);
 
 /// A worker on the network.
@@ -132,7 +132,7 @@ impl WorkerNode {
     }
 }
 
-/// What a worker publishes of itself.
+/// The state that a worker publishes.
 struct State {
     counters: Arc<WorkerCounters>,
     fixed: WorkerState,
