@@ -248,6 +248,11 @@ fn other_clients_see_workers_and_cannot_harm_them() {
     let state = states.recv_timeout(Duration::from_secs(5)).unwrap().expect("a state within five seconds");
     let state: serde_json::Value = serde_json::from_slice(&state.payload().to_bytes()).unwrap();
     assert_eq!((&state["name"], &state["input"]), (&"daisy-tiny".into(), &0.into()));
+    // It can also be queried, which sources do when a worker appears.
+    let replies = session.get("bellis/1/worker/*/state").timeout(Duration::from_secs(5)).wait().unwrap();
+    let queried = replies.recv().unwrap().into_result().unwrap();
+    let queried: serde_json::Value = serde_json::from_slice(&queried.payload().to_bytes()).unwrap();
+    assert_eq!((&queried["pack"], &queried["layers"]), (&state["pack"], &state["layers"]));
     let tokens = session.liveliness().get("bellis/1/worker/*").wait().unwrap();
     let token = tokens.recv().unwrap();
     assert_eq!(token.result().unwrap().key_expr().as_str(), "bellis/1/worker/public");

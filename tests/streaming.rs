@@ -197,6 +197,18 @@ fn channels_that_cancel_each_other_are_mixed_on_the_inference_thread() {
 }
 
 #[test]
+fn a_run_can_be_waited_for_with_a_limit() {
+    let (pack, encoder) = default_pack();
+    let source = ScriptedSource::new(48_000, true, vec![Step::Callback(vec![0.0; 480]), Step::Hang]);
+    let policy = PolicySpec::default().build(pack).unwrap();
+    let run = RunBuilder::new(source, encoder, policy).options(options()).start().unwrap();
+    assert!(!run.wait_for(Duration::from_millis(1)) && !run.is_finished());
+    run.stop();
+    assert!(run.wait_for(Duration::from_secs(60)), "the run ends when it is stopped");
+    run.join().outcome.unwrap();
+}
+
+#[test]
 fn the_inference_thread_wakes_for_chunks_and_not_for_callbacks() {
     let sound = device_audio(48_000, 4.0);
     let (pack, encoder) = default_pack();
