@@ -133,8 +133,7 @@ impl RunBuilder {
             let _running = running;
             supervise(pipeline, connection, watchdog, &flag)
         };
-        let supervisor =
-            std::thread::Builder::new().name("supervisor".into()).spawn(supervise).map_err(RunError::Thread)?;
+        let supervisor = std::thread::Builder::new().name("supervisor".into()).spawn(supervise).map_err(RunError::Thread)?;
         Ok(Run { supervisor, ended, counters, stream, stop, began })
     }
 }
