@@ -17,7 +17,7 @@ use crate::audio::abandoned_streams;
 use crate::chain::Chain;
 use crate::consumer::ConsumerError;
 use crate::process;
-use crate::runtime::{Connection, EndedConsumer, NamedConsumer, RunError, RunReport, SourceStatus};
+use crate::runtime::{Connection, EndedConsumer, NamedConsumer, RunError, RunReport, SUPERVISION, SourceStatus};
 use crate::stream::SessionOptions;
 
 /// Time without progress of the device or the inference thread after which the state is `stalled`.
@@ -26,8 +26,6 @@ const STALLED_AFTER: Duration = Duration::from_secs(2);
 const OPENING_HANGS_AFTER: Duration = Duration::from_secs(10);
 /// Number of streams that could not be closed after which the daemon exits, so that the service manager restarts it.
 const MAX_ABANDONED_STREAMS: u64 = 8;
-/// Longest wait for an event of the source.
-const SUPERVISION: Duration = Duration::from_millis(100);
 /// Interval of status messages to the service manager.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// Interval of reading the board.

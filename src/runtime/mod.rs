@@ -144,4 +144,4 @@ impl RunOptions {
 }
 
 /// How often a source is polled; its events are handled at once.
-const SUPERVISION: Duration = Duration::from_millis(100);
+pub(crate) const SUPERVISION: Duration = Duration::from_millis(100);
