@@ -8,11 +8,13 @@ packages onnx, onnxruntime, numpy, scipy and soundfile, and the programs espeak-
 """
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +61,22 @@ def fetch():
         (FOLDER / "unfinished").rename(FOLDER / "voices")
 
 
+@lru_cache
+def mandarin():
+    from misaki import zh
+
+    return zh.ZHG2P()
+
+
 def phones(text, language):
-    """Phones of `text`, spelt as in Kokoro's vocabulary; the language `phones` leaves it as it is."""
+    """Phones of `text`, spelt as in Kokoro's vocabulary; the language `phones` leaves it as it is. Chinese (cmn) needs the Python package misaki[zh],
+    whose notation the synthesiser learned."""
     if language == "phones":
         return text
+    if language == "cmn":
+        return mandarin()(text)[0]
     spoken = subprocess.run(["espeak-ng", "-q", "--ipa=3", "-v", language, text], capture_output=True, text=True, check=True)
-    out = spoken.stdout.replace("\n", " ").replace("_", "").replace("\u200d", "").strip()
+    out = re.sub(r"\([a-z-]+\)", "", spoken.stdout.replace("\u200d", "")).replace("\n", " ").replace("_", "").strip()  # (en): a foreign word
     for one, other in AFFRICATES + (ENGLISH if language.startswith("en") else []):
         out = out.replace(one, other)
     return out

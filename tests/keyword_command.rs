@@ -235,9 +235,23 @@ fn a_recording_adapts_a_phrase_to_its_speaker() {
 }
 
 #[test]
+fn chinese_and_foreign_words_are_spelt_in_phones() {
+    let home = Home::new();
+    let phones = |name: &str, text: &str, language: &str| {
+        home.works(&["enroll", name, "--say", text, "--language", language, "--threshold", "0.3"]);
+        let file: toml::Table =
+            std::fs::read_to_string(home.path(&format!("keywords/{name}.keyword.toml"))).unwrap().parse().unwrap();
+        let phrase = file["phones"]["phrase"][0].as_array().unwrap().iter().map(|phone| phone.as_str().unwrap());
+        phrase.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(phones("hello", "你好电脑", "zh"), "n i x a u d j e n n a u");
+    assert_eq!(phones("weekend", "weekend", "fr"), "w i k ɛ n d");
+}
+
+#[test]
 fn without_the_phones_of_a_language_the_examples_are_synthesised_and_weigh_as_much_as_recordings() {
     let home = Home::new();
-    let arguments = ["--say", "打开厨房的灯", "--language", "zh", "--threshold", "0.3", "--from", DEMO[0], DEMO[1]];
+    let arguments = ["--say", "ქართული ენა", "--language", "ka", "--threshold", "0.3", "--from", DEMO[0], DEMO[1]];
     home.works(&[&["enroll", "several"], &arguments[..]].concat());
     let file: toml::Table = std::fs::read_to_string(home.path("keywords/several.keyword.toml")).unwrap().parse().unwrap();
     let weight = |origin: &str| {
@@ -258,6 +272,7 @@ fn text_that_cannot_be_synthesised_is_rejected_with_the_reason() {
     enroll(&["--say", "a\nb"], &["1 to 100 characters"]);
     enroll(&["--say", "?"], &["\"?\"", "en-us"]);
     enroll(&["--say", "turn on the lamp in the kitchen and then turn off the one in the living room please"], &["too long"]);
+    enroll(&["--say", "電気をつけて", "--language", "ja"], &["`電`", "kana"]);
     enroll(&["--language", "de", "--from", DEMO[0]], &["--say"]);
     let output = Command::new(env!("CARGO_BIN_EXE_bellis"))
         .args(["enroll", "x", "--say", "lamp", "--folder"])

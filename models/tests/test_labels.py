@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from models import kokoro
 from models.train import inventory, label, queen, sky, synthetic
 from models.train.check import collapse, distance
 from models.train.inventory import BOUNDARY, VOCABULARY, fold, rhotic, spoken, timed
@@ -15,7 +16,7 @@ N = VOCABULARY.index
 @pytest.mark.parametrize(
     ("phone", "language", "wanted"),
     [("ʧ", "en", ("t͡ʃ",)), ("t͡ʃ", "", ("t͡ʃ",)), ("I", "en", ("aɪ",)), ("a", "en", ("æ",)), ("a", "es", ("a",)), ("aː", "hi", ("a",)),
-     ("ʈʰ", "hi", ("t",)), ("ɐ̃", "pt", ("ɑ̃",)), ("ɡ", "fr", ("g",)), ("ɛː", "", ("ɛ",)), ("ʔ", "en", ()), ("pʲ", "ru", ("p",)), ("ks", "", ("k", "s"))],
+     ("ʈʰ", "hi", ("t",)), ("tʰ", "zh", ("t",)), ("t", "zh", ("d",)), ("a→", "zh", ("a",)), ("ꭧʰ", "zh", ("t͡ʃ",)), ("ɐ̃", "pt", ("ɑ̃",)), ("ɡ", "fr", ("g",)), ("ɛː", "", ("ɛ",)), ("ʔ", "en", ()), ("pʲ", "ru", ("p",)), ("ks", "", ("k", "s"))],
 )
 def test_phones_fold_to_the_inventory(phone, language, wanted):
     assert fold(phone, language) == wanted
@@ -28,6 +29,19 @@ def test_every_phone_of_the_inventory_is_its_own():
 def test_espeak_reads_words_in_the_inventory():
     assert spoken("turn on the kitchen lamp", "en-us") == (("t", "ɝ", "n"), ("ɔ", "n", "ð", "ə"), ("k", "ɪ", "t͡ʃ", "ə", "n"), ("l", "æ", "m", "p"))
     assert spoken("un bon vin", "fr-fr")[-1] == ("v", "ɛ̃")
+    assert spoken("le weekend", "fr-fr")[-1] == ("w", "i", "k", "ɛ", "n", "d")
+
+
+def test_mandarin_has_the_same_phones_by_both_readers():
+    text = "打开台灯，关上窗户，早上好，设置闹钟，天气怎么样，打电话给妈妈，全部关掉，学习用月亮"
+    read = [phone for word in spoken(text, "cmn-latn-pinyin") for phone in word]
+    written = []
+    for sign in kokoro.phones(text, "cmn"):
+        if sign in kokoro.MARKS and written:
+            written[-1] += sign
+        elif sign not in kokoro.PAUSES:
+            written.append(sign)
+    assert [phone for sign in written for phone in fold(sign, "zh")] == read
 
 
 def test_schwa_and_r_are_one_phone_unless_a_vowel_follows_at_once():

@@ -19,6 +19,7 @@ from .label import model_of
 from .mixing import coloured, scale_to
 from .model import LEAD, RECEPTIVE_FIELD
 from .paths import HOP, PREPARED, TARGETS
+from .sentences import BORROWED
 from .texts import text_of
 
 CHUNK, LEVEL = 16, 10 ** (-30 / 20)
@@ -87,7 +88,8 @@ def main():
     model = model_of(arguments.model)
     kinds = {
         "synthetic voices, English": ("synthetic.test", lambda entry: entry["language"] == "en"),
-        "synthetic voices, other languages": ("synthetic.test", lambda entry: entry["language"] != "en"),
+        "synthetic voices, Spanish, Portuguese and Hindi": ("synthetic.test", lambda entry: entry["language"] in ("es", "pt", "hi")),
+        "synthetic voices, borrowed languages": ("synthetic.test", lambda entry: entry["language"] in BORROWED),
         "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
         "acted English": ("speech.acted", lambda entry: True),
         "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),

@@ -22,7 +22,6 @@ from . import model as student
 from .inventory import VOCABULARY
 from .model import LEAD, MELS, RECEPTIVE_FIELD, STEP, WINDOW
 from .paths import HOP, RATE
-from .sentences import LANGUAGES
 
 OPSET, IR = 18, 8
 EPSILON = 1e-5  # of PyTorch's layer norm
@@ -253,10 +252,12 @@ def write(model, folder, name, half=True, steps="0 steps", numbers=None, phones=
 
 
 def ctc_section(phones):
-    """Phones are recognised well in the languages of the synthetic speech, whose phones are exact."""
+    """Phones are recognised well in the languages of the synthetic speech that was trained on, whose phones are exact."""
     if not phones:
         return ""
-    return f"[ctc]\nvocabulary = {json.dumps(phones, ensure_ascii=False)}\nlanguages = {json.dumps(sorted(LANGUAGES))}\n\n"
+    index = PREPARED / "synthetic.train.json"
+    languages = {entry["language"] for entry in json.loads(index.read_text())} if index.exists() else set()
+    return f"[ctc]\nvocabulary = {json.dumps(phones, ensure_ascii=False)}\nlanguages = {json.dumps(sorted(languages))}\n\n"
 
 
 def log_floor(path):

@@ -31,6 +31,18 @@ NEAREST = {
 }
 # Differences between languages' notation.
 BY_LANGUAGE = {"en": {"a": "æ", "o": "ɔ", "e": "ɛ"}}
+# Kokoro's Mandarin. Aspiration distinguishes its stops, so those without are the voiced ones of other languages, which sound like them.
+MANDARIN = {
+    "p": "b", "t": "d", "k": "g", "ʦ": "t͡s", "ʨ": "d͡ʒ", "ꭧ": "d͡ʒ", "pʰ": "p", "tʰ": "t", "kʰ": "k", "ʦʰ": "t͡s", "ʨʰ": "t͡ʃ", "ꭧʰ": "t͡ʃ",
+    "ɻ": "ɹ", "ɤ": "ə", "ɛ": "e", "ɥ": "w",
+}
+# The same phones as espeak-ng's `cmn-latn-pinyin` writes them (src/keyword/spelling.rs); the longest symbol that fits counts.
+PINYIN = {
+    "ph": "p", "th": "t", "kh": "k", "tsh": "t͡s", "ts.h": "t͡ʃ", "tɕh": "t͡ʃ", "p": "b", "t": "d", "k": "g", "ts": "t͡s", "ts.": "d͡ʒ", "tɕ": "d͡ʒ",
+    "s.": "ʃ", "ɕ": "ʃ", "ʐ": "ɹ", "χ": "x", "ɡ": "g", "o-": "ə", "i.": "ɨ", "i\u032a": "ɨ", "ər": "ɝ", "ɑ": "a", "ɛ": "e", "æ": "e",
+    "ji": "i", "jiɑ": "j a", "jiɛ": "j e", "jiou": "j o u", "wu": "u", "wuə": "w ə", "onɡ": "ʊ ŋ", "yŋ": "j ʊ ŋ", "yu": "j ʊ", "yə": "y", "yi": "y",
+    "yɛ": "w e", "yæ": "w e", "iɑ": "j a", "iɛ": "j e", "iou": "j o u", "ua": "w a", "uə": "w ə", "uei": "w e i",
+}
 DECOMPOSED = {unicodedata.normalize("NFD", phone): phone for phone in PHONES}
 DECOMPOSED_NEAREST = {unicodedata.normalize("NFD", phone): nearest for phone, nearest in NEAREST.items()}
 NASAL = "\u0303"
@@ -41,6 +53,8 @@ NOISE = re.compile("[ˈˌːˑʰʲʷˠˤ‿|↗↘→↓ʱ˞\u0329\u032a\u0325\u0
 def fold(phone, language=""):
     """The phones of the inventory for one phone of espeak-ng or Kokoro: none, one, or two."""
     phone = unicodedata.normalize("NFD", phone)
+    if language == "zh" and (known := MANDARIN.get(re.sub("[ː↗↘→↓]", "", phone))):
+        return (known,)
     if phone in LETTERS:
         return (LETTERS[phone],)
     plain = NOISE.sub("", phone)
@@ -86,12 +100,25 @@ def timed(rows, language):
     return rhotic(out) if language == "en" else out
 
 
+def mandarin(syllable):
+    """Phones of a syllable that espeak-ng reads in Mandarin; 1 to 5 and ɜ are its tones."""
+    rest, out = re.sub("[_1-5ɜˈˌʲ]", "", syllable), []
+    while rest:
+        symbol = max((symbol for symbol in (*PINYIN, rest[0]) if rest.startswith(symbol)), key=len)
+        out += PINYIN[symbol].split() if symbol in PINYIN else fold(symbol)
+        rest = rest[len(symbol) :]
+    return tuple(out)
+
+
 @lru_cache(maxsize=65536)
 def spoken(text, voice):
     """The words of a text as espeak-ng's `voice` reads them: a tuple of phones for each word."""
     out = subprocess.run(["espeak-ng", "-q", "--ipa", "--sep=_", "-v", voice, "--stdin"], input=text, capture_output=True, text=True, check=True).stdout
     words = []
     for word in re.sub(r"\([a-z-]+\)", "", out).split():
+        if voice.startswith("cmn"):
+            words.append(mandarin(word))
+            continue
         phones = [one for part in word.split("_") for one in fold(part, voice.split("-")[0])]
         if phones:
             words.append(tuple(phones))

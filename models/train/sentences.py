@@ -12,9 +12,13 @@ import re
 
 from .paths import PACKAGES
 
-LANGUAGES = {"en": 60, "es": 9, "fr": 8, "it": 8, "pt": 8, "hi": 7}  # share of the utterances
-HELP = {"es": "es", "fr": "fr", "it": "it", "pt": "pt_BR", "hi": "hi"}  # folders of GNOME's help
-INTENTS = {"en": "en", "es": "es", "fr": "fr", "it": "it", "pt": "pt-BR", "hi": "hi"}
+# Shares of the utterances in a shard: languages of the synthesiser, and Chinese with languages that it was not trained on.
+OWN = {"en": 60, "es": 9, "fr": 8, "it": 8, "pt": 8, "hi": 7}
+BORROWED = {"de": 28, "nl": 18, "zh": 16, "pl": 12, "ru": 10, "sv": 10, "cs": 6}
+HELP = {"es": "es", "fr": "fr", "it": "it", "pt": "pt_BR", "hi": "hi", "de": "de", "nl": "nl", "pl": "pl", "ru": "ru", "sv": "sv", "cs": "cs", "zh": "zh_CN"}  # folders of GNOME's help
+INTENTS = {"en": "en", **{language: folder.replace("_", "-") for language, folder in HELP.items()}}
+SCRIPTS = {"ru": "[А-Яа-яЁё]", "zh": "[\u4e00-\u9fff]"}  # languages whose sentences may not have Latin letters, and a letter of theirs
+SHORTEST, LONGEST = {"zh": 7}, {"zh": 40}  # letters of a sentence of help
 KINDS = {"en": {"prose": 45, "command": 25, "word": 12, "digits": 8, "names": 6, "letters": 4}}
 OTHER_KINDS = {"prose": 60, "command": 40}
 COMMANDS = 4000  # per language
@@ -34,12 +38,13 @@ LETTERS = "A B C D E F G H I J K L M N O P Q R S T U V W X Y Z".split()
 class Sentences:
     def __init__(self):
         original = pages("C")
-        self.texts = {language: {"prose": sorted(pages(folder) - original)} for language, folder in HELP.items()}
+        self.texts = {language: {"prose": sorted(text for text in pages(folder, SHORTEST.get(language, 26), LONGEST.get(language, 109)) - original if native(text, language))} for language, folder in HELP.items()}
         prose, words = wordnet()
         self.texts["en"] = {"prose": sorted(prose), "word": sorted(words)}
         for language, name in INTENTS.items():
             path = PACKAGES / "home-assistant-intents" / f"home_assistant_intents/data/{name}.json"
-            self.texts[language]["command"] = sorted(Commands(json.loads(path.read_text()), random.Random(language)).several(COMMANDS))
+            commands = Commands(json.loads(path.read_text()), random.Random(language)).several(COMMANDS, SHORTEST.get(language, 9))
+            self.texts[language]["command"] = sorted(text for text in commands if native(text, language))
 
     def pick(self, language, rng, test):
         """(kind, text)"""
@@ -62,6 +67,11 @@ class Sentences:
         return rng.choice(self.texts[language][kind])
 
 
+def native(text, language):
+    """Whether a text is in the script of the language."""
+    return language not in SCRIPTS or bool(re.search(SCRIPTS[language], text) and not re.search("[A-Za-z]", text))
+
+
 def is_test(text):
     return int.from_bytes(hashlib.sha256(text.lower().encode()).digest()[:2], "big") % TEST_SHARE == 0
 
@@ -81,13 +91,13 @@ def wordnet():
     return examples, words
 
 
-def pages(folder):
-    """Sentences of GNOME's help in a language."""
+def pages(folder, shortest=26, longest=109):
+    """Sentences of GNOME's help in a language, of `shortest` to `longest` letters."""
     out = set()
     for path in (PACKAGES / "gnome-user-docs/usr/share/help" / folder).rglob("*.page"):
         for paragraph in re.findall(r"<p>(.*?)</p>", path.read_text(encoding="utf8"), re.S):
             paragraph = html.unescape(" ".join(re.sub(r"<[^>]+>", "", paragraph).split()))
-            out.update(x for x in re.split(r"(?<=[.!?।])\s+", paragraph) if 25 < len(x) < 110 and not re.search(r"[0-9/<>{}=_@#]", x))
+            out.update(x for x in re.split(r"(?<=[.!?।])\s+|(?<=[。！？])\s*", paragraph) if shortest <= len(x) <= longest and not re.search(r"[0-9/<>{}=_@#]", x))
     return out
 
 
@@ -98,14 +108,14 @@ class Commands:
         self.intents, self.rng = intents, rng
         self.templates = [x for intent in intents["intents"].values() for block in intent["data"] for x in block["sentences"]]
 
-    def several(self, count):
+    def several(self, count, shortest):
         out = set()
         for _ in range(count * 3):
             try:
                 text = " ".join(self.expand(self.rng.choice(self.templates), 0).split())
             except (LookupError, ValueError, RecursionError):
                 continue  # a template that needs something else
-            if 8 < len(text) < 90 and not re.search(r"[<>{}\[\]()|0-9]", text):
+            if shortest <= len(text) < 90 and not re.search(r"[<>{}\[\]()|0-9]", text):
                 out.add(text)
             if len(out) == count:
                 break

@@ -4,8 +4,9 @@
 
 Shards are $BELLIS_DATA/synthetic/NNN.opus (16 kHz) and NNN.jsonl, one utterance a line: start and end in samples, language, kind, voice,
 speed, text, and phones [phone, start, end]. A shard depends on its number alone, and those that exist are skipped, so several processes
-share the work with --first 0, 1, … and --step. Shards 000 and 001 are for tests: voices and sentences that no other shard has. In the others, two
-fifths of the audio are sentences that several speakers say. Takes half a second of one core per second of speech.
+share the work with --first 0, 1, … and --step. The shards 000 to 026 are in the synthesiser's languages, the others in languages that it was not
+trained on, whose phones its voices know from their own, and in Chinese. Shards 000, 001 and 027 are for tests: voices and sentences that no
+other shard has. In the others, two fifths of the audio are sentences that several speakers say. Takes half a second of one core per second of speech.
 """
 
 import argparse
@@ -20,17 +21,22 @@ import soundfile
 
 from ..kokoro import Kokoro
 from .paths import RATE
-from .sentences import LANGUAGES, Sentences
+from .sentences import BORROWED, OWN, Sentences
 from .synthetic import SHARDS, TEST_SHARDS
 
 SECONDS = 600  # of a shard
-ESPEAK = {"es": "es", "fr": "fr-fr", "it": "it", "pt": "pt-br", "hi": "hi"}
+FIRST_BORROWED = 27
+ESPEAK = {"fr": "fr-fr", "pt": "pt-br", "zh": "cmn"}  # where it differs
 VOICES = {
     "en": "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_river af_sarah am_adam am_echo am_fenrir am_liam am_michael "
     "am_onyx am_santa bf_alice bf_emma bf_isabella bm_fable bm_george bm_lewis",
     "es": "ef_dora em_alex", "fr": "ff_siwis", "it": "if_sara im_nicola", "pt": "pf_dora pm_alex", "hi": "hf_alpha hf_beta hm_omega",
+    "zh": "zf_xiaoni zf_xiaoxiao zf_xiaoyi zm_yunjian zm_yunxi zm_yunxia",
 }
-TEST_VOICES = {"en": "af_nova af_sky am_eric am_puck bf_lily bm_daniel", "es": "em_santa", "pt": "pm_santa", "hi": "hm_psi"}
+TEST_VOICES = {"en": "af_nova af_sky am_eric am_puck bf_lily bm_daniel", "es": "em_santa", "pt": "pm_santa", "hi": "hm_psi", "zh": "zf_xiaobei zm_yunyang"}
+# Of these, Whisper understands German and Polish best; American voices speak with a strong accent.
+BORROWERS = "ef_dora ff_siwis if_sara pf_dora bf_isabella em_alex im_nicola pm_alex bm_george bm_lewis"
+TEST_BORROWERS = "em_santa pm_santa bm_daniel"
 SPEEDS = (0.8, 1.25)
 SEVERAL = 0.4  # of the audio is of sentences that up to five speakers say
 SPEAKERS, TEST_SPEAKERS = 5, 3
@@ -40,7 +46,7 @@ WRITE = 10 * RATE  # samples per call of libsndfile, whose stack one large call 
 
 def speaker(language, rng, test):
     """A voice, a mixture of a female and a male one, or one's timbre with another's prosody."""
-    voices = (TEST_VOICES if test else VOICES)[language].split()
+    voices = (TEST_VOICES if test else VOICES).get(language, TEST_BORROWERS if test else BORROWERS).split()
     women, men = ([v for v in voices if v[1] == sex] for sex in "fm")
     how = rng.random()
     if language == "fr":  # its only voice; an American's share is too small for an accent
@@ -50,6 +56,8 @@ def speaker(language, rng, test):
     if how < 0.85 or language == "fr":
         share = round(rng.uniform(0.6, 0.75) if language == "fr" else rng.uniform(0.3, 0.7), 2)
         return f"{share}*{rng.choice(women)}+{round(1 - share, 2)}*{rng.choice(men)}"
+    if language in BORROWED and language not in VOICES:  # what it says with another's prosody is not understood
+        return rng.choice(voices)
     one, other = rng.sample(voices, 2)
     return f"timbre:{one},prosody:{other}"
 
@@ -61,7 +69,9 @@ def accent(name):
 
 def shard(number, engine, sentences, rng, test):
     """(sound, lines) of a shard."""
-    languages = {k: v for k, v in LANGUAGES.items() if not test or k in TEST_VOICES}
+    languages = OWN if number < FIRST_BORROWED else BORROWED
+    if test and languages is OWN:
+        languages = {k: v for k, v in OWN.items() if k in TEST_VOICES}
     sound, lines, length = [], [], 0
     while length < SECONDS * RATE:
         language = rng.choices(list(languages), languages.values())[0]
@@ -70,7 +80,7 @@ def shard(number, engine, sentences, rng, test):
         count = TEST_SPEAKERS if test else SPEAKERS if several else 1
         for name in dict.fromkeys(speaker(language, rng, test) for _ in range(count)):
             speed = round(rng.uniform(*SPEEDS), 2)
-            audio, phones = engine.say_aligned(text, accent(name) if language == "en" else ESPEAK[language], name, speed)
+            audio, phones = engine.say_aligned(text, accent(name) if language == "en" else ESPEAK.get(language, language), name, speed)
             if len(phones) < 2:
                 continue
             begin = max(0, int((phones[0][1] - rng.uniform(0.05, 0.25)) * RATE))
@@ -99,13 +109,13 @@ def main():
     parser.add_argument("--step", type=int, default=1, help="distance to the next shard (default: %(default)s)")
     arguments = parser.parse_args()
     SHARDS.mkdir(parents=True, exist_ok=True)
-    count = max(TEST_SHARDS + 1, round(arguments.hours * 3600 / SECONDS))
+    count = max(3, round(arguments.hours * 3600 / SECONDS))
     missing = [n for n in itertools.takewhile(lambda n: n < count, itertools.count(arguments.first, arguments.step)) if not (SHARDS / f"{n:03}.jsonl").exists()]
     if not missing:
         return
     engine, sentences, began = Kokoro(), Sentences(), time.time()
     for done, number in enumerate(missing):
-        sound, lines = shard(number, engine, sentences, random.Random(f"shard {number}"), number < TEST_SHARDS)
+        sound, lines = shard(number, engine, sentences, random.Random(f"shard {number}"), number in TEST_SHARDS)
         write(SHARDS / f"{number:03}", sound, lines)
         left = (time.time() - began) / (done + 1) * (len(missing) - done - 1) / 60
         print(f"synthesise: shard {number}, {len(lines)} utterances; {len(missing) - done - 1} shards left, about {left:.0f} minutes", flush=True)

@@ -3,7 +3,7 @@
     python -m models.train.synthetic [--shards FOLDER ...]
 
 A shard is NNN.opus (or .flac) and NNN.jsonl, one utterance a line: start and end in samples, language, kind, voice, text, and
-phones [phone, start, end]. Shards 000 and 001 are spoken by the test voices.
+phones [phone, start, end]. Shards 000, 001 and 027 are spoken by the test voices.
 
 prepared/synthetic.GROUP.npy, .json   as `prepare` writes them; GROUP is train or test
 targets/synthetic.GROUP.phones.npy    u8, the phone that sounds in each frame, and the word boundary between words
@@ -23,7 +23,7 @@ from .mixing import UNKNOWN
 from .paths import DATA, HOP, PREPARED, RATE, TARGETS
 
 SHARDS = DATA / "synthetic"
-TEST_SHARDS = 2
+TEST_SHARDS = (0, 1, 27)
 SHORT = 3  # frames: a gap between words that may be no pause
 
 
@@ -49,7 +49,7 @@ def collect(folders, test):
     index, sound, phones, frames, at = [], [], [], [], 0
     shards = {path.stem: path for folder in folders for path in sorted(Path(folder).glob("[0-9]*.jsonl"))}
     for name, path in sorted(shards.items()):
-        if (int(name) < TEST_SHARDS) != test:
+        if (int(name) in TEST_SHARDS) != test:
             continue
         audio, rate = soundfile.read(next(p for s in (".opus", ".flac") if (p := path.with_suffix(s)).exists()), dtype="int16")
         if rate != RATE:

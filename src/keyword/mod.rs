@@ -33,6 +33,8 @@ mod record;
 mod say;
 pub(crate) mod search;
 pub(crate) mod speech;
+#[cfg(feature = "files")]
+mod spelling;
 pub(crate) mod spotter;
 mod stream;
 pub(crate) mod template;

@@ -70,7 +70,7 @@ pub fn weaknesses(keyword: &Keyword, takes: &[Enrolment], others: &[Keyword], pa
 fn language(keyword: &Keyword, known: &[String]) -> Option<Weakness> {
     let from_text = keyword.phones.is_some() || keyword.example.iter().any(|example| example.origin == Origin::Synthesis);
     let language = &keyword.say.as_ref().filter(|_| from_text)?.language;
-    let code = language.split('-').next();
+    let code = language.split('-').next().map(|code| if code == "cmn" { "zh" } else { code });
     let unknown = !known.is_empty() && !known.iter().any(|one| Some(one.as_str()) == code);
     unknown.then(|| Weakness::Language { language: language.clone(), known: known.to_vec() })
 }

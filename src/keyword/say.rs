@@ -10,6 +10,7 @@ use super::enroll::Take;
 use super::file::Origin;
 use super::opposites::opposites;
 use super::phones::{MOST_PHONES, Phones};
+use super::spelling::spelt;
 use crate::audio::{AudioError, ChannelPick, decode_stream_at};
 use crate::toml_file::nearest;
 
@@ -17,6 +18,8 @@ use crate::toml_file::nearest;
 const PROGRAM: &str = "espeak-ng";
 /// Longest phrase, characters.
 const LONGEST_CHARACTERS: usize = 100;
+/// Han characters.
+const HAN: std::ops::RangeInclusive<char> = '\u{3400}'..='\u{9fff}';
 /// Languages listed in an error, at most.
 const LISTED: usize = 8;
 /// Voice variants and speeds in words per minute. A variant in `()` replaces the accent instead, if the language has a second one.
@@ -24,8 +27,10 @@ const VOICES: [(&str, u32); 5] = [("", 160), ("()", 150), ("+m3", 175), ("+f2", 
 /// Languages with a second accent that its speakers also use.
 const ACCENTS: [(&str, &str); 6] =
     [("en-us", "en-gb"), ("en-gb", "en-us"), ("es", "es-419"), ("es-419", "es"), ("pt", "pt-br"), ("pt-br", "pt")];
+/// Mandarin with its syllables as pinyin; the synthesiser's `cmn` reads them as English letters.
+const MANDARIN: &str = "cmn-latn-pinyin";
 /// Common names of languages that the synthesiser calls differently.
-const ALIASES: [(&str, &str); 3] = [("en", "en-us"), ("fr", "fr-fr"), ("zh", "cmn")];
+const ALIASES: [(&str, &str); 4] = [("en", "en-us"), ("fr", "fr-fr"), ("zh", MANDARIN), ("cmn", MANDARIN)];
 /// The variant for a language without a second accent.
 const OTHER_VARIANT: &str = "+m7";
 
@@ -70,6 +75,13 @@ pub enum SayError {
     Long {
         /// Number of phones.
         phones: usize,
+    },
+    /// The synthesiser cannot read a character of the phrase.
+    #[error("{PROGRAM} cannot read `{character}` in Japanese; write the phrase in kana")]
+    #[non_exhaustive]
+    Character {
+        /// The first such character.
+        character: char,
     },
     /// The synthesiser's output is not audio.
     #[error(transparent)]
@@ -116,9 +128,9 @@ impl Synthesiser {
     ///
     /// # Errors
     ///
-    /// [`SayError::Phrase`], and those of running the synthesiser.
+    /// [`SayError::Phrase`], [`SayError::Character`], and those of running the synthesiser.
     pub fn takes(&self, phrase: &str, sample_rate: u32) -> Result<Vec<Take>, SayError> {
-        check(phrase)?;
+        self.check(phrase)?;
         let take = |(voice, speed): (String, u32)| {
             let output = run(&["--stdout", "--stdin", "-b", "1", "-s", &speed.to_string(), "-v", &voice], phrase)?;
             if !output.status.success() || output.stdout.is_empty() {
@@ -137,9 +149,9 @@ impl Synthesiser {
     ///
     /// # Errors
     ///
-    /// [`SayError::Phrase`], [`SayError::Long`], and those of running the synthesiser.
+    /// [`SayError::Phrase`], [`SayError::Character`], [`SayError::Long`], and those of running the synthesiser.
     pub fn phones(&self, phrase: &str, vocabulary: &[String]) -> Result<Option<Phones>, SayError> {
-        check(phrase)?;
+        self.check(phrase)?;
         let spell = |text: &str, voice: &str| -> Result<Option<Vec<String>>, SayError> {
             let output = run(&["-q", "--ipa", "--sep=_", "--stdin", "-b", "1", "-v", voice], text)?;
             Ok(spelt(&String::from_utf8_lossy(&output.stdout), voice, vocabulary))
@@ -163,16 +175,22 @@ impl Synthesiser {
         Ok(Some(Phones { phrase: pronunciations, near }))
     }
 
+    fn check(&self, phrase: &str) -> Result<(), SayError> {
+        let length = phrase.chars().count();
+        if phrase.trim().is_empty() || length > LONGEST_CHARACTERS || phrase.contains(char::is_control) {
+            return Err(SayError::Phrase { length });
+        }
+        // It would say "Chinese letter" instead.
+        match phrase.chars().find(|character| self.language == "ja" && HAN.contains(character)) {
+            Some(character) => Err(SayError::Character { character }),
+            None => Ok(()),
+        }
+    }
+
     /// The language's other accent.
     fn accent(&self) -> Option<&'static str> {
         ACCENTS.iter().find(|(language, _)| *language == self.language).map(|(_, accent)| *accent)
     }
-}
-
-fn check(phrase: &str) -> Result<(), SayError> {
-    let length = phrase.chars().count();
-    let bad = phrase.trim().is_empty() || length > LONGEST_CHARACTERS || phrase.contains(char::is_control);
-    if bad { Err(SayError::Phrase { length }) } else { Ok(()) }
 }
 
 /// Runs the synthesiser with `text` on its standard input.
@@ -189,106 +207,6 @@ fn run(arguments: &[&str], text: &str) -> Result<Output, SayError> {
         let _ = input.write_all(text.as_bytes());
     }
     child.wait_with_output().map_err(failed)
-}
-
-/// IPA symbols that the vocabulary may not have, and phones to use instead, in order of preference: the first one is the one that
-/// the bundled packs were trained on (`models/train/inventory.py`).
-const SPELLINGS: [(&str, &[&str]); 55] = [
-    ("tʃ", &["t͡ʃ"]),
-    ("dʒ", &["d͡ʒ"]),
-    ("ts", &["t͡s"]),
-    ("tɕ", &["t͡ʃ"]),
-    ("dʑ", &["d͡ʒ"]),
-    ("dz", &["z"]),
-    ("r", &["ɹ", "ʁ"]),
-    ("ɾ", &["ɹ"]),
-    ("ʁ", &["ɹ"]),
-    ("ɻ", &["ɹ"]),
-    ("ɡ", &["g"]),
-    ("ɣ", &["g"]),
-    ("ɟ", &["d͡ʒ"]),
-    ("c", &["t͡ʃ"]),
-    ("ɜ", &["ɝ", "ə"]),
-    ("ɚ", &["ɝ", "ə"]),
-    ("ɐ", &["ə", "ʌ"]),
-    ("ɵ", &["ə"]),
-    ("ᵻ", &["ɪ"]),
-    ("ɒ", &["ɑ", "ɔ"]),
-    ("əʊ", &["oʊ"]),
-    ("x", &["h"]),
-    ("χ", &["x", "h"]),
-    ("ç", &["x", "ʃ"]),
-    ("ħ", &["h"]),
-    ("ɦ", &["h"]),
-    ("y", &["i", "u"]),
-    ("ʏ", &["y", "i"]),
-    ("ʉ", &["u"]),
-    ("ɯ", &["ɨ", "u"]),
-    ("ɨ", &["ɪ"]),
-    ("ø", &["e"]),
-    ("œ", &["ø", "ɛ"]),
-    ("ɐ\u{303}", &["ɑ\u{303}"]),
-    ("a\u{303}", &["ɑ\u{303}"]),
-    ("o\u{303}", &["ɔ\u{303}"]),
-    ("e\u{303}", &["ɛ\u{303}"]),
-    ("œ\u{303}", &["ɛ\u{303}"]),
-    ("β", &["b"]),
-    ("ʋ", &["v"]),
-    ("ɸ", &["f"]),
-    ("ɫ", &["l"]),
-    ("ɭ", &["l"]),
-    ("ʎ", &["j", "l"]),
-    ("ʝ", &["j"]),
-    ("ɥ", &["w"]),
-    ("ɲ", &["n"]),
-    ("ɳ", &["n"]),
-    ("ʈ", &["t"]),
-    ("ɖ", &["d"]),
-    ("ʂ", &["ʃ"]),
-    ("ɕ", &["ʃ"]),
-    ("ʐ", &["ʒ", "ʃ"]),
-    ("ʑ", &["ʒ", "ʃ"]),
-    ("ʒ", &["ʃ"]),
-];
-/// English vowels that the synthesiser writes with the symbols of other vowels: "door" is d o ɹ.
-const ENGLISH: [(&str, &str); 3] = [("a", "æ"), ("o", "ɔ"), ("e", "ɛ")];
-/// Least share of a transcription's symbols that must be in the vocabulary.
-const LEAST_SPELT: f64 = 0.9;
-
-/// A nasal vowel's mark.
-const NASAL: char = '\u{303}';
-
-/// An IPA transcription, with `_` between phones, in the classes of `vocabulary`: for each phone the longest classes that fit. Marks of
-/// stress, length and liaison are left out, and nasal vowels that the vocabulary lacks are spelt as oral ones.
-fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<Vec<String>> {
-    let sounds = |c: &char| !"ˈˌːˑ-\u{200d}\u{32a}ʲ()".contains(*c);
-    let text: String = ipa.chars().filter(sounds).collect();
-    let (mut phones, mut unknown, english) = (Vec::new(), 0, language.split('-').next() == Some("en"));
-    let known = |class: &str| vocabulary.iter().any(|known| known == class);
-    for mut rest in text.split(|c: char| c == '_' || c.is_whitespace()) {
-        while let Some(first) = rest.chars().next() {
-            let own =
-                vocabulary.iter().filter(|class| rest.starts_with(class.as_str())).map(|class| (class.len(), class.as_str()));
-            let respelt = SPELLINGS.iter().filter(|(symbol, _)| rest.starts_with(symbol));
-            let respelt =
-                respelt.filter_map(|(symbol, classes)| Some((symbol.len(), *classes.iter().find(|class| known(class))?)));
-            let english = ENGLISH.iter().filter(|(symbol, class)| english && rest.starts_with(symbol) && known(class));
-            let english = english.map(|(symbol, class)| (symbol.len(), *class));
-            // Of equally long ones the last counts.
-            match respelt.chain(own).chain(english).max_by_key(|(length, _)| *length) {
-                Some((length, class)) => {
-                    phones.push(class.to_owned());
-                    rest = &rest[length..];
-                }
-                None => {
-                    unknown += usize::from(first != NASAL);
-                    rest = &rest[first.len_utf8()..];
-                }
-            }
-        }
-    }
-    let share = phones.len() as f64 / (phones.len() + unknown).max(1) as f64;
-    Some(phones).filter(|phones| !phones.is_empty() && share >= LEAST_SPELT)
 }
 
 /// The language column of `espeak-ng --voices`.
@@ -337,22 +255,6 @@ mod tests {
         assert_eq!(hint("en-au", &known), "did you mean `en-gb`, `en-us`?");
         assert_eq!(hint("cnm", &known), "did you mean `cmn`?");
         assert_eq!(hint("xxxxxxxx", &known), "`espeak-ng --voices` lists its languages");
-    }
-
-    #[test]
-    fn a_transcription_is_spelt_in_the_vocabulary() {
-        let vocabulary =
-            ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ", "r", "ɹ", "l"].map(str::to_owned);
-        let phones = |ipa: &str| spelt(ipa, "de", &vocabulary).map(|phones| phones.join(" "));
-        assert_eq!(phones("k_ˈɪ_tʃ_ə_n\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
-        assert_eq!(phones("t_ˈɜː_n ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
-        assert_eq!(phones("ts_ɔ_t_s").as_deref(), Some("t͡s ɔ t s"));
-        assert_eq!(phones("t_ɔ̃ t_ɛ̃").as_deref(), Some("t ɔ̃ t ɛ"));
-        assert_eq!(phones("r_ɾ_ɹ_ɕ").as_deref(), Some("r ɹ ɹ ʃ"));
-        assert_eq!(phones("t_o").as_deref(), Some("t o"));
-        assert_eq!(phones("l_ə- n_œ\u{303} k_o\u{303}").as_deref(), Some("l ə n ɛ k ɔ\u{303}"));
-        assert_eq!(spelt("t_o_s_oʊ", "en-gb", &vocabulary), Some(["t", "ɔ", "s", "oʊ"].map(str::to_owned).to_vec()));
-        assert_eq!((phones("ǀ_ǀ_ǀ_k_n"), phones("")), (None, None));
     }
 
     #[test]
