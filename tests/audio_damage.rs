@@ -362,6 +362,10 @@ fn damaged_mp3_frames_are_lost_and_the_rest_keeps_its_position() {
     assert!(cut.samples.len() > 4_000 && cut.damage().contains("cut off"), "{}", cut.damage());
 }
 
+fn tone_of(file: &[u8]) -> Vec<f32> {
+    played(file).whole()
+}
+
 #[test]
 fn streams_may_follow_each_other() {
     for name in ["speech.flac", "pages.ogg", "speech.ogg", "speech.mp3", "speech.opus", "flac.ogg"] {
@@ -371,6 +375,13 @@ fn streams_may_follow_each_other() {
         assert_eq!(both.len(), 2 * single.len(), "{name}");
         assert!(both[..single.len()] == single[..] && ratio(&both[single.len()..], &single) > 60.0, "{name}");
     }
+    // WAV, with chunks or a byte of padding in between.
+    let one = wav(&Header { data: 6_000, ..S16 }, &s16(&tone(3_000)));
+    for between in [&b""[..], b"LIST\x04\0\0\0abcd", b"\0"] {
+        let both = played(&[&one[..], between, &one[..]].concat()).whole();
+        assert_eq!(both, [tone_of(&one), tone_of(&one)].concat(), "{between:?}");
+    }
+    assert_eq!(played(&[&one[..], b"LIST\xff\xff\0\0abcd"].concat()).whole(), tone_of(&one));
     // Another rate and channel count: resampled to the rate of the first.
     let (mono, stereo) = (data("speech.opus"), data("stereo.opus"));
     let lengths = played(&mono).whole().len() + played(&stereo).whole().len();
@@ -454,6 +465,14 @@ fn pipes_contain_files_or_samples() {
     // An ID3 tag, in contrast, identifies a file.
     let is_raw = given.unwrap().spec().name == "standard input" && !data("speech.mp3").starts_with(b"ID3");
     assert!(is_raw || data("speech.mp3").starts_with(b"ID3"));
+    // Nor are those that look like one frame of another format; several frames are.
+    let adts = [&[0xff, 0xf1, 0x50, 0x80, 0x02, 0x1f, 0xfc][..], &[0; 9]].concat();
+    let mp2 = [&[0xff, 0xfd, 0x90, 0x00][..], &[0; 518]].concat();
+    for (name, frame) in [("AAC", adts), ("layer I or II", mp2)] {
+        assert_eq!(play(pipe(&[&frame[..], &samples].concat()).unwrap()).whole().len(), frame.len() / 2 + 3_000);
+        let error = pipe(&frame.repeat(5)).err().expect(name).to_string();
+        assert!(error.contains("standard input") && error.contains(name), "{error}");
+    }
     let one_byte = play(pipe(&[1]).unwrap());
     assert!(matches!(&one_byte.end, SourceEvent::Error(error) if error.to_string().contains("no audio")), "{:?}", one_byte.end);
     // The header of a file takes precedence over the settings for raw samples.

@@ -365,6 +365,22 @@ fn invalid_audio_is_refused_by_name() {
 }
 
 #[test]
+fn a_benchmark_overwrites_no_input_and_checks_its_outputs_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::copy(repository("models/sample.wav"), at("talk.wav")).unwrap();
+    let refused = |more: &[&str], expected: &[&str]| {
+        refused(&[&["bench", "--seconds", "2", "--snr", "clean", "--policy", "never"], more].concat(), expected);
+    };
+    refused(&["--speech", &at("talk.wav"), "--json", &at("talk.wav")], &["talk.wav", "--json"]);
+    assert_eq!(std::fs::read(at("talk.wav")).unwrap(), std::fs::read(repository("models/sample.wav")).unwrap());
+    refused(&["--json", &at("x"), "--html", &at("x")], &["--html", "--json"]);
+    refused(&["--json", &at("missing/x.json")], &["x.json", "folder does not exist"]);
+    refused(&["--html", &at("")], &["is a folder"]);
+    assert!(!Path::new(&at("x")).exists());
+}
+
+#[test]
 fn a_truncated_file_gives_its_chunks_and_fails() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cut.wav");
@@ -398,7 +414,11 @@ fn invalid_values_are_refused_with_the_valid_ones() {
     refused(&["run", "--policy", "range", "--range", "7..3"], &["7..3"]);
     refused(&["run", "--policy", "fixed", "--threshold", "1"], &["does not use a threshold", "--threshold"]);
     refused(&["run", "--chunk", "333"], &["multiple of 20 ms", "333"]);
-    refused(&["run", "--chunk", "100"], &["chunks of 8, 16, 32 frames"]);
+    refused(&["run", "--chunk", "100"], &["chunks of 8, 16, 32 frames of 20 ms"]);
+    refused(&["run", "--policy", "gain", "--threshold", "nan"], &["not a number", "--threshold"]);
+    refused(&["run", "--policy", "threshold", "--threshold", "1,2,3,4,nan,6,7,8,9"], &["not a number", "--threshold"]);
+    refused(&["run", "--policy", "fixed", "--agreement", "0.9"], &["does not use an agreement; only `calibrated` does"]);
+    refused(&["run", "--report", "-"], &["--report", "/dev/stdout"]);
     refused(&["run", "--policy", "threshold", "--threshold", "1,2"], &["2 thresholds for 10 layers", "--threshold"]);
     refused(&["run", "--deadline", "0"], &["deadline"]);
     refused(&["run", "--threads", "0"], &["threads must be between 1 and 64, got 0"]);

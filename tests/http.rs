@@ -267,6 +267,31 @@ fn event_streams_are_limited_and_closed_to_other_sites() {
 }
 
 #[test]
+fn a_removed_keyword_is_not_searched_for_any_more_even_if_it_was_the_last_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    common::write_speech(&at("talk.wav"), 60);
+    let environment = [("BELLIS_KEYWORDS", at("keywords").display().to_string())];
+    let bellis = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bellis"));
+        command.args(arguments).current_dir(common::repository("")).envs(environment.clone()).output().unwrap()
+    };
+    let enroll = || bellis(&["enroll", "lamp", "--say", "turn on the lamp", "--threshold", "0.3"]);
+    assert!(enroll().status.success());
+    let talk = at("talk.wav").display().to_string();
+    let served = Served::start(&environment, &[&talk, "--realtime", "--ring", "30", "--consumer", "keyword"]);
+    let reloads = |count: f64| served::within("a reload", || served.metric("bellis_reloads_total") == count);
+    served::within("chunks", || served.metric("bellis_chunks_total") >= 1.0);
+    assert!(bellis(&["keywords", "remove", "lamp"]).status.success());
+    reloads(1.0);
+    assert!(enroll().status.success());
+    reloads(2.0);
+    served.signal("TERM");
+    let (success, log) = served.end();
+    assert!(success && !log.contains("reload rejected"), "{log}");
+}
+
+#[test]
 fn keywords_are_changed_only_with_the_token_and_from_this_site() {
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
     let folder = tempfile::tempdir().unwrap();

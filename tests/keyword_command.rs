@@ -270,7 +270,10 @@ fn text_that_cannot_be_synthesised_is_rejected_with_the_reason() {
     enroll(&["--say", "lamp", "--language", "xxxxxxxx"], &["espeak-ng --voices"]);
     enroll(&["--say", " "], &["1 to 100 characters"]);
     enroll(&["--say", "a\nb"], &["1 to 100 characters"]);
-    enroll(&["--say", "?"], &["\"?\"", "en-us"]);
+    enroll(&["--say", "?"], &["no words"]);
+    enroll(&["--say", "😀"], &["no words"]);
+    enroll(&["--say", "你好"], &["`你`", "en-us", "--language zh"]);
+    enroll(&["--say", "привет", "--language", "de"], &["`п`", "--language ru"]);
     enroll(&["--say", "turn on the lamp in the kitchen and then turn off the one in the living room please"], &["too long"]);
     enroll(&["--say", "電気をつけて", "--language", "ja"], &["`電`", "kana"]);
     enroll(&["--language", "de", "--from", DEMO[0]], &["--say"]);
@@ -299,8 +302,16 @@ fn keywords_are_listed_tested_and_removed() {
     assert!(test.contains("  detected: score") && test.contains("  not detected"), "{test}");
     home.refused(&["keywords", "test", "severel", DEMO[0]], &["did you mean `several`?"]);
     home.refused(&["enroll", "several", "--from", DEMO[0]], &["--replace"]);
-    home.refused(&["run", DEMO[0], "--consumer", "keyword", "--false-accepts", "1"], &["fixed threshold"]);
-    home.refused(&["run", DEMO[0], "--consumer", "keyword", "--sensitivity", "0.5"], &["fixed threshold"]);
+    home.refused(&["run", DEMO[0], "--consumer", "keyword:several", "--false-accepts", "1"], &["fixed threshold"]);
+    home.refused(&["run", DEMO[0], "--consumer", "keyword:several", "--sensitivity", "0.5"], &["fixed threshold"]);
+    home.refused(&["run", DEMO[0], "--consumer", "keyword:severl"], &["severl", "no such file or folder", "bellis enroll"]);
+    // Beside others, it keeps its threshold.
+    let kept = home.bellis(&["run", DEMO[0], "--consumer", "keyword", "--quiet", "--sensitivity", "0.5"]);
+    let (found, warning) = (String::from_utf8(kept.stdout).unwrap(), String::from_utf8(kept.stderr).unwrap());
+    assert!(
+        kept.status.success() && found.contains("\"threshold\":0.4") && warning.contains("it stays at 0.400"),
+        "{found}{warning}"
+    );
     home.refused(
         &["run", DEMO[0], "--consumer", "keyword", "--sensitivity", "2"],
         &["--sensitivity must be between 0 and 1, got 2"],
@@ -308,7 +319,26 @@ fn keywords_are_listed_tested_and_removed() {
     assert!(std::fs::metadata(&file).unwrap().len() < 100_000);
     home.works(&["keywords", "remove", "several"]);
     assert!(!file.exists());
+    assert!(home.works(&["keywords", "list"]).contains("no keywords"), "an empty folder");
     home.refused(&["keywords", "remove", "several"], &["no keyword `several`"]);
+}
+
+#[test]
+fn a_keyword_from_text_keeps_its_settings_and_heeds_feedback() {
+    let home = Home::new();
+    let say = ["enroll", "lamp", "--say", "turn on the lamp"];
+    home.works(&say);
+    home.works(&["keywords", "set", "lamp", "--priority", "4", "--refractory", "3"]);
+    home.works(&[&say[..], &["--replace"]].concat());
+    let list = home.works(&["keywords", "list"]);
+    assert!(list.contains("priority    4") && list.contains("refractory  3 s"), "{list}");
+    // Nothing in the background speech resembles it, so every rate has the same threshold, but what a user says counts.
+    let set = home.bellis(&["keywords", "set", "lamp", "--sensitivity", "0"]);
+    let note = String::from_utf8(set.stderr).unwrap();
+    assert!(set.status.success() && note.contains("--threshold raises it"), "{note}");
+    let moved = home.works(&["keywords", "feedback", "lamp", "--wrong", "0.42", "--right", "0.6"]);
+    assert_eq!(moved, "lamp: threshold 0.150 before, 0.425 now\n");
+    assert_eq!(home.works(&["keywords", "feedback", "lamp", "--forget"]), "lamp: threshold 0.425 before, 0.150 now\n");
 }
 
 #[test]
@@ -337,7 +367,7 @@ fn settings_and_feedback_are_stored_with_the_keyword() {
     let contradicted = home.bellis(&["keywords", "feedback", "several", "--wrong", "0.7"]);
     assert!(contradicted.status.success());
     let warning = String::from_utf8(contradicted.stderr).unwrap();
-    assert!(warning.contains("1 of the scores contradict") && warning.contains("--record 1"), "{warning}");
+    assert!(warning.contains("contradicts 1 of the scores") && warning.contains("--record 1 --replace"), "{warning}");
     assert!((threshold() - 0.505).abs() < 1e-6);
     assert!(home.works(&["keywords", "list"]).contains("3 false accepts, 1 utterances"));
     home.works(&["keywords", "feedback", "several", "--forget"]);

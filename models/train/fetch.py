@@ -12,7 +12,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
-from . import queen, sky
+from . import drascula, queen, sky
 from .paths import PACKAGES
 
 HERE = Path(__file__).parent
@@ -74,8 +74,8 @@ def main():
         if lock.setdefault(file.name, digest) != digest:
             raise SystemExit(f"{file.name}: SHA-256 is {digest}, packages.lock says {lock[file.name]}")
         unpack(registry, file, folder)
-        if reader := {queen.PACKAGE: queen, sky.PACKAGE: sky}.get(name):
-            reader.extract()
+        if reader := {queen.PACKAGE: queen, sky.PACKAGE: sky, **dict.fromkeys(drascula.PACKAGES_OF, drascula)}.get(name):
+            reader.extract(folder)
         shutil.rmtree(folder / ".download")
         (folder / ".unpacked").touch()
         LOCK.write_text("".join(f"{name} {lock[name]}\n" for name in sorted(lock)))

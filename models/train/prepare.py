@@ -4,7 +4,7 @@
 
 prepared/GROUP.npy      int16, all clips one after the other, each padded to whole frames of 320 samples
 prepared/GROUP.json     [{clip, package, speaker, start, frames}] in frames
-GROUP is speech.train, speech.test, speech.acted, speech.prompts, speech.probe, speech.match, noise.train or noise.test.
+GROUP is speech.train, speech.test, speech.acted, speech.casts, speech.prompts, speech.probe, speech.match, noise.train or noise.test.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
-from . import queen
+from . import drascula, queen
 from .fetch import listed, package_of
 from .paths import HOP, PACKAGES, PREPARED, RATE
 
@@ -53,7 +53,7 @@ def speaker(package, relative):
         return f"{package}/{relative.stem}"
     if package in ("klettres-data", "ktuberling-data"):
         return f"{package}/{parts[-3] if parts[-2] in ('alpha', 'syllab') else parts[-2]}"
-    if package == queen.PACKAGE:
+    if package == queen.PACKAGE or package in drascula.PACKAGES_OF:
         return f"{package}/{parts[-2]}"
     if package == "tuxpaint-stamps-default":
         return f"{package}/{relative.stem.rsplit('_', 1)[-1] if '_' in relative.stem else 'en'}"

@@ -63,7 +63,7 @@ def lines(data, files):
                         yield character, recording, text.strip()
 
 
-def extract(folder=PACKAGES / PACKAGE):
+def extract(folder):
     """Writes speech/{train,test}/CHARACTER/NAME.mp3, speech/others/NAME.mp3 of what has no text here, and speech/texts.json."""
     data = (folder / FILE).read_bytes()
     files, texts, places = table(data), {}, {}

@@ -5,12 +5,9 @@ Rob Northen's ProPack (RNC method 1). Their texts are in the file too, but the c
 """
 
 import struct
-from pathlib import Path
 
 import numpy as np
 import soundfile
-
-from .paths import PACKAGES
 
 PACKAGE = "beneath-a-steel-sky"
 FOLDER = "usr/share/scummvm/beneath-a-steel-sky"
@@ -95,7 +92,7 @@ def unpack(data):
     return bytes(out)
 
 
-def extract(folder=PACKAGES / PACKAGE):
+def extract(folder):
     """Writes speech/NUMBER.wav."""
     data = (folder / FOLDER / "sky.dsk").read_bytes()
     (folder / "speech").mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ import json
 import re
 from functools import lru_cache
 
-from . import queen, sky
+from . import drascula, queen, sky
 from .paths import PACKAGES
 
 VOICES = {  # of the languages that espeak-ng reads reliably
@@ -27,6 +27,8 @@ def text_of(entry):
     """(text, voice) of an entry of prepared/GROUP.json, or None."""
     package, clip = entry["package"], entry["clip"]
     reader = {"tuxpaint-stamps-default": stamp, "pocketsphinx-testdata": librivox, "festvox-ru": festvox, queen.PACKAGE: acted, sky.PACKAGE: transcribed}.get(package)
+    if package in drascula.PACKAGES_OF:
+        return cast(package, clip)
     if package in OTHER_PROMPTS:
         return prompt(OTHER_PROMPTS[package], clip)
     if prompts_of := PROMPTS.fullmatch(package):
@@ -84,6 +86,11 @@ def prompt(language, clip):
 def acted(clip):
     text = queen.texts().get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
     return (text, "en-us") if text else None
+
+
+def cast(package, clip):
+    text = drascula.texts(package).get("/".join(clip.rsplit(".", 1)[0].split("/")[-2:]))
+    return (text.lower(), VOICES[drascula.PACKAGES_OF[package]]) if text and not NOT_READ.search(text.replace("...", " ")) else None
 
 
 @lru_cache

@@ -11,10 +11,12 @@ use bellis::bench::{
 };
 use bellis::engine::{Encoder, Int8Kernel, LoadOptions, Precision};
 use bellis::exit::PolicySpec;
+use bellis::internal::RunFile;
 use bellis::pack::Pack;
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::files::check_creatable;
 use super::{locate, signals, values};
 
 /// Measure depth, quality, cost and latency under noise
@@ -121,6 +123,7 @@ const REALTIME_RATIOS: [f64; 1] = [0.0];
 
 impl Bench {
     pub fn run(self) -> anyhow::Result<()> {
+        self.check_outputs()?;
         if let Some([a, b]) = self.compare.as_deref() {
             let (a, b) = (read(a)?, read(b)?);
             let compared = Compared(&a, &b);
@@ -180,12 +183,11 @@ impl Bench {
         })?;
         bar.finish_and_clear();
         out!("{report}");
-        let neither = self.json.is_none() && self.html.is_none() && !self.no_files;
-        let or = |path: &Option<PathBuf>, default: &str| path.clone().or_else(|| neither.then(|| default.into()));
-        if let Some(path) = or(&self.json, "bellis-bench.json") {
+        let (json, html) = self.outputs();
+        if let Some(path) = json {
             write(&path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
         }
-        if let Some(path) = or(&self.html, "bellis-bench.html") {
+        if let Some(path) = html {
             write(&path, &bench::page(&report))?;
         }
         if stop.is_set() {
@@ -193,6 +195,29 @@ impl Bench {
         }
         errln!("done in {}", HumanDuration(began.elapsed()));
         Ok(())
+    }
+
+    /// The files for JSON and HTML.
+    fn outputs(&self) -> (Option<PathBuf>, Option<PathBuf>) {
+        let neither = self.json.is_none() && self.html.is_none() && !self.no_files && self.compare.is_none();
+        let or = |path: &Option<PathBuf>, default: &str| path.clone().or_else(|| neither.then(|| default.into()));
+        (or(&self.json, "bellis-bench.json"), or(&self.html, "bellis-bench.html"))
+    }
+
+    /// Checks before the measurement that the reports can be written, and that none is an input or the other one.
+    fn check_outputs(&self) -> anyhow::Result<()> {
+        let reports = self.compare.iter().flatten();
+        let noises = self.noise.iter().map(Path::new).filter(|noise| noise.is_file());
+        let inputs = self.speech.iter().map(PathBuf::as_path).chain(noises).chain(reports.map(PathBuf::as_path));
+        let inputs: Vec<_> = inputs.map(|path| RunFile::at(format!("the input {}", path.display()), path)).collect();
+        let (json, html) = self.outputs();
+        let outputs = [("--json", json), ("--html", html)].map(|(flag, path)| Some((flag, path?)));
+        let mut files = Vec::new();
+        for (flag, path) in outputs.into_iter().flatten() {
+            check_creatable(&path).with_context(|| format!("{flag} {}", path.display()))?;
+            files.push(RunFile::at(format!("{flag} {}", path.display()), &path));
+        }
+        Ok(bellis::internal::check_outputs(&inputs, &files)?)
     }
 
     fn policies(&self, pack: &Pack) -> Vec<String> {

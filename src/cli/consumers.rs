@@ -98,13 +98,21 @@ pub fn asked(settings: &Settings) -> anyhow::Result<Vec<Asked>> {
     texts.iter().map(|text| Ok(Asked { label: spec_label(text), spec: ConsumerSpec::try_from(&**text)? })).collect()
 }
 
-/// Creates one consumer. One that searches for keywords also reports to `observer`.
+/// What a consumer of a service has that one of a single run lacks.
+pub struct Service<'a> {
+    /// Receives the detections of keywords.
+    pub observer: &'a KeywordObserver,
+    /// Whether the service runs already: its last keyword may be removed, and another one follow.
+    pub runs: bool,
+}
+
+/// Creates one consumer.
 pub fn one(
     asked: &Asked,
     settings: &Settings,
     pack: &Pack,
     encoder: &Arc<Encoder>,
-    observer: Option<&KeywordObserver>,
+    service: Option<Service<'_>>,
 ) -> anyhow::Result<Box<dyn Consumer>> {
     let json = JsonOptions { vectors: settings.with_vectors, units: settings.with_units };
     let float = settings.float.unwrap_or_default();
@@ -119,11 +127,11 @@ pub fn one(
         ConsumerSpec::Wav(TextOutput::Stdout, format) => Box::new(Wav::to_writer(std::io::stdout(), STDOUT).format(format)),
         ConsumerSpec::Keyword(path) => {
             // The first keyword may come from the live page.
-            let may_be_none = settings.page_token_file.is_some();
+            let may_be_none = settings.page_token_file.is_some() || service.as_ref().is_some_and(|service| service.runs);
             let out = (std::io::stdout(), STDOUT);
             let keywords = keywords((path.as_deref(), may_be_none), settings, pack, encoder, out)?;
-            match observer {
-                Some(observer) => Box::new(keywords.observer(observer.clone())),
+            match service {
+                Some(service) => Box::new(keywords.observer(service.observer.clone())),
                 None => Box::new(keywords),
             }
         }

@@ -22,6 +22,9 @@ use super::signals::stop_on_signals;
 use super::source::gain_db;
 use super::{locate, table};
 
+/// Minutes of background speech below which a threshold is doubtful.
+const FEW_MINUTES: f64 = 10.0;
+
 /// Enroll a keyword from text, recordings or both
 ///
 /// Nothing is trained. With --say, streams are searched for the phones of the phrase, as espeak-ng pronounces it; with --from or --record, for
@@ -90,7 +93,7 @@ impl Enroll {
             self.false_accepts = false_accepts(sensitivity)?;
         }
         if !(self.false_accepts.is_finite() && self.false_accepts > 0.0) {
-            bail!("--false-accepts must be above 0, got {}", self.false_accepts);
+            bail!("--false-accepts must be a number above 0, got {}", self.false_accepts);
         }
         if self.threshold.is_some_and(|score| !(0.0..=1.0).contains(&score)) {
             bail!("--threshold must be between 0 and 1");
@@ -104,6 +107,9 @@ impl Enroll {
         let path = keyword.path_in(&folder);
         if path.exists() && !self.replace {
             bail!("{}: keyword `{}` exists; pass --replace to replace it", path.display(), self.name);
+        }
+        if let Ok(replaced) = load(&path, None) {
+            (keyword.priority, keyword.refractory_seconds) = (replaced.priority, replaced.refractory_seconds);
         }
         let stop = stop_on_signals()?;
         let synthesised = self.synthesised(&enroller, &mut keyword)?;
@@ -131,7 +137,16 @@ impl Enroll {
                 };
                 enroller.set_threshold(&mut keyword, self.false_accepts, speech, progress)?;
                 bar.finish_and_clear();
+                if keyword.background_minutes() < FEW_MINUTES {
+                    errln!(
+                        "warning: {:.1} minutes of background speech are few for a threshold; {FEW_MINUTES} or more make it reliable",
+                        keyword.background_minutes()
+                    );
+                }
             }
+        }
+        if folder.exists() && !folder.is_dir() {
+            bail!("{}: is not a folder", folder.display());
         }
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         keyword.save(&path)?;

@@ -51,6 +51,23 @@ pub fn identity(path: &Path) -> Option<FileId> {
     Some((found.dev(), found.ino()))
 }
 
+/// Checks that a file can be created or replaced, and changes nothing.
+pub fn check_creatable(path: &Path) -> anyhow::Result<()> {
+    match path.metadata() {
+        Ok(found) if found.is_dir() => anyhow::bail!("is a folder; name a file"),
+        Ok(found) if found.is_file() => Ok(std::fs::OpenOptions::new().append(true).open(path).map(drop)?),
+        Ok(_) => Ok(()),
+        Err(_) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !folder.is_dir() {
+                anyhow::bail!("the folder does not exist; create it");
+            }
+            let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
+            Ok(std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))?)
+        }
+    }
+}
+
 /// Checks that a consumer's file or folder can be created or written, and changes nothing.
 #[cfg(all(unix, feature = "serve"))]
 pub fn check_writable(spec: &ConsumerSpec) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use bellis::keyword::{Keyword, KeywordError, Label, MOST_REFRACTORY, load};
+use bellis::keyword::{Keyword, KeywordError, Label, MOST_REFRACTORY, false_accepts_of, load};
 use clap::{ArgGroup, Args};
 
 use super::enroll::requested_rate;
@@ -36,7 +36,8 @@ pub struct Set {
 
 /// Say which reports were wrong and which were missed, to move the threshold
 ///
-/// Scores are those of detections and near misses. The threshold moves as far as it has to, within 0.05 to 5 false accepts per hour.
+/// Scores are those of detections and near misses. The threshold moves as far as it has to, within 0.05 to 5 false accepts per hour, and up to 0.5
+/// for keywords from text.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("labels").required(true).multiple(true)))]
 pub struct Feedback {
@@ -77,6 +78,14 @@ impl Set {
         keyword.priority = self.priority.unwrap_or(keyword.priority);
         keyword.save(&path)?;
         outln!("{}", settings(&keyword));
+        if self.false_accepts.or(self.sensitivity).is_some()
+            && keyword.threshold_for(false_accepts_of(0.0)) == keyword.threshold_for(false_accepts_of(1.0))
+        {
+            errln!(
+                "note: the threshold is the lowest one for a phrase from text at any rate, because the background speech never resembles the \
+                 phrase; --threshold raises it"
+            );
+        }
         Ok(())
     }
 }
@@ -100,9 +109,10 @@ impl Feedback {
         let against = keyword.feedback.contradicted(keyword.threshold);
         if against > 0 {
             errln!(
-                "warning: {against} of the scores contradict this threshold, and no allowed one agrees with more of them. Add a recording \
-                 (`bellis enroll {} --say \"PHRASE\" --record 1`), or use a longer phrase.",
-                keyword.name
+                "warning: this threshold contradicts {against} of the scores, and no allowed one agrees with more of them. Add a recording \
+                 (`bellis enroll {} --say \"{}\" --record 1 --replace`), or use a longer phrase.",
+                keyword.name,
+                keyword.say.as_ref().map_or("PHRASE", |say| &say.phrase)
             );
         }
         Ok(())

@@ -73,11 +73,15 @@ impl Keywords {
 }
 
 fn list(folder: &Path) -> anyhow::Result<()> {
-    if !folder.is_dir() {
+    if folder.is_file() {
+        bail!("{}: is not a folder of keywords", folder.display());
+    }
+    let files = find(folder);
+    if files.as_ref().is_err_and(is_empty) {
         outln!("no keywords in {}; enroll one with `bellis enroll NAME --say \"PHRASE\"`", folder.display());
         return Ok(());
     }
-    for path in find(folder)? {
+    for path in files? {
         match load(&path, None) {
             Ok(keyword) => {
                 let lengths: Vec<String> =
@@ -201,9 +205,12 @@ pub fn consumer<W: Write + Send>(
     encoder: &Arc<Encoder>,
     (out, place): (W, &str),
 ) -> anyhow::Result<KeywordLines<W>> {
-    let path = path.map_or_else(|| folder(settings), |path| Ok(path.to_owned()))?;
+    let path = located(path, settings)?;
     if !path.exists() && !may_be_none {
-        bail!("{}: no keywords; enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display());
+        bail!(
+            "{}: no such file or folder of keywords, nor a keyword of that name; enroll one with `bellis enroll NAME --say \"PHRASE\"`",
+            path.display()
+        );
     }
     let reference = PackRef::to(pack);
     let options = search_options(settings)?;
@@ -223,7 +230,14 @@ pub fn consumer<W: Write + Send>(
             }
             Err(error) => return Err(error.into()),
         };
-        watched.push(Watched::new(&keyword, &file, &options, encoder)?);
+        let one = match Watched::new(&keyword, &file, &options, encoder) {
+            Err(error @ KeywordError::FixedThreshold { .. }) if path.is_dir() => {
+                log::warn!("{error}; it stays at {:.3}", keyword.threshold);
+                Watched::new(&keyword, &file, &SearchOptions { false_accepts: None, ..options }, encoder)
+            }
+            one => one,
+        };
+        watched.push(one?);
     }
     if watched.is_empty() && skipped > 0 && !may_be_none {
         bail!("{}: none of the keywords can be used; enroll them again", path.display());
@@ -244,9 +258,22 @@ fn is_empty(error: &KeywordError) -> bool {
 /// The state of the keywords in `path`, a file or a folder; by default of all enrolled ones. It changes when one is enrolled or removed.
 #[cfg(feature = "serve")]
 pub fn state(path: Option<&Path>, settings: &Settings) -> Vec<(PathBuf, Option<std::time::SystemTime>)> {
-    let path = path.map_or_else(|| folder(settings).unwrap_or_default(), Path::to_owned);
+    let path = located(path, settings).unwrap_or_default();
     let changed = |file: &PathBuf| file.metadata().and_then(|file| file.modified()).ok();
     find(&path).unwrap_or_default().into_iter().map(|file| (file.clone(), changed(&file))).collect()
+}
+
+/// Where to search for keywords: a file, a folder, or the file of an enrolled keyword by its name; by default the folder of all enrolled ones.
+fn located(path: Option<&Path>, settings: &Settings) -> anyhow::Result<PathBuf> {
+    let folder = folder(settings)?;
+    Ok(match path {
+        None => folder,
+        Some(path) if path.exists() => path.to_owned(),
+        Some(path) => {
+            let named = folder.join(format!("{}{KEYWORD_SUFFIX}", path.display()));
+            if named.is_file() { named } else { path.to_owned() }
+        }
+    })
 }
 
 /// The folder of enrolled keywords.

@@ -13,7 +13,7 @@ use bellis::pack::Pack;
 use bellis::runtime::{Adjust, NamedConsumer};
 use bellis::stream::Representation;
 
-use super::consumers::{Asked, asked, create_file, one};
+use super::consumers::{Asked, Service, asked, create_file, one};
 use super::files::{FileId, check_writable, identity, set_aside};
 use super::keywords;
 #[cfg(feature = "neighbours")]
@@ -130,7 +130,10 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         let keywords = keyword_state(&asked.spec, settings);
         let inner = match services::consumer(asked, settings, &self.pack, &self.encoder, &self.reports)? {
             Some(consumer) => consumer,
-            None => one(asked, settings, &self.pack, &self.encoder, Some(&self.reports.keywords))?,
+            None => {
+                let service = Service { observer: &self.reports.keywords, runs: self.status.is_some() };
+                one(asked, settings, &self.pack, &self.encoder, Some(service))?
+            }
         };
         let (open, searched) = (self.open.clone(), self.searched.clone());
         let output = Output { asked: asked.clone(), inner, open, keywords, searched };

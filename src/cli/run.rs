@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use bellis::audio::Source;
 #[cfg(feature = "bench")]
 use bellis::consumer::Consumer;
@@ -68,6 +68,9 @@ impl Run {
             None => self.settings,
         };
         let pack = locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))?;
+        if settings.report.as_deref() == Some(Path::new("-")) {
+            bail!("--report writes a file; name one, or /dev/stdout");
+        }
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
         check_outputs(&settings, &pack, &config)?;
         let pack = Pack::open(&pack)?;

@@ -124,6 +124,12 @@ impl ConsumerSpec {
     }
 }
 
+/// Whether a text looks like a sample format, such as f64 or s24le, and not like the beginning of a path.
+fn is_sample_format(text: &str) -> bool {
+    let bits = text.trim_start_matches(['s', 'u', 'f', 'i']).trim_end_matches("le").trim_end_matches("be");
+    bits.len() < text.len() && matches!(bits, "8" | "16" | "24" | "32" | "64")
+}
+
 impl TryFrom<&OsStr> for ConsumerSpec {
     type Error = ConsumerSpecError;
 
@@ -153,6 +159,9 @@ impl TryFrom<&OsStr> for ConsumerSpec {
                 (Some("f32" | "s16"), Some(output)) if output.is_empty() => return Err(wrong("needs a file: wav:f32:out.wav")),
                 (Some("f32"), Some(output)) => Self::Wav(to(output), WavFormat::F32),
                 (Some("s16"), Some(output)) => Self::Wav(to(output), WavFormat::S16),
+                (Some(format), Some(_)) if is_sample_format(format) => {
+                    return Err(wrong("the sample format must be s16 or f32"));
+                }
                 _ => Self::Wav(to(output), WavFormat::S16),
             },
             ("wav", None) => return Err(wrong("needs a file: wav:out.wav")),
@@ -254,6 +263,7 @@ mod tests {
             ("jsonl:", "after the colon"),
             ("null:a", "no output"),
             ("wav:s16:", "needs a file"),
+            ("wav:f64:a.wav", "s16 or f32"),
         ];
         for (text, expected) in cases {
             let error = text.parse::<ConsumerSpec>().unwrap_err().to_string();

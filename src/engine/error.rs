@@ -104,7 +104,7 @@ pub enum EngineError {
         problem: String,
     },
     /// The pack was not trained for chunks of this size.
-    #[error("pack `{pack}` supports chunks of {allowed} frames, got {frames}")]
+    #[error("pack `{pack}` supports chunks of {allowed} frames of {frame_ms} ms, got {frames}")]
     #[non_exhaustive]
     ChunkFrames {
         /// The pack's name.
@@ -113,6 +113,8 @@ pub enum EngineError {
         allowed: String,
         /// The given size.
         frames: usize,
+        /// Milliseconds from frame to frame.
+        frame_ms: f64,
     },
     /// A stream with chunks of this size would need too much memory.
     #[error("pack `{pack}`: chunks of {frames} frames need {mebibytes} MiB per stream, more than {} MiB; use shorter chunks", MAX_STREAM_BYTES >> 20)]

@@ -305,7 +305,8 @@ impl Encoder {
     pub fn check_chunk(&self, frames: usize) -> Result<(), EngineError> {
         let allowed: &ChunkFrames = &self.spec.chunk_frames;
         if !allowed.contains(frames) {
-            return Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), frames });
+            let frame_ms = 1e3 * self.audio.hop as f64 / f64::from(self.audio.sample_rate);
+            return Err(EngineError::ChunkFrames { pack: self.name.clone(), allowed: allowed.to_string(), frames, frame_ms });
         }
         let bytes = self.spec.stream_bytes(frames);
         match bytes > MAX_STREAM_BYTES {

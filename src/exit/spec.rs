@@ -262,9 +262,7 @@ impl PolicySpec {
                 PerLayer::Each(values) if values.len() + 1 != layers && values.len() != layers => {
                     Err(self.invalid(name, "threshold", format!("{} thresholds for {layers} layers", values.len())))
                 }
-                PerLayer::All(value) if value.is_nan() => {
-                    Err(self.invalid(name, "threshold", "the threshold is not a number".into()))
-                }
+                thresholds if thresholds.has_nan() => Err(self.not_a_number(name)),
                 _ => Ok(thresholds),
             }
         };
@@ -337,6 +335,7 @@ impl PolicySpec {
                     return Err(missing("gain predictors", "use `threshold` or `change`, or calibrate the pack"));
                 };
                 let lambda = match (&self.threshold, &exit.gain) {
+                    (Some(PerLayer::All(lambda)), _) if lambda.is_nan() => return Err(self.not_a_number(name)),
                     (Some(PerLayer::All(lambda)), _) => *lambda,
                     (Some(PerLayer::Each(_)), _) => {
                         return Err(self.invalid(
@@ -369,11 +368,17 @@ impl PolicySpec {
         debug_assert!(uses.iter().all(|(_, _, by)| !by.contains(&Never)));
         for (what, given, by) in uses {
             if given && !by.contains(&name) {
+                let article = if what.starts_with('a') { "an" } else { "a" };
+                let verb = if by.len() == 1 { "does" } else { "do" };
                 let by: Vec<_> = by.iter().map(|name| format!("`{name}`")).collect();
-                return Err(self.invalid(name, what, format!("does not use a {what}; only {} do", by.join(", "))));
+                return Err(self.invalid(name, what, format!("does not use {article} {what}; only {} {verb}", by.join(", "))));
             }
         }
         Ok(())
+    }
+
+    fn not_a_number(&self, name: PolicyName) -> PolicyError {
+        self.invalid(name, "threshold", "the threshold is not a number".into())
     }
 
     fn invalid(&self, name: PolicyName, parameter: &'static str, problem: String) -> PolicyError {

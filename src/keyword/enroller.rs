@@ -60,7 +60,7 @@ pub enum EnrollError {
     Cancelled,
     /// The threshold cannot be set.
     #[error(
-        "{minutes:.1} minutes of background speech are too few to set a threshold; pass more speech without the keyword, or a threshold"
+        "{minutes:.1} minutes of background speech are too few to set a threshold; pass more speech without the keyword (--background), or a threshold (--threshold)"
     )]
     #[non_exhaustive]
     TooLittleBackground {

@@ -65,6 +65,8 @@ const MOST_ROWS: usize = 1000;
 const MOST_PRONUNCIATIONS: usize = 8;
 /// Range of thresholds that feedback may set if there is no background.
 const FREE_RANGE: (f32, f32) = (0.05, 0.95);
+/// Threshold up to which feedback may move that of a keyword from text, whatever its background.
+const MOST_WITH_PHONES: f32 = 0.5;
 /// Maximum refractory time, seconds.
 pub const MOST_REFRACTORY: f64 = 3600.0;
 
@@ -222,13 +224,16 @@ pub enum KeywordError {
         path: PathBuf,
     },
     /// A false-accept rate was requested for a keyword whose threshold was given at enrolment.
-    #[error("{}: enrolled with a fixed threshold, so --false-accepts does not apply", path.display())]
+    #[error("{}: enrolled with a fixed threshold, which does not depend on a rate of false accepts or a sensitivity", path.display())]
     FixedThreshold {
         /// The file.
         path: PathBuf,
     },
     /// Not a valid name.
-    #[error("`{name}` is not a valid keyword name; use 1 to 64 characters without slashes, control characters or a leading dot")]
+    #[error(
+        "`{name}` is not a valid keyword name; use 1 to 64 characters (200 bytes) without slashes, colons or control characters, that do not \
+         begin with a dot or begin or end with a space"
+    )]
     Name {
         /// The name.
         name: String,
@@ -237,7 +242,7 @@ pub enum KeywordError {
 
 /// Rejects names that cannot be a file's name.
 pub fn check_name(name: &str) -> Result<(), KeywordError> {
-    let fits = (1..=64).contains(&name.chars().count());
+    let fits = (1..=64).contains(&name.chars().count()) && name.len() <= 200;
     let bad = |c: char| c.is_control() || matches!(c, '/' | '\\' | ':');
     match fits && !name.starts_with('.') && name.trim() == name && !name.contains(bad) {
         true => Ok(()),
@@ -347,7 +352,7 @@ impl Keyword {
         std::fs::rename(&unfinished, path).map_err(io)
     }
 
-    /// The threshold for a rate of false accepts per hour, moved by the [`feedback`](Self::feedback) within the rates from 0.05 to 5;
+    /// The threshold for a rate of false accepts per hour, moved by the [`feedback`](Self::feedback) within the rates from 0.05 to 5, or up to 0.5 from text;
     /// `None` if it was enrolled without background speech.
     pub fn threshold_for(&self, per_hour: f64) -> Option<f32> {
         self.background_threshold(per_hour).map(|threshold| self.feedback.adjust(threshold, self.range()))
@@ -370,7 +375,9 @@ impl Keyword {
     /// The lowest and the highest threshold that feedback may set.
     fn range(&self) -> (f32, f32) {
         let at = |sensitivity| self.background_threshold(false_accepts_of(sensitivity));
-        at(1.0).zip(at(0.0)).unwrap_or(FREE_RANGE)
+        let (least, most) = at(1.0).zip(at(0.0)).unwrap_or(FREE_RANGE);
+        // Background speech may never resemble a phrase from text, and then says nothing about what a user hears.
+        (least, if self.phones.is_some() { most.max(MOST_WITH_PHONES) } else { most })
     }
 
     /// The threshold for a rate of false accepts per hour.

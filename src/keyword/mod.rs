@@ -31,6 +31,8 @@ mod reading;
 mod record;
 #[cfg(feature = "files")]
 mod say;
+#[cfg(feature = "files")]
+mod script;
 pub(crate) mod search;
 pub(crate) mod speech;
 #[cfg(feature = "files")]

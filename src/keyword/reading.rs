@@ -64,11 +64,11 @@ struct Part {
     texts: Vec<(u64, String)>,
 }
 
-/// The words of a text in lower case, with one space between them.
+/// The words of a text in lower case, with a space around each: a phrase is in a text if its words are, and not as a part of others.
 fn words(text: &str) -> String {
     let lower = text.to_lowercase();
     let words: Vec<&str> = lower.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    words.join(" ")
+    format!(" {} ", words.join(" "))
 }
 
 /// [`BLOCK`] frames of a reading.

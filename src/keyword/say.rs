@@ -10,6 +10,7 @@ use super::enroll::Take;
 use super::file::Origin;
 use super::opposites::opposites;
 use super::phones::{MOST_PHONES, Phones};
+use super::script;
 use super::spelling::spelt;
 use crate::audio::{AudioError, ChannelPick, decode_stream_at};
 use crate::toml_file::nearest;
@@ -18,8 +19,6 @@ use crate::toml_file::nearest;
 const PROGRAM: &str = "espeak-ng";
 /// Longest phrase, characters.
 const LONGEST_CHARACTERS: usize = 100;
-/// Han characters.
-const HAN: std::ops::RangeInclusive<char> = '\u{3400}'..='\u{9fff}';
 /// Languages listed in an error, at most.
 const LISTED: usize = 8;
 /// Voice variants and speeds in words per minute. A variant in `()` replaces the accent instead, if the language has a second one.
@@ -76,12 +75,19 @@ pub enum SayError {
         /// Number of phones.
         phones: usize,
     },
-    /// The synthesiser cannot read a character of the phrase.
-    #[error("{PROGRAM} cannot read `{character}` in Japanese; write the phrase in kana")]
+    /// The phrase has no letters or digits.
+    #[error("the phrase has no words: only signs or symbols")]
+    Words,
+    /// The phrase is in a script that the language is not written in: the synthesiser would say the names of its letters.
+    #[error("`{character}` cannot be read in the language `{language}`; {hint}")]
     #[non_exhaustive]
-    Character {
+    Script {
         /// The first such character.
         character: char,
+        /// Language.
+        language: String,
+        /// What to do.
+        hint: String,
     },
     /// The synthesiser's output is not audio.
     #[error(transparent)]
@@ -128,7 +134,7 @@ impl Synthesiser {
     ///
     /// # Errors
     ///
-    /// [`SayError::Phrase`], [`SayError::Character`], and those of running the synthesiser.
+    /// [`SayError::Phrase`], [`SayError::Words`], [`SayError::Script`], and those of running the synthesiser.
     pub fn takes(&self, phrase: &str, sample_rate: u32) -> Result<Vec<Take>, SayError> {
         self.check(phrase)?;
         let take = |(voice, speed): (String, u32)| {
@@ -149,7 +155,7 @@ impl Synthesiser {
     ///
     /// # Errors
     ///
-    /// [`SayError::Phrase`], [`SayError::Character`], [`SayError::Long`], and those of running the synthesiser.
+    /// [`SayError::Phrase`], [`SayError::Words`], [`SayError::Script`], [`SayError::Long`], and those of running the synthesiser.
     pub fn phones(&self, phrase: &str, vocabulary: &[String]) -> Result<Option<Phones>, SayError> {
         self.check(phrase)?;
         let spell = |text: &str, voice: &str| -> Result<Option<Vec<String>>, SayError> {
@@ -180,9 +186,14 @@ impl Synthesiser {
         if phrase.trim().is_empty() || length > LONGEST_CHARACTERS || phrase.contains(char::is_control) {
             return Err(SayError::Phrase { length });
         }
-        // It would say "Chinese letter" instead.
-        match phrase.chars().find(|character| self.language == "ja" && HAN.contains(character)) {
-            Some(character) => Err(SayError::Character { character }),
+        if !phrase.contains(char::is_alphanumeric) {
+            return Err(SayError::Words);
+        }
+        match script::unread(phrase, &self.language) {
+            Some((character, meant)) => {
+                let hint = script::hint(meant, &self.language);
+                Err(SayError::Script { character, language: self.language.clone(), hint })
+            }
             None => Ok(()),
         }
     }

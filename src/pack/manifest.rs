@@ -287,12 +287,22 @@ pub struct ExitSection {
 
 /// One number for all layers, or one per layer.
 #[derive(Debug, Clone, PartialEq, Deserialize, serde::Serialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a number, or a list with one for each layer")]
 pub enum PerLayer {
     /// The same at every layer.
     All(f32),
     /// Layer 1, layer 2, …
     Each(Vec<f32>),
+}
+
+impl PerLayer {
+    /// Whether a value is not a number.
+    pub(crate) fn has_nan(&self) -> bool {
+        match self {
+            Self::All(value) => value.is_nan(),
+            Self::Each(values) => values.iter().any(|value| value.is_nan()),
+        }
+    }
 }
 
 impl From<f32> for PerLayer {

@@ -73,6 +73,8 @@ pub struct ConsumerSummary {
     pub dropped: u64,
     /// Whether the reader of its output closed it.
     pub closed: bool,
+    /// Whether it failed.
+    pub failed: bool,
 }
 
 impl Summary {
@@ -111,6 +113,7 @@ impl Summary {
                     delivered: c.delivered(),
                     dropped: c.dropped(),
                     closed: c.closed(),
+                    failed: c.failed(),
                 })
                 .collect(),
         }
@@ -151,8 +154,9 @@ impl fmt::Display for Summary {
             (0, 0) => writeln!(f)?,
             (bad, xruns) => writeln!(f, "; {bad} non-finite (replaced with zeros), {xruns} device overruns")?,
         }
-        for ConsumerSummary { name, delivered, dropped, closed } in &self.consumers {
+        for ConsumerSummary { name, delivered, dropped, closed, failed } in &self.consumers {
             match (closed, dropped) {
+                (false, _) if *failed => writeln!(f, "  consumer  {name}: {delivered} chunks delivered, then failed")?,
                 (true, _) => writeln!(f, "  consumer  {name}: {delivered} chunks delivered, then closed by its reader")?,
                 (false, 0) => {}
                 (false, dropped) => {

@@ -158,7 +158,9 @@ pub fn open_pipe(
         return Err(AudioError::new(AudioErrorKind::Malformed, STDIN, "is empty: the program that feeds the pipe wrote nothing"));
     }
     let is_file = detect::is_container(bytes.fill(detect::HEAD_BYTES).map_err(not_readable)?)
-        || (!raw.is_given && mpeg::detect(&mut bytes).map_err(not_readable)?);
+        || (!raw.is_given
+            && (mpeg::detect(&mut bytes).map_err(not_readable)?
+                || detect::has_unsupported_frames(&mut bytes).map_err(not_readable)?));
     if is_file {
         return Ok(Box::new(FileSource::new(Decoder::open(bytes, STDIN.to_owned(), pick)?, realtime)));
     }

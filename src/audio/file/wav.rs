@@ -235,7 +235,7 @@ impl Stream for Wav {
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure> {
         let (frame, left) = (self.frame_bytes, self.left.unwrap_or(u64::MAX));
         if left < frame as u64 {
-            return Ok(Piece::End);
+            return self.after_the_audio(left);
         }
         // Audio from a pipe is delivered at once: this waits for one frame and includes everything that arrived with it.
         let available =
@@ -264,6 +264,34 @@ impl Stream for Wav {
         self.bytes.consume(whole);
         self.left = self.left.map(|left| left - whole as u64);
         Ok(Piece::Samples)
+    }
+}
+
+impl Wav {
+    /// Skips the rest of the file, and begins the next one if the stream has another.
+    fn after_the_audio(&mut self, rest: u64) -> Result<Piece, Failure> {
+        self.bytes.skip(rest)?;
+        loop {
+            let head = self.bytes.fill(12 + 1)?;
+            // A byte of padding can follow the audio.
+            let padding = usize::from(!detect(head) && head.get(1..).is_some_and(detect));
+            if detect(&head[padding.min(head.len())..]) {
+                self.bytes.consume(padding);
+                let bytes = std::mem::replace(&mut self.bytes, Bytes::new(Box::new(std::io::empty()), None));
+                return match Self::open(bytes)? {
+                    Opened::Stream(next) => {
+                        *self = *next;
+                        Ok(Piece::Next)
+                    }
+                    Opened::Other(_) => Err(Failure::unsupported("ADPCM after another recording")),
+                };
+            }
+            let Some(chunk) = head.get(..8).filter(|chunk| CHUNKS_AFTER_DATA.iter().any(|id| chunk[..4] == **id)) else {
+                return Ok(Piece::End);
+            };
+            let size = u64::from(u32_at(chunk, 4));
+            self.bytes.skip(8 + size + size % 2)?;
+        }
     }
 }
 

@@ -253,6 +253,9 @@ impl Consumer for Segments {
             Some(SegmentTarget::Folder(folder)) => {
                 let place = folder.display().to_string();
                 let failed = |error| ConsumerError::write(place.clone(), error);
+                if folder.is_file() {
+                    return Err(ConsumerError::other(format!("{place}: is a file; name a folder")));
+                }
                 std::fs::create_dir_all(&folder).map_err(failed)?;
                 let lines = folder.join(SEGMENTS);
                 if lines.exists() {
