@@ -35,7 +35,7 @@ pub enum MessageError {
     #[error("a message's first line is longer than {LINE_LIMIT} bytes")]
     LongLine,
     /// The line, or the JSON after it, is not what it should be.
-    #[error("a message is not valid: {0}")]
+    #[error("a message is not valid")]
     Json(#[from] serde_json::Error),
     /// A block is too long.
     #[error("a message announces {length} bytes of {block}; at most {limit} are accepted")]
