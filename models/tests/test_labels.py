@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models import kokoro
-from models.train import inventory, label, queen, sky, synthetic
+from models.train import drascula, inventory, label, queen, sky, synthetic
 from models.train.check import collapse, distance
 from models.train.inventory import BOUNDARY, VOCABULARY, fold, rhotic, spoken, timed
 
@@ -120,6 +120,25 @@ def test_lines_of_a_dialogue_find_their_recordings():
         ("JOE", "070006J4.SB", "I'm Joe King."),
         ("PIRATE", "070006P1.SB", "Go away!"),
     ]
+
+
+def test_texts_of_a_cast_are_numbered_by_character_and_language():
+    def block(texts):
+        """Texts with their zeros, padded so that the distance to the next text, in the two bytes before each but the first, is a multiple of 4."""
+        rows = [text.encode("cp850") + b"\0" for text in texts]
+        steps = [-(-(len(row) + 2) // 4) * 4 for row in rows]
+        out = bytes(2)
+        for row, step in zip(rows, steps):
+            out += struct.pack(">H", step) + row.ljust(step - 2, b"\0")
+        return struct.pack(">H", len(out)) + out
+
+    hero, others = ["", drascula.TEXTS.decode(), "MAÑANA"], ["", "HELLO"]
+    data = bytes(7)
+    for character in drascula.CHARACTERS:
+        texts = others if character else hero
+        data += struct.pack(">H", len(texts)) + b"".join(block(texts) for _ in drascula.LANGUAGES)
+    found = drascula.texts_of(data)
+    assert found[""]["es"] == hero and found["VB"]["en"] == others
 
 
 class Packer:

@@ -92,6 +92,8 @@ def main():
         "synthetic voices, borrowed languages": ("synthetic.test", lambda entry: entry["language"] in BORROWED),
         "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
         "acted English": ("speech.acted", lambda entry: True),
+        "acted English, another game": ("speech.casts", lambda entry: entry["package"] == "drascula"),
+        "acted Spanish": ("speech.casts", lambda entry: entry["package"] == "drascula-spanish"),
         "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
         "read Russian": ("speech.probe", lambda entry: True),
     }

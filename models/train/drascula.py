@@ -4,7 +4,8 @@ A recording is a file of unsigned 8-bit samples at 11,025 Hz, LETTERS + NUMBER.A
 after the other: their number, then for each of LANGUAGES the size of a block and the block, which begins after 4 bytes. Texts end with a zero byte; before each
 but the first is the distance from it to the next one.
 
-Characters of TEST are not used for training.
+Characters of TEST are not used for training. No other English character's mean over h¹, after a discriminant analysis of 1,500 voices, resembles theirs by more than 0.76 (cosine; two
+halves of one character: 0.79 to 0.98).
 """
 
 import json
