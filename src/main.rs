@@ -10,10 +10,8 @@ mod cli;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::Cli::read();
     start_log(cli.log_filter());
     quiet_while_loading();
     match cli.run() {

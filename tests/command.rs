@@ -128,7 +128,7 @@ fn the_input_level_is_in_the_summary_and_a_bad_one_is_reported_once_with_its_rem
     };
     let (level, warnings) = run(&loudness(0.03), &["--gain-db", &gain]);
     assert!(level.contains(&format!("gain +{gain}.0 dB")) && warnings.is_empty(), "{level}: {warnings:?}");
-    refused(&["run", "--gain-db", "-61"], &["--gain-db must be between -60 and 60, got -61"]);
+    refused(&["run", "--gain-db", "-61"], &["gain_db must be between -60 and 60, got -61 (--gain-db)"]);
 }
 
 #[test]
@@ -422,6 +422,8 @@ fn invalid_values_are_refused_with_the_valid_ones() {
     refused(&["run", "--policy", "threshold", "--threshold", "1,2"], &["2 thresholds for 10 layers", "--threshold"]);
     refused(&["run", "--deadline", "0"], &["deadline"]);
     refused(&["run", "--threads", "0"], &["threads must be between 1 and 64, got 0"]);
+    refused(&["run", "--threads", "-1"], &["invalid value '-1' for '--threads"]);
+    refused(&["run", "--ring", "-1"], &["ring must be between 0.05 and 600 seconds, got -1"]);
     refused(&["run", "--threads", "65"], &["threads must be between 1 and 64, got 65"]);
     refused(&["bench", "--threads", "1000000"], &["threads must be between 1 and 64, got 1000000"]);
     refused(&["run", "--gate", "1.5"], &["must be between 0 and 1, got 1.5"]);

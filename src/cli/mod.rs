@@ -36,7 +36,7 @@ mod values;
 #[cfg(feature = "neighbours")]
 mod worker;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 /// Streaming speech representations, keywords and phones on small CPUs, with early exit.
 #[derive(Debug, Parser)]
@@ -72,7 +72,21 @@ enum Command {
     Manual(manual::Manual),
 }
 
+/// Lets options take negative numbers, so that their own check rejects those, and not the parser of the command line.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let option = |arg: &clap::Arg| arg.get_action().takes_values() && !arg.is_positional();
+    command
+        .mut_args(|arg| if option(&arg) { arg.allow_negative_numbers(true) } else { arg })
+        .mut_subcommands(with_negative_numbers)
+}
+
 impl Cli {
+    /// The arguments of this program. Ends it with a message if they are not valid.
+    pub fn read() -> Self {
+        let matches = with_negative_numbers(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Log filter if `RUST_LOG` is not set. tract warns about every operator set that it was not tested with; our parity tests
     /// cover that.
     pub fn log_filter(&self) -> &'static str {

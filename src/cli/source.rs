@@ -30,7 +30,7 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
     let mut options = RunOptions::default().session(session);
     if let Some(seconds) = settings.ring {
         if !(0.05..=600.0).contains(&seconds) {
-            bail!("--ring must be between 0.05 and 600 seconds, got {seconds}");
+            bail!("ring must be between 0.05 and 600 seconds, got {seconds} (--ring)");
         }
         options.ring = Duration::from_secs_f64(seconds);
     }
@@ -50,7 +50,7 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
 pub fn gain_db(requested: Option<f32>) -> anyhow::Result<f32> {
     match requested.unwrap_or(0.0) {
         gain_db if (-60.0..=60.0).contains(&gain_db) => Ok(gain_db),
-        gain_db => bail!("--gain-db must be between -60 and 60, got {gain_db}"),
+        gain_db => bail!("gain_db must be between -60 and 60, got {gain_db} (--gain-db)"),
     }
 }
 
