@@ -568,3 +568,66 @@ fn a_benchmark_writes_to_the_working_directory() {
         .unwrap();
     assert!(found.status.success() && std::fs::read_dir(folder.path()).unwrap().count() == before, "{}", stderr(&found));
 }
+
+/// Lines of JSON in a file of the documentation.
+fn lines_in(document: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(repository(document)).unwrap();
+    let lines = text.lines().filter(|line| {
+        line.starts_with("{\"chunk\"")
+            || line.starts_with("{\"phone\"")
+            || line.starts_with("{\"segment\"")
+            || line.starts_with("{\"event\"")
+    });
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Whether a printed value is that of the documentation, but for the rounding of another processor.
+fn agrees(shown: &serde_json::Value, printed: &serde_json::Value) -> bool {
+    use serde_json::Value::{Array, Number};
+    match (shown, printed) {
+        (Number(a), Number(b)) => (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() <= 0.01,
+        (Array(a), Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| agrees(a, b)),
+        (a, b) => a == b,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_documentation_shows_what_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let keywords = folder.path().to_str().unwrap();
+    assert!(output(&["enroll", "lamp", "--say", "turn on the lamp", "--folder", keywords]).status.success());
+    let cases: [(&str, &[&str]); 7] = [
+        ("README.md", &["models/sample.wav"]),
+        ("docs/getting-started.md", &["models/sample.wav"]),
+        ("docs/output.md", &["models/sample.wav", "--policy", "threshold"]),
+        ("docs/phones.md", &["models/sample.wav", "--policy", "never", "--consumer", "phones:-"]),
+        ("docs/phones.md", &["models/sample.wav", "--policy", "never", "--consumer", "segments"]),
+        ("docs/keywords.md", &["models/keywords/demo/lamp.opus", "--consumer", "keyword", "--keywords", keywords]),
+        ("docs/phones.md", &["models/sample.wav", "--policy", "never", "--consumer", "phones"]),
+    ];
+    for (document, arguments) in cases {
+        let printed = stdout(&output(&[&["run", "--quiet"], arguments].concat()));
+        if arguments.ends_with(&["phones"]) {
+            let text = std::fs::read_to_string(repository(document)).unwrap();
+            assert!(text.contains(&printed), "{document} does not show {printed}");
+            continue;
+        }
+        let printed: Vec<serde_json::Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let kind = ["chunk", "phone", "segment", "event"].into_iter().find(|kind| printed[0].get(kind).is_some()).unwrap();
+        let shown: Vec<_> = lines_in(document).into_iter().filter(|line| line.get(kind).is_some()).collect();
+        assert!(!shown.is_empty(), "{document} has no line with `{kind}`");
+        // A duration differs each time, and the files of a segment are not in every output.
+        let fixed = |key: &str| !["compute_ms", "wav", "npy"].contains(&key);
+        for line in shown {
+            let fields = line.as_object().unwrap();
+            let same = |printed: &&serde_json::Value| {
+                fields
+                    .iter()
+                    .filter(|(key, _)| fixed(key))
+                    .all(|(key, value)| printed.get(key).is_some_and(|printed| agrees(value, printed)))
+            };
+            assert!(printed.iter().any(|printed| same(&printed)), "{document} shows {line}, which {arguments:?} does not print");
+        }
+    }
+}
