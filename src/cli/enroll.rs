@@ -99,6 +99,9 @@ impl Enroll {
             bail!("--threshold must be between 0 and 1");
         }
         let folder = self.folder.clone().map_or_else(locate::keyword_folder, Ok)?;
+        if folder.exists() && !folder.is_dir() {
+            bail!("{}: is not a folder", folder.display());
+        }
         let pack = Pack::open(&locate::pack(&self.pack)?)?;
         let encoder = Encoder::load(&pack, &LoadOptions::default())?;
         encoder.check_heads()?;
@@ -144,9 +147,6 @@ impl Enroll {
                     );
                 }
             }
-        }
-        if folder.exists() && !folder.is_dir() {
-            bail!("{}: is not a folder", folder.display());
         }
         std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         keyword.save(&path)?;

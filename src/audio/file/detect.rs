@@ -46,12 +46,12 @@ fn named(head: &[u8]) -> Option<&'static str> {
     NAMED.iter().find(|(_, at, mark)| head.get(*at..at + mark.len()) == Some(*mark)).map(|(name, ..)| *name)
 }
 
-/// Frames of AAC (ADTS) or MPEG layer II: the format's name, the bytes of the frame, and what is the same in the next header.
-fn frame(head: &[u8]) -> Option<(&'static str, usize, [u8; 2])> {
+/// Frames of AAC (ADTS) or MPEG layer II: the bytes of the frame, and what is the same in the next header.
+fn frame(head: &[u8]) -> Option<(usize, [u8; 2])> {
     let &[0xff, b, c, d, e, f, ..] = head else { return None };
     if b & 0xf6 == 0xf0 {
         let bytes = usize::from(d & 3) << 11 | usize::from(e) << 3 | usize::from(f >> 5);
-        return (bytes > 7 && c >> 2 & 15 < 13).then_some(("AAC", bytes, [b, c & 0xfc]));
+        return (bytes > 7 && c >> 2 & 15 < 13).then_some((bytes, [b, c & 0xfc]));
     }
     let mpeg_1 = match b & 0xfe {
         0xfc => true,
@@ -61,7 +61,7 @@ fn frame(head: &[u8]) -> Option<(&'static str, usize, [u8; 2])> {
     let kilobits = *LAYER_II[usize::from(!mpeg_1)].get(usize::from(c >> 4)).filter(|rate| **rate > 0)?;
     let rate = [44_100, 48_000, 32_000].get(usize::from(c >> 2 & 3))? / if mpeg_1 { 1 } else { 2 };
     let bytes = 144_000 * kilobits / rate + usize::from(c >> 1 & 1);
-    Some(("MPEG audio of layer I or II", bytes, [b, c & 0xfc]))
+    Some((bytes, [b, c & 0xfc]))
 }
 
 /// Bit rates of layer II, kbit/s: MPEG-1, then MPEG-2.
@@ -74,12 +74,12 @@ const SURE: usize = 4;
 
 /// Whether a stream begins with frames of a format that is not supported.
 pub(super) fn has_unsupported_frames(bytes: &mut Bytes) -> std::io::Result<bool> {
-    let Some((_, _, first)) = frame(bytes.fill(HEAD_BYTES)?) else { return Ok(false) };
+    let Some((_, first)) = frame(bytes.fill(HEAD_BYTES)?) else { return Ok(false) };
     let mut at = 0;
     for _ in 0..SURE {
         let buffer = bytes.fill(at + HEAD_BYTES)?;
         match buffer.get(at..).and_then(frame) {
-            Some((_, length, same)) if same == first => at += length,
+            Some((length, same)) if same == first => at += length,
             _ => return Ok(false),
         }
     }
