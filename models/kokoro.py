@@ -34,6 +34,7 @@ TIMBRE = 128  # of the 256 numbers of a voice; the others are its prosody
 
 AFFRICATES = [("t͡ʃ", "ʧ"), ("d͡ʒ", "ʤ"), ("t͡s", "ʦ"), ("d͡z", "ʣ"), ("tʃ", "ʧ"), ("dʒ", "ʤ")]
 ENGLISH = [("eɪ", "A"), ("aɪ", "I"), ("ɔɪ", "Y"), ("oʊ", "O"), ("əʊ", "Q"), ("aʊ", "W"), ("ɚ", "əɹ"), ("r", "ɹ"), ("ɐ", "ə"), ("ː", "")]
+LACKING = str.maketrans({"ɭ": "l", "ʑ": "ʒ", "ʉ": "u", "ɵ": "ə"})  # phones of Russian, Polish and Swedish that the vocabulary lacks, and the nearest ones
 STRESS, MARKS, PAUSES = "ˈˌ", "ː↗↘→↓ʰʲ\u0303ᵊ", " ;:,.!?—…\"()“”"
 
 
@@ -79,7 +80,7 @@ def phones(text, language):
     out = re.sub(r"\([a-z-]+\)", "", spoken.stdout.replace("\u200d", "")).replace("\n", " ").replace("_", "").strip()  # (en): a foreign word
     for one, other in AFFRICATES + (ENGLISH if language.startswith("en") else []):
         out = out.replace(one, other)
-    return out
+    return out.translate(LACKING)
 
 
 class Kokoro:
