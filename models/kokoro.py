@@ -34,7 +34,7 @@ TIMBRE = 128  # of the 256 numbers of a voice; the others are its prosody
 
 AFFRICATES = [("t͡ʃ", "ʧ"), ("d͡ʒ", "ʤ"), ("t͡s", "ʦ"), ("d͡z", "ʣ"), ("tʃ", "ʧ"), ("dʒ", "ʤ")]
 ENGLISH = [("eɪ", "A"), ("aɪ", "I"), ("ɔɪ", "Y"), ("oʊ", "O"), ("əʊ", "Q"), ("aʊ", "W"), ("ɚ", "əɹ"), ("r", "ɹ"), ("ɐ", "ə"), ("ː", "")]
-LACKING = str.maketrans({"ɭ": "l", "ʑ": "ʒ", "ʉ": "u", "ɵ": "ə"})  # phones of Russian, Polish and Swedish that the vocabulary lacks, and the nearest ones
+LACKING = str.maketrans({'"': "", "ɭ": "l", "ʑ": "ʒ", "ʉ": "u", "ɵ": "ə"})  # phones of Russian, Polish and Swedish that the vocabulary lacks, the nearest ones, and a mark
 STRESS, MARKS, PAUSES = "ˈˌ", "ː↗↘→↓ʰʲ\u0303ᵊ", " ;:,.!?—…\"()“”"
 
 
