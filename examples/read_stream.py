@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -31,8 +32,11 @@ def main():
     if sys.argv[1] == "-":
         stream = sys.stdin.buffer
     else:
+        path = Path(sys.argv[1])
+        if path.is_socket():  # of a reader that has ended
+            path.unlink()
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(sys.argv[1])
+            listener.bind(str(path))
             listener.listen()
             stream = listener.accept()[0].makefile("rb")
     for header, arrays in messages(stream):

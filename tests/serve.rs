@@ -245,6 +245,50 @@ fn a_reload_starts_new_consumers_and_those_whose_file_was_moved() {
 }
 
 #[test]
+fn a_second_daemon_that_cannot_start_leaves_the_files_of_the_first_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    common::write_speech(&at("talk.wav"), 60);
+    let arguments = ["talk.wav", "--realtime", "--ring", "30", "--consumer", "jsonl:out.jsonl"];
+    let served = Served::start_in(folder.path(), &[], &arguments);
+    within("lines", || lines(&at("out.jsonl")).len() >= 2);
+    let address = served.address().to_string();
+    let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_bellis"));
+    let pack = common::repository("models/daisy-tiny");
+    let second =
+        second.arg("serve").args(arguments).args(["--metrics", &address]).arg("--pack").arg(pack).current_dir(folder.path());
+    let output = second.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("does another daemon run?"), "{text}");
+    assert!(!at("out.1.jsonl").exists());
+    served.signal("TERM");
+    assert!(served.end().0);
+}
+
+#[test]
+fn a_reload_rejects_what_a_restart_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    common::write_speech(&at("talk.wav"), 60);
+    let configure = |more: &str| {
+        let text = "input = \"talk.wav\"\nrealtime = true\nring = 30\nmetrics = \"127.0.0.1:0\"\nconsumer = [\"null\"]\n";
+        std::fs::write(at("bellis.toml"), format!("{text}{more}\n")).unwrap();
+    };
+    configure("");
+    let served = Served::start_in(folder.path(), &[], &["--config", "bellis.toml"]);
+    within("chunks", || served.metric("bellis_chunks_total") >= 1.0);
+    let wrong = ["chunk = 100", "priority = 99", "channel = 0", "wyoming = \"garbage\"", "wyoming-connections = 0"];
+    for (count, wrong) in (1..).zip(wrong) {
+        configure(wrong);
+        served.signal("HUP");
+        within(wrong, || served.metric("bellis_reloads_rejected_total") == f64::from(count));
+    }
+    assert_eq!(served.metric("bellis_reloads_total"), 0.0);
+    served.signal("TERM");
+    assert!(served.end().0);
+}
+
+#[test]
 fn a_reload_reports_keys_that_require_a_restart_and_applies_the_others() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

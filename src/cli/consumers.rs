@@ -127,7 +127,8 @@ pub fn one(
         ConsumerSpec::Wav(TextOutput::Stdout, format) => Box::new(Wav::to_writer(std::io::stdout(), STDOUT).format(format)),
         ConsumerSpec::Keyword(path) => {
             // The first keyword may come from the live page.
-            let may_be_none = settings.page_token_file.is_some() || service.as_ref().is_some_and(|service| service.runs);
+            let may_be_none =
+                settings.page_token_file.is_some() && path.is_none() || service.as_ref().is_some_and(|service| service.runs);
             let out = (std::io::stdout(), STDOUT);
             let keywords = keywords((path.as_deref(), may_be_none), settings, pack, encoder, out)?;
             match service {

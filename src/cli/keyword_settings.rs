@@ -79,6 +79,7 @@ impl Set {
         keyword.save(&path)?;
         outln!("{}", settings(&keyword));
         if self.false_accepts.or(self.sensitivity).is_some()
+            && keyword.feedback.is_empty()
             && keyword.threshold_for(false_accepts_of(0.0)) == keyword.threshold_for(false_accepts_of(1.0))
         {
             errln!(

@@ -242,6 +242,9 @@ pub fn consumer<W: Write + Send>(
     if watched.is_empty() && skipped > 0 && !may_be_none {
         bail!("{}: none of the keywords can be used; enroll them again", path.display());
     }
+    if watched.is_empty() {
+        log::warn!("{}: no keyword to search for yet; enroll one with `bellis enroll NAME --say \"PHRASE\"`", path.display());
+    }
     let verifier = Verifier::new(encoder, pack.default_chunk_frames())?;
     Ok(KeywordLines::new(out, place, watched, Some(verifier)))
 }

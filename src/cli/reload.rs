@@ -146,6 +146,9 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     }
 
     fn changes_to(&mut self, wanted: Settings, running: &[String]) -> anyhow::Result<Reload> {
+        // What a restart would refuse is refused now.
+        let chunk = run_options(&wanted, &self.pack)?.session.chunk_frames;
+        chunk.map_or(Ok(()), |frames| self.encoder.check_chunk(frames))?;
         let kept = wanted.changes_for_a_restart(&self.current);
         let wanted = wanted.with_restart_keys_of(&self.current);
         let policy = wanted.policy(&self.pack)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use bellis::audio::{AudioError, AudioErrorKind, Source, audio_files};
 use bellis::consumer::{HitKind, KeywordObserver, KeywordReport};
 use bellis::daemon::events::{Event, EventBus};
-use bellis::daemon::{Command, Daemon, DaemonOptions, Enrolment, HttpServer, KeywordAccess, Systemd};
+use bellis::daemon::{Command, Daemon, DaemonOptions, Enrolment, HttpListener, HttpServer, KeywordAccess, Systemd};
 use bellis::engine::Encoder;
 use bellis::keyword::Enroller;
 use bellis::pack::Pack;
@@ -82,7 +82,6 @@ impl Serve {
         let pack = Arc::new(Pack::open(&pack_folder(&settings)?)?);
         let policy = settings.policy(&pack)?;
         let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
-        settings.channel_pick()?;
         let (name, live) = match settings.input() {
             Input::Microphone => (settings.device.clone().unwrap_or_else(|| "microphone".to_owned()), true),
             Input::Stdin => ("standard input".to_owned(), false),
@@ -92,7 +91,15 @@ impl Serve {
         };
         options.reopen = settings.input() == Input::Microphone;
         options.idle = settings.input() == Input::None;
-        let address = address(&settings)?;
+        // Everything that another daemon may hold is taken before a file is touched.
+        let listener = match address(&settings)? {
+            None => None,
+            Some(address) => Some(HttpListener::bind(address).with_context(|| {
+                format!(
+                    "cannot serve metrics on {address}; does another daemon run? (--metrics selects another address, or `off`)"
+                )
+            })?),
+        };
         let encoder = Encoder::load(&pack, &settings.load_options())?;
         let keywords = enrolment(&settings, &pack, &encoder, options.events.clone(), command)?;
         let services = Services::start(&settings, &pack, &encoder, &options.events)?;
@@ -106,12 +113,10 @@ impl Serve {
             }
         })?;
         configuration.connect_neighbours(&settings, daemon.status())?;
-        let _server = match address {
+        let _server = match listener {
             None => None,
-            Some(address) => {
-                let server = HttpServer::start(address, daemon.status().clone(), keywords).with_context(|| {
-                    format!("cannot serve metrics on {address} (--metrics selects another address, or `off`)")
-                })?;
+            Some(listener) => {
+                let server = HttpServer::start(listener, daemon.status().clone(), keywords).context("cannot serve metrics")?;
                 log::info!("live page and metrics: http://{}/ and /metrics", server.address());
                 Some(server)
             }
@@ -156,6 +161,9 @@ impl Serve {
         if let Some((_, twice)) = labels.iter().enumerate().find(|(at, one)| labels[..*at].contains(one)) {
             bail!("consumer `{twice}` is listed twice");
         }
+        address(&settings)?;
+        settings.channel_pick()?;
+        services::check(&settings)?;
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
         check_outputs(&settings, &pack_folder(&settings)?, &config)?;
         Ok(settings)
@@ -180,7 +188,7 @@ fn enrolment(
     let enroller = Enroller::new(pack.clone(), encoder.clone());
     // The daemon reads its keywords again; a closed channel means that it ends.
     let changed = move || {
-        let _ = command.send(Command::Reload);
+        let _ = command.send(Command::Refresh);
     };
     let enrolment = Enrolment::new(enroller, folder(settings)?, audio_files(&[background])?, token, events, changed)?;
     Ok(KeywordAccess::from(Arc::new(enrolment)))

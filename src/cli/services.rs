@@ -11,10 +11,10 @@ use super::consumers::Asked;
 use super::settings::Settings;
 
 #[cfg(feature = "home")]
-pub use home::Services;
+pub use home::{Services, check};
 
 #[cfg(not(feature = "home"))]
-pub use absent::Services;
+pub use absent::{Services, check};
 
 /// Label of the consumer that searches for keywords where no consumer of the configuration does.
 const SEARCH: &str = "keyword-events";
@@ -79,7 +79,7 @@ mod home {
     use anyhow::bail;
     use bellis::daemon::events::Interest;
     use bellis::daemon::home::{
-        DetectionCommand, Enrolled, Model, Mqtt, MqttOptions, VoiceAssistant, WyomingOptions, WyomingServer,
+        DetectionCommand, Enrolled, Model, Mqtt, MqttOptions, VoiceAssistant, WyomingOptions, WyomingServer, WyomingUri,
     };
     use bellis::keyword::PackRef;
 
@@ -160,12 +160,29 @@ mod home {
         }
     }
 
+    /// Checks the settings of all services, without starting one.
+    pub fn check(settings: &Settings) -> anyhow::Result<()> {
+        settings.mqtt.as_ref().map(interval).transpose()?;
+        command_limit(settings)?;
+        connections(settings)?;
+        if let Some(uri) = &settings.wyoming {
+            uri.parse::<WyomingUri>()?;
+        }
+        Ok(())
+    }
+
+    fn connections(settings: &Settings) -> anyhow::Result<Option<usize>> {
+        match settings.wyoming_connections {
+            Some(connections) if !(1..=CONNECTIONS).contains(&connections) => {
+                bail!("wyoming-connections must be between 1 and {CONNECTIONS}, got {connections}")
+            }
+            connections => Ok(connections),
+        }
+    }
+
     fn wyoming(uri: &str, settings: &Settings, pack: &Arc<Pack>, encoder: &Arc<Encoder>) -> anyhow::Result<WyomingServer> {
         let mut options = WyomingOptions::default();
-        if let Some(connections) = settings.wyoming_connections {
-            if !(1..=CONNECTIONS).contains(&connections) {
-                bail!("wyoming-connections must be between 1 and {CONNECTIONS}, got {connections}");
-            }
+        if let Some(connections) = connections(settings)? {
             options.connections = connections;
         }
         encoder.check_embedding()?;
@@ -191,6 +208,11 @@ mod absent {
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+
+    /// Nothing: starting refuses the settings of services.
+    pub fn check(_: &Settings) -> anyhow::Result<()> {
+        Ok(())
+    }
 
     /// None: this build has no services.
     pub struct Services;

@@ -2,6 +2,7 @@
 //!
 //! It is off unless a token is configured. [`Enrolment::authorize`] compares the token of a request in constant time.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -399,7 +400,9 @@ fn read_token(path: &Path) -> Result<String, TokenError> {
     if length > TOKEN_BYTES {
         return Err(weak());
     }
-    let token = std::fs::read_to_string(path).map_err(failed)?.trim().to_owned();
+    let mut token = String::new();
+    std::fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES + 1).read_to_string(&mut token)).map_err(failed)?;
+    let token = token.trim().to_owned();
     if token.len() < LEAST_TOKEN || !token.chars().all(|c| c.is_ascii_graphic()) {
         return Err(weak());
     }

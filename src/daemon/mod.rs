@@ -31,7 +31,7 @@ pub use board::{Board, Reading};
 pub use clock::Clock;
 #[cfg(all(feature = "keywords", feature = "files"))]
 pub use enrolment::{Enrolment, TokenError};
-pub use http::{HttpServer, KeywordAccess};
+pub use http::{HttpListener, HttpServer, KeywordAccess};
 #[cfg(unix)]
 pub use notify::Systemd;
 pub use notify::{Notice, Notify};
@@ -82,6 +82,8 @@ impl DaemonOptions {
 pub enum Command {
     /// Reload the configuration.
     Reload,
+    /// Read again what changes besides the configuration: the enrolled keywords.
+    Refresh,
     /// Process the captured audio, then end.
     Stop,
 }

@@ -131,7 +131,12 @@ impl Status {
 
     /// Whether audio arrives, is processed, and reaches every consumer; always without an input.
     pub fn healthy(&self) -> bool {
-        matches!(self.state(), State::Running | State::Idle) && !self.consumer_failed.load(Ordering::Acquire)
+        matches!(self.state(), State::Running | State::Idle) && !self.consumer_has_failed()
+    }
+
+    /// Whether a consumer has failed since the last reload.
+    pub(super) fn consumer_has_failed(&self) -> bool {
+        self.consumer_failed.load(Ordering::Acquire)
     }
 
     /// The stream, with the policy in effect.

@@ -15,7 +15,6 @@ use super::status::State;
 use super::{Command, Daemon, Prepared, Reload, Reloader};
 use crate::audio::abandoned_streams;
 use crate::chain::Chain;
-use crate::consumer::ConsumerError;
 use crate::process;
 use crate::runtime::{Connection, EndedConsumer, NamedConsumer, RunError, RunReport, SUPERVISION, SourceStatus};
 use crate::stream::SessionOptions;
@@ -108,7 +107,9 @@ impl<'a> Supervisor<'a> {
             self.ping();
             self.read_board();
             self.update_feed();
-            self.refresh(reload);
+            if self.clock.since(self.refreshed) >= REFRESH_EVERY {
+                self.refresh(reload);
+            }
             if self.clock.since(self.event_sent) >= STATUS_EVENT_EVERY {
                 self.measure_load();
                 self.publish_status();
@@ -120,6 +121,7 @@ impl<'a> Supervisor<'a> {
                 match command {
                     Command::Stop => stop_requested = true,
                     Command::Reload => self.reload(reload),
+                    Command::Refresh => self.refresh(reload),
                 }
             }
         }
@@ -230,10 +232,6 @@ impl<'a> Supervisor<'a> {
                 continue;
             }
             let last = daemon.labels().is_empty();
-            if last && matches!(error, ConsumerError::Closed) {
-                log::info!("consumer {label}: {error}");
-                return Some(Ok(()));
-            }
             log::error!("consumer {label} failed and receives nothing until the next reload: {}", Chain(&error));
             daemon.status.consumer_failed.store(true, Ordering::Release);
             if last {
@@ -255,9 +253,6 @@ impl<'a> Supervisor<'a> {
 
     /// Applies what has changed besides the configuration.
     fn refresh(&mut self, reload: &mut dyn Reloader) {
-        if self.clock.since(self.refreshed) < REFRESH_EVERY {
-            return;
-        }
         self.refreshed = self.clock.now();
         if let Some(prepared) = reload.refresh(&self.daemon.labels()) {
             self.apply(prepared, reload);

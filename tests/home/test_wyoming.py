@@ -184,6 +184,18 @@ def test_a_stream_without_the_keyword_ends_not_detected_and_the_next_one_is_new(
     assert [event.type for event in third] == ["detection"]
 
 
+def test_a_new_stream_does_not_lose_the_keyword_at_the_end_of_the_one_before(service, long_recording):
+    quiet = long_recording[5 * 16000 : 8 * 16000]
+
+    async def talk():
+        async with client(service) as peer:
+            await peer.write_event(AudioStart(16000, 2, 1).event())
+            await peer.write_event(AudioChunk(16000, 2, 1, long_recording[: ENDS[0] * 16 + 800].tobytes()).event())
+            return await answers(peer, quiet)
+
+    assert [event.type for event in asyncio.run(talk())] == ["detection", "not-detected"]
+
+
 def test_audio_without_a_start_and_other_messages_do_no_harm(service, long_recording):
     async def talk():
         async with client(service) as peer:

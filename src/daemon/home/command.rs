@@ -1,7 +1,11 @@
 //! A program that is run for each detected keyword: with its arguments, without a shell, and not for ever.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::daemon::events::{KeywordEvent, Subscription};
 
@@ -78,6 +82,8 @@ impl DetectionCommand {
             .stdin(Stdio::null())
             // Standard output may be a consumer's.
             .stdout(Stdio::null())
+            // So that the programs that it starts end with it.
+            .process_group(0)
             .spawn()
             .map_err(CommandError::Start)?;
         let until = Instant::now() + self.limit;
@@ -85,7 +91,7 @@ impl DetectionCommand {
             Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => Err(CommandError::Failed(status)),
             _ => {
-                let _ = child.kill();
+                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
                 let _ = child.wait();
                 Err(CommandError::Slow(self.limit))
             }
@@ -131,6 +137,21 @@ mod tests {
             r#"printf '%s|' "$BELLIS_KEYWORD" "$BELLIS_SCORE" "$BELLIS_THRESHOLD" "$BELLIS_START" "$BELLIS_END" "$2" > "$1""#;
         run(&["/bin/sh", "-c", script, "sh", out.to_str().unwrap(), "$HOME; *"]).unwrap();
         assert_eq!(std::fs::read_to_string(out).unwrap(), "$(touch x); \"lamp\"|0.5|0.25|1|2.5|$HOME; *|");
+    }
+
+    #[test]
+    fn its_own_programs_end_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("pid");
+        let script = r#"sleep 60 & echo $! > "$1"; wait"#;
+        assert!(matches!(run(&["/bin/sh", "-c", script, "sh", out.to_str().unwrap()]), Err(CommandError::Slow(_))));
+        let pid = std::fs::read_to_string(out).unwrap().trim().to_owned();
+        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Without a parent, it is a zombie until init has seen its end.
+        assert!((0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            state().is_empty() || state().contains(") Z")
+        }));
     }
 
     #[test]

@@ -44,18 +44,39 @@ pub struct HttpServer {
     thread: Option<JoinHandle<()>>,
 }
 
-impl HttpServer {
-    /// Listens on `address`; port 0 selects a free port. `keywords` enables enrolment over HTTP, which is disabled by default.
+/// A bound address, at which nothing is served yet.
+pub struct HttpListener {
+    runtime: tokio::runtime::Runtime,
+    listener: TcpListener,
+}
+
+impl HttpListener {
+    /// Listens on `address`; port 0 selects a free port.
     ///
     /// # Errors
     ///
-    /// The address cannot be bound, or the thread cannot be started.
-    pub fn start(address: SocketAddr, status: Arc<Status>, keywords: KeywordAccess) -> std::io::Result<Self> {
+    /// The address cannot be bound.
+    pub fn bind(address: SocketAddr) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let listener = {
             let _entered = runtime.enter();
             listen(address)?
         };
+        Ok(Self { runtime, listener })
+    }
+}
+
+impl HttpServer {
+    /// Serves `status` at the address of `listener`. `keywords` enables enrolment over HTTP, which is disabled by default.
+    ///
+    /// # Errors
+    ///
+    /// The thread cannot be started.
+    pub fn start(
+        HttpListener { runtime, listener }: HttpListener,
+        status: Arc<Status>,
+        keywords: KeywordAccess,
+    ) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
             log::warn!("HTTP on {address} is open to the network, without authentication and encryption");

@@ -87,7 +87,8 @@ impl Routes {
 
     fn health(&self) -> Response<Body> {
         let code = if self.status.healthy() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        text(code, &self.status.to_string())
+        let failed = if self.status.consumer_has_failed() { "; a consumer has failed, see the log" } else { "" };
+        text(code, &format!("{}{failed}", self.status))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Topics and payloads: what Home Assistant's MQTT integration reads.
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 /// Names of one device.
 #[derive(Debug, Clone)]
@@ -20,7 +21,11 @@ pub struct Device {
 impl Device {
     /// A device with this name.
     pub fn new(name: &str, discovery_prefix: &str, pack: &str) -> Self {
-        let id: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
+        let mut id: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
+        if !id.contains(|c: char| c.is_ascii_alphanumeric()) {
+            // Nothing is left of a name in another script.
+            id = Sha256::digest(name).iter().take(6).fold("device_".to_owned(), |id, byte| format!("{id}{byte:02x}"));
+        }
         Self { name: name.to_owned(), id, discovery_prefix: discovery_prefix.to_owned(), pack: pack.to_owned(), speech: true }
     }
 
@@ -130,6 +135,8 @@ mod tests {
         let device = Device::new("Küche/+# 1", "homeassistant", "daisy-tiny");
         assert_eq!(device.keyword(), "bellis/k_che____1/keyword");
         assert_eq!(device.discovery(), "homeassistant/device/bellis_k_che____1/config");
+        let others = ["厨房", "客厅"].map(|name| Device::new(name, "homeassistant", "daisy-tiny").id);
+        assert!(others[0] != others[1] && others.iter().all(|id| id.starts_with("device_") && id.len() == 19), "{others:?}");
     }
 
     #[test]

@@ -45,7 +45,7 @@ enum SessionEnd {
     Tls(#[source] std::io::Error),
     #[error("the broker does not answer")]
     Silent,
-    #[error("the broker closed the connection")]
+    #[error("the broker closed the connection (as it does if another client with the same name connects: set `name` in [mqtt])")]
     Closed,
     #[error("the connection failed")]
     Io(#[from] std::io::Error),

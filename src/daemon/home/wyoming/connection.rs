@@ -81,6 +81,7 @@ impl Conversation {
             }
             "audio-start" => {
                 format(&message.data)?;
+                self.finish(out)?;
                 self.stream = Some(self.begin()?);
             }
             "audio-chunk" => {
@@ -95,18 +96,22 @@ impl Conversation {
                 }
             }
             "audio-stop" => {
-                if let Some(mut stream) = self.stream.take() {
-                    for found in stream.finish()? {
-                        detection(found).write(out)?;
-                    }
-                    if stream.detections() == 0 {
-                        Message::new("not-detected", json!({})).write(out)?;
-                    }
+                if self.finish(out)? == Some(0) {
+                    Message::new("not-detected", json!({})).write(out)?;
                 }
             }
             other => log::debug!("wyoming: a message of type `{other}` is ignored"),
         }
         Ok(())
+    }
+
+    /// Ends the stream, if there is one: the number of its detections.
+    fn finish(&mut self, out: &mut impl Write) -> Result<Option<u64>, ConnectionError> {
+        let Some(mut stream) = self.stream.take() else { return Ok(None) };
+        for found in stream.finish()? {
+            detection(found).write(out)?;
+        }
+        Ok(Some(stream.detections()))
     }
 
     fn begin(&self) -> Result<AudioStream, AudioStreamError> {
