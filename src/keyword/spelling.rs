@@ -133,7 +133,7 @@ pub(super) fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<
             vocabulary.iter().map(String::as_str).filter(|class| rest.starts_with(class)).map(|class| (class, vec![class]));
         let respelt = SPELLINGS.iter().filter(|(symbol, _)| rest.starts_with(symbol));
         let respelt = respelt.filter_map(|(symbol, classes)| Some((*symbol, vec![*classes.iter().find(|class| known(class))?])));
-        let own = own.iter().filter(|(symbol, classes)| rest.starts_with(symbol) && classes.iter().all(|class| known(class)));
+        let own = own.iter().filter(|(symbol, classes)| rest.starts_with(symbol) && classes.iter().all(known));
         let own = own.map(|(symbol, classes)| (*symbol, classes.to_vec()));
         // Of equally long ones the last counts.
         respelt.chain(classes).chain(own).map(|(symbol, classes)| (symbol.len(), classes)).max_by_key(|(length, _)| *length)
