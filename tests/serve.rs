@@ -266,6 +266,21 @@ fn a_second_daemon_that_cannot_start_leaves_the_files_of_the_first_alone() {
 }
 
 #[test]
+fn a_daemon_whose_only_reader_leaves_fails_so_that_it_is_restarted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    common::write_speech(&at("talk.wav"), 60);
+    let listener = std::os::unix::net::UnixListener::bind(at("s")).unwrap();
+    let arguments = ["talk.wav", "--realtime", "--ring", "30", "--consumer", "stream:unix:s"];
+    let served = Served::start_in(folder.path(), &[], &arguments);
+    let (mut reader, _) = listener.accept().unwrap();
+    std::io::Read::read_exact(&mut reader, &mut [0; 64]).unwrap();
+    drop(reader);
+    let (success, log) = served.end();
+    assert!(!success && log.contains("no consumer is left"), "{log}");
+}
+
+#[test]
 fn a_reload_rejects_what_a_restart_would() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
