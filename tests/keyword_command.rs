@@ -401,7 +401,7 @@ fn unsuitable_recordings_are_rejected_with_the_reason() {
     enroll("models/sample.wav", &["sample.wav", "record the phrase alone"]);
     enroll("no.wav", &["no.wav"]);
     home.refused(&["enroll", "a/b", "--from", DEMO[0]], &["`a/b` is not a valid keyword name"]);
-    home.refused(&["enroll", "word", "--false-accepts", "0", "--from", DEMO[0]], &["must be above 0"]);
+    home.refused(&["enroll", "word", "--false-accepts", "0", "--from", DEMO[0]], &["a number above 0"]);
     home.refused(&["enroll", "word"], &["--from"]);
     assert!(!home.path("keywords").exists(), "a rejected recording leaves nothing behind");
 }
