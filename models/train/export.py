@@ -21,7 +21,7 @@ from onnx import load as load_onnx
 from . import model as student
 from .inventory import VOCABULARY
 from .model import LEAD, MELS, RECEPTIVE_FIELD, STEP, WINDOW
-from .paths import HOP, RATE
+from .paths import HOP, PREPARED, RATE
 
 OPSET, IR = 18, 8
 EPSILON = 1e-5  # of PyTorch's layer norm
