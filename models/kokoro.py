@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.signal import resample_poly
 
+from .train.inventory import german
 from .train.paths import DATA, RATE
 
 FOLDER = DATA / "kokoro"
@@ -78,6 +79,8 @@ def phones(text, language):
         return mandarin()(text)[0]
     spoken = subprocess.run(["espeak-ng", "-q", "--ipa=3", "-v", language, text], capture_output=True, text=True, check=True)
     out = re.sub(r"\([a-z-]+\)", "", spoken.stdout.replace("\u200d", "")).replace("\n", " ").replace("_", "").strip()  # (en): a foreign word
+    if language.split("-")[0] == "de":
+        out = german(out)
     for one, other in AFFRICATES + (ENGLISH if language.startswith("en") else []):
         out = out.replace(one, other)
     return out.translate(LACKING)

@@ -29,6 +29,7 @@ def test_every_phone_of_the_inventory_is_its_own():
 def test_espeak_reads_words_in_the_inventory():
     assert spoken("turn on the kitchen lamp", "en-us") == (("t", "ɝ", "n"), ("ɔ", "n", "ð", "ə"), ("k", "ɪ", "t͡ʃ", "ə", "n"), ("l", "æ", "m", "p"))
     assert spoken("un bon vin", "fr-fr")[-1] == ("v", "ɛ̃")
+    assert spoken("Gurke Radfahrer", "de") == (("g", "ʊ", "ə", "k", "ə"), ("ʁ", "a", "t", "f", "ɑ", "ʁ", "ə"))
     assert spoken("le weekend", "fr-fr")[-1] == ("w", "i", "k", "ɛ", "n", "d")
 
 

@@ -110,11 +110,21 @@ def mandarin(syllable):
     return tuple(out)
 
 
+GERMAN_R = re.compile("[rɾ](?=[_ˈˌ\u200d]*[aeiouyɑɐəɛɜɪɔʊʏœøæ])")
+
+
+def german(ipa):
+    """espeak-ng's German as it is said: an r before a vowel is uvular, others and that of -er are vowels. espeak-ng writes ur as ??."""
+    return re.sub("[rɾɜ]", "ɐ", GERMAN_R.sub("ʁ", ipa.replace("??", "ʊɐ")))
+
+
 @lru_cache(maxsize=65536)
 def spoken(text, voice):
     """The words of a text as espeak-ng's `voice` reads them: a tuple of phones for each word."""
     out = subprocess.run(["espeak-ng", "-q", "--ipa", "--sep=_", "-v", voice, "--stdin"], input=text, capture_output=True, text=True, check=True).stdout
     words = []
+    if voice.split("-")[0] == "de":
+        out = german(out)
     for word in re.sub(r"\([a-z-]+\)", "", out).split():
         if voice.startswith("cmn"):
             words.append(mandarin(word))

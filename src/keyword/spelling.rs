@@ -126,7 +126,9 @@ pub(super) fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<
         Some("cmn") => (&MANDARIN, MANDARIN_MARKS),
         _ => (&[], MARKS),
     };
-    let text: String = without_language_marks(ipa).chars().filter(|c| !marks.contains(*c)).collect();
+    let ipa = without_language_marks(ipa);
+    let ipa = if language.split('-').next() == Some("de") { german(&ipa) } else { ipa };
+    let text: String = ipa.chars().filter(|c| !marks.contains(*c)).collect();
     let known = |class: &&str| vocabulary.iter().any(|known| known == class);
     let longest = |rest: &str| {
         let classes =
@@ -154,6 +156,21 @@ pub(super) fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<
     Some(phones).filter(|phones| !phones.is_empty() && share >= LEAST_SPELT)
 }
 
+/// The synthesiser's German as it is said: an r before a vowel is uvular, others and that of -er are vowels. It writes "ur" as ??.
+fn german(ipa: &str) -> String {
+    let ipa = ipa.replace("??", "ʊɐ");
+    let mut said = String::with_capacity(ipa.len());
+    for (at, c) in ipa.char_indices() {
+        let next = ipa[at + c.len_utf8()..].chars().find(|next| !"_ˈˌ\u{200d}".contains(*next));
+        said.push(match c {
+            'r' | 'ɾ' if next.is_some_and(|next| "aeiouyɑɐəɛɜɪɔʊʏœøæ".contains(next)) => 'ʁ',
+            'r' | 'ɾ' | 'ɜ' => 'ɐ',
+            c => c,
+        });
+    }
+    said
+}
+
 /// The transcription without `(en)` and the like before words that are read in another language.
 fn without_language_marks(ipa: &str) -> String {
     let (first, rest) = ipa.split_once('(').unwrap_or((ipa, ""));
@@ -169,7 +186,7 @@ mod tests {
     fn a_transcription_is_spelt_in_the_vocabulary() {
         let vocabulary =
             ["t", "ʃ", "t͡ʃ", "ɪ", "k", "ə", "n", "ɝ", "oʊ", "o", "s", "t͡s", "ɔ", "ɔ̃", "ɛ", "r", "ɹ", "l"].map(str::to_owned);
-        let phones = |ipa: &str| spelt(ipa, "de", &vocabulary).map(|phones| phones.join(" "));
+        let phones = |ipa: &str| spelt(ipa, "it", &vocabulary).map(|phones| phones.join(" "));
         assert_eq!(phones("k_ˈɪ_tʃ_ə_n\n").as_deref(), Some("k ɪ t͡ʃ ə n"));
         assert_eq!(phones("t_ˈɜː_n ˌoʊ").as_deref(), Some("t ɝ n oʊ"));
         assert_eq!(phones("ts_ɔ_t_s").as_deref(), Some("t͡s ɔ t s"));
@@ -180,6 +197,16 @@ mod tests {
         assert_eq!(spelt("t_o_s_oʊ", "en-gb", &vocabulary), Some(["t", "ɔ", "s", "oʊ"].map(str::to_owned).to_vec()));
         assert_eq!(phones("(en)_t_ɪ_n(de) k_o").as_deref(), Some("t ɪ n k o"));
         assert_eq!((phones("ǀ_ǀ_ǀ_k_n"), phones("")), (None, None));
+    }
+
+    #[test]
+    fn german_has_no_r_after_vowels() {
+        let vocabulary = "g ʊ ə k ʁ a t f ɑ".split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let phones = |ipa: &str| spelt(ipa, "de", &vocabulary).map(|phones| phones.join(" "));
+        // As `espeak-ng` 1.51 reads Gurke and Radfahrer.
+        assert_eq!(phones("ɡ_ˈ??_k_ə").as_deref(), Some("g ʊ ə k ə"));
+        assert_eq!(phones("r_ˈa_t_f_ˌɑː_r_ɜ").as_deref(), Some("ʁ a t f ɑ ʁ ə"));
+        assert_eq!(phones("ɾ a").as_deref(), Some("ə a"), "a vowel of the next word");
     }
 
     #[test]
