@@ -114,7 +114,7 @@ GERMAN_R = re.compile("[rɾ](?=[_ˈˌ\u200d]*[aeiouyɑɐəɛɜɪɔʊʏœøæ])")
 
 
 def german(ipa):
-    """espeak-ng's German as it is said: an r before a vowel is uvular, others and that of -er are vowels. espeak-ng writes ur as ??."""
+    """espeak-ng's German as pronounced: an r before a vowel is uvular, others and that of -er are vowels. espeak-ng writes ur as ??."""
     return re.sub("[rɾɜ]", "ɐ", GERMAN_R.sub("ʁ", ipa.replace("??", "ʊɐ")))
 
 

@@ -62,10 +62,15 @@ pub fn check_creatable(path: &Path) -> anyhow::Result<()> {
             if !folder.is_dir() {
                 anyhow::bail!("the folder does not exist; create it");
             }
-            let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
-            Ok(std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))?)
+            Ok(check_folder(folder)?)
         }
     }
+}
+
+/// Checks that files can be created in a folder: creates one, and removes it.
+fn check_folder(folder: &Path) -> std::io::Result<()> {
+    let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
+    std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))
 }
 
 /// Checks that a consumer's file or folder can be created or written, and changes nothing.
@@ -83,8 +88,7 @@ pub fn check_writable(spec: &ConsumerSpec) -> anyhow::Result<()> {
     if !direct && !matches!(spec, ConsumerSpec::SegmentFolder(_)) {
         anyhow::bail!("{}: the folder does not exist; create it", path.display());
     }
-    let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
-    std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe)).with_context(failed)
+    check_folder(folder).with_context(failed)
 }
 
 #[cfg(test)]

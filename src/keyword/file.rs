@@ -376,7 +376,7 @@ impl Keyword {
     fn range(&self) -> (f32, f32) {
         let at = |sensitivity| self.background_threshold(false_accepts_of(sensitivity));
         let (least, most) = at(1.0).zip(at(0.0)).unwrap_or(FREE_RANGE);
-        // Background speech may never resemble a phrase from text, and then says nothing about what a user hears.
+        // Background speech may never resemble a phrase from text; a user's feedback is then the only evidence.
         (least, if self.phones.is_some() { most.max(MOST_WITH_PHONES) } else { most })
     }
 

@@ -121,13 +121,14 @@ const MANDARIN_MARKS: &str = "ˈˌʲ_12345ɜ\u{200d}";
 /// stress, length, tone and liaison are left out, and nasal vowels that the vocabulary lacks are spelt as oral ones. `None` if
 /// too few symbols are in the vocabulary.
 pub(super) fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<Vec<String>> {
-    let (own, marks): (&[(&str, &[&str])], _) = match language.split('-').next() {
+    let code = language.split('-').next();
+    let (own, marks): (&[(&str, &[&str])], _) = match code {
         Some("en") => (&ENGLISH, MARKS),
         Some("cmn") => (&MANDARIN, MANDARIN_MARKS),
         _ => (&[], MARKS),
     };
     let ipa = without_language_marks(ipa);
-    let ipa = if language.split('-').next() == Some("de") { german(&ipa) } else { ipa };
+    let ipa = if code == Some("de") { german(&ipa) } else { ipa };
     let text: String = ipa.chars().filter(|c| !marks.contains(*c)).collect();
     let known = |class: &&str| vocabulary.iter().any(|known| known == class);
     let longest = |rest: &str| {
@@ -156,7 +157,7 @@ pub(super) fn spelt(ipa: &str, language: &str, vocabulary: &[String]) -> Option<
     Some(phones).filter(|phones| !phones.is_empty() && share >= LEAST_SPELT)
 }
 
-/// The synthesiser's German as it is said: an r before a vowel is uvular, others and that of -er are vowels. It writes "ur" as ??.
+/// The synthesiser's German as pronounced: an r before a vowel is uvular, others and that of -er are vowels. It writes "ur" as ??.
 fn german(ipa: &str) -> String {
     let ipa = ipa.replace("??", "ʊɐ");
     let mut said = String::with_capacity(ipa.len());
