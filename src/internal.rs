@@ -14,7 +14,7 @@ pub use crate::engine::stage::{is_loading, parameters};
 pub use crate::engine::{EncoderState, Pass, WindowSpan};
 pub use crate::exit::evidence::{Measurer, kl};
 #[cfg(feature = "runtime")]
-pub use crate::output::{OutputConflict, RunFile, check_outputs, replace_file};
+pub use crate::output::{OutputConflict, RunFile, check_outputs, claim, replace_file};
 pub use crate::stream::chunker::{Chunk, Chunker};
 pub use crate::toml_file::{nearest, read as read_toml};
 

@@ -1,4 +1,5 @@
-//! Detection of outputs that would overwrite an input or each other, through any path or link, and atomic replacement of files.
+//! Detection of outputs that would overwrite an input or each other, through any path or link, or that another run writes, and atomic
+//! replacement of files.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -122,6 +123,25 @@ pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
         let _ = std::fs::remove_file(&temporary);
     }
     written
+}
+
+/// Locks a file that is about to be written, until it is closed: an advisory lock, which readers and other programs need not respect. Without
+/// effect where the system has no advisory locks.
+///
+/// # Errors
+///
+/// [`ResourceBusy`](std::io::ErrorKind::ResourceBusy) if another run writes the file.
+pub fn claim(file: &std::fs::File) -> std::io::Result<()> {
+    #[cfg(unix)]
+    if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::ResourceBusy,
+            "another run of bellis writes this file; stop it, or choose another file",
+        ));
+    }
+    #[cfg(not(unix))]
+    let _ = file;
+    Ok(())
 }
 
 #[cfg(all(test, unix))]

@@ -253,14 +253,20 @@ fn a_second_daemon_that_cannot_start_leaves_the_files_of_the_first_alone() {
     let served = Served::start_in(folder.path(), &[], &arguments);
     within("lines", || lines(&at("out.jsonl")).len() >= 2);
     let address = served.address().to_string();
-    let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_bellis"));
-    let pack = common::repository("models/daisy-tiny");
-    let second =
-        second.arg("serve").args(arguments).args(["--metrics", &address]).arg("--pack").arg(pack).current_dir(folder.path());
-    let output = second.output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && text.contains("does another daemon run?"), "{text}");
-    assert!(!at("out.1.jsonl").exists());
+    let second = |command: &str, metrics: &[&str]| {
+        let mut second = std::process::Command::new(env!("CARGO_BIN_EXE_bellis"));
+        let pack = common::repository("models/daisy-tiny");
+        second.arg(command).args(arguments).args(metrics).arg("--pack").arg(pack).current_dir(folder.path());
+        let output = second.output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (success, text) = second("serve", &["--metrics", &address]);
+    assert!(!success && text.contains("does another daemon run?"), "{text}");
+    for (command, metrics) in [("serve", &["--metrics", "off"][..]), ("run", &[])] {
+        let (success, text) = second(command, metrics);
+        assert!(!success && text.contains("out.jsonl: another run of bellis writes this file"), "{text}");
+    }
+    assert!(!at("out.1.jsonl").exists() && lines(&at("out.jsonl")).len() >= 2);
     served.signal("TERM");
     assert!(served.end().0);
 }

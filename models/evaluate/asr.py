@@ -24,6 +24,7 @@ from models.train.check import distance, referenced
 from models.train.inventory import BOUNDARY, fold
 from models.train.mixing import scale_to
 from models.train.paths import HOP, RATE, REPOSITORY
+from models.train.sentences import BORROWED
 
 from .measures import interval
 from .runs import BELLIS, segments
@@ -33,7 +34,10 @@ KINDS = {  # of speech: group and condition of its entries
     "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
     "English, synthetic voices": ("synthetic.test", lambda entry: entry["language"] == "en"),
     "Spanish, Portuguese and Hindi, synthetic voices": ("synthetic.test", lambda entry: entry["language"] in ("es", "pt", "hi")),
+    "German, Dutch, Polish, Russian, Swedish, Czech and Chinese, synthetic voices": ("synthetic.test", lambda entry: entry["language"] in BORROWED),
     "acted English": ("speech.acted", lambda entry: True),
+    "acted English, another game": ("speech.casts", lambda entry: entry["package"] == "drascula"),
+    "acted Spanish": ("speech.casts", lambda entry: entry["package"] == "drascula-spanish"),
     "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
     "read Russian": ("speech.probe", lambda entry: True),
 }

@@ -33,10 +33,14 @@ KINDS = {  # of speech: voice of espeak-ng, group, condition of its entries, lea
     "English, acted": ("en-us", "speech.acted", lambda entry: True, 3),
     "French, read": ("fr-fr", "speech.test", lambda entry: entry["package"] == "asterisk-core-sounds-fr-g722", 3),
     "Dutch, acted": ("nl", "speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl", 3),
+    "Spanish, acted": ("es", "speech.casts", lambda entry: entry["package"] == "drascula-spanish", 2),
     "Russian, read": ("ru", "speech.probe", lambda entry: True, 3),
     "English, synthetic": ("en-us", "synthetic.test", lambda entry: entry["language"] == "en", 3),
     "Spanish, synthetic": ("es", "synthetic.test", lambda entry: entry["language"] == "es", 1),
     "Portuguese, synthetic": ("pt-br", "synthetic.test", lambda entry: entry["language"] == "pt", 1),
+    "German, synthetic": ("de", "synthetic.test", lambda entry: entry["language"] == "de", 1),
+    "Dutch, synthetic": ("nl", "synthetic.test", lambda entry: entry["language"] == "nl", 1),
+    "Polish, synthetic": ("pl", "synthetic.test", lambda entry: entry["language"] == "pl", 1),
 }
 GROUPS = sorted({group for _, group, _, _ in KINDS.values()})
 LEAST_SCORE = 0.15  # no threshold of a keyword from text is lower

@@ -7,6 +7,7 @@ their phones by misaki 0.9.4, since Kokoro reads Mandarin in its phones. Names a
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import tempfile
@@ -24,7 +25,8 @@ from .near_phrases import LEVEL
 from .phrases import GROUPS, LEAST_SCORE, scores, sequences, spot, table, words_of
 
 KINDS = json.loads((Path(__file__).parent / "single_phrases.json").read_text())
-VOICES = "zf_xiaobei zf_xiaoni zf_xiaoxiao zf_xiaoyi zm_yunjian zm_yunxi zm_yunxia zm_yunyang".split()
+VOICES = ("zf_xiaobei", "zm_yunyang")  # that no training uses
+SPEEDS = (0.8, 1.0, 1.2)
 FOLDER = DATA / "single_phrases"
 PAUSE = 1.0  # seconds
 ACCEPTS = 0.5  # per hour
@@ -40,12 +42,12 @@ def objects(kind):
 def commands(kind):
     kokoro, out = None, []
     for phrase, phones in kind["phones"].items():
-        for voice in VOICES:
-            path = FOLDER / f"{phrase}@{voice}.wav"
+        for voice, speed in itertools.product(VOICES, SPEEDS):
+            path = FOLDER / f"{phrase}@{voice}@{speed}.wav"
             if not path.exists():
                 FOLDER.mkdir(parents=True, exist_ok=True)
                 kokoro = kokoro or Kokoro()
-                soundfile.write(path, kokoro.say(phones, "phones", voice), RATE)
+                soundfile.write(path, kokoro.say(phones, "phones", voice, speed), RATE)
             out.append((phrase, soundfile.read(path, dtype="float32")[0]))
     return out
 

@@ -1,11 +1,13 @@
 """The training pipeline: the model in one pass equals the pack chunk by chunk; calibration of the policies."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 
-from models.train import calibrate, export
+from models.train import average, calibrate, export
 from models.train import model as student
 from models.train.mixing import coded, coloured, room, scale_to
 from models.train.teach import information
@@ -71,6 +73,16 @@ def test_a_model_is_read_back_from_its_pack(model, tmp_path):
     export.write(model, tmp_path, "t", half=False, phones=[str(k) for k in range(SHAPE.phones)])
     for (name, mine), theirs in zip(model.named_parameters(), export.read(tmp_path).parameters()):
         assert torch.allclose(mine, theirs, atol=1e-6), name
+
+
+def test_an_average_lies_between_its_models():
+    torch.manual_seed(2)
+    made = [student.Student(replace(SHAPE, framewise=framewise)) for framewise in (True, False)]
+    before = [{name: weight.clone() for name, weight in one.state_dict().items()} for one in made]
+    average.average(*made, 0.25)
+    for name, weight in made[0].state_dict().items():
+        expected = before[0][name] if name.startswith("frames.") else 0.75 * before[0][name] + 0.25 * before[1][name]
+        torch.testing.assert_close(weight, expected)
 
 
 def test_gain_stages_compute_the_forecasts(model, tmp_path):

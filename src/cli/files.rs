@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use bellis::consumer::asr::SEGMENTS;
 use bellis::consumer::{ConsumerSpec, repair, side_file};
+use bellis::internal::claim;
 
 /// Renames an existing file with the first free number, `x.npy` to `x.1.npy`, and repairs what a power loss has left.
 pub fn set_aside(spec: &ConsumerSpec) -> anyhow::Result<()> {
@@ -71,6 +72,16 @@ pub fn check_creatable(path: &Path) -> anyhow::Result<()> {
 fn check_folder(folder: &Path) -> std::io::Result<()> {
     let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
     std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))
+}
+
+/// Checks that no other run writes a consumer's file or folder, which would be renamed.
+pub fn check_unclaimed(spec: &ConsumerSpec) -> anyhow::Result<()> {
+    let Some(path) = spec.path() else { return Ok(()) };
+    let path = if path.is_dir() { &path.join(SEGMENTS) } else { path };
+    if !path.is_file() {
+        return Ok(());
+    }
+    std::fs::File::open(path).and_then(|file| claim(&file)).with_context(|| path.display().to_string())
 }
 
 /// Checks that a consumer's file or folder can be created or written, and changes nothing.

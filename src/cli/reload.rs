@@ -14,7 +14,7 @@ use bellis::runtime::{Adjust, NamedConsumer};
 use bellis::stream::Representation;
 
 use super::consumers::{Asked, Service, asked, create_file, one};
-use super::files::{FileId, check_writable, identity, set_aside};
+use super::files::{FileId, check_unclaimed, check_writable, identity, set_aside};
 use super::keywords;
 #[cfg(feature = "neighbours")]
 use super::neighbours::Node;
@@ -119,6 +119,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     pub fn consumers(&self) -> anyhow::Result<Vec<NamedConsumer>> {
         let asked = wanted_consumers(&self.current)?;
         let made = asked.iter().map(|one| self.consumer(one, &self.current)).collect::<anyhow::Result<_>>()?;
+        asked.iter().try_for_each(|one| check_unclaimed(&one.spec))?;
         for Asked { spec, .. } in &asked {
             set_aside(spec)?;
             create_file(spec)?;
@@ -159,6 +160,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         let (stay, fresh): (Vec<_>, Vec<_>) = wanted_consumers(&wanted)?.into_iter().partition(stays);
         let keep = stay.into_iter().map(|one| one.label).collect();
         fresh.iter().try_for_each(|one| check_writable(&one.spec))?;
+        fresh.iter().filter(|one| !self.writes(one)).try_for_each(|one| check_unclaimed(&one.spec))?;
         let join = fresh.iter().map(|one| self.consumer(one, &wanted)).collect::<anyhow::Result<_>>()?;
         let adjust = self.prepare_neighbours(&wanted)?;
         if !kept.is_empty() {
@@ -178,6 +180,11 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
 }
 
 impl<R> Configuration<R> {
+    /// Whether a running consumer writes the file or folder.
+    fn writes(&self, asked: &Asked) -> bool {
+        asked.spec.path().and_then(identity).is_some_and(|id| locked(&self.open).values().any(|open| *open == id))
+    }
+
     /// Whether no keyword was enrolled, changed or removed since a consumer read them.
     fn has_its_keywords(&self, asked: &Asked, wanted: &Settings) -> bool {
         let searched = locked(&self.searched);

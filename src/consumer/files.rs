@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ConsumerError;
+use crate::output::claim;
 
 /// Serialises `value` and writes it as a line in one call, so that lines of several writers do not interleave.
 pub(super) fn write_line(out: &mut impl Write, place: &str, value: &impl Serialize) -> Result<(), ConsumerError> {
@@ -46,6 +47,7 @@ impl LineFile {
             none => {
                 let file = OpenOptions::new().append(true).create(true).open(&self.path)?;
                 if file.metadata()?.is_file() {
+                    claim(&file)?;
                     file.set_len(0)?;
                 }
                 Ok(none.insert(file))
@@ -99,8 +101,11 @@ impl RowFile {
     pub fn create(path: &Path, header: &[u8], row_bytes: usize) -> Result<Self, ConsumerError> {
         let place = path.display().to_string();
         let failed = |error| ConsumerError::write(place.clone(), error);
-        let mut file = File::create(path).map_err(failed)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
         let is_file = file.metadata().map_err(failed)?.is_file();
+        if is_file {
+            claim(&file).and_then(|()| file.set_len(0)).map_err(failed)?;
+        }
         file.write_all(header).map_err(failed)?;
         let header_bytes = header.len() as u64;
         Ok(Self { file, place, is_file, length: header_bytes, header_bytes, row_bytes: row_bytes.max(1) as u64 })
@@ -162,6 +167,26 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
         write_line(&mut file, "x", &3).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "3\n");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_another_run_writes_is_not_truncated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let mut file = LineFile::new(&path);
+        write_line(&mut file, "x", &1).unwrap();
+        assert_eq!(LineFile::new(&path).create().unwrap_err().kind(), std::io::ErrorKind::ResourceBusy);
+        let error = RowFile::create(&path, &[0; 8], 4).unwrap_err();
+        assert!(
+            matches!(&error, ConsumerError::Write { source, .. } if source.kind() == std::io::ErrorKind::ResourceBusy),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n");
+        drop(file);
+        let rows = RowFile::create(&path, &[0; 8], 4).unwrap();
+        assert!(LineFile::new(&path).create().is_err());
+        assert_eq!((rows.rows(), std::fs::read(&path).unwrap()), (0, vec![0; 8]));
     }
 
     #[cfg(target_os = "linux")]
