@@ -56,9 +56,15 @@ fn status_kilobytes(key: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
-/// Start time of the process, seconds since the Unix epoch (Linux).
+/// Start time of the process, seconds since the Unix epoch (Linux), as the clock was at the first call: it does not change with the clock.
 #[cfg(feature = "serve")]
 pub fn start_time() -> Option<f64> {
+    static START: std::sync::OnceLock<Option<f64>> = std::sync::OnceLock::new();
+    *START.get_or_init(read_start_time)
+}
+
+#[cfg(feature = "serve")]
+fn read_start_time() -> Option<f64> {
     // proc(5): field 22 is in clock ticks since boot, of which Linux reports 100 per second. The name in field 2 may contain spaces.
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let ticks: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;

@@ -317,6 +317,78 @@ fn a_damaged_ogg_page_is_a_gap_up_to_the_next_valid_position() {
     }
 }
 
+/// A page with another granule position, serial number or body, and its checksum.
+fn sealed(mut page: Vec<u8>) -> Vec<u8> {
+    page[22..26].fill(0);
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte) << 24, |crc, _| crc << 1 ^ if crc >> 31 == 1 { 0x04c1_1db7 } else { 0 })
+    };
+    let crc = page.iter().fold(0, step);
+    page[22..26].copy_from_slice(&crc.to_le_bytes());
+    page
+}
+
+/// The pages of an Ogg file.
+fn split(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let starts = pages(bytes);
+    let ends = starts[1..].iter().copied().chain([bytes.len()]);
+    starts.iter().zip(ends).map(|(&start, end)| bytes[start..end].to_vec()).collect()
+}
+
+#[test]
+fn of_multiplexed_ogg_streams_the_first_is_played() {
+    let (first, mut second) = (split(&data("pages.ogg")), split(&data("speech.opus")));
+    for page in &mut second {
+        page[14] = 7;
+        *page = sealed(page.clone());
+    }
+    let mut both = Vec::new();
+    for at in 0..first.len().max(second.len()) {
+        both.extend([&first, &second].iter().filter_map(|pages| pages.get(at)).flatten());
+    }
+    assert!(played(&both).whole() == played(&data("pages.ogg")).whole());
+}
+
+#[test]
+fn opus_of_any_mapping_family_is_played_if_it_is_mono_or_stereo() {
+    for (name, channels) in [("speech.opus", 1u8), ("stereo.opus", 2)] {
+        let mut pages = split(&data(name));
+        let table = [&[1, channels - 1, 0, 1][..2 + usize::from(channels)]].concat();
+        let head = 27 + 1;
+        assert_eq!(pages[0][head + 18], 0);
+        pages[0][26 + 1] += table.len() as u8;
+        pages[0].extend(table);
+        for (family, mapping, is_played) in [(1, 0, true), (255, 0, true), (1, 5, false)] {
+            pages[0][head + 18] = family;
+            pages[0][head + 21] = mapping;
+            pages[0] = sealed(pages[0].clone());
+            let bytes = pages.concat();
+            match is_played {
+                true => assert!(played(&bytes).whole() == played(&data(name)).whole(), "{name} {family}"),
+                false => assert!(pipe(&bytes).err().unwrap().to_string().contains("mapping family 1")),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_joined_late_has_lost_nothing() {
+    let pages = split(&data("speech.opus"));
+    let later = |seconds: i64| {
+        let moved = pages[4..].iter().map(|page| {
+            let mut page = page.clone();
+            let granule = i64::from_le_bytes(page[6..14].try_into().unwrap()) + 48_000 * seconds;
+            page[6..14].copy_from_slice(&granule.to_le_bytes());
+            sealed(page)
+        });
+        pages[..2].iter().cloned().chain(moved).collect::<Vec<_>>().concat()
+    };
+    assert!(played(&later(0)).gaps.len() == 1, "a page is missing");
+    let (joined, expected) = (played(&later(100)).whole(), played(&data("speech.opus")).whole());
+    assert!((2_000..expected.len()).contains(&joined.len()), "{}", joined.len());
+    assert!(ratio(&joined[4_000..], &expected[expected.len() - joined.len() + 4_000..]) > 25.0);
+}
+
 /// Where the frames of a CBR MP3 begin: every header has the same first two bytes.
 fn mp3_frames(bytes: &[u8]) -> Vec<usize> {
     let length = |at: usize| {
@@ -359,7 +431,16 @@ fn damaged_mp3_frames_are_lost_and_the_rest_keeps_its_position() {
         }
     }
     let cut = played(&whole[..frames[10] + 30]);
+    let missing = expected.len() - cut.samples.len();
     assert!(cut.samples.len() > 4_000 && cut.damage().contains("cut off"), "{}", cut.damage());
+    assert!(cut.damage().contains(&format!("declares {missing} more")), "{} {missing}", cut.damage());
+    // A recorder that was killed has declared no frame.
+    let mut killed = whole.clone();
+    let info = (0..200).find(|&at| [b"Info", b"Xing"].iter().any(|&name| killed[at..].starts_with(name))).unwrap();
+    assert_eq!(killed[info + 7] & 1, 1);
+    killed[info + 8..info + 12].fill(0);
+    let (killed, padding) = (played(&killed).whole(), 2 * 576);
+    assert!(killed[..expected.len()] == expected[..] && killed.len() <= expected.len() + padding);
 }
 
 fn tone_of(file: &[u8]) -> Vec<f32> {
@@ -408,6 +489,9 @@ fn tags_of_any_size_are_skipped() {
     let expected = (played(&mp3).whole(), played(&flac).whole());
     assert!(played(&[&id3[..], &mp3, &id3v1].concat()).whole() == expected.0);
     assert!(played(&[&id3[..], &mp3, &id3v1, &id3, &mp3].concat()).whole().len() == 2 * expected.0.len());
+    // Tags without a size in front.
+    let lyrics = [&b"LYRICSBEGIN"[..], &b"la ".repeat(200), b"000611LYRICS200"].concat();
+    assert!(played(&[&mp3[..], &lyrics, &id3v1].concat()).whole() == expected.0);
     assert!(played(&[&id3[..], &flac, &id3v1].concat()).whole() == expected.1);
     let error = pipe(&id3[..1_000_000]).err().unwrap().to_string();
     assert!(error.contains("cut off within its tags"), "{error}");

@@ -317,6 +317,25 @@ fn keywords_are_listed_tested_and_removed() {
         &["--sensitivity must be between 0 and 1, got 2"],
     );
     assert!(std::fs::metadata(&file).unwrap().len() < 100_000);
+    // A broken keyword hides no other one, a folder of the same name no keyword, and only keywords are removed.
+    let broken = std::fs::read_to_string(&file).unwrap().replace("name = \"several\"", "name = 7");
+    std::fs::write(file.with_file_name("broken.keyword.toml"), broken).unwrap();
+    std::fs::create_dir(home.path("several")).unwrap();
+    std::fs::write(home.path("report"), "x").unwrap();
+    let all = home.bellis(&["run", DEMO[0], "--consumer", "keyword", "--quiet"]);
+    let warning = String::from_utf8(all.stderr).unwrap();
+    assert!(all.status.success() && !all.stdout.is_empty() && warning.contains("the keyword is skipped"), "{warning}");
+    let beside = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bellis"));
+        command.args(arguments).current_dir(home.path("")).env("BELLIS_KEYWORDS", file.parent().unwrap()).output().unwrap()
+    };
+    let demo = repository(DEMO[0]).display().to_string();
+    let pack = repository("models/daisy-tiny").display().to_string();
+    let named = beside(&["run", &demo, "--pack", &pack, "--consumer", "keyword:several", "--quiet"]);
+    assert!(named.status.success() && !named.stdout.is_empty(), "{}", String::from_utf8_lossy(&named.stderr));
+    let removed = beside(&["keywords", "remove", "report"]);
+    assert!(!removed.status.success() && home.path("report").exists());
+    home.works(&["keywords", "remove", "broken"]);
     home.works(&["keywords", "remove", "several"]);
     assert!(!file.exists());
     assert!(home.works(&["keywords", "list"]).contains("no keywords"), "an empty folder");
@@ -372,6 +391,7 @@ fn settings_and_feedback_are_stored_with_the_keyword() {
     assert!(home.works(&["keywords", "list"]).contains("3 false accepts, 1 utterances"));
     home.works(&["keywords", "feedback", "several", "--forget"]);
     assert!(!std::fs::read_to_string(&path).unwrap().contains("[feedback]"));
+    assert!((threshold() - 0.4).abs() < 1e-6, "as it was before the feedback");
     home.works(&["keywords", "set", "several", "--threshold", "0.3"]);
     assert!((threshold() - 0.3).abs() < 1e-6);
 

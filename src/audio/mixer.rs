@@ -5,6 +5,8 @@
 //! mean of the live channels, the inverted ones with the opposite sign. Energy and covariance are sums over the past, weighted exponentially with a
 //! time constant of 30 s: speech outweighs the noise of pauses for minutes.
 
+use crate::stream::chunker::is_valid;
+
 /// Converts several channels to mono. The output does not depend on how the input is divided into calls.
 #[derive(Debug)]
 pub struct ChannelMixer {
@@ -16,8 +18,8 @@ pub struct ChannelMixer {
     /// Factor applied to the sums after each block.
     fade: f64,
     /// Sums over the current block: of the products of two channels, and of each channel.
-    block_products: Vec<f32>,
-    block_sums: Vec<f32>,
+    block_products: Vec<f64>,
+    block_sums: Vec<f64>,
     /// Weighted sums of the products over the past, without the DC offset of each block.
     covariance: Vec<f64>,
     /// Weights of the channels at the start and at the end of this block.
@@ -55,11 +57,12 @@ impl ChannelMixer {
         for frame in interleaved.chunks_exact(self.channels) {
             let progress = self.frames as f32 / self.block_frames as f32;
             let weights = self.before.iter().zip(&self.weights).map(|(before, now)| before + progress * (now - before));
-            out.push(frame.iter().zip(weights).map(|(sample, weight)| sample * weight).sum());
-            for (first, &a) in frame.iter().enumerate() {
-                self.block_sums[first] += a;
-                for (second, &b) in frame.iter().enumerate().skip(first) {
-                    self.block_products[first * self.channels + second] += a * b;
+            // A sample that is not valid passes, for the ring to count and replace, unless its channel is dead.
+            out.push(frame.iter().zip(weights).map(|(sample, weight)| if weight == 0.0 { 0.0 } else { sample * weight }).sum());
+            for (first, &a) in frame.iter().enumerate().filter(|(_, sample)| is_valid(**sample)) {
+                self.block_sums[first] += f64::from(a);
+                for (second, &b) in frame.iter().enumerate().skip(first).filter(|(_, sample)| is_valid(**sample)) {
+                    self.block_products[first * self.channels + second] += f64::from(a) * f64::from(b);
                 }
             }
             self.frames += 1;
@@ -74,9 +77,8 @@ impl ChannelMixer {
         for first in 0..channels {
             for second in first..channels {
                 let at = first * channels + second;
-                let offsets = self.block_sums[first] * self.block_sums[second] / self.block_frames as f32;
-                let product = f64::from(self.block_products[at] - offsets);
-                self.covariance[at] = self.fade * self.covariance[at] + product;
+                let offsets = self.block_sums[first] * self.block_sums[second] / self.block_frames as f64;
+                self.covariance[at] = self.fade * self.covariance[at] + self.block_products[at] - offsets;
                 self.covariance[second * channels + first] = self.covariance[at];
             }
         }
@@ -192,6 +194,32 @@ mod tests {
         assert!(error < -20.0, "{error} dB");
         // Better than any one of the four: their noise is averaged.
         assert!(error < error_db(&live(2), &speech) - 4.0, "{error} dB");
+    }
+
+    #[test]
+    fn a_quiet_channel_is_told_from_a_dead_one_with_an_offset() {
+        for (level, offset) in [(0.003, 0.1), (0.01, 0.9), (1.0, 0.9)] {
+            let speech: Vec<f32> = speech(3).iter().map(|sample| level * sample).collect();
+            let out = mixed(&[speech.clone(), vec![offset; speech.len()]], 160);
+            let error = error_db(&out, &speech);
+            assert!(error < -60.0, "{error} dB at {level}, {offset}");
+        }
+    }
+
+    #[test]
+    fn invalid_samples_are_no_reason_to_lose_a_channel() {
+        let speech = speech(3);
+        for invalid in [f32::NAN, f32::INFINITY, 1e30] {
+            let mut left = speech.clone();
+            left[RATE as usize] = invalid;
+            let mut out = mixed(&[left, noise(2, 1e-5, speech.len())], 160);
+            // The ring counts and replaces it.
+            assert!(!is_valid(out[RATE as usize]));
+            out[RATE as usize] = 0.0;
+            assert!(error_db(&out, &speech) < -40.0, "{invalid}");
+            let dead = mixed(&[speech.clone(), vec![invalid; speech.len()]], 160);
+            assert!(error_db(&dead, &speech) < -100.0, "{invalid}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod folder;
 #[cfg(feature = "capture")]
 pub(crate) mod microphone;
 mod mixer;
+mod pace;
 mod pcm;
 mod resample;
 pub(crate) mod ring;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, bounded};
 
 use super::channels::Downmix;
+use super::pace::Pace;
 use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_TIMEOUT, Source, SourceEvent, SourceSpec};
 use crate::names::named;
 
@@ -96,6 +97,12 @@ impl PcmSource {
         let spec = SourceSpec { name: name.to_owned(), sample_rate, channels, live: false, total_samples: None };
         Ok(Self { spec, reader: Some(reader), format, pick, stop: Arc::default(), done: None })
     }
+
+    /// Whether to deliver the audio in real time, like a sound card.
+    pub fn in_real_time(mut self, realtime: bool) -> Self {
+        self.spec.live = realtime;
+        self
+    }
 }
 
 impl Source for PcmSource {
@@ -107,7 +114,7 @@ impl Source for PcmSource {
         let place = self.spec.name.clone();
         let failed = |message: String| AudioError::new(AudioErrorKind::NotReadable, place.clone(), message);
         let mut reader = self.reader.take().ok_or_else(|| failed("was already started".into()))?;
-        let (format, pick, stop) = (self.format, self.pick, self.stop.clone());
+        let (format, pick, stop, live, rate) = (self.format, self.pick, self.stop.clone(), self.spec.live, self.spec.sample_rate);
         let frame_bytes = format.bytes() * usize::from(self.spec.channels);
         let one_channel = match pick {
             ChannelPick::Channel(channel) => Some(channel),
@@ -122,6 +129,7 @@ impl Source for PcmSource {
             let mut mono = Vec::with_capacity(bytes.len() / frame_bytes);
             let mut interleaved = Vec::new();
             let (mut held, mut read) = (0, 0u64);
+            let mut pace = Pace::new(rate);
             let outcome = loop {
                 match reader.read(&mut bytes[held..]) {
                     Ok(0) if read == 0 => {
@@ -154,8 +162,18 @@ impl Source for PcmSource {
                 bytes.copy_within(whole..held, 0);
                 held -= whole;
                 read += whole as u64;
-                if !ring.push_blocking(&mono, &stop) {
-                    return;
+                if !live {
+                    if !ring.push_blocking(&mono, &stop) {
+                        return;
+                    }
+                    continue;
+                }
+                for callback in mono.chunks(pace.period()) {
+                    pace.wait(callback.len());
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    ring.push_live(callback);
                 }
             };
             drop(ring);

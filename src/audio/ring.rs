@@ -3,6 +3,7 @@
 //! A full ring never blocks a live source. The newest samples are dropped and counted, and the reader receives the gap in stream order.
 //! captured = read + dropped + queued, exactly.
 
+use crate::stream::chunker::is_valid;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,6 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::sync::thread::{self, Thread};
-
-/// Largest absolute value that is accepted. Full scale is 1, but some float files contain values as large as 32-bit integers. The
-/// square of much larger ones would overflow in the front end and stay in the caches for seconds.
-const MAX_ABS: f32 = 1e10;
 
 /// A run of dropped samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -281,9 +278,9 @@ impl RingWriter {
         let clean = &mut clean[..block.len()];
         let mut invalid = 0;
         for (out, &sample) in clean.iter_mut().zip(block) {
-            let is_valid = sample.abs() <= MAX_ABS;
-            *out = if is_valid { sample } else { 0.0 };
-            invalid += u64::from(!is_valid);
+            let valid = is_valid(sample);
+            *out = if valid { sample } else { 0.0 };
+            invalid += u64::from(!valid);
         }
         if invalid > 0 {
             self.stats.non_finite.fetch_add(invalid, Ordering::Relaxed);

@@ -17,6 +17,7 @@ use bellis::runtime::StopFlag;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::files::{check_folder, existing};
 use super::record::record;
 use super::signals::stop_on_signals;
 use super::source::gain_db;
@@ -112,8 +113,10 @@ impl Enroll {
             bail!("{}: keyword `{}` exists; pass --replace to replace it", path.display(), self.name);
         }
         if let Ok(replaced) = load(&path, None) {
-            (keyword.priority, keyword.refractory_seconds) = (replaced.priority, replaced.refractory_seconds);
+            keyword.replace(&replaced);
         }
+        // A folder that cannot be written is reported before anybody speaks.
+        check_folder(existing(&folder)).with_context(|| folder.display().to_string())?;
         let stop = stop_on_signals()?;
         let synthesised = self.synthesised(&enroller, &mut keyword)?;
         let mut takes = match self.record {
@@ -283,7 +286,7 @@ fn false_accepts(sensitivity: f64) -> anyhow::Result<f64> {
 pub fn requested_rate(per_hour: Option<f64>, sensitivity: Option<f64>) -> anyhow::Result<Option<f64>> {
     let rate = match sensitivity {
         Some(sensitivity) if per_hour.is_none() => Some(false_accepts(sensitivity)?),
-        Some(_) => bail!("sensitivity and false_accepts cannot be combined; keep one of them"),
+        Some(_) => bail!("sensitivity and false-accepts cannot be combined; keep one of them"),
         None => per_hour,
     };
     if let Some(rate) = rate

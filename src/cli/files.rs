@@ -11,11 +11,19 @@ use bellis::internal::claim;
 /// Renames an existing file with the first free number, `x.npy` to `x.1.npy`, and repairs what a power loss has left.
 pub fn set_aside(spec: &ConsumerSpec) -> anyhow::Result<()> {
     let taken =
-        |path: &&Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
-    let Some(path) = spec.path().filter(taken) else { return Ok(()) };
-    let Some(free) = (1..).map(|number| numbered(path, number)).find(|free| !free.exists()) else { return Ok(()) };
-    let side = matches!(spec, ConsumerSpec::Npy(_)).then(|| (side_file(path), side_file(&free)));
-    for (from, to) in [(path.to_owned(), free.clone())].into_iter().chain(side).filter(|(from, _)| from.exists()) {
+        |path: &Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
+    let Some(path) = spec.path() else { return Ok(()) };
+    // An array and its side file have the same number, also if only one of them is left.
+    let has_side = matches!(spec, ConsumerSpec::Npy(_));
+    let files =
+        |path: &Path| [Some(path.to_owned()), has_side.then(|| side_file(path))].into_iter().flatten().collect::<Vec<_>>();
+    let existing = files(path);
+    if !existing.iter().any(|file| taken(file)) {
+        return Ok(());
+    }
+    let is_free = |candidate: &PathBuf| !files(candidate).iter().any(|file| file.exists());
+    let Some(free) = (1..).map(|number| numbered(path, number)).find(is_free) else { return Ok(()) };
+    for (from, to) in existing.into_iter().zip(files(&free)).filter(|(from, _)| from.exists()) {
         std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
         if to.is_dir() {
             continue;
@@ -68,8 +76,13 @@ pub fn check_creatable(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// The folder itself, or the nearest one above it that exists.
+pub fn existing(folder: &Path) -> &Path {
+    folder.ancestors().find(|one| !one.as_os_str().is_empty() && one.exists()).unwrap_or(Path::new("."))
+}
+
 /// Checks that files can be created in a folder: creates one, and removes it.
-fn check_folder(folder: &Path) -> std::io::Result<()> {
+pub fn check_folder(folder: &Path) -> std::io::Result<()> {
     let probe = folder.join(format!(".bellis-{}.tmp", std::process::id()));
     std::fs::File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))
 }
@@ -93,8 +106,7 @@ pub fn check_writable(spec: &ConsumerSpec) -> anyhow::Result<()> {
         return std::fs::OpenOptions::new().append(true).open(path).map(drop).with_context(failed);
     }
     // The consumer of a folder also creates the folders above it.
-    let existing = path.ancestors().skip(1).find(|folder| folder.as_os_str().is_empty() || folder.exists());
-    let folder = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = existing(path.parent().unwrap_or(path));
     let direct = path.parent().is_none_or(|parent| parent.as_os_str().is_empty() || parent == folder);
     if !direct && !matches!(spec, ConsumerSpec::SegmentFolder(_)) {
         anyhow::bail!("{}: the folder does not exist; create it", path.display());
@@ -122,6 +134,13 @@ mod tests {
             assert_eq!(std::fs::read_to_string(at(&format!("talk.{restart}")).join(SEGMENTS)).unwrap(), restart.to_string());
             assert_eq!(std::fs::read_to_string(at(&format!("x.{restart}.jsonl"))).unwrap(), restart.to_string());
         }
+        // The array was moved without its side file, or the other way round.
+        let sides = [("x.chunks.jsonl", "old"), ("x.1.chunks.jsonl", "older")];
+        sides.iter().for_each(|(name, text)| std::fs::write(at(name), text).unwrap());
+        set_aside(&ConsumerSpec::Npy(at("x.npy"))).unwrap();
+        assert!(!at("x.chunks.jsonl").exists());
+        assert_eq!(std::fs::read_to_string(at("x.1.chunks.jsonl")).unwrap(), "older");
+        assert_eq!(std::fs::read_to_string(at("x.2.chunks.jsonl")).unwrap(), "old");
         // A folder with other contents is not renamed: the consumer writes into it.
         std::fs::create_dir_all(at("talk")).unwrap();
         set_aside(&ConsumerSpec::SegmentFolder(at("talk"))).unwrap();

@@ -67,7 +67,7 @@ impl Set {
             if !(0.0..=1.0).contains(&threshold) {
                 bail!("--threshold must be between 0 and 1, got {threshold}");
             }
-            (keyword.threshold, keyword.false_accepts_per_hour) = (threshold, None);
+            keyword.set_threshold(threshold);
         }
         if let Some(seconds) = self.refractory {
             if !(0.0..=MOST_REFRACTORY).contains(&seconds) {
@@ -99,7 +99,7 @@ impl Feedback {
             bail!("a score must be between 0 and 1, got {score}");
         }
         if self.forget {
-            keyword.feedback = Default::default();
+            keyword.feedback.forget();
         }
         self.wrong.iter().for_each(|score| keyword.feedback.add(Label::FalseAccept, *score));
         self.right.iter().for_each(|score| keyword.feedback.add(Label::Utterance, *score));

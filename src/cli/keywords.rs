@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bellis::audio::audio_files;
 use bellis::audio::{ChannelPick, read_file_at};
 use bellis::consumer::KeywordLines;
@@ -166,7 +166,10 @@ fn test(folder: &Path, keyword: &Path, recordings: &[PathBuf], pack: &Path) -> a
 fn remove(folder: &Path, names: &[String]) -> anyhow::Result<()> {
     for name in names {
         check_name(name)?;
-        let path = file_of(folder, Path::new(name))?;
+        let path = folder.join(format!("{name}{KEYWORD_SUFFIX}"));
+        if !path.is_file() {
+            return Err(unknown(folder, name));
+        }
         std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
         outln!("removed {}", path.display());
     }
@@ -182,18 +185,22 @@ pub fn file_of(folder: &Path, keyword: &Path) -> anyhow::Result<PathBuf> {
     if keyword.is_file() {
         return Ok(keyword.to_owned());
     }
+    Err(unknown(folder, &keyword.to_string_lossy()))
+}
+
+/// The error for a name that no keyword has.
+fn unknown(folder: &Path, name: &str) -> anyhow::Error {
     let known: Vec<String> = find(folder)
         .unwrap_or_default()
         .iter()
         .filter_map(|path| path.file_name()?.to_str()?.strip_suffix(KEYWORD_SUFFIX).map(str::to_owned))
         .collect();
-    let name = keyword.to_string_lossy();
-    let hint = match bellis::internal::nearest(&name, known.iter().map(String::as_str)) {
+    let hint = match bellis::internal::nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "none is enrolled".to_owned(),
         None => format!("available: {}", known.join(", ")),
     };
-    bail!("no keyword `{name}` in {}; {hint}", folder.display())
+    anyhow!("no keyword `{name}` in {}; {hint}", folder.display())
 }
 
 /// The consumer of the keywords in `path`, a file or a folder, by default of all enrolled ones. It writes lines to `out`, called `place` in
@@ -214,30 +221,27 @@ pub fn consumer<W: Write + Send>(
     }
     let reference = PackRef::to(pack);
     let options = search_options(settings)?;
-    let (mut watched, mut skipped) = (Vec::new(), 0);
     let files = match find(&path) {
         Err(error) if may_be_none && is_empty(&error) => Vec::new(),
         files => files?,
     };
+    // One broken file in a folder hides no other one.
+    let skips = path.is_dir();
+    let (mut watched, mut skipped) = (Vec::new(), 0);
     for file in files {
-        let keyword = match load(&file, Some(&reference)) {
-            Ok(keyword) => keyword,
-            // One broken file in a folder hides no other one.
-            Err(error) if path.is_dir() => {
+        let read = || {
+            let keyword = load(&file, Some(&reference))?;
+            let new = if skips { Watched::new_or_fixed } else { Watched::new };
+            new(&keyword, &file, &options, encoder)
+        };
+        match read() {
+            Ok(one) => watched.push(one),
+            Err(error) if skips => {
                 log::warn!("{error}; the keyword is skipped");
                 skipped += 1;
-                continue;
             }
             Err(error) => return Err(error.into()),
-        };
-        let one = match Watched::new(&keyword, &file, &options, encoder) {
-            Err(error @ KeywordError::FixedThreshold { .. }) if path.is_dir() => {
-                log::warn!("{error}; it stays at {:.3}", keyword.threshold);
-                Watched::new(&keyword, &file, &SearchOptions { false_accepts: None, ..options }, encoder)
-            }
-            one => one,
-        };
-        watched.push(one?);
+        }
     }
     if watched.is_empty() && skipped > 0 && !may_be_none {
         bail!("{}: none of the keywords can be used; enroll them again", path.display());
@@ -269,14 +273,11 @@ pub fn state(path: Option<&Path>, settings: &Settings) -> Vec<(PathBuf, Option<s
 /// Where to search for keywords: a file, a folder, or the file of an enrolled keyword by its name; by default the folder of all enrolled ones.
 fn located(path: Option<&Path>, settings: &Settings) -> anyhow::Result<PathBuf> {
     let folder = folder(settings)?;
-    Ok(match path {
-        None => folder,
-        Some(path) if path.exists() => path.to_owned(),
-        Some(path) => {
-            let named = folder.join(format!("{}{KEYWORD_SUFFIX}", path.display()));
-            if named.is_file() { named } else { path.to_owned() }
-        }
-    })
+    let Some(path) = path else { return Ok(folder) };
+    // A name comes before a file or folder of that name, which may contain its recordings.
+    let is_name = path.components().count() == 1;
+    let named = folder.join(format!("{}{KEYWORD_SUFFIX}", path.display()));
+    Ok(if is_name && named.is_file() { named } else { path.to_owned() })
 }
 
 /// The folder of enrolled keywords.

@@ -67,7 +67,7 @@ pub fn keyword_folder() -> anyhow::Result<PathBuf> {
     let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
     match set("BELLIS_KEYWORDS").or_else(|| data.map(|data| data.join("bellis/keywords"))) {
         Some(folder) => Ok(folder),
-        None => bail!("no folder for keywords: pass --folder, or set BELLIS_KEYWORDS"),
+        None => bail!("no folder for keywords: pass it (--folder or --keywords), or set BELLIS_KEYWORDS"),
     }
 }
 

@@ -152,20 +152,30 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         chunk.map_or(Ok(()), |frames| self.encoder.check_chunk(frames))?;
         let kept = wanted.changes_for_a_restart(&self.current);
         let wanted = wanted.with_restart_keys_of(&self.current);
-        let policy = wanted.policy(&self.pack)?;
-        let session = run_options(&wanted, &self.pack)?.session;
+        let service_keeps = services::needs_restart(&self.current, &wanted);
         let same = wanted.of_consumers() == self.current.of_consumers();
         let stays =
             |one: &Asked| same && running.contains(&one.label) && self.has_its_file(one) && self.has_its_keywords(one, &wanted);
-        let (stay, fresh): (Vec<_>, Vec<_>) = wanted_consumers(&wanted)?.into_iter().partition(stays);
+        let (stay, fresh) = wanted_consumers(&wanted)?.into_iter().partition(stays);
+        let reload = self.changes_of(wanted, stay, fresh)?;
+        if !kept.is_empty() {
+            log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
+        }
+        if service_keeps {
+            log::warn!("wyoming keeps its policy and its keyword settings until a restart");
+        }
+        Ok(reload)
+    }
+
+    /// Prepares `wanted`: consumers that stay, and those that begin.
+    fn changes_of(&mut self, wanted: Settings, stay: Vec<Asked>, fresh: Vec<Asked>) -> anyhow::Result<Reload> {
+        let policy = wanted.policy(&self.pack)?;
+        let session = run_options(&wanted, &self.pack)?.session;
         let keep = stay.into_iter().map(|one| one.label).collect();
         fresh.iter().try_for_each(|one| check_writable(&one.spec))?;
         fresh.iter().filter(|one| !self.writes(one)).try_for_each(|one| check_unclaimed(&one.spec))?;
         let join = fresh.iter().map(|one| self.consumer(one, &wanted)).collect::<anyhow::Result<_>>()?;
         let adjust = self.prepare_neighbours(&wanted)?;
-        if !kept.is_empty() {
-            log::warn!("changes to {} require a restart; all other changes are applied", kept.join(", "));
-        }
         self.prepared = Some(wanted);
         Ok(Reload { policy, session, keep, join, adjust })
     }
@@ -222,7 +232,9 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Reloader for Configuration<R> {
         self.seen = seen;
         changed.then(|| {
             log::info!("the enrolled keywords have changed");
-            self.changes_to(self.current.clone(), running).map_err(|error| format!("{error:#}").into())
+            // Only what searches for keywords begins again, whatever has happened to the others' files.
+            let (stay, fresh) = asked.into_iter().partition(|one| self.has_its_keywords(one, &self.current));
+            self.changes_of(self.current.clone(), stay, fresh).map_err(|error| format!("{error:#}").into())
         })
     }
 

@@ -11,10 +11,10 @@ use super::consumers::Asked;
 use super::settings::Settings;
 
 #[cfg(feature = "home")]
-pub use home::{Services, check};
+pub use home::{Services, check, needs_restart};
 
 #[cfg(not(feature = "home"))]
-pub use absent::{Services, check};
+pub use absent::{Services, check, needs_restart};
 
 /// Label of the consumer that searches for keywords where no consumer of the configuration does.
 const SEARCH: &str = "keyword-events";
@@ -79,7 +79,8 @@ mod home {
     use anyhow::bail;
     use bellis::daemon::events::Interest;
     use bellis::daemon::home::{
-        DetectionCommand, Enrolled, Model, Mqtt, MqttOptions, VoiceAssistant, WyomingOptions, WyomingServer, WyomingUri,
+        DetectionCommand, Enrolled, Model, Mqtt, MqttOptions, RunningCommand, VoiceAssistant, WyomingOptions, WyomingServer,
+        WyomingUri,
     };
     use bellis::keyword::PackRef;
 
@@ -97,6 +98,7 @@ mod home {
     /// The running services; they end when this value is dropped.
     pub struct Services {
         muted: Arc<AtomicBool>,
+        _command: Option<RunningCommand>,
         _mqtt: Option<Mqtt>,
         _voice_assistant: Option<VoiceAssistant>,
         _wyoming: Option<WyomingServer>,
@@ -106,9 +108,6 @@ mod home {
         /// Starts the configured services.
         pub fn start(settings: &Settings, pack: &Arc<Pack>, encoder: &Arc<Encoder>, events: &EventBus) -> anyhow::Result<Self> {
             let wyoming = settings.wyoming.as_deref().map(|uri| wyoming(uri, settings, pack, encoder)).transpose()?;
-            if need_input(settings) && settings.input() == Input::None {
-                bail!("[mqtt], on-detection and voice-assistant need an input, such as \"mic\"; it is \"none\"");
-            }
             if need_input(settings) {
                 encoder.check_embedding()?;
             }
@@ -116,13 +115,15 @@ mod home {
             let start_mqtt =
                 |table| Ok::<_, anyhow::Error>(Mqtt::start(&mqtt_options(table), encoder.name(), interval(table)?, subscribe())?);
             let mqtt = settings.mqtt.as_ref().map(start_mqtt).transpose()?;
-            if !settings.on_detection.is_empty() {
-                let command = DetectionCommand { command: settings.on_detection.clone(), limit: command_limit(settings)? };
-                command.start(subscribe())?;
-            }
+            let start_command = |command: &[String]| -> anyhow::Result<_> {
+                let command = DetectionCommand { command: command.to_vec(), limit: command_limit(settings)? };
+                Ok(command.start(events.subscribe(Interest::Keywords))?)
+            };
+            let command = Some(&*settings.on_detection).filter(|command| !command.is_empty());
+            let command = command.map(start_command).transpose()?;
             let start_assistant = |uri: &String| VoiceAssistant::start(uri, Arc::clone(&muted), subscribe());
             let voice_assistant = settings.voice_assistant.as_ref().map(start_assistant).transpose()?;
-            Ok(Self { muted, _mqtt: mqtt, _voice_assistant: voice_assistant, _wyoming: wyoming })
+            Ok(Self { muted, _command: command, _mqtt: mqtt, _voice_assistant: voice_assistant, _wyoming: wyoming })
         }
 
         /// Set while keywords start nothing.
@@ -162,13 +163,28 @@ mod home {
 
     /// Checks the settings of all services, without starting one.
     pub fn check(settings: &Settings) -> anyhow::Result<()> {
-        settings.mqtt.as_ref().map(interval).transpose()?;
+        if need_input(settings) && settings.input() == Input::None {
+            bail!("[mqtt], on-detection and voice-assistant need an input, such as \"mic\"; it is \"none\"");
+        }
+        if let Some(table) = &settings.mqtt {
+            interval(table)?;
+            mqtt_options(table).check()?;
+        }
+        if let Some(uri) = &settings.voice_assistant {
+            VoiceAssistant::check(uri)?;
+        }
         command_limit(settings)?;
         connections(settings)?;
         if let Some(uri) = &settings.wyoming {
             uri.parse::<WyomingUri>()?;
         }
         Ok(())
+    }
+
+    /// Whether the Wyoming service would search otherwise after a restart: it keeps its policy and its keyword settings.
+    pub fn needs_restart(running: &Settings, wanted: &Settings) -> bool {
+        let of = |settings: &Settings| (settings.policy_spec(), search_options(settings).ok());
+        running.wyoming.is_some() && of(running) != of(wanted)
     }
 
     fn connections(settings: &Settings) -> anyhow::Result<Option<usize>> {
@@ -212,6 +228,11 @@ mod absent {
     /// Nothing: starting refuses the settings of services.
     pub fn check(_: &Settings) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    /// Never: this build has no services.
+    pub fn needs_restart(_: &Settings, _: &Settings) -> bool {
+        false
     }
 
     /// None: this build has no services.

@@ -154,12 +154,18 @@ macro_rules! settings {
             /// Merges these settings with those of `file`; values set here take precedence.
             pub fn over(self, file: Self) -> Self {
                 let other_policy = self.policy.is_some();
-                Self {
+                let rate = (self.false_accepts, self.sensitivity);
+                let mut merged = Self {
                     $($field: match Reload::$reload {
                         Reload::Parameter if other_policy => self.$field,
                         _ => self.$field.over(file.$field),
                     },)*
+                };
+                // A flag for one of them replaces the other one in the file.
+                if rate.0.is_some() || rate.1.is_some() {
+                    (merged.false_accepts, merged.sensitivity) = rate;
                 }
+                merged
             }
 
             /// Keys that differ from `other` and require a restart of `bellis serve`.

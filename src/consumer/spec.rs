@@ -155,6 +155,7 @@ impl TryFrom<&OsStr> for ConsumerSpec {
             }
             ("npy", Some(path)) => Self::Npy(path.into()),
             ("npy", None) => return Err(wrong("needs a file: npy:out.npy")),
+            ("wav", Some(output)) if output == "f32" || output == "s16" => return Err(wrong("needs a file: wav:f32:out.wav")),
             ("wav", Some(output)) => match split(output) {
                 (Some("f32" | "s16"), Some(output)) if output.is_empty() => return Err(wrong("needs a file: wav:f32:out.wav")),
                 (Some("f32"), Some(output)) => Self::Wav(to(output), WavFormat::F32),
@@ -169,6 +170,9 @@ impl TryFrom<&OsStr> for ConsumerSpec {
             ("phones", Some(output)) => Self::Phones(to(output)),
             ("segments", None) => Self::SegmentLines,
             ("segments", Some(output)) if output == "-" => Self::SegmentLines,
+            ("segments", Some(output)) if output == "stream" => {
+                return Err(wrong("needs an endpoint: segments:stream:- or segments:stream:unix:/path/of/a/socket"));
+            }
             ("segments", Some(output)) => match split(output) {
                 (Some("stream"), Some(output)) => Self::SegmentStream(endpoint(output)?),
                 _ => Self::SegmentFolder(output.into()),

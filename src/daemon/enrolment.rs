@@ -197,7 +197,13 @@ impl Enrolment {
                     return Err(Refusal::Invalid(format!("a keyword needs `say`, or 1 to {MOST_TAKES} `takes`")));
                 }
                 let false_accepts = false_accepts(sensitivity)?;
-                if !replace && self.path(&name)?.exists() {
+                let other_pack = |path: &Path| {
+                    let loaded = load(path, Some(&PackRef::to(self.enroller.pack())));
+                    matches!(loaded, Err(KeywordError::OtherPack { .. }))
+                };
+                // One of another pack is not in the list that the page shows.
+                let path = self.path(&name)?;
+                if !replace && path.exists() && !other_pack(&path) {
                     return Err(Refusal::Conflict(format!("keyword `{name}` exists; replace it, or use another name")));
                 }
                 let language = language.filter(|text| !text.is_empty()).unwrap_or_else(|| LANGUAGE.to_owned());
@@ -313,7 +319,11 @@ impl Enrolment {
         self.set_threshold(&mut keyword, wanted, stop)?;
         let io = |source| JobError::Folder { folder: self.folder.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(io)?;
-        keyword.save(&keyword.path_in(&self.folder))?;
+        let path = keyword.path_in(&self.folder);
+        if let Ok(replaced) = load(&path, None) {
+            keyword.replace(&replaced);
+        }
+        keyword.save(&path)?;
         let weak = weaknesses(&keyword, &takes, &self.enrolled(), self.enroller.pack());
         Ok(weak.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     }

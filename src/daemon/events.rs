@@ -85,6 +85,8 @@ pub struct KeywordEvent {
 /// Events that a subscriber receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
+    /// Keywords alone: a slow subscriber loses none to other events.
+    Keywords,
     /// Keywords, speech and status. They cost nothing.
     Detections,
     /// Everything except audio. Chunk events include audio levels and phones, which are computed while such a subscriber exists.
@@ -266,6 +268,8 @@ impl EventBus {
                 (Event::Audio(_), interest) => interest == Interest::Audio,
                 (_, Interest::Audio) => false,
                 (_, Interest::Everything) => true,
+                (Event::Keyword(_), Interest::Keywords) => true,
+                (_, Interest::Keywords) => false,
                 (Event::Keyword(_) | Event::Keywords { .. } | Event::Speech { .. } | Event::Status(_), Interest::Detections) => {
                     true
                 }
@@ -293,7 +297,7 @@ impl EventBus {
 
     /// Whether a subscriber receives chunks or audio.
     pub fn wants_chunks(&self) -> bool {
-        self.open().iter().any(|subscriber| subscriber.interest != Interest::Detections)
+        self.open().iter().any(|subscriber| matches!(subscriber.interest, Interest::Everything | Interest::Audio))
     }
 
     /// Whether a subscriber receives audio.

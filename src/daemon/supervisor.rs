@@ -158,6 +158,8 @@ impl<'a> Supervisor<'a> {
                 }
                 log::warn!("{name} is lost ({}); retrying until it returns", Chain(&error));
                 self.daemon.status.lost.fetch_add(1, Ordering::Relaxed);
+                // The chunk with its end may come in hours.
+                self.daemon.options.events.publish(Event::Speech { speech: false });
                 self.opener.lost();
                 self.problem.clear();
                 self.set_state(State::Reconnecting);

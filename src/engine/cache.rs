@@ -97,6 +97,9 @@ impl Biases {
         if let Some(made) = self.made.get(&(frames, valid)) {
             return Ok(made.clone());
         }
+        if self.made.len() >= super::ring::MOST_BIASES {
+            self.made.clear();
+        }
         let columns = self.context + frames;
         let mut bias = Vec::with_capacity(self.slopes.len() * frames * columns);
         for slope in &self.slopes {

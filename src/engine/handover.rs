@@ -127,7 +127,11 @@ impl EncoderState {
         if depth + 1 < encoder.first_layer {
             return refused(format!("{depth} layers have run, but layers from {} on are loaded", encoder.first_layer));
         }
-        let most = encoder.largest_chunk() + encoder.left_context() + encoder.right_context();
+        let context = match self.mode {
+            ModeState::Windowed(_) => encoder.left_context() + encoder.right_context(),
+            ModeState::Cached(_) => 0,
+        };
+        let most = encoder.largest_chunk() + context;
         if own.is_empty() || own.end > frames || frames > most {
             return refused(format!("{frames} frames, of which {own:?} are the chunk's own, where {most} are the most"));
         }

@@ -59,6 +59,9 @@ impl KeyValueRing {
     }
 }
 
+/// Number of biases that are kept: a stream of whole chunks needs fewer, and one from a neighbour may have chunks of any length.
+pub(super) const MOST_BIASES: usize = 64;
+
 /// Attention biases over a ring by number of new and cached frames, each computed once.
 ///
 /// The bias of query q and key j is −slope · |q + valid − j|, with one slope per head (ALiBi, arXiv 2108.12409); 0 without
@@ -76,6 +79,9 @@ impl RingBiases {
     /// `[heads, keys, queries]` in the kernel's [`UNITS`], of a call with `frames` new and `valid` cached frames, the queries padded to whole groups.
     pub fn get(&mut self, frames: usize, valid: usize) -> &[f32] {
         let slopes = &self.slopes;
+        if self.made.len() >= MOST_BIASES {
+            self.made.clear();
+        }
         self.made.entry((frames, valid)).or_insert_with(|| {
             let (keys, queries) = (valid + frames, padded(frames));
             let mut bias = Vec::with_capacity(slopes.len() * keys * queries);

@@ -17,6 +17,9 @@ pub struct Feedback {
     /// Of utterances of the phrase.
     #[serde(default)]
     pub utterances: Vec<f32>,
+    /// The threshold without them, if it was given as a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<f32>,
 }
 
 /// What a score belongs to.
@@ -33,6 +36,12 @@ impl Feedback {
     /// Whether nothing has been labelled.
     pub fn is_empty(&self) -> bool {
         self.false_accepts.is_empty() && self.utterances.is_empty()
+    }
+
+    /// Forgets all scores.
+    pub fn forget(&mut self) {
+        self.false_accepts.clear();
+        self.utterances.clear();
     }
 
     /// Adds a score, 0 to 1. The 32 latest of each kind count.
@@ -63,7 +72,7 @@ impl Feedback {
     /// Whether all scores are from 0 to 1, and not too many.
     pub(super) fn is_valid(&self) -> bool {
         let valid = |scores: &[f32]| scores.len() <= KEPT && scores.iter().all(|score| (0.0..=1.0).contains(score));
-        valid(&self.false_accepts) && valid(&self.utterances)
+        valid(&self.false_accepts) && valid(&self.utterances) && self.given.is_none_or(|given| (0.0..=1.0).contains(&given))
     }
 }
 
@@ -74,7 +83,7 @@ mod tests {
     const RANGE: (f32, f32) = (0.2, 0.7);
 
     fn feedback(false_accepts: &[f32], utterances: &[f32]) -> Feedback {
-        Feedback { false_accepts: false_accepts.to_vec(), utterances: utterances.to_vec() }
+        Feedback { false_accepts: false_accepts.to_vec(), utterances: utterances.to_vec(), given: None }
     }
 
     #[test]

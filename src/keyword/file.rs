@@ -50,6 +50,7 @@ use super::feedback::Feedback;
 use super::matcher::Matcher;
 use super::phones::{MOST_PHONES, Phones};
 use super::template::Template;
+use crate::output::replace_file;
 use crate::pack::Pack;
 use crate::toml_file::TomlFileError;
 
@@ -343,13 +344,11 @@ impl Keyword {
         folder.join(format!("{}{KEYWORD_SUFFIX}", self.name))
     }
 
-    /// Writes the file atomically.
+    /// Writes the file atomically, and to the disk.
     pub fn save(&self, path: &Path) -> Result<(), KeywordError> {
         let io = |source| KeywordError::File { path: path.to_owned(), source };
         let text = toml::to_string(self).map_err(|error| io(std::io::Error::other(error)))?;
-        let unfinished = path.with_extension("unfinished");
-        std::fs::write(&unfinished, text).map_err(io)?;
-        std::fs::rename(&unfinished, path).map_err(io)
+        replace_file(path, text.as_bytes()).map_err(io)
     }
 
     /// The threshold for a rate of false accepts per hour, moved by the [`feedback`](Self::feedback) within the rates from 0.05 to 5, or up to 0.5 from text;
@@ -366,10 +365,24 @@ impl Keyword {
         true
     }
 
+    /// Sets a fixed threshold, whatever the feedback.
+    pub fn set_threshold(&mut self, threshold: f32) {
+        (self.threshold, self.false_accepts_per_hour, self.feedback.given) = (threshold, None, None);
+    }
+
+    /// Takes over what a user has set for the keyword that this one replaces: priority and refractory time.
+    pub fn replace(&mut self, replaced: &Self) {
+        (self.priority, self.refractory_seconds) = (replaced.priority, replaced.refractory_seconds);
+    }
+
     /// Adapts the threshold to the present feedback.
     pub fn apply_feedback(&mut self) {
         let own = self.false_accepts_per_hour.and_then(|per_hour| self.background_threshold(per_hour));
-        self.threshold = self.feedback.adjust(own.unwrap_or(self.threshold), self.range());
+        let own = own.unwrap_or_else(|| *self.feedback.given.get_or_insert(self.threshold));
+        self.threshold = self.feedback.adjust(own, self.range());
+        if self.feedback.is_empty() {
+            self.feedback.given = None;
+        }
     }
 
     /// The lowest and the highest threshold that feedback may set.

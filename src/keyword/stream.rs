@@ -48,11 +48,12 @@ pub struct KeywordStream {
 }
 
 impl KeywordStream {
-    /// A stream of mono audio at `rate` Hz, searched for the keywords that are in `folder` now. An absent or empty folder has none.
+    /// A stream of mono audio at `rate` Hz, searched for the keywords that are in `folder` now. An absent or empty folder has none. Keywords that
+    /// cannot be read or are of another pack are skipped, with a line in the log.
     ///
     /// # Errors
     ///
-    /// A keyword that cannot be read or is of another pack, and a rate that is out of range.
+    /// If none of the keywords can be used, and for a rate that is out of range.
     pub fn new(
         pack: &Pack,
         encoder: &Arc<Encoder>,
@@ -68,8 +69,20 @@ impl KeywordStream {
             Err(KeywordError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
             files => files?,
         };
-        let watched = |file: std::path::PathBuf| Watched::new(&load(&file, Some(&reference))?, &file, options, encoder);
-        let watched = files.into_iter().map(watched).collect::<Result<Vec<_>, _>>()?;
+        let (mut watched, mut failed) = (Vec::new(), None);
+        for file in files {
+            let read = || Watched::new_or_fixed(&load(&file, Some(&reference))?, &file, options, encoder);
+            match read() {
+                Ok(one) => watched.push(one),
+                Err(error) => {
+                    log::warn!("{error}; the keyword is skipped");
+                    failed = Some(error);
+                }
+            }
+        }
+        if let Some(error) = failed.filter(|_| watched.is_empty()) {
+            return Err(error.into());
+        }
         let names = watched.iter().map(|one| one.name.clone()).collect();
         let mut search = KeywordSearch::new(watched, Some(Verifier::new(encoder, chunk_frames)?));
         search.begin(audio.hop, chunk_frames);

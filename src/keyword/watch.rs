@@ -66,6 +66,26 @@ impl Watched {
         let (name, priority) = (keyword.name.clone(), keyword.priority);
         Ok(Self { name, threshold, priority, spotter: Spotter::new(matcher, spotter) })
     }
+
+    /// As [`new`](Self::new); a keyword without background scores keeps its threshold, with a line in the log.
+    ///
+    /// # Errors
+    ///
+    /// The others of [`new`](Self::new).
+    pub fn new_or_fixed(
+        keyword: &Keyword,
+        file: &Path,
+        options: &SearchOptions,
+        encoder: &Encoder,
+    ) -> Result<Self, KeywordError> {
+        match Self::new(keyword, file, options, encoder) {
+            Err(error @ KeywordError::FixedThreshold { .. }) => {
+                log::warn!("{error}; it stays at {:.3}", keyword.threshold);
+                Self::new(keyword, file, &SearchOptions { false_accepts: None, ..*options }, encoder)
+            }
+            one => one,
+        }
+    }
 }
 
 /// A detection or a near miss, with its position in the stream.
@@ -176,7 +196,9 @@ impl KeywordSearch {
             self.end(each)?;
             self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
         }
-        self.processed = chunk.first_sample + chunk.samples;
+        // Gaps within the chunk move what follows.
+        self.processed = chunk.position(chunk.samples);
+        self.origin += self.processed - chunk.first_sample - chunk.samples;
         let Some(vectors) = &chunk.embedding else { return Ok(()) };
         if let Some(verifier) = &mut self.verifier {
             verifier.push(chunk);

@@ -395,7 +395,9 @@ impl Offload for Source {
         };
         let (reply, answer) = bounded::<Reply>(1);
         let (roster, sent) = (self.roster.clone(), Instant::now());
-        let expected = Expected { layers: first_exit..=self.encoder.layers(), frames, dim, mixture: offer.mixture.is_some() };
+        let without_ctc = (0..=self.encoder.layers()).filter(|&layer| offer.ctc && !self.encoder.has_ctc(layer)).collect();
+        let expected =
+            Expected { layers: first_exit..=self.encoder.layers(), without_ctc, frames, dim, mixture: offer.mixture.is_some() };
         let on_answer = move |message: &[u8]| {
             let read = Answer::decode(message);
             if let Ok(answer) = &read {
@@ -480,6 +482,8 @@ impl Offload for Source {
 /// The expected shape of an answer.
 struct Expected {
     layers: std::ops::RangeInclusive<usize>,
+    /// Layers at which this chunk cannot exit, because its phones are read.
+    without_ctc: Vec<usize>,
     frames: usize,
     dim: usize,
     mixture: bool,
@@ -490,6 +494,7 @@ impl Expected {
         let shaped = |frames: &crate::engine::Frames| frames.frames() == self.frames && frames.dim() == self.dim;
         let evidence = returned.evidence.iter().chain(&returned.ctc_evidence);
         self.layers.contains(&returned.exit_layer)
+            && !self.without_ctc.contains(&returned.exit_layer)
             && shaped(&returned.feature)
             && returned.mixed.is_some() == self.mixture
             && returned.mixed.iter().all(shaped)

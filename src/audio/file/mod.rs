@@ -19,10 +19,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::pace::Pace;
 use super::{
     AudioError, AudioErrorKind, ChannelPick, EventSender, PcmFormat, PcmSource, Resampler, RingWriter, STOP_TIMEOUT, Source,
     SourceEvent, SourceSpec,
@@ -111,9 +111,6 @@ pub struct FileSource {
     done: Option<Receiver<()>>,
 }
 
-/// Audio per callback of a file played in real time.
-const REALTIME_PERIOD: Duration = Duration::from_millis(20);
-
 impl FileSource {
     /// Opens `path`. With `realtime`, it is delivered in real time like live audio, and audio that does not fit into the ring is dropped.
     pub fn open(path: &Path, pick: ChannelPick, realtime: bool) -> Result<Self, AudioError> {
@@ -164,7 +161,8 @@ pub fn open_pipe(
     if is_file {
         return Ok(Box::new(FileSource::new(Decoder::open(bytes, STDIN.to_owned(), pick)?, realtime)));
     }
-    Ok(Box::new(PcmSource::new(Box::new(bytes), STDIN, raw.format, raw.sample_rate, raw.channels, pick)?))
+    let source = PcmSource::new(Box::new(bytes), STDIN, raw.format, raw.sample_rate, raw.channels, pick)?;
+    Ok(Box::new(source.in_real_time(realtime)))
 }
 
 fn open(path: &Path, pick: ChannelPick) -> Result<Decoder, AudioError> {
@@ -188,24 +186,18 @@ impl Source for FileSource {
         let place = self.spec.name.clone();
         let error = |message: &str| AudioError::new(AudioErrorKind::Backend, place.clone(), message);
         let mut decoder = self.decoder.take().ok_or_else(|| error("was already started"))?;
-        let (stop, live, rate) = (self.stop.clone(), self.spec.live, f64::from(self.spec.sample_rate));
+        let (stop, live, rate) = (self.stop.clone(), self.spec.live, self.spec.sample_rate);
         let (done_sender, done) = bounded::<()>(0);
         let reader = move || {
             let _done = done_sender;
             let mut block = Vec::new();
-            let began = Instant::now();
-            let mut paced = 0u64;
-            let pace = |samples: u64| {
-                let due = began + Duration::from_secs_f64(samples as f64 / rate);
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            };
+            let mut pace = Pace::new(rate);
             let outcome = loop {
                 block.clear();
                 match decoder.next(&mut block) {
                     Ok(Next::Samples) if live => {
-                        for callback in block.chunks(((rate * REALTIME_PERIOD.as_secs_f64()) as usize).max(1)) {
-                            paced += callback.len() as u64;
-                            pace(paced);
+                        for callback in block.chunks(pace.period()) {
+                            pace.wait(callback.len());
                             if stop.load(Ordering::Relaxed) {
                                 return;
                             }
@@ -218,7 +210,7 @@ impl Source for FileSource {
                         }
                     }
                     Ok(Next::Lost(samples)) => {
-                        paced += if live { samples } else { 0 };
+                        pace.skip(samples);
                         ring.lose(samples);
                     }
                     Ok(Next::End) => break decoder.damage(),

@@ -119,8 +119,10 @@ impl Header {
     /// Parses a Xing, Info or VBRI frame, which contains no audio.
     fn info(&self, frame: &[u8]) -> Option<Info> {
         let u32_at = |at: usize| Some(u32::from_be_bytes(frame.get(at..at + 4)?.try_into().ok()?));
+        // A recorder that was killed has left 0.
+        let frames_at = |at: usize| u32_at(at).map(u64::from).filter(|&frames| frames > 0);
         if frame.get(36..40) == Some(b"VBRI") {
-            return Some(Info { frames: u32_at(50).map(u64::from), ..Info::default() });
+            return Some(Info { frames: frames_at(50), ..Info::default() });
         }
         let at = 4 + self.side_info_bytes();
         if !matches!(frame.get(at..at + 4), Some(b"Xing" | b"Info")) {
@@ -128,7 +130,7 @@ impl Header {
         }
         let flags = u32_at(at + 4)?;
         let field = |mask: u32| if flags & mask != 0 { 4 } else { 0 };
-        let frames = if flags & 1 != 0 { u32_at(at + 8).map(u64::from) } else { None };
+        let frames = if flags & 1 != 0 { frames_at(at + 8) } else { None };
         let lame = at + 8 + field(1) + field(2) + if flags & 4 != 0 { 100 } else { 0 } + field(8);
         let (mut delay, mut padding) = (0, 0);
         if let (Some(b"LAME" | b"Lavf" | b"Lavc"), Some(&[a, b, c])) =
@@ -269,8 +271,8 @@ impl Mpeg {
         let Some(frame) = frame.get(..header.bytes) else {
             self.bytes.skip(u64::MAX)?;
             self.ended = true;
-            let is_announced = self.total(header.samples()).is_some_and(|total| self.position >= total);
-            return Ok(if is_announced { Piece::End } else { Piece::CutOff { samples: header.samples() } });
+            let missing = self.total(header.samples()).map_or(header.samples(), |total| total.saturating_sub(self.position));
+            return Ok(if missing == 0 { Piece::End } else { Piece::CutOff { samples: missing } });
         };
         let (own, begin) = header.main_data(frame);
         // After a gap, the first frames refer to main data in lost frames.
@@ -336,6 +338,9 @@ impl Stream for Mpeg {
                 let mean = self.frame_bytes.checked_div(self.frames).unwrap_or(0);
                 let frames = (bytes + mean / 2).checked_div(mean).unwrap_or(0);
                 let samples = if last.version == 1 { 1_152 } else { 576 };
+                // Tags may follow the declared end.
+                let is_complete = self.total(samples).is_some_and(|total| self.position >= total);
+                let frames = if is_complete { 0 } else { frames };
                 self.frames += frames;
                 self.frame_bytes += frames * mean;
                 Ok(if frames == 0 { Piece::Samples } else { self.lose(frames * samples) })

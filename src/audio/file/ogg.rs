@@ -16,6 +16,9 @@ const PACKET_LIMIT_BYTES: usize = 64 << 20;
 /// Rate at which Opus counts samples, independent of the recording.
 const OPUS_RATE: u32 = 48_000;
 
+/// A stream without its first pages begins at its first one if more than this is missing: a listener has joined it. Otherwise they are lost.
+const JOINS_FROM_SECONDS: i64 = 10;
+
 const CONTINUED: u8 = 1;
 const FIRST: u8 = 2;
 const LAST: u8 = 4;
@@ -75,6 +78,8 @@ struct Logical {
     ended: bool,
     /// Whether a page after the headers was read.
     has_audio: bool,
+    /// Whether pages are missing after the headers, and nothing else.
+    joins: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +126,8 @@ impl Ogg {
             };
             if page.serial == ogg.logical.serial {
                 ogg.logical.take(page, false, &mut ogg.ready)?;
+            } else if page.flags & FIRST != 0 {
+                ogg.ignored.push(page.serial);
             }
         }
         Ok(ogg)
@@ -195,8 +202,16 @@ impl Logical {
         let (kind, layout, headers, first) = if packet.starts_with(b"\x01vorbis") && packet.len() >= 30 {
             (Kind::Vorbis, Layout { rate: u32_at(12), channels: packet[11].into() }, 2, 0)
         } else if packet.starts_with(b"OpusHead") && packet.len() >= 19 {
-            if packet[18] != 0 || packet[9] > 2 {
-                return Err(format!("Ogg Opus with {} channels", packet[9]));
+            // Mapping family 0, or another one of one stream whose channels are in the usual order.
+            let is_plain = |family: u8, channels: u8| {
+                family == 0 || packet.get(19..) == Some(&[1, channels - 1, 0, 1][..2 + usize::from(channels)])
+            };
+            let (channels, family) = (packet[9], packet[18]);
+            if !(1..=2).contains(&channels) {
+                return Err(format!("Ogg Opus with {channels} channels"));
+            }
+            if !is_plain(family, channels) {
+                return Err(format!("Ogg Opus with mapping family {family}"));
             }
             let skip = i64::from(u16::from_le_bytes([packet[10], packet[11]]));
             (Kind::Opus, Layout { rate: OPUS_RATE, channels: packet[9].into() }, 1, skip)
@@ -221,12 +236,15 @@ impl Logical {
             hole: None,
             ended: false,
             has_audio: false,
+            joins: false,
         })
     }
 
     /// Decodes a page's packets. `damaged`: the bytes before it belonged to no page.
     fn take(&mut self, page: Page, damaged: bool, ready: &mut std::collections::VecDeque<Ready>) -> Result<(), Failure> {
         if damaged || page.number != self.next_page {
+            // Servers send the headers and then the current page.
+            self.joins = !damaged && self.headers == 0 && !self.has_audio;
             self.lose();
         }
         self.next_page = page.number.wrapping_add(1);
@@ -338,7 +356,9 @@ impl Logical {
         let count = (samples.len() / channels) as i64;
         let hole = self.hole.take();
         let begins = granule.saturating_sub(count);
+        let is_late = begins > i64::from(self.layout.rate) * JOINS_FROM_SECONDS;
         let (position, mut lost) = match self.position {
+            _ if std::mem::take(&mut self.joins) && is_late => (begins, 0),
             Some(position) => (position, begins.saturating_sub(position)),
             // The beginning is damaged, or the only page contains more samples than its position allows.
             None if hole.is_some() || self.ended => (0, begins),

@@ -48,7 +48,8 @@ impl Other {
             .map_err(malformed)?;
         let described = || Failure::Malformed("does not describe its format".into());
         let track = format.default_track(TrackType::Audio).ok_or_else(described)?;
-        let (track_id, announced) = (track.id, track.num_frames);
+        // A recorder that was killed has left 0.
+        let (track_id, announced) = (track.id, track.num_frames.filter(|&frames| frames > 0));
         let parameters = track.codec_params.as_ref().and_then(|parameters| parameters.audio()).ok_or_else(described)?;
         let rate = parameters.sample_rate.ok_or_else(described)?;
         let channels = parameters.channels.as_ref().map_or(0, |channels| channels.count()) as u16;

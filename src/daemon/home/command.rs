@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -43,36 +44,61 @@ pub enum CommandError {
     Thread(#[source] std::io::Error),
 }
 
+/// The program that runs now, until it has been waited for.
+type Running = Mutex<Option<Child>>;
+
+/// The thread that runs a program for each keyword. When this is dropped, a running program is killed.
+#[derive(Debug)]
+pub struct RunningCommand {
+    running: Arc<Running>,
+}
+
+impl Drop for RunningCommand {
+    fn drop(&mut self) {
+        kill(&self.running);
+    }
+}
+
+/// Kills the running program and those that it has started.
+fn kill(running: &Running) {
+    if let Some(mut child) = running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+        let _ = child.wait();
+    }
+}
+
 impl DetectionCommand {
     /// Starts a thread that runs it for each keyword, one after the other, until the events end.
     ///
     /// # Errors
     ///
     /// No program, or no thread.
-    pub fn start(self, events: Subscription) -> Result<(), CommandError> {
+    pub fn start(self, events: Subscription) -> Result<RunningCommand, CommandError> {
         if self.command.first().is_none_or(String::is_empty) {
             return Err(CommandError::Empty);
         }
-        let thread = std::thread::Builder::new().name("on-detection".into()).spawn(move || self.serve(events));
-        thread.map(drop).map_err(CommandError::Thread)
+        let running = Arc::new(Running::default());
+        let own = running.clone();
+        let thread = std::thread::Builder::new().name("on-detection".into()).spawn(move || self.serve(events, &own));
+        thread.map(|_| RunningCommand { running }).map_err(CommandError::Thread)
     }
 
-    fn serve(self, mut events: Subscription) {
+    fn serve(self, mut events: Subscription, running: &Running) {
         while let Some(event) = events.blocking_recv() {
             let Some(found) = event.detection() else { continue };
             if found.at.elapsed() > WAITS_WITHIN {
                 log::warn!("on-detection: not run for `{}`: the program before it took too long", found.hit.keyword);
                 continue;
             }
-            if let Err(error) = self.run(found) {
+            if let Err(error) = self.run(found, running) {
                 log::warn!("on-detection: {} {}", self.command[0], crate::chain::Chain(&error));
             }
         }
     }
 
     /// Runs it to its end.
-    fn run(&self, KeywordEvent { hit, .. }: &KeywordEvent) -> Result<(), CommandError> {
-        let mut child = Command::new(&self.command[0])
+    fn run(&self, KeywordEvent { hit, .. }: &KeywordEvent, running: &Running) -> Result<(), CommandError> {
+        let child = Command::new(&self.command[0])
             .args(&self.command[1..])
             .env("BELLIS_KEYWORD", &hit.keyword)
             .env("BELLIS_SCORE", hit.score.to_string())
@@ -86,23 +112,29 @@ impl DetectionCommand {
             .process_group(0)
             .spawn()
             .map_err(CommandError::Start)?;
+        *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         let until = Instant::now() + self.limit;
-        match wait(&mut child, until) {
+        match wait(running, until) {
             Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => Err(CommandError::Failed(status)),
             _ => {
-                let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
-                let _ = child.wait();
+                kill(running);
                 Err(CommandError::Slow(self.limit))
             }
         }
     }
 }
 
-fn wait(child: &mut Child, until: Instant) -> std::io::Result<Option<ExitStatus>> {
+/// Waits for the program until it has ended; `None` if it has not by then, or was killed.
+fn wait(running: &Running, until: Instant) -> std::io::Result<Option<ExitStatus>> {
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+        {
+            let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(child) = &mut *running else { return Ok(None) };
+            if let Some(status) = child.try_wait()? {
+                *running = None;
+                return Ok(Some(status));
+            }
         }
         if Instant::now() >= until {
             return Ok(None);
@@ -116,7 +148,7 @@ fn wait(child: &mut Child, until: Instant) -> std::io::Result<Option<ExitStatus>
 mod tests {
     use super::*;
     use crate::consumer::KeywordHit;
-    use crate::daemon::events::{EventBus, Interest};
+    use crate::daemon::events::{Event, EventBus, Interest};
 
     fn keyword() -> KeywordEvent {
         let keyword = "$(touch x); \"lamp\"".into();
@@ -126,7 +158,7 @@ mod tests {
 
     fn run(command: &[&str]) -> Result<(), CommandError> {
         let command = command.iter().map(|part| (*part).to_owned()).collect();
-        DetectionCommand { command, limit: Duration::from_millis(300) }.run(&keyword())
+        DetectionCommand { command, limit: Duration::from_millis(300) }.run(&keyword(), &Running::default())
     }
 
     #[test]
@@ -152,6 +184,29 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
             state().is_empty() || state().contains(") Z")
         }));
+    }
+
+    #[test]
+    fn it_ends_with_the_daemon() {
+        let (folder, events) = (tempfile::tempdir().unwrap(), EventBus::default());
+        let out = folder.path().join("pid");
+        let command = ["/bin/sh", "-c", "echo $$ > \"$1\"; sleep 60", "sh", out.to_str().unwrap()].map(str::to_owned).to_vec();
+        let command = DetectionCommand { command, limit: Duration::from_secs(60) };
+        let running = command.start(events.subscribe(Interest::Keywords)).unwrap();
+        // Events of other kinds take no place in its queue.
+        (0..1000).for_each(|_| events.publish(Event::Speech { speech: true }));
+        events.publish(Event::Keyword(keyword()));
+        let wait = |is: &dyn Fn() -> bool| {
+            assert!((0..500).any(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                is()
+            }));
+        };
+        let pid = || std::fs::read_to_string(&out).unwrap_or_default().trim().to_owned();
+        wait(&|| !pid().is_empty());
+        drop(running);
+        wait(&|| !std::path::Path::new(&format!("/proc/{}", pid())).exists());
+        assert_eq!(events.lost(), 0);
     }
 
     #[test]

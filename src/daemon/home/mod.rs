@@ -12,7 +12,7 @@ mod thread;
 mod voice_assistant;
 pub(crate) mod wyoming;
 
-pub use command::{CommandError, DetectionCommand};
+pub use command::{CommandError, DetectionCommand, RunningCommand};
 pub use enrolled::Enrolled;
 pub use mqtt::{Mqtt, MqttError, MqttOptions};
 pub use speech::SpeechSensor;

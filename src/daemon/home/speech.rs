@@ -42,6 +42,10 @@ impl Consumer for SpeechSensor {
     }
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
+        // Nobody knows what was said in lost audio; the daemon has published the end of the speech if the device was lost.
+        if chunk.lost_samples > 0 {
+            self.spoken = 0.0;
+        }
         let Some(frames) = self.detector.frames(chunk) else { return Ok(()) };
         let now = chunk.start_seconds() + chunk.seconds();
         let spoken = frames.iter().filter(|frame| frame.probability > 0.5).count();
@@ -52,6 +56,13 @@ impl Consumer for SpeechSensor {
         if speech != self.speech {
             self.speech = speech;
             self.events.publish(Event::Speech { speech });
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), ConsumerError> {
+        if std::mem::take(&mut self.speech) {
+            self.events.publish(Event::Speech { speech: false });
         }
         Ok(())
     }

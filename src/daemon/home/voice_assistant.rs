@@ -120,14 +120,28 @@ impl VoiceAssistant {
     ///
     /// No address. An assistant that is not there is no error: it is waited for.
     pub fn start(uri: &str, muted: Arc<AtomicBool>, events: Subscription) -> Result<Self, VoiceAssistantError> {
+        let (uri, address) = Self::parse(uri)?;
+        let client = Client { uri, address, muted };
+        let thread = ServiceThread::start("voice-assistant", move |stopped| client.run(events, stopped));
+        Ok(Self { _thread: thread.map_err(VoiceAssistantError::Thread)? })
+    }
+
+    /// Checks an address.
+    ///
+    /// # Errors
+    ///
+    /// One that is not of the form `ws://HOST[:PORT]`.
+    pub fn check(uri: &str) -> Result<(), VoiceAssistantError> {
+        Self::parse(uri).map(drop)
+    }
+
+    fn parse(uri: &str) -> Result<(Uri, (String, u16)), VoiceAssistantError> {
         let wrong = || VoiceAssistantError::Uri(uri.to_owned());
         let parsed: Uri = uri.parse().map_err(|_| wrong())?;
         let host = parsed.host().filter(|_| parsed.scheme_str() == Some("ws")).ok_or_else(wrong)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let address = (host, parsed.port_u16().unwrap_or(PORT));
-        let client = Client { uri: parsed, address, muted };
-        let thread = ServiceThread::start("voice-assistant", move |stopped| client.run(events, stopped));
-        Ok(Self { _thread: thread.map_err(VoiceAssistantError::Thread)? })
+        Ok((parsed, address))
     }
 }
 

@@ -113,6 +113,32 @@ impl Broker {
     }
 }
 
+impl MqttOptions {
+    /// Checks everything but the files.
+    ///
+    /// # Errors
+    ///
+    /// Options that cannot work.
+    pub fn check(&self) -> Result<(), MqttError> {
+        self.parts().map(drop)
+    }
+
+    /// The broker, the name and the discovery prefix.
+    fn parts(&self) -> Result<(Broker, String, String), MqttError> {
+        let broker = Broker::parse(&self.broker)?;
+        let name = match &self.name {
+            Some(name) => checked("name", name, "", &[])?,
+            None => host_name(),
+        };
+        let prefix = self.discovery_prefix.as_deref().unwrap_or("homeassistant");
+        let prefix = checked("discovery-prefix", prefix, " without + and #", &['+', '#'])?;
+        if self.password_file.is_some() && self.user.is_none() {
+            return Err(MqttError::NoUser);
+        }
+        Ok((broker, name, prefix))
+    }
+}
+
 /// A publisher that runs until it is dropped.
 pub struct Mqtt {
     thread: ServiceThread,
@@ -128,17 +154,8 @@ impl Mqtt {
     ///
     /// Options that cannot work. A broker that is not there is no error: it is waited for.
     pub fn start(options: &MqttOptions, pack: &str, interval: Duration, events: Subscription) -> Result<Self, MqttError> {
-        let broker = Broker::parse(&options.broker)?;
-        let name = match &options.name {
-            Some(name) => checked("name", name, "", &[])?,
-            None => host_name(),
-        };
-        let prefix = options.discovery_prefix.as_deref().unwrap_or("homeassistant");
-        let prefix = checked("discovery-prefix", prefix, " without + and #", &['+', '#'])?;
+        let (broker, name, prefix) = options.parts()?;
         let device = Device { speech: options.speech, ..Device::new(&name, &prefix, pack) };
-        if options.password_file.is_some() && options.user.is_none() {
-            return Err(MqttError::NoUser);
-        }
         let password = options.password_file.as_deref().map(password).transpose()?;
         if password.is_some() && !broker.tls && !broker.is_local() {
             log::warn!("mqtt: the password is sent to {} without encryption; use mqtts://", broker.host);

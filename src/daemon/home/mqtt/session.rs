@@ -184,7 +184,7 @@ impl Publisher {
         match event {
             Event::Speech { speech } => {
                 self.speech = *speech;
-                Some(News::Speech(*speech))
+                self.device.speech.then_some(News::Speech(*speech))
             }
             Event::Status(status) => self.readings.after(status, Instant::now(), self.interval).map(News::Reading),
             Event::Keywords { keywords } => {

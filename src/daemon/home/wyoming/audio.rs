@@ -116,10 +116,13 @@ impl AudioFormat {
         }
     }
 
+    fn frame_bytes(self) -> usize {
+        self.sample_bytes() * self.channels
+    }
+
     /// Appends the mean of the channels of each frame.
     fn mono(self, payload: &[u8], out: &mut Vec<f32>) -> Result<(), AudioStreamError> {
-        let bytes = self.sample_bytes();
-        let frame = bytes * self.channels;
+        let (bytes, frame) = (self.sample_bytes(), self.frame_bytes());
         if !payload.len().is_multiple_of(frame) {
             return Err(AudioStreamError::Partial { bytes: payload.len(), frame });
         }
@@ -217,9 +220,21 @@ impl AudioStream {
     /// A stream that is searched for `keywords`, each with the name under which it was requested.
     pub fn new(model: &Model, keywords: &[(String, PathBuf, Arc<Keyword>)]) -> Result<Self, AudioStreamError> {
         let audio = model.encoder.audio();
-        let mut watched = Vec::with_capacity(keywords.len());
-        for (_, file, keyword) in keywords {
-            watched.push(Watched::new(keyword, file, &model.search, &model.encoder)?);
+        let (mut watched, mut names, mut failed) = (Vec::new(), Vec::new(), None);
+        for (name, file, keyword) in keywords {
+            match Watched::new_or_fixed(keyword, file, &model.search, &model.encoder) {
+                Ok(one) => {
+                    watched.push(one);
+                    names.push(name.clone());
+                }
+                Err(error) => {
+                    log::warn!("{error}; the keyword is skipped");
+                    failed = Some(error);
+                }
+            }
+        }
+        if let Some(error) = failed.filter(|_| watched.is_empty()) {
+            return Err(error.into());
         }
         let verifier = Verifier::new(&model.encoder, model.chunk_frames).map_err(SessionError::from)?;
         let mut search = KeywordSearch::new(watched, Some(verifier));
@@ -227,7 +242,6 @@ impl AudioStream {
         let options = search.session_options(model.chunk_frames);
         let session = Session::new(&model.encoder, model.policy.build(&model.pack)?, options).map_err(SessionError::from)?;
         let clock = Clock { stamps: VecDeque::new(), samples_per_millisecond: f64::from(audio.sample_rate) / 1e3 };
-        let names = keywords.iter().map(|(name, ..)| name.clone()).collect();
         Ok(Self {
             session,
             finder: Finder { search, names, clock, found: Vec::new(), detections: 0 },
@@ -246,8 +260,6 @@ impl AudioStream {
         milliseconds: Option<i64>,
         payload: &[u8],
     ) -> Result<Vec<Found>, AudioStreamError> {
-        self.mono.clear();
-        format.mono(payload, &mut self.mono)?;
         self.resampled.clear();
         if self.input.as_ref().is_none_or(|(known, _)| *known != format) {
             if let Some((_, resampler)) = &mut self.input {
@@ -262,11 +274,18 @@ impl AudioStream {
         if let Some(milliseconds) = milliseconds {
             self.finder.clock.add(self.session.received() + self.resampled.len() as u64, milliseconds);
         }
-        if let Some((_, resampler)) = &mut self.input {
-            resampler.push(&self.mono, &mut self.resampled);
-        }
         self.session.push(&self.resampled)?;
-        self.session.each(|chunk| self.finder.chunk(chunk))?;
+        // In pieces of at most a second, so that memory does not depend on a message's length.
+        for part in payload.chunks(format.frame_bytes() * format.rate as usize) {
+            self.mono.clear();
+            format.mono(part, &mut self.mono)?;
+            self.resampled.clear();
+            if let Some((_, resampler)) = &mut self.input {
+                resampler.push(&self.mono, &mut self.resampled);
+            }
+            self.session.push(&self.resampled)?;
+            self.session.each(|chunk| self.finder.chunk(chunk))?;
+        }
         Ok(std::mem::take(&mut self.finder.found))
     }
 
