@@ -35,7 +35,7 @@ def main():
     if sizes(model) != sizes(other):
         raise SystemExit(f"average: {arguments.model} is not of the shape of {arguments.checkpoint}")
     average(model, other, arguments.share)
-    save(arguments.out, model, step=checkpoint.get("step", 0))
+    save(arguments.out, model, step=checkpoint.get("step", 0), averaged=True)
     print(f"average: {arguments.out}: {1 - arguments.share:.2f} × {arguments.checkpoint.name} + {arguments.share:.2f} × {arguments.model.name}", flush=True)
 
 

@@ -334,6 +334,7 @@ def main():
     calibration = arguments.calibration or arguments.checkpoint.parent / "calibration.pt"
     numbers = torch.load(calibration, weights_only=True) if calibration.exists() else None
     steps = f"{checkpoint.get('step', 0)} steps" + (f" after the {arguments.resumed} of the pack that they resumed from" if arguments.resumed else "")
+    steps += ", averaged with earlier models" if checkpoint.get("averaged") else ""
     folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, steps, numbers, VOCABULARY if model.shape.phones else ())
     size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     print(f"export: {folder}: {model.shape.layers} layers of {model.shape.dim}, {size:.1f} MB")
