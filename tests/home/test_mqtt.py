@@ -311,6 +311,64 @@ def test_a_hostile_broker_is_left_and_delays_nothing(bellis, tmp_path, keywords,
         listener.shutdown(socket.SHUT_RDWR)
 
 
+def test_a_keyword_without_a_receipt_is_published_again(bellis, tmp_path, keywords, long_recording):
+    """The broker closes the first connection when it has the keyword, and confirms nothing."""
+    published = []
+
+    def packet(peer):
+        head, length, shift = peer.recv(1)[0], 0, 0
+        while True:
+            byte = peer.recv(1)[0]
+            length |= (byte & 127) << shift
+            if byte < 128:
+                return head, peer.recv(length, socket.MSG_WAITALL) if length else b""
+            shift += 7
+
+    def serve(peer, confirms):
+        while True:
+            head, body = packet(peer)
+            if head >> 4 == 1:
+                peer.sendall(b"\x20\x02\x00\x00")
+            elif head >> 4 == 8:
+                peer.sendall(b"\x90\x03" + body[:2] + b"\x00")
+            elif head >> 4 == 3:
+                after = 2 + int.from_bytes(body[:2], "big")
+                if body[2:after].endswith(b"/keyword"):
+                    published.append(json.loads(body[after + 2 :])["event_type"])
+                    if not confirms:
+                        return
+                if head & 6:
+                    peer.sendall(b"\x40\x02" + body[after : after + 2])
+
+    class Forgetful:
+        tls = False
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Forgetful.port = listener.getsockname()[1]
+
+        def answer():
+            for confirms in (False, True):
+                peer, _ = listener.accept()
+                with peer:
+                    try:
+                        serve(peer, confirms)
+                    except (IndexError, OSError):
+                        pass
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        daemon = bellis("--config", configuration(tmp_path, keywords, Forgetful), feed=True)
+        daemon.logged("mqtt: connected")
+        daemon.hear(long_recording[: 4 * 16000])
+        deadline = time.monotonic() + PATIENCE
+        while len(published) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        daemon.stop()
+        thread.join(PATIENCE)
+    assert published[:2] == ["several", "several"]
+    assert len(published) == 2, "one with a receipt is not published again"
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

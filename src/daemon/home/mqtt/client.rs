@@ -34,6 +34,8 @@ pub enum Incoming {
     Accepted,
     /// The subscription is accepted.
     Subscribed,
+    /// The broker has the message of this number.
+    Receipt(u16),
     /// A message.
     Message {
         /// Its topic.
@@ -104,7 +106,7 @@ impl MqttClient {
         self.collect(events, out).map(drop)
     }
 
-    /// Publishes a message; `acknowledged` asks the broker for a receipt.
+    /// Publishes a message; `acknowledged` asks the broker for a receipt. Returns the number of the receipt.
     pub fn publish(
         &mut self,
         topic: &str,
@@ -112,13 +114,14 @@ impl MqttClient {
         retain: bool,
         acknowledged: bool,
         out: &mut Vec<u8>,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Option<u16>, ClientError> {
         let mut packet = v3_1_1::Publish::builder().topic_name(topic)?.payload(payload.to_vec()).retain(retain);
-        if acknowledged {
-            packet = packet.qos(Qos::AtLeastOnce).packet_id(self.connection.acquire_packet_id()?);
+        let number = if acknowledged { Some(self.connection.acquire_packet_id()?) } else { None };
+        if let Some(number) = number {
+            packet = packet.qos(Qos::AtLeastOnce).packet_id(number);
         }
         let events = self.connection.checked_send(packet.build()?);
-        self.collect(events, out).map(drop)
+        self.collect(events, out).map(|_| number)
     }
 
     /// Asks for a sign of life.
@@ -180,6 +183,7 @@ impl MqttClient {
                 [] | [SubackReturnCode::Failure, ..] => return Err(ClientError::Subscription(self.subscription.clone())),
                 _ => Some(Incoming::Subscribed),
             },
+            Packet::V3_1_1Puback(receipt) => Some(Incoming::Receipt(receipt.packet_id())),
             Packet::V3_1_1Publish(message) => {
                 Some(Incoming::Message { topic: message.topic_name().to_owned(), payload: message.payload().as_slice().to_vec() })
             }
@@ -215,6 +219,15 @@ mod tests {
             let message = |payload: &str| Incoming::Message { topic: "status".into(), payload: payload.as_bytes().to_vec() };
             assert_eq!(messages, [message("online"), message("x")], "cut every {cut} bytes");
         }
+    }
+
+    #[test]
+    fn a_receipt_has_the_number_of_its_message() {
+        let mut client = connected();
+        let number = client.publish("s", b"x", false, true, &mut Vec::new()).unwrap().unwrap();
+        let receipt = [&[0x40, 2][..], &number.to_be_bytes()].concat();
+        assert_eq!(client.receive(&receipt, &mut Vec::new()).unwrap(), [Incoming::Receipt(number)]);
+        assert_eq!(client.publish("s", b"x", false, false, &mut Vec::new()).unwrap(), None);
     }
 
     #[test]

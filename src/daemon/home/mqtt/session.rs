@@ -65,6 +65,8 @@ pub struct Publisher {
     speech: bool,
     readings: Readings,
     pending: VecDeque<KeywordEvent>,
+    /// Published keywords without a receipt yet, with the numbers of their messages.
+    sent: VecDeque<(u16, KeywordEvent)>,
 }
 
 /// What is published next, apart from keywords, which are pending.
@@ -124,7 +126,7 @@ impl Link {
         Ok(())
     }
 
-    fn publish(&mut self, topic: &str, payload: &[u8], retain: bool, acknowledged: bool) -> Result<(), ClientError> {
+    fn publish(&mut self, topic: &str, payload: &[u8], retain: bool, acknowledged: bool) -> Result<Option<u16>, ClientError> {
         self.client.publish(topic, payload, retain, acknowledged, &mut self.out)
     }
 }
@@ -150,6 +152,7 @@ impl Publisher {
             speech: false,
             readings: Readings::default(),
             pending: VecDeque::new(),
+            sent: VecDeque::new(),
         }
     }
 
@@ -163,6 +166,7 @@ impl Publisher {
             if retry.is_new(&text) {
                 log::warn!("mqtt: {}:{}: {text}; retrying until it works", self.broker.host, self.broker.port);
             }
+            self.requeue();
             let until = sleep(retry.wait(began.elapsed()));
             tokio::pin!(until);
             loop {
@@ -268,6 +272,7 @@ impl Publisher {
                                 sleep(BIRTH_WAIT).await;
                                 self.introduce(&mut link)?;
                             }
+                            Incoming::Receipt(number) => self.sent.retain(|(sent, _)| *sent != number),
                             _ => {}
                         }
                     }
@@ -319,7 +324,7 @@ impl Publisher {
     }
 
     fn publish(&self, news: News, link: &mut Link) -> Result<(), ClientError> {
-        match news {
+        let sent = match news {
             News::Speech(speech) => link.publish(&self.device.speech_topic(), if speech { b"ON" } else { b"OFF" }, false, false),
             News::Reading(reading) => link.publish(&self.device.reading(), json!(reading).to_string().as_bytes(), false, false),
             News::Description => {
@@ -327,15 +332,24 @@ impl Publisher {
                 let description = self.device.description(&self.keywords, expire_after).to_string();
                 link.publish(&self.device.discovery(), description.as_bytes(), true, true)
             }
+        };
+        sent.map(drop)
+    }
+
+    /// After the end of a connection: keywords without a receipt are published again.
+    fn requeue(&mut self) {
+        for (_, event) in self.sent.drain(..).rev() {
+            self.pending.push_front(event);
         }
     }
 
     fn publish_pending(&mut self, link: &mut Link) -> Result<(), ClientError> {
-        while let Some(KeywordEvent { hit, at, .. }) = self.pending.pop_front() {
-            if at.elapsed() > PENDING_WITHIN {
+        while let Some(found) = self.pending.pop_front() {
+            if found.at.elapsed() > PENDING_WITHIN {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
+            let hit = &found.hit;
             let event = json!({
                 "event_type": hit.keyword,
                 "keyword": hit.keyword,
@@ -344,7 +358,8 @@ impl Publisher {
                 "start": hit.start,
                 "end": hit.end,
             });
-            link.publish(&self.device.keyword(), event.to_string().as_bytes(), false, true)?;
+            let number = link.publish(&self.device.keyword(), event.to_string().as_bytes(), false, true)?;
+            self.sent.extend(number.map(|number| (number, found)));
         }
         Ok(())
     }
