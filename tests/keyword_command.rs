@@ -345,7 +345,7 @@ fn keywords_are_listed_tested_and_removed() {
 #[test]
 fn a_keyword_from_text_keeps_its_settings_and_heeds_feedback() {
     let home = Home::new();
-    let say = ["enroll", "lamp", "--say", "turn on the lamp"];
+    let say = ["enroll", "lamp", "--say", "start the washing machine"];
     home.works(&say);
     home.works(&["keywords", "set", "lamp", "--priority", "4", "--refractory", "3"]);
     home.works(&[&say[..], &["--replace"]].concat());
