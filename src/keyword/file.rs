@@ -24,6 +24,7 @@
 //! [feedback]                      # scores that the user has labelled
 //! false_accepts = [0.42]
 //! utterances = [0.31]
+//! given = 0.4                     # the threshold without them, if it was given as a number
 //!
 //! [[background]]                  # the highest scores in speech without the keyword, one section per condition
 //! condition = "plain"
