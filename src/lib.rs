@@ -215,6 +215,7 @@ mod process;
 mod realtime;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+mod sample;
 pub mod stream;
 mod sync;
 mod toml_file;

@@ -5,7 +5,7 @@
 //! mean of the live channels, the inverted ones with the opposite sign. Energy and covariance are sums over the past, weighted exponentially with a
 //! time constant of 30 s: speech outweighs the noise of pauses for minutes.
 
-use crate::stream::chunker::is_valid;
+use crate::sample::is_valid;
 
 /// Converts several channels to mono. The output does not depend on how the input is divided into calls.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! A full ring never blocks a live source. The newest samples are dropped and counted, and the reader receives the gap in stream order.
 //! captured = read + dropped + queued, exactly.
 
-use crate::stream::chunker::is_valid;
+use crate::sample::is_valid;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 

@@ -8,15 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::engine::{Encoder, WindowSpan};
-
-/// Largest absolute value that is accepted. Full scale is 1, but some float files contain values as large as 32-bit integers. The
-/// square of much larger ones would overflow in the front end and stay in the caches for seconds.
-const MAX_ABS: f32 = 1e10;
-
-/// Whether a sample is accepted; NaN is not.
-pub(crate) fn is_valid(sample: f32) -> bool {
-    sample.abs() <= MAX_ABS
-}
+use crate::sample::is_valid;
 
 /// A position within a chunk where samples were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

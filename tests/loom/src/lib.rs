@@ -11,6 +11,8 @@ mod background;
 mod helpers;
 #[path = "../../../src/audio/ring.rs"]
 mod ring;
+#[path = "../../../src/sample.rs"]
+mod sample;
 mod sync;
 // What src/runtime/delivery.rs refers to.
 mod consumer;

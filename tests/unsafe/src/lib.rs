@@ -11,6 +11,8 @@ mod engine {
 }
 #[path = "../../../src/audio/ring.rs"]
 mod ring;
+#[path = "../../../src/sample.rs"]
+mod sample;
 #[path = "../../../src/sync.rs"]
 mod sync;
 
