@@ -1,11 +1,11 @@
-//! Delivery of recorded audio in real time, as a sound card would.
+//! Pacing of recorded audio to real time.
 
 use std::time::{Duration, Instant};
 
 /// Length of a simulated callback.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// Lets the samples of a stream pass at its rate.
+/// The clock of a stream that is delivered in real time.
 pub(super) struct Pace {
     began: Instant,
     rate: f64,

@@ -98,7 +98,7 @@ impl PcmSource {
         Ok(Self { spec, reader: Some(reader), format, pick, stop: Arc::default(), done: None })
     }
 
-    /// Whether to deliver the audio in real time, like a sound card.
+    /// Sets whether the audio is delivered in real time, as live audio is.
     pub fn in_real_time(mut self, realtime: bool) -> Self {
         self.spec.live = realtime;
         self

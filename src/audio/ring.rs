@@ -3,13 +3,13 @@
 //! A full ring never blocks a live source. The newest samples are dropped and counted, and the reader receives the gap in stream order.
 //! captured = read + dropped + queued, exactly.
 
-use crate::sample::is_valid;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
+use crate::sample::is_valid;
 use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering, fence};
 use crate::sync::thread::{self, Thread};
 

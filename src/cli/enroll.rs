@@ -115,7 +115,7 @@ impl Enroll {
         if let Ok(replaced) = load(&path, None) {
             keyword.replace(&replaced);
         }
-        // A folder that cannot be written is reported before anybody speaks.
+        // A folder that cannot be written is reported before the recording.
         check_folder(existing(&folder)).with_context(|| folder.display().to_string())?;
         let stop = stop_on_signals()?;
         let synthesised = self.synthesised(&enroller, &mut keyword)?;

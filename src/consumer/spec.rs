@@ -155,9 +155,10 @@ impl TryFrom<&OsStr> for ConsumerSpec {
             }
             ("npy", Some(path)) => Self::Npy(path.into()),
             ("npy", None) => return Err(wrong("needs a file: npy:out.npy")),
-            ("wav", Some(output)) if output == "f32" || output == "s16" => return Err(wrong("needs a file: wav:f32:out.wav")),
             ("wav", Some(output)) => match split(output) {
-                (Some("f32" | "s16"), Some(output)) if output.is_empty() => return Err(wrong("needs a file: wav:f32:out.wav")),
+                (Some("f32" | "s16"), file) if file.is_none_or(OsStr::is_empty) => {
+                    return Err(wrong("needs a file: wav:f32:out.wav"));
+                }
                 (Some("f32"), Some(output)) => Self::Wav(to(output), WavFormat::F32),
                 (Some("s16"), Some(output)) => Self::Wav(to(output), WavFormat::S16),
                 (Some(format), Some(_)) if is_sample_format(format) => {
@@ -170,11 +171,11 @@ impl TryFrom<&OsStr> for ConsumerSpec {
             ("phones", Some(output)) => Self::Phones(to(output)),
             ("segments", None) => Self::SegmentLines,
             ("segments", Some(output)) if output == "-" => Self::SegmentLines,
-            ("segments", Some(output)) if output == "stream" => {
-                return Err(wrong("needs an endpoint: segments:stream:- or segments:stream:unix:/path/of/a/socket"));
-            }
             ("segments", Some(output)) => match split(output) {
                 (Some("stream"), Some(output)) => Self::SegmentStream(endpoint(output)?),
+                (Some("stream"), None) => {
+                    return Err(wrong("needs an endpoint: segments:stream:- or segments:stream:unix:/path/of/a/socket"));
+                }
                 _ => Self::SegmentFolder(output.into()),
             },
             ("stream", Some(output)) => Self::Stream(endpoint(output)?),

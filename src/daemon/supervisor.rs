@@ -158,7 +158,7 @@ impl<'a> Supervisor<'a> {
                 }
                 log::warn!("{name} is lost ({}); retrying until it returns", Chain(&error));
                 self.daemon.status.lost.fetch_add(1, Ordering::Relaxed);
-                // The chunk with its end may come in hours.
+                // The next chunk, in which the speech sensor would report the end, may arrive hours later.
                 self.daemon.options.events.publish(Event::Speech { speech: false });
                 self.opener.lost();
                 self.problem.clear();

@@ -63,4 +63,6 @@ pub use speech::{Span, TakeProblem};
 pub use spotter::Event;
 pub use stream::{KeywordStream, KeywordStreamError};
 pub use verification::Verifier;
+#[cfg(feature = "home")]
+pub(crate) use watch::usable;
 pub use watch::{Detection, KeywordSearch, SearchError, SearchOptions, Watched};

@@ -1,12 +1,12 @@
 //! The keywords of a folder in one stream of audio at any rate: what bindings offer.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::{KeywordError, PackRef, find, load};
 use super::verification::Verifier;
-use super::watch::{Detection, KeywordSearch, SearchError, SearchOptions, Watched};
+use super::watch::{Detection, KeywordSearch, SearchError, SearchOptions, Watched, usable};
 use crate::audio::{AudioError, Resampler};
 use crate::engine::{Encoder, EngineError};
 use crate::exit::{PolicyError, PolicySpec};
@@ -69,20 +69,8 @@ impl KeywordStream {
             Err(KeywordError::File { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
             files => files?,
         };
-        let (mut watched, mut failed) = (Vec::new(), None);
-        for file in files {
-            let read = || Watched::new_or_fixed(&load(&file, Some(&reference))?, &file, options, encoder);
-            match read() {
-                Ok(one) => watched.push(one),
-                Err(error) => {
-                    log::warn!("{error}; the keyword is skipped");
-                    failed = Some(error);
-                }
-            }
-        }
-        if let Some(error) = failed.filter(|_| watched.is_empty()) {
-            return Err(error.into());
-        }
+        let read = |file: &PathBuf| Watched::new_or_fixed(&load(file, Some(&reference))?, file, options, encoder);
+        let watched = usable(files.iter().map(read))?;
         let names = watched.iter().map(|one| one.name.clone()).collect();
         let mut search = KeywordSearch::new(watched, Some(Verifier::new(encoder, chunk_frames)?));
         search.begin(audio.hop, chunk_frames);

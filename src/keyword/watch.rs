@@ -88,6 +88,25 @@ impl Watched {
     }
 }
 
+/// The keywords that can be searched for. The others are skipped, each with a line in the log.
+///
+/// # Errors
+///
+/// The last error, if there are keywords and none can be used.
+pub(crate) fn usable<T>(keywords: impl Iterator<Item = Result<T, KeywordError>>) -> Result<Vec<T>, KeywordError> {
+    let (mut usable, mut failed) = (Vec::new(), None);
+    for keyword in keywords {
+        match keyword {
+            Ok(keyword) => usable.push(keyword),
+            Err(error) => {
+                log::warn!("{error}; the keyword is skipped");
+                failed = Some(error);
+            }
+        }
+    }
+    failed.filter(|_| usable.is_empty()).map_or(Ok(usable), Err)
+}
+
 /// A detection or a near miss, with its position in the stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Detection<'a> {

@@ -202,19 +202,16 @@ impl Logical {
         let (kind, layout, headers, first) = if packet.starts_with(b"\x01vorbis") && packet.len() >= 30 {
             (Kind::Vorbis, Layout { rate: u32_at(12), channels: packet[11].into() }, 2, 0)
         } else if packet.starts_with(b"OpusHead") && packet.len() >= 19 {
-            // Mapping family 0, or another one of one stream whose channels are in the usual order.
-            let is_plain = |family: u8, channels: u8| {
-                family == 0 || packet.get(19..) == Some(&[1, channels - 1, 0, 1][..2 + usize::from(channels)])
-            };
             let (channels, family) = (packet[9], packet[18]);
             if !(1..=2).contains(&channels) {
                 return Err(format!("Ogg Opus with {channels} channels"));
             }
-            if !is_plain(family, channels) {
+            // Other families than 0 list their streams: one, with the channels in the usual order.
+            if family != 0 && packet.get(19..) != Some(&[1, channels - 1, 0, 1][..2 + usize::from(channels)]) {
                 return Err(format!("Ogg Opus with mapping family {family}"));
             }
             let skip = i64::from(u16::from_le_bytes([packet[10], packet[11]]));
-            (Kind::Opus, Layout { rate: OPUS_RATE, channels: packet[9].into() }, 1, skip)
+            (Kind::Opus, Layout { rate: OPUS_RATE, channels: channels.into() }, 1, skip)
         } else if packet.starts_with(b"\x7fFLAC") && packet.len() >= 51 {
             let Some(info) = flac::StreamInfo::read(&packet[17..]) else { return Err(String::new()) };
             (Kind::Flac, Layout { rate: info.rate, channels: info.channels }, 1, 0)

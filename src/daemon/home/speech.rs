@@ -42,7 +42,7 @@ impl Consumer for SpeechSensor {
     }
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
-        // Nobody knows what was said in lost audio; the daemon has published the end of the speech if the device was lost.
+        // Lost audio counts as silence. If the device was lost, the daemon has published the end of the speech.
         if chunk.lost_samples > 0 {
             self.spoken = 0.0;
         }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use crate::audio::{AudioError, PcmFormat, Resampler};
 use crate::engine::Encoder;
 use crate::exit::{PolicyError, PolicySpec};
-use crate::keyword::{Detection, Event, Keyword, KeywordError, KeywordSearch, SearchError, SearchOptions, Verifier, Watched};
+use crate::keyword::{
+    Detection, Event, Keyword, KeywordError, KeywordSearch, SearchError, SearchOptions, Verifier, Watched, usable,
+};
 use crate::pack::Pack;
 use crate::stream::{Representation, Session, SessionError};
 
@@ -220,22 +222,10 @@ impl AudioStream {
     /// A stream that is searched for `keywords`, each with the name under which it was requested.
     pub fn new(model: &Model, keywords: &[(String, PathBuf, Arc<Keyword>)]) -> Result<Self, AudioStreamError> {
         let audio = model.encoder.audio();
-        let (mut watched, mut names, mut failed) = (Vec::new(), Vec::new(), None);
-        for (name, file, keyword) in keywords {
-            match Watched::new_or_fixed(keyword, file, &model.search, &model.encoder) {
-                Ok(one) => {
-                    watched.push(one);
-                    names.push(name.clone());
-                }
-                Err(error) => {
-                    log::warn!("{error}; the keyword is skipped");
-                    failed = Some(error);
-                }
-            }
-        }
-        if let Some(error) = failed.filter(|_| watched.is_empty()) {
-            return Err(error.into());
-        }
+        let read = |(name, file, keyword): &(String, PathBuf, Arc<Keyword>)| {
+            Ok((Watched::new_or_fixed(keyword, file, &model.search, &model.encoder)?, name.clone()))
+        };
+        let (watched, names) = usable(keywords.iter().map(read))?.into_iter().unzip();
         let verifier = Verifier::new(&model.encoder, model.chunk_frames).map_err(SessionError::from)?;
         let mut search = KeywordSearch::new(watched, Some(verifier));
         search.begin(audio.hop, model.chunk_frames);
