@@ -147,10 +147,16 @@ impl Resampler {
         input.saturating_sub(u128::from(self.zeros + self.taken)) as u64
     }
 
+    /// Samples that may still be given of `total`.
+    fn left(&self, total: u64) -> usize {
+        usize::try_from(total - self.given).unwrap_or(usize::MAX)
+    }
+
     /// Resamples `samples`; the output is limited to `total` samples over the resampler's lifetime.
     fn feed(&mut self, mut samples: &[f32], out: &mut Vec<f32>, total: u64) {
+        let left = self.left(total);
         let Some(inner) = &mut self.inner else {
-            let count = samples.len().min((total - self.given) as usize);
+            let count = samples.len().min(left);
             out.extend_from_slice(&samples[..count]);
             self.given += count as u64;
             return;
@@ -174,7 +180,7 @@ impl Resampler {
             self.input.clear();
             let trimmed = self.to_trim.min(written);
             self.to_trim -= trimmed;
-            let count = (written - trimmed).min((total - self.given) as usize);
+            let count = (written - trimmed).min(left);
             out.extend_from_slice(&self.output[trimmed..trimmed + count]);
             self.given += count as u64;
         }

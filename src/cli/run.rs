@@ -112,10 +112,13 @@ impl Run {
         let counters = run.counters().clone();
         let report = run.join();
         #[cfg(feature = "bench")]
-        if let (Some(depths), Some(path)) = (depths, &settings.report) {
-            depths.write(path, &report.summary, encoder.layers())?;
-        }
-        let told = tell(report, &settings);
+        let page = match (depths, &settings.report) {
+            (Some(depths), Some(path)) => depths.write(path, &report.summary, encoder.layers()),
+            _ => Ok(()),
+        };
+        #[cfg(not(feature = "bench"))]
+        let page = Ok(());
+        let told = tell(report, &settings).and(page);
         #[cfg(feature = "neighbours")]
         if let Some(node) = node.filter(|_| !settings.quiet) {
             super::neighbours::tell(node.roster(), &counters.exits());
@@ -157,11 +160,12 @@ pub fn tell(report: RunReport, settings: &Settings) -> anyhow::Result<()> {
     if !settings.quiet {
         err!("{}", report.summary);
     }
-    if let Some(path) = settings.report.as_ref().filter(|path| !is_page(path)) {
+    let written = settings.report.as_ref().filter(|path| !is_page(path)).map_or(Ok(()), |path| {
         let text = serde_json::to_string_pretty(&report.summary)?;
-        replace_file(path, (text + "\n").as_bytes()).with_context(|| path.display().to_string())?;
-    }
-    Ok(report.outcome?)
+        replace_file(path, (text + "\n").as_bytes()).with_context(|| path.display().to_string())
+    });
+    report.outcome?;
+    written
 }
 
 /// Whether a report is a page instead of JSON.

@@ -354,7 +354,7 @@ settings! {
         /// Suppress the summary and the progress bar
         #[arg(long, short, help_heading = "Output")]
         #[serde(default)]
-        pub quiet: bool = Output,
+        pub quiet: bool = Restart,
 
         /// Microphone, by id or part of its name (see `bellis devices`)
         ///

@@ -80,7 +80,7 @@ impl Write for LineFile {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.open().map(drop)
+        Ok(())
     }
 }
 

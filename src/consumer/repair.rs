@@ -92,7 +92,9 @@ fn cut_line(file: &mut File, length: u64) -> std::io::Result<Option<String>> {
     file.read_to_end(&mut end)?;
     let complete = end.iter().rposition(|&byte| byte == b'\n').map_or(0, |position| position + 1);
     let line = &end[complete..];
-    if line.is_empty() || (complete == 0 && from > 0) || serde_json::from_slice::<serde_json::Value>(line).is_ok() {
+    // Lines of consumers are objects; others belong to another program. A block that did not reach the disk is zeros.
+    let foreign = !matches!(line.first(), Some(b'{' | 0));
+    if foreign || (complete == 0 && from > 0) || serde_json::from_slice::<serde_json::Value>(line).is_ok() {
         return Ok(None);
     }
     file.set_len(from + complete as u64)?;
@@ -151,7 +153,8 @@ mod tests {
         assert_eq!(repaired("x.jsonl", b"{\"a\":1}\n{\"a\":2"), (b"{\"a\":1}\n".to_vec(), true));
         assert_eq!(repaired("x.jsonl", b"{\"a\":1}\n{\"a\":2}\0\0\0"), (b"{\"a\":1}\n".to_vec(), true));
         assert_eq!(repaired("x.jsonl", b"{\"a"), (vec![], true));
-        for kept in [&b"{\"a\":1}\n"[..], b"{\"a\":1}\n{\"a\":2}", b"a text\nof another program"] {
+        let pretty = b"{\n  \"a\": 1\n}";
+        for kept in [&b"{\"a\":1}\n"[..], b"{\"a\":1}\n{\"a\":2}", b"a text\nof another program", pretty] {
             assert_eq!(repaired("x.jsonl", kept), (kept.to_vec(), false));
         }
     }

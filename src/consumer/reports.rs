@@ -23,7 +23,7 @@ pub struct KeywordHit {
     pub sample: u64,
     /// Length in samples.
     pub samples: u64,
-    /// Number of the example with the highest score, from 1; absent for trained detectors.
+    /// Number of the example with the highest score, from 1; absent for keywords without recordings.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub example: Option<usize>,
     /// Seconds of audio between the end of the word and the report.

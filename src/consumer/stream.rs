@@ -10,7 +10,6 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -107,19 +106,6 @@ impl From<super::StreamOutput> for Endpoint {
         match output {
             super::StreamOutput::Stdout => Self::Stdout,
             super::StreamOutput::Unix(path) => Self::Unix(path),
-        }
-    }
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    /// `-` or `unix:/path`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            None if text == "-" => Ok(Self::Stdout),
-            Some(("unix", path)) if !path.is_empty() => Ok(Self::Unix(path.into())),
-            _ => Err(format!("endpoint must be `-` (standard output) or `unix:/path/to/socket`, got `{text}`")),
         }
     }
 }
@@ -350,12 +336,5 @@ mod tests {
         let mut consumer = Stream::new(Endpoint::Unix("/nowhere/socket".into()), vec![], FloatType::F32);
         let error = consumer.begin(&stream(1)).unwrap_err().to_string();
         assert!(error.contains("/nowhere/socket") && error.contains("start the reader first"), "{error}");
-    }
-
-    #[test]
-    fn endpoints_are_read() {
-        assert!(matches!("-".parse(), Ok(Endpoint::Stdout)));
-        assert!(matches!("unix:/a/b".parse(), Ok(Endpoint::Unix(path)) if path == std::path::Path::new("/a/b")));
-        assert!("tcp:1".parse::<Endpoint>().is_err_and(|error| error.contains("unix:/path")));
     }
 }

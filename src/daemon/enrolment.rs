@@ -5,7 +5,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -118,8 +118,8 @@ pub struct Enrolment {
     events: Arc<EventBus>,
     /// Applies changed keywords to the running consumers.
     changed: Box<dyn Fn() + Send + Sync>,
-    /// Set to stop the running job; `None` without one.
-    job: Mutex<Option<Arc<AtomicBool>>>,
+    /// Set to stop the running job, whose thread owns it.
+    job: Mutex<Weak<AtomicBool>>,
 }
 
 /// The values of an enrolment.
@@ -169,7 +169,7 @@ impl Enrolment {
     }
 
     /// The keywords.
-    pub(super) fn list(&self) -> Result<Vec<Listed>, Refusal> {
+    pub(super) fn list(&self) -> Vec<Listed> {
         let listed = |keyword: Keyword| Listed {
             threshold: keyword.threshold,
             sensitivity: keyword.false_accepts_per_hour.map(|rate| (100.0 * sensitivity_of(rate)).round() / 100.0),
@@ -178,7 +178,7 @@ impl Enrolment {
             examples: keyword.example.len(),
             name: keyword.name,
         };
-        Ok(self.enrolled().into_iter().map(listed).collect())
+        self.enrolled().into_iter().map(listed).collect()
     }
 
     /// The keywords of this pack; files that cannot be used are left out.
@@ -234,7 +234,7 @@ impl Enrolment {
                 Ok(())
             }
             Request::Cancel => {
-                if let Some(stop) = &*self.job() {
+                if let Some(stop) = self.job().upgrade() {
                     stop.store(true, Ordering::Relaxed);
                 }
                 Ok(())
@@ -265,20 +265,20 @@ impl Enrolment {
         if path.is_file() { Ok(path) } else { Err(Refusal::Absent(format!("no keyword `{name}`"))) }
     }
 
-    fn job(&self) -> MutexGuard<'_, Option<Arc<AtomicBool>>> {
+    fn job(&self) -> MutexGuard<'_, Weak<AtomicBool>> {
         self.job.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(self: &Arc<Self>, wanted: Wanted) -> Result<(), Refusal> {
         let mut job = self.job();
-        if job.is_some() {
+        if job.strong_count() > 0 {
             return Err(Refusal::Conflict("an enrolment is running; cancel it, or wait".into()));
         }
         let (stop, this) = (Arc::<AtomicBool>::default(), self.clone());
-        let stopping = stop.clone();
+        let running = Arc::downgrade(&stop);
         let run = move || {
-            let outcome = this.enroll(&wanted, &stopping);
-            *this.job() = None;
+            let outcome = this.enroll(&wanted, &stop);
+            drop(stop);
             let (stage, message) = match outcome {
                 Ok(warnings) => {
                     log::info!("keyword `{}` enrolled from the live page", wanted.name);
@@ -294,7 +294,7 @@ impl Enrolment {
         };
         let spawned = std::thread::Builder::new().name("enrolment".into()).spawn(run);
         spawned.map_err(|error| Refusal::Failed(format!("cannot start a thread: {error}")))?;
-        *job = Some(stop);
+        *job = running;
         Ok(())
     }
 

@@ -164,9 +164,8 @@ impl Daemon {
     ) -> Result<Self, RunError> {
         let pipeline = Pipeline::start(encoder, policy, consumers, &options.run, (source, live), prepare)?;
         let events = options.events.clone();
-        // Recognising phones restricts exits to layers with a CTC branch: they must not depend on whether a page is open.
-        let first = usize::from(!encoder.may_exit_at_frontend());
-        let phones = (first..=encoder.layers()).all(|layer| encoder.has_ctc(layer));
+        // Exits must not depend on whether a page is open.
+        let phones = encoder.has_all_ctc();
         let status = Arc::new(Status::new(pipeline.counters().clone(), pipeline.stream().clone(), events, phones));
         Ok(Self { pipeline, options, status, phones })
     }
@@ -174,6 +173,12 @@ impl Daemon {
     /// State and counters, readable while it runs.
     pub fn status(&self) -> &Arc<Status> {
         &self.status
+    }
+
+    /// Labels of the consumers that have failed, without the one that publishes events.
+    fn failed_labels(&self) -> Vec<String> {
+        let failed = self.status.counters().consumers().into_iter().filter(|one| one.failed());
+        failed.map(|one| one.label().to_owned()).filter(|label| label != feed::LABEL).collect()
     }
 
     /// Labels of the running consumers, without the one that publishes events.

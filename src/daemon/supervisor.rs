@@ -42,6 +42,8 @@ pub(super) struct Supervisor<'a> {
     connection: Option<Connection>,
     /// Time of the last sample of the previous source.
     last_sample: Option<Instant>,
+    /// Time without a source before the present one, until its first sample.
+    absent: Option<Duration>,
     ready: bool,
     /// Why the last attempt to open a source failed. Logged only when it changes.
     problem: String,
@@ -82,6 +84,7 @@ impl<'a> Supervisor<'a> {
             opener,
             connection: None,
             last_sample: None,
+            absent: None,
             ready: false,
             problem: String::new(),
             beats: 0,
@@ -130,7 +133,13 @@ impl<'a> Supervisor<'a> {
 
     /// Polls the open source. `Some` ends the run.
     fn poll_source(&mut self, mut connection: Connection) -> Option<Result<(), RunError>> {
-        match connection.poll(self.daemon.options.run.watchdog) {
+        let polled = connection.poll(self.daemon.options.run.watchdog);
+        if connection.captured() > 0
+            && let Some(absent) = self.absent.take()
+        {
+            self.daemon.status.count_absent(absent);
+        }
+        match polled {
             SourceStatus::Running => {
                 let silence = connection.silence().max(self.inference_silence());
                 if silence >= STALLED_AFTER {
@@ -188,10 +197,10 @@ impl<'a> Supervisor<'a> {
                         let spec = connection.spec();
                         log::info!("{} is open: {} Hz, {} channel(s)", spec.name, spec.sample_rate, spec.channels);
                         let status = &self.daemon.status;
-                        status.count_absent(absent);
                         status.opened.fetch_add(1, Ordering::Relaxed);
                         status.source_rate.store(spec.sample_rate, Ordering::Relaxed);
                         self.problem.clear();
+                        self.absent = Some(absent);
                         self.connection = Some(connection);
                         None
                     }
@@ -248,7 +257,12 @@ impl<'a> Supervisor<'a> {
     fn reload(&mut self, reload: &mut dyn Reloader) {
         self.notify.notify(Notice::Reloading);
         let prepared = reload.prepare(&self.daemon.labels());
-        self.apply(prepared, reload);
+        if self.apply(prepared, reload, Vec::new()) {
+            let status = &self.daemon.status;
+            status.consumer_failed.store(false, Ordering::Release);
+            status.reloads.fetch_add(1, Ordering::Relaxed);
+            log::info!("configuration reloaded: {}", self.daemon.pipeline.stream().policy);
+        }
         self.notify.notify(Notice::Ready);
         self.send_status();
     }
@@ -257,16 +271,19 @@ impl<'a> Supervisor<'a> {
     fn refresh(&mut self, reload: &mut dyn Reloader) {
         self.refreshed = self.clock.now();
         if let Some(prepared) = reload.refresh(&self.daemon.labels()) {
-            self.apply(prepared, reload);
+            // Those that have failed wait for a reload.
+            let failed = self.daemon.failed_labels();
+            self.apply(prepared, reload, failed);
         }
     }
 
-    fn apply(&mut self, prepared: Prepared, reload: &mut dyn Reloader) {
+    /// Applies a change, of which consumers in `also_keep` are no part. Whether it was accepted.
+    fn apply(&mut self, prepared: Prepared, reload: &mut dyn Reloader, also_keep: Vec<String>) -> bool {
         let daemon = &mut self.daemon;
         let running = daemon.labels();
         let outcome = prepared.and_then(|Reload { policy, session, mut keep, join, adjust }| {
             keep.retain(|label| running.contains(label));
-            keep.extend(self.feeding.then(|| feed::LABEL.to_owned()));
+            keep.extend(self.feeding.then(|| feed::LABEL.to_owned()).into_iter().chain(also_keep));
             daemon.pipeline.change(Some(policy), &session, keep, join, adjust)?;
             Ok(session)
         });
@@ -275,14 +292,13 @@ impl<'a> Supervisor<'a> {
                 self.session = session;
                 reload.applied();
                 daemon.status.set_stream(daemon.pipeline.stream().clone());
-                daemon.status.consumer_failed.store(false, Ordering::Release);
-                daemon.status.reloads.fetch_add(1, Ordering::Relaxed);
-                log::info!("configuration reloaded: {}", daemon.pipeline.stream().policy);
                 daemon.options.events.publish(Event::Stream(Box::new(StreamEvent::of(&daemon.status))));
+                true
             }
             Err(error) => {
                 daemon.status.rejected_reloads.fetch_add(1, Ordering::Relaxed);
                 log::error!("reload rejected, the old configuration remains in effect: {error}");
+                false
             }
         }
     }
@@ -299,7 +315,8 @@ impl<'a> Supervisor<'a> {
             consumer: Box::new(Feed::new(daemon.options.events.clone(), daemon.phones)),
         };
         let join = wanted.then(feed).into_iter().collect();
-        if let Err(error) = daemon.pipeline.change(None, &self.session, daemon.labels(), join, None) {
+        let keep = [daemon.labels(), daemon.failed_labels()].concat();
+        if let Err(error) = daemon.pipeline.change(None, &self.session, keep, join, None) {
             log::error!("cannot publish events: {}", Chain(&error));
         }
         self.feeding = wanted;

@@ -265,6 +265,11 @@ impl Encoder {
         self.ctc.iter().any(|(layer, _)| *layer == k)
     }
 
+    /// Whether every layer at which a chunk may exit has a CTC branch, so that recognising phones changes no exit.
+    pub fn has_all_ctc(&self) -> bool {
+        (usize::from(!self.may_exit_at_frontend())..=self.layers()).all(|layer| self.has_ctc(layer))
+    }
+
     /// The unit for silence, if the pack has heads and such a unit.
     pub fn quiet_unit(&self) -> Option<usize> {
         self.spec.quiet_unit.filter(|_| self.has_heads())

@@ -14,6 +14,8 @@ use crate::sync::thread::{self, JoinHandle};
 
 /// The inference thread's end of a consumer's queue.
 pub(super) struct Queue {
+    /// Number of the first chunk that it receives. Neighbours may still compute earlier ones, without what its consumer requires.
+    pub first: u64,
     sender: Sender<Arc<Representation>>,
     /// Used by `DropOldest`.
     receiver: Receiver<Arc<Representation>>,
@@ -85,7 +87,7 @@ impl Gate {
 
 /// Starts `consumer` on its own thread behind a queue of `capacity` chunks. It begins when `gate` permits. Its failure sets `failed`.
 pub(super) fn start(
-    mut consumer: Box<dyn Consumer>,
+    consumer: Box<dyn Consumer>,
     capacity: usize,
     stream: StreamInfo,
     counters: Arc<ConsumerCounters>,
@@ -101,6 +103,8 @@ pub(super) fn start(
     let name = format!("consumer-{}", counters.name());
     let handle = thread::Builder::new().name(name).spawn(move || {
         let _running = running;
+        // Dropped before it, so that the output is closed when a successor begins.
+        let mut consumer = consumer;
         if !gate.wait() {
             guard.whole = true;
             drop(guard);
@@ -127,7 +131,7 @@ pub(super) fn start(
         outcome.and(consumer.finish())
     })?;
     let thread = ConsumerThread { counters: counters.clone(), requirements, leaving: false, ended, handle };
-    Ok((Queue { sender, receiver, on_overflow, counters, dead }, thread))
+    Ok((Queue { first: 0, sender, receiver, on_overflow, counters, dead }, thread))
 }
 
 impl Queue {

@@ -163,7 +163,11 @@ impl Inference {
                     adjust(&mut self.session);
                 }
                 self.queues.retain(|queue| keep.iter().any(|label| label == queue.label()));
-                self.queues.extend(add);
+                let first = self.session.next_sequence();
+                self.queues.extend(add.into_iter().map(|mut queue| {
+                    queue.first = first;
+                    queue
+                }));
             }
         }
     }
@@ -265,7 +269,7 @@ impl Inference {
         self.counters.count(&representation, delay, &mut self.pending);
         self.counters.count_work(self.session.work(), self.session.non_finite());
         let representation = Arc::new(representation);
-        for queue in &self.queues {
+        for queue in self.queues.iter().filter(|queue| queue.first <= representation.sequence) {
             queue.send(representation.clone());
         }
     }

@@ -180,9 +180,9 @@ impl fmt::Display for Summary {
             self.projections_per_frame,
             self.macs_per_second / 1e6
         )?;
-        let most = self.exits.iter().copied().max().unwrap_or(0).max(1);
+        let most = self.exits.iter().copied().max().unwrap_or(0).max(1) as f64;
         for (count, layer) in self.exits.iter().zip(0..) {
-            let bar = "█".repeat((*count as usize * BAR).div_ceil(most as usize));
+            let bar = "█".repeat((*count as f64 * BAR as f64 / most).ceil() as usize);
             let share = if self.chunks > 0 { 100.0 * *count as f64 / self.chunks as f64 } else { 0.0 };
             writeln!(f, "   layer {layer:>2} {bar:<BAR$} {count:>6} {share:>5.1} %")?;
         }

@@ -285,6 +285,11 @@ impl Session {
         self.chunker.received()
     }
 
+    /// Number of the next chunk that is begun.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Samples still missing for the next chunk.
     pub fn missing_samples(&self) -> u64 {
         self.chunker.missing_samples()

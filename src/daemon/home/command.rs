@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -44,8 +44,16 @@ pub enum CommandError {
     Thread(#[source] std::io::Error),
 }
 
-/// The program that runs now, until it has been waited for.
-type Running = Mutex<Option<Child>>;
+/// What runs now.
+#[derive(Debug, Default)]
+struct Now {
+    /// The program, until it has been waited for.
+    child: Option<Child>,
+    /// Whether nothing is started any more.
+    stopped: bool,
+}
+
+type Running = Mutex<Now>;
 
 /// The thread that runs a program for each keyword. When this is dropped, a running program is killed.
 #[derive(Debug)]
@@ -55,13 +63,19 @@ pub struct RunningCommand {
 
 impl Drop for RunningCommand {
     fn drop(&mut self) {
-        kill(&self.running);
+        let mut running = locked(&self.running);
+        running.stopped = true;
+        kill(&mut running);
     }
 }
 
+fn locked(running: &Running) -> MutexGuard<'_, Now> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Kills the running program and those that it has started.
-fn kill(running: &Running) {
-    if let Some(mut child) = running.lock().unwrap_or_else(PoisonError::into_inner).take() {
+fn kill(running: &mut Now) {
+    if let Some(mut child) = running.child.take() {
         let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
         let _ = child.wait();
     }
@@ -98,6 +112,10 @@ impl DetectionCommand {
 
     /// Runs it to its end.
     fn run(&self, KeywordEvent { hit, .. }: &KeywordEvent, running: &Running) -> Result<(), CommandError> {
+        let mut now = locked(running);
+        if now.stopped {
+            return Ok(());
+        }
         let child = Command::new(&self.command[0])
             .args(&self.command[1..])
             .env("BELLIS_KEYWORD", &hit.keyword)
@@ -112,14 +130,16 @@ impl DetectionCommand {
             .process_group(0)
             .spawn()
             .map_err(CommandError::Start)?;
-        *running.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        now.child = Some(child);
+        drop(now);
         let until = Instant::now() + self.limit;
         match wait(running, until) {
             Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => Err(CommandError::Failed(status)),
             _ => {
-                kill(running);
-                Err(CommandError::Slow(self.limit))
+                let mut now = locked(running);
+                kill(&mut now);
+                if now.stopped { Ok(()) } else { Err(CommandError::Slow(self.limit)) }
             }
         }
     }
@@ -129,10 +149,10 @@ impl DetectionCommand {
 fn wait(running: &Running, until: Instant) -> std::io::Result<Option<ExitStatus>> {
     loop {
         {
-            let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(child) = &mut *running else { return Ok(None) };
+            let mut now = locked(running);
+            let Some(child) = &mut now.child else { return Ok(None) };
             if let Some(status) = child.try_wait()? {
-                *running = None;
+                now.child = None;
                 return Ok(Some(status));
             }
         }

@@ -26,9 +26,14 @@ pub struct SpeechSensor {
 impl SpeechSensor {
     /// A sensor for streams of `encoder`.
     pub fn new(encoder: &Encoder, events: Arc<EventBus>) -> Self {
-        // Where every layer has a CTC branch, the branches change no exit.
-        let phones = (0..=encoder.layers()).all(|layer| encoder.has_ctc(layer));
-        Self { events, detector: SpeechDetector::new(encoder.quiet_unit(), phones), speech: false, spoken: 0.0 }
+        Self { events, detector: SpeechDetector::new(encoder.quiet_unit(), encoder.has_all_ctc()), speech: false, spoken: 0.0 }
+    }
+
+    /// Publishes a change.
+    fn tell(&mut self, speech: bool) {
+        if std::mem::replace(&mut self.speech, speech) != speech {
+            self.events.publish(Event::Speech { speech });
+        }
     }
 }
 
@@ -42,9 +47,10 @@ impl Consumer for SpeechSensor {
     }
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
-        // Lost audio counts as silence. If the device was lost, the daemon has published the end of the speech.
+        // Lost audio counts as silence.
         if chunk.lost_samples > 0 {
             self.spoken = 0.0;
+            self.tell(false);
         }
         let Some(frames) = self.detector.frames(chunk) else { return Ok(()) };
         let now = chunk.start_seconds() + chunk.seconds();
@@ -53,17 +59,12 @@ impl Consumer for SpeechSensor {
             self.spoken = now;
         }
         let speech = self.spoken > 0.0 && now - self.spoken < SPEECH_HANGOVER;
-        if speech != self.speech {
-            self.speech = speech;
-            self.events.publish(Event::Speech { speech });
-        }
+        self.tell(speech);
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        if std::mem::take(&mut self.speech) {
-            self.events.publish(Event::Speech { speech: false });
-        }
+        self.tell(false);
         Ok(())
     }
 }

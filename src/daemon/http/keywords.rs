@@ -68,10 +68,7 @@ mod enabled {
                 return response;
             }
             match *request.method() {
-                Method::GET => match enrolment.list() {
-                    Ok(keywords) => answer(StatusCode::OK, &json!({ "keywords": keywords })),
-                    Err(refusal) => refused(&refusal),
-                },
+                Method::GET => answer(StatusCode::OK, &json!({ "keywords": enrolment.list() })),
                 Method::POST => change(enrolment, request).await,
                 _ => {
                     let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET or POST");

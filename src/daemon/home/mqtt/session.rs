@@ -197,7 +197,7 @@ impl Publisher {
             }
             _ => {
                 let found = event.detection()?;
-                if self.pending.len() == PENDING {
+                if self.pending.len() >= PENDING {
                     self.pending.pop_front();
                     self.dropped.fetch_add(1, Ordering::Relaxed);
                 }

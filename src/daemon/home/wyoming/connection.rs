@@ -71,8 +71,9 @@ impl Conversation {
             "detect" => {
                 self.wanted = names(&message.data)?;
                 // Names that are not enrolled are reported now, while the user is configuring the client.
+                let enrolled = self.service.enrolled.read();
                 for name in self.wanted.iter().flatten() {
-                    if find(&self.service.enrolled.read(), name).is_none() {
+                    if find(&enrolled, name).is_none() {
                         let folder = self.service.enrolled.folder().display().to_string();
                         error(&format!("no keyword `{name}` in {folder}; enroll it with `bellis enroll`"), "unknown-keyword")
                             .write(out)?;
