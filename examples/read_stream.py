@@ -1,7 +1,7 @@
 """Reads the binary stream of `bellis run --consumer stream:…` (or `segments:stream:…`); docs/output.md describes it.
 
-    bellis run talk.wav --consumer stream:- | python examples/read_stream.py -
-    python examples/read_stream.py /tmp/bellis.sock &  bellis run mic --consumer stream:unix:/tmp/bellis.sock
+    bellis run talk.wav --consumer stream:- | python3 examples/read_stream.py -
+    python3 examples/read_stream.py /tmp/bellis.sock &  bellis run mic --consumer stream:unix:/tmp/bellis.sock
 """
 
 import json

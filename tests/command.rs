@@ -235,6 +235,7 @@ fn a_configuration_file_equals_flags_and_flags_take_precedence() {
     assert_eq!(layer(&["run", "--config", path, "--layer", "2"]), 2);
     // Parameters in the file are ignored if a flag selects another policy.
     assert_eq!(layer(&["run", "--config", path, "--policy", "never"]), 10);
+    assert_eq!(layer(&["run", "--config", path, "--policy", "fixed"]), 3);
 }
 
 #[test]

@@ -72,7 +72,13 @@ pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyho
             inputs.push(RunFile::at(format!("the keywords {}", path.display()), path));
         }
         if spec.is_stdout() {
+            let keyword = |label: &str| label.split(':').next() == Some("keyword");
             match &first_on_stdout {
+                Some(first) if keyword(first) && keyword(&text) => {
+                    bail!(
+                        "`{first}` and `{text}`: a run has one consumer `keyword`; keyword:FOLDER searches for several keywords"
+                    )
+                }
                 Some(first) => {
                     bail!("consumers `{first}` and `{text}` both write to standard output; write one of them to a file")
                 }

@@ -307,14 +307,22 @@ pub fn threshold(keyword: &Keyword) -> String {
             };
             let scores: Vec<String> = keyword.background.iter().map(highest).collect();
             format!(
-                " for {rate} false accepts per hour; highest score in {:.0} minutes of speech {}",
+                " for {} false accepts per hour; highest score in {:.0} minutes of speech {}",
+                rounded(rate),
                 keyword.background_minutes(),
                 scores.join(", ")
             )
         }
         None => " (fixed)".to_owned(),
     };
-    format!("{:.3}{from}", keyword.threshold)
+    let own = keyword.threshold_without_feedback();
+    let moved = if own == keyword.threshold { String::new() } else { format!(", moved to {:.3} by feedback", keyword.threshold) };
+    format!("{own:.3}{from}{moved}")
+}
+
+/// A rate with at most three decimals.
+pub fn rounded(rate: f64) -> f64 {
+    (1e3 * rate).round() / 1e3
 }
 
 /// Progress over the audio of all files in all conditions, in milliseconds. None without files: the pack's own reading takes a second.

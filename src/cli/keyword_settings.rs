@@ -6,7 +6,7 @@ use anyhow::bail;
 use bellis::keyword::{Keyword, KeywordError, Label, MOST_REFRACTORY, false_accepts_of, load};
 use clap::{ArgGroup, Args};
 
-use super::enroll::requested_rate;
+use super::enroll::{requested_rate, rounded};
 use super::keywords::file_of;
 
 /// Change the settings of a keyword
@@ -123,7 +123,9 @@ impl Feedback {
 /// The settings of a keyword, in one line.
 fn settings(keyword: &Keyword) -> String {
     let mut parts = vec![format!("{}: threshold {:.3}", keyword.name, keyword.threshold)];
-    parts.extend(keyword.false_accepts_per_hour.map(|rate| format!("{rate:.3} false accepts per hour")));
+    let own = keyword.threshold_without_feedback();
+    parts.extend((own != keyword.threshold).then(|| format!("{own:.3} without feedback")));
+    parts.extend(keyword.false_accepts_per_hour.map(|rate| format!("{} false accepts per hour", rounded(rate))));
     parts.extend(keyword.refractory_seconds.map(|seconds| format!("refractory {seconds} s")));
     parts.extend((keyword.priority != 0).then(|| format!("priority {}", keyword.priority)));
     parts.join(", ")

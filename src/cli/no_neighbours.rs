@@ -9,6 +9,13 @@ use super::settings::Layer;
 #[derive(Debug, Clone, Default, PartialEq, Args)]
 pub struct NeighbourArgs {}
 
+impl NeighbourArgs {
+    /// Whether there are any: never.
+    pub fn is_used(&self) -> bool {
+        false
+    }
+}
+
 impl Layer for NeighbourArgs {
     fn over(self, _below: Self) -> Self {
         self

@@ -36,7 +36,7 @@ use super::source::{run_options, source};
   bellis run mic --consumer keyword                 detect enrolled keywords (`bellis enroll`)
   bellis run talk.wav --consumer phones             phones as text; phones:FILE writes JSON lines
   bellis run mic --consumer segments:talk/          each utterance as WAV and NPY
-  bellis run mic --consumer stream:- | python examples/read_stream.py -
+  bellis run mic --consumer stream:- | python3 examples/read_stream.py -
   bellis run talk.wav --policy fixed --layer 6      a fixed depth, for comparison
   arecord -f S16_LE -r 16000 -t raw | bellis run - --rate 16000 --format s16le
   bellis run --config bellis.toml                   settings from a file; flags take precedence

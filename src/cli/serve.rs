@@ -91,6 +91,9 @@ impl Serve {
         };
         options.reopen = settings.input() == Input::Microphone;
         options.idle = settings.input() == Input::None;
+        if options.idle && settings.wyoming.is_none() && !settings.neighbours.is_used() {
+            log::warn!("input is \"none\" and no service is configured: nothing will be processed");
+        }
         // Everything that another daemon may hold is taken before a file is touched.
         let listener = match address(&settings)? {
             None => None,

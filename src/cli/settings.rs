@@ -153,7 +153,7 @@ macro_rules! settings {
         impl Settings {
             /// Merges these settings with those of `file`; values set here take precedence.
             pub fn over(self, file: Self) -> Self {
-                let other_policy = self.policy.is_some();
+                let other_policy = self.policy.is_some() && self.policy != file.policy;
                 let rate = (self.false_accepts, self.sensitivity);
                 let mut merged = Self {
                     $($field: match Reload::$reload {
@@ -291,7 +291,7 @@ settings! {
         /// segments:stream:ENDPOINT    utterances with audio and vectors as a binary stream
         /// stream:ENDPOINT             chunks as a binary stream
         /// keyword                     detections of all enrolled keywords
-        /// keyword:FILE-or-FOLDER      detections of these keywords
+        /// keyword:NAME-or-FOLDER      detections of one keyword, or of those in a folder
         /// null                        no output
         ///
         /// `-` in place of FILE is standard output. An ENDPOINT is `-` or `unix:/path/to/socket`.

@@ -39,7 +39,7 @@ pub enum ConsumerSpec {
     SegmentStream(StreamOutput),
     /// `stream:ENDPOINT`: chunks as a binary stream.
     Stream(StreamOutput),
-    /// `keyword`, `keyword:FILE-or-FOLDER`: detections of the enrolled keywords, or of those in a file or folder.
+    /// `keyword`, `keyword:NAME`, `keyword:FOLDER`: detections of the enrolled keywords, of one, or of those in a folder.
     Keyword(Option<PathBuf>),
     /// `null`: nothing is written.
     Null,

@@ -187,8 +187,8 @@ impl Enrolment {
         find(&self.folder).unwrap_or_default().iter().filter_map(|file| load(file, Some(&reference)).ok()).collect()
     }
 
-    /// Handles a request. An enrolment only starts here; events report how it goes.
-    pub(super) fn handle(self: &Arc<Self>, request: Request) -> Result<(), Refusal> {
+    /// Handles a request, and returns a warning if it had no effect. An enrolment only starts here; events report how it goes.
+    pub(super) fn handle(self: &Arc<Self>, request: Request) -> Result<Option<String>, Refusal> {
         match request {
             Request::Enroll { name, say, language, takes, sensitivity, replace } => {
                 check_name(&name).map_err(|error| Refusal::Invalid(error.to_string()))?;
@@ -207,39 +207,47 @@ impl Enrolment {
                     return Err(Refusal::Conflict(format!("keyword `{name}` exists; replace it, or use another name")));
                 }
                 let language = language.filter(|text| !text.is_empty()).unwrap_or_else(|| LANGUAGE.to_owned());
-                self.start(Wanted { name, say, language, takes, false_accepts })
+                self.start(Wanted { name, say, language, takes, false_accepts })?;
             }
             Request::Sensitivity { name, sensitivity } => {
                 let rate = false_accepts(sensitivity)?;
                 self.change(&name, |keyword| match keyword.set_false_accepts(rate) {
                     true => Ok(()),
                     false => Err(Refusal::Conflict(format!("keyword `{name}` was enrolled with a fixed threshold"))),
-                })
+                })?;
             }
             Request::Feedback { name, score, label } => {
                 if !(0.0..=1.0).contains(&score) {
                     return Err(Refusal::Invalid(format!("score must be between 0 and 1, got {score}")));
                 }
+                let mut warning = None;
                 self.change(&name, |keyword| {
                     keyword.feedback.add(label, score);
                     keyword.apply_feedback();
+                    let (threshold, against) = (keyword.threshold, keyword.feedback.contradicted(keyword.threshold));
+                    warning = (against > 0).then(|| {
+                        format!(
+                            "the threshold {threshold:.3} contradicts {against} of the scores, and no allowed one agrees with more of them; \
+                             add a take, or use a longer phrase"
+                        )
+                    });
                     Ok(())
-                })
+                })?;
+                return Ok(warning);
             }
             Request::Remove { name } => {
                 let path = self.existing(&name)?;
                 std::fs::remove_file(&path).map_err(|error| Refusal::Failed(format!("{}: {error}", path.display())))?;
                 log::info!("keyword `{name}` removed from the live page");
                 (self.changed)();
-                Ok(())
             }
             Request::Cancel => {
                 if let Some(stop) = self.job().upgrade() {
                     stop.store(true, Ordering::Relaxed);
                 }
-                Ok(())
             }
         }
+        Ok(None)
     }
 
     /// Changes the file of a keyword, and applies it.

@@ -376,14 +376,17 @@ impl Keyword {
         (self.priority, self.refractory_seconds) = (replaced.priority, replaced.refractory_seconds);
     }
 
+    /// The threshold without feedback.
+    pub fn threshold_without_feedback(&self) -> f32 {
+        let own = self.false_accepts_per_hour.and_then(|per_hour| self.background_threshold(per_hour));
+        own.or(self.feedback.given).unwrap_or(self.threshold)
+    }
+
     /// Adapts the threshold to the present feedback.
     pub fn apply_feedback(&mut self) {
-        let own = self.false_accepts_per_hour.and_then(|per_hour| self.background_threshold(per_hour));
-        let own = own.unwrap_or_else(|| *self.feedback.given.get_or_insert(self.threshold));
+        let own = self.threshold_without_feedback();
         self.threshold = self.feedback.adjust(own, self.range());
-        if self.feedback.is_empty() {
-            self.feedback.given = None;
-        }
+        self.feedback.given = (self.false_accepts_per_hour.is_none() && !self.feedback.is_empty()).then_some(own);
     }
 
     /// The lowest and the highest threshold that feedback may set.

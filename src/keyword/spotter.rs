@@ -93,8 +93,8 @@ pub struct Spotter {
     age: u32,
     /// End of the last detection.
     fired: Option<u64>,
-    /// End and score of the last near miss.
-    missed: (u64, f32),
+    /// End of the last near miss, and its score before and after verification.
+    missed: (u64, f32, f32),
     highest_score: f32,
 }
 
@@ -108,7 +108,7 @@ impl Spotter {
             peak: None,
             age: 0,
             fired: None,
-            missed: (0, 0.0),
+            missed: (0, 0.0, 0.0),
             highest_score: 0.0,
         }
     }
@@ -182,7 +182,7 @@ impl Spotter {
 
     fn may_peak(&self, hit: &Hit) -> bool {
         // One near miss per stretch of audio, and another only if its score is higher.
-        let (end, score) = self.missed;
+        let (end, score, _) = self.missed;
         let reportable =
             hit.score >= self.options.threshold.min(self.options.near_miss) && (hit.start >= end || hit.score > score);
         let active =
@@ -197,11 +197,15 @@ impl Spotter {
             None => peak.score,
         };
         let hit = Hit { event: self.event(score), score, ..peak };
-        match hit.event {
-            Event::Detection => self.fired = Some(hit.end),
-            Event::NearMiss => self.missed = (hit.end, peak.score),
+        if hit.event == Event::Detection {
+            self.fired = Some(hit.end);
+            return Ok(Some(hit));
         }
-        Ok(Some(hit).filter(|hit| hit.event == Event::Detection || score >= self.options.near_miss))
+        // A later peak in the same audio counts only if its score is higher at both depths.
+        let (end, _, verified) = self.missed;
+        let highest = if hit.start < end { verified } else { f32::NEG_INFINITY };
+        self.missed = (hit.end, peak.score, score.max(highest));
+        Ok(Some(hit).filter(|_| score > highest && score >= self.options.near_miss))
     }
 
     /// The highest score at full depth of a match that overlaps `peak` and ends at most `hold` frames after it.

@@ -196,9 +196,9 @@ impl Pack {
         shallowest_exit(&self.heads)
     }
 
-    /// Bytes of all stages on disk.
+    /// Bytes of all files on disk, without the manifest.
     pub fn bytes(&self) -> u64 {
-        let mut files: Vec<_> = self.stages().map(|stage| (&stage.path, stage.size)).collect();
+        let mut files: Vec<_> = self.stages().chain(&self.speech).map(|stage| (&stage.path, stage.size)).collect();
         files.sort();
         files.dedup();
         files.iter().map(|(_, bytes)| bytes).sum()

@@ -132,7 +132,7 @@ pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
         _ => {}
     }
     mpeg::Mpeg::open(bytes).map(|mpeg| Box::new(mpeg) as Box<dyn Stream>).map_err(|failure| match failure {
-        Failure::Malformed(_) => Failure::Malformed("is not in a supported audio format (WAV, FLAC, Ogg, MP3, AIFF)".into()),
+        Failure::Malformed(_) => Failure::Malformed("is not in a supported audio format (WAV, FLAC, Ogg, MP3, AIFF); raw PCM is read from standard input: `bellis run - --format s16le --rate 16000 < FILE`".into()),
         other => other,
     })
 }

@@ -1,6 +1,7 @@
 //! A program that is run for each detected keyword: with its arguments, without a shell, and not for ever.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -90,6 +91,10 @@ impl DetectionCommand {
     pub fn start(self, events: Subscription) -> Result<RunningCommand, CommandError> {
         if self.command.first().is_none_or(String::is_empty) {
             return Err(CommandError::Empty);
+        }
+        let program = Path::new(&self.command[0]);
+        if program.components().count() > 1 && !program.is_file() {
+            log::warn!("on-detection: {} is no file", program.display());
         }
         let running = Arc::new(Running::default());
         let own = running.clone();

@@ -91,7 +91,8 @@ mod enabled {
             Err(error) => refused(&Refusal::Invalid(format!("not a request: {error}"))),
             // Changes read and write small files, and start a thread at most.
             Ok(change) => match enrolment.handle(change) {
-                Ok(()) => answer(StatusCode::OK, &json!({})),
+                Ok(None) => answer(StatusCode::OK, &json!({})),
+                Ok(Some(warning)) => answer(StatusCode::OK, &json!({ "warning": warning })),
                 Err(refusal) => refused(&refusal),
             },
         }
