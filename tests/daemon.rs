@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bellis::audio::{AudioError, AudioErrorKind, EventSender, RingWriter, Source, SourceSpec};
 use bellis::consumer::{Consumer, ConsumerError, Null};
-use bellis::daemon::{Backoff, Clock, Command, Daemon, DaemonOptions, Notice, Notify, Reload, State, Status};
+use bellis::daemon::{Backoff, Clock, Command, Daemon, DaemonOptions, Notice, Notify, Prepared, Reload, Reloader, State, Status};
 use bellis::exit::{Deadline, Decision, ExitPolicy, Fixed, Needs, Observation, Reason};
 use bellis::internal::{ScriptedSource, Step, count_abandoned_stream};
 use bellis::runtime::{NamedConsumer, RunError, RunOptions, RunReport};
@@ -303,8 +303,28 @@ impl Consumer for Fails {
     }
 }
 
+/// Keeps the consumer `stays`, in reloads and in refreshes.
+struct KeepsOne;
+
+impl KeepsOne {
+    fn reload() -> Reload {
+        let session = SessionOptions::default().chunk_frames(16);
+        Reload { policy: Box::new(Fixed::new(1)), session, keep: vec!["stays".into()], join: Vec::new(), adjust: None }
+    }
+}
+
+impl Reloader for KeepsOne {
+    fn prepare(&mut self, _: &[String]) -> Prepared {
+        Ok(Self::reload())
+    }
+
+    fn refresh(&mut self, _: &[String]) -> Option<Prepared> {
+        Some(Ok(Self::reload()))
+    }
+}
+
 #[test]
-fn a_reload_that_removes_a_failed_consumer_ends_its_failure() {
+fn a_failed_consumer_has_failed_until_a_reload() {
     let (_, encoder) = common::default_pack();
     let fixed = || Box::new(Fixed::new(1));
     let named = |label: &str, consumer: Box<dyn Consumer>| NamedConsumer { label: label.to_owned(), consumer };
@@ -313,14 +333,14 @@ fn a_reload_that_removes_a_failed_consumer_ends_its_failure() {
     let status = daemon.status().clone();
     let (sender, commands) = crossbeam_channel::unbounded();
     let thread = std::thread::spawn(move || {
-        let mut reload = |_: &[String]| {
-            let session = SessionOptions::default().chunk_frames(16);
-            Ok(Reload { policy: Box::new(Fixed::new(1)), session, keep: vec!["stays".into()], join: Vec::new(), adjust: None })
-        };
-        daemon.run(endless, &commands, &mut reload, &mut Recorder::default())
+        daemon.run(endless, &commands, &mut KeepsOne, &mut Recorder::default())
     });
     let failed = |label: &str| status.counters().consumers().iter().any(|one| one.label() == label && one.failed());
     within_long("failure", || failed("fails") && !status.healthy());
+    // Enrolled keywords have changed.
+    sender.send(Command::Refresh).unwrap();
+    within_long("the change", || status.reloads().0 >= 1);
+    assert!(failed("fails") && !status.healthy());
     sender.send(Command::Reload).unwrap();
     within_long("health", || !failed("fails") && status.healthy());
     assert!(!failed("stays"));

@@ -258,10 +258,7 @@ impl<'a> Supervisor<'a> {
         self.notify.notify(Notice::Reloading);
         let prepared = reload.prepare(&self.daemon.labels());
         if self.apply(prepared, reload, Vec::new()) {
-            let status = &self.daemon.status;
-            status.consumer_failed.store(false, Ordering::Release);
-            status.reloads.fetch_add(1, Ordering::Relaxed);
-            log::info!("configuration reloaded: {}", self.daemon.pipeline.stream().policy);
+            self.daemon.status.consumer_failed.store(false, Ordering::Release);
         }
         self.notify.notify(Notice::Ready);
         self.send_status();
@@ -292,6 +289,8 @@ impl<'a> Supervisor<'a> {
                 self.session = session;
                 reload.applied();
                 daemon.status.set_stream(daemon.pipeline.stream().clone());
+                daemon.status.reloads.fetch_add(1, Ordering::Relaxed);
+                log::info!("configuration reloaded: {}", daemon.pipeline.stream().policy);
                 daemon.options.events.publish(Event::Stream(Box::new(StreamEvent::of(&daemon.status))));
                 true
             }
