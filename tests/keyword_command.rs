@@ -161,6 +161,17 @@ fn the_demo_prints_one_detection_per_utterance() {
         assert_eq!(count, usize::from(phrase == "turn on the lamp"), "{phrase} by {voice} at {start} s: {lines}");
     }
     assert_eq!(found.len(), script.iter().filter(|(phrase, ..)| phrase == "turn on the lamp").count(), "{lines}");
+    // A near miss in the audio of another one has a higher score.
+    let near =
+        home.works(&["run", "models/keywords/demo/lamp.opus", "--consumer", "keyword", "--quiet", "--near-misses", "0.001"]);
+    let near: Vec<serde_json::Value> = near.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let near: Vec<_> = near.iter().filter(|line| line["event"] == "near-miss").collect();
+    let at = |line: &serde_json::Value, key: &str| line[key].as_f64().unwrap();
+    assert!(near.len() > 2, "{near:?}");
+    for pair in near.windows(2) {
+        let higher = at(pair[1], "score") > at(pair[0], "score");
+        assert!(at(pair[1], "start") >= at(pair[0], "end") || higher, "{pair:?}");
+    }
 }
 
 #[test]
