@@ -332,9 +332,7 @@ fn a_failed_consumer_has_failed_until_a_reload() {
     let daemon = Daemon::start(encoder, fixed(), consumers, options(Duration::from_secs(2)), "script", true).unwrap();
     let status = daemon.status().clone();
     let (sender, commands) = crossbeam_channel::unbounded();
-    let thread = std::thread::spawn(move || {
-        daemon.run(endless, &commands, &mut KeepsOne, &mut Recorder::default())
-    });
+    let thread = std::thread::spawn(move || daemon.run(endless, &commands, &mut KeepsOne, &mut Recorder::default()));
     let failed = |label: &str| status.counters().consumers().iter().any(|one| one.label() == label && one.failed());
     within_long("failure", || failed("fails") && !status.healthy());
     // Enrolled keywords have changed.

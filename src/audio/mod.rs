@@ -28,7 +28,7 @@ pub use folder::audio_files;
 pub use microphone::{DeviceInfo, MicrophoneOptions, MicrophoneSource, devices};
 pub(crate) use mixer::ChannelMixer;
 pub use pcm::{PcmFormat, PcmSource};
-pub use resample::Resampler;
+pub use resample::{Resampler, SAMPLE_RATES};
 pub use ring::RingWriter;
 pub(crate) use ring::{Block, Gap, RingReader, RingStats, ring_of_frames};
 #[cfg(feature = "test-util")]

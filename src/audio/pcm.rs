@@ -8,7 +8,9 @@ use crossbeam_channel::{Receiver, bounded};
 
 use super::channels::Downmix;
 use super::pace::Pace;
-use super::{AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, STOP_TIMEOUT, Source, SourceEvent, SourceSpec};
+use super::{
+    AudioError, AudioErrorKind, ChannelPick, EventSender, RingWriter, SAMPLE_RATES, STOP_TIMEOUT, Source, SourceEvent, SourceSpec,
+};
 use crate::names::named;
 
 /// Sample format of raw PCM, little-endian, with the names of ffmpeg and ALSA.
@@ -90,7 +92,7 @@ impl PcmSource {
         pick: ChannelPick,
     ) -> Result<Self, AudioError> {
         pick.check(channels, name)?;
-        if !(1_000..=384_000).contains(&sample_rate) {
+        if !SAMPLE_RATES.contains(&sample_rate) {
             let message = format!("the sample rate must be between 1,000 and 384,000 Hz, got {sample_rate}");
             return Err(AudioError::new(AudioErrorKind::Unsupported, name, message));
         }

@@ -3,6 +3,8 @@
 //! The resampler works in blocks of fixed size, so the output does not depend on how the input is divided into calls. The filter's
 //! delay is removed: output sample n is at input time n / to. S input samples yield round(S · to / from) output samples.
 
+use std::ops::RangeInclusive;
+
 use audioadapter_buffers::direct::InterleavedSlice;
 use rubato::Resampler as _;
 use rubato::{Async, FixedAsync, SincInterpolationParameters, SincInterpolationType, WindowFunction};
@@ -75,15 +77,17 @@ impl Filters {
     }
 }
 
+/// Sample rates of sources and packs, Hz.
+pub const SAMPLE_RATES: RangeInclusive<u32> = 1_000..=384_000;
+
 impl Resampler {
     /// Creates a resampler from `from_hz` to `to_hz`.
     ///
     /// # Errors
     ///
-    /// [`AudioErrorKind::Unsupported`] if a rate is not between 1,000 and 384,000 Hz.
+    /// [`AudioErrorKind::Unsupported`] if a rate is not in [`SAMPLE_RATES`].
     pub fn new(from_hz: u32, to_hz: u32) -> Result<Self, AudioError> {
-        let rates = 1_000..=384_000;
-        if !rates.contains(&from_hz) || !rates.contains(&to_hz) {
+        if !SAMPLE_RATES.contains(&from_hz) || !SAMPLE_RATES.contains(&to_hz) {
             let message = format!("both rates must be between 1,000 and 384,000 Hz, got {from_hz} Hz to {to_hz} Hz");
             return Err(AudioError::new(AudioErrorKind::Unsupported, "resampler", message));
         }

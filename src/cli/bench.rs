@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bellis::audio::audio_files;
+use bellis::audio::{SAMPLE_RATES, audio_files};
 use bellis::bench::{
     self, Compared, NoiseKind, Plan, Report, Speech, bench, default_policies, default_policy, expected_duration,
 };
@@ -69,7 +69,7 @@ pub struct Bench {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     seconds: Option<f64>,
     /// Sample rate of the source; the runtime resamples to the pack's rate
-    #[arg(long, value_name = "HZ", default_value_t = 48_000, value_parser = clap::value_parser!(u32).range(1_000..=384_000))]
+    #[arg(long, value_name = "HZ", default_value_t = 48_000, value_parser = clap::value_parser!(u32).range(i64::from(*SAMPLE_RATES.start())..=i64::from(*SAMPLE_RATES.end())))]
     rate: u32,
     /// Skip the device-like stream
     #[arg(long)]

@@ -1,6 +1,6 @@
 //! Samples from Python, at any rate, to mono f32 at the pack's rate.
 
-use bellis::audio::Resampler;
+use bellis::audio::{Resampler, SAMPLE_RATES};
 use numpy::{PyReadonlyArray1, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -60,8 +60,8 @@ impl Intake {
 
 /// Refuses rates that the resampler does not support.
 pub fn check_rate(rate: u32) -> PyResult<()> {
-    match rate {
-        1_000..=384_000 => Ok(()),
-        _ => Err(PyValueError::new_err(format!("rate must be between 1000 and 384000 Hz, got {rate}"))),
+    match SAMPLE_RATES.contains(&rate) {
+        true => Ok(()),
+        false => Err(PyValueError::new_err(format!("rate must be between 1000 and 384000 Hz, got {rate}"))),
     }
 }

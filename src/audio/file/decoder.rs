@@ -4,10 +4,7 @@ use super::bytes::Bytes;
 use super::damage::Damage;
 use super::{Failure, Layout, Piece, Stream, detect};
 use crate::audio::channels::Downmix;
-use crate::audio::{AudioError, AudioErrorKind, ChannelPick, Resampler};
-
-/// Valid sample rates, Hz.
-const RATES: std::ops::RangeInclusive<u32> = 1_000..=384_000;
+use crate::audio::{AudioError, AudioErrorKind, ChannelPick, Resampler, SAMPLE_RATES};
 
 /// An open file or pipe.
 pub(super) struct Decoder {
@@ -69,7 +66,7 @@ impl Decoder {
     fn check(&self) -> Result<(), AudioError> {
         let Layout { rate, channels } = self.current;
         self.pick.check(channels, &self.place)?;
-        if !RATES.contains(&rate) {
+        if !SAMPLE_RATES.contains(&rate) {
             let text = format!("contradictory header: the sample rate must be between 1,000 and 384,000 Hz, got {rate}");
             return Err(AudioError::new(AudioErrorKind::Malformed, &self.place, text));
         }
