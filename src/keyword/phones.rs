@@ -6,6 +6,9 @@
 //! even the likeliest sequence costs much relative to the branch's own reading, and the limit of the ratio is lower by a share of that cost.
 //! The phrase is also compared with known near-phrases, for example "off" instead of "on". A keyword's score is reduced by a factor
 //! that falls exponentially with the ratio below its limit.
+//!
+//! In unclear audio no phone is unlikely, so the scores of all phrases are higher. The factor also falls with the entropy of the frames, and one
+//! threshold then fits quiet and noise.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +21,11 @@ const SLOPE: f32 = 1.0;
 const LIMIT: f32 = -3.5;
 /// Share of the cost of the likeliest sequence by which the limit is lower.
 const SHARE: f32 = 0.35;
+/// Fall of the log score per nat of the frames' mean entropy above [`CLEAR`].
+const UNCLEAR: f32 = 1.0;
+/// Mean entropy of frames in clear audio, nats. Both were chosen on the pack's reading, so that phrases get similar thresholds on its clear and its noisy
+/// half.
+const CLEAR: f32 = 0.4;
 /// Largest number of phones in a phrase; 40 take about three seconds.
 pub(super) const MOST_PHONES: usize = 40;
 /// Limit of the ratio to a near-phrase, nats.
@@ -38,9 +46,9 @@ impl Phones {
     /// The factor, 0 to 1, for the score of a match with these CTC logits, `[frames, vocabulary]`: that of the pronunciation with the highest one; 1
     /// if a phone is not in the vocabulary.
     pub fn factor(&self, logits: &[f32], vocabulary: &[String]) -> f32 {
-        let factor = |Ratios { to_edits, cost, to_near }| {
+        let factor = |Ratios { to_edits, cost, to_near, entropy }| {
             let excess = (to_edits - LIMIT + SHARE * cost).min(to_near - LEAST_TO_NEAR).min(0.0);
-            (SLOPE * excess).exp()
+            (SLOPE * excess - UNCLEAR * (entropy - CLEAR).max(0.0)).exp()
         };
         self.phrase.iter().map(|own| self.ratios(own, logits, vocabulary).map_or(1.0, factor)).fold(0.0, f32::max)
     }
@@ -68,7 +76,7 @@ impl Phones {
         let near = self.near.iter().filter_map(|near| Classes::new(near, vocabulary));
         let near = near.map(|near| frames.likelihood(&near.phrase).ln()).fold(f64::NEG_INFINITY, f64::max);
         let ratio = |other: f64| if own.is_finite() { (own - other) as f32 } else { f32::NEG_INFINITY };
-        Some(Ratios { to_edits: ratio(edits), cost: (-edits).max(0.0) as f32, to_near: ratio(near) })
+        Some(Ratios { to_edits: ratio(edits), cost: (-edits).max(0.0) as f32, to_near: ratio(near), entropy: frames.entropy() })
     }
 }
 
@@ -78,6 +86,8 @@ struct Ratios {
     /// Minus the log-likelihood of the likeliest edit, relative to the likeliest class of each frame.
     cost: f32,
     to_near: f32,
+    /// Mean of the frames, nats.
+    entropy: f32,
 }
 
 /// Likelihoods of frames, each relative to its likeliest class, so that products do not underflow unless the phrase is impossible.
@@ -103,6 +113,16 @@ impl Frames {
         let rows: Vec<Vec<f64>> = logits.chunks_exact(classes).map(row).collect();
         let blank = rows.iter().map(|row| blanks.iter().map(|&class| row[class]).sum()).collect();
         Some(Self { rows, blank, phones })
+    }
+
+    /// Mean entropy of the classes, nats.
+    fn entropy(&self) -> f32 {
+        let entropy = |row: &Vec<f64>| {
+            let sum = row.iter().sum::<f64>();
+            // Σ r ln r, where 0 ln 0 = 0.
+            sum.ln() - row.iter().map(|&r| r * r.max(f64::MIN_POSITIVE).ln()).sum::<f64>() / sum
+        };
+        (self.rows.iter().map(entropy).sum::<f64>() / self.rows.len() as f64) as f32
     }
 
     /// The likelihood of state `state` of `phones` in frame `t`: states are blank, phone 0, blank, phone 1, …, blank.
@@ -297,6 +317,18 @@ mod tests {
         let near = phones("abcabc", &["abcbac"]);
         assert!(factor(&near, "a-b-c-b-a-c", 6.0) < 0.5 * factor(&phones("abcabc", &[]), "a-b-c-b-a-c", 6.0));
         assert_eq!(factor(&near, "a-b-c-a-b-c", 6.0), 1.0);
+    }
+
+    #[test]
+    fn in_unclear_audio_the_factor_is_lower() {
+        let (vocabulary, phones) = (vocabulary(), phones("abc", &[]));
+        let unclear = logits("aaa-bbb-ccc", 1.2);
+        let frames = Frames::new(&unclear, vocabulary.len(), &[0, 1]).unwrap();
+        // One class of five is 1.2 nats likelier than the others.
+        let (sure, other) = (1.2f32.exp() / (4.0 + 1.2f32.exp()), 1.0 / (4.0 + 1.2f32.exp()));
+        assert!((frames.entropy() + sure * sure.ln() + 4.0 * other * other.ln()).abs() < 1e-5, "{}", frames.entropy());
+        assert!((phones.factor(&unclear, &vocabulary) - (CLEAR - frames.entropy()).exp()).abs() < 1e-5);
+        assert_eq!(phones.factor(&logits("aaa-bbb-ccc", 9.0), &vocabulary), 1.0);
     }
 
     #[test]
