@@ -12,7 +12,10 @@ use bellis::internal::ScriptedSource;
 use bellis::internal::keyword::{
     Condition, FrameBlock, Hit, LANES, Matcher, Spotter, SpotterOptions, Template, Track, VerifiedSearch, Warp,
 };
-use bellis::keyword::{Background, Enrolment, Event, Origin, PackRef, Take, TakeProblem, Verifier, Watched, enroll, examples};
+use bellis::keyword::{
+    Background, Detection, Enrolment, Event, KeywordSearch, Origin, PackRef, SearchError, Take, TakeProblem, Verifier, Watched,
+    enroll, examples,
+};
 use bellis::runtime::{RunBuilder, RunOptions};
 use bellis::stream::{Forecast, Representation, Session, SessionError, SessionOptions};
 use proptest::prelude::*;
@@ -570,6 +573,49 @@ fn other_keywords_do_not_change_a_score() {
     };
     let twice = of_the_first(&lines(&[70], f32::INFINITY, &both));
     assert_eq!(scores(&twice), [scores(&alone), scores(&alone)].concat());
+}
+
+/// A phrase that follows a gap within the same chunk is found, at its position in the stream.
+#[test]
+fn a_phrase_is_found_after_a_gap_in_the_chunk_in_which_it_begins() {
+    const LOST: u64 = 12_345;
+    let (pack, encoder) = common::default_pack();
+    let sound = &common::speech()[20_000..84_000];
+    let policy = || PolicySpec::default().build(pack).unwrap();
+    let track = Track::of(sound, encoder, policy(), 16).unwrap();
+    let chunk = 16 * HOP;
+    // Phrases that begin in the second half of a chunk, and end in a later one.
+    for first in [28, 60, 92, 124] {
+        let found = |gap: Option<usize>| {
+            let template = Template::new(track.rows(first..first + 25), track.width());
+            let spotter = Spotter::new(vec![template], SpotterOptions::new(0.3, 0.02));
+            let watched = Watched { name: "one".into(), threshold: 0.3, priority: 0, spotter };
+            let mut search = KeywordSearch::new(vec![watched], Some(Verifier::new(encoder, 16).unwrap()));
+            search.begin(HOP, 16);
+            let mut session = Session::new(encoder, policy(), search.session_options(16)).unwrap();
+            let mut hits = Vec::new();
+            let (before, after) = sound.split_at(gap.unwrap_or(0));
+            session.push(before).unwrap();
+            if gap.is_some() {
+                session.gap(before.len() as u64, LOST).unwrap();
+            }
+            session.push(after).unwrap();
+            session.finish();
+            let mut each = |hit: Detection<'_>| {
+                hits.push((hit.start, hit.score));
+                Ok::<_, SearchError>(())
+            };
+            while let Some(chunk) = session.next_chunk().unwrap() {
+                search.search(&chunk, &mut each).unwrap();
+            }
+            search.end(&mut each).unwrap();
+            hits.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or_default()
+        };
+        let whole = found(None);
+        let cut = found(Some(first * HOP / chunk * chunk + chunk / 4));
+        assert!(whole.0.abs_diff((first * HOP) as u64) < 1_000 && whole.1 > 0.6, "{first}: {whole:?}");
+        assert!(cut.0.abs_diff(whole.0 + LOST) < 1_000 && cut.1 > 0.8 * whole.1, "{first}: {whole:?} {cut:?}");
+    }
 }
 
 /// The three bundled takes: averaging brings each closer to the others, and keeps its place and length.
