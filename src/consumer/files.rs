@@ -17,6 +17,11 @@ pub(super) fn write_line(out: &mut impl Write, place: &str, value: &impl Seriali
     out.write_all(&line).and_then(|()| out.flush()).map_err(|error| ConsumerError::write(place, error))
 }
 
+/// Number of chunks from one update of a file's header to the next: a live run may be killed at any time.
+pub(super) fn chunks_per_header(live: bool) -> u64 {
+    if live { 1 } else { 64 }
+}
+
 /// A text file, created or truncated by the first write. A write is appended completely or not at all: if the disk fills up within a
 /// line, the written part is removed. If another program truncates the file (logrotate's `copytruncate`), writing continues at its new
 /// end.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use super::files::write_line;
 use super::reports::{HitKind, KeywordHit, KeywordScores};
 use super::{Consumer, ConsumerError, ConsumerWork, Requirements, StreamInfo};
 use crate::chain::Chain;
@@ -75,11 +76,7 @@ impl<W: Write> Lines<W> {
             example: found.example.map(|example| example + 1),
             delay: seconds(found.reported - found.end),
         };
-        let failed = |error| ConsumerError::write(self.place.clone(), error);
-        let mut text = serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
-        text.push('\n');
-        // In one call, so that lines of several consumers do not mix.
-        let written = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(failed);
+        let written = write_line(&mut self.out, &self.place, &line);
         if let Some(observer) = &self.observer {
             observer(KeywordReport::Hit(line));
         }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::{LineFile, RowFile};
+use super::files::{LineFile, RowFile, chunks_per_header};
 use super::jsonl::{JsonLines, JsonOptions};
 use super::{Consumer, ConsumerError, StreamInfo};
 use crate::stream::Representation;
@@ -22,8 +22,6 @@ pub struct Npy {
 
 /// Bytes of the header: the magic, its length, and the dictionary padded to a multiple of 64 (NumPy's format 1.0).
 pub(super) const HEADER_BYTES: usize = 128;
-/// Interval between updates of the header if the source is not live.
-const CHUNKS_PER_HEADER: u64 = 64;
 
 impl Npy {
     /// Writes to `path`, which is created when the stream begins.
@@ -33,7 +31,7 @@ impl Npy {
             frames_out: None,
             chunks_out: None,
             dim: 0,
-            chunks_per_header: CHUNKS_PER_HEADER,
+            chunks_per_header: chunks_per_header(false),
             bytes: Vec::new(),
         }
     }
@@ -62,7 +60,7 @@ impl Consumer for Npy {
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.dim = stream.dim;
-        self.chunks_per_header = if stream.live { 1 } else { CHUNKS_PER_HEADER };
+        self.chunks_per_header = chunks_per_header(stream.live);
         self.frames_out = Some(RowFile::create(&self.path, &header(0, self.dim), 4 * self.dim)?);
         let side = super::side_file(&self.path);
         let place = side.display().to_string();

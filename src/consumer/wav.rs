@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::files::RowFile;
+use super::files::{RowFile, chunks_per_header};
 use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::stream::Representation;
 
@@ -22,7 +22,6 @@ pub enum WavFormat {
 pub struct Wav {
     target: Target,
     format: WavFormat,
-    /// Whether the source is live: the header is then updated after every chunk, because a live run may be killed.
     chunks_per_header: u64,
     sample_rate: u32,
     bytes: Vec<u8>,
@@ -35,8 +34,6 @@ enum Target {
     Writer(Box<dyn Write + Send>, String),
 }
 
-/// Interval between updates of the header if the source is not live.
-const CHUNKS_PER_HEADER: u64 = 64;
 /// Maximum size that a WAV header can represent.
 const LONGEST_BYTES: u64 = u32::MAX as u64 - 1024;
 
@@ -102,7 +99,7 @@ impl Wav {
 
     fn to(target: Target) -> Self {
         let format = WavFormat::default();
-        Self { target, format, chunks_per_header: CHUNKS_PER_HEADER, sample_rate: 1, bytes: Vec::new(), samples: 0 }
+        Self { target, format, chunks_per_header: chunks_per_header(false), sample_rate: 1, bytes: Vec::new(), samples: 0 }
     }
 
     /// Sets the sample format.
@@ -130,7 +127,7 @@ impl Consumer for Wav {
 
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.sample_rate = stream.sample_rate;
-        self.chunks_per_header = if stream.live { 1 } else { CHUNKS_PER_HEADER };
+        self.chunks_per_header = chunks_per_header(stream.live);
         let header = |samples| self.format.header(stream.sample_rate, samples);
         match &mut self.target {
             Target::Path(path) => self.target = Target::File(RowFile::create(path, &header(Some(0)), self.format.bytes())?),
