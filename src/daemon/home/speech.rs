@@ -68,3 +68,53 @@ impl Consumer for SpeechSensor {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::audio::{ChannelPick, decode_file_at};
+    use crate::daemon::events::Interest;
+    use crate::engine::LoadOptions;
+    use crate::exit::Fixed;
+    use crate::pack::Pack;
+    use crate::stream::{Session, SessionOptions};
+
+    /// Speech on both sides of lost audio: the daemon has published that it is over when the device was lost, so it begins again.
+    #[test]
+    fn speech_begins_again_after_lost_audio() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let encoder = Encoder::load(&Pack::open(&models.join("daisy-nano")).unwrap(), &LoadOptions::default()).unwrap();
+        let audio = decode_file_at(&models.join("sample.wav"), ChannelPick::MixDown, 16_000).unwrap();
+        let events = Arc::new(EventBus::default());
+        let mut heard = events.subscribe(Interest::Detections);
+        let mut sensor = SpeechSensor::new(&encoder, events);
+        let options = SessionOptions::default().posteriors(true).ctc(true);
+        let mut session = Session::new(&encoder, Box::new(Fixed::new(encoder.layers())), options).unwrap();
+        session.push(&audio).unwrap();
+        session.finish();
+        let mut published = Vec::new();
+        let mut take = |published: &mut Vec<bool>| {
+            while let Some(event) = heard.try_recv() {
+                let Event::Speech { speech } = &*event else { panic!("{event:?}") };
+                published.push(*speech);
+            }
+        };
+        let mut lost = false;
+        while let Some(mut chunk) = session.next_chunk().unwrap() {
+            // Once, in the chunk after the one in which speech was noticed.
+            if !lost && published.last() == Some(&true) {
+                lost = true;
+                chunk.lost_samples = 1_600_000;
+            }
+            sensor.consume(&chunk).unwrap();
+            take(&mut published);
+        }
+        sensor.finish().unwrap();
+        take(&mut published);
+        assert_eq!(published[..3], [true, false, true], "{published:?}");
+        assert!(published.windows(2).all(|pair| pair[0] != pair[1]) && published.last() == Some(&false), "{published:?}");
+    }
+}
