@@ -3,6 +3,8 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 /// A file that a run reads or writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct OutputConflict {
 impl RunFile {
     /// The file at `path`.
     pub fn at(label: impl Into<String>, path: &Path) -> Self {
-        Self { label: label.into(), path: Some(path.to_owned()), id: identify(path, 0) }
+        Self { label: label.into(), path: Some(path.to_owned()), id: identify(path) }
     }
 
     /// Standard input or output, if it is a file.
@@ -69,7 +71,7 @@ pub fn check_outputs(inputs: &[RunFile], outputs: &[RunFile]) -> Result<(), Outp
 /// Maximum number of links followed to a file that does not exist.
 const LINKS: usize = 40;
 
-fn identify(path: &Path, links: usize) -> FileId {
+fn identify(path: &Path) -> FileId {
     if let Ok(metadata) = std::fs::metadata(path) {
         #[cfg(unix)]
         {
@@ -82,17 +84,27 @@ fn identify(path: &Path, links: usize) -> FileId {
         #[cfg(not(unix))]
         return FileId::Missing(path.canonicalize().unwrap_or_else(|_| path.to_owned()));
     }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A link to a file that does not exist yet.
-    if let Some(target) = std::fs::read_link(path).ok().filter(|_| links < LINKS) {
-        return identify(&parent.join(target), links + 1);
-    }
-    let folder = match parent.canonicalize() {
+    let target = target_of(path, 0);
+    let folder = folder_of(&target);
+    let folder = match folder.canonicalize() {
         Ok(folder) => folder,
         // The folder does not exist yet either: use the path without resolving links.
-        Err(_) => std::path::absolute(parent).unwrap_or_else(|_| parent.to_owned()),
+        Err(_) => std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()),
     };
-    FileId::Missing(path.file_name().map_or(folder.clone(), |name| folder.join(name)))
+    FileId::Missing(target.file_name().map_or(folder.clone(), |name| folder.join(name)))
+}
+
+/// The folder that a path is in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What a path leads to: a link may lead to a file that does not exist yet.
+fn target_of(path: &Path, links: usize) -> PathBuf {
+    match std::fs::read_link(path) {
+        Ok(target) if links < LINKS => target_of(&folder_of(path).join(target), links + 1),
+        _ => path.to_owned(),
+    }
 }
 
 /// Replaces a file atomically: writes a temporary file next to it, which is then renamed. Symbolic links are kept; devices and pipes are
@@ -102,16 +114,20 @@ fn identify(path: &Path, links: usize) -> FileId {
 ///
 /// If the file cannot be written. The old file is then unchanged.
 pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let target = target_of(path, 0);
     if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return std::fs::OpenOptions::new().write(true).open(&target)?.write_all(content);
     }
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?);
-    name.push(format!(".{}.tmp", std::process::id()));
+    // Also unique among threads, and among containers that share the folder.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let moment = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    name.push(format!(".{}-{number}-{moment}.tmp", std::process::id()));
     let temporary = target.with_file_name(name);
+    let mut file = std::fs::File::create_new(&temporary)?;
     let written = (|| {
-        let mut file = std::fs::File::create(&temporary)?;
         if let Ok(metadata) = target.metadata() {
             file.set_permissions(metadata.permissions())?;
         }

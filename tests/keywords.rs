@@ -575,47 +575,89 @@ fn other_keywords_do_not_change_a_score() {
     assert_eq!(scores(&twice), [scores(&alone), scores(&alone)].concat());
 }
 
-/// A phrase that follows a gap within the same chunk is found, at its position in the stream.
-#[test]
-fn a_phrase_is_found_after_a_gap_in_the_chunk_in_which_it_begins() {
-    const LOST: u64 = 12_345;
+/// What a stream delivers after another.
+enum Part<'a> {
+    Audio(&'a [f32]),
+    Lost(u64),
+    /// The end of the stream, and a start without lost audio.
+    Restart,
+}
+
+/// Start and score of the detections of the frames `first` to `first` + 25 of `sound` in a stream.
+fn detections(sound: &[f32], first: usize, parts: &[Part<'_>]) -> Vec<(u64, f32)> {
     let (pack, encoder) = common::default_pack();
-    let sound = &common::speech()[20_000..84_000];
     let policy = || PolicySpec::default().build(pack).unwrap();
     let track = Track::of(sound, encoder, policy(), 16).unwrap();
-    let chunk = 16 * HOP;
-    // Phrases that begin in the second half of a chunk, and end in a later one.
-    for first in [28, 60, 92, 124] {
-        let found = |gap: Option<usize>| {
-            let template = Template::new(track.rows(first..first + 25), track.width());
-            let spotter = Spotter::new(vec![template], SpotterOptions::new(0.3, 0.02));
-            let watched = Watched { name: "one".into(), threshold: 0.3, priority: 0, spotter };
-            let mut search = KeywordSearch::new(vec![watched], Some(Verifier::new(encoder, 16).unwrap()));
-            search.begin(HOP, 16);
-            let mut session = Session::new(encoder, policy(), search.session_options(16)).unwrap();
-            let mut hits = Vec::new();
-            let (before, after) = sound.split_at(gap.unwrap_or(0));
-            session.push(before).unwrap();
-            if gap.is_some() {
-                session.gap(before.len() as u64, LOST).unwrap();
+    let template = Template::new(track.rows(first..first + 25), track.width());
+    let spotter = Spotter::new(vec![template], SpotterOptions::new(0.5, 0.02));
+    let watched = Watched { name: "one".into(), threshold: 0.5, priority: 0, spotter };
+    let mut search = KeywordSearch::new(vec![watched], Some(Verifier::new(encoder, 16).unwrap()));
+    search.begin(HOP, 16);
+    let mut session = Session::new(encoder, policy(), search.session_options(16)).unwrap();
+    let mut hits = Vec::new();
+    let mut each = |hit: Detection<'_>| {
+        hits.push((hit.start, hit.score));
+        Ok::<_, SearchError>(())
+    };
+    let mut received = 0;
+    let mut take = |session: &mut Session| {
+        while let Some(chunk) = session.next_chunk().unwrap() {
+            search.search(&chunk, &mut each).unwrap();
+        }
+    };
+    for part in parts {
+        match part {
+            Part::Audio(audio) => {
+                session.push(audio).unwrap();
+                received += audio.len() as u64;
             }
-            session.push(after).unwrap();
-            session.finish();
-            let mut each = |hit: Detection<'_>| {
-                hits.push((hit.start, hit.score));
-                Ok::<_, SearchError>(())
-            };
-            while let Some(chunk) = session.next_chunk().unwrap() {
-                search.search(&chunk, &mut each).unwrap();
+            Part::Lost(samples) => session.gap(received, *samples).unwrap(),
+            Part::Restart => {
+                session.finish();
+                take(&mut session);
+                session.restart(0).unwrap();
             }
-            search.end(&mut each).unwrap();
-            hits.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or_default()
-        };
-        let whole = found(None);
-        let cut = found(Some(first * HOP / chunk * chunk + chunk / 4));
-        assert!(whole.0.abs_diff((first * HOP) as u64) < 1_000 && whole.1 > 0.6, "{first}: {whole:?}");
-        assert!(cut.0.abs_diff(whole.0 + LOST) < 1_000 && cut.1 > 0.8 * whole.1, "{first}: {whole:?} {cut:?}");
+        }
     }
+    session.finish();
+    take(&mut session);
+    search.end(&mut each).unwrap();
+    hits
+}
+
+/// A phrase is found if it begins or ends in the chunk that a gap is in, at its position in the stream.
+#[test]
+fn a_phrase_before_or_after_a_gap_in_its_chunk_is_found() {
+    const LOST: u64 = 12_345;
+    let sound = &common::speech()[20_000..84_000];
+    // Phrases that begin in the second half of a chunk of 16 frames, and end in the first half of a later one.
+    for first in [28, 60, 92, 124] {
+        let cut = |frame: usize| {
+            let (before, after) = sound.split_at(frame * HOP);
+            detections(sound, first, &[Part::Audio(before), Part::Lost(LOST), Part::Audio(after)])
+        };
+        let [whole] = detections(sound, first, &[Part::Audio(sound)])[..] else { panic!("{first}: not one detection") };
+        assert!(whole.0.abs_diff((first * HOP) as u64) < 1_000, "{first}: {whole:?}");
+        for (gap, shift) in [(first / 16 * 16 + 4, LOST), (first + 28, 0)] {
+            let [found] = cut(gap)[..] else { panic!("{first}, gap at {gap}: {:?}", cut(gap)) };
+            assert!(
+                found.0.abs_diff(whole.0 + shift) < 1_000 && found.1 > 0.6 * whole.1,
+                "{first}, gap at {gap}: {whole:?} {found:?}"
+            );
+        }
+        // Within the phrase.
+        assert_eq!(cut(first + 12), [], "{first}");
+    }
+}
+
+/// Positions after a restart are exact, although the last frame of a stream is short.
+#[test]
+fn a_phrase_after_a_restart_has_its_position_in_the_stream() {
+    let sound = &common::speech()[20_000..83_777];
+    let once = detections(sound, 60, &[Part::Audio(sound)]);
+    let found = detections(sound, 60, &[Part::Audio(sound), Part::Restart, Part::Audio(sound)]);
+    let later = once.iter().map(|(start, score)| (start + sound.len() as u64, *score));
+    assert_eq!(found, once.iter().copied().chain(later).collect::<Vec<_>>());
 }
 
 /// The three bundled takes: averaging brings each closer to the others, and keeps its place and length.

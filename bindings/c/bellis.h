@@ -86,7 +86,7 @@ typedef struct {
   double seconds;
   // The exit layer.
   uint32_t layer;
-  // Frames, one per 20 ms, and numbers per frame.
+  // Frames, one per hop of the pack, and numbers per frame.
   uint32_t frames;
   uint32_t dim;
   // Number of phones that have become final with this chunk, with `BELLIS_PHONES`.

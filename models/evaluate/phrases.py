@@ -137,7 +137,8 @@ class Trial:
     def without(self, kind, phrase):
         """The sentences that do not contain the phrase: those of its own kind whose text is not known may."""
         _, group, wanted, _ = KINDS[kind]
-        return np.array([not (of == group and wanted(entry) and (not words or phrase in sequences(words))) for (of, entry), words in zip(self.entries, self.said)])
+        may = lambda of, entry, words: not words and of == group and wanted(entry)
+        return np.array([not (phrase in sequences(words) or may(of, entry, words)) for (of, entry), words in zip(self.entries, self.said)])
 
     def recalls(self, kind):
         """[phrases, len(RATES) + len(REQUESTED)] recall at the best thresholds for RATES, and at the enrolled ones; number of sentences."""

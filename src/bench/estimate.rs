@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::policies::is_fixed_depth;
 use super::study::Study;
 use super::{BenchError, Plan, device};
 use crate::engine::Encoder;
@@ -26,7 +27,7 @@ pub fn expected_duration(pack: &Pack, encoder: &Arc<Encoder>, plan: &Plan) -> Re
     let conditions = 1.0 + (plan.noises.len() * plan.snrs.len()) as f64;
     let audio = speech * (conditions + if plan.device { 1.0 / device::SPEECH_SHARE } else { 0.0 });
     let (fixed, streamed): (Vec<String>, Vec<String>) =
-        plan.all_policies(pack).into_iter().partition(|text| text.starts_with("fixed"));
+        plan.all_policies(pack).into_iter().partition(|text| is_fixed_depth(text) && text != "never");
     // Every condition: all layers once, then each policy twice, streamed through the runtime and compared with full depth.
     let computing = pass * (audio * (1.0 + 2.0 * streamed.len() as f64) + speech * fixed.len() as f64);
     let playing = if plan.realtime { audio * streamed.len() as f64 + speech * fixed.len() as f64 } else { 0.0 };

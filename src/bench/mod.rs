@@ -22,6 +22,7 @@ pub use device::{Segment, SegmentKind};
 pub use estimate::expected_duration;
 pub use noise::{NoiseKind, Speech};
 pub use page::{compared_page, page, run_page};
+use policies::is_fixed_depth;
 pub use policies::{default_policies, default_policy};
 pub use report::{Cell, Condition, ConditionKind, Curve, DeviceStream, FORMAT, Report};
 
@@ -238,7 +239,7 @@ impl Stream<'_> {
             Some(timed) => timed.clone(),
             None => self.timed(candidate)?,
         };
-        let plain = matches!(candidate.spec.name, Some(PolicyName::Fixed | PolicyName::Never));
+        let plain = is_fixed_depth(&candidate.text);
         let depth = timed.summary.exits.iter().position(|&chunks| chunks > 0).unwrap_or(0);
         let (distance, exits) = match (plain, candidate.spec.name) {
             (true, Some(PolicyName::Never)) => {
@@ -250,7 +251,7 @@ impl Stream<'_> {
                 study.with_policy(self.encoder, self.audio, self.plan.chunk_frames, policy)?
             }
         };
-        if candidate.spec.name == Some(PolicyName::Fixed) {
+        if plain && candidate.spec.name == Some(PolicyName::Fixed) {
             candidate.kept = Some(timed.clone());
         }
         Ok((Cell::new(condition, &candidate.text, &timed, distance), exits))

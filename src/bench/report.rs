@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::allocations::Allocations;
 use super::device::{Segment, SegmentKind};
 use super::noise::NoiseKind;
+use super::policies::is_fixed_depth;
 use super::study::{Distance, Study};
 use super::{Candidate, Plan, Timed, default_policy};
 use crate::engine::Precision;
@@ -267,8 +268,7 @@ impl Report {
 
     /// Policies other than fixed depths: the pack's default first, then DAISY's threshold, then the others.
     pub fn adaptive(&self) -> Vec<&str> {
-        let mut names: Vec<&str> =
-            self.policies().into_iter().filter(|name| !name.starts_with("fixed") && *name != "never").collect();
+        let mut names: Vec<&str> = self.policies().into_iter().filter(|name| !is_fixed_depth(name)).collect();
         names.sort_by_key(|name| if *name == self.focus() { 0 } else { 1 + u8::from(!name.starts_with("threshold")) });
         names
     }
@@ -301,7 +301,7 @@ impl Report {
 
     /// (MACs per second, KL) of every fixed depth, full depth last: means over the conditions with speech, or the device-like stream.
     pub fn fixed_depths(&self, device: bool) -> Vec<(f64, f64)> {
-        let fixed = self.policies().into_iter().filter(|name| name.starts_with("fixed") || *name == "never");
+        let fixed = self.policies().into_iter().filter(|name| is_fixed_depth(name));
         let mut points: Vec<(f64, f64)> = fixed.filter_map(|name| self.cost_and_kl(name, device)).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
         points

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::device::SegmentKind;
+use super::policies::is_fixed_depth;
 use super::report::{Cell, ConditionKind, Report};
 
 /// Width of a column of names.
@@ -125,7 +126,7 @@ impl Report {
             "\ndevice-like stream: 30 % speech, 40 % silence, 30 % noise alone\n{:<width$} {:>6} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8} {:>11} {:>12}",
             "policy", "depth", "speech", "silence", "noise", "KL nats", "fixed *", "CPU s/s", "CPU / clean", "MAC / clean"
         )?;
-        for policy in self.policies().into_iter().filter(|name| !name.starts_with("fixed")) {
+        for policy in self.policies().into_iter().filter(|name| !is_fixed_depth(name) || *name == "never") {
             let Some(cell) = self.first_of_kind(policy, ConditionKind::Device) else { continue };
             let kind = |kind| Maybe(device.depth(policy, kind, self.chunk_ms / 1e3), 2);
             let same_cost = self.fixed_at_same_cost(policy, true).filter(|_| policy != "never");

@@ -53,6 +53,17 @@ pub enum EngineError {
         /// What to do.
         hint: String,
     },
+    /// Weights of a mixture that are not one finite number for h⁰ and for each layer.
+    #[error("the mixture has {finite} finite weights of {given}, and the pack needs {needed}: one for h⁰ and one for each layer")]
+    #[non_exhaustive]
+    Mixture {
+        /// Number of weights that are finite.
+        finite: usize,
+        /// Number of weights.
+        given: usize,
+        /// Number of states.
+        needed: usize,
+    },
     /// A stage failed while running.
     #[error("{stage} failed: {problem}")]
     #[non_exhaustive]

@@ -132,7 +132,7 @@ impl ExitPolicy for Change {
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
         match observation.current() {
             Some(Evidence { finite: true, change: Some(change), .. })
-                if *change <= self.thresholds.at(observation.layer) * self.relax =>
+                if observation.layer < self.layers && *change <= self.thresholds.at(observation.layer) * self.relax =>
             {
                 Decision::Exit(Reason::Change)
             }
@@ -176,7 +176,7 @@ impl ExitPolicy for Gain {
         let (present, lambda) = (present.exp(), self.lambda * self.relax);
         let deeper = deeper.iter().map(|log_kl| log_kl.exp()).chain([0.0]);
         // NaN fails the comparison, so such a chunk continues.
-        match deeper.zip(1u8..).all(|(kl, layers)| present - kl <= lambda * f32::from(layers)) {
+        match deeper.zip(1u16..).all(|(kl, layers)| present - kl <= lambda * f32::from(layers)) {
             true => Decision::Exit(Reason::Gain),
             false => Decision::Continue,
         }

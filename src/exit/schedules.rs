@@ -110,7 +110,8 @@ impl ExitPolicy for Deadline {
             self.layer_seconds += weight * (took - self.layer_seconds);
         }
         self.last_elapsed = observation.elapsed;
-        let spent = observation.elapsed + observation.backlog + Duration::from_secs_f64(self.layer_seconds);
+        let spent =
+            observation.elapsed.saturating_add(observation.backlog).saturating_add(Duration::from_secs_f64(self.layer_seconds));
         match self.inner.decide(observation) {
             Decision::Continue if spent > self.deadline && observation.layer < observation.layers => {
                 // If every chunk exits at the first layer, no layer is timed: decay the estimate until one is tried again.

@@ -1,4 +1,4 @@
-//! The textual form of policies, used by `bellis bench --policy`: `gain`, `threshold:2.5`, `fixed:6`, `gain+gate:0.7`.
+//! The textual form of policies, used by `bellis bench --policy` and the bindings: `gain`, `threshold:2.5`, `fixed:6`, `gain+gate:0.7`.
 
 use std::str::FromStr;
 
@@ -45,9 +45,11 @@ mod tests {
         let spec: PolicySpec = "gain:0.05+gate:0.7".parse().unwrap();
         assert_eq!((spec.name, spec.threshold, spec.gate), (Some(PolicyName::Gain), Some(PerLayer::All(0.05)), Some(0.7)));
         assert_eq!("fixed:6".parse::<PolicySpec>().unwrap().layer, Some(6));
-        for wrong in ["gian", "never:3", "fixed:half", "gain+gate:x", "threshold:"] {
+        for (wrong, named) in
+            [("gian", "gian"), ("never:3", "never"), ("fixed:half", "half"), ("gain+gate:x", "`x`"), ("threshold:", "threshold")]
+        {
             let error = wrong.parse::<PolicySpec>().unwrap_err().to_string();
-            assert!(!error.is_empty(), "{wrong}");
+            assert!(error.contains(named), "{wrong}: {error}");
         }
     }
 }

@@ -273,13 +273,14 @@ pub fn load(path: &Path, pack: Option<&PackRef>) -> Result<Keyword, KeywordError
         format: Option<toml::Value>,
     }
     let invalid = |problem: String| KeywordError::Invalid { path: path.to_owned(), problem };
-    let Version { format } = crate::toml_file::read(path, LIMIT_BYTES)?;
+    let text = crate::toml_file::text(path, LIMIT_BYTES)?;
+    let Version { format } = crate::toml_file::parse(&text, path)?;
     match format {
         Some(toml::Value::Integer(format)) if format == i64::from(FORMAT) => {}
         Some(format) => return Err(invalid(format!("has format {format}, and this version of Bellis reads format {FORMAT}"))),
         None => return Err(invalid(format!("has no `format`, and this version of Bellis reads format {FORMAT}"))),
     }
-    let keyword: Keyword = crate::toml_file::read(path, LIMIT_BYTES)?;
+    let keyword: Keyword = crate::toml_file::parse(&text, path)?;
     check_name(&keyword.name)?;
     let other = |pack: &&PackRef| (&pack.identity, pack.width) != (&keyword.pack.identity, keyword.pack.width);
     if let Some(running) = pack.filter(other) {

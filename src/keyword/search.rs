@@ -38,7 +38,7 @@ impl VerifiedSearch {
     /// A layer that cannot be run.
     pub fn push(&mut self, chunk: &Representation, mut on_hit: impl FnMut(Hit)) -> Result<(), SessionError> {
         let Some(vectors) = &chunk.embedding else { return Ok(()) };
-        self.verifier.push(chunk);
+        self.verifier.push(chunk, 0..vectors.frames());
         let Self { spotter, verifier, block } = self;
         blocks(block, (vectors.as_slice(), vectors.dim()), chunk.ctc_logits.as_ref().map_or(&[], Frames::as_slice), |block| {
             spotter.step(block, Some(&mut *verifier), |_, hit| on_hit(hit))

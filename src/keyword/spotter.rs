@@ -1,8 +1,8 @@
 //! From scores to detections: one utterance, one detection.
 //!
 //! The score of a keyword ([`Matcher`]) rises towards the end of an utterance and falls after it. A peak is final if nothing higher ended
-//! within [`SpotterOptions::hold`] frames. Then it is verified at full depth: the lower score counts, reduced if the phones
-//! of the phrase were not said ([`Verifier`](super::Verifier)). A peak at or above
+//! within [`SpotterOptions::hold`] frames. Then it is verified at full depth: the lower score counts, times a factor for
+//! how surely the phones of the phrase were said ([`Verifier`](super::Verifier)). A peak at or above
 //! the threshold is a detection; after it the keyword is inactive for the refractory time, and never fires again on the same audio. A
 //! lower peak is a near miss, reported on request.
 
@@ -193,7 +193,7 @@ impl Spotter {
     fn settle<V: FullDepth>(&mut self, verifier: Option<&mut V>) -> Result<Option<Hit>, SessionError> {
         let Some(peak) = self.peak.take() else { return Ok(None) };
         let score = match verifier {
-            Some(verifier) => peak.score.min(self.verified(&peak, verifier)?),
+            Some(verifier) => self.verified(&peak, verifier)?,
             None => peak.score,
         };
         let hit = Hit { event: self.event(score), score, ..peak };
@@ -208,7 +208,8 @@ impl Spotter {
         Ok(Some(hit).filter(|_| score > highest && score >= self.options.near_miss))
     }
 
-    /// The highest score at full depth of a match that overlaps `peak` and ends at most `hold` frames after it.
+    /// The score of `peak` or, if it is lower, the highest one at full depth of a match that overlaps it and ends at most `hold` frames after it; times the factor
+    /// of its phones.
     fn verified<V: FullDepth>(&self, peak: &Hit, verifier: &mut V) -> Result<f32, SessionError> {
         let mut matcher = self.matcher.clone();
         matcher.reset();
@@ -218,6 +219,6 @@ impl Spotter {
             let candidates = (first + 1..).zip(matcher.step(block)).take(block.frames());
             highest = candidates.filter(|(end, _)| *end > peak.start).fold(highest, |highest, (_, own)| highest.max(own.score));
         })?;
-        Ok(highest * factor)
+        Ok(peak.score.min(highest) * factor)
     }
 }

@@ -17,7 +17,7 @@ use std::time::Instant;
 use super::phones::Phones;
 use super::template::{FrameBlock, blocks};
 use crate::consumer::ConsumerWork;
-use crate::engine::{Encoder, EngineError, Frames};
+use crate::engine::{Encoder, EngineError};
 use crate::exit::Fixed;
 use crate::stream::{Representation, Session, SessionError, SessionOptions};
 
@@ -116,15 +116,16 @@ impl Verifier {
         self.reset();
     }
 
-    /// Adds the next chunk of the stream, which must have its audio.
-    pub fn push(&mut self, chunk: &Representation) {
-        let frames = chunk.embedding.as_ref().map_or(0, Frames::frames);
-        let own = chunk.audio.as_deref().unwrap_or_default();
-        // Replaces the previous chunk's lookahead. The last frame of a stream may have less than a hop.
+    /// Adds frames of the next chunk of the stream, which must have its audio.
+    pub fn push(&mut self, chunk: &Representation, frames: Range<usize>) {
+        let (own, lookahead) = (chunk.audio.as_deref().unwrap_or_default(), chunk.lookahead.as_deref().unwrap_or_default());
+        let at = |frame: usize| (frame * self.hop).min(own.len());
+        let (own, after) = (&own[at(frames.start)..at(frames.end)], &own[at(frames.end)..]);
+        // Replaces the lookahead of the frames before. The last frame of a stream may have less than a hop.
         self.audio.truncate((self.frames - self.first) as usize * self.hop);
-        self.audio.extend(own.iter().chain(std::iter::repeat(&0.0)).take(frames * self.hop));
-        self.audio.extend_from_slice(chunk.lookahead.as_deref().unwrap_or_default());
-        self.frames += frames as u64;
+        self.audio.extend(own.iter().chain(std::iter::repeat(&0.0)).take(frames.len() * self.hop));
+        self.audio.extend(after.iter().chain(lookahead).take(lookahead.len()));
+        self.frames += frames.len() as u64;
         // Only now and then, because this moves the kept audio to the front.
         let kept = self.kept + self.pass_frames();
         if self.frames - self.first > 2 * kept {

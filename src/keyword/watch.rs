@@ -1,5 +1,6 @@
 //! Several keywords in one stream: frames in, detections with their positions out.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +141,11 @@ pub struct SearchError {
     pub source: SessionError,
 }
 
+/// Values of the frames `range`, `[frames, dim]`.
+fn rows<'a>(values: &'a Frames, range: &Range<usize>) -> &'a [f32] {
+    &values.as_slice()[range.start * values.dim()..range.end * values.dim()]
+}
+
 /// Searches one stream for keywords.
 ///
 /// One utterance gives one detection: of detections whose audio overlaps by more than half of the shorter one, a later one is reported
@@ -153,9 +159,9 @@ pub struct KeywordSearch {
     hits: Vec<(u64, usize, Hit)>,
     /// Detections that later ones may overlap: keyword, hit.
     detections: Vec<(usize, Hit)>,
-    /// Number of frames so far, and the position of frame 0 in a stream without gaps.
+    /// Number of frames so far, and the position that frame 0 would have without the gaps before the present frame.
     frames: u64,
-    origin: u64,
+    origin: i64,
     /// End of the audio processed so far.
     processed: u64,
     hop_samples: u64,
@@ -210,21 +216,40 @@ impl KeywordSearch {
         chunk: &Representation,
         each: &mut impl FnMut(Detection<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        // Audio or a chunk was dropped: no detection spans the gap.
-        if chunk.lost_samples > 0 || chunk.first_sample != self.processed {
+        // Audio or a chunk was dropped before this one, or the stream was restarted: no detection spans this place.
+        let moved = chunk.first_sample as i64 - self.origin - (self.frames * self.hop_samples) as i64;
+        if moved != 0 || (chunk.lost_samples > 0 && chunk.discontinuities.is_empty()) {
             self.end(each)?;
-            self.origin = chunk.first_sample.saturating_sub(self.frames * self.hop_samples);
+            self.origin += moved;
         }
-        // Gaps within the chunk move what follows.
         self.processed = chunk.position(chunk.samples);
-        self.origin += self.processed - chunk.first_sample - chunk.samples;
-        let Some(vectors) = &chunk.embedding else { return Ok(()) };
-        if let Some(verifier) = &mut self.verifier {
-            verifier.push(chunk);
+        let frames = chunk.embedding.as_ref().map_or(0, Frames::frames);
+        let mut first = 0;
+        for gap in &chunk.discontinuities {
+            let last = ((gap.offset / self.hop_samples) as usize).min(frames);
+            self.search_frames(chunk, first..last, each)?;
+            self.end(each)?;
+            self.origin += gap.lost_samples as i64;
+            first = last;
         }
-        let logits = chunk.ctc_logits.as_ref().map_or(&[][..], Frames::as_slice);
+        self.search_frames(chunk, first..frames, each)
+    }
+
+    /// Searches a part of a chunk without gaps.
+    fn search_frames<E: From<SearchError>>(
+        &mut self,
+        chunk: &Representation,
+        frames: Range<usize>,
+        each: &mut impl FnMut(Detection<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(vectors) = chunk.embedding.as_ref().filter(|_| !frames.is_empty()) else { return Ok(()) };
+        if let Some(verifier) = &mut self.verifier {
+            verifier.push(chunk, frames.clone());
+        }
+        let logits = chunk.ctc_logits.as_ref().map_or(&[][..], |logits| rows(logits, &frames));
         let mut block = std::mem::take(&mut self.block);
-        let searched = blocks(&mut block, (vectors.as_slice(), vectors.dim()), logits, |block| self.search_block(block, each));
+        let searched =
+            blocks(&mut block, (rows(vectors, &frames), vectors.dim()), logits, |block| self.search_block(block, each));
         self.block = block;
         searched
     }
@@ -313,7 +338,7 @@ impl KeywordSearch {
     }
 
     fn detection(&self, index: usize, hit: Hit) -> Detection<'_> {
-        let at = |frame: u64| self.origin + frame * self.hop_samples;
+        let at = |frame: u64| (self.origin + (frame * self.hop_samples) as i64).max(0) as u64;
         let keyword = &self.keywords[index];
         Detection {
             event: hit.event,

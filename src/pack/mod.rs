@@ -492,9 +492,10 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
         }
     }
     if let Some(mixture) = &m.mixture
-        && mixture.weights.len() != layers + 1
+        && (mixture.weights.len() != layers + 1 || mixture.weights.iter().any(|weight| !weight.is_finite()))
     {
-        return fail("[mixture] weights", format!("must have layers + 1 = {} values, got {}", layers + 1, mixture.weights.len()));
+        let problem = format!("must have layers + 1 = {} finite values, got {}", layers + 1, mixture.weights.len());
+        return fail("[mixture] weights", problem);
     }
     if m.embedding.is_none() != m.stages.embedding.is_empty() {
         return fail("[embedding] width", "and `embedding.k` in [stages] require each other, but one is missing".into());

@@ -1,6 +1,6 @@
 //! DAISY's featurizer: a softmax over the weights of h⁰ … h^k, renormalised at the exit depth k.
 
-use crate::engine::Frames;
+use crate::engine::{EngineError, Frames};
 
 /// Learned weights of the hidden states.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,13 @@ impl Mixture {
     /// Equal weights: the mean of the states.
     pub fn uniform(layers: usize) -> Self {
         Self { weights: vec![0.0; layers + 1], layer_norm: false }
+    }
+
+    /// Rejects weights that do not fit an encoder with `layers` layers.
+    pub(super) fn check(&self, layers: usize) -> Result<(), EngineError> {
+        let (given, needed) = (self.weights.len(), layers + 1);
+        let finite = self.weights.iter().filter(|weight| weight.is_finite()).count();
+        if (finite, given) == (needed, needed) { Ok(()) } else { Err(EngineError::Mixture { finite, given, needed }) }
     }
 
     /// Mixes the states h⁰ … h^k, each `[T, D]`, to `[T, D]`.

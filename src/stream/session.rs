@@ -105,6 +105,9 @@ impl SessionOptions {
         if self.ctc {
             encoder.check_ctc()?;
         }
+        if let Vectors::Mixture(mixture) = &self.vectors {
+            mixture.check(encoder.layers())?;
+        }
         Ok(())
     }
 }

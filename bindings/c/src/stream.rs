@@ -37,7 +37,7 @@ pub struct Chunk {
     pub seconds: f64,
     /// The exit layer.
     pub layer: u32,
-    /// Frames, one per 20 ms, and numbers per frame.
+    /// Frames, one per hop of the pack, and numbers per frame.
     pub frames: u32,
     pub dim: u32,
     /// Number of phones that have become final with this chunk, with `BELLIS_PHONES`.

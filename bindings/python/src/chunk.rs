@@ -61,7 +61,7 @@ impl Chunk {
     }
 }
 
-/// Frames as an array that owns their memory: nothing is copied.
+/// Frames as an array that owns its memory.
 fn array(py: Python<'_>, frames: bellis::engine::Frames) -> PyResult<Py<PyArray2<f32>>> {
     let shape = [frames.frames(), frames.dim()];
     let flat = numpy::PyArray1::from_vec(py, frames.into_vec());
