@@ -54,6 +54,7 @@ host() { rustc -vV | sed -n 's/^host: //p'; }
 # Sets the environment for building for a triple, and the variables `cargo`, `to` (cargo's arguments) and `output_dir`.
 cross() {
   triple=$1
+  name=$(echo "$triple" | tr a-z- A-Z_)
   gnu=$(gnu_of "$triple")
   RUSTC=$(compiler_for "$triple") || fail "no compiler has the standard library of $triple; run targets/setup $(architecture_of "$triple")"
   export RUSTC
@@ -68,7 +69,6 @@ cross() {
   export CARGO_TARGET_DIR="${CROSS_TARGET_DIR:-$here/../target/cross}"
   to="--target $triple"
   output_dir=$CARGO_TARGET_DIR/$triple
-  name=$(echo "$triple" | tr a-z- A-Z_)
   export "CARGO_TARGET_${name}_LINKER=$gnu-gcc" PKG_CONFIG_ALLOW_CROSS=1
   export "PKG_CONFIG_LIBDIR_$(echo "$triple" | tr - _)=/usr/lib/$gnu/pkgconfig:/usr/share/pkgconfig"
 }

@@ -23,7 +23,7 @@ from models.train.paths import DATA, PREPARED, REPOSITORY
 
 from . import plots
 from .measures import Heads, PhoneProbe, agreement, cosine_distance, divergence, interval, log_mel, pool, posterior_distance, purity, recognised
-from .runs import run, segments
+from .runs import BELLIS, run, segments
 from .streams import KINDS, SNRS, STREAMS
 
 TAUS = (0.8, 1.2, 1.6, 2.0, 2.5, 3.0)
@@ -42,14 +42,18 @@ class Evaluation:
         self.heads = Heads(pack, self.layers)
 
     def run(self, stream, policy, *more):
-        name = hashlib.sha256(repr((self.key, stream, (STREAMS / f"{stream}.json").read_bytes(), policy, more)).encode()).hexdigest()[:24]
+        # Of the audio and the program, size and time stand for the content.
+        made = [(file.stat().st_size, file.stat().st_mtime_ns) for file in (STREAMS / f"{stream}.wav", Path(BELLIS))]
+        name = hashlib.sha256(repr((self.key, stream, made, (STREAMS / f"{stream}.json").read_bytes(), policy, more)).encode()).hexdigest()[:24]
         path = DATA / "evaluate" / f"{name}.pickle"
         if path.exists():
             return pickle.loads(path.read_bytes())
         found = run(self.pack, stream, policy, *more)
         found.states = found.states.astype(np.float16)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(pickle.dumps(found))
+        part = path.with_suffix(".part")
+        part.write_bytes(pickle.dumps(found))
+        part.rename(path)
         print(f"evaluate: {stream}, {policy}: depth {found.report['mean_exit_layer']:.2f}, {found.macs / 1e6:.0f} M MACs per second", flush=True)
         return found
 

@@ -147,7 +147,7 @@ def table(figures):
 
 Measured by `python -m models.evaluate.asr {figures["path"]}`; {figures["pack"]}.json has all figures with 95 % intervals. Phone error rate
 in %: edit distance divided by the number of phones in the reference, which is what the synthesiser was given, or what espeak-ng reads in a
-recording's text. None of these voices, recordings and kinds of noise was used in training. `never` is full depth; *of full compute* refers
+recording's text. None of these voices and noise recordings was used in training. `never` is full depth; *of full compute* refers
 to the MACs of everything that ran.
 
 {chr(10).join(sections)}

@@ -2,8 +2,7 @@
 
     python -m models.evaluate.card PACK
 
-Reads docs/models/NAME/figures.json (models.evaluate) and, if present, asr.json (models.evaluate.asr) and heads.json
-(models.train.heads), and writes docs/models/NAME.md.
+Reads docs/models/NAME/figures.json (models.evaluate) and, if present, heads.json (models.train.heads --write), and writes docs/models/NAME.md.
 """
 
 import argparse
@@ -96,10 +95,6 @@ def heads(rows):
     )
 
 
-def recogniser(found):
-    return table(list(found["columns"]), found["rows"])
-
-
 PAGE = """# {name}
 
 {description}: {layers} layers of {dim}, {heads} attention heads, {units} units, {millions:.2f} M parameters, {megabytes:.1f} MB as f16. Chunks of
@@ -176,8 +171,6 @@ def main():
     more = ""
     if found := read("heads.json"):
         more += "## Joint heads and DAISY's\n\nDAISY trains its heads on the finished encoder, against the argmax of its own last head; here all heads are trained jointly with the encoder. DAISY's rule with\nboth, at the same mean depth, on held-out speech:\n\n" + heads(found) + "\n"
-    if found := read("asr.json"):
-        more += "## Phone error rate of the CTC branches\n\n" + recogniser(found) + "\n"
     encoder, provenance = manifest["encoder"], manifest["provenance"]
     page = PAGE.format(
         name=name, description=sentence(manifest["description"])[:-1], layers=encoder["layers"], dim=encoder["dim"], heads=encoder["heads"], units=encoder["units"],

@@ -205,8 +205,8 @@ def noise_at(audio, snr, noise, random):
 
 
 def babble():
-    """phonlab's babble, party and restaurant noise, which no pack was trained on."""
-    index = [c for c in json.loads((PREPARED / "noise.test.json").read_text()) if c["package"] == "phonlab"]
+    """phonlab's babble, party and restaurant noise, which no pack was trained on, without its recordings of words."""
+    index = [c for c in json.loads((PREPARED / "noise.test.json").read_text()) if c["package"] == "phonlab" and "data/noise" in c["clip"]]
     sound = np.load(PREPARED / "noise.test.npy", mmap_mode="r")
     return np.concatenate([np.asarray(sound[c["start"] * 320 : (c["start"] + c["frames"]) * 320], np.float32) / 32768 for c in index])
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from .mixing import QUIET, Crops
-from .model import Forecast, load
+from .model import Forecast, digest, load
 from .train import CHUNKS, FRAMES
 
 TARGETS = (0.90, 0.95, 0.98)
@@ -186,7 +186,8 @@ def main():
         gain = torch.load(path, weights_only=True)["gain"]
     else:
         gain = predictors(model, Crops(FRAMES, seed=1_000_000), arguments.crops, arguments.steps)
-    torch.save(thresholds(model, gain, Crops(FRAMES, "speech.calibrate", seed=1), max(2, arguments.crops // 2)), path)
+    numbers = thresholds(model, gain, Crops(FRAMES, "speech.calibrate", seed=1), max(2, arguments.crops // 2))
+    torch.save({**numbers, "of": digest(model)}, path)
     print(f"calibrate: {path}", flush=True)
 
 

@@ -333,6 +333,8 @@ def main():
     model, checkpoint = student.load(arguments.checkpoint)
     calibration = arguments.calibration or arguments.checkpoint.parent / "calibration.pt"
     numbers = torch.load(calibration, weights_only=True) if calibration.exists() else None
+    if numbers and numbers.pop("of", None) != student.digest(model):
+        raise SystemExit(f"export: {calibration} is of another checkpoint; run `python -m models.train.calibrate {arguments.checkpoint}`")
     steps = f"{checkpoint.get('step', 0)} steps" + (f" after the {arguments.resumed} of the pack that they resumed from" if arguments.resumed else "")
     steps += ", averaged with earlier models" if checkpoint.get("averaged") else ""
     folder = write(model, arguments.pack, arguments.name or arguments.pack.name, not arguments.f32, steps, numbers, VOCABULARY if model.shape.phones else ())

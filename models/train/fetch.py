@@ -57,8 +57,10 @@ def unpack(registry, file, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="use packages.quick.toml")
+    parser.add_argument("--allow-missing", action="store_true", help="continue without packages that cannot be downloaded")
     arguments = parser.parse_args()
     lock = dict(line.split() for line in LOCK.read_text().splitlines()) if LOCK.exists() else {}
+    missing = []
     for registry, package in wanted(listed(arguments.quick)):
         name = package_of(package)
         folder = PACKAGES / name
@@ -68,7 +70,7 @@ def main():
         try:
             file = download(registry, package.split("/")[0], folder / ".download")
         except subprocess.CalledProcessError:
-            print(f"fetch: {package} is not available; continuing without it", flush=True)
+            missing.append(package)
             continue
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         if lock.setdefault(file.name, digest) != digest:
@@ -80,6 +82,10 @@ def main():
         (folder / ".unpacked").touch()
         LOCK.write_text("".join(f"{name} {lock[name]}\n" for name in sorted(lock)))
         print(f"fetch: {package}", flush=True)
+    if missing:
+        print(f"fetch: cannot download {', '.join(missing)}", flush=True)
+        if not arguments.allow_missing:
+            raise SystemExit("fetch: run the same command again, or with --allow-missing to do without them")
 
 
 if __name__ == "__main__":

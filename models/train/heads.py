@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from .calibrate import at, bisect, first_at_most
 from .mixing import NONE, Crops
 from .model import load
+from .paths import REPOSITORY
 from .train import FRAMES
 
 CHUNK, BATCH, RATE = 16, 4, 3e-3
@@ -68,6 +69,7 @@ def main():
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--crops", type=int, default=150, help="number of held-out crops for the comparison (default: %(default)s)")
+    parser.add_argument("--write", metavar="NAME", help="write the comparison for the model card of this pack, docs/models/NAME/heads.json (default: next to the checkpoint)")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -85,7 +87,8 @@ def main():
             depth = first_at_most(rows["entropy"], bisect(0.0, 6.0, lambda bound: mean(bound) < share * model.shape.layers))
             table[-1][kind] = {name: float(at(rows[name], depth).nanmean()) for name in ("kl", "agreement", "units")}
         print(f"heads: {table[-1]}", flush=True)
-    (arguments.checkpoint.parent / "heads.json").write_text(json.dumps(table, indent=1))
+    folder = REPOSITORY / "docs/models" / arguments.write if arguments.write else arguments.checkpoint.parent
+    (folder / "heads.json").write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

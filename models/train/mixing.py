@@ -90,8 +90,13 @@ class Group:
         self.units, self.phones, self.sounding = (self.targets(name, *one) for one in (("units", NONE, np.uint16), ("phones", UNKNOWN, np.uint8), ("frames", UNKNOWN, np.uint8)))
 
     def targets(self, name, kind, unknown, dtype):
-        path = TARGETS / f"{name}.{kind}.npy"
-        return np.load(path, mmap_mode="r") if path.exists() else np.full(len(self.sound) // HOP, unknown, dtype)
+        path, frames = TARGETS / f"{name}.{kind}.npy", len(self.sound) // HOP
+        if not path.exists():
+            return np.full(frames, unknown, dtype)
+        found = np.load(path, mmap_mode="r")
+        if len(found) != frames:
+            raise SystemExit(f"{path} has {len(found)} frames, and {name} has {frames}: remove the targets of {name}, and make them again")
+        return found
 
 
 class Crops:

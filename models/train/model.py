@@ -5,6 +5,7 @@ exits after layer e keeps its state, and the deeper layers' keys and values are 
 gap_fill = "project").
 """
 
+import hashlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -220,3 +221,11 @@ def load(path):
     model = Student(Shape(**checkpoint["shape"]))
     model.load_state_dict({name: value.float() for name, value in checkpoint["model"].items()})
     return model, checkpoint
+
+
+def digest(model):
+    """SHA-256 of a model's weights."""
+    total = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        total.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
