@@ -151,16 +151,12 @@ impl Resampler {
         input.saturating_sub(u128::from(self.zeros + self.taken)) as u64
     }
 
-    /// Samples that may still be given of `total`.
-    fn left(&self, total: u64) -> usize {
-        usize::try_from(total - self.given).unwrap_or(usize::MAX)
-    }
-
     /// Resamples `samples`; the output is limited to `total` samples over the resampler's lifetime.
     fn feed(&mut self, mut samples: &[f32], out: &mut Vec<f32>, total: u64) {
-        let left = self.left(total);
+        // More than fit into the memory of a 32-bit system.
+        let left = |given: u64| usize::try_from(total - given).unwrap_or(usize::MAX);
         let Some(inner) = &mut self.inner else {
-            let count = samples.len().min(left);
+            let count = samples.len().min(left(self.given));
             out.extend_from_slice(&samples[..count]);
             self.given += count as u64;
             return;
@@ -184,7 +180,7 @@ impl Resampler {
             self.input.clear();
             let trimmed = self.to_trim.min(written);
             self.to_trim -= trimmed;
-            let count = (written - trimmed).min(left);
+            let count = (written - trimmed).min(left(self.given));
             out.extend_from_slice(&self.output[trimmed..trimmed + count]);
             self.given += count as u64;
         }
