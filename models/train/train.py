@@ -6,7 +6,8 @@ alignment use. The loss of layer k of L counts (k/L)^GROWTH, so that deep layers
     python -m models.train.train daisy-tiny [--minutes M] [--steps N] [--threads N] [--resume CHECKPOINT|PACK]
 
 The learning rate is constant after a warm-up and falls to zero over the last part of the run (--decay). A longer training continues
-from runs/NAME/stable.pt; runs/NAME/final.pt is exported. An interrupted run resumes from runs/NAME/latest.pt.
+from runs/NAME/stable.pt; runs/NAME/final.pt is exported. The same command resumes an interrupted run from runs/NAME/latest.pt, with what is left
+of its minutes or steps.
 """
 
 import argparse
@@ -174,7 +175,10 @@ def main():
     bf16 = arguments.bf16 if arguments.bf16 is not None else device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     folder = RUNS / arguments.name
     folder.mkdir(parents=True, exist_ok=True)
-    resume = arguments.resume or (folder / "latest.pt" if (folder / "latest.pt").exists() else None)
+    latest, resume = folder / "latest.pt", arguments.resume
+    interrupted = latest.exists() and load(latest)[1].get("resumed") == resume
+    if interrupted:
+        resume = latest
     if resume and Path(resume).is_dir():
         model, checkpoint = export.read(Path(resume), VOCABULARY, framewise=True), {}
     else:
@@ -186,7 +190,9 @@ def main():
     step, warm = checkpoint.get("step", 0), checkpoint.get("step", 0) if "optimiser" in checkpoint else 0
     batches = iter(DataLoader(Lessons(arguments.batch, seed=step), batch_size=None, num_workers=arguments.workers, pin_memory=device.type == "cuda"))
     print(f"train: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from step {step}", flush=True)
-    began, first, stable = time.time(), step, False
+    first = checkpoint.get("first", step) if interrupted else step
+    began = time.time() - (checkpoint.get("seconds", 0) if interrupted else 0)
+    stable = interrupted and (folder / "stable.pt").exists() and load(folder / "stable.pt")[1]["step"] > first
     mean, share = None, weights(model.shape.layers).to(device)
     shown = lambda row: [round(x, 2) for x in row[::2].tolist()]
     while True:
@@ -211,8 +217,9 @@ def main():
             seconds = (time.time() - began) / (step - first)
             print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s per step, nats of every other layer, units {shown(mean[0])} phones {shown(mean[1])} frames {shown(mean[2])}", flush=True)
         if step % 100 == 0:
-            save(folder / "latest.pt", model, step=step, optimiser=optimisers.state_dict())
+            save(latest, model, step=step, optimiser=optimisers.state_dict(), resumed=arguments.resume, first=first, seconds=time.time() - began)
     save(folder / "final.pt", model, step=step)
+    latest.unlink(missing_ok=True)
     print(f"train: {folder / 'final.pt'} at step {step}", flush=True)
 
 
