@@ -8,6 +8,7 @@ models/keywords/demo/long.flac     sentences with and without the word, in party
 models/keywords/demo/long.json     start and end of each utterance of the word, seconds
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -93,8 +94,13 @@ def demo(words):
     (OUT / "demo/long.json").write_text(json.dumps(truth) + "\n")
 
 
-if __name__ == "__main__":
+def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     from ..evaluate.keywords import spoken_words
 
     background()
     demo(spoken_words())
+
+
+if __name__ == "__main__":
+    main()

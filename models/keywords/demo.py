@@ -6,6 +6,7 @@ models/keywords/demo/lamp.opus   the command in six voices, and similar phrases,
 models/keywords/demo/lamp.json   [[phrase, voice, start, end]] in seconds
 """
 
+import argparse
 import json
 
 import numpy as np
@@ -38,6 +39,7 @@ NOISE = 0.0008  # RMS of the room noise, about 40 dB below the speech
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     kokoro, random = Kokoro(), np.random.default_rng(0)
     parts, truth, at = [np.zeros(int(PAUSE * RATE), np.float32)], [], PAUSE
     for phrase, voice in SCRIPT:
