@@ -81,6 +81,17 @@ impl Hit {
     }
 }
 
+/// The last near miss.
+#[derive(Debug, Clone, Copy, Default)]
+struct Missed {
+    /// The frame after its last one.
+    end: u64,
+    /// Its score before verification.
+    score: f32,
+    /// The highest score after verification in this audio.
+    verified: f32,
+}
+
 /// The search for one keyword in one stream.
 #[derive(Debug)]
 pub struct Spotter {
@@ -93,8 +104,7 @@ pub struct Spotter {
     age: u32,
     /// End of the last detection.
     fired: Option<u64>,
-    /// End of the last near miss, and its score before and after verification.
-    missed: (u64, f32, f32),
+    missed: Missed,
     highest_score: f32,
 }
 
@@ -108,7 +118,7 @@ impl Spotter {
             peak: None,
             age: 0,
             fired: None,
-            missed: (0, 0.0, 0.0),
+            missed: Missed::default(),
             highest_score: 0.0,
         }
     }
@@ -182,7 +192,7 @@ impl Spotter {
 
     fn may_peak(&self, hit: &Hit) -> bool {
         // One near miss per stretch of audio, and another only if its score is higher.
-        let (end, score, _) = self.missed;
+        let Missed { end, score, .. } = self.missed;
         let reportable =
             hit.score >= self.options.threshold.min(self.options.near_miss) && (hit.start >= end || hit.score > score);
         let active =
@@ -202,9 +212,8 @@ impl Spotter {
             return Ok(Some(hit));
         }
         // A later peak in the same audio counts only if its score is higher at both depths.
-        let (end, _, verified) = self.missed;
-        let highest = if hit.start < end { verified } else { f32::NEG_INFINITY };
-        self.missed = (hit.end, peak.score, score.max(highest));
+        let highest = if hit.start < self.missed.end { self.missed.verified } else { f32::NEG_INFINITY };
+        self.missed = Missed { end: hit.end, score: peak.score, verified: score.max(highest) };
         Ok(Some(hit).filter(|_| score > highest && score >= self.options.near_miss))
     }
 
