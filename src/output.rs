@@ -84,7 +84,7 @@ fn identify(path: &Path) -> FileId {
         #[cfg(not(unix))]
         return FileId::Missing(path.canonicalize().unwrap_or_else(|_| path.to_owned()));
     }
-    let target = target_of(path, 0);
+    let target = target_of(path);
     let folder = folder_of(&target);
     let folder = match folder.canonicalize() {
         Ok(folder) => folder,
@@ -100,11 +100,13 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// What a path leads to: a link may lead to a file that does not exist yet.
-fn target_of(path: &Path, links: usize) -> PathBuf {
-    match std::fs::read_link(path) {
-        Ok(target) if links < LINKS => target_of(&folder_of(path).join(target), links + 1),
-        _ => path.to_owned(),
+fn target_of(path: &Path) -> PathBuf {
+    let mut target = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(next) = std::fs::read_link(&target) else { break };
+        target = folder_of(&target).join(next);
     }
+    target
 }
 
 /// Replaces a file atomically: writes a temporary file next to it, which is then renamed. Symbolic links are kept; devices and pipes are
@@ -114,7 +116,7 @@ fn target_of(path: &Path, links: usize) -> PathBuf {
 ///
 /// If the file cannot be written. The old file is then unchanged.
 pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let target = target_of(path, 0);
+    let target = target_of(path);
     if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         return std::fs::OpenOptions::new().write(true).open(&target)?.write_all(content);
     }

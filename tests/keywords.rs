@@ -583,11 +583,11 @@ enum Part<'a> {
     Restart,
 }
 
-/// Start and score of the detections of the frames `first` to `first` + 25 of `sound` in a stream.
-fn detections(sound: &[f32], first: usize, parts: &[Part<'_>]) -> Vec<(u64, f32)> {
+/// Start and score of the detections of the frames `first` to `first` + 25 of `audio` in a stream.
+fn detections(audio: &[f32], first: usize, parts: &[Part<'_>]) -> Vec<(u64, f32)> {
     let (pack, encoder) = common::default_pack();
     let policy = || PolicySpec::default().build(pack).unwrap();
-    let track = Track::of(sound, encoder, policy(), 16).unwrap();
+    let track = Track::of(audio, encoder, policy(), 16).unwrap();
     let template = Template::new(track.rows(first..first + 25), track.width());
     let spotter = Spotter::new(vec![template], SpotterOptions::new(0.5, 0.02));
     let watched = Watched { name: "one".into(), threshold: 0.5, priority: 0, spotter };
@@ -607,9 +607,9 @@ fn detections(sound: &[f32], first: usize, parts: &[Part<'_>]) -> Vec<(u64, f32)
     };
     for part in parts {
         match part {
-            Part::Audio(audio) => {
-                session.push(audio).unwrap();
-                received += audio.len() as u64;
+            Part::Audio(samples) => {
+                session.push(samples).unwrap();
+                received += samples.len() as u64;
             }
             Part::Lost(samples) => session.gap(received, *samples).unwrap(),
             Part::Restart => {
@@ -629,14 +629,14 @@ fn detections(sound: &[f32], first: usize, parts: &[Part<'_>]) -> Vec<(u64, f32)
 #[test]
 fn a_phrase_before_or_after_a_gap_in_its_chunk_is_found() {
     const LOST: u64 = 12_345;
-    let sound = &common::speech()[20_000..84_000];
+    let audio = &common::speech()[20_000..84_000];
     // Phrases that begin in the second half of a chunk of 16 frames, and end in the first half of a later one.
     for first in [28, 60, 92, 124] {
         let cut = |frame: usize| {
-            let (before, after) = sound.split_at(frame * HOP);
-            detections(sound, first, &[Part::Audio(before), Part::Lost(LOST), Part::Audio(after)])
+            let (before, after) = audio.split_at(frame * HOP);
+            detections(audio, first, &[Part::Audio(before), Part::Lost(LOST), Part::Audio(after)])
         };
-        let [whole] = detections(sound, first, &[Part::Audio(sound)])[..] else { panic!("{first}: not one detection") };
+        let [whole] = detections(audio, first, &[Part::Audio(audio)])[..] else { panic!("{first}: not one detection") };
         assert!(whole.0.abs_diff((first * HOP) as u64) < 1_000, "{first}: {whole:?}");
         for (gap, shift) in [(first / 16 * 16 + 4, LOST), (first + 28, 0)] {
             let [found] = cut(gap)[..] else { panic!("{first}, gap at {gap}: {:?}", cut(gap)) };
@@ -653,10 +653,10 @@ fn a_phrase_before_or_after_a_gap_in_its_chunk_is_found() {
 /// Positions after a restart are exact, although the last frame of a stream is short.
 #[test]
 fn a_phrase_after_a_restart_has_its_position_in_the_stream() {
-    let sound = &common::speech()[20_000..83_777];
-    let once = detections(sound, 60, &[Part::Audio(sound)]);
-    let found = detections(sound, 60, &[Part::Audio(sound), Part::Restart, Part::Audio(sound)]);
-    let later = once.iter().map(|(start, score)| (start + sound.len() as u64, *score));
+    let audio = &common::speech()[20_000..83_777];
+    let once = detections(audio, 60, &[Part::Audio(audio)]);
+    let found = detections(audio, 60, &[Part::Audio(audio), Part::Restart, Part::Audio(audio)]);
+    let later = once.iter().map(|(start, score)| (start + audio.len() as u64, *score));
     assert_eq!(found, once.iter().copied().chain(later).collect::<Vec<_>>());
 }
 

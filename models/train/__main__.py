@@ -54,7 +54,7 @@ def main():
         ["keywords.speech", pack],
     ]
     if quick:
-        # A test: everything but the downloads is made anew.
+        # A test: only downloads are reused.
         for made in ("prepared", "targets", "runs"):
             shutil.rmtree(data / made, ignore_errors=True)
     for number, (step, *flags) in enumerate(steps):

@@ -175,11 +175,12 @@ def main():
     bf16 = arguments.bf16 if arguments.bf16 is not None else device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
     folder = RUNS / arguments.name
     folder.mkdir(parents=True, exist_ok=True)
-    latest, resume = folder / "latest.pt", arguments.resume
-    interrupted = latest.exists() and load(latest)[1].get("resumed") == resume
-    if interrupted:
-        resume = latest
-    if resume and Path(resume).is_dir():
+    latest, resume, run = folder / "latest.pt", arguments.resume, {}
+    interrupted = load(latest) if latest.exists() else None
+    if interrupted and interrupted[1].get("resumed") == resume:
+        model, checkpoint = interrupted
+        run = checkpoint
+    elif resume and Path(resume).is_dir():
         model, checkpoint = export.read(Path(resume), VOCABULARY, framewise=True), {}
     else:
         model, checkpoint = load(resume) if resume else (Student(replace(SHAPES[arguments.name], phones=len(VOCABULARY), framewise=True)), {})
@@ -190,9 +191,7 @@ def main():
     step, warm = checkpoint.get("step", 0), checkpoint.get("step", 0) if "optimiser" in checkpoint else 0
     batches = iter(DataLoader(Lessons(arguments.batch, seed=step), batch_size=None, num_workers=arguments.workers, pin_memory=device.type == "cuda"))
     print(f"train: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from step {step}", flush=True)
-    first = checkpoint.get("first", step) if interrupted else step
-    began = time.time() - (checkpoint.get("seconds", 0) if interrupted else 0)
-    stable = interrupted and (folder / "stable.pt").exists() and load(folder / "stable.pt")[1]["step"] > first
+    began, first, stable = time.time() - run.get("seconds", 0), run.get("first", step), run.get("stable", False)
     mean, share = None, weights(model.shape.layers).to(device)
     shown = lambda row: [round(x, 2) for x in row[::2].tolist()]
     while True:
@@ -217,7 +216,7 @@ def main():
             seconds = (time.time() - began) / (step - first)
             print(f"train: step {step} ({100 * gone:.0f} %), {seconds:.2f} s per step, nats of every other layer, units {shown(mean[0])} phones {shown(mean[1])} frames {shown(mean[2])}", flush=True)
         if step % 100 == 0:
-            save(latest, model, step=step, optimiser=optimisers.state_dict(), resumed=arguments.resume, first=first, seconds=time.time() - began)
+            save(latest, model, step=step, optimiser=optimisers.state_dict(), resumed=arguments.resume, first=first, stable=stable, seconds=time.time() - began)
     save(folder / "final.pt", model, step=step)
     latest.unlink(missing_ok=True)
     print(f"train: {folder / 'final.pt'} at step {step}", flush=True)

@@ -66,25 +66,25 @@ pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyho
     inputs.extend(files.iter().map(|path| RunFile::at(path.display().to_string(), path)));
     let stages = std::fs::read_dir(pack).into_iter().flatten().flatten();
     inputs.extend(stages.map(|entry| RunFile::at(format!("the pack's {}", entry.path().display()), &entry.path())));
-    let mut first_on_stdout: Option<String> = None;
+    let mut first_on_stdout: Option<Asked> = None;
     for Asked { label: text, spec } in asked(settings)? {
         if let ConsumerSpec::Keyword(Some(path)) = &spec {
             inputs.push(RunFile::at(format!("the keywords {}", path.display()), path));
         }
         if spec.is_stdout() {
-            let keyword = |label: &str| label.split(':').next() == Some("keyword");
             match &first_on_stdout {
-                Some(first) if keyword(first) && keyword(&text) => {
+                Some(first) if matches!((&first.spec, &spec), (ConsumerSpec::Keyword(_), ConsumerSpec::Keyword(_))) => {
                     bail!(
-                        "`{first}` and `{text}`: a run has one consumer `keyword`; keyword:FOLDER searches for several keywords"
+                        "`{}` and `{text}`: a run has one consumer `keyword`; keyword:FOLDER searches for several keywords",
+                        first.label
                     )
                 }
-                Some(first) => {
+                Some(Asked { label: first, .. }) => {
                     bail!("consumers `{first}` and `{text}` both write to standard output; write one of them to a file")
                 }
                 None => outputs.extend(RunFile::of(format!("consumer `{text}` on standard output"), std::io::stdout())),
             }
-            first_on_stdout = Some(text);
+            first_on_stdout = Some(Asked { label: text, spec });
             continue;
         }
         outputs.extend(spec.files().iter().map(|path| RunFile::at(format!("consumer `{text}`"), path)));

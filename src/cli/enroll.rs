@@ -112,9 +112,7 @@ impl Enroll {
         if path.exists() && !self.replace {
             bail!("{}: keyword `{}` exists; pass --replace to replace it", path.display(), self.name);
         }
-        if let Ok(replaced) = load(&path, None) {
-            keyword.replace(&replaced);
-        }
+        keyword.replace(&path);
         // A folder that cannot be written is reported before the recording.
         check_folder(existing(&folder)).with_context(|| folder.display().to_string())?;
         let stop = stop_on_signals()?;

@@ -328,9 +328,7 @@ impl Enrolment {
         let io = |source| JobError::Folder { folder: self.folder.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(io)?;
         let path = keyword.path_in(&self.folder);
-        if let Ok(replaced) = load(&path, None) {
-            keyword.replace(&replaced);
-        }
+        keyword.replace(&path);
         keyword.save(&path)?;
         let weak = weaknesses(&keyword, &takes, &self.enrolled(), self.enroller.pack());
         Ok(weak.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))

@@ -372,9 +372,11 @@ impl Keyword {
         (self.threshold, self.false_accepts_per_hour, self.feedback.given) = (threshold, None, None);
     }
 
-    /// Takes over what a user has set for the keyword that this one replaces: priority and refractory time.
-    pub fn replace(&mut self, replaced: &Self) {
-        (self.priority, self.refractory_seconds) = (replaced.priority, replaced.refractory_seconds);
+    /// Takes over what a user has set for the keyword in the file `path`, if there is one that this one replaces: priority and refractory time.
+    pub fn replace(&mut self, path: &Path) {
+        if let Ok(replaced) = load(path, None) {
+            (self.priority, self.refractory_seconds) = (replaced.priority, replaced.refractory_seconds);
+        }
     }
 
     /// The threshold without feedback.

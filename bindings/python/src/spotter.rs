@@ -234,9 +234,7 @@ impl KeywordSpotter {
                 }
             }
             std::fs::create_dir_all(&self.folder)?;
-            if let Ok(replaced) = load(&path, None) {
-                keyword.replace(&replaced);
-            }
+            keyword.replace(&path);
             keyword.save(&path).map_err(raise)?;
             let others: Vec<Keyword> =
                 find(&self.folder).map_err(raise)?.iter().filter_map(|other| load(other, None).ok()).collect();

@@ -30,7 +30,7 @@ impl SpeechSensor {
     }
 
     /// Publishes a change.
-    fn tell(&mut self, speech: bool) {
+    fn publish(&mut self, speech: bool) {
         if std::mem::replace(&mut self.speech, speech) != speech {
             self.events.publish(Event::Speech { speech });
         }
@@ -50,7 +50,7 @@ impl Consumer for SpeechSensor {
         // Lost audio counts as silence.
         if chunk.lost_samples > 0 {
             self.spoken = 0.0;
-            self.tell(false);
+            self.publish(false);
         }
         let Some(frames) = self.detector.frames(chunk) else { return Ok(()) };
         let now = chunk.start_seconds() + chunk.seconds();
@@ -59,12 +59,12 @@ impl Consumer for SpeechSensor {
             self.spoken = now;
         }
         let speech = self.spoken > 0.0 && now - self.spoken < SPEECH_HANGOVER;
-        self.tell(speech);
+        self.publish(speech);
         Ok(())
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
-        self.tell(false);
+        self.publish(false);
         Ok(())
     }
 }
