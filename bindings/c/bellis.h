@@ -133,6 +133,7 @@ uint32_t bellis_encoder_dim(const BellisEncoder *encoder);
 const char *bellis_error(void);
 
 // Begins a stream of mono audio at `rate` Hz, searched for the keywords that are in `folder` now (`*.keyword.toml`, from `bellis enroll`).
+// Files that cannot be used, such as those of another pack, are skipped unless none is left: `bellis_spotter_keyword` lists the others.
 // `options` may be NULL. Returns NULL on failure.
 //
 // # Safety
@@ -142,6 +143,14 @@ BellisSpotter *bellis_spotter_new(const BellisEncoder *encoder,
                                   const char *folder,
                                   uint32_t rate,
                                   const BellisSpotterOptions *options);
+
+// Name of keyword `index` of those that are searched for, UTF-8; NULL after the last one. It belongs to the spotter.
+//
+// # Safety
+//
+// `spotter` is valid.
+const char *bellis_spotter_keyword(const BellisSpotter *spotter,
+                                   size_t index);
 
 // Frees a spotter. NULL is ignored.
 //

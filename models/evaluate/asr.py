@@ -20,27 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from models.train.check import distance, referenced
+from models.train.check import KINDS, distance, referenced
 from models.train.inventory import BOUNDARY, fold
 from models.train.mixing import scale_to
 from models.train.paths import HOP, RATE, REPOSITORY
-from models.train.sentences import BORROWED
 
 from .measures import interval
 from .runs import BELLIS, segments
 from .streams import LEVEL, PAUSE, STREAMS, Pool, Stream
 
-KINDS = {  # of speech: group and condition of its entries
-    "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
-    "English, synthetic voices": ("synthetic.test", lambda entry: entry["language"] == "en"),
-    "Spanish, Portuguese and Hindi, synthetic voices": ("synthetic.test", lambda entry: entry["language"] in ("es", "pt", "hi")),
-    "German, Dutch, Polish, Russian, Swedish, Czech and Chinese, synthetic voices": ("synthetic.test", lambda entry: entry["language"] in BORROWED),
-    "acted English": ("speech.acted", lambda entry: True),
-    "acted English, another game": ("speech.casts", lambda entry: entry["package"] == "drascula"),
-    "acted Spanish": ("speech.casts", lambda entry: entry["package"] == "drascula-spanish"),
-    "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
-    "read Russian": ("speech.probe", lambda entry: True),
-}
 CONDITIONS = (("", None), ("babble", 10), ("public", 5), ("music", 5), ("white", 0))
 CTC_ENTROPIES = (0.1, 0.15, 0.2, 0.3, 0.45, 0.7)
 GAINS = (0.01, 0.03, 0.07)

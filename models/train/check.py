@@ -25,6 +25,17 @@ from .texts import text_of
 CHUNK, LEVEL = 16, 10 ** (-30 / 20)
 SHORTEST = 30  # frames of a clip
 SILENT = (0, VOCABULARY.index(BOUNDARY))
+KINDS = {  # of speech: its group, and which of the clips
+    "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
+    "English, synthetic voices": ("synthetic.test", lambda entry: entry["language"] == "en"),
+    "Spanish, Portuguese and Hindi, synthetic voices": ("synthetic.test", lambda entry: entry["language"] in ("es", "pt", "hi")),
+    "German, Dutch, Polish, Russian, Swedish, Czech and Chinese, synthetic voices": ("synthetic.test", lambda entry: entry["language"] in BORROWED),
+    "acted English": ("speech.acted", lambda entry: True),
+    "acted English, another game": ("speech.casts", lambda entry: entry["package"] == "drascula"),
+    "acted Spanish": ("speech.casts", lambda entry: entry["package"] == "drascula-spanish"),
+    "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
+    "read Russian": ("speech.probe", lambda entry: True),
+}
 
 
 def collapse(row):
@@ -61,6 +72,11 @@ def referenced(group, wanted, rng):
             yield np.asarray(sound[here.start * HOP : here.stop * HOP], np.float32) / 32768, phones
 
 
+def some(kind, rng, count):
+    """At most `count` random (samples, phones) of a kind of speech."""
+    return itertools.islice(referenced(*KINDS[kind], rng), count)
+
+
 @torch.no_grad()
 def errors(model, pairs, snr, rng):
     """Phone error rate of every layer, [L + 1]."""
@@ -86,22 +102,11 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = model_of(arguments.model)
-    kinds = {
-        "synthetic voices, English": ("synthetic.test", lambda entry: entry["language"] == "en"),
-        "synthetic voices, Spanish, Portuguese and Hindi": ("synthetic.test", lambda entry: entry["language"] in ("es", "pt", "hi")),
-        "synthetic voices, borrowed languages": ("synthetic.test", lambda entry: entry["language"] in BORROWED),
-        "read English": ("speech.test", lambda entry: entry["package"] == "pocketsphinx-testdata"),
-        "acted English": ("speech.acted", lambda entry: True),
-        "acted English, another game": ("speech.casts", lambda entry: entry["package"] == "drascula"),
-        "acted Spanish": ("speech.casts", lambda entry: entry["package"] == "drascula-spanish"),
-        "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
-        "read Russian": ("speech.probe", lambda entry: True),
-    }
     layers = [k for k in range(model.shape.layers + 1) if k in (2, 4, 5, 6, 8, model.shape.layers)]
-    for name, (group, wanted) in kinds.items():
+    for name in KINDS:
         for snr in (None, 5):
             rng = np.random.default_rng(1)
-            found = errors(model, list(itertools.islice(referenced(group, wanted, rng), arguments.clips)), snr, rng)
+            found = errors(model, some(name, rng, arguments.clips), snr, rng)
             half = found[len(found) // 2]
             print(f"check: {name}, {'clean' if snr is None else f'pink noise at {snr} dB'}: " + " ".join(f"{k}:{100 * found[k]:.1f}" for k in layers) + f", half to full {100 * (half - found[-1]) / max(half, 1e-9):.0f} %", flush=True)
 

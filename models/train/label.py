@@ -38,7 +38,7 @@ def model_of(path):
 
 @torch.no_grad()
 def outputs(model, sound):
-    """Yields (first frame, unit [T], log-probability of the CTC branch [T, V], of the frame head [T, V] or None) over a group's sound."""
+    """Yields (first frame, log-probabilities of the last head [T, units], of the CTC branch [T, V], of the frame head [T, V] or None) over a group's sound."""
     frames = len(sound) // HOP
     for start in range(0, frames, WINDOW - WARM_UP):
         first = max(0, start - WARM_UP)
@@ -49,7 +49,7 @@ def outputs(model, sound):
         audio[max(0, -begin) :][: len(part)] = part
         state = model(torch.from_numpy(audio)[None], CHUNK)[-1][0]
         keep = slice(start - first, min(count, frames - first))
-        units = model.heads[-1](state)[keep].argmax(-1).numpy()
+        units = model.heads[-1](state)[keep].log_softmax(-1).numpy()
         phones = model.ctc[-1](state)[keep].log_softmax(-1).numpy()
         sounding = model.frames[-1](state)[keep].log_softmax(-1).numpy() if model.frames else None
         yield start, units, phones, sounding
@@ -125,7 +125,7 @@ def label(model, group, keep_units):
     ctc = np.zeros((frames, len(VOCABULARY)), np.float16)
     heads = np.zeros((frames, len(VOCABULARY)), np.float16) if model.frames else None
     for start, unit, log_p, frame in outputs(model, sound):
-        units[start : start + len(unit)] = unit
+        units[start : start + len(unit)] = unit.argmax(-1)
         ctc[start : start + len(unit)] = log_p
         if heads is not None:
             heads[start : start + len(unit)] = frame

@@ -15,7 +15,8 @@ NONE = 65535
 UNKNOWN = 255  # phone
 SPEECH_SHARE, NOISE_SHARE = 0.82, 0.12  # of the training crops; the rest is silence
 QUIET = 0  # the unit for silence
-SPEEDS, PRECISION = (0.85, 1.18), 100  # speaker perturbation by resampling, in steps of 1/PRECISION
+PERTURBED = 0.6  # of the crops, by resampling, which makes another speaker
+SPEEDS, PRECISION = (0.85, 1.18), 100  # of that, in steps of 1/PRECISION
 LEVELS = (-57, -12)  # dBFS of the speech
 # Measured impulse responses of a bathroom, a church, a concrete room and a stage; the package's others are effects.
 ROOMS = ("ir_bathroom1", "Derlon Sanctuary", "Concrete Room", "Accoustic2_Impulse")
@@ -131,7 +132,7 @@ class Crops:
 
     def other_speaker(self, group, first):
         """The crop from frame `first` at another speed, which moves pitch and formants: samples, and the frames that it comes from."""
-        speed = self.rng.uniform(*SPEEDS) if self.rng.random() < 0.6 else 1.0
+        speed = self.rng.uniform(*SPEEDS) if self.rng.random() < PERTURBED else 1.0
         down = round(PRECISION * speed)
         taken = self.at(group.sound, first * HOP - LEAD, self.samples * down // PRECISION + HOP)
         audio = resample_poly(taken, PRECISION, down).astype(np.float32) if down != PRECISION else taken

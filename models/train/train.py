@@ -122,7 +122,7 @@ class Lessons(IterableDataset):
 
     def __iter__(self):
         worker = get_worker_info()
-        crops = Crops(FRAMES, shares(), seed=(self.seed, worker.id if worker else 0))
+        crops = Crops(FRAMES, shares(), seed=(*self.seed, worker.id if worker else 0))
         while True:
             yield tuple(torch.from_numpy(array) for array in crops.batch(self.batch))
 
@@ -155,7 +155,8 @@ class Optimisers:
             optimiser.load_state_dict(state)
 
 
-def main():
+def options(given=None):
+    """The options of a run, of the command line or of `given`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SHAPES)
     parser.add_argument("--minutes", type=float, default=600)
@@ -167,19 +168,23 @@ def main():
     parser.add_argument("--workers", type=int, default=1, help="processes that prepare crops; a GPU needs one per core (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, help="matmuls in bfloat16 (default: if the device supports it)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the crops (default: %(default)s)")
     parser.add_argument("--resume", help="checkpoint or pack to resume from; a pack has no optimiser state")
-    arguments = parser.parse_args()
+    return parser.parse_args(given)
+
+
+def run(arguments, folder):
+    """Trains to folder/final.pt, or to the end of an interrupted run from folder/latest.pt."""
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
     bf16 = arguments.bf16 if arguments.bf16 is not None else device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    folder = RUNS / arguments.name
     folder.mkdir(parents=True, exist_ok=True)
-    latest, resume, run = folder / "latest.pt", arguments.resume, {}
+    latest, resume, before = folder / "latest.pt", arguments.resume, {}
     interrupted = load(latest) if latest.exists() else None
     if interrupted and interrupted[1].get("resumed") == resume:
         model, checkpoint = interrupted
-        run = checkpoint
+        before = checkpoint
     elif resume and Path(resume).is_dir():
         model, checkpoint = export.read(Path(resume), VOCABULARY, framewise=True), {}
     else:
@@ -189,9 +194,9 @@ def main():
     if "optimiser" in checkpoint:
         optimisers.load_state_dict(checkpoint["optimiser"])
     step, warm = checkpoint.get("step", 0), checkpoint.get("step", 0) if "optimiser" in checkpoint else 0
-    batches = iter(DataLoader(Lessons(arguments.batch, seed=step), batch_size=None, num_workers=arguments.workers, pin_memory=device.type == "cuda"))
+    batches = iter(DataLoader(Lessons(arguments.batch, seed=(arguments.seed, step)), batch_size=None, num_workers=arguments.workers, pin_memory=device.type == "cuda"))
     print(f"train: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, from step {step}", flush=True)
-    began, first, stable = time.time() - run.get("seconds", 0), run.get("first", step), run.get("stable", False)
+    began, first, stable = time.time() - before.get("seconds", 0), before.get("first", step), before.get("stable", False)
     mean, share = None, weights(model.shape.layers).to(device)
     shown = lambda row: [round(x, 2) for x in row[::2].tolist()]
     while True:
@@ -220,6 +225,11 @@ def main():
     save(folder / "final.pt", model, step=step)
     latest.unlink(missing_ok=True)
     print(f"train: {folder / 'final.pt'} at step {step}", flush=True)
+
+
+def main():
+    arguments = options()
+    run(arguments, RUNS / arguments.name)
 
 
 if __name__ == "__main__":

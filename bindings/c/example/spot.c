@@ -32,6 +32,9 @@ int main(int count, char **arguments) {
     /* The spotter keeps what it needs. */
     bellis_encoder_free(encoder);
     if (!spotter) return fail("spotter");
+    const char *keyword;
+    for (size_t index = 0; (keyword = bellis_spotter_keyword(spotter, index)); index++)
+        fprintf(stderr, "searching for %s\n", keyword);
     int16_t samples[1600];
     size_t read;
     while ((read = fread(samples, sizeof *samples, 1600, stdin)) > 0)

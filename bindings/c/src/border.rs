@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::error::Error as StdError;
 use std::ffi::{c_char, CStr, CString};
-use std::path::Path;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::path::Path;
 
 thread_local! {
     static ERROR: RefCell<CString> = RefCell::default();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::{c_char, c_int, CString};
 use std::time::Duration;
 
-use bellis::keyword::{Detection, Event, KeywordStream, MOST_REFRACTORY, SearchOptions};
+use bellis::keyword::{Detection, Event, KeywordStream, SearchOptions, MOST_REFRACTORY};
 
 use crate::border::{guarded, name, numbers, path, scaled, Failure};
 use crate::{Encoder, BELLIS_API, BELLIS_FAILED};
@@ -43,6 +43,7 @@ pub struct Spotter {
     samples: Vec<f32>,
     waiting: VecDeque<Found>,
     current: CString,
+    keywords: Vec<CString>,
     ended: bool,
 }
 
@@ -83,6 +84,7 @@ impl Spotter {
 }
 
 /// Begins a stream of mono audio at `rate` Hz, searched for the keywords that are in `folder` now (`*.keyword.toml`, from `bellis enroll`).
+/// Files that cannot be used, such as those of another pack, are skipped unless none is left: `bellis_spotter_keyword` lists the others.
 /// `options` may be NULL. Returns NULL on failure.
 ///
 /// # Safety
@@ -112,7 +114,9 @@ pub unsafe extern "C" fn bellis_spotter_new(
                 return Err(format!("false_accepts must be 0 or more, got {}", options.false_accepts).into());
             }
             if !(0.0..=MOST_REFRACTORY).contains(&options.refractory) {
-                return Err(format!("refractory must be between 0 and {MOST_REFRACTORY} seconds, got {}", options.refractory).into());
+                return Err(
+                    format!("refractory must be between 0 and {MOST_REFRACTORY} seconds, got {}", options.refractory).into()
+                );
             }
             search.near_miss = (options.near_misses > 0.0).then_some(options.near_misses);
             search.false_accepts = (options.false_accepts > 0.0).then_some(options.false_accepts);
@@ -126,8 +130,23 @@ pub unsafe extern "C" fn bellis_spotter_new(
             )
             .into());
         }
+        let keywords = stream.names().iter().map(|own| name(own)).collect();
         let (samples, waiting, current) = (Vec::new(), VecDeque::new(), CString::default());
-        Ok(Box::into_raw(Box::new(Spotter { stream, samples, waiting, current, ended: false })))
+        Ok(Box::into_raw(Box::new(Spotter { stream, samples, waiting, current, keywords, ended: false })))
+    })
+}
+
+/// Name of keyword `index` of those that are searched for, UTF-8; NULL after the last one. It belongs to the spotter.
+///
+/// # Safety
+///
+/// `spotter` is valid.
+#[no_mangle]
+pub unsafe extern "C" fn bellis_spotter_keyword(spotter: *const Spotter, index: usize) -> *const c_char {
+    guarded(std::ptr::null(), || {
+        // SAFETY: as documented.
+        let spotter = unsafe { spotter.as_ref() }.ok_or("spotter is NULL")?;
+        Ok(spotter.keywords.get(index).map_or(std::ptr::null(), |keyword| keyword.as_ptr()))
     })
 }
 

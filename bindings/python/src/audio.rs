@@ -25,6 +25,8 @@ impl Samples<'_> {
     /// The samples as f32.
     pub fn read(&self) -> PyResult<Vec<f32>> {
         Ok(match self {
+            Self::F32(array) if !array.is_aligned() => return Err(not_aligned()),
+            Self::I16(array) if !array.is_aligned() => return Err(not_aligned()),
             Self::F32(array) => array.as_array().iter().copied().collect(),
             Self::I16(array) => array.as_array().iter().map(|&sample| f32::from(sample) / I16_SCALE).collect(),
             Self::Other(other) => {
@@ -38,6 +40,11 @@ impl Samples<'_> {
             }
         })
     }
+}
+
+/// Of a buffer's odd offset, or of a packed record's field.
+fn not_aligned() -> PyErr {
+    PyTypeError::new_err("the samples are not aligned in memory; pass samples.copy()")
 }
 
 /// Converts one stream to the pack's rate.

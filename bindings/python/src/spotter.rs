@@ -198,6 +198,9 @@ impl KeywordSpotter {
         if path.exists() && !replace {
             return Err(PyFileExistsError::new_err(format!("{}: the keyword exists; pass replace=True", path.display())));
         }
+        // Takes are minutes of work: first, the place for their result.
+        std::fs::create_dir_all(&self.folder)
+            .map_err(|error| BellisError::new_err(format!("{}: {error}", self.folder.display())))?;
         let mut audio = Vec::new();
         for take in &takes {
             let mut resampled = Vec::new();
@@ -233,7 +236,6 @@ impl KeywordSpotter {
                     enroller.set_threshold(&mut keyword, false_accepts, speech, |_| true).map_err(raise)?;
                 }
             }
-            std::fs::create_dir_all(&self.folder)?;
             keyword.replace(&path);
             keyword.save(&path).map_err(raise)?;
             let others: Vec<Keyword> =

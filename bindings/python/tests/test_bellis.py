@@ -85,6 +85,15 @@ def test_int16_and_float32_are_the_same_and_strides_are_followed(speech, encoder
         assert all(np.array_equal(a, b.vectors) for a, b in zip(vectors, run(encoder.stream(rate), other), strict=True))
 
 
+def test_samples_that_are_not_aligned_are_refused(encoder):
+    offset = np.frombuffer(bytes(1 + 2 * 1600), "<i2", offset=1)
+    field = np.zeros(1600, [("sample", "<f4"), ("flag", "u1")])["sample"]
+    for samples in (offset, field):
+        with pytest.raises(TypeError, match="not aligned"):
+            encoder.stream(16_000).push(samples)
+        assert encoder.stream(16_000).push(samples.copy()) == []
+
+
 def test_vectors_are_arrays_of_frames_and_outlive_their_stream(speech, encoder):
     audio, rate = speech
     [*chunks] = run(encoder.stream(rate, posteriors=True, entropies=True), audio)

@@ -20,7 +20,7 @@ class Microphone:
     """Results of a stream on a microphone, as an iterator and a context manager.
 
     Audio waits in a queue of ten seconds. If the loop is slower for longer than that, the newest audio is dropped and counted in `dropped`
-    (samples); `overruns` counts the times that the device's own buffer overflowed.
+    (samples), which later positions leave out; `overruns` counts the times that the device's own buffer overflowed.
     """
 
     def __init__(self, begin, rate, device=None):
@@ -54,6 +54,7 @@ class Microphone:
                 self.close()
                 name, reason = self._device or "default", self._error or "the device is gone"
                 raise BellisError(f"the microphone `{name}` stopped: {reason}; `arecord --list-pcms` lists microphones")
+            self._taken += len(samples)
             self._results = iter(self._stream.accept(samples))
 
     def close(self):
@@ -81,8 +82,8 @@ class Microphone:
             self._closed = True
             raise BellisError(f"{_PROGRAM} was not found, and microphones need it; install it: sudo apt install alsa-utils") from None
         block = max(int(_BLOCK_SECONDS * self._rate), 1)
-        # The reader alone adds blocks and limits their number, so that it never waits, not even to report the end.
-        self._blocks = queue.SimpleQueue()
+        # The reader limits what waits, so that it never waits, not even to report the end.
+        self._blocks, self._taken = queue.SimpleQueue(), 0
         self._error = ""
         self._log = threading.Thread(target=self._read_log, daemon=True)
         self._reader = threading.Thread(target=self._read, args=(block,), daemon=True)
@@ -90,13 +91,14 @@ class Microphone:
         self._reader.start()
 
     def _read(self, block):
-        rest = b""
+        rest, added = b"", 0
         while data := self._process.stdout.read(2 * block):
             data = rest + data
             whole = len(data) // 2 * 2
             rest = data[whole:]
-            if self._blocks.qsize() < _QUEUE_SECONDS / _BLOCK_SECONDS:
+            if added - self._taken < _QUEUE_SECONDS * self._rate:
                 self._blocks.put(np.frombuffer(data[:whole], "<i2"))
+                added += whole // 2
             else:
                 self.dropped += whole // 2
         self._log.join()
