@@ -19,6 +19,8 @@ pub(super) struct Flac {
     position: u64,
     /// A frame that was read ahead, while the samples before it are reported as lost.
     waiting: Option<usize>,
+    /// Whether bytes after the last whole frame were skipped.
+    damaged: bool,
     ended: bool,
 }
 
@@ -195,7 +197,7 @@ impl Flac {
     pub fn open(mut bytes: Bytes) -> Result<Self, Failure> {
         let info = read_metadata(&mut bytes)?;
         let codec = codec(&info)?;
-        Ok(Self { bytes, info, codec, position: 0, waiting: None, ended: false })
+        Ok(Self { bytes, info, codec, position: 0, waiting: None, damaged: false, ended: false })
     }
 
     /// Finds the end of the frame at the front: the position at which its checksum is correct and another header or the end follows.
@@ -317,14 +319,22 @@ impl Stream for Flac {
             }
             match self.boundary()? {
                 boundary @ (Boundary::End | Boundary::CutOff(_)) => {
+                    // What begins as frames do is one with a damaged header; a tag is not.
+                    let damaged = std::mem::take(&mut self.damaged) || self.bytes.buffered().first() == Some(&0xff);
                     self.bytes.skip(u64::MAX)?;
-                    if let (Boundary::CutOff(samples), 0) = (boundary, self.info.total) {
-                        return Ok(Piece::CutOff { samples });
-                    }
-                    return self.end();
+                    return match (boundary, self.info.total) {
+                        (Boundary::CutOff(samples), 0) => Ok(Piece::CutOff { samples }),
+                        // Without a length in the header, the loss is at least known.
+                        (_, 0) if damaged => Ok(Piece::CutOff { samples: 0 }),
+                        _ => self.end(),
+                    };
                 }
-                Boundary::Damaged(length) => self.bytes.consume(length),
+                Boundary::Damaged(length) => {
+                    self.damaged = true;
+                    self.bytes.consume(length);
+                }
                 Boundary::Whole(length) => {
+                    self.damaged = false;
                     let header = self.info.header(self.bytes.buffered());
                     let start = header.map_or(self.position, |header| header.start);
                     if start > self.position {

@@ -133,23 +133,26 @@ impl Ogg {
         Ok(ogg)
     }
 
+    /// Whether a stream that ends here is cut off: it had part of a page or of a packet more.
+    fn is_half(&mut self) -> bool {
+        std::mem::take(&mut self.skipped) || self.logical.partial.as_ref().is_some_and(|partial| !partial.is_empty())
+    }
+
     /// Reads the next page and appends the completed pieces to `ready`.
     fn read(&mut self) -> Result<(), Failure> {
         let Some(page) = read_page(&mut self.bytes, &mut self.skipped)? else {
             self.finished = true;
-            // Part of a page or of a packet: the file is cut off.
-            let half =
-                std::mem::take(&mut self.skipped) || self.logical.partial.as_ref().is_some_and(|partial| !partial.is_empty());
+            let half = self.is_half();
             return self.logical.finish(half && !self.logical.ended, &mut self.ready);
         };
         if page.flags & FIRST != 0 {
             let is_next = self.logical.ended || self.logical.has_audio;
             match Logical::begin(&page) {
                 Ok(next) if is_next => {
+                    let half = self.is_half();
                     if !self.logical.ended {
-                        self.logical.finish(false, &mut self.ready)?;
+                        self.logical.finish(half, &mut self.ready)?;
                     }
-                    self.skipped = false;
                     self.logical = next;
                     self.ready.push_back(Ready::Piece(Piece::Next));
                 }

@@ -12,6 +12,10 @@ const FORMAT_LIMIT_BYTES: u32 = 1 << 16;
 const BLOCK_BYTES: usize = 16 << 10;
 /// Sizes that recorders write if the length is unknown, minus their own header and rounded down to frames.
 const UNKNOWN_SIZES: [u32; 3] = [0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
+/// Metadata after audio of a declared size is at most this long.
+const LONGEST_TAIL_BYTES: u64 = 16 << 20;
+/// Audio of a file by which the alignment of 24-bit samples is decided: five seconds and more.
+const ALIGNMENT_BYTES: usize = 1 << 20;
 /// Sizes up to this much below one of [`UNKNOWN_SIZES`] also mean "unknown": sox writes 0x7ffff000.
 const UNKNOWN_BELOW: u32 = 0x1000;
 /// Chunks that can follow an empty `data` chunk; any other bytes are audio.
@@ -35,7 +39,7 @@ enum Sample {
     MuLaw,
 }
 
-/// 24-bit samples in 4-byte containers, aligned low (ALSA) or high (the WAVE specification). The first block of audio decides.
+/// 24-bit samples in 4-byte containers, aligned low (ALSA) or high (the WAVE specification). The first audio that is not silent decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Coding {
     Known(Sample),
@@ -146,8 +150,8 @@ impl Wav {
                 }
                 None
             }
-            // A file that really has this length keeps its size.
-            Some(size) if unknown(size) && bytes.left().is_none_or(|left| left < size) => None,
+            // A file that really has this length keeps its size; one that is longer than the header can say is read to its end.
+            Some(size) if unknown(size) && bytes.left().is_none_or(|left| left < size || left - size > LONGEST_TAIL_BYTES) => None,
             Some(size) => Some(size),
         };
         let announced = match left {
@@ -254,10 +258,15 @@ impl Stream for Wav {
         let sample = match self.coding {
             Coding::Known(sample) => sample,
             Coding::S24Padded => {
-                let block = self.bytes.fill(BLOCK_BYTES)?;
+                // A pipe does not wait for more audio than a block.
+                let ahead = if self.bytes.left().is_some() { ALIGNMENT_BYTES } else { BLOCK_BYTES };
+                let block = self.bytes.fill(ahead)?;
                 let sample = alignment(&block[..block.len().min(usize::try_from(left).unwrap_or(usize::MAX))]);
-                self.coding = Coding::Known(sample);
-                sample
+                if let Some(sample) = sample {
+                    self.coding = Coding::Known(sample);
+                }
+                // Silence is the same in both.
+                sample.unwrap_or(Sample::S24In32)
             }
         };
         sample.decode(&self.bytes.buffered()[..whole], out);
@@ -296,12 +305,15 @@ impl Wav {
 }
 
 /// Detects whether 24-bit samples are in the high or low bytes of their containers. In ALSA's format, the fourth byte repeats the sign
-/// or is zero; in the other, the first byte is zero.
-fn alignment(block: &[u8]) -> Sample {
+/// or is zero; in the other, the first byte is zero. `None` for silence.
+fn alignment(block: &[u8]) -> Option<Sample> {
+    if block.iter().all(|&byte| byte == 0) {
+        return None;
+    }
     let samples = || block.chunks_exact(4);
     let low_byte_unused = samples().all(|sample| sample[0] == 0);
     let high_byte_is_sign = samples().all(|sample| sample[3] == 0 || (sample[3] == 0xff && sample[2] & 0x80 != 0));
-    if low_byte_unused && !high_byte_is_sign { Sample::S32 } else { Sample::S24In32 }
+    Some(if low_byte_unused && !high_byte_is_sign { Sample::S32 } else { Sample::S24In32 })
 }
 
 impl Sample {
