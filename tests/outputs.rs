@@ -146,6 +146,13 @@ rows, dim = header['shape']
 assert len(b) == 128 + 4 * rows * dim, (len(b), rows, dim)
 print(rows)";
 
+/// Rows and columns in the header of an array.
+fn shape(bytes: &[u8]) -> Vec<u64> {
+    let header = String::from_utf8_lossy(&bytes[..128]).into_owned();
+    let shape = header.split("'shape': (").nth(1).unwrap().split(')').next().unwrap();
+    shape.split(", ").map(|count| count.parse().unwrap()).collect()
+}
+
 /// Simulates a full disk by a limit on the file size, which falls within a line, a row and a sample.
 #[test]
 fn files_are_valid_after_a_full_disk() {
@@ -212,6 +219,37 @@ fn files_are_valid_after_a_kill() {
     let opened = python(OPEN_WAV, &[&at("x.wav")]);
     let fields: Vec<u64> = opened.split_whitespace().map(|field| field.parse().unwrap()).collect();
     assert!(fields[3] >= 5 * 5_120 && fields[4] == 2 * fields[3], "{opened}");
+    // The last row may be in flight.
+    let bytes = std::fs::read(at("x.npy")).unwrap();
+    let rows = shape(&bytes);
+    assert!(rows[0] > 0 && (bytes.len() as u64) >= 128 + 4 * rows[0] * rows[1], "{rows:?}, {} bytes", bytes.len());
+}
+
+/// A named pipe is opened once, by its consumer: its reader gets everything.
+#[cfg(unix)]
+#[test]
+fn named_pipes_are_outputs() {
+    let folder = folder();
+    let at = |name: &str| folder.path().join(name);
+    let mut readers = Vec::new();
+    for name in ["lines", "heard.wav", "array"] {
+        assert!(Command::new("mkfifo").arg(at(name)).status().unwrap().success());
+        let path = at(name);
+        readers.push(std::thread::spawn(move || std::fs::read(path).unwrap()));
+    }
+    let consumers = ["--consumer", "jsonl:lines", "--consumer", "wav:heard.wav"];
+    let found = run(&[&["in.wav", "--quiet"], &consumers[..]].concat(), folder.path());
+    assert!(found.status.success(), "{}", stderr(&found));
+    let mut readers = readers.into_iter();
+    let lines = readers.next().unwrap().join().unwrap();
+    assert!(String::from_utf8(lines).unwrap().lines().count() > 5);
+    std::fs::write(at("copy.wav"), readers.next().unwrap().join().unwrap()).unwrap();
+    let heard = bellis::audio::decode_file(&at("copy.wav"), bellis::audio::ChannelPick::MixDown).unwrap().0;
+    let whole = bellis::audio::decode_file(&at("in.wav"), bellis::audio::ChannelPick::MixDown).unwrap().0;
+    assert_eq!(heard.len(), whole.len());
+    let refused = run(&["in.wav", "--quiet", "--consumer", "npy:array"], folder.path());
+    assert!(!refused.status.success() && stderr(&refused).contains("array: is a pipe"), "{}", stderr(&refused));
+    readers.next().unwrap().join().unwrap();
 }
 
 #[test]

@@ -227,10 +227,13 @@ fn a_reload_starts_new_consumers_and_those_whose_file_was_moved() {
     configure("[\"jsonl:a.jsonl\", \"jsonl:b.jsonl\", \"npy:c.npy\"]");
     served.signal("HUP");
     within("lines", || at("b.jsonl").exists() && lines(&at("b.jsonl")).len() >= 3 && at("c.npy").exists());
-    // b is removed.
+    // b is removed. Of c, only the lines beside the array are moved, as by a rule for *.jsonl.
     configure("[\"jsonl:a.jsonl\", \"npy:c.npy\"]");
+    within("lines", || lines(&at("c.chunks.jsonl")).len() >= 3);
+    std::fs::rename(at("c.chunks.jsonl"), at("c.old")).unwrap();
     served.signal("HUP");
     within("the second reload", || served.metric("bellis_reloads_total") == 2.0);
+    within("a new array", || at("c.1.npy").exists() && lines(&at("c.chunks.jsonl")).len() >= 3);
     let after = lines(&at("a.jsonl")).len();
     within("lines", || lines(&at("a.jsonl")).len() >= after + 3);
     assert_eq!(served.metric("bellis_samples_dropped_total"), 0.0);

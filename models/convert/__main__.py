@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 
-from .checkpoint import ConvertError
+from .command import run
 from .convert import convert
 from .pack import Options
 
@@ -68,20 +68,15 @@ def parser():
 
 def main():
     args = parser().parse_args()
-    try:
-        options = Options(
-            before_norm=args.feature == "before-norm", chunk_frames=args.chunk_frames, left_context=args.left_context,
-            right_context=args.right_context, f16=args.f16, name=args.name, description=args.description, licence=args.licence,
-            data=args.data, command=shlex.join(["python", "-m", "models.convert", *sys.argv[1:]]),
-        )
-        out = convert(args.checkpoint, args.out, options, args)
-    except ConvertError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+    options = Options(
+        before_norm=args.feature == "before-norm", chunk_frames=args.chunk_frames, left_context=args.left_context,
+        right_context=args.right_context, f16=args.f16, name=args.name, description=args.description, licence=args.licence,
+        data=args.data, command=shlex.join(["python", "-m", "models.convert", *sys.argv[1:]]),
+    )
+    out = convert(args.checkpoint, args.out, options, args)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB; try it with: bellis inspect {out}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

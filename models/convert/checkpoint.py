@@ -88,7 +88,9 @@ def load(folder, normalize=None):
             "download them too, or give --normalize yes or no (yes for most HuBERT and wav2vec 2.0 models and WavLM large, no for WavLM base and DistilHuBERT)"
         )
     card = read_card(folder / "README.md")
-    return Checkpoint(folder.resolve().name, shape, read_weights(folder), rate, stored if normalize is None else normalize, card)
+    weights = read_weights(folder)
+    check_shape(shape, weights, folder)
+    return Checkpoint(folder.resolve().name, shape, weights, rate, stored if normalize is None else normalize, card)
 
 
 def read_json(path):
@@ -195,6 +197,16 @@ def read_weights(folder):
     if absent:
         raise ConvertError(f"{folder} lacks the weight {absent[0]} (and {len(absent) - 1} more), which {source} lists in {listed[absent[0]]}: download that file again")
     return without_prefix(weights, folder / files[0])
+
+
+def check_shape(shape, weights, folder):
+    """Rejects a config.json of another model: its sizes are not those of the weights."""
+    layers = 1 + max((int(found[1]) for name in weights if (found := re.match(r"encoder\.layers\.(\d+)\.", name))), default=-1)
+    if layers != shape.layers:
+        raise ConvertError(f"{folder}/config.json has {shape.layers} layers, and the weights {layers}: one of them is of another model")
+    projection, size = weights.get("feature_projection.projection.weight"), (shape.dim, shape.conv[-1][0])
+    if projection is not None and projection.shape != size:
+        raise ConvertError(f"{folder}/config.json has sizes {size} where the weights have {projection.shape}: one of them is of another model")
 
 
 # A weight that every encoder has, used to detect the prefix of all names.

@@ -1,8 +1,9 @@
 """Converts a checkpoint folder to a pack, with heads if there are recordings to train them on."""
 
+import shutil
 from pathlib import Path
 
-from . import checkpoint, heads, norms, units
+from . import audio, checkpoint, heads, norms, units
 from .checkpoint import ConvertError
 from .pack import Writer
 from .reference import WindowedPack
@@ -14,10 +15,19 @@ def convert(source, out, options, args):
     if out.exists() and any(out.iterdir()):
         raise ConvertError(f"{out} is not empty: remove it, or choose another folder")
     found = checkpoint.load(source, None if args.normalize is None else args.normalize == "yes")
-    writer = Writer(out, found, options, fold(found, args))
+    # What may be wrong is found before minutes of work, and a pack that is not complete has another name.
+    branches = carried_over(found, args)
+    if args.heads_audio:
+        layer = args.units_layer or found.shape.layers
+        if not 1 <= layer <= found.shape.layers:
+            raise ConvertError(f"--units-layer must be between 1 and {found.shape.layers}, got {layer}")
+        next(audio.recordings(args.heads_audio, found.sample_rate))
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    writer = Writer(part, found, options)
+    writer.fold(fold(found, args))
     writer.encoder()
     writer.manifest()
-    branches = carried_over(found, args)
     if args.heads_audio:
         add_heads(writer, branches, args)
     elif branches:
@@ -27,6 +37,7 @@ def convert(source, out, options, args):
         print("imported the branches without calibrated thresholds; pass --heads-audio to calibrate them")
     else:
         print("no --heads-audio: the pack has no heads and supports only the policies fixed, periodic and never")
+    part.rename(out)
     return out
 
 
@@ -47,12 +58,15 @@ def carried_over(found, args):
     weights = branches_in(Path(args.branches_file)) if args.branches_file else found.weights
     out = []
     for k in range(1, found.shape.layers + 1):
-        name = args.branches.format(k=k, k0=k - 1)
+        try:
+            name = args.branches.format(k=k, k0=k - 1)
+        except (LookupError, ValueError):
+            raise ConvertError(f"--branches {args.branches!r}: in the name, {{k}} or {{k0}} stands for the layer") from None
         try:
             out.append(heads.Linear(weights[f"{name}.weight"], weights[f"{name}.bias"]))
         except KeyError as missing:
             raise ConvertError(f"no weight {missing} for the branch of layer {k}; available: {', '.join(sorted(weights)[:12])} …") from None
-        if out[-1].weight.shape[1] != found.shape.dim:
+        if out[-1].weight.ndim != 2 or out[-1].weight.shape[1] != found.shape.dim:
             raise ConvertError(f"{name}.weight must be [units, {found.shape.dim}], got {out[-1].weight.shape}: a branch is linear")
     return out
 
@@ -67,8 +81,6 @@ def branches_in(path):
 def add_heads(writer, branches, args):
     """Trains the heads (or takes `branches`), calibrates them, writes both into the pack."""
     shape, layer = writer.checkpoint.shape, args.units_layer or writer.checkpoint.shape.layers
-    if not 1 <= layer <= shape.layers:
-        raise ConvertError(f"--units-layer must be between 1 and {shape.layers}, got {layer}")
     print(f"streaming up to {args.minutes:g} minutes of {args.heads_audio} through the pack")
     own = units.predictor(writer.checkpoint.weights)
     states = heads.collect(WindowedPack(writer.out), args.heads_audio, args.minutes, shape.layers if own else layer)

@@ -4,11 +4,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .checkpoint import ConvertError
+
 OPSET = 20  # the first with Gelu that tract 0.23 reads
 IR_VERSION = 9
 # tract folds a constant Cast whose output has at most 4 MiB, and a Concat of folded tensors. A larger f16 weight is therefore cast
 # in pieces; otherwise it would be cast at every call (293 instead of 179 ms for the twelve layers of a base model).
 FOLD_LIMIT = 1 << 20
+
 
 class Graph:
     """A graph under construction; values are names."""
@@ -37,7 +40,7 @@ class Graph:
         # Norms and biases, which have one axis, stay in f32: they are small, and their precision matters.
         if self.f16 and array.dtype == np.float32 and array.ndim > 1 and array.size > max(array.shape):
             if np.abs(array).max() > np.finfo(np.float16).max:
-                raise ValueError("a weight is too large for f16: convert without --f16")
+                raise ConvertError("a weight is too large for f16: convert without --f16")
             rows = max(1, FOLD_LIMIT // (array.size // len(array)))
             pieces = [array[i : i + rows] for i in range(0, len(array), rows)]
             return self.op("Concat", *map(self.half, pieces), axis=0) if len(pieces) > 1 else self.half(array)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import audio, checkpoint, norms, stages
+from .command import run
 from .pack import Options, Writer
 from .reference import WindowedPack
 
@@ -84,6 +85,8 @@ def main():
     args = parser.parse_args()
     found = checkpoint.load(args.checkpoint, None if args.normalize is None else args.normalize == "yes")
     clips = [x for _, x in audio.recordings(args.recordings, found.sample_rate, args.minutes) if x.std() > audio.SILENCE_RMS]
+    if len(clips) < 2:
+        raise checkpoint.ConvertError(f"{args.recordings} has {len(clips)} recording(s) that are not silent: at least two are needed, one for the statistics and one for the figures")
     layers = found.shape.layers
     shown = {"front end": 0, "layer 1's input": 1, f"layer {(layers + 1) // 2}": 1 + (layers + 1) // 2, f"layer {layers}": layers + 1}
     print("median over windows (90th percentile) of the deviation, 1 being the state's own spread over time")
@@ -96,4 +99,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -38,13 +38,9 @@ class Options:
 class Writer:
     """Writer of one pack: stages first, then heads (which are trained through the stages), then pack.toml."""
 
-    def __init__(self, out, checkpoint, options, folded=None):
-        """`folded` (norm.py): conv0 with fixed statistics folded in; None for norms over the window."""
-        self.out, self.checkpoint, self.options, self.folded = Path(out), checkpoint, options, folded
-        shape = checkpoint.shape
-        over_window = folded is None and (shape.group_norm or checkpoint.normalize)
-        self.frontend_scope = "window" if over_window else "frame"
-        self.level = "window-norm" if folded is None and checkpoint.normalize else "raw"
+    def __init__(self, out, checkpoint, options):
+        self.out, self.checkpoint, self.options = Path(out), checkpoint, options
+        self.fold(None)
         self.entries = {}
         self.exit = {}
         self.head_note = ""
@@ -52,6 +48,13 @@ class Writer:
         if not licence:
             raise ConvertError("the checkpoint's README.md names no licence: pass --licence (an SPDX name, or `unknown`)")
         self.licence = licence
+
+    def fold(self, folded):
+        """Sets conv0 with fixed statistics folded in (norms.py); None for norms over the window."""
+        self.folded, c = folded, self.checkpoint
+        over_window = folded is None and (c.shape.group_norm or c.normalize)
+        self.frontend_scope = "window" if over_window else "frame"
+        self.level = "window-norm" if folded is None and c.normalize else "raw"
 
     def encoder(self):
         """Writes front end, position and layers."""

@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 
+from .command import run
 from .reference import WindowedPack
 from .tiny import hidden_states
 
@@ -60,7 +61,10 @@ def main():
     import transformers
 
     pack = WindowedPack(args.pack)
-    audio, rate = soundfile.read(args.wav, dtype="float32")
+    try:
+        audio, rate = soundfile.read(args.wav, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        sys.exit(f"error: {args.wav}: {error}")
     if rate != pack.audio["sample_rate"] or audio.ndim != 1:
         sys.exit(f"error: {args.wav} must be {pack.audio['sample_rate']} Hz mono")
     preprocess = preprocessing(args.checkpoint, rate, None if args.normalize is None else args.normalize == "yes")
@@ -75,9 +79,9 @@ def main():
     for k, (deviation, size) in enumerate(zip(found.max(0), sizes.mean(0))):
         print(f"{'layer ' + str(k) if k else 'input of layer 1'}: {deviation:.1e} at most, the state's size being {size:.2g}")
     worst = (found.max(0) / sizes.mean(0)).max()
-    if worst > args.tolerance and not args.folded:
+    if not worst <= args.tolerance and not args.folded:  # also if it is not a number
         sys.exit(f"error: {args.pack} deviates by {worst:.2g} of a state's size, more than {args.tolerance:g}: it was not made from this checkpoint, with another --normalize, or with --norm folded (--folded)")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

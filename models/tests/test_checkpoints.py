@@ -102,6 +102,31 @@ def test_verification_reads_the_preprocessing_itself(folder, wav, tmp_path):
     assert ran.returncode != 0 and "--normalize" in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
 
 
+def test_the_configuration_of_another_model_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    refused(folder, "config.json has 2 layers", "the weights 3")
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    refused(folder, "config.json has sizes (64, 16)", "(32, 16)")
+
+
+def test_mistakes_leave_no_pack(folder, wav, tmp_path):
+    """They are found before the work, or the incomplete pack has another name, so that the corrected command works."""
+    out = tmp_path / "pack"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for arguments, expected in (
+        (["--branches", "exits.{}"], "{k} or {k0}"),
+        (["--heads-audio", wav.parent, "--units-layer", "9"], "between 1 and 3"),
+        (["--heads-audio", empty], "has no recordings"),
+    ):
+        ran = run("", folder, out, "--licence", "MIT", *arguments)
+        assert ran.returncode != 0 and expected in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
+        assert not out.exists()
+    ran = run(".measure_norms", folder, wav.parent)
+    assert ran.returncode != 0 and "at least two" in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
+
+
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_a_git_lfs_pointer_is_named(folder, name):
     (folder / name).write_text(POINTER)

@@ -30,7 +30,8 @@ def normalized(audio):
 
 
 def pack_of(found, folder, folded=None, **options):
-    writer = Writer(folder, found, Options(**(LICENCE | options)), folded)
+    writer = Writer(folder, found, Options(**(LICENCE | options)))
+    writer.fold(folded)
     writer.encoder()
     writer.manifest()
     return WindowedPack(folder)

@@ -227,8 +227,15 @@ impl MicrophoneSource {
         let Some(&best) = usable.first() else {
             let most = offered.iter().map(cpal::SupportedStreamConfigRange::channels).max().unwrap_or(0);
             options.pick.check(most, &name)?;
-            let requested =
-                [options.sample_rate.map(|rate| format!("{rate} Hz")), options.channels.map(|count| format!("{count} channels"))];
+            let channel = match options.pick {
+                ChannelPick::Channel(channel) => Some(format!("channel {}", channel + 1)),
+                _ => None,
+            };
+            let requested = [
+                options.sample_rate.map(|rate| format!("{rate} Hz")),
+                options.channels.map(|count| format!("{count} channels")),
+                channel,
+            ];
             let requested: Vec<_> = requested.into_iter().flatten().collect();
             let message = match requested.is_empty() {
                 true => "has no supported sample format".to_owned(),

@@ -48,6 +48,12 @@ pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> an
 /// Creates a consumer's text file, so that an invalid path is reported at once.
 pub fn create_file(spec: &ConsumerSpec) -> anyhow::Result<()> {
     match spec {
+        // A pipe without a reader would block, and one with a reader would end when it is closed again.
+        ConsumerSpec::JsonLines(TextOutput::File(path)) | ConsumerSpec::Phones(TextOutput::File(path))
+            if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) =>
+        {
+            Ok(())
+        }
         ConsumerSpec::JsonLines(TextOutput::File(path)) | ConsumerSpec::Phones(TextOutput::File(path)) => {
             LineFile::new(path).create().with_context(|| path.display().to_string())
         }

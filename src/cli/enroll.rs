@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use bellis::audio::{AudioError, AudioErrorKind, ChannelPick, FileSource, Source, SourceSpec, audio_files, decode_file_at};
+use bellis::audio::{
+    AudioError, AudioErrorKind, ChannelPick, FileSource, MicrophoneOptions, Source, SourceSpec, audio_files, decode_file_at,
+};
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::internal::keyword::Condition;
 use bellis::keyword::{
@@ -58,6 +60,12 @@ pub struct Enroll {
     /// Microphone, by id or part of its name
     #[arg(long, value_name = "DEVICE", requires = "record")]
     device: Option<String>,
+    /// Channels of the microphone; as in `bellis run`
+    #[arg(long, value_name = "COUNT", requires = "record")]
+    channels: Option<u16>,
+    /// The channel to record, from 1 [default: the mean of all]
+    #[arg(long, value_name = "NUMBER", requires = "record", value_parser = clap::value_parser!(u16).range(1..))]
+    channel: Option<u16>,
     /// Fixed gain of the microphone, decibels; as in `bellis run`
     #[arg(long, value_name = "DB", allow_hyphen_values = true, requires = "record")]
     gain_db: Option<f32>,
@@ -192,7 +200,10 @@ impl Enroll {
     fn recorded(&self, count: usize, enroller: &Enroller, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
         let mut takes: Vec<Enrolment> = Vec::new();
         errln!("say \"{}\" {count} times, with a pause after each", self.say.as_ref().unwrap_or(&self.name));
-        record(self.device.clone(), gain_db(self.gain_db)?, enroller.encoder().audio().sample_rate, stop, |audio| {
+        let pick = self.channel.map_or(ChannelPick::MixDown, |channel| ChannelPick::Channel(channel - 1));
+        let microphone =
+            MicrophoneOptions { device: self.device.clone(), channels: self.channels, pick, ..MicrophoneOptions::default() };
+        record(microphone, gain_db(self.gain_db)?, enroller.encoder().audio().sample_rate, stop, |audio| {
             let number = takes.len() + 1;
             let outcome = enroller.take(&Take { source: format!("take {number}"), origin: Origin::Recording, audio })?;
             let alike =

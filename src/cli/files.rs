@@ -102,8 +102,13 @@ pub fn check_unclaimed(spec: &ConsumerSpec) -> anyhow::Result<()> {
 pub fn check_writable(spec: &ConsumerSpec) -> anyhow::Result<()> {
     let Some(path) = spec.path() else { return Ok(()) };
     let failed = || path.display().to_string();
-    if path.metadata().is_ok_and(|found| !found.is_dir()) {
-        return std::fs::OpenOptions::new().append(true).open(path).map(drop).with_context(failed);
+    match path.metadata() {
+        Ok(found) if found.is_file() => {
+            return std::fs::OpenOptions::new().append(true).open(path).map(drop).with_context(failed);
+        }
+        // A pipe without a reader would block.
+        Ok(found) if !found.is_dir() => return Ok(()),
+        _ => {}
     }
     // The consumer of a folder also creates the folders above it.
     let folder = existing(path.parent().unwrap_or(path));

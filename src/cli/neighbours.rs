@@ -117,7 +117,7 @@ impl NeighbourArgs {
     }
 
     /// Whether chunks of this node may continue elsewhere.
-    fn is_source(&self) -> bool {
+    pub fn is_source(&self) -> bool {
         !self.network.is_empty() && self.mode() != Offloading::Never
     }
 
@@ -174,7 +174,11 @@ impl Node {
             drop(Worker::new(&self.pack, &self.encoder)?);
         }
         if !wanted.is_source() {
-            return Ok(None);
+            // A worker publishes how many of its own chunks wait.
+            if wanted.worker {
+                self.network()?;
+            }
+            return self.idle_source(policy);
         }
         let carrier = self.network()?.carrier();
         let source = Source::new(&self.pack, &self.encoder, policy, wanted.mode(), self.roster.clone(), carrier)?;

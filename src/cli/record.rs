@@ -21,13 +21,13 @@ const METER_FLOOR_DBFS: f32 = -60.0;
 
 /// Records from the microphone with a fixed gain, and passes each take to `judge`, until it returns true.
 pub fn record(
-    device: Option<String>,
+    microphone: MicrophoneOptions,
     gain_db: f32,
     sample_rate: u32,
     stop: &StopFlag,
     mut judge: impl FnMut(Vec<f32>) -> anyhow::Result<bool>,
 ) -> anyhow::Result<()> {
-    let mut source = MicrophoneSource::open(MicrophoneOptions { device, ..Default::default() }).map_err(devices::with_hint)?;
+    let mut source = MicrophoneSource::open(microphone).map_err(devices::with_hint)?;
     let spec = source.spec().clone();
     errln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
     let mut resampler = Resampler::new(spec.sample_rate, sample_rate)?;

@@ -22,8 +22,8 @@ use super::services::{self, Reports};
 use super::settings::Settings;
 use super::source::run_options;
 
-/// Files and folders of the running consumers, by label.
-type OpenFiles = Arc<Mutex<HashMap<String, FileId>>>;
+/// Files and folders of the running consumers with their paths, by label.
+type OpenFiles = Arc<Mutex<HashMap<String, Vec<(PathBuf, FileId)>>>>;
 /// Keywords that the running consumers search for, with the times of their files, by label.
 type ReadKeywords = Arc<Mutex<HashMap<String, KeywordState>>>;
 type KeywordState = Vec<(PathBuf, Option<SystemTime>)>;
@@ -70,11 +70,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     /// What the session needs to let chunks continue on neighbours, without a connection yet.
     #[cfg(feature = "neighbours")]
     pub fn prepare_neighbours(&mut self, wanted: &Settings) -> anyhow::Result<Option<Adjust>> {
-        let policy = wanted.policy_spec();
-        let source = match self.node.source(&wanted.neighbours, &policy)? {
-            None => self.node.idle_source(&policy)?,
-            source => source,
-        };
+        let source = self.node.source(&wanted.neighbours, &wanted.policy_spec())?;
         Ok(source.map(|source| -> Adjust { Box::new(move |session| source.attach(session)) }))
     }
 
@@ -155,7 +151,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         let service_keeps = services::needs_restart(&self.current, &wanted);
         let same = wanted.of_consumers() == self.current.of_consumers();
         let stays =
-            |one: &Asked| same && running.contains(&one.label) && self.has_its_file(one) && self.has_its_keywords(one, &wanted);
+            |one: &Asked| same && running.contains(&one.label) && self.has_its_files(one) && self.has_its_keywords(one, &wanted);
         let (stay, fresh) = wanted_consumers(&wanted)?.into_iter().partition(stays);
         let reload = self.changes_of(wanted, stay, fresh)?;
         if !kept.is_empty() {
@@ -175,24 +171,25 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         fresh.iter().try_for_each(|one| check_writable(&one.spec))?;
         fresh.iter().filter(|one| !self.writes(one)).try_for_each(|one| check_unclaimed(&one.spec))?;
         let join = fresh.iter().map(|one| self.consumer(one, &wanted)).collect::<anyhow::Result<_>>()?;
-        let adjust = self.prepare_neighbours(&wanted)?;
+        // Another source would not know what the present one has sent.
+        let same = wanted.neighbours == self.current.neighbours && wanted.policy_spec() == self.current.policy_spec();
+        let adjust = if same { None } else { self.prepare_neighbours(&wanted)? };
         self.prepared = Some(wanted);
         Ok(Reload { policy, session, keep, join, adjust })
     }
 
-    /// Whether the file that a consumer writes is still at its path: log rotation moves it, and may create another one in its place.
-    fn has_its_file(&self, asked: &Asked) -> bool {
-        let Some(path) = asked.spec.path() else { return true };
-        let open = locked(&self.open).get(&asked.label).copied();
-        // One that has not begun yet will open it.
-        open.is_none() || identity(path) == open
+    /// Whether the files that a consumer writes are still at their paths: log rotation moves them, and may create others in their place.
+    fn has_its_files(&self, asked: &Asked) -> bool {
+        // One that has not begun yet will open them.
+        locked(&self.open).get(&asked.label).is_none_or(|open| open.iter().all(|(path, id)| identity(path) == Some(*id)))
     }
 }
 
 impl<R> Configuration<R> {
     /// Whether a running consumer writes the file or folder.
     fn writes(&self, asked: &Asked) -> bool {
-        asked.spec.path().and_then(identity).is_some_and(|id| locked(&self.open).values().any(|open| *open == id))
+        let open = locked(&self.open);
+        asked.spec.path().and_then(identity).is_some_and(|id| open.values().flatten().any(|(_, open)| *open == id))
     }
 
     /// Whether no keyword was enrolled, changed or removed since a consumer read them.
@@ -281,9 +278,8 @@ impl Consumer for Output {
         if let Some(keywords) = self.keywords.take() {
             locked(&self.searched).insert(label.clone(), keywords);
         }
-        if let Some(id) = spec.path().and_then(identity) {
-            locked(&self.open).insert(label.clone(), id);
-        }
+        let files = spec.files().into_iter().filter_map(|path| identity(&path).map(|id| (path, id))).collect();
+        locked(&self.open).insert(label.clone(), files);
         Ok(())
     }
 

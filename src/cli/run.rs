@@ -148,7 +148,9 @@ fn with_neighbours(
     node.connect(&settings.neighbours)?;
     Ok(match source {
         Some(source) => {
-            node.wait();
+            if settings.neighbours.is_source() {
+                node.wait();
+            }
             (builder.neighbours(source), Some(node))
         }
         None => (builder, settings.neighbours.is_worker().then_some(node)),

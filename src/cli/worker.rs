@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use bellis::engine::{Encoder, LoadOptions, Precision};
 use bellis::neighbour::{Worker as Engine, WorkerNode};
-use bellis::pack::Pack;
+use bellis::pack::{GapFill, Pack};
 use clap::Args;
 
 use super::locate;
@@ -49,6 +49,8 @@ impl Worker {
         let all = pack.manifest.encoder.layers;
         let (first, last) = self.layers.unwrap_or((1, all));
         options.first_layer = first;
+        // Sources need the same.
+        options.gap_fill = Some(GapFill::Project);
         let encoder = Encoder::load(&pack, &options)?;
         if last != all {
             bail!("--layers must end at the last layer of the pack, {}, got {last}: a chunk leaves a worker finished", all);

@@ -102,8 +102,9 @@ pub(super) struct RowFile {
 }
 
 impl RowFile {
-    /// Creates or truncates `path` and writes a header for zero rows.
-    pub fn create(path: &Path, header: &[u8], row_bytes: usize) -> Result<Self, ConsumerError> {
+    /// Creates or truncates `path` and writes a header for zero rows. A pipe gets the header `endless` for an unknown number of rows, and is
+    /// rejected if the format has none.
+    pub fn create(path: &Path, header: &[u8], endless: Option<&[u8]>, row_bytes: usize) -> Result<Self, ConsumerError> {
         let place = path.display().to_string();
         let failed = |error| ConsumerError::write(place.clone(), error);
         let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
@@ -111,6 +112,12 @@ impl RowFile {
         if is_file {
             claim(&file).and_then(|()| file.set_len(0)).map_err(failed)?;
         }
+        let header = match file.stream_position() {
+            Ok(_) => header,
+            Err(_) => endless.ok_or_else(|| {
+                ConsumerError::other(format!("{place}: is a pipe, in which a header cannot be rewritten; name a file"))
+            })?,
+        };
         file.write_all(header).map_err(failed)?;
         let header_bytes = header.len() as u64;
         Ok(Self { file, place, is_file, length: header_bytes, header_bytes, row_bytes: row_bytes.max(1) as u64 })
@@ -182,14 +189,14 @@ mod tests {
         let mut file = LineFile::new(&path);
         write_line(&mut file, "x", &1).unwrap();
         assert_eq!(LineFile::new(&path).create().unwrap_err().kind(), std::io::ErrorKind::ResourceBusy);
-        let error = RowFile::create(&path, &[0; 8], 4).unwrap_err();
+        let error = RowFile::create(&path, &[0; 8], None, 4).unwrap_err();
         assert!(
             matches!(&error, ConsumerError::Write { source, .. } if source.kind() == std::io::ErrorKind::ResourceBusy),
             "{error}"
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n");
         drop(file);
-        let rows = RowFile::create(&path, &[0; 8], 4).unwrap();
+        let rows = RowFile::create(&path, &[0; 8], None, 4).unwrap();
         assert!(LineFile::new(&path).create().is_err());
         assert_eq!((rows.rows(), std::fs::read(&path).unwrap()), (0, vec![0; 8]));
     }
@@ -199,7 +206,7 @@ mod tests {
     fn a_full_device_is_an_error() {
         let error = write_line(&mut LineFile::new("/dev/full"), "/dev/full", &1).unwrap_err();
         assert!(matches!(error, ConsumerError::Write { .. }), "{error}");
-        let error = RowFile::create(Path::new("/dev/full"), &[0; 8], 4).unwrap_err();
+        let error = RowFile::create(Path::new("/dev/full"), &[0; 8], None, 4).unwrap_err();
         assert!(matches!(error, ConsumerError::Write { .. }), "{error}");
     }
 }

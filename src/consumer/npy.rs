@@ -61,7 +61,7 @@ impl Consumer for Npy {
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         self.dim = stream.dim;
         self.chunks_per_header = chunks_per_header(stream.live);
-        self.frames_out = Some(RowFile::create(&self.path, &header(0, self.dim), 4 * self.dim)?);
+        self.frames_out = Some(RowFile::create(&self.path, &header(0, self.dim), None, 4 * self.dim)?);
         let side = super::side_file(&self.path);
         let place = side.display().to_string();
         let mut lines = LineFile::new(side);

@@ -8,8 +8,9 @@
 //!           "arrays": [{"name", "dtype", "shape"}], concatenated in the payload, row-major
 //! ```
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ use super::{Consumer, ConsumerError, Requirements, StreamInfo};
 use crate::names::named;
 use crate::stream::Representation;
 
+/// Time within which the reader of a socket accepts a part of a message.
+const ACCEPTED_WITHIN: Duration = Duration::from_secs(10);
 /// Magic of every stream; the digit is the version.
 pub const MAGIC: &[u8; 8] = b"BELLIS1\n";
 
@@ -126,7 +129,11 @@ impl MessageWriter {
             Endpoint::Writer(out, place) => (out, place),
             #[cfg(unix)]
             Endpoint::Unix(path) => match std::os::unix::net::UnixStream::connect(&path) {
-                Ok(socket) => (Box::new(socket), path.display().to_string()),
+                // Otherwise a reader that accepts nothing would hold this thread, and whatever follows it, for ever.
+                Ok(socket) => match socket.set_write_timeout(Some(ACCEPTED_WITHIN)) {
+                    Ok(()) => (Box::new(socket), path.display().to_string()),
+                    Err(error) => return Err(ConsumerError::write(path.display().to_string(), error)),
+                },
                 Err(error) => {
                     let path = path.display();
                     return Err(ConsumerError::other(format!(
@@ -172,7 +179,13 @@ impl MessageWriter {
     }
 
     fn send(&mut self) -> Result<(), ConsumerError> {
-        let written = self.out.write_all(&self.message).and_then(|()| self.out.flush());
+        let written = self.out.write_all(&self.message).and_then(|()| self.out.flush()).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                let text = format!("the reader has accepted nothing for {} s", ACCEPTED_WITHIN.as_secs());
+                std::io::Error::new(ErrorKind::TimedOut, text)
+            }
+            _ => error,
+        });
         self.message.clear();
         written.map_err(|error| ConsumerError::write(self.place.clone(), error))
     }

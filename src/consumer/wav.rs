@@ -130,7 +130,10 @@ impl Consumer for Wav {
         self.chunks_per_header = chunks_per_header(stream.live);
         let header = |samples| self.format.header(stream.sample_rate, samples);
         match &mut self.target {
-            Target::Path(path) => self.target = Target::File(RowFile::create(path, &header(Some(0)), self.format.bytes())?),
+            Target::Path(path) => {
+                let file = RowFile::create(path, &header(Some(0)), Some(&header(None)), self.format.bytes())?;
+                self.target = Target::File(file);
+            }
             Target::Writer(out, place) => {
                 out.write_all(&header(None))
                     .and_then(|()| out.flush())

@@ -37,8 +37,12 @@ pub(crate) struct Handover {
 impl Encoder {
     /// Whether chunks of this encoder can be handed over: windowed ones always, cached ones if gaps are filled by projection.
     pub(crate) fn can_hand_over(&self) -> bool {
-        self.spec.mode == Mode::Windowed
-            || self.gap_fill == GapFill::Project && self.layers.iter().all(|layer| layer.states.is_empty())
+        self.spec.mode == Mode::Windowed || self.gap_fill == GapFill::Project && !self.has_layer_states()
+    }
+
+    /// Whether layers carry states of their own from chunk to chunk.
+    pub(crate) fn has_layer_states(&self) -> bool {
+        self.layers.iter().any(|layer| !layer.states.is_empty())
     }
 
     /// Whether a chunk can be computed from its own samples alone, without frames that the front end has kept.

@@ -317,7 +317,8 @@ impl Stage {
                 return Err(format!("{} values, expected {}", found.len(), expected.as_slice().len()));
             }
             let differences = found.iter().zip(expected.as_slice()).map(|(a, b)| (a - b).abs());
-            worst = differences.fold(worst, |worst, difference| if difference <= worst { worst } else { difference });
+            worst = differences
+                .fold(worst, |worst: f32, difference| if worst.is_nan() || difference <= worst { worst } else { difference });
         }
         Ok(worst)
     }

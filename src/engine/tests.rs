@@ -47,6 +47,8 @@ fn stream(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize, depths: &[
 /// Largest difference in units of the root mean square of `expected`, if that is more than 1: rounding errors grow with the values.
 fn deviation(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
+    // `max` ignores NaN.
+    assert!(found.iter().chain(expected).all(|x| x.is_finite()));
     let mean = expected.iter().map(|x| x * x).sum::<f32>() / expected.len().max(1) as f32;
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / mean.sqrt().max(1.0)
 }

@@ -21,7 +21,7 @@ const RECALL: u32 = u32::from_le_bytes(*b"BNR\x01");
 /// "BNS" and the version of the format of their answers.
 const RECALLED: u32 = u32::from_le_bytes(*b"BNS\x01");
 /// Version of the published state.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 const MAX_LAYERS: usize = 256;
 const MAX_CONTEXT_CHUNKS: usize = 512;
@@ -558,7 +558,7 @@ mod tests {
         };
         assert_eq!(WorkerState::decode(&state.encode()), Some(state.clone()));
         for wrong in [
-            WorkerState { version: 2, ..state.clone() },
+            WorkerState { version: 1, ..state.clone() },
             WorkerState { compute_seconds: -1.0, ..state.clone() },
             WorkerState { name: "x".repeat(MAX_STATE_BYTES), ..state },
         ] {

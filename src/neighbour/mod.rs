@@ -29,9 +29,11 @@ fn check(encoder: &Encoder) -> Result<(), EngineError> {
     match encoder.can_hand_over() {
         true => Ok(()),
         false => {
-            let problem =
-                "its layers have states of their own, or gaps are filled by catch-up; use --gap-fill project".to_owned();
-            Err(EngineError::Handover { pack: encoder.name().to_owned(), problem })
+            let problem = match encoder.has_layer_states() {
+                true => "its layers have states of their own, which cannot change the machine",
+                false => "gaps are filled by catch-up; use --gap-fill project",
+            };
+            Err(EngineError::Handover { pack: encoder.name().to_owned(), problem: problem.to_owned() })
         }
     }
 }

@@ -13,6 +13,9 @@ use super::worker::WorkerCounters;
 pub const MOST_NEIGHBOURS: usize = 64;
 /// A neighbour that has published nothing for so long is not used.
 const SILENT: Duration = HEARTBEAT.saturating_mul(3);
+/// One that refuses so many chunks in a row is not asked for a while.
+const MOST_REFUSED: u32 = 3;
+const REFUSES_FOR: Duration = Duration::from_secs(30);
 /// Weight of the latest transfer in its mean.
 const TRANSFER_WEIGHT: f64 = 0.2;
 /// A transfer time that was measured longer ago is measured again before it is relied on.
@@ -43,6 +46,9 @@ struct Neighbour {
     present: bool,
     /// Not used before it publishes its state after this time: a chunk sent there came late.
     doubted: Option<Instant>,
+    /// Chunks that it refused since it last returned one, and when it refused the last of them.
+    refused_in_row: u32,
+    refused_at: Option<Instant>,
     /// Mean time for the way there and back, D, seconds; `None` before it was measured.
     transfer_seconds: Option<f64>,
     /// When it was measured last, and when the last measurement began.
@@ -118,6 +124,8 @@ impl Neighbour {
             seen: Instant::now(),
             present: false,
             doubted: None,
+            refused_in_row: 0,
+            refused_at: None,
             transfer_seconds: None,
             measured: None,
             measuring: None,
@@ -128,7 +136,8 @@ impl Neighbour {
 
     /// Whether it can be relied on now.
     fn trusted(&self) -> bool {
-        self.present && self.seen.elapsed() < SILENT && self.doubted.is_none_or(|at| self.seen > at)
+        let refuses = self.refused_in_row >= MOST_REFUSED && self.refused_at.is_some_and(|at| at.elapsed() < REFUSES_FOR);
+        self.present && self.seen.elapsed() < SILENT && self.doubted.is_none_or(|at| self.seen > at) && !refuses
     }
 
     fn took(&mut self, transfer: f64) {
@@ -172,7 +181,8 @@ impl Roster {
             None => {
                 let new = Neighbour::new(name);
                 // One that is gone, and has nothing on its way, makes room.
-                let gone = all.iter().position(|known| !known.present && known.sent_now == 0);
+                let is_gone = |known: &Neighbour| (!known.present || known.seen.elapsed() > SILENT) && known.sent_now == 0;
+                let gone = all.iter().position(is_gone);
                 match gone.filter(|_| all.len() >= MOST_NEIGHBOURS) {
                     Some(number) => {
                         all[number] = new;
@@ -320,16 +330,35 @@ impl Roster {
             neighbour.sent_now = neighbour.sent_now.saturating_sub(1);
             match end {
                 Ending::Returned { layers } => {
+                    neighbour.refused_in_row = 0;
                     neighbour.counts.returned += 1;
                     neighbour.counts.layers += layers as u64;
                 }
-                Ending::Refused => neighbour.counts.refused += 1,
+                Ending::Refused => {
+                    neighbour.counts.refused += 1;
+                    neighbour.refused_in_row += 1;
+                    neighbour.refused_at = Some(Instant::now());
+                    if neighbour.refused_in_row == MOST_REFUSED {
+                        log::warn!(
+                            "neighbour {}: refused {MOST_REFUSED} chunks in a row, and is asked again in {} s; does it run the same \
+                             version and pack, without too many streams?",
+                            neighbour.name,
+                            REFUSES_FOR.as_secs()
+                        );
+                    }
+                }
                 Ending::Late => {
                     neighbour.counts.late += 1;
                     neighbour.doubted = Some(Instant::now());
                 }
             }
         }
+    }
+
+    /// Asks neighbours again that have refused chunks in a row.
+    #[cfg(test)]
+    pub(super) fn forget_refusals(&self) {
+        self.locked().iter_mut().for_each(|neighbour| neighbour.refused_in_row = 0);
     }
 
     /// Every neighbour so far.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
+use super::codec::MAX_MESSAGE_BYTES;
 use super::ledger::Ledger;
 use super::message::{Answer, Recall, Recalled, Task};
 use super::policy::{self, Draws, Exchange, LiveAdaptation, Load, Placement};
@@ -124,14 +125,19 @@ impl Source {
         carrier: Box<dyn Carrier>,
     ) -> Result<Self, EngineError> {
         super::check(encoder)?;
-        if policy.name == Some(PolicyName::Periodic) {
-            let problem = "the policy `periodic` counts chunks, but a neighbour does not receive all of them".to_owned();
+        let of_pack = || pack.manifest.exit.policy.as_deref().and_then(|name| name.parse().ok());
+        let name = policy.name.or_else(of_pack).unwrap_or(PolicyName::Never);
+        if name == PolicyName::Periodic && offloading != Offloading::Never {
+            let problem =
+                "the policy `periodic` counts chunks, but a neighbour does not receive all of them; select another policy, or \
+                           --neighbours never"
+                    .to_owned();
             return Err(EngineError::Handover { pack: encoder.name().to_owned(), problem });
         }
         let seed = super::random();
         Ok(Self {
             offloading,
-            pack: pack.identity(),
+            pack: pack.stream_identity(),
             encoder: encoder.clone(),
             policy: policy.clone(),
             deadline: policy.deadline_ms.map(Duration::from_millis),
@@ -139,7 +145,7 @@ impl Source {
             carrier,
             draws: Draws::new(seed),
             stream: super::random(),
-            has_thresholds: !matches!(policy.name, Some(PolicyName::Fixed | PolicyName::Never)),
+            has_thresholds: !matches!(name, PolicyName::Fixed | PolicyName::Never),
             adaptation: LiveAdaptation::default(),
             factor: 1.0,
             chosen: None,
@@ -268,7 +274,7 @@ impl Source {
             (false, true) => states(chunk * (1 + encoder.layers())),
             (false, false) => states(2 * chunk + around),
         };
-        let bytes = one.bytes.unwrap_or(both / 2).min(super::codec::MAX_MESSAGE_BYTES);
+        let bytes = one.bytes.unwrap_or(both / 2).min(MAX_MESSAGE_BYTES);
         let (roster, number, sent) = (self.roster.clone(), one.number, Instant::now());
         let on_answer = move |message: &[u8]| {
             if message.len() == bytes {
@@ -281,6 +287,10 @@ impl Source {
     /// The chunk without what the neighbour already has, the earlier chunks that it needs, and whether the chunk lacks samples.
     fn reduced(&mut self, number: usize, chunk: &Handover) -> (Handover, Vec<u64>, bool) {
         let mut chunk = chunk.clone();
+        // A window has its context with it.
+        if !self.encoder.is_cached() {
+            return (chunk, Vec::new(), false);
+        }
         let horizon = self.horizon(chunk.first_frame);
         let known = self.known.entry(number).or_default();
         known.retain(|_, earlier| earlier.end > horizon);
@@ -289,9 +299,8 @@ impl Source {
         context.dedup();
         // It computed the chunk before from its audio.
         let follows = known.values().any(|earlier| earlier.end == chunk.first_frame && earlier.from == Some(0));
-        let continues = follows && self.encoder.is_cached();
         if let Input::Audio(samples) = &mut chunk.input
-            && continues
+            && follows
         {
             samples.drain(..self.encoder.shared_samples().min(samples.len()));
         }
@@ -307,10 +316,29 @@ impl Source {
         chunk.past.retain(|past| !past.states.is_empty());
         let end = chunk.first_frame + chunk.own.len() as u64;
         known.insert(chunk.first_frame, KnownChunk { depths: Vec::new(), from: Some(chunk.depth), end });
-        (chunk, context, continues)
+        (chunk, context, follows)
     }
 
-    /// The frame before which nothing is in the left context of a chunk that starts at `first_frame`; 0 in windowed mode.
+    /// The states of chunks that left as audio, by their first frames, from the neighbour that has them.
+    fn states_of(&self, frames: Vec<u64>, number: usize, name: &str, until: Instant) -> Vec<PastChunk> {
+        let message = Recall { pack: self.pack.clone(), stream: self.stream, frames }.encode();
+        let (sent, within) = (message.len(), until.saturating_duration_since(Instant::now()));
+        let (reply, answer) = bounded::<Vec<u8>>(1);
+        // The answer may come too late.
+        let on_answer = move |message: &[u8]| drop(reply.try_send(message.to_vec()));
+        self.carrier.carry(name, message, within, Box::new(on_answer));
+        let Ok(message) = answer.recv_deadline(until) else { return Vec::new() };
+        self.roster.recalled(number, sent, message.len());
+        match Recalled::decode(&message) {
+            Ok(Recalled(past)) => past,
+            Err(_) => {
+                self.roster.count_unreadable();
+                Vec::new()
+            }
+        }
+    }
+
+    /// The frame before which nothing is in the left context of a chunk that starts at `first_frame`.
     fn horizon(&self, first_frame: u64) -> u64 {
         first_frame.saturating_sub(self.encoder.left_context() as u64)
     }
@@ -381,7 +409,7 @@ impl Offload for Source {
             continues,
         };
         let task = match task.encode() {
-            Ok(task) if task.len() <= super::codec::MAX_MESSAGE_BYTES => task,
+            Ok(task) if task.len() <= MAX_MESSAGE_BYTES => task,
             Ok(task) => {
                 log::warn!("computing a chunk locally: its message would have {} bytes", task.len());
                 self.known.remove(&number);
@@ -434,25 +462,19 @@ impl Offload for Source {
         let wanted: Vec<_> = self.absent.drain(..).filter(|frames| frames.end > horizon).collect();
         let name = self.last.filter(|_| !wanted.is_empty()).and_then(|number| Some((number, self.roster.trusted(number)?)));
         let Some((number, name)) = name else { return Vec::new() };
-        let frames = wanted.iter().map(|frames| frames.start).collect();
-        let message = Recall { pack: self.pack.clone(), stream: self.stream, frames }.encode();
-        let (sent, within) = (message.len(), until.saturating_duration_since(Instant::now()));
-        let (reply, answer) = bounded::<Vec<u8>>(1);
-        // The answer may come too late.
-        let on_answer = move |message: &[u8]| drop(reply.try_send(message.to_vec()));
-        self.carrier.carry(&name, message, within, Box::new(on_answer));
-        let Ok(message) = answer.recv_deadline(until) else { return Vec::new() };
-        self.roster.recalled(number, sent, message.len());
-        let Ok(Recalled(past)) = Recalled::decode(&message) else {
-            self.roster.count_unreadable();
-            return Vec::new();
-        };
+        // As many at a time as fit into an answer.
+        let longest = wanted.iter().map(|frames| frames.end - frames.start).max().unwrap_or(1) as usize;
+        let bytes = longest * (self.encoder.layers() + 1) * (self.encoder.dim() + 4);
+        let past = wanted.chunks((MAX_MESSAGE_BYTES / 2 / bytes.max(1)).max(1)).flat_map(|part| {
+            let frames = part.iter().map(|frames| frames.start).collect();
+            self.states_of(frames, number, &name, until)
+        });
         // Without the states of every layer up to the last one, a chunk cannot stand in for the input of the next.
         let whole = |chunk: &PastChunk| {
             chunk.states.iter().enumerate().all(|(layer, (depth, _))| layer == *depth)
                 && wanted.contains(&(chunk.first_frame..chunk.end()))
         };
-        past.into_iter().filter(whole).collect()
+        past.filter(whole).collect()
     }
 
     fn settle(&mut self, ticket: &Ticket, end: &End) {

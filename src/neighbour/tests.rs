@@ -112,7 +112,7 @@ impl Carrier for Direct {
 
 fn state(loaded: &Loaded) -> WorkerState {
     let layers = [1, loaded.1.layers()];
-    let (name, pack) = (loaded.1.name().to_owned(), loaded.0.identity());
+    let (name, pack) = (loaded.1.name().to_owned(), loaded.0.stream_identity());
     WorkerState { version: STATE_VERSION, name, pack, layers, input: 0, output: 0, compute_seconds: 0.0, temperature: None }
 }
 
@@ -155,6 +155,7 @@ fn stream(loaded: &Loaded, session: &mut Session, roster: &Roster, audio: &[f32]
     for block in audio.chunks(4_000) {
         if published {
             assert!(roster.published("other", &state(loaded).encode()));
+            roster.forget_refusals();
         }
         session.push(block).unwrap();
         found.extend(session.representations().map(Result::unwrap));
@@ -518,9 +519,27 @@ fn a_worker_with_the_last_layers_continues_chunks_from_there() {
     }
 }
 
-/// A worker knows its time per task before the first one, and a source the transfer time before the first chunk.
+/// A neighbour that refuses everything, such as one of another version, is not asked for a while.
 #[test]
-fn costs_are_known_before_the_first_chunk_leaves() {
+fn a_neighbour_that_refuses_everything_is_left_alone() {
+    let (loaded, policy) = (tiny(), "never".parse().unwrap());
+    let audio = &speech()[..60 * 5_120];
+    let options = SessionOptions::default();
+    let (mut shared, roster) = session(loaded, &policy, options, Some(Box::new(|| Fault::OtherPack)));
+    let mut full = 0;
+    for block in audio.chunks(5_120) {
+        assert!(roster.published("other", &state(loaded).encode()));
+        shared.push(block).unwrap();
+        full += shared.representations().filter(|chunk| chunk.as_ref().unwrap().exit_layer == loaded.1.layers()).count();
+    }
+    let counts = roster.status()[0].counts;
+    assert!((3..10).contains(&counts.sent) && counts.refused == counts.sent, "{counts:?}");
+    assert!(full > 45, "{full} chunks at full depth");
+}
+
+/// A worker knows its time per task before the first one.
+#[test]
+fn a_worker_knows_its_costs_before_the_first_chunk() {
     for loaded in [tiny(), base()] {
         let mut worker = Worker::new(&loaded.0, &loaded.1).unwrap();
         assert_eq!(worker.compute_seconds(), 0.0);
@@ -584,7 +603,7 @@ fn audio_and_states_travel_over_the_network() {
     for (number, block) in speech().chunks(5_120).enumerate() {
         let (before, stays) = (roster.status()[0].counts.sent, number % 10 > 6);
         // What the worker itself publishes a moment later takes the place of this.
-        let pack = if stays { "another".into() } else { loaded.0.identity() };
+        let pack = if stays { "another".into() } else { loaded.0.stream_identity() };
         assert!(roster.published("other", &WorkerState { pack, ..state(loaded) }.encode()));
         shared.push(block).unwrap();
         found.extend(shared.representations().map(Result::unwrap));

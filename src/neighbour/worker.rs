@@ -121,7 +121,7 @@ impl Worker {
     pub fn new(pack: &Pack, encoder: &Arc<Encoder>) -> Result<Self, EngineError> {
         super::check(encoder)?;
         let first_layer = encoder.first_layer();
-        let (pack, identity, encoder) = (pack.clone(), pack.identity(), encoder.clone());
+        let (pack, identity, encoder) = (pack.clone(), pack.stream_identity(), encoder.clone());
         Ok(Self { pack, identity, encoder, first_layer, streams: HashMap::new(), tasks: 0, compute_seconds: 0.0 })
     }
 

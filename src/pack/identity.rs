@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::manifest::StageEntry;
+#[cfg(feature = "neighbours")]
+use super::manifest::{EncoderSection, Manifest};
 use super::{Pack, hex};
 
 impl Pack {
@@ -27,6 +29,19 @@ impl Pack {
             + &numbered("head", &stages.head)
             + &numbered("ctc", &stages.ctc)
             + &numbered("embedding", &stages.embedding);
+        hex(&Sha256::digest(text))
+    }
+
+    /// A hash of everything that machines which compute the same stream must share: the identity, and how the manifest combines the stages.
+    #[cfg(feature = "neighbours")]
+    pub(crate) fn stream_identity(&self) -> String {
+        let Manifest { audio, encoder, ctc, .. } = &self.manifest;
+        let EncoderSection { mode, dim, heads, left_context, right_context, feature, frontend_scope, .. } = encoder;
+        let encoder = format!(
+            "{mode:?} {dim} {heads} {left_context} {right_context} {feature:?} {frontend_scope:?} {:?} {:?}",
+            encoder.position, encoder.alibi_slopes
+        );
+        let text = format!("{} {audio:?} {encoder} {:?}", self.identity(), ctc.as_ref().map(|ctc| &ctc.vocabulary));
         hex(&Sha256::digest(text))
     }
 }

@@ -412,6 +412,12 @@ fn check(m: &Manifest) -> Result<(), Problem> {
         }
     }
     let bytes = encoder.stream_bytes(encoder.default_chunk());
+    let states = m.stages.layer.values().flat_map(|layer| layer.state.values());
+    let state_bytes = states.map(|shape| shape.iter().fold(4u128, |bytes, &size| bytes.saturating_mul(size as u128)));
+    if state_bytes.fold(0u128, u128::saturating_add) > MAX_STREAM_BYTES {
+        let problem = format!("its shapes need more than {} MiB per stream", MAX_STREAM_BYTES >> 20);
+        return fail("[stages.layer] state", problem);
+    }
     if bytes > MAX_STREAM_BYTES {
         let problem = format!(
             "left_context, right_context and chunk_frames of this size need {} MiB per stream, more than {} MiB; reduce them",
@@ -420,7 +426,11 @@ fn check(m: &Manifest) -> Result<(), Problem> {
         );
         return fail("[encoder] left_context", problem);
     }
-    if matches!(&encoder.chunk_frames, ChunkFrames::List(list) if list.contains(&0)) {
+    let allows_none = match &encoder.chunk_frames {
+        ChunkFrames::List(list) => list.contains(&0),
+        ChunkFrames::Range(range) => range.min == 0,
+    };
+    if allows_none {
         return fail("[encoder] chunk_frames", "must not contain 0: a chunk has at least 1 frame".into());
     }
     if encoder.mode == Mode::Cached {

@@ -134,9 +134,13 @@ impl Connection {
         self.stats.captured()
     }
 
-    /// Time at which new samples were last observed.
+    /// Capture time of the last sample.
     pub fn last_sample_at(&self) -> Option<Instant> {
-        (self.stall.captured > 0).then_some(self.stall.moved)
+        let captured = self.stats.captured();
+        if captured == 0 {
+            return None;
+        }
+        self.stats.captured_at(captured as f64 / f64::from(self.spec.sample_rate))
     }
 
     /// Stops the source; audio in the ring is still processed. Returns the source's own result, if it has ended.

@@ -15,7 +15,7 @@ pub enum RunError {
     #[error(transparent)]
     Audio(#[from] AudioError),
     /// A live source stalled.
-    #[error("{source_name}: no audio for {} s; the device or the audio server hangs", .silence.as_secs())]
+    #[error("{source_name}: no audio for {} s; the device, the audio server or the program that writes it hangs", .silence.as_secs())]
     #[non_exhaustive]
     Stalled {
         /// The source's name.

@@ -184,8 +184,8 @@ impl Inference {
             }
             let stopped = input.source_stopped.load(Ordering::Acquire);
             if stopped && self.discard.is_set() {
-                let discarded = input.ring.discard();
-                log::warn!("the time for a shutdown is over: dropped {discarded} samples and the last chunk");
+                let (discarded, chunks) = (input.ring.discard(), 1 + self.session.on_their_way());
+                log::warn!("the time for a shutdown is over: dropped {discarded} samples and the last {chunks} chunk(s)");
                 input.started = false;
                 break;
             }
@@ -251,7 +251,14 @@ impl Inference {
     fn drain(&mut self, input: &mut Input) -> Result<(), SessionError> {
         while !self.discard.is_set() {
             #[cfg(feature = "neighbours")]
-            self.session.set_queued_before(self.queued_chunks(input), input.live);
+            {
+                self.session.set_queued_before(self.queued_chunks(input), input.live);
+                let (counters, discard) = (self.counters.clone(), self.discard.clone());
+                self.session.wait_while(move || {
+                    counters.heartbeat();
+                    !discard.is_set()
+                });
+            }
             let Some(mut representation) = self.session.next_chunk_live(self.backlog(input))? else { break };
             self.counters.heartbeat();
             input.out += (representation.samples + representation.lost_samples) as i64;

@@ -57,7 +57,7 @@ const WINDOW_BLOCKS: u64 = 200;
 const FULL_SCALE: f32 = 0.9999;
 /// Clipped share of a window from which on clipping is reported: less does not change what is recognised.
 const CLIPPED_SHARE: f64 = 0.001;
-/// Speech below this level has many more phone errors (70 % instead of 60 % at −48 dBFS, 84 % at −54), and enrolment rejects it.
+/// Speech below this level has more phone errors (docs/microphones.md), and enrolment rejects it.
 const QUIETEST_DBFS: f64 = -50.0;
 /// Level to which the suggested gain raises speech: that of ordinary recordings.
 const GOOD_DBFS: f64 = -30.0;
@@ -351,9 +351,10 @@ impl LevelMeter {
         {
             let peak = dbfs(f64::from(self.total.peak).powi(2));
             let gain = (GOOD_DBFS - level).min(-HEADROOM_DB - peak).max(f64::from(self.gain_db)).round();
+            let or_gain = if gain > f64::from(self.gain_db) { format!(", or set `gain-db = {gain:.0}`") } else { String::new() };
             log::warn!(
                 "{name}: the loud parts have {level:.0} dBFS; speech below {QUIETEST_DBFS:.0} dBFS is recognised badly. Raise the capture \
-                 volume (`alsamixer`), or set `gain-db = {gain:.0}`"
+                 volume (`alsamixer`){or_gain}"
             );
         }
     }

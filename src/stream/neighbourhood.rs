@@ -35,6 +35,8 @@ pub(super) struct Neighbourhood {
     compute_seconds: f64,
     /// Mean time here of a chunk that leaves, seconds, and when the last one left: as states, and as audio.
     leaving: [Leaving; 2],
+    /// Called during a long wait; false ends it.
+    goes_on: Option<GoesOn>,
     /// First frame from which the left context has the states of all layers; `None` before the next chunk.
     complete_from: Option<u64>,
     /// Factor of the policy's thresholds.
@@ -42,6 +44,9 @@ pub(super) struct Neighbourhood {
 }
 
 type Leaving = Option<(f64, Instant)>;
+
+/// Reports that a wait goes on, and returns whether it should.
+pub(crate) type GoesOn = Box<dyn Fn() -> bool + Send>;
 
 enum Entry {
     Done(Box<Representation>),
@@ -79,6 +84,7 @@ impl Neighbourhood {
             queue: VecDeque::new(),
             queued_before: 0,
             live: false,
+            goes_on: None,
             compute_seconds: 0.0,
             leaving: [None; 2],
             complete_from: None,
@@ -123,7 +129,7 @@ impl Neighbourhood {
             if self.queue.get(index).is_some_and(Entry::is_audio)
                 && let Some(Entry::Sent(sent)) = self.queue.remove(index)
             {
-                let end = sent.ticket.wait();
+                let end = sent.ticket.wait(self.goes_on.as_deref());
                 let done = self.complete(sent, end, state, judge, options)?;
                 self.queue.insert(index, Entry::Done(Box::new(done)));
             }
@@ -189,6 +195,13 @@ impl Session {
         match &mut self.neighbourhood {
             Some(neighbourhood) => neighbourhood.offload = offload,
             None => self.neighbourhood = Some(Neighbourhood::new(offload, &mut self.state)),
+        }
+    }
+
+    /// Sets what is called during long waits for neighbours.
+    pub(crate) fn wait_while(&mut self, goes_on: impl Fn() -> bool + Send + 'static) {
+        if let Some(neighbourhood) = &mut self.neighbourhood {
+            neighbourhood.goes_on.get_or_insert_with(|| Box::new(goes_on));
         }
     }
 
@@ -274,7 +287,7 @@ impl Session {
             true => neighbourhood.bring_back(first_frame, state, judge, options)?,
             false => Duration::ZERO,
         };
-        let Neighbourhood { offload, queue, compute_seconds, .. } = neighbourhood;
+        let Neighbourhood { offload, queue, compute_seconds, goes_on, .. } = neighbourhood;
         judge.begin_chunk();
         let mut pass = state.begin(chunk.audio, chunk.span)?;
         if !encoder.may_exit_at_frontend() {
@@ -302,7 +315,7 @@ impl Session {
                         && sent.end.is_none()
                     {
                         let since = Instant::now();
-                        let end = sent.ticket.wait();
+                        let end = sent.ticket.wait(goes_on.as_deref());
                         waited += since.elapsed();
                         if let End::Returned(returned) = &end {
                             pass.add_states(sent.first_frame, returned.states.clone());
@@ -344,7 +357,7 @@ impl Session {
             Some(Entry::Done(_)) => None,
             Some(Entry::Sent(sent)) => match sent.end.take() {
                 Some(end) => Some(end),
-                None if wait => Some(sent.ticket.wait()),
+                None if wait => Some(sent.ticket.wait(neighbourhood.goes_on.as_deref())),
                 None => match sent.ticket.poll() {
                     Some(end) => Some(end),
                     None => return Ok(None),
@@ -381,8 +394,9 @@ impl Sent {
                 let vectors = match (&options.vectors, mixed) {
                     (Vectors::Mixture(_), Some(mixed)) if audio => mixed,
                     (Vectors::Mixture(mixture), Some(deep)) => mixture.join(&mixture.part(0, &features), &deep, exit_layer),
-                    (Vectors::Mixture(mixture), None) => mixture.mix(&features),
-                    (Vectors::Last, _) => feature.clone(),
+                    (Vectors::Mixture(mixture), None) if !features.is_empty() => mixture.mix(&features),
+                    // It left as audio before the mixture was asked for.
+                    (Vectors::Mixture(_), None) | (Vectors::Last, _) => feature.clone(),
                 };
                 descent.evidence.extend(evidence);
                 descent.ctc_evidence.extend(ctc_evidence);

@@ -67,6 +67,9 @@ pub(crate) trait Offload: Send {
     fn restart(&mut self);
 }
 
+/// The longest wait without a sign of life.
+const SLICE: Duration = Duration::from_millis(250);
+
 /// A sent chunk.
 pub(crate) struct Ticket {
     /// Number of the neighbour.
@@ -123,12 +126,19 @@ impl Ticket {
         }
     }
 
-    /// Waits for the end of the chunk, at most to its deadline.
-    pub fn wait(&self) -> End {
-        match self.reply.recv_deadline(self.until) {
-            Ok(reply) => reply.into(),
-            Err(RecvTimeoutError::Disconnected) => End::Refused,
-            Err(RecvTimeoutError::Timeout) => End::Late,
+    /// Waits for the end of the chunk, at most to its deadline, and while `goes_on`, which is asked several times a second.
+    pub fn wait(&self, goes_on: Option<&(dyn Fn() -> bool + Send)>) -> End {
+        loop {
+            match self.reply.recv_deadline(self.until.min(Instant::now() + SLICE)) {
+                Ok(reply) => return reply.into(),
+                Err(RecvTimeoutError::Disconnected) => return End::Refused,
+                Err(RecvTimeoutError::Timeout) => {
+                    let ends = !goes_on.is_none_or(|goes_on| goes_on());
+                    if ends || Instant::now() >= self.until {
+                        return End::Late;
+                    }
+                }
+            }
         }
     }
 }

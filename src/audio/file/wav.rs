@@ -151,7 +151,9 @@ impl Wav {
                 None
             }
             // A file that really has this length keeps its size; one that is longer than the header can say is read to its end.
-            Some(size) if unknown(size) && bytes.left().is_none_or(|left| left < size || left - size > LONGEST_TAIL_BYTES) => None,
+            Some(size) if unknown(size) && bytes.left().is_none_or(|left| left < size || left - size > LONGEST_TAIL_BYTES) => {
+                None
+            }
             Some(size) => Some(size),
         };
         let announced = match left {

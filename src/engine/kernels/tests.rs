@@ -326,6 +326,7 @@ proptest! {
             };
             let sums: Vec<i32> = (0..count).flat_map(|r| (0..outputs).map(move |n| (r, n))).map(|(r, n)| product(r, n)).collect();
             let residual = Some(&case.residual[..]);
+            let mut actual = vec![f32::NAN; count * outputs];
             // In two parts, as for panels.
             for columns in [0..outputs / 3, outputs / 3..outputs] {
                 let sums = &sums[columns.start.min(sums.len())..];

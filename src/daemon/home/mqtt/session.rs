@@ -156,12 +156,20 @@ impl Publisher {
         }
     }
 
-    /// Publishes until `stop`.
-    pub async fn run(mut self, mut events: Subscription, mut stop: watch::Receiver<bool>) {
+    /// Publishes until `stop`. Keywords that no broker has got by then are counted as dropped.
+    pub async fn run(mut self, mut events: Subscription, stop: watch::Receiver<bool>) {
+        self.publish_until(&mut events, stop).await;
+        while let Some(event) = events.try_recv() {
+            self.take(&event);
+        }
+        self.dropped.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
+    }
+
+    async fn publish_until(&mut self, events: &mut Subscription, mut stop: watch::Receiver<bool>) {
         let mut retry = Retry::new();
         loop {
             let began = Instant::now();
-            let Err(reason) = self.session(&mut events, stop.clone(), &mut retry).await else { return };
+            let Err(reason) = self.session(events, stop.clone(), &mut retry).await else { return };
             let text = Chain(&reason).to_string();
             if retry.is_new(&text) {
                 log::warn!("mqtt: {}:{}: {text}; retrying until it works", self.broker.host, self.broker.port);
