@@ -21,7 +21,7 @@ pub use crate::toml_file::{nearest, read as read_toml};
 /// Keyword search below the level of files and enrolment.
 #[cfg(feature = "keywords")]
 pub mod keyword {
-    pub use crate::keyword::calibrate::{Condition, babble, threshold};
+    pub use crate::keyword::calibrate::{Condition, babble, noise_gain, threshold};
     pub use crate::keyword::matcher::Matcher;
     pub use crate::keyword::search::VerifiedSearch;
     pub use crate::keyword::speech::{find_speech, trim};

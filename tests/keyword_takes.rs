@@ -1,7 +1,7 @@
 //! Takes and thresholds: speech in a recording, takes from a live stream, and thresholds from a background's peaks.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use bellis::internal::keyword::{Condition, FrameBlock, Template, Warp, babble};
+use bellis::internal::keyword::{Condition, FrameBlock, Template, Warp, babble, noise_gain};
 use bellis::internal::keyword::{find_speech, score, threshold, trim};
 use bellis::keyword::{Recorder, RecorderEvent, Tail, TakeProblem};
 use proptest::prelude::*;
@@ -148,6 +148,26 @@ fn thresholds_of_observed_rates_match_the_peaks_and_those_of_lower_rates_extrapo
     assert!((at(12.0) - 1.0).abs() < 1e-3, "{}", at(12.0));
     assert!((at(0.5) - (1.0 - 0.1 * (0.5f64 / 12.0).ln())).abs() < 0.05, "{}", at(0.5));
     assert!(at(0.1) > at(0.5) && at(0.5) > at(5.0));
+}
+
+#[test]
+fn scores_are_higher_in_noise_by_what_thresholds_are_lower_in_babble() {
+    let plain = tail_of(0.1, 2.0);
+    let of = |condition, factor: f32| Tail {
+        condition,
+        peaks: plain.peaks.iter().map(|peak| factor * peak).collect(),
+        ..plain.clone()
+    };
+    let gain = |tails: &[Tail]| noise_gain(tails, 0.5);
+    let thresholds = threshold(&[plain.clone()], 0.5).unwrap() / threshold(&[of(Condition::Babble, 0.6)], 0.5).unwrap();
+    let found = gain(&[plain.clone(), of(Condition::Babble, 0.6)]);
+    assert!((found - thresholds / 1.1).abs() < 1e-5 && found > 1.3, "{found} {thresholds}");
+    // A little less is within the uncertainty of the background's minutes.
+    assert_eq!(gain(&[plain.clone(), of(Condition::Babble, 0.95)]), 1.0);
+    assert_eq!(gain(&[plain.clone(), of(Condition::Babble, 1.2)]), 1.0, "babble is what decides the threshold");
+    assert_eq!(gain(&[plain.clone(), of(Condition::Noise, 0.5)]), 1.0, "a pack's reading has no babble");
+    assert_eq!(gain(&[plain.clone(), of(Condition::Babble, 0.01)]), 2.5);
+    assert_eq!(gain(&[]), 1.0);
 }
 
 #[test]

@@ -215,7 +215,13 @@ fn stream_info() -> StreamInfo {
 
 fn watched(example: &[Vec<f32>]) -> Vec<Watched> {
     let options = SpotterOptions::new(0.9, 0.02);
-    vec![Watched { name: "word".into(), threshold: 0.9, priority: 0, spotter: Spotter::new(vec![template(example)], options) }]
+    vec![Watched {
+        name: "word".into(),
+        threshold: 0.9,
+        noise_gain: 1.0,
+        priority: 0,
+        spotter: Spotter::new(vec![template(example)], options),
+    }]
 }
 
 /// The consumer's output for a stream in chunks of these sizes, repeated.
@@ -243,6 +249,40 @@ fn lines_of(keywords: Vec<Watched>, stream: &[Vec<f32>], sizes: &[usize]) -> Str
 /// Rows along one axis each.
 fn along(axes: &[usize]) -> Vec<Vec<f32>> {
     axes.iter().map(|&axis| (0..WIDTH).map(|k| if k == axis { 3.0 } else { 0.0 }).collect()).collect()
+}
+
+/// In noise, scores are higher by the keyword's factor; in clear audio and after a gap they are not.
+#[test]
+fn scores_follow_the_noise() {
+    // Four of six frames are those of the word.
+    let (word, heard, pause) = (along(&[1, 1, 2, 3, 3, 4]), along(&[1, 1, 2, 3, 5, 5]), along(&[0; 74]));
+    let stream = [pause.clone(), heard, pause].concat();
+    let scores = |noise_gain: f32, amplitude: &dyn Fn(usize) -> f32, lost: u64| {
+        let keywords = watched(&word).into_iter().map(|one| Watched { noise_gain, ..one }).collect();
+        let mut search = KeywordSearch::new(keywords, None);
+        search.begin(HOP, 16);
+        let mut found = Vec::new();
+        for (number, rows) in stream.chunks(16).enumerate() {
+            let first = number * 16 * HOP;
+            let sample = |at: usize| amplitude(at) * if at.wrapping_mul(2_654_435_761) & 0x8000 == 0 { 1.0 } else { -1.0 };
+            let audio = Some((first..first + rows.len() * HOP).map(sample).collect());
+            // The word begins in the fifth chunk.
+            let (lost, shift) = if number == 4 { (lost, lost) } else { (0, if number > 4 { lost } else { 0 }) };
+            let chunk = chunk(number as u64, first as u64 + shift, rows, lost);
+            search.search(&Representation { audio, ..chunk }, &mut |_: Detection<'_>| Ok::<_, SearchError>(())).unwrap();
+            found.extend(search.take_scores().into_iter().map(|one| one.score));
+        }
+        found.into_iter().fold(0.0, f32::max)
+    };
+    let noisy = |_: usize| 0.1;
+    let clear = |at: usize| if at / 8_000 % 2 == 0 { 0.1 } else { 0.001 };
+    let plain = scores(1.0, &noisy, 0);
+    assert!((0.4..0.9).contains(&plain), "{plain}");
+    assert_eq!(scores(1.1, &noisy, 0), plain * 1.1);
+    assert_eq!(scores(1.1, &clear, 0), plain);
+    // After a gap, it is unknown whether the audio is noisy.
+    assert_eq!(scores(1.1, &noisy, 320), plain);
+    assert_eq!(scores(9.0, &noisy, 0), 1.0, "no score is above 1");
 }
 
 #[test]
@@ -296,6 +336,7 @@ fn of_keywords_in_the_same_audio_one_is_reported() {
     let keyword = |name: &str, rows: &[Vec<f32>], priority| Watched {
         name: name.into(),
         threshold: 0.7,
+        noise_gain: 1.0,
         priority,
         spotter: Spotter::new(vec![template(rows)], SpotterOptions::new(0.7, 0.02)),
     };
@@ -380,6 +421,7 @@ fn live_and_file_give_the_same_lines() {
         vec![Watched {
             name: "stretch".into(),
             threshold: 0.999,
+            noise_gain: 1.0,
             priority: 0,
             spotter: Spotter::new(vec![template.clone()], options),
         }]
@@ -547,7 +589,13 @@ fn other_keywords_do_not_change_a_score() {
         let options = SpotterOptions { near_miss, ..SpotterOptions::new(0.25, 0.02) };
         let watched = |&first: &usize| {
             let template = Template::new(track.rows(first..first + 12), track.width());
-            Watched { name: format!("at {first}"), threshold: 0.25, priority: 0, spotter: Spotter::new(vec![template], options) }
+            Watched {
+                name: format!("at {first}"),
+                threshold: 0.25,
+                noise_gain: 1.0,
+                priority: 0,
+                spotter: Spotter::new(vec![template], options),
+            }
         };
         let (page, second) = (Page::default(), Verifier::new(encoder, 16).unwrap());
         let keywords = starts.iter().map(watched).collect();
@@ -590,7 +638,7 @@ fn detections(audio: &[f32], first: usize, parts: &[Part<'_>]) -> Vec<(u64, f32)
     let track = Track::of(audio, encoder, policy(), 16).unwrap();
     let template = Template::new(track.rows(first..first + 25), track.width());
     let spotter = Spotter::new(vec![template], SpotterOptions::new(0.5, 0.02));
-    let watched = Watched { name: "one".into(), threshold: 0.5, priority: 0, spotter };
+    let watched = Watched { name: "one".into(), threshold: 0.5, noise_gain: 1.0, priority: 0, spotter };
     let mut search = KeywordSearch::new(vec![watched], Some(Verifier::new(encoder, 16).unwrap()));
     search.begin(HOP, 16);
     let mut session = Session::new(encoder, policy(), search.session_options(16)).unwrap();

@@ -1,9 +1,10 @@
-"""Small trainings from nothing that differ in one choice of `train`, and their phone errors: what each choice is worth.
+"""Small trainings from nothing that differ in one choice of `train`: what each choice is worth.
 
     python -m models.train.ablate [CHOICE ...] [--steps N] [--clips N] [--threads N]
 
-Each choice trains daisy-nano on the prepared data for as many steps, and is measured as `check` measures, at half and full depth. "nothing" is trained with two
-seeds: differences below that of the two are noise. Finished trainings are kept in runs/ablations and not repeated; at the end, all of them are a table.
+Each choice trains daisy-nano on the prepared data for as many steps. Measured is the surprise of the CTC branches at the known phones of held-out speech (the clips of
+`check`), in nats per phone, at half and full depth: phone errors mean little after so few steps. "nothing" is trained with two seeds: differences below that of the two
+are noise. Finished trainings are kept in runs/ablations and not repeated; at the end, all of them are a table.
 
 The units "averaged over voices" are those of the mean posterior of all voices that say a sentence, frames matched within each phone by its exact times.
 """
@@ -17,8 +18,10 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from . import check, mixing, train
+from .inventory import VOCABULARY
 from .label import model_of, outputs
 from .paths import HOP, PREPARED, REPOSITORY, RUNS, TARGETS
 from .teach import information
@@ -101,14 +104,36 @@ def learn(choice, steps, threads):
     return final
 
 
+def surprise(model, pairs, snr, rng):
+    """Nats per phone of every layer's CTC branch, [L + 1]."""
+    nats, total = torch.zeros(model.shape.layers + 1), 0
+    for logits, reference in check.heard(model, pairs, snr, rng):
+        phones = torch.tensor([VOCABULARY.index(phone) for phone in reference])
+        if len(phones) > 0.8 * logits.shape[1]:
+            continue  # spoken faster than the text can be aligned
+        targets, count = phones.repeat(len(logits), 1), torch.full((len(logits),), len(phones))
+        found = F.ctc_loss(without_boundaries(logits).transpose(0, 1), targets, torch.full((len(logits),), logits.shape[1]), count, reduction="none")
+        nats, total = nats + found, total + len(phones)
+    return nats / max(1, total)
+
+
+def without_boundaries(logits):
+    """Log-probabilities in which the word boundary, which references lack, is a blank."""
+    log_p = logits.float().log_softmax(-1).clone()
+    blank, boundary = check.SILENT
+    log_p[..., blank] = torch.logaddexp(log_p[..., blank], log_p[..., boundary])
+    log_p[..., boundary] = -30
+    return log_p
+
+
 def measure(model, clips):
-    """{speech: {SNR: [error at half depth, at full depth]}}."""
+    """{speech: {SNR: [nats per phone at half depth, at full depth]}}."""
     found = {}
     for speech in SPEECH:
         for snr in (None, 5):
             rng = np.random.default_rng(1)
-            errors = check.errors(model, check.some(speech, rng, clips), snr, rng)
-            found.setdefault(speech, {})["clean" if snr is None else f"{snr} dB"] = [float(errors[len(errors) // 2]), float(errors[-1])]
+            nats = surprise(model, check.some(speech, rng, clips), snr, rng)
+            found.setdefault(speech, {})["clean" if snr is None else f"{snr} dB"] = [float(nats[len(nats) // 2]), float(nats[-1])]
     return found
 
 
@@ -136,7 +161,7 @@ def main():
         print(f"ablate: {choice}: {json.dumps(found[choice])}", flush=True)
     print("| changed | " + " | ".join(f"{speech}: clean, 5 dB, half to full" for speech in SPEECH) + " |\n|" + "---|" * (len(SPEECH) + 1))
     for choice, speeches in found.items():
-        cells = [f"{100 * by['clean'][1]:.1f}, {100 * by['5 dB'][1]:.1f}, {100 * (1 - by['clean'][1] / by['clean'][0]):.0f} %" for by in speeches.values()]
+        cells = [f"{by['clean'][1]:.2f}, {by['5 dB'][1]:.2f}, {100 * (1 - by['clean'][1] / by['clean'][0]):.0f} %" for by in speeches.values()]
         print(f"| {choice} | " + " | ".join(cells) + " |")
 
 

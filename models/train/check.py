@@ -78,9 +78,8 @@ def some(kind, rng, count):
 
 
 @torch.no_grad()
-def errors(model, pairs, snr, rng):
-    """Phone error rate of every layer, [L + 1]."""
-    wrong, total = np.zeros(model.shape.layers + 1), 0
+def heard(model, pairs, snr, rng):
+    """Yields (logits of every layer's CTC branch [L + 1, T, V], phones) for pairs of `referenced`, in pink noise if there is an SNR."""
     for audio, reference in pairs:
         audio = audio * LEVEL / (audio.std() + 1e-6)
         count = -(-len(audio) // HOP // CHUNK) * CHUNK
@@ -88,8 +87,14 @@ def errors(model, pairs, snr, rng):
         padded[LEAD : LEAD + len(audio)] = audio[: len(padded) - LEAD]
         if snr is not None:
             padded += scale_to(coloured(rng, len(padded), 1.0), LEVEL**2, snr)
-        found = model.phone_logits(model(torch.from_numpy(padded)[None], CHUNK)).argmax(-1)[:, 0].numpy()
-        wrong += [distance(collapse(row), reference) for row in found]
+        yield model.phone_logits(model(torch.from_numpy(padded)[None], CHUNK))[:, 0], reference
+
+
+def errors(model, pairs, snr, rng):
+    """Phone error rate of every layer, [L + 1]."""
+    wrong, total = np.zeros(model.shape.layers + 1), 0
+    for logits, reference in heard(model, pairs, snr, rng):
+        wrong += [distance(collapse(row), reference) for row in logits.argmax(-1).numpy()]
         total += len(reference)
     return wrong / max(1, total)
 

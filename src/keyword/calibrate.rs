@@ -21,6 +21,9 @@ use crate::stream::{Representation, SessionError, SessionOptions};
 const TAIL_PEAKS: usize = 24;
 /// Least number of peaks to extrapolate from.
 const LEAST_PEAKS: usize = 4;
+/// Share of the gain that is not used: with minutes of background, the threshold of one condition is known to about a tenth.
+const GAIN_MARGIN: f32 = 1.1;
+const MOST_GAIN: f32 = 2.5;
 /// Number of voices in [`babble`].
 const VOICES: usize = 6;
 /// Least score of a background peak; any speech has higher ones.
@@ -103,6 +106,16 @@ pub fn false_accepts_of(sensitivity: f64) -> f64 {
 pub fn threshold(tails: &[Tail], per_hour: f64) -> Option<f32> {
     let each: Option<Vec<f32>> = tails.iter().map(|tail| tail.threshold(per_hour)).collect();
     each?.into_iter().reduce(f32::max)
+}
+
+/// The factor by which scores are higher where the audio is as noisy as [`Condition::Babble`], so that one threshold means the same rate there: 1 if that
+/// condition is unknown, or has no lower threshold than the others.
+pub fn noise_gain(tails: &[Tail], per_hour: f64) -> f32 {
+    let noisy = tails.iter().find(|tail| tail.condition == Condition::Babble).and_then(|tail| tail.threshold(per_hour));
+    match (threshold(tails, per_hour), noisy) {
+        (Some(all), Some(noisy)) if noisy > 0.0 => (all / noisy / GAIN_MARGIN).clamp(1.0, MOST_GAIN),
+        _ => 1.0,
+    }
 }
 
 /// Babble of six voices made from one recording: the sum of six copies, rotated by sevenths of its length, at the recording's RMS level.

@@ -65,6 +65,8 @@ const LARGEST: f32 = 99.0;
 const LEAST_ROWS: usize = 4;
 const MOST_ROWS: usize = 1000;
 const MOST_PRONUNCIATIONS: usize = 8;
+/// False accepts per hour of a keyword whose threshold was given as a number.
+const USUAL_RATE: f64 = 0.5;
 /// Range of thresholds that feedback may set if there is no background.
 const FREE_RANGE: (f32, f32) = (0.05, 0.95);
 /// Threshold up to which feedback may move that of a keyword from text, whatever its background.
@@ -412,6 +414,11 @@ impl Keyword {
         let has_audio = !self.background.is_empty() && self.background.iter().all(|tail| tail.hours > 0.0);
         let each = self.background.iter().filter_map(|tail| tail.threshold(per_hour));
         has_audio.then(|| each.fold(LEAST_WITH_PHONES, f32::max))
+    }
+
+    /// The factor by which scores are higher in noise ([`Contrast`](super::contrast::Contrast)), 1 or more.
+    pub(super) fn noise_gain(&self) -> f32 {
+        super::calibrate::noise_gain(&self.background, self.false_accepts_per_hour.unwrap_or(USUAL_RATE))
     }
 
     /// Minutes of the background speech that the threshold was set on.

@@ -15,6 +15,7 @@
 
 mod barycenter;
 pub(crate) mod calibrate;
+mod contrast;
 mod enroll;
 #[cfg(feature = "files")]
 mod enroller;

@@ -161,7 +161,7 @@ pub fn find_speech(audio: &[f32], sample_rate: u32) -> Result<Span, TakeProblem>
 const SILENCE_DBFS: f32 = -120.0;
 
 /// Level of each frame without its mean, dBFS.
-fn levels(audio: &[f32], frame: usize, step: usize) -> Vec<f32> {
+pub(super) fn levels(audio: &[f32], frame: usize, step: usize) -> Vec<f32> {
     let level = |samples: &[f32]| {
         let count = samples.len() as f64;
         let mean = samples.iter().map(|&x| f64::from(x)).sum::<f64>() / count;

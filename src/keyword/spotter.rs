@@ -106,6 +106,8 @@ pub struct Spotter {
     fired: Option<u64>,
     missed: Missed,
     highest_score: f32,
+    /// Factor of all scores.
+    gain: f32,
 }
 
 impl Spotter {
@@ -120,6 +122,7 @@ impl Spotter {
             fired: None,
             missed: Missed::default(),
             highest_score: 0.0,
+            gain: 1.0,
         }
     }
 
@@ -140,7 +143,7 @@ impl Spotter {
         let candidates = self.matcher.step(block);
         for (frame, candidate) in (first..).zip(candidates).take(block.frames()) {
             self.age = self.age.saturating_add(1);
-            let score = candidate.score;
+            let score = (candidate.score * self.gain).min(1.0);
             self.highest_score = self.highest_score.max(score);
             if score > 0.0 {
                 let (start, end) = ((frame + 1).saturating_sub(candidate.frames), frame + 1);
@@ -174,6 +177,11 @@ impl Spotter {
     /// Whether it reads the logits of the CTC branch.
     pub(super) fn reads_phones(&self) -> bool {
         self.matcher.phones().is_some()
+    }
+
+    /// Sets the factor of the scores from here on.
+    pub(super) fn set_gain(&mut self, gain: f32) {
+        self.gain = gain;
     }
 
     /// Changes the least score of a near miss.
@@ -228,6 +236,6 @@ impl Spotter {
             let candidates = (first + 1..).zip(matcher.step(block)).take(block.frames());
             highest = candidates.filter(|(end, _)| *end > peak.start).fold(highest, |highest, (_, own)| highest.max(own.score));
         })?;
-        Ok(peak.score.min(highest) * factor)
+        Ok(peak.score.min(highest * self.gain) * factor)
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::contrast::Contrast;
 use super::file::{Keyword, KeywordError};
 use super::search::searched;
 use super::spotter::{Event, Hit, Spotter, SpotterOptions};
@@ -24,6 +25,8 @@ pub struct Watched {
     pub name: String,
     /// Threshold, for the output.
     pub threshold: f32,
+    /// Factor of the scores in audio as noisy as babble at equal level; less noise has a smaller one.
+    pub noise_gain: f32,
     /// Rank among keywords that are detected in the same audio.
     pub priority: i32,
     /// Spotter for it.
@@ -65,7 +68,7 @@ impl Watched {
             .matcher(encoder.vocabulary())
             .map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
         let (name, priority) = (keyword.name.clone(), keyword.priority);
-        Ok(Self { name, threshold, priority, spotter: Spotter::new(matcher, spotter) })
+        Ok(Self { name, threshold, noise_gain: keyword.noise_gain(), priority, spotter: Spotter::new(matcher, spotter) })
     }
 
     /// As [`new`](Self::new); a keyword without background scores keeps its threshold, with a line in the log.
@@ -154,6 +157,7 @@ fn rows<'a>(values: &'a Frames, range: &Range<usize>) -> &'a [f32] {
 pub struct KeywordSearch {
     keywords: Vec<Watched>,
     verifier: Option<Verifier>,
+    contrast: Contrast,
     block: FrameBlock,
     /// Hits in the current block: time, keyword, hit.
     hits: Vec<(u64, usize, Hit)>,
@@ -173,6 +177,7 @@ impl KeywordSearch {
         Self {
             keywords,
             verifier,
+            contrast: Contrast::default(),
             block: FrameBlock::default(),
             hits: Vec::new(),
             detections: Vec::new(),
@@ -246,12 +251,26 @@ impl KeywordSearch {
         if let Some(verifier) = &mut self.verifier {
             verifier.push(chunk, frames.clone());
         }
+        self.follow_noise(chunk, &frames);
         let logits = chunk.ctc_logits.as_ref().map_or(&[][..], |logits| rows(logits, &frames));
         let mut block = std::mem::take(&mut self.block);
         let searched =
             blocks(&mut block, (rows(vectors, &frames), vectors.dim()), logits, |block| self.search_block(block, each));
         self.block = block;
         searched
+    }
+
+    /// Adapts the scores to the noise up to the end of these frames.
+    fn follow_noise(&mut self, chunk: &Representation, frames: &Range<usize>) {
+        let Some(audio) = chunk.audio.as_deref().filter(|_| self.keywords.iter().any(|keyword| keyword.noise_gain > 1.0)) else {
+            return;
+        };
+        let (hop, at) = (self.hop_samples as usize, |frame: usize| (frame * self.hop_samples as usize).min(audio.len()));
+        self.contrast.push(&audio[at(frames.start)..at(frames.end)], hop, chunk.sample_rate);
+        let noise = self.contrast.noise();
+        for keyword in &mut self.keywords {
+            keyword.spotter.set_gain(keyword.noise_gain.powf(noise));
+        }
     }
 
     /// The highest score of each keyword since the last call, before verification.
@@ -285,6 +304,7 @@ impl KeywordSearch {
         if let Some(verifier) = &mut self.verifier {
             verifier.reset();
         }
+        self.contrast.reset();
         self.report(each)
     }
 
