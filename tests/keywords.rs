@@ -275,7 +275,7 @@ fn scores_follow_the_noise() {
         found.into_iter().fold(0.0, f32::max)
     };
     let noisy = |_: usize| 0.1;
-    let clear = |at: usize| if at / 8_000 % 2 == 0 { 0.1 } else { 0.001 };
+    let clear = |at: usize| if (at / 8_000).is_multiple_of(2) { 0.1 } else { 0.001 };
     let plain = scores(1.0, &noisy, 0);
     assert!((0.4..0.9).contains(&plain), "{plain}");
     assert_eq!(scores(1.1, &noisy, 0), plain * 1.1);

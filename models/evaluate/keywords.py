@@ -288,8 +288,8 @@ def utterances(words, snr, noise, random, passes=1):
         for word, (_, tests) in words.items():
             for audio, start, end in tests:
                 truth.append((word, at / RATE + start, at / RATE + end))
-                play(noise_at(audio, snr, noise, random))
-                play(np.zeros(int(PAUSE * RATE), np.float32))
+                # Noise is there before and after a word, too.
+                play(noise_at(np.pad(audio, (0, int(PAUSE * RATE))), snr, noise, random))
     return np.concatenate(parts), truth
 
 
@@ -432,7 +432,7 @@ def page(figures):
         text.append(f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | {f['cost'][1]:.1f} |" if len(f["cost"]) > 1 else f"| {f['system']} | {f['keywords']} | {f['cost'][0]:.1f} | |")
     calibrated = [f for f in figures if "calibrated" in f]
     if calibrated:
-        text += ["", "False accepts an hour at the thresholds that `bellis enroll` sets for 0.5 on the bundled 18 minutes:", ""]
+        text += ["", "False accepts per hour at the thresholds that `bellis enroll` sets for 0.5 on the bundled 18 minutes; phrases from text on the pack's reading:", ""]
         text += [f"- {f['system']}, {f['calibrated']['words']} words: " + ", ".join(f"{f['calibrated']['found'][snr]:g} ({at(snr)})" for snr in sorted(f["calibrated"]["found"], key=quietest_first)) for f in calibrated]
         text += ["", "Calibration loss: recall of these words at those thresholds, and at thresholds chosen for 0.5 an hour on this audio:", ""]
         for f in (f for f in calibrated if "recall" in f["calibrated"]):
