@@ -159,7 +159,8 @@ fn scores_are_higher_in_noise_by_what_thresholds_are_lower_in_babble() {
         ..plain.clone()
     };
     let gain = |tails: &[Tail]| noise_gain(tails, 0.5);
-    let thresholds = threshold(&[plain.clone()], 0.5).unwrap() / threshold(&[of(Condition::Babble, 0.6)], 0.5).unwrap();
+    let thresholds =
+        threshold(std::slice::from_ref(&plain), 0.5).unwrap() / threshold(&[of(Condition::Babble, 0.6)], 0.5).unwrap();
     let found = gain(&[plain.clone(), of(Condition::Babble, 0.6)]);
     assert!((found - thresholds / 1.1).abs() < 1e-5 && found > 1.3, "{found} {thresholds}");
     // A little less is within the uncertainty of the background's minutes.
