@@ -170,7 +170,9 @@ pub fn bench(
         let stream = Stream { pack, encoder, plan, audio: &audio, at_source, stop };
         for candidate in &mut candidates {
             if stop.is_set() {
-                report.add_curves(&candidates);
+                // Policies are compared on the same audio.
+                report.drop_condition(&condition);
+                report.finish(&candidates);
                 return Ok(report);
             }
             progress(&Progress { done, total, now: &format!("{}, {}", condition.name, candidate.text) });
@@ -186,8 +188,7 @@ pub fn bench(
         }
     }
     log::debug!("{total_seconds:.0} s of audio in all conditions");
-    report.add_curves(&candidates);
-    report.peak_memory_bytes = report.cells.iter().filter_map(|cell| cell.peak_memory_bytes).max();
+    report.finish(&candidates);
     progress(&Progress { done, total: done, now: "" });
     Ok(report)
 }
@@ -236,8 +237,13 @@ impl Stream<'_> {
     /// Measures a policy: its cell, and the exit layer of every chunk.
     fn cell(&self, study: &Study, condition: &Condition, candidate: &mut Candidate) -> Result<(Cell, Vec<usize>), BenchError> {
         let timed = match &candidate.kept {
-            Some(timed) => timed.clone(),
-            None => self.timed(candidate)?,
+            // What it dropped is counted once.
+            Some(timed) => {
+                let mut timed = timed.clone();
+                timed.summary.samples.dropped = 0;
+                timed
+            }
+            None => self.timed(study, candidate)?,
         };
         let plain = is_fixed_depth(&candidate.text);
         let depth = timed.summary.exits.iter().position(|&chunks| chunks > 0).unwrap_or(0);
@@ -257,7 +263,7 @@ impl Stream<'_> {
         Ok((Cell::new(condition, &candidate.text, &timed, distance), exits))
     }
 
-    fn timed(&self, candidate: &mut Candidate) -> Result<Timed, BenchError> {
+    fn timed(&self, study: &Study, candidate: &mut Candidate) -> Result<Timed, BenchError> {
         let chunk_frames = self.plan.chunk_frames;
         let allocations = allocations::count(self.encoder, self.audio, chunk_frames, candidate.spec.build(self.pack)?)?;
         let source = source::Playback::new(self.at_source.clone(), self.plan.rate, self.plan.realtime);
@@ -270,9 +276,11 @@ impl Stream<'_> {
         let counters = run.counters().clone();
         let summary = run.join().into_result()?;
         let cpu = process::cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before).as_secs_f64());
-        let own_audio = size_of_val(&*self.at_source) + size_of_val(self.audio) + size_of_val(&self.plan.speech.samples[..]);
-        let peak_memory =
-            process::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own_audio as u64));
+        let own = size_of_val(&*self.at_source)
+            + size_of_val(self.audio)
+            + size_of_val(&self.plan.speech.samples[..])
+            + study.memory_bytes();
+        let peak_memory = process::peak_memory().filter(|_| peak_is_of_this_run).map(|peak| peak.saturating_sub(own as u64));
         let latencies = counters.latencies();
         candidate.chunk_latency.merge(&latencies.compute);
         candidate.delay.merge(&latencies.delay);

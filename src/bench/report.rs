@@ -248,7 +248,22 @@ impl Report {
         self.conditions.push(Condition { seconds, entropy: study.entropy.clone(), ..condition.clone() });
     }
 
-    pub(super) fn add_curves(&mut self, candidates: &[Candidate]) {
+    /// Removes a condition that was interrupted.
+    pub(super) fn drop_condition(&mut self, condition: &Condition) {
+        self.cells.retain(|cell| cell.condition != condition.name);
+        self.conditions.retain(|one| one.name != condition.name);
+        if condition.kind == ConditionKind::Device {
+            self.device = None;
+        }
+    }
+
+    /// Adds what is known at the end.
+    pub(super) fn finish(&mut self, candidates: &[Candidate]) {
+        self.add_curves(candidates);
+        self.peak_memory_bytes = self.cells.iter().filter_map(|cell| cell.peak_memory_bytes).max();
+    }
+
+    fn add_curves(&mut self, candidates: &[Candidate]) {
         for candidate in candidates {
             self.chunk_latency.extend(Curve::of(&candidate.text, &candidate.chunk_latency));
             self.delay.extend(Curve::of(&candidate.text, &candidate.delay));
@@ -293,10 +308,14 @@ impl Report {
 
     /// Mean of a policy over the conditions with speech throughout; `None` if a value is missing.
     pub fn mean(&self, policy: &str, value: impl Fn(&Cell) -> Option<f64>) -> Option<f64> {
-        let device = self.conditions.iter().find(|condition| condition.kind == ConditionKind::Device);
-        let cells = self.of(policy).filter(|cell| device.is_none_or(|device| device.name != cell.condition));
-        let values = cells.map(value).collect::<Option<Vec<f64>>>()?;
+        let values = self.with_speech(policy).map(value).collect::<Option<Vec<f64>>>()?;
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+
+    /// The cells of a policy in the conditions with speech.
+    pub fn with_speech<'a>(&'a self, policy: &'a str) -> impl Iterator<Item = &'a Cell> {
+        let device = self.conditions.iter().find(|condition| condition.kind == ConditionKind::Device);
+        self.of(policy).filter(move |cell| device.is_none_or(|device| device.name != cell.condition))
     }
 
     /// (MACs per second, KL) of every fixed depth, full depth last: means over the conditions with speech, or the device-like stream.

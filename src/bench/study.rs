@@ -56,6 +56,11 @@ pub(super) struct Study {
 }
 
 impl Study {
+    /// Memory of what it keeps.
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&self.full[..])
+    }
+
     /// Streams `audio` (at the pack's rate) through every layer.
     pub fn of(encoder: &Arc<Encoder>, audio: &[f32], chunk_frames: usize) -> Result<Self, EngineError> {
         if !encoder.has_heads() {

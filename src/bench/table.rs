@@ -70,7 +70,7 @@ impl Report {
                 Maybe(mean(&|c| Some(c.chunk_ms.p50)), 2),
                 Maybe(mean(&|c| Some(c.chunk_ms.p90)), 2),
                 Maybe(mean(&|c| Some(c.chunk_ms.p99)), 2),
-                self.of(policy).map(|cell| cell.chunk_ms.max).fold(0.0, f64::max)
+                self.with_speech(policy).map(|cell| cell.chunk_ms.max).fold(0.0, f64::max)
             )?;
         }
         writeln!(f, "means over the conditions with speech; * KL of a fixed depth with the same MACs; `never` is full depth")

@@ -17,6 +17,7 @@ use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::files::check_creatable;
+use super::settings::chunk_frames;
 use super::{locate, signals, values};
 
 /// Measure depth, quality, cost and latency under noise
@@ -87,7 +88,7 @@ pub struct Bench {
     #[arg(long, conflicts_with_all = ["json", "html"])]
     no_files: bool,
     /// Compare two JSON reports instead of measuring
-    #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = ["speech", "noise", "policy", "json", "realtime"])]
+    #[arg(long, value_names = ["A.json", "B.json"], num_args = 2, conflicts_with_all = ["speech", "noise", "policy", "json", "realtime", "snr", "chunk", "seconds", "pack", "precision", "kernels", "threads", "rate", "no_device", "no_files"])]
     compare: Option<Vec<PathBuf>>,
 }
 
@@ -141,7 +142,7 @@ impl Bench {
         }
         let audio = &pack.manifest.audio;
         let hop_ms = audio.hop as f64 * 1e3 / f64::from(audio.sample_rate);
-        let chunk_frames = self.chunk.map_or(pack.default_chunk_frames(), |ms| (ms / hop_ms).round() as usize);
+        let chunk_frames = chunk_frames(self.chunk, hop_ms, pack.default_chunk_frames())?;
         let mut options = LoadOptions::default().precision(self.precision).threads(self.threads);
         options.kernels = self.kernels;
         let encoder = Encoder::load(&pack, &options)?;
@@ -233,7 +234,15 @@ impl Bench {
             (true, false) => RATIOS.to_vec(),
             (true, true) => REALTIME_RATIOS.to_vec(),
             _ => {
-                self.snr.iter().filter_map(|ratio| if let Ratio::Decibels(value) = ratio { Some(*value) } else { None }).collect()
+                let mut ratios = Vec::new();
+                for ratio in &self.snr {
+                    if let Ratio::Decibels(value) = ratio
+                        && !ratios.contains(value)
+                    {
+                        ratios.push(*value);
+                    }
+                }
+                ratios
             }
         }
     }
@@ -253,6 +262,13 @@ impl Bench {
                 }
                 noise => noises.push(noise),
             }
+        }
+        let name = |noise: &NoiseKind| noise.to_string();
+        if let Some((at, twice)) =
+            noises.iter().enumerate().find(|(at, one)| noises[..*at].iter().any(|other| name(other) == name(one)))
+        {
+            let first = noises[..at].iter().position(|other| name(other) == name(twice)).unwrap_or(0);
+            bail!("--noise: number {} and number {} are both called `{twice}` in the report; rename a file", first + 1, at + 1);
         }
         Ok(noises)
     }

@@ -15,7 +15,7 @@ use bellis::engine::Encoder;
 use bellis::internal::RunFile;
 use bellis::pack::Pack;
 
-use super::files::{check_unclaimed, set_aside};
+use super::files::{check_unclaimed, check_writable, set_aside};
 use super::keywords::consumer as keywords;
 use super::settings::{Input, Settings};
 
@@ -34,6 +34,8 @@ pub struct Asked {
 pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> anyhow::Result<Vec<Box<dyn Consumer>>> {
     let asked = asked(settings)?;
     let made = asked.iter().map(|asked| one(asked, settings, pack, encoder, None)).collect::<anyhow::Result<_>>()?;
+    // No file is renamed before all outputs are known to be usable.
+    asked.iter().try_for_each(|one| check_writable(&one.spec))?;
     asked.iter().try_for_each(|one| check_unclaimed(&one.spec))?;
     for Asked { spec, .. } in &asked {
         // A folder that already contains utterances is rejected.

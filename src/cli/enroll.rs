@@ -32,7 +32,7 @@ const FEW_MINUTES: f64 = 10.0;
 ///
 /// Nothing is trained. With --say, streams are searched for the phones of the phrase, as espeak-ng pronounces it; with --from or --record, for
 /// the recordings. A recording in addition to --say adapts the keyword to its speaker. The threshold is set on speech without the keyword, for the
-/// requested false-accept rate. Use a phrase of at least two syllables.
+/// requested false-accept rate. Use a phrase of three or more syllables.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("examples").args(["say", "from", "record"]).required(true).multiple(true), after_help = "Examples:
   bellis enroll lamp --say \"turn on the lamp\"

@@ -98,7 +98,6 @@ pub fn check_unclaimed(spec: &ConsumerSpec) -> anyhow::Result<()> {
 }
 
 /// Checks that a consumer's file or folder can be created or written, and changes nothing.
-#[cfg(all(unix, feature = "serve"))]
 pub fn check_writable(spec: &ConsumerSpec) -> anyhow::Result<()> {
     let Some(path) = spec.path() else { return Ok(()) };
     let failed = || path.display().to_string();

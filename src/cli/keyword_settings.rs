@@ -109,11 +109,16 @@ impl Feedback {
         outln!("{}: threshold {before:.3} before, {:.3} now", keyword.name, keyword.threshold);
         let against = keyword.feedback.contradicted(keyword.threshold);
         if against > 0 {
+            let remedy = match &keyword.say {
+                None => "Enroll it again with its recordings and one more, or use a longer phrase".to_owned(),
+                Some(say) => format!(
+                    "Enroll it again with a recording (`bellis enroll {} --say \"{}\" --language {} --pack {} --record 1 --replace`), or use a \
+                     longer phrase",
+                    keyword.name, say.phrase, say.language, keyword.pack.name
+                ),
+            };
             errln!(
-                "warning: this threshold contradicts {against} of the scores, and no allowed one agrees with more of them. Add a recording \
-                 (`bellis enroll {} --say \"{}\" --record 1 --replace`), or use a longer phrase.",
-                keyword.name,
-                keyword.say.as_ref().map_or("PHRASE", |say| &say.phrase)
+                "warning: this threshold contradicts {against} of the scores, and no allowed one agrees with more of them. {remedy}."
             );
         }
         Ok(())

@@ -11,9 +11,9 @@ use bellis::audio::{ChannelPick, read_file_at};
 use bellis::consumer::KeywordLines;
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::exit::PolicySpec;
-use bellis::internal::keyword::{SpotterOptions, VerifiedSearch};
 use bellis::keyword::{
-    KEYWORD_SUFFIX, KeywordError, MOST_REFRACTORY, PackRef, SearchOptions, Verifier, Watched, check_name, find, load,
+    Detection, Event, KEYWORD_SUFFIX, KeywordError, KeywordSearch, MOST_REFRACTORY, PackRef, SearchOptions, Verifier, Watched,
+    check_name, find, load,
 };
 use bellis::pack::Pack;
 use bellis::stream::{Representation, Session};
@@ -122,32 +122,40 @@ fn test(folder: &Path, keyword: &Path, recordings: &[PathBuf], pack: &Path) -> a
     let keyword = load(&path, Some(&PackRef::to(&pack)))?;
     let encoder = Encoder::load(&pack, &LoadOptions::default())?;
     let audio = encoder.audio();
-    let hop_seconds = audio.hop as f64 / f64::from(audio.sample_rate);
+    let rate = f64::from(audio.sample_rate);
     outln!("keyword `{}`, threshold {}", keyword.name, threshold(&keyword));
     let mut damaged = 0;
     for file in audio_files(recordings)? {
-        let options = SpotterOptions { near_miss: 0.0, ..SpotterOptions::new(keyword.threshold, hop_seconds) };
+        // As in a run.
+        let options = SearchOptions { near_miss: Some(0.0), ..SearchOptions::default() };
         let (chunk_frames, mut hits) = (pack.default_chunk_frames(), Vec::new());
-        let mut search =
-            VerifiedSearch::new(keyword.matcher(encoder.vocabulary())?, options, Verifier::new(&encoder, chunk_frames)?);
+        let watched = Watched::new(&keyword, &path, &options, &encoder)?;
+        let mut search = KeywordSearch::new(vec![watched], Some(Verifier::new(&encoder, chunk_frames)?));
+        search.begin(audio.hop, chunk_frames);
         let options = search.session_options(chunk_frames);
         let mut session = Session::new(&encoder, PolicySpec::default().build(&pack)?, options)?;
-        let mut process = |chunk: &Representation| search.push(chunk, |hit| hits.push(hit));
+        let mut take = |hit: Detection<'_>| {
+            hits.push((hit.score, hit.start as f64 / rate, hit.end as f64 / rate, hit.example, hit.event == Event::Detection));
+            Ok::<_, anyhow::Error>(())
+        };
+        let mut process = |chunk: &Representation| search.search(chunk, &mut take);
         let read = read_file_at(&file, ChannelPick::MixDown, audio.sample_rate, |block| {
             session.push(block)?;
-            Ok::<_, anyhow::Error>(session.each(&mut process)?)
+            session.each(&mut process)
         });
         let damage = damage_of(read)?;
         session.finish();
         session.each(&mut process)?;
-        hits.extend(search.end()?);
-        let best = hits.iter().max_by(|a, b| a.score.total_cmp(&b.score));
+        search.end(&mut take)?;
+        let best = hits.iter().max_by(|a, b| a.0.total_cmp(&b.0));
         outln!("{}", file.display());
-        for hit in hits.iter().filter(|hit| hit.score >= keyword.threshold || best == Some(hit)) {
-            let (start, end) = (hit.start as f64 * hop_seconds, hit.end as f64 * hop_seconds);
-            let fires = if hit.score >= keyword.threshold { "detected" } else { "not detected" };
-            let example = hit.example.map_or_else(String::new, |example| format!(", example {}", example + 1));
-            outln!("  {fires}: score {:.3} from {start:.2} to {end:.2} s{example}", hit.score);
+        for hit @ (score, start, end, example, detected) in &hits {
+            if !detected && best != Some(hit) {
+                continue;
+            }
+            let fires = if *detected { "detected" } else { "not detected" };
+            let example = example.map_or_else(String::new, |example| format!(", example {}", example + 1));
+            outln!("  {fires}: score {score:.3} from {start:.2} to {end:.2} s{example}");
         }
         if hits.is_empty() {
             outln!("  not detected: no similar audio");

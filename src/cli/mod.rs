@@ -47,26 +47,19 @@ pub struct Cli {
     command: Command,
 }
 
+/// The commands, described by their own structures.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Process a file, a pipe or the microphone
     Run(Box<run::Run>),
-    /// Run as a daemon: reconnection, reload, systemd, metrics
     #[cfg(all(unix, feature = "serve"))]
     Serve(Box<serve::Serve>),
-    /// Compute layers for other machines
     #[cfg(feature = "neighbours")]
     Worker(worker::Worker),
-    /// Measure depth, quality, cost and latency under noise
     #[cfg(feature = "bench")]
     Bench(Box<bench::Bench>),
-    /// Enroll a keyword from text, recordings or both
     Enroll(enroll::Enroll),
-    /// List, test, adapt and remove keywords
     Keywords(keywords::Keywords),
-    /// List microphones
     Devices(devices::Devices),
-    /// Show and verify a pack
     Inspect(inspect::Inspect),
     #[command(hide = true)]
     Manual(manual::Manual),

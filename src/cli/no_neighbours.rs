@@ -10,6 +10,11 @@ use super::settings::Layer;
 pub struct NeighbourArgs {}
 
 impl NeighbourArgs {
+    /// Nothing is wrong with them.
+    pub fn check(&self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// Whether there are any: never.
     pub fn is_used(&self) -> bool {
         false

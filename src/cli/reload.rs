@@ -115,6 +115,8 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     pub fn consumers(&self) -> anyhow::Result<Vec<NamedConsumer>> {
         let asked = wanted_consumers(&self.current)?;
         let made = asked.iter().map(|one| self.consumer(one, &self.current)).collect::<anyhow::Result<_>>()?;
+        // No file is renamed before all outputs are known to be usable.
+        asked.iter().try_for_each(|one| check_writable(&one.spec))?;
         asked.iter().try_for_each(|one| check_unclaimed(&one.spec))?;
         for Asked { spec, .. } in &asked {
             set_aside(spec)?;

@@ -30,7 +30,11 @@ impl Depths {
     /// Writes the page.
     pub fn write(&self, path: &Path, summary: &Summary, layers: usize) -> anyhow::Result<()> {
         let chunks = self.chunks();
-        let page = bellis::bench::run_page(&summary.source, &summary.to_string(), layers, &chunks);
+        let mut text = summary.to_string();
+        if summary.chunks > chunks.len() as u64 {
+            text += &format!("\nThe first {} of {} chunks are drawn.", chunks.len(), summary.chunks);
+        }
+        let page = bellis::bench::run_page(&summary.source, &text, layers, &chunks);
         replace_file(path, page.as_bytes()).with_context(|| path.display().to_string())
     }
 }

@@ -16,6 +16,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::consumers::{check_outputs, consumers, writes_to_stdout};
+use super::files::check_creatable;
 use super::locate;
 #[cfg(feature = "bench")]
 use super::report::Depths;
@@ -68,9 +69,7 @@ impl Run {
             None => self.settings,
         };
         let pack = locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))?;
-        if settings.report.as_deref() == Some(Path::new("-")) {
-            bail!("--report writes a file; name one, or /dev/stdout");
-        }
+        check_report(&settings)?;
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
         check_outputs(&settings, &pack, &config)?;
         let pack = Pack::open(&pack)?;
@@ -78,6 +77,9 @@ impl Run {
         let options = run_options(&settings, &pack)?;
         let source = source(&settings)?;
         let encoder = Encoder::load(&pack, &settings.load_options())?;
+        // What the run would refuse later is refused before an output is renamed.
+        options.session.chunk_frames.map_or(Ok(()), |frames| encoder.check_chunk(frames))?;
+        settings.neighbours.check()?;
         let consumers = consumers(&settings, &pack, &encoder)?;
         #[cfg(feature = "bench")]
         let (consumers, depths) = with_depths(consumers, &settings);
@@ -133,6 +135,15 @@ fn with_depths(mut consumers: Vec<Box<dyn Consumer>>, settings: &Settings) -> (V
     let depths = Depths::wanted(settings.report.as_deref());
     consumers.extend(depths.clone().map(|depths| -> Box<dyn Consumer> { Box::new(depths) }));
     (consumers, depths)
+}
+
+/// Checks that the report can be written, which happens after hours.
+pub fn check_report(settings: &Settings) -> anyhow::Result<()> {
+    match settings.report.as_deref() {
+        None => Ok(()),
+        Some(path) if path == Path::new("-") => bail!("--report writes a file; name one, or /dev/stdout"),
+        Some(path) => check_creatable(path).with_context(|| format!("--report {}", path.display())),
+    }
 }
 
 /// Connects to neighbours, if any are configured.

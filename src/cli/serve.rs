@@ -21,12 +21,12 @@ use super::consumers::{asked, check_outputs};
 use super::keywords::folder;
 use super::locate;
 use super::reload::Configuration;
-use super::run::{is_page, tell};
+use super::run::{check_report, is_page, tell};
 use super::services::{self, Reports, Services};
 use super::settings::{Input, Settings};
 use super::source::{run_options, source};
 
-/// Run as a daemon
+/// Run as a daemon: reconnection, reload, systemd, metrics
 ///
 /// Processes the microphone without interruption: reopens a lost device, reloads the configuration on SIGHUP, processes all captured
 /// audio before it stops on SIGTERM, reports its state to systemd (sd_notify, watchdog), and serves metrics over HTTP.
@@ -46,6 +46,7 @@ The default INPUT is the microphone, or `none` if only --wyoming is given. The c
   wyoming = \"tcp://127.0.0.1:10400\"                 a Wyoming wake-word service for the enrolled keywords
   wyoming-connections = 8                           its maximum number of connections
   page-token-file = \"/etc/bellis/page-token\"       allows to enroll keywords from the live page
+  [mqtt], voice-assistant, on-detection, on-detection-limit      docs/home-assistant.md
   [neighbours]                                      other machines (docs/neighbours.md)")]
 pub struct Serve {
     /// Configuration file (TOML), reloaded on SIGHUP; flags take precedence
@@ -84,7 +85,7 @@ impl Serve {
         let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
         let (name, live) = match settings.input() {
             Input::Microphone => (settings.device.clone().unwrap_or_else(|| "microphone".to_owned()), true),
-            Input::Stdin => ("standard input".to_owned(), false),
+            Input::Stdin => ("standard input".to_owned(), settings.realtime),
             Input::File(path) => (path.display().to_string(), settings.realtime),
             Input::Sample => (String::new(), settings.realtime),
             Input::None => ("no input".to_owned(), true),
@@ -156,6 +157,7 @@ impl Serve {
         if settings.consumer.is_empty() && services::need_input(&settings) {
             settings.consumer.push("null".into());
         }
+        check_report(&settings)?;
         if settings.report.as_deref().is_some_and(is_page) {
             bail!("the report of a daemon is JSON; name it FILE.json, or use the live page");
         }
@@ -164,7 +166,10 @@ impl Serve {
         if let Some((_, twice)) = labels.iter().enumerate().find(|(at, one)| labels[..*at].contains(one)) {
             bail!("consumer `{twice}` is listed twice");
         }
-        address(&settings)?;
+        if address(&settings)?.is_none() && settings.page_token_file.is_some() {
+            bail!("page-token-file needs the live page: remove metrics = \"off\"");
+        }
+        settings.neighbours.check()?;
         settings.channel_pick()?;
         services::check(&settings)?;
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();

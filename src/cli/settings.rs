@@ -484,6 +484,7 @@ impl Settings {
     /// The input.
     pub fn input(&self) -> Input<'_> {
         match self.input.as_deref() {
+            None if self.device.is_some() => Input::Microphone,
             None => Input::Sample,
             Some(path) if path == Path::new("none") => Input::None,
             Some(path) if path == Path::new("mic") => Input::Microphone,
@@ -494,14 +495,19 @@ impl Settings {
 
     /// Frames per chunk.
     pub fn chunk_frames(&self, hop_ms: f64, default: usize) -> anyhow::Result<usize> {
-        let Some(milliseconds) = self.chunk else { return Ok(default) };
-        let frames = milliseconds / hop_ms;
-        let whole = frames.round();
-        if !(1.0..=1e6).contains(&whole) || (frames - whole).abs() > 1e-6 {
-            bail!("--chunk must be a multiple of {hop_ms} ms (one frame), got {milliseconds}");
-        }
-        Ok(whole as usize)
+        chunk_frames(self.chunk, hop_ms, default)
     }
+}
+
+/// Frames of a chunk of so many milliseconds, if a length is given.
+pub fn chunk_frames(milliseconds: Option<f64>, hop_ms: f64, default: usize) -> anyhow::Result<usize> {
+    let Some(milliseconds) = milliseconds else { return Ok(default) };
+    let frames = milliseconds / hop_ms;
+    let whole = frames.round();
+    if !(1.0..=1e6).contains(&whole) || (frames - whole).abs() > 1e-6 {
+        bail!("--chunk must be a multiple of {hop_ms} ms (one frame), got {milliseconds}");
+    }
+    Ok(whole as usize)
 }
 
 fn per_layer(text: &str) -> anyhow::Result<PerLayer> {

@@ -149,8 +149,9 @@ mod tests {
 
     #[test]
     fn a_deadline_sheds_layers_under_load_and_takes_them_back_afterwards() {
-        let never = Box::new(Fixed::new(10));
-        let mut policy = Deadline::new(never, Duration::from_millis(100));
+        // It would continue.
+        let deeper = Box::new(Fixed::new(11));
+        let mut policy = Deadline::new(deeper, Duration::from_millis(100));
         assert_eq!(depth(&mut policy, 5), 10);
         // One layer took seconds, as in a process that was suspended.
         assert_eq!(depth(&mut policy, 3_000), 1);
@@ -174,6 +175,7 @@ mod tests {
             elapsed: Duration::from_secs(9),
             backlog: Duration::ZERO,
         };
-        assert_ne!(policy.decide(&observation), Decision::Exit(Reason::Deadline));
+        assert_eq!(policy.decide(&observation), Decision::Continue);
+        assert_eq!(policy.decide(&Observation { layer: 9, ..observation }), Decision::Exit(Reason::Deadline));
     }
 }

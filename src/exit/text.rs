@@ -45,11 +45,16 @@ mod tests {
         let spec: PolicySpec = "gain:0.05+gate:0.7".parse().unwrap();
         assert_eq!((spec.name, spec.threshold, spec.gate), (Some(PolicyName::Gain), Some(PerLayer::All(0.05)), Some(0.7)));
         assert_eq!("fixed:6".parse::<PolicySpec>().unwrap().layer, Some(6));
-        for (wrong, named) in
-            [("gian", "gian"), ("never:3", "never"), ("fixed:half", "half"), ("gain+gate:x", "`x`"), ("threshold:", "threshold")]
-        {
+        for (wrong, problem) in [
+            ("gian", "did you mean `gain`?"),
+            ("never:3", "has no number"),
+            ("fixed:half", "`half` is not a number"),
+            ("fixed:2.5", "`2.5` is not a layer number"),
+            ("gain+gate:x", "`x` is not a probability"),
+            ("threshold:", "`` is not a number"),
+        ] {
             let error = wrong.parse::<PolicySpec>().unwrap_err().to_string();
-            assert!(error.contains(named), "{wrong}: {error}");
+            assert!(error.ends_with(problem), "{wrong}: {error}");
         }
     }
 }

@@ -416,9 +416,10 @@ impl Keyword {
         has_audio.then(|| each.fold(LEAST_WITH_PHONES, f32::max))
     }
 
-    /// The factor by which scores are higher in noise ([`Contrast`](super::contrast::Contrast)), 1 or more.
-    pub(super) fn noise_gain(&self) -> f32 {
-        super::calibrate::noise_gain(&self.background, self.false_accepts_per_hour.unwrap_or(USUAL_RATE))
+    /// The factor by which scores are higher in noise ([`Contrast`](super::contrast::Contrast)), 1 or more, for a rate of false accepts.
+    pub(super) fn noise_gain(&self, per_hour: Option<f64>) -> f32 {
+        let per_hour = per_hour.or(self.false_accepts_per_hour).unwrap_or(USUAL_RATE);
+        super::calibrate::noise_gain(&self.background, per_hour)
     }
 
     /// Minutes of the background speech that the threshold was set on.

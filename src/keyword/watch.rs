@@ -68,7 +68,13 @@ impl Watched {
             .matcher(encoder.vocabulary())
             .map_err(|error| KeywordError::Invalid { path: file.to_owned(), problem: error.to_string() })?;
         let (name, priority) = (keyword.name.clone(), keyword.priority);
-        Ok(Self { name, threshold, noise_gain: keyword.noise_gain(), priority, spotter: Spotter::new(matcher, spotter) })
+        Ok(Self {
+            name,
+            threshold,
+            noise_gain: keyword.noise_gain(options.false_accepts),
+            priority,
+            spotter: Spotter::new(matcher, spotter),
+        })
     }
 
     /// As [`new`](Self::new); a keyword without background scores keeps its threshold, with a line in the log.

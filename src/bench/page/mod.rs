@@ -213,7 +213,7 @@ fn policies_table(report: &Report) -> String {
             number(mean(&|c| Some(c.chunk_ms.p50)), 2),
             number(mean(&|c| Some(c.chunk_ms.p90)), 2),
             number(mean(&|c| Some(c.chunk_ms.p99)), 2),
-            number(report.of(policy).map(|cell| cell.chunk_ms.max).reduce(f64::max), 2),
+            number(report.with_speech(policy).map(|cell| cell.chunk_ms.max).reduce(f64::max), 2),
         ];
         let class = if policy == report.focus() { " class=\"focus\"" } else { "" };
         let _ = write!(rows, "<tr{class}><td>{}</td><td>{}</td></tr>", escaped(policy), cells.join("</td><td>"));
