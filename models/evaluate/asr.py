@@ -157,7 +157,9 @@ def main():
     manifest = tomllib.loads((arguments.pack / "pack.toml").read_text())
     if "ctc" not in manifest:
         raise SystemExit(f"asr: {arguments.pack} has no CTC branches, which phones require")
-    if not (STREAMS / "asr.json").exists():
+    if arguments.policies and arguments.out == REPOSITORY / "docs/asr":
+        parser.error("--policies needs --out: docs/asr has all policies")
+    if not (STREAMS / "asr.json").exists() or {s["condition"].split(" | ")[0] for s in segments("asr")} - set(KINDS):
         make_stream(arguments.minutes)
     path = arguments.pack.resolve()
     path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else arguments.pack.name

@@ -9,7 +9,7 @@ Three sets, three examples enrolled per word, none of them in the training data:
     unseen   phrases of hedgewars' English voices: examples of three voices, tested on the seven others
     text     the same phrases and tests, enrolled from text (`bellis enroll --say`); not for the baselines
 Background: speech of speakers and languages that no pack was trained on (speech.test) and those recordings of an acted game that training leaves out, in which
-some voices of the training set speak; minutes in random order, without words of either set.
+some voices of the training set speak; minutes in random order. Two of its 531 sentences with a text have a phrase of the unseen set.
 
 Every word gets the threshold that allows the given number of false accepts per hour of background. Recall is the mean over words of the share of
 utterances that reach it; each utterance is processed four times, with different chunk boundaries and pieces of noise (once with --quick).
@@ -167,7 +167,7 @@ def from_text(unseen):
 
 
 def background(hours):
-    """Samples of speech without the keywords, its minutes in random order."""
+    """Samples of other speech, its minutes in random order."""
     played = list(acted())
     return shuffled([*prepared("speech.test"), *minutes(np.concatenate(played) if played else np.zeros(0, np.float32))], hours)
 
@@ -528,7 +528,9 @@ def keep(figures, out, add=False):
                 own["calibrated"][name] = {**before.get(name, {}), **own["calibrated"].get(name, {})}
         known[own["system"]] = own
     ordered = sorted(known.values(), key=lambda f: (f["system"] in BASELINES, f["system"]))
-    path.write_text(json.dumps(ordered, indent=1) + "\n")
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(ordered, indent=1) + "\n")
+    part.rename(path)
     return ordered
 
 

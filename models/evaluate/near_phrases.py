@@ -20,6 +20,7 @@ from ..kokoro import Kokoro
 from ..train.paths import DATA, RATE, REPOSITORY
 from ..train.synthesise import TEST_VOICES
 from .keywords import write
+from .spoken import kept
 
 PHRASES = json.loads((Path(__file__).parent / "near_phrases.json").read_text())
 VOICES = TEST_VOICES["en"].split()
@@ -29,11 +30,8 @@ LEVEL = 0.08  # RMS
 
 
 def utterance(kokoro, phrase, voice):
-    path = FOLDER / f"{phrase.replace(' ', '-')}@{voice}.wav"
-    if not path.exists():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, kokoro().say(phrase, "en-us" if voice[0] == "a" else "en-gb", voice), RATE)
-    audio = soundfile.read(path, dtype="float32")[0]
+    say = lambda: kokoro().say(phrase, "en-us" if voice[0] == "a" else "en-gb", voice)
+    audio = kept(FOLDER / f"{phrase.replace(' ', '-')}@{voice}.wav", say)
     return audio * LEVEL / np.sqrt(np.mean(audio**2))
 
 

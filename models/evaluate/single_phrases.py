@@ -23,6 +23,7 @@ from ..train.paths import DATA, HOP, RATE, REPOSITORY
 from .keywords import write
 from .near_phrases import LEVEL
 from .phrases import GROUPS, LEAST_SCORE, scores, sequences, spot, table, words_of
+from .spoken import kept
 
 KINDS = json.loads((Path(__file__).parent / "single_phrases.json").read_text())
 VOICES = ("zf_xiaobei", "zm_yunyang")  # that no training uses
@@ -44,11 +45,8 @@ def commands(kind):
     for phrase, phones in kind["phones"].items():
         for voice, speed in itertools.product(VOICES, SPEEDS):
             path = FOLDER / f"{phrase}@{voice}@{speed}.wav"
-            if not path.exists():
-                FOLDER.mkdir(parents=True, exist_ok=True)
-                kokoro = kokoro or Kokoro()
-                soundfile.write(path, kokoro.say(phones, "phones", voice, speed), RATE)
-            out.append((phrase, soundfile.read(path, dtype="float32")[0]))
+            kokoro = kokoro or (None if path.exists() else Kokoro())
+            out.append((phrase, kept(path, lambda: kokoro.say(phones, "phones", voice, speed))))
     return out
 
 

@@ -74,10 +74,11 @@ class Pool:
         return np.concatenate(pieces)[:samples]
 
     def babble(self, samples, voices=6):
-        """Babble from voices that occur in no other stream."""
+        """Babble of voices of speech.match; longer than that group, it repeats."""
         sound, _ = self.group("speech.match")
-        starts = self.rng.integers(len(sound) - samples, size=voices)
-        return sum(self.cut(sound, start, samples) for start in starts).astype(np.float32)
+        length = min(samples, len(sound) // 2)
+        starts = self.rng.integers(len(sound) - length, size=voices)
+        return np.resize(sum(self.cut(sound, start, length) for start in starts).astype(np.float32), samples)
 
     def noise(self, kind, samples):
         made = {

@@ -23,6 +23,7 @@ from ..train.paths import DATA, RATE, REPOSITORY
 from .keywords import write
 from .near_phrases import VOICES
 from .phrases import KINDS, spot
+from .spoken import kept
 from .streams import Pool
 
 WORDS = {"hey_jarvis": "hey jarvis", "alexa": "alexa", "hey_mycroft": "hey mycroft", "okay_nabu": "okay nabu"}
@@ -38,11 +39,8 @@ CHUNK = 1280  # samples
 
 
 def utterance(kokoro, word, voice, speed):
-    path = FOLDER / f"{word}@{voice}@{speed}.wav"
-    if not path.exists():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, kokoro().say(WORDS[word], "en-us" if voice[0] == "a" else "en-gb", voice, speed=speed), RATE)
-    audio = soundfile.read(path, dtype="float32")[0]
+    say = lambda: kokoro().say(WORDS[word], "en-us" if voice[0] == "a" else "en-gb", voice, speed=speed)
+    audio = kept(FOLDER / f"{word}@{voice}@{speed}.wav", say)
     return audio * LEVEL / np.sqrt(np.mean(audio**2))
 
 

@@ -80,7 +80,7 @@ def average_over_voices(model, group="synthetic.train"):
     part.mkdir(parents=True, exist_ok=True)
     for path in TARGETS.glob("*.npy"):
         if path.name != f"{group}.units.npy" and not (part / path.name).exists():
-            (part / path.name).symlink_to(path)
+            (part / path.name).symlink_to(path.resolve())
     np.save(part / f"{group}.units.npy", averaged)
     part.rename(AVERAGED)
     speech = ~np.isin(phones, check.SILENT)
@@ -91,8 +91,8 @@ def average_over_voices(model, group="synthetic.train"):
 
 def learn(choice, steps, threads):
     """Trains with one choice changed; returns the checkpoint's path."""
-    folder = ABLATIONS / choice.replace(" ", "-")
-    final = folder / f"final-{steps}.pt"
+    folder = ABLATIONS / f"{choice.replace(' ', '-')}-{steps}"
+    final = folder / "final.pt"
     if not final.exists():
         print(f"ablate: {choice}", flush=True)
         given = ["daisy-nano", "--steps", str(steps), "--decay", "0.4", "--threads", str(threads), "--workers", "0", "--seed", str(int(choice == "another seed"))]
@@ -100,7 +100,6 @@ def learn(choice, steps, threads):
             for module, name, value in CHOICES[choice]:
                 changed.enter_context(patch.object(module, name, value))
             train.run(train.options(given), folder)
-        (folder / "final.pt").rename(final)
     return final
 
 
@@ -149,7 +148,7 @@ def main():
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}; known: {', '.join(CHOICES)}")
     torch.set_num_threads(arguments.threads)
-    figures = ABLATIONS / f"figures-{arguments.steps}.json"
+    figures = ABLATIONS / f"figures-{arguments.steps}-{arguments.clips}.json"
     for choice in arguments.choices or CHOICES:
         found = json.loads(figures.read_text()) if figures.exists() else {}
         if choice in found:
