@@ -155,6 +155,8 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table of docs/keywords-figures.md")
     arguments = parser.parse_args()
     said, places = spoken()
+    if RATE_WANTED * arguments.hours < 1:
+        parser.error(f"--hours must be {1 / RATE_WANTED:g} or more: {RATE_WANTED:g} false accepts per hour are none in less")
     other = other_speech(arguments.hours)
     hours, noise = len(other) / RATE / 3600, Pool(0).noise("public", len(said))
     conditions = [said if snr is None else said + scale_to(noise, LEVEL**2, snr) for snr in CONDITIONS]
