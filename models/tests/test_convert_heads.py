@@ -77,7 +77,7 @@ def test_errors_state_the_remedy(tmp_path):
     tiny.save("hubert-base", tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "README.md").unlink()
     assert "--licence" in convert(tmp_path / "checkpoint", tmp_path / "pack").stderr
-    assert "--norm-audio" in convert(tmp_path / "checkpoint", tmp_path / "pack", "--norm", "folded").stderr
+    assert "--norm-audio" in convert(tmp_path / "checkpoint", tmp_path / "pack", "--licence", "MIT", "--norm", "folded").stderr
     assert "1 to 128 frames" in convert(tmp_path / "checkpoint", tmp_path / "pack", "--chunk-frames", 0).stderr
     assert "config.json" in convert(tmp_path, tmp_path / "pack").stderr
     assert "not empty" in convert(tmp_path / "checkpoint", tmp_path / "checkpoint").stderr
