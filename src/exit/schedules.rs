@@ -149,9 +149,8 @@ mod tests {
 
     #[test]
     fn a_deadline_sheds_layers_under_load_and_takes_them_back_afterwards() {
-        // It would continue.
-        let deeper = Box::new(Fixed::new(11));
-        let mut policy = Deadline::new(deeper, Duration::from_millis(100));
+        let never = Box::new(Fixed::new(10));
+        let mut policy = Deadline::new(never, Duration::from_millis(100));
         assert_eq!(depth(&mut policy, 5), 10);
         // One layer took seconds, as in a process that was suspended.
         assert_eq!(depth(&mut policy, 3_000), 1);
@@ -164,8 +163,9 @@ mod tests {
 
     #[test]
     fn the_last_layer_is_no_deadline() {
-        let never = Box::new(Fixed::new(10));
-        let mut policy = Deadline::new(never, Duration::from_millis(100));
+        // It would continue.
+        let deeper = Box::new(Fixed::new(11));
+        let mut policy = Deadline::new(deeper, Duration::from_millis(100));
         let observation = Observation {
             layer: 10,
             layers: 10,

@@ -46,7 +46,10 @@ mod tests {
         assert_eq!((spec.name, spec.threshold, spec.gate), (Some(PolicyName::Gain), Some(PerLayer::All(0.05)), Some(0.7)));
         assert_eq!("fixed:6".parse::<PolicySpec>().unwrap().layer, Some(6));
         for (wrong, problem) in [
-            ("gian", "did you mean `gain`?"),
+            (
+                "gian",
+                "`gian` is not a policy; expected one of threshold, range, fixed, periodic, calibrated, ctc, change, gain, never",
+            ),
             ("never:3", "has no number"),
             ("fixed:half", "`half` is not a number"),
             ("fixed:2.5", "`2.5` is not a layer number"),
