@@ -397,7 +397,7 @@ fn settings_and_feedback_are_stored_with_the_keyword() {
     let contradicted = home.bellis(&["keywords", "feedback", "several", "--wrong", "0.7"]);
     assert!(contradicted.status.success());
     let warning = String::from_utf8(contradicted.stderr).unwrap();
-    assert!(warning.contains("contradicts 1 of the scores") && warning.contains("--record 1 --replace"), "{warning}");
+    assert!(warning.contains("contradicts 1 of the scores") && warning.contains("with its recordings and one more"), "{warning}");
     assert!((threshold() - 0.505).abs() < 1e-6);
     assert!(home.works(&["keywords", "list"]).contains("3 false accepts, 1 utterances"));
     home.works(&["keywords", "feedback", "several", "--forget"]);
