@@ -73,9 +73,9 @@ def policies(program, pack, folder):
     systems[0].enroll(own, set(own))
     thresholds = systems[0].thresholds.values()
     consumer = ["--consumer", f"keyword:{folder / 'keywords'}"]
-    begun = sound(folder / "begun.wav", 1)
-    # Without loading.
-    cost = lambda system: 1e3 * (system.run(path, consumer)[1] - system.run(begun, consumer)[1]) / (60 * MINUTES - 1)
+    begun = sound(folder / "begun.wav", 60)
+    # Without loading, nor what a run begins with.
+    cost = lambda system: 1e3 * (system.run(path, consumer)[1] - system.run(begun, consumer)[1]) / (60 * MINUTES - 60)
     costs = np.array([[cost(system) for system in systems] for _ in range(ROUNDS)])
     default, never = np.median(costs, 0)
     return (
