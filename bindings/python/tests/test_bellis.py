@@ -90,8 +90,8 @@ def test_samples_that_are_not_aligned_are_refused(encoder):
     field = np.zeros(1600, [("sample", "<f4"), ("flag", "u1")])["sample"]
     for samples in (offset, field):
         with pytest.raises(TypeError, match="not aligned"):
-            encoder.stream(16_000).push(samples)
-        assert encoder.stream(16_000).push(samples.copy()) == []
+            encoder.stream(16_000).accept(samples)
+        assert encoder.stream(16_000).accept(samples.copy()) == []
 
 
 def test_vectors_are_arrays_of_frames_and_outlive_their_stream(speech, encoder):
