@@ -86,11 +86,10 @@ def scale_to(noise, speech_power, snr):
 def at_speed(phones, rows):
     """The phones of the frames `rows`, ascending, of source frames [T]. None of those in between is lost: a run of a phone whose frames are all left out, as
     a faster speed does with the single frames of aligned phones, takes the nearest free frame in the order of the phones."""
-    kept = phones[rows]
-    source = phones[: rows[-1] + 1]
-    starts = np.flatnonzero((source != 0) & (source != UNKNOWN) & (source != np.concatenate([[0], source[:-1]])))
-    fresh = (kept != 0) & (kept != UNKNOWN) & (kept != np.concatenate([[0], kept[:-1]]))
-    if np.array_equal(source[starts], kept[fresh]):
+    kept, source = phones[rows], phones[: rows[-1] + 1]
+    starts_of = lambda row: np.flatnonzero((row != 0) & (row != UNKNOWN) & (row != np.concatenate([[0], row[:-1]])))
+    starts = starts_of(source)
+    if np.array_equal(source[starts], kept[starts_of(kept)]):
         return kept
     placed, at = np.where(kept == UNKNOWN, kept, 0).astype(kept.dtype), -1
     for start in starts:

@@ -263,12 +263,15 @@ impl Bench {
                 noise => noises.push(noise),
             }
         }
-        let name = |noise: &NoiseKind| noise.to_string();
-        if let Some((at, twice)) =
-            noises.iter().enumerate().find(|(at, one)| noises[..*at].iter().any(|other| name(other) == name(one)))
-        {
-            let first = noises[..at].iter().position(|other| name(other) == name(twice)).unwrap_or(0);
-            bail!("--noise: number {} and number {} are both called `{twice}` in the report; rename a file", first + 1, at + 1);
+        let names: Vec<String> = noises.iter().map(NoiseKind::to_string).collect();
+        for (at, name) in names.iter().enumerate() {
+            if let Some(first) = names[..at].iter().position(|other| other == name) {
+                bail!(
+                    "--noise: number {} and number {} are both called `{name}` in the report; rename a file",
+                    first + 1,
+                    at + 1
+                );
+            }
         }
         Ok(noises)
     }

@@ -209,7 +209,6 @@ fn serve(mut client: TcpStream, peers: &Arc<Peers>, service: &Arc<Service>) -> s
         return Ok(());
     };
     let (known, own, service) = (peers.clone(), peer.clone(), service.clone());
-    let mut refused = client.try_clone()?;
     let thread = std::thread::Builder::new().name("wyoming-peer".into()).spawn(move || {
         log::debug!("wyoming: {} connects", own.name);
         let outcome = converse(&mut client, &own, &known, service);
@@ -226,7 +225,7 @@ fn serve(mut client: TcpStream, peers: &Arc<Peers>, service: &Arc<Service>) -> s
     });
     thread.map(drop).inspect_err(|_| {
         peers.remove(&peer);
-        let _ = error("the system permits no more connections", "busy").write(&mut refused);
+        let _ = error("the system permits no more connections", "busy").write(&mut &peer.stream);
     })
 }
 
