@@ -44,6 +44,7 @@ KINDS = {  # of speech: voice of espeak-ng, group, condition of its entries, lea
 }
 GROUPS = sorted({group for _, group, _, _ in KINDS.values()})
 LEAST_SCORE = 0.15  # no threshold of a keyword from text is lower
+UNREACHED = "0.99"  # threshold during the search: a detection would hide a higher near miss within the refractory time
 RATES = (0.5, 2, 5)  # false accepts per hour
 REQUESTED = (0.1, 0.5)  # of the thresholds that enrolment sets
 MARGIN = 0.2  # seconds around a sentence in which a match may lie
@@ -95,6 +96,11 @@ def scores(hits, entries):
     return highest
 
 
+def unreached(program, name, keywords):
+    """Sets a threshold that no score reaches: figures come from near misses."""
+    subprocess.run([program, "keywords", "set", name, "--threshold", UNREACHED, "--folder", keywords], check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+
+
 def enrolled(program, kinds, said, entries, keywords, common):
     """Enrolls the phrases of each kind in the folder `keywords`: {name: (kind, phrase, {requested rate: threshold})}."""
     phrases = {}
@@ -111,6 +117,7 @@ def enrolled(program, kinds, said, entries, keywords, common):
                 command = [program, *command, "--false-accepts", str(rate), "--folder", keywords]
                 subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 thresholds[rate] = tomllib.loads((keywords / f"{name}.keyword.toml").read_text())["threshold"]
+            unreached(program, name, keywords)
             phrases[name] = (kind, phrase, thresholds)
         print(f"phrases: {kind} enrolled", flush=True)
     return phrases

@@ -22,7 +22,7 @@ from ..kokoro import Kokoro
 from ..train.paths import DATA, HOP, RATE, REPOSITORY
 from .keywords import write
 from .near_phrases import LEVEL
-from .phrases import GROUPS, LEAST_SCORE, scores, sequences, spot, table, words_of
+from .phrases import GROUPS, LEAST_SCORE, scores, sequences, spot, table, unreached, words_of
 from .spoken import kept
 
 KINDS = json.loads((Path(__file__).parent / "single_phrases.json").read_text())
@@ -70,6 +70,7 @@ def main():
                     command = [arguments.program, "enroll", name, "--say", phrase, "--language", kind["voice"], "--folder", folder / "keywords", *common]
                     subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True)
                     keywords[name] = tomllib.loads((folder / f"keywords/{name}.keyword.toml").read_text())
+                    unreached(arguments.program, name, folder / "keywords")
         soundfile.write(folder / "audio.wav", np.concatenate(parts).clip(-1, 1), RATE)
         said = spot(arguments.program, common, folder / "audio.wav", folder / "keywords")
         highest, words, hours = {name: [] for name in keywords}, [], 0

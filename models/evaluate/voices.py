@@ -32,7 +32,7 @@ from ..train.label import WORST, WORST_UNSURE, align
 from ..train.paths import HOP, RATE, REPOSITORY
 from ..train.texts import UNSURE
 from .keywords import ENROLLED, padded, write
-from .phrases import LEAST_SCORE, chosen, noisy, scores, sequences, spot, table, words_of
+from .phrases import LEAST_SCORE, UNREACHED, chosen, noisy, scores, sequences, spot, table, words_of
 from .streams import KINDS as NOISES
 
 ACCEPTS = 0.5  # per hour
@@ -157,8 +157,7 @@ def enroll(program, pack, folder, name, phrase, voice, takes, others):
     say = ["--say", " ".join(phrase), "--language", voice]
     sources = {TEXT: say, BOTH: [*say, "--from", files[0]], RECORDINGS: ["--from", *files]}
     for way in ways(others):
-        # A threshold that no score reaches: those of the figures come from near misses.
-        command = [program, "enroll", f"{name} {way}", "--folder", folder / "keywords", "--keep-unlike", "--threshold", "0.99", "--pack", pack, *sources[way]]
+        command = [program, "enroll", f"{name} {way}", "--folder", folder / "keywords", "--keep-unlike", "--threshold", UNREACHED, "--pack", pack, *sources[way]]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
         if done.returncode:
             print(f"{name}: {' '.join(phrase)}: {way}: {done.stderr.strip()}", flush=True)

@@ -22,7 +22,7 @@ from ..train.mixing import scale_to
 from ..train.paths import DATA, RATE, REPOSITORY
 from .keywords import write
 from .near_phrases import VOICES
-from .phrases import KINDS, spot
+from .phrases import KINDS, spot, unreached
 from .spoken import kept
 from .streams import Pool
 
@@ -116,6 +116,7 @@ class Bellis:
             command = [program, "enroll", word, "--say", phrase, "--folder", self.folder / "keywords", *self.common]
             report = subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True, text=True).stdout
             self.thresholds[word] = float(report.split("threshold")[1].split()[0])
+            unreached(program, word, self.folder / "keywords")
 
     def __call__(self, audio):
         path = self.folder / "audio.wav"
