@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
 
-/// A file that a run reads or writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A file that a run reads or writes. Two are equal if they are the same file, under whatever name.
+#[derive(Debug, Clone)]
 pub struct RunFile {
     /// Name in messages: `--consumer wav:x.wav`, `the input x.wav`.
     pub label: String,
-    path: Option<PathBuf>,
     id: FileId,
+}
+
+impl PartialEq for RunFile {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.id != FileId::Shared
+    }
 }
 
 /// Identity of a file, equal for all paths to it.
@@ -40,16 +45,16 @@ pub struct OutputConflict {
 impl RunFile {
     /// The file at `path`.
     pub fn at(label: impl Into<String>, path: &Path) -> Self {
-        Self { label: label.into(), path: Some(path.to_owned()), id: identify(path) }
+        Self { label: label.into(), id: identify(path) }
     }
 
-    /// Standard input or output, if it is a file.
+    /// Standard input or output, if it is a file or a pipe.
     #[cfg(unix)]
     pub fn of(label: impl Into<String>, stream: impl std::os::fd::AsFd) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
+        use std::os::unix::fs::{FileTypeExt, MetadataExt};
         let file = std::fs::File::from(stream.as_fd().try_clone_to_owned().ok()?);
-        let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        Some(Self { label: label.into(), path: None, id: FileId::Existing(metadata.dev(), metadata.ino()) })
+        let metadata = file.metadata().ok().filter(|found| !found.file_type().is_char_device())?;
+        Some(Self { label: label.into(), id: FileId::Existing(metadata.dev(), metadata.ino()) })
     }
 }
 
@@ -61,7 +66,7 @@ impl RunFile {
 pub fn check_outputs(inputs: &[RunFile], outputs: &[RunFile]) -> Result<(), OutputConflict> {
     for (number, output) in outputs.iter().enumerate() {
         let others = inputs.iter().chain(&outputs[..number]);
-        if let Some(other) = others.into_iter().find(|other| other.id == output.id && output.id != FileId::Shared) {
+        if let Some(other) = others.into_iter().find(|other| *other == output) {
             return Err(OutputConflict { output: output.label.clone(), other: other.label.clone() });
         }
     }
@@ -116,10 +121,11 @@ fn target_of(path: &Path) -> PathBuf {
 ///
 /// If the file cannot be written. The old file is then unchanged.
 pub fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let target = target_of(path);
-    if target.metadata().is_ok_and(|metadata| !metadata.is_file()) {
-        return std::fs::OpenOptions::new().write(true).open(&target)?.write_all(content);
+    // Not the target of the link: that of /dev/stdout is no path if it is a pipe.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return std::fs::OpenOptions::new().write(true).open(path)?.write_all(content);
     }
+    let target = target_of(path);
     let mut name = std::ffi::OsString::from(".");
     name.push(target.file_name().ok_or(std::io::ErrorKind::InvalidInput)?);
     // Also unique among threads, and among containers that share the folder.

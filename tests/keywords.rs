@@ -251,7 +251,7 @@ fn along(axes: &[usize]) -> Vec<Vec<f32>> {
     axes.iter().map(|&axis| (0..WIDTH).map(|k| if k == axis { 3.0 } else { 0.0 }).collect()).collect()
 }
 
-/// In noise, scores are higher by the keyword's factor; in clear audio and after a gap they are not.
+/// In noise, scores have the keyword's factor; in clear audio and after a gap they do not.
 #[test]
 fn scores_follow_the_noise() {
     // Four of six frames are those of the word.
@@ -279,6 +279,7 @@ fn scores_follow_the_noise() {
     let plain = scores(1.0, &noisy, 0);
     assert!((0.4..0.9).contains(&plain), "{plain}");
     assert_eq!(scores(1.1, &noisy, 0), plain * 1.1);
+    assert_eq!(scores(0.8, &noisy, 0), plain * 0.8);
     assert_eq!(scores(1.1, &clear, 0), plain);
     // After a gap, it is unknown whether the audio is noisy.
     assert_eq!(scores(1.1, &noisy, 320), plain);

@@ -16,6 +16,7 @@ use bellis::pack::Pack;
 use clap::Args;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::consumers::pack_files;
 use super::files::check_creatable;
 use super::settings::chunk_frames;
 use super::{locate, signals, values};
@@ -207,10 +208,13 @@ impl Bench {
 
     /// Checks before the measurement that the reports can be written, and that none is an input or the other one.
     fn check_outputs(&self) -> anyhow::Result<()> {
-        let reports = self.compare.iter().flatten();
-        let noises = self.noise.iter().map(Path::new).filter(|noise| noise.is_file());
-        let inputs = self.speech.iter().map(PathBuf::as_path).chain(noises).chain(reports.map(PathBuf::as_path));
-        let inputs: Vec<_> = inputs.map(|path| RunFile::at(format!("the input {}", path.display()), path)).collect();
+        let noises = self.noise.iter().map(PathBuf::from).filter(|noise| noise.exists());
+        let recordings: Vec<PathBuf> = self.speech.iter().cloned().chain(noises).collect();
+        // What is no recording is reported later.
+        let recordings = recordings.iter().flat_map(|path| audio_files(std::slice::from_ref(path)).unwrap_or_default());
+        let inputs = recordings.chain(self.compare.iter().flatten().cloned());
+        let inputs = inputs.map(|path| RunFile::at(format!("the input {}", path.display()), &path));
+        let inputs: Vec<_> = inputs.chain(locate::pack(&self.pack).iter().flat_map(|pack| pack_files(pack))).collect();
         let (json, html) = self.outputs();
         let outputs = [("--json", json), ("--html", html)].map(|(flag, path)| Some((flag, path?)));
         let mut files = Vec::new();

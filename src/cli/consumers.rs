@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
@@ -16,7 +16,7 @@ use bellis::internal::RunFile;
 use bellis::pack::Pack;
 
 use super::files::{check_unclaimed, check_writable, set_aside};
-use super::keywords::consumer as keywords;
+use super::keywords::{Missing, consumer as keywords, files as keyword_files};
 use super::settings::{Input, Settings};
 
 /// Maximum of `--beam`; the best hypotheses are among the first few.
@@ -37,14 +37,26 @@ pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> an
     // No file is renamed before all outputs are known to be usable.
     asked.iter().try_for_each(|one| check_writable(&one.spec))?;
     asked.iter().try_for_each(|one| check_unclaimed(&one.spec))?;
+    let outputs = output_paths(settings, &asked);
     for Asked { spec, .. } in &asked {
         // A folder that already contains utterances is rejected.
         if !matches!(spec, ConsumerSpec::SegmentFolder(_)) {
-            set_aside(spec)?;
+            set_aside(spec, &outputs)?;
         }
         create_file(spec)?;
     }
     Ok(made)
+}
+
+/// The files that a run writes.
+pub fn output_paths(settings: &Settings, consumers: &[Asked]) -> Vec<PathBuf> {
+    consumers.iter().flat_map(|one| one.spec.files()).chain(settings.report.clone()).collect()
+}
+
+/// The files of a pack.
+pub fn pack_files(pack: &Path) -> impl Iterator<Item = RunFile> {
+    let stages = std::fs::read_dir(pack).into_iter().flatten().flatten();
+    stages.map(|entry| RunFile::at(format!("the pack's {}", entry.path().display()), &entry.path()))
 }
 
 /// Creates a consumer's text file, so that an invalid path is reported at once.
@@ -71,13 +83,15 @@ pub fn check_outputs(settings: &Settings, pack: &Path, files: &[&Path]) -> anyho
         Input::Stdin => inputs.extend(RunFile::of("standard input", std::io::stdin())),
         Input::File(path) => inputs.push(RunFile::at(format!("the input {}", path.display()), path)),
     }
-    inputs.extend(files.iter().map(|path| RunFile::at(path.display().to_string(), path)));
-    let stages = std::fs::read_dir(pack).into_iter().flatten().flatten();
-    inputs.extend(stages.map(|entry| RunFile::at(format!("the pack's {}", entry.path().display()), &entry.path())));
+    let secrets = [settings.page_token_file.as_deref(), settings.mqtt.as_ref().and_then(|mqtt| mqtt.password_file.as_deref())];
+    let files = files.iter().copied().chain(secrets.into_iter().flatten());
+    inputs.extend(files.map(|path| RunFile::at(path.display().to_string(), path)));
+    inputs.extend(pack_files(pack));
     let mut first_on_stdout: Option<Asked> = None;
     for Asked { label: text, spec } in asked(settings)? {
-        if let ConsumerSpec::Keyword(Some(path)) = &spec {
-            inputs.push(RunFile::at(format!("the keywords {}", path.display()), path));
+        if let ConsumerSpec::Keyword(path) = &spec {
+            let read = keyword_files(path.as_deref(), settings);
+            inputs.extend(read.iter().map(|path| RunFile::at(format!("the keyword {}", path.display()), path)));
         }
         if spec.is_stdout() {
             match &first_on_stdout {
@@ -141,24 +155,27 @@ pub fn one(
         ConsumerSpec::Wav(TextOutput::File(path), format) => Box::new(Wav::new(&path).format(format)),
         ConsumerSpec::Wav(TextOutput::Stdout, format) => Box::new(Wav::to_writer(std::io::stdout(), STDOUT).format(format)),
         ConsumerSpec::Keyword(path) => {
-            // The first keyword may come from the live page.
-            let may_be_none =
-                settings.page_token_file.is_some() && path.is_none() || service.as_ref().is_some_and(|service| service.runs);
-            let out = (std::io::stdout(), STDOUT);
-            let keywords = keywords((path.as_deref(), may_be_none), settings, pack, encoder, out)?;
+            let missing = match &service {
+                // The first keyword may come from the live page.
+                Some(service) if service.runs || settings.page_token_file.is_some() && path.is_none() => Missing::Allowed,
+                Some(_) => Missing::IfBroken,
+                None => Missing::Rejected,
+            };
+            let out = (stdout(), STDOUT);
+            let keywords = keywords((path.as_deref(), missing), settings, pack, encoder, out)?;
             match service {
                 Some(service) => Box::new(keywords.observer(service.observer.clone())),
                 None => Box::new(keywords),
             }
         }
-        ConsumerSpec::PhonesText => Box::new(Phones::new(std::io::stdout(), STDOUT, Form::Text, decoder(settings)?)),
+        ConsumerSpec::PhonesText => Box::new(Phones::new(stdout(), STDOUT, Form::Text, decoder(settings)?)),
         ConsumerSpec::Phones(output) => {
             let (out, place) = lines_to(output);
             Box::new(Phones::new(out, place, Form::Json, decoder(settings)?))
         }
-        ConsumerSpec::SegmentLines => segments(SegmentTarget::Lines(Box::new(std::io::stdout()), STDOUT.into()), settings, pack)?,
-        ConsumerSpec::SegmentFolder(folder) => segments(SegmentTarget::Folder(folder), settings, pack)?,
-        ConsumerSpec::SegmentStream(output) => segments(SegmentTarget::Stream(output.into(), float), settings, pack)?,
+        ConsumerSpec::SegmentLines => segments(SegmentTarget::Lines(stdout(), STDOUT.into()), settings, encoder)?,
+        ConsumerSpec::SegmentFolder(folder) => segments(SegmentTarget::Folder(folder), settings, encoder)?,
+        ConsumerSpec::SegmentStream(output) => segments(SegmentTarget::Stream(output.into(), float), settings, encoder)?,
         ConsumerSpec::Stream(output) => {
             let arrays = if settings.arrays.is_empty() { vec![ArrayName::Vectors] } else { settings.arrays.clone() };
             Box::new(Stream::new(output.into(), arrays, float))
@@ -170,10 +187,21 @@ pub fn one(
 /// Name in messages.
 const STDOUT: &str = "standard output";
 
+/// Standard output for text. If it is a file, no line is incomplete where the disk is full.
+fn stdout() -> Box<dyn Write + Send> {
+    #[cfg(unix)]
+    if let Ok(file) = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned().map(std::fs::File::from)
+        && file.metadata().is_ok_and(|found| found.is_file())
+    {
+        return Box::new(LineFile::opened(file));
+    }
+    Box::new(std::io::stdout())
+}
+
 /// Standard output, or a file that is created by the first line.
 fn lines_to(output: TextOutput) -> (Box<dyn Write + Send>, String) {
     match output {
-        TextOutput::Stdout => (Box::new(std::io::stdout()), STDOUT.into()),
+        TextOutput::Stdout => (stdout(), STDOUT.into()),
         TextOutput::File(path) => (Box::new(LineFile::new(&path)), path.display().to_string()),
     }
 }
@@ -185,12 +213,10 @@ fn decoder(settings: &Settings) -> anyhow::Result<Decoder> {
     }
 }
 
-fn segments(target: SegmentTarget, settings: &Settings, pack: &Pack) -> anyhow::Result<Box<dyn Consumer>> {
-    let quiet_unit = pack.manifest.encoder.quiet_unit.filter(|_| !pack.heads.is_empty());
-    // Where every layer has a CTC branch, the branches change no exit.
-    let branches = (0..=pack.layers.len()).all(|k| pack.ctc.iter().any(|(layer, _)| *layer == k));
-    let phones = quiet_unit.is_some() && branches && settings.least_phones != Some(0);
-    Ok(Box::new(Segments::new(target, SpeechDetector::new(quiet_unit, phones), rules(settings, pack, phones)?)))
+fn segments(target: SegmentTarget, settings: &Settings, encoder: &Encoder) -> anyhow::Result<Box<dyn Consumer>> {
+    let quiet_unit = encoder.quiet_unit();
+    let phones = quiet_unit.is_some() && encoder.has_all_ctc() && settings.least_phones != Some(0);
+    Ok(Box::new(Segments::new(target, SpeechDetector::new(quiet_unit, phones), rules(settings, encoder, phones)?)))
 }
 
 /// Distance from a phone beyond which speech is noise. Chosen on 45 minutes of speech, noise and silence (examples/recogniser): a shorter one
@@ -203,8 +229,8 @@ const PHONE_SHARE: f32 = 0.05;
 const LEAST_PHONES: usize = 2;
 
 /// The segmentation rules in frames.
-fn rules(settings: &Settings, pack: &Pack, phones: bool) -> anyhow::Result<SegmentRules> {
-    let audio = &pack.manifest.audio;
+fn rules(settings: &Settings, encoder: &Encoder, phones: bool) -> anyhow::Result<SegmentRules> {
+    let audio = encoder.audio();
     let frame = audio.hop as f64 / f64::from(audio.sample_rate);
     let frames = |flag: &str, asked: Option<f64>, seconds: f64, least: f64| -> anyhow::Result<usize> {
         let seconds = asked.unwrap_or(seconds);

@@ -137,7 +137,7 @@ impl Enroll {
             );
         }
         match self.threshold {
-            Some(threshold) => keyword.threshold = threshold,
+            Some(threshold) => keyword.set_threshold(threshold),
             None => {
                 let read = self.background.is_empty() && enroller.has_reading(&keyword);
                 let files = if read { Vec::new() } else { self.background_files()? };

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use bellis::consumer::asr::SEGMENTS;
 use bellis::consumer::{ConsumerSpec, repair, side_file};
-use bellis::internal::claim;
+use bellis::internal::{RunFile, claim};
 
-/// Renames an existing file with the first free number, `x.npy` to `x.1.npy`, and repairs what a power loss has left.
-pub fn set_aside(spec: &ConsumerSpec) -> anyhow::Result<()> {
+/// Renames an existing file with the first free number, `x.npy` to `x.1.npy`, and repairs what a power loss has left. Names in `outputs`, which
+/// this run writes, are not free.
+pub fn set_aside(spec: &ConsumerSpec, outputs: &[PathBuf]) -> anyhow::Result<()> {
     let taken =
         |path: &Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
     let Some(path) = spec.path() else { return Ok(()) };
@@ -21,17 +22,16 @@ pub fn set_aside(spec: &ConsumerSpec) -> anyhow::Result<()> {
     if !existing.iter().any(|file| taken(file)) {
         return Ok(());
     }
-    let is_free = |candidate: &PathBuf| !files(candidate).iter().any(|file| file.exists());
+    let is_output = |file: &PathBuf| outputs.iter().any(|output| RunFile::at("", output) == RunFile::at("", file));
+    let is_free = |candidate: &PathBuf| !files(candidate).iter().any(|file| file.exists() || is_output(file));
     let Some(free) = (1..).map(|number| numbered(path, number)).find(is_free) else { return Ok(()) };
     for (from, to) in existing.into_iter().zip(files(&free)).filter(|(from, _)| from.exists()) {
         std::fs::rename(&from, &to).with_context(|| format!("{} → {}", from.display(), to.display()))?;
-        if to.is_dir() {
-            continue;
-        }
-        match repair(&to) {
+        let text = if to.is_dir() { to.join(SEGMENTS) } else { to.clone() };
+        match repair(&text) {
             Ok(None) => {}
-            Ok(Some(done)) => log::warn!("{}: repaired, the last run ended with a power loss or a crash: {done}", to.display()),
-            Err(error) => log::warn!("{}: not checked for damage by a power loss: {error}", to.display()),
+            Ok(Some(done)) => log::warn!("{}: repaired, the last run ended with a power loss or a crash: {done}", text.display()),
+            Err(error) => log::warn!("{}: not checked for damage by a power loss: {error}", text.display()),
         }
     }
     log::info!("renamed {} to {}", path.display(), free.display());
@@ -130,24 +130,31 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         for restart in 1..=2 {
             std::fs::create_dir_all(at("talk")).unwrap();
-            std::fs::write(at("talk").join(SEGMENTS), restart.to_string()).unwrap();
+            // The last line is incomplete: power was lost.
+            std::fs::write(at("talk").join(SEGMENTS), format!("{{\"restart\":{restart}}}\n{{\"st")).unwrap();
             std::fs::write(at("x.jsonl"), restart.to_string()).unwrap();
-            set_aside(&ConsumerSpec::SegmentFolder(at("talk/"))).unwrap();
-            set_aside(&ConsumerSpec::Phones(TextOutput::File(at("x.jsonl")))).unwrap();
+            set_aside(&ConsumerSpec::SegmentFolder(at("talk/")), &[]).unwrap();
+            set_aside(&ConsumerSpec::Phones(TextOutput::File(at("x.jsonl"))), &[]).unwrap();
             assert!(!at("talk").exists() && !at("x.jsonl").exists());
-            assert_eq!(std::fs::read_to_string(at(&format!("talk.{restart}")).join(SEGMENTS)).unwrap(), restart.to_string());
+            let text = std::fs::read_to_string(at(&format!("talk.{restart}")).join(SEGMENTS)).unwrap();
+            assert_eq!(text, format!("{{\"restart\":{restart}}}\n"));
             assert_eq!(std::fs::read_to_string(at(&format!("x.{restart}.jsonl"))).unwrap(), restart.to_string());
         }
         // The array was moved without its side file, or the other way round.
         let sides = [("x.chunks.jsonl", "old"), ("x.1.chunks.jsonl", "older")];
         sides.iter().for_each(|(name, text)| std::fs::write(at(name), text).unwrap());
-        set_aside(&ConsumerSpec::Npy(at("x.npy"))).unwrap();
+        set_aside(&ConsumerSpec::Npy(at("x.npy")), &[]).unwrap();
         assert!(!at("x.chunks.jsonl").exists());
         assert_eq!(std::fs::read_to_string(at("x.1.chunks.jsonl")).unwrap(), "older");
         assert_eq!(std::fs::read_to_string(at("x.2.chunks.jsonl")).unwrap(), "old");
+        // A name that this run writes is not free.
+        std::fs::write(at("y.jsonl"), "old").unwrap();
+        std::os::unix::fs::symlink(folder.path(), at("link")).unwrap();
+        set_aside(&ConsumerSpec::Phones(TextOutput::File(at("y.jsonl"))), &[at("link/y.1.jsonl")]).unwrap();
+        assert_eq!(std::fs::read_to_string(at("y.2.jsonl")).unwrap(), "old");
         // A folder with other contents is not renamed: the consumer writes into it.
         std::fs::create_dir_all(at("talk")).unwrap();
-        set_aside(&ConsumerSpec::SegmentFolder(at("talk"))).unwrap();
+        set_aside(&ConsumerSpec::SegmentFolder(at("talk")), &[]).unwrap();
         assert!(at("talk").exists());
     }
 

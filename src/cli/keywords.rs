@@ -211,17 +211,28 @@ fn unknown(folder: &Path, name: &str) -> anyhow::Error {
     anyhow!("no keyword `{name}` in {}; {hint}", folder.display())
 }
 
+/// Whether a consumer may have no keyword to search for, until one is enrolled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// It may not.
+    Rejected,
+    /// It may if those that exist cannot be used.
+    IfBroken,
+    /// It may.
+    Allowed,
+}
+
 /// The consumer of the keywords in `path`, a file or a folder, by default of all enrolled ones. It writes lines to `out`, called `place` in
-/// errors. With `may_be_none`, keywords may be enrolled later.
+/// errors.
 pub fn consumer<W: Write + Send>(
-    (path, may_be_none): (Option<&Path>, bool),
+    (path, missing): (Option<&Path>, Missing),
     settings: &Settings,
     pack: &Pack,
     encoder: &Arc<Encoder>,
     (out, place): (W, &str),
 ) -> anyhow::Result<KeywordLines<W>> {
     let path = located(path, settings)?;
-    if !path.exists() && !may_be_none {
+    if !path.exists() && missing != Missing::Allowed {
         bail!(
             "{}: no such file or folder of keywords, nor a keyword of that name; enroll one with `bellis enroll NAME --say \"PHRASE\"`",
             path.display()
@@ -230,7 +241,7 @@ pub fn consumer<W: Write + Send>(
     let reference = PackRef::to(pack);
     let options = search_options(settings)?;
     let files = match find(&path) {
-        Err(error) if may_be_none && is_empty(&error) => Vec::new(),
+        Err(error) if missing == Missing::Allowed && is_empty(&error) => Vec::new(),
         files => files?,
     };
     // One broken file in a folder hides no other one.
@@ -245,13 +256,13 @@ pub fn consumer<W: Write + Send>(
         match read() {
             Ok(one) => watched.push(one),
             Err(error) if skips => {
-                log::warn!("{error}; the keyword is skipped");
+                log::warn!("{:#}; the keyword is skipped", anyhow::Error::from(error));
                 skipped += 1;
             }
             Err(error) => return Err(error.into()),
         }
     }
-    if watched.is_empty() && skipped > 0 && !may_be_none {
+    if watched.is_empty() && skipped > 0 && missing == Missing::Rejected {
         bail!("{}: none of the keywords can be used; enroll them again", path.display());
     }
     if watched.is_empty() {
@@ -270,12 +281,16 @@ fn is_empty(error: &KeywordError) -> bool {
     }
 }
 
-/// The state of the keywords in `path`, a file or a folder; by default of all enrolled ones. It changes when one is enrolled or removed.
+/// The files of the keywords in `path`, a file or a folder; by default of all enrolled ones.
+pub fn files(path: Option<&Path>, settings: &Settings) -> Vec<PathBuf> {
+    find(&located(path, settings).unwrap_or_default()).unwrap_or_default()
+}
+
+/// The same with the times of their last change.
 #[cfg(feature = "serve")]
 pub fn state(path: Option<&Path>, settings: &Settings) -> Vec<(PathBuf, Option<std::time::SystemTime>)> {
-    let path = located(path, settings).unwrap_or_default();
     let changed = |file: &PathBuf| file.metadata().and_then(|file| file.modified()).ok();
-    find(&path).unwrap_or_default().into_iter().map(|file| (file.clone(), changed(&file))).collect()
+    files(path, settings).into_iter().map(|file| (file.clone(), changed(&file))).collect()
 }
 
 /// Where to search for keywords: a file, a folder, or the file of an enrolled keyword by its name; by default the folder of all enrolled ones.

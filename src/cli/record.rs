@@ -43,7 +43,7 @@ pub fn record(
             if let Ok(SourceEvent::Error(error)) = receiver.receiver().try_recv() {
                 return Err(error.into());
             }
-            let Some(mut samples) = read(&mut reader, &mut resampler) else {
+            let Some(mut samples) = read(&mut reader, &mut resampler)? else {
                 silent += 1;
                 if silent > PATIENCE {
                     bail!("{}: no audio for 5 s; check the device with `bellis devices`", spec.name);
@@ -61,7 +61,7 @@ pub fn record(
                     return Ok(());
                 }
                 // Discard what was recorded while the take was checked.
-                while read(&mut reader, &mut resampler).is_some() {}
+                while read(&mut reader, &mut resampler)?.is_some() {}
                 recorder = Recorder::new(sample_rate);
             }
         }
@@ -71,18 +71,19 @@ pub fn record(
     outcome
 }
 
-/// The contents of the ring at the pack's rate; `None` if it is empty.
-fn read(reader: &mut RingReader, resampler: &mut Resampler) -> Option<Vec<f32>> {
+/// The contents of the ring at the pack's rate; `None` if it is empty, and an error if the device has ended.
+fn read(reader: &mut RingReader, resampler: &mut Resampler) -> anyhow::Result<Option<Vec<f32>>> {
     let mut block = vec![0.0; 4096];
-    match reader.read(&mut block) {
+    Ok(match reader.read(&mut block) {
         Block::Samples(samples) => {
             let mut out = Vec::new();
             resampler.push(samples, &mut out);
             Some(out)
         }
         Block::Gap(_) => Some(Vec::new()),
-        Block::Empty | Block::Closed => None,
-    }
+        Block::Empty => None,
+        Block::Closed => bail!("the microphone has stopped; check it with `bellis devices`"),
+    })
 }
 
 /// A level meter on one line of the terminal.

@@ -13,7 +13,7 @@ use bellis::pack::Pack;
 use bellis::runtime::{Adjust, NamedConsumer};
 use bellis::stream::Representation;
 
-use super::consumers::{Asked, Service, asked, create_file, one};
+use super::consumers::{Asked, Service, asked, check_outputs, create_file, one, output_paths};
 use super::files::{FileId, check_unclaimed, check_writable, identity, set_aside};
 use super::keywords;
 #[cfg(feature = "neighbours")]
@@ -118,8 +118,9 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         // No file is renamed before all outputs are known to be usable.
         asked.iter().try_for_each(|one| check_writable(&one.spec))?;
         asked.iter().try_for_each(|one| check_unclaimed(&one.spec))?;
+        let outputs = output_paths(&self.current, &asked);
         for Asked { spec, .. } in &asked {
-            set_aside(spec)?;
+            set_aside(spec, &outputs)?;
             create_file(spec)?;
         }
         Ok(made)
@@ -135,7 +136,8 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
             }
         };
         let (open, searched) = (self.open.clone(), self.searched.clone());
-        let output = Output { asked: asked.clone(), inner, open, keywords, searched };
+        let outputs = output_paths(settings, &wanted_consumers(settings)?);
+        let output = Output { asked: asked.clone(), outputs, inner, open, keywords, searched };
         Ok(NamedConsumer { label: asked.label.clone(), consumer: Box::new(output) })
     }
 
@@ -150,6 +152,8 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         chunk.map_or(Ok(()), |frames| self.encoder.check_chunk(frames))?;
         let kept = wanted.changes_for_a_restart(&self.current);
         let wanted = wanted.with_restart_keys_of(&self.current);
+        // The input and the report may be others than in the file.
+        check_outputs(&wanted, &wanted.pack_folder()?, &[])?;
         let service_keeps = services::needs_restart(&self.current, &wanted);
         let same = wanted.of_consumers() == self.current.of_consumers();
         let stays =
@@ -251,6 +255,8 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Reloader for Configuration<R> {
 /// A consumer that renames an existing file when it begins: after the consumer before it has completed that file.
 struct Output {
     asked: Asked,
+    /// The files of all consumers, and of the report.
+    outputs: Vec<PathBuf>,
     inner: Box<dyn Consumer>,
     open: OpenFiles,
     /// The keywords as they were read.
@@ -274,7 +280,7 @@ impl Consumer for Output {
     fn begin(&mut self, stream: &StreamInfo) -> Result<(), ConsumerError> {
         let Asked { label, spec } = &self.asked;
         locked(&self.open).remove(label);
-        let ready = set_aside(spec).and_then(|()| create_file(spec));
+        let ready = set_aside(spec, &self.outputs).and_then(|()| create_file(spec));
         ready.map_err(|error| ConsumerError::other(format!("{error:#}")))?;
         self.inner.begin(stream)?;
         if let Some(keywords) = self.keywords.take() {
@@ -290,10 +296,11 @@ impl Consumer for Output {
     }
 
     fn finish(&mut self) -> Result<(), ConsumerError> {
+        let finished = self.inner.finish();
         // A successor of the same label begins after this.
         locked(&self.open).remove(&self.asked.label);
         locked(&self.searched).remove(&self.asked.label);
-        self.inner.finish()
+        finished
     }
 
     fn on_overflow(&self, live: bool) -> OnOverflow {

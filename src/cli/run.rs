@@ -17,7 +17,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::consumers::{check_outputs, consumers, writes_to_stdout};
 use super::files::check_creatable;
-use super::locate;
 #[cfg(feature = "bench")]
 use super::report::Depths;
 use super::settings::{Input, Settings};
@@ -68,7 +67,7 @@ impl Run {
             Some(path) => self.settings.over(Settings::from_file(path)?),
             None => self.settings,
         };
-        let pack = locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))?;
+        let pack = settings.pack_folder()?;
         check_report(&settings)?;
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
         check_outputs(&settings, &pack, &config)?;

@@ -80,7 +80,7 @@ impl Serve {
     pub fn run(self) -> anyhow::Result<()> {
         let settings = self.read()?;
         let (command, commands) = commands_from_signals()?;
-        let pack = Arc::new(Pack::open(&pack_folder(&settings)?)?);
+        let pack = Arc::new(Pack::open(&settings.pack_folder()?)?);
         let policy = settings.policy(&pack)?;
         let mut options = DaemonOptions::new(run_options(&settings, &pack)?);
         let (name, live) = match settings.input() {
@@ -173,7 +173,7 @@ impl Serve {
         settings.channel_pick()?;
         services::check(&settings)?;
         let config: Vec<&Path> = self.config.as_deref().into_iter().collect();
-        check_outputs(&settings, &pack_folder(&settings)?, &config)?;
+        check_outputs(&settings, &settings.pack_folder()?, &config)?;
         Ok(settings)
     }
 }
@@ -200,10 +200,6 @@ fn enrolment(
     };
     let enrolment = Enrolment::new(enroller, folder(settings)?, audio_files(&[background])?, token, events, changed)?;
     Ok(KeywordAccess::from(Arc::new(enrolment)))
-}
-
-fn pack_folder(settings: &Settings) -> anyhow::Result<PathBuf> {
-    locate::pack(settings.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))
 }
 
 fn address(settings: &Settings) -> anyhow::Result<Option<SocketAddr>> {

@@ -455,6 +455,11 @@ impl Settings {
         })
     }
 
+    /// The folder of the pack.
+    pub fn pack_folder(&self) -> anyhow::Result<PathBuf> {
+        locate::pack(self.pack.as_deref().unwrap_or(Path::new(locate::DEFAULT_PACK)))
+    }
+
     /// The requested policy.
     pub fn policy_spec(&self) -> PolicySpec {
         let mut spec = PolicySpec::default();

@@ -37,6 +37,11 @@ impl LineFile {
         Self { path: path.into(), file: None }
     }
 
+    /// A writer for a file that is already open.
+    pub fn opened(file: File) -> Self {
+        Self { path: PathBuf::new(), file: Some(file) }
+    }
+
     /// Creates or truncates the file now, so that an invalid path is reported at once.
     ///
     /// # Errors

@@ -119,6 +119,8 @@ pub(super) struct MessageWriter {
     place: String,
     float: FloatType,
     message: Vec<u8>,
+    /// Whether a message was not written completely.
+    broken: bool,
 }
 
 impl MessageWriter {
@@ -144,14 +146,17 @@ impl MessageWriter {
             #[cfg(not(unix))]
             Endpoint::Unix(_) => return Err(ConsumerError::other("Unix sockets are not supported on this system".into())),
         };
-        let mut writer = Self { out, place, float, message: MAGIC.to_vec() };
+        let mut writer = Self { out, place, float, message: MAGIC.to_vec(), broken: false };
         writer.append("stream", stream, &[])?;
         writer.send()?;
         Ok(writer)
     }
 
-    /// Writes one message.
+    /// Writes one message; nothing after a message that was not written completely.
     pub fn write<T: Serialize>(&mut self, kind: &'static str, content: &T, arrays: &[Array<'_>]) -> Result<(), ConsumerError> {
+        if self.broken {
+            return Ok(());
+        }
         self.append(kind, content, arrays)?;
         self.send()
     }
@@ -187,6 +192,8 @@ impl MessageWriter {
             _ => error,
         });
         self.message.clear();
+        // A part of the message may have arrived: anything after it would be read as the rest.
+        self.broken |= written.is_err();
         written.map_err(|error| ConsumerError::write(self.place.clone(), error))
     }
 }

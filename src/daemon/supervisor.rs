@@ -40,6 +40,8 @@ pub(super) struct Supervisor<'a> {
     daemon: Daemon,
     opener: Opener,
     connection: Option<Connection>,
+    /// Whether the source has ended: what it delivered is still being processed.
+    ended: bool,
     /// Time of the last sample of the previous source.
     last_sample: Option<Instant>,
     /// Time without a source before the present one, until its first sample.
@@ -83,6 +85,7 @@ impl<'a> Supervisor<'a> {
             daemon,
             opener,
             connection: None,
+            ended: false,
             last_sample: None,
             absent: None,
             ready: false,
@@ -104,6 +107,7 @@ impl<'a> Supervisor<'a> {
         while outcome.is_none() && !stop_requested {
             outcome = match self.connection.take() {
                 Some(connection) => self.poll_source(connection),
+                None if self.ended => self.wait_for_the_rest(),
                 None => self.open_source(),
             };
             outcome = outcome.or_else(|| self.check_threads());
@@ -152,7 +156,8 @@ impl<'a> Supervisor<'a> {
             }
             SourceStatus::Ended => {
                 let _ = connection.close();
-                Some(Ok(()))
+                self.ended = true;
+                None
             }
             SourceStatus::Failed(error) => {
                 let name = connection.spec().name.clone();
@@ -175,6 +180,16 @@ impl<'a> Supervisor<'a> {
                 None
             }
         }
+    }
+
+    /// Ends the run as soon as the audio of the source, which has ended, is processed and delivered.
+    fn wait_for_the_rest(&self) -> Option<Result<(), RunError>> {
+        let counters = self.daemon.pipeline.counters();
+        if counters.live_rings() == 0 && counters.consumers().iter().all(|consumer| consumer.queued() == 0) {
+            return Some(Ok(()));
+        }
+        std::thread::sleep(SUPERVISION);
+        None
     }
 
     /// Tries to open a source. `Some` ends the run.
@@ -257,8 +272,16 @@ impl<'a> Supervisor<'a> {
     fn reload(&mut self, reload: &mut dyn Reloader) {
         self.notify.notify(Notice::Reloading);
         let prepared = reload.prepare(&self.daemon.labels());
-        if self.apply(prepared, reload, Vec::new()) {
-            self.daemon.status.consumer_failed.store(false, Ordering::Release);
+        match self.apply(prepared, reload, Vec::new()) {
+            Ok(()) => {
+                self.daemon.status.consumer_failed.store(false, Ordering::Release);
+                self.daemon.status.reloads.fetch_add(1, Ordering::Relaxed);
+                log::info!("configuration reloaded: {}", self.daemon.pipeline.stream().policy);
+            }
+            Err(error) => {
+                self.daemon.status.rejected_reloads.fetch_add(1, Ordering::Relaxed);
+                log::error!("reload rejected, the old configuration remains in effect: {error}");
+            }
         }
         self.notify.notify(Notice::Ready);
         self.send_status();
@@ -270,36 +293,30 @@ impl<'a> Supervisor<'a> {
         if let Some(prepared) = reload.refresh(&self.daemon.labels()) {
             // Those that have failed wait for a reload.
             let failed = self.daemon.failed_labels();
-            self.apply(prepared, reload, failed);
+            if let Err(error) = self.apply(prepared, reload, failed) {
+                log::error!("the changed keywords cannot be used, the old ones remain in effect: {error}");
+            }
         }
     }
 
-    /// Applies a change, of which consumers in `also_keep` are no part. Whether it was accepted.
-    fn apply(&mut self, prepared: Prepared, reload: &mut dyn Reloader, also_keep: Vec<String>) -> bool {
+    /// Applies a change, of which consumers in `also_keep` are no part.
+    fn apply(
+        &mut self,
+        prepared: Prepared,
+        reload: &mut dyn Reloader,
+        also_keep: Vec<String>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let daemon = &mut self.daemon;
         let running = daemon.labels();
-        let outcome = prepared.and_then(|Reload { policy, session, mut keep, join, adjust }| {
-            keep.retain(|label| running.contains(label));
-            keep.extend(self.feeding.then(|| feed::LABEL.to_owned()).into_iter().chain(also_keep));
-            daemon.pipeline.change(Some(policy), &session, keep, join, adjust)?;
-            Ok(session)
-        });
-        match outcome {
-            Ok(session) => {
-                self.session = session;
-                reload.applied();
-                daemon.status.set_stream(daemon.pipeline.stream().clone());
-                daemon.status.reloads.fetch_add(1, Ordering::Relaxed);
-                log::info!("configuration reloaded: {}", daemon.pipeline.stream().policy);
-                daemon.options.events.publish(Event::Stream(Box::new(StreamEvent::of(&daemon.status))));
-                true
-            }
-            Err(error) => {
-                daemon.status.rejected_reloads.fetch_add(1, Ordering::Relaxed);
-                log::error!("reload rejected, the old configuration remains in effect: {error}");
-                false
-            }
-        }
+        let Reload { policy, session, mut keep, join, adjust } = prepared?;
+        keep.retain(|label| running.contains(label));
+        keep.extend(self.feeding.then(|| feed::LABEL.to_owned()).into_iter().chain(also_keep));
+        daemon.pipeline.change(Some(policy), &session, keep, join, adjust)?;
+        self.session = session;
+        reload.applied();
+        daemon.status.set_stream(daemon.pipeline.stream().clone());
+        daemon.options.events.publish(Event::Stream(Box::new(StreamEvent::of(&daemon.status))));
+        Ok(())
     }
 
     /// Starts the consumer that publishes events with the first subscriber to everything, and stops it with the last.

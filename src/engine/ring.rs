@@ -79,7 +79,7 @@ impl RingBiases {
     /// `[heads, keys, queries]` in the kernel's [`UNITS`], of a call with `frames` new and `valid` cached frames, the queries padded to whole groups.
     pub fn get(&mut self, frames: usize, valid: usize) -> &[f32] {
         let slopes = &self.slopes;
-        if self.made.len() >= MOST_BIASES {
+        if self.made.len() >= MOST_BIASES && !self.made.contains_key(&(frames, valid)) {
             self.made.clear();
         }
         self.made.entry((frames, valid)).or_insert_with(|| {

@@ -33,10 +33,10 @@ impl ExitPolicy for Threshold {
         if self.range.is_some_and(|(_, last)| observation.layer >= last) {
             return Decision::Exit(Reason::Schedule);
         }
-        match observation.current() {
-            Some(evidence)
+        match (observation.current(), self.thresholds.at(observation.layer)) {
+            (Some(evidence), Some(threshold))
                 if self.needs(observation.layer) == Needs::Head
-                    && self.measure.passes(evidence, self.measure.relaxed(self.thresholds.at(observation.layer), self.relax)) =>
+                    && self.measure.passes(evidence, self.measure.relaxed(threshold, self.relax)) =>
             {
                 Decision::Exit(Reason::Threshold)
             }
@@ -80,23 +80,14 @@ pub(super) struct CtcConfidence {
     pub relax: f32,
 }
 
-impl CtcConfidence {
-    fn threshold(&self, layer: usize) -> Option<f32> {
-        match &self.thresholds {
-            PerLayer::All(value) => Some(*value),
-            PerLayer::Each(values) => layer.checked_sub(1).and_then(|index| values.get(index)).copied(),
-        }
-    }
-}
-
 impl ExitPolicy for CtcConfidence {
     fn needs(&self, layer: usize) -> Needs {
-        let acts = layer < self.layers && self.branches.contains(&layer) && self.threshold(layer).is_some();
+        let acts = layer < self.layers && self.branches.contains(&layer) && self.thresholds.at(layer).is_some();
         if acts { Needs::Ctc } else { Needs::Nothing }
     }
 
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
-        match (observation.ctc, self.threshold(observation.layer)) {
+        match (observation.ctc, self.thresholds.at(observation.layer)) {
             (Some(evidence), Some(threshold)) if self.measure.passes(evidence, self.measure.relaxed(threshold, self.relax)) => {
                 Decision::Exit(Reason::Threshold)
             }
@@ -132,7 +123,8 @@ impl ExitPolicy for Change {
     fn decide(&mut self, observation: &Observation<'_>) -> Decision {
         match observation.current() {
             Some(Evidence { finite: true, change: Some(change), .. })
-                if observation.layer < self.layers && *change <= self.thresholds.at(observation.layer) * self.relax =>
+                if observation.layer < self.layers
+                    && self.thresholds.at(observation.layer).is_some_and(|most| *change <= most * self.relax) =>
             {
                 Decision::Exit(Reason::Change)
             }

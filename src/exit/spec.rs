@@ -259,7 +259,7 @@ impl PolicySpec {
                 .or_else(|| own.clone())
                 .ok_or_else(|| missing_for(Some("threshold"), "threshold for it", hint))?;
             match &thresholds {
-                PerLayer::Each(values) if values.len() + 1 != layers && values.len() != layers => {
+                PerLayer::Each(values) if !thresholds.fits(layers) => {
                     Err(self.invalid(name, "threshold", format!("{} thresholds for {layers} layers", values.len())))
                 }
                 thresholds if thresholds.has_nan() => Err(self.not_a_number(name)),

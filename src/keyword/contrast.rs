@@ -1,8 +1,9 @@
 //! How noisy the last seconds of a stream are, from the levels of their frames.
 //!
 //! Noise lowers the scores of examples, those of the phrase and those of other speech alike: a threshold that was set on clear speech finds
-//! little in it, and one that was set in noise accepts too much in clear speech. The level of the loud frames above the quiet ones says which of
-//! the two applies, whatever the noise: 25 to 70 dB in clear speech, 10 to 25 dB at a signal-to-noise ratio of 10 dB, 5 to 15 dB at 0 dB.
+//! little in it, and one that was set in noise accepts too much in clear speech. With phones it is the reverse: in noise none is unlikely, and any
+//! speech resembles a phrase more. The level of the loud frames above the quiet ones says which of the two applies, whatever the noise: 25 to 70 dB
+//! in clear speech, 10 to 25 dB at a signal-to-noise ratio of 10 dB, 5 to 15 dB at 0 dB.
 
 use std::collections::VecDeque;
 

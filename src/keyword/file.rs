@@ -46,7 +46,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::calibrate::{LEAST_WITH_PHONES, Tail, false_accepts_of};
+use super::calibrate::{LEAST_WITH_PHONES, TEXT_IN_NOISE, Tail, false_accepts_of};
 use super::feedback::Feedback;
 use super::matcher::Matcher;
 use super::phones::{MOST_PHONES, Phones};
@@ -254,7 +254,7 @@ pub fn check_name(name: &str) -> Result<(), KeywordError> {
     }
 }
 
-/// Keyword files of `path`: itself, or those in a folder, sorted by name.
+/// Keyword files of `path`: itself, or those in a folder, sorted by name. A pipe of such a name is none.
 pub fn find(path: &Path) -> Result<Vec<PathBuf>, KeywordError> {
     let io = |source| KeywordError::File { path: path.to_owned(), source };
     if !std::fs::metadata(path).map_err(io)?.is_dir() {
@@ -262,7 +262,8 @@ pub fn find(path: &Path) -> Result<Vec<PathBuf>, KeywordError> {
     }
     let entries = std::fs::read_dir(path).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
     let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().ends_with(KEYWORD_SUFFIX)));
+    let is_named = |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().ends_with(KEYWORD_SUFFIX));
+    files.retain(|file| is_named(file) && (file.is_file() || !file.exists()));
     files.sort();
     if files.is_empty() { Err(KeywordError::NoKeywords { path: path.to_owned() }) } else { Ok(files) }
 }
@@ -376,8 +377,10 @@ impl Keyword {
 
     /// Takes over what a user has set for the keyword in the file `path`, if there is one that this one replaces: priority and refractory time.
     pub fn replace(&mut self, path: &Path) {
-        if let Ok(replaced) = load(path, None) {
-            (self.priority, self.refractory_seconds) = (replaced.priority, replaced.refractory_seconds);
+        match load(path, None) {
+            Ok(replaced) => (self.priority, self.refractory_seconds) = (replaced.priority, replaced.refractory_seconds),
+            Err(_) if !path.exists() => {}
+            Err(error) => log::warn!("{error}; its priority and refractory time are not kept"),
         }
     }
 
@@ -416,8 +419,12 @@ impl Keyword {
         has_audio.then(|| each.fold(LEAST_WITH_PHONES, f32::max))
     }
 
-    /// The factor by which scores are higher in noise ([`Contrast`](super::contrast::Contrast)), 1 or more, for a rate of false accepts.
+    /// The factor of scores in noise ([`Contrast`](super::contrast::Contrast)) for a rate of false accepts: 1 or more with examples, whose scores noise lowers,
+    /// and less than 1 for text.
     pub(super) fn noise_gain(&self, per_hour: Option<f64>) -> f32 {
+        if self.example.is_empty() {
+            return TEXT_IN_NOISE;
+        }
         let per_hour = per_hour.or(self.false_accepts_per_hour).unwrap_or(USUAL_RATE);
         super::calibrate::noise_gain(&self.background, per_hour)
     }
@@ -521,5 +528,9 @@ mod tests {
         assert!(keyword.threshold_for(0.5).unwrap() > 0.4);
         keyword.background.clear();
         assert_eq!(keyword.threshold_for(0.5), None, "no background");
+        // In noise, scores of examples may be raised, and those of text alone are lowered.
+        assert_eq!(keyword.noise_gain(None), 1.0);
+        keyword.example.clear();
+        assert_eq!(keyword.noise_gain(None), TEXT_IN_NOISE);
     }
 }

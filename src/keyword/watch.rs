@@ -11,6 +11,7 @@ use super::search::searched;
 use super::spotter::{Event, Hit, Spotter, SpotterOptions};
 use super::template::{FrameBlock, blocks};
 use super::verification::Verifier;
+use crate::chain::Chain;
 use crate::consumer::{ConsumerWork, KeywordScore};
 use crate::engine::{Encoder, Frames};
 use crate::stream::{Representation, SessionError, SessionOptions};
@@ -25,7 +26,7 @@ pub struct Watched {
     pub name: String,
     /// Threshold, for the output.
     pub threshold: f32,
-    /// Factor of the scores in audio as noisy as babble at equal level; less noise has a smaller one.
+    /// Factor of the scores in audio as noisy as babble at equal level; in less noise it is closer to 1.
     pub noise_gain: f32,
     /// Rank among keywords that are detected in the same audio.
     pub priority: i32,
@@ -109,7 +110,7 @@ pub(crate) fn usable<T>(keywords: impl Iterator<Item = Result<T, KeywordError>>)
         match keyword {
             Ok(keyword) => usable.push(keyword),
             Err(error) => {
-                log::warn!("{error}; the keyword is skipped");
+                log::warn!("{}; the keyword is skipped", Chain(&error));
                 failed = Some(error);
             }
         }
@@ -268,7 +269,7 @@ impl KeywordSearch {
 
     /// Adapts the scores to the noise up to the end of these frames.
     fn follow_noise(&mut self, chunk: &Representation, frames: &Range<usize>) {
-        let Some(audio) = chunk.audio.as_deref().filter(|_| self.keywords.iter().any(|keyword| keyword.noise_gain > 1.0)) else {
+        let Some(audio) = chunk.audio.as_deref().filter(|_| self.keywords.iter().any(|keyword| keyword.noise_gain != 1.0)) else {
             return;
         };
         let (hop, at) = (self.hop_samples as usize, |frame: usize| (frame * self.hop_samples as usize).min(audio.len()));

@@ -60,7 +60,8 @@ impl WorkerCounters {
     }
 
     pub(super) fn left(&self, outcome: Outcome) {
-        self.input.fetch_sub(1, Ordering::Relaxed);
+        // A task of a session that has ended may leave after the reset for the next one.
+        let _ = self.input.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| waiting.checked_sub(1));
         match outcome {
             Outcome::Computed => drop(self.answered.fetch_add(1, Ordering::Relaxed)),
             Outcome::Refused => self.refuse(),

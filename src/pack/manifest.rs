@@ -318,11 +318,19 @@ impl From<Vec<f32>> for PerLayer {
 }
 
 impl PerLayer {
-    /// The number of `layer` (from 1); infinitely strict past the end of the list.
-    pub fn at(&self, layer: usize) -> f32 {
+    /// Whether it has a number for each of `layers` layers, or for all but the last, after which every chunk exits.
+    pub(crate) fn fits(&self, layers: usize) -> bool {
         match self {
-            Self::All(value) => *value,
-            Self::Each(values) => values.get(layer - 1).copied().unwrap_or(f32::NEG_INFINITY),
+            Self::All(_) => true,
+            Self::Each(values) => values.len() + 1 == layers || values.len() == layers,
+        }
+    }
+
+    /// The number of `layer`; a list has none for layer 0 and past its end.
+    pub fn at(&self, layer: usize) -> Option<f32> {
+        match self {
+            Self::All(value) => Some(*value),
+            Self::Each(values) => layer.checked_sub(1).and_then(|index| values.get(index)).copied(),
         }
     }
 }

@@ -463,9 +463,8 @@ fn check_exit(m: &Manifest) -> Result<(), Problem> {
     let fail = |key: &str, problem: String| Err((key.to_owned(), problem));
     let layers = m.encoder.layers;
     for (key, value) in [("threshold", &m.exit.threshold), ("ctc", &m.exit.ctc), ("change", &m.exit.change)] {
-        if let Some(PerLayer::Each(values)) = value
-            && values.len() + 1 != layers
-            && values.len() != layers
+        if let Some(thresholds @ PerLayer::Each(values)) = value
+            && !thresholds.fits(layers)
         {
             return fail(&format!("[exit] {key}"), format!("must have one value per layer ({layers}), got {}", values.len()));
         }

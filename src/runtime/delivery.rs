@@ -46,7 +46,10 @@ impl ConsumerThread {
 /// Reports that a consumer's thread has ended before its queue, by an error or a panic: the queued representations
 /// count as dropped, and the supervisor is notified.
 struct FailureGuard {
+    /// Whether it has not begun, or has ended without an error.
     whole: bool,
+    /// Whether the consumer has a representation that is not counted yet.
+    in_hand: bool,
     queue: Receiver<Arc<Representation>>,
     counters: Arc<ConsumerCounters>,
     dead: Arc<AtomicBool>,
@@ -58,6 +61,7 @@ impl Drop for FailureGuard {
         if !self.whole {
             self.dead.store(true, Ordering::Release);
             self.counters.set_failed(true);
+            (0..usize::from(self.in_hand)).for_each(|_| self.counters.count_dropped());
             self.queue.try_iter().for_each(|_| self.counters.count_dropped());
             self.failed.stop();
         }
@@ -99,28 +103,30 @@ pub(super) fn start(
     let dead = Arc::<AtomicBool>::default();
     let (running, ended) = bounded(0);
     let queue = receiver.clone();
-    let mut guard = FailureGuard { whole: false, queue, counters: counters.clone(), dead: dead.clone(), failed: failed.clone() };
+    let (own, dead_too) = (counters.clone(), dead.clone());
+    let mut guard =
+        FailureGuard { whole: true, in_hand: false, queue, counters: own, dead: dead_too, failed: failed.clone() };
     let name = format!("consumer-{}", counters.name());
     let handle = thread::Builder::new().name(name).spawn(move || {
         let _running = running;
         // Dropped before it, so that the output is closed when a successor begins.
         let mut consumer = consumer;
         if !gate.wait() {
-            guard.whole = true;
-            drop(guard);
             return Ok(());
         }
+        guard.whole = false;
         guard.counters.set_failed(false);
         guard.counters.set_closed(false);
         consumer.count_work(guard.counters.work().clone());
         let mut outcome = consumer.begin(&stream);
         if outcome.is_ok() {
             while let Ok(representation) = guard.queue.recv() {
+                guard.in_hand = true;
                 outcome = consumer.consume(&representation);
                 if outcome.is_err() {
-                    guard.counters.count_dropped();
                     break;
                 }
+                guard.in_hand = false;
                 guard.counters.count_delivered();
             }
         }

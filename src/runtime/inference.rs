@@ -301,8 +301,8 @@ impl Inference {
         let at_pack_rate = |samples: u64| (u128::from(samples) * u128::from(rate) / u128::from(input.source_rate)) as u64;
         let received = at_pack_rate(gap.position - input.lost);
         let lost = at_pack_rate(input.lost + gap.samples) - at_pack_rate(input.lost);
-        // The damage of a file is reported piece by piece. Live audio may be dropped many times per second.
-        let due = if input.live { input.drops.due(gap.samples, Instant::now()) } else { Some(gap.samples) };
+        // A file reports its damage itself. Live audio may be dropped many times per second.
+        let due = if input.live { input.drops.due(gap.samples, Instant::now()) } else { None };
         match due {
             Some(samples) if samples == gap.samples => log::warn!("{samples} samples were dropped at sample {}", gap.position),
             Some(samples) => log::warn!("{samples} samples were dropped in a minute, the last ones at sample {}", gap.position),

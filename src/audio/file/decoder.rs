@@ -2,7 +2,7 @@
 
 use super::bytes::Bytes;
 use super::damage::Damage;
-use super::{Failure, Layout, Piece, Stream, detect};
+use super::{Failure, Layout, Piece, Stream, detect, mpeg};
 use crate::audio::channels::Downmix;
 use crate::audio::{AudioError, AudioErrorKind, ChannelPick, Resampler, SAMPLE_RATES};
 
@@ -101,6 +101,11 @@ impl Decoder {
                 }
                 Piece::Next => self.change(out)?,
                 Piece::End => {
+                    if let Some(next) = self.following().map_err(|failure| failure.at(&self.place))? {
+                        self.stream = next;
+                        self.change(out)?;
+                        continue;
+                    }
                     if let Some(mut resampler) = self.resampler.take() {
                         resampler.finish(out);
                     }
@@ -122,6 +127,17 @@ impl Decoder {
                 return Ok(Next::Samples);
             }
         }
+    }
+
+    /// The stream after this one, if there is another.
+    fn following(&mut self) -> Result<Option<Box<dyn Stream>>, Failure> {
+        let Some(bytes) = self.stream.rest() else { return Ok(None) };
+        detect::skip_tags(bytes)?;
+        if !detect::is_container(bytes.fill(detect::HEAD_BYTES)?) && !mpeg::detect(bytes)? {
+            return Ok(None);
+        }
+        let bytes = std::mem::replace(bytes, Bytes::new(Box::new(std::io::empty()), None));
+        detect::open(bytes).map(Some)
     }
 
     /// Switches to the next stream.

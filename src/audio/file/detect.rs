@@ -42,6 +42,11 @@ pub(super) fn is_container(head: &[u8]) -> bool {
         || named(head).is_some()
 }
 
+/// Whether another file or its tags begin with `head`.
+pub(super) fn is_file_or_tag(head: &[u8]) -> bool {
+    is_container(head) || mpeg::tag_bytes(head) > 0
+}
+
 fn named(head: &[u8]) -> Option<&'static str> {
     NAMED.iter().find(|(_, at, mark)| head.get(*at..at + mark.len()) == Some(*mark)).map(|(name, ..)| *name)
 }
@@ -89,21 +94,26 @@ pub(super) fn has_unsupported_frames(bytes: &mut Bytes) -> std::io::Result<bool>
 /// Bytes that [`is_container`] needs.
 pub(super) const HEAD_BYTES: usize = 32;
 
+/// Skips ID3, APE and similar tags, with which FLAC files can begin, too.
+pub(super) fn skip_tags(bytes: &mut Bytes) -> Result<(), Failure> {
+    let begun = bytes.position();
+    loop {
+        let tag = mpeg::tag_bytes(bytes.fill(HEAD_BYTES)?);
+        if tag == 0 {
+            return Ok(());
+        }
+        if bytes.position() - begun + tag > TAGS_LIMIT_BYTES || bytes.skip(tag)? < tag {
+            return Err(Failure::Malformed("is cut off within its tags and contains no audio".into()));
+        }
+    }
+}
+
 /// Opens the stream with the reader of its format.
 pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
     if bytes.fill(HEAD_BYTES)?.is_empty() {
         return Err(Failure::Malformed("is empty".into()));
     }
-    // FLAC files can begin with ID3 tags, too.
-    loop {
-        let tag = mpeg::tag_bytes(bytes.fill(HEAD_BYTES)?);
-        if tag == 0 {
-            break;
-        }
-        if bytes.position() + tag > TAGS_LIMIT_BYTES || bytes.skip(tag)? < tag {
-            return Err(Failure::Malformed("is cut off within its tags and contains no audio".into()));
-        }
-    }
+    skip_tags(&mut bytes)?;
     let head = bytes.fill(HEAD_BYTES)?;
     if let Some(name) = named(head) {
         return Err(Failure::unsupported(name));
@@ -123,6 +133,7 @@ pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
     if other::detect_aiff(head) {
         return Ok(Box::new(other::Other::open(bytes, "aiff")?));
     }
+    let within_ogg = ogg::contains_page(head);
     // ADTS, and the other layers of MPEG audio.
     match head {
         [0xff, b, ..] if b & 0xf6 == 0xf0 => return Err(Failure::unsupported("AAC")),
@@ -132,6 +143,9 @@ pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
         _ => {}
     }
     mpeg::Mpeg::open(bytes).map(|mpeg| Box::new(mpeg) as Box<dyn Stream>).map_err(|failure| match failure {
+        Failure::Malformed(_) if within_ogg => {
+            Failure::Malformed("begins within an Ogg stream, without the headers that are needed to decode it".into())
+        }
         Failure::Malformed(_) => Failure::Malformed("is not in a supported audio format (WAV, FLAC, Ogg, MP3, AIFF); raw PCM is read from standard input: `bellis run - --format s16le --rate 16000 < FILE`".into()),
         other => other,
     })

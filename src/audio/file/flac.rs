@@ -4,7 +4,7 @@ use symphonia::core::codecs::audio::well_known::CODEC_ID_FLAC;
 
 use super::bytes::Bytes;
 use super::codec::Codec;
-use super::{Failure, Layout, Piece, Stream};
+use super::{Failure, Layout, Piece, Stream, detect};
 
 /// Maximum size of a frame header.
 const HEADER_BYTES: usize = 16;
@@ -309,12 +309,16 @@ impl Stream for Flac {
         (self.info.total > 0).then_some(self.info.total)
     }
 
+    fn rest(&mut self) -> Option<&mut Bytes> {
+        Some(&mut self.bytes)
+    }
+
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure> {
         if let Some(length) = self.waiting.take() {
             return self.decode(length, out);
         }
         while !self.ended {
-            if self.bytes.fill(4)?.starts_with(b"fLaC") {
+            if detect::is_file_or_tag(self.bytes.fill(detect::HEAD_BYTES)?) {
                 return self.end();
             }
             match self.boundary()? {

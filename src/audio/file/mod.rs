@@ -63,6 +63,9 @@ trait Stream: Send {
 
     /// Appends the next samples, interleaved.
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure>;
+
+    /// After the end: what follows, if that was not read.
+    fn rest(&mut self) -> Option<&mut Bytes>;
 }
 
 /// Why a stream cannot be read further.
@@ -156,7 +159,8 @@ pub fn open_pipe(
     }
     let is_file = detect::is_container(bytes.fill(detect::HEAD_BYTES).map_err(not_readable)?)
         || (!raw.is_given
-            && (mpeg::detect(&mut bytes).map_err(not_readable)?
+            && (mpeg::detect_later(&mut bytes).map_err(not_readable)?
+                || ogg::contains_page(bytes.buffered())
                 || detect::has_unsupported_frames(&mut bytes).map_err(not_readable)?));
     if is_file {
         return Ok(Box::new(FileSource::new(Decoder::open(bytes, STDIN.to_owned(), pick)?, realtime)));

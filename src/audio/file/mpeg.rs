@@ -5,12 +5,14 @@ use symphonia::core::codecs::audio::well_known::CODEC_ID_MP3;
 
 use super::bytes::Bytes;
 use super::codec::Codec;
-use super::{Failure, Layout, Piece, Stream};
+use super::{Failure, Layout, Piece, Stream, detect};
 
 /// Bytes searched for a frame before they are dropped.
 const SEARCH_BLOCK_BYTES: usize = 64 << 10;
 /// Maximum offset of the first frame of an MP3 file.
 const SEARCH_LIMIT_BYTES: u64 = 1 << 20;
+/// Maximum size of a frame: 320 kbit/s at 32 kHz.
+const LONGEST_FRAME_BYTES: usize = 1_441;
 /// Delay of every decoder, in samples.
 const DECODER_DELAY: u64 = 529;
 /// Maximum size of the bit reservoir: how far before a frame its main data can begin.
@@ -37,6 +39,8 @@ pub(super) struct Mpeg {
     reservoir: Option<usize>,
     /// Samples after the declared end: encoder padding, unless frames follow.
     held: Vec<f32>,
+    /// Samples in front of the first frame, which are damaged.
+    before: u64,
     ended: bool,
 }
 
@@ -161,13 +165,28 @@ pub(super) fn tag_bytes(head: &[u8]) -> u64 {
     0
 }
 
-/// Whether a stream begins with several consecutive MP3 frames.
+/// Whether several consecutive MP3 frames are at the front.
 pub(super) fn detect(bytes: &mut Bytes) -> std::io::Result<bool> {
-    let first = Header::read(bytes.fill(4)?);
-    Ok(match first {
-        Some(first) => follows(bytes, 0, &first, 3)?,
-        None => false,
-    })
+    bytes.fill(4)?;
+    detect_at(bytes, 0)
+}
+
+/// The same within the first bytes: a stream that is joined late begins with a part of a frame.
+pub(super) fn detect_later(bytes: &mut Bytes) -> std::io::Result<bool> {
+    bytes.fill(2 * LONGEST_FRAME_BYTES)?;
+    for at in 0..2 * LONGEST_FRAME_BYTES {
+        if detect_at(bytes, at)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn detect_at(bytes: &mut Bytes, at: usize) -> std::io::Result<bool> {
+    match bytes.buffered().get(at..).and_then(Header::read) {
+        Some(first) => follows(bytes, at, &first, 3),
+        None => Ok(false),
+    }
 }
 
 /// Whether `count` consecutive frames, or frames up to the end of the file, begin at `at`.
@@ -196,10 +215,11 @@ enum Found {
 
 impl Mpeg {
     pub fn open(mut bytes: Bytes) -> Result<Self, Failure> {
+        let mut before = 0;
         let header = loop {
             match find(&mut bytes, None)? {
                 Found::Frame(header) => break header,
-                Found::Junk(_) => {}
+                Found::Junk(bytes) => before += bytes,
                 Found::End => return Err(Failure::Malformed("is not an MP3 file: it contains no frames".into())),
             }
         };
@@ -214,9 +234,12 @@ impl Mpeg {
             frame_bytes: 0,
             reservoir: None,
             held: Vec::new(),
+            before: 0,
             ended: false,
         };
         mpeg.take_info(&header)?;
+        // A stream that was joined late begins with a part of a frame; more than that is damage.
+        mpeg.before = before / header.bytes as u64 * header.samples();
         Ok(mpeg)
     }
 
@@ -321,9 +344,17 @@ impl Stream for Mpeg {
         self.total(samples).map(|total| total.saturating_sub(self.info.delay))
     }
 
+    fn rest(&mut self) -> Option<&mut Bytes> {
+        Some(&mut self.bytes)
+    }
+
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure> {
         if self.ended {
             return Ok(Piece::End);
+        }
+        if self.before > 0 {
+            let samples = std::mem::take(&mut self.before);
+            return Ok(self.lose(samples));
         }
         let Layout { rate, channels } = self.layout;
         let last = Header { version: version_of(rate), rate, channels, bytes: 0, has_crc: false };
@@ -382,8 +413,8 @@ fn find(bytes: &mut Bytes, last: Option<&Header>) -> Result<Found, Failure> {
         }
         bytes.skip(tag)?;
     }
-    let head = bytes.fill(4)?;
-    if head.is_empty() {
+    let head = bytes.fill(detect::HEAD_BYTES)?;
+    if head.is_empty() || detect::is_container(head) {
         return Ok(Found::End);
     }
     if let (Some(header), Some(last)) = (Header::read(head), last)

@@ -6,6 +6,7 @@ use symphonia::core::codecs::audio::well_known::{CODEC_ID_FLAC, CODEC_ID_VORBIS}
 
 use super::bytes::Bytes;
 use super::codec::{Codec, Undecodable};
+use super::detect::is_file_or_tag;
 use super::{Failure, Layout, Piece, Stream, flac};
 
 const PAGE_HEADER_BYTES: usize = 27;
@@ -42,6 +43,11 @@ enum Ready {
 
 pub(super) fn detect(head: &[u8]) -> bool {
     head.starts_with(b"OggS")
+}
+
+/// Whether a page begins within these bytes.
+pub(super) fn contains_page(bytes: &[u8]) -> bool {
+    bytes.windows(5).any(|five| five == b"OggS\0")
 }
 
 /// One page with a correct checksum.
@@ -179,6 +185,10 @@ impl Stream for Ogg {
 
     fn announced(&self) -> Option<u64> {
         None
+    }
+
+    fn rest(&mut self) -> Option<&mut Bytes> {
+        Some(&mut self.bytes)
     }
 
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure> {
@@ -455,7 +465,7 @@ fn crc(page: &[u8]) -> u32 {
 fn read_page(bytes: &mut Bytes, skipped: &mut bool) -> std::io::Result<Option<Page>> {
     loop {
         let head = bytes.fill(PAGE_HEADER_BYTES + 255)?;
-        if head.is_empty() {
+        if head.is_empty() || !detect(head) && is_file_or_tag(head) {
             return Ok(None);
         }
         if let Some(length) = page_length(head) {

@@ -70,6 +70,11 @@ impl Stream for Other {
         self.announced
     }
 
+    /// Symphonia's readers keep it.
+    fn rest(&mut self) -> Option<&mut Bytes> {
+        None
+    }
+
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure> {
         loop {
             let packet = match self.format.next_packet() {

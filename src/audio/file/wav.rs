@@ -2,7 +2,8 @@
 //! meaningless sizes, and ALSA's `S24_LE` has the tag of packed 24-bit samples.
 
 use super::bytes::Bytes;
-use super::{Failure, Layout, Piece, Stream};
+use super::detect::is_container;
+use super::{Failure, Layout, Piece, Stream, detect};
 
 /// Maximum size of the chunks in front of the audio.
 const HEADER_LIMIT_BYTES: u64 = 64 << 20;
@@ -238,6 +239,10 @@ impl Stream for Wav {
         self.announced
     }
 
+    fn rest(&mut self) -> Option<&mut Bytes> {
+        Some(&mut self.bytes)
+    }
+
     fn next(&mut self, out: &mut Vec<f32>) -> Result<Piece, Failure> {
         let (frame, left) = (self.frame_bytes, self.left.unwrap_or(u64::MAX));
         if left < frame as u64 {
@@ -267,7 +272,7 @@ impl Stream for Wav {
                 if let Some(sample) = sample {
                     self.coding = Coding::Known(sample);
                 }
-                // Silence is the same in both.
+                // Recorders with 16-bit hardware are the usual case that stays undecided.
                 sample.unwrap_or(Sample::S24In32)
             }
         };
@@ -279,23 +284,15 @@ impl Stream for Wav {
 }
 
 impl Wav {
-    /// Skips the rest of the file, and begins the next one if the stream has another.
+    /// Skips the metadata after the audio. Another file may follow.
     fn after_the_audio(&mut self, rest: u64) -> Result<Piece, Failure> {
         self.bytes.skip(rest)?;
         loop {
-            let head = self.bytes.fill(12 + 1)?;
+            let head = self.bytes.fill(detect::HEAD_BYTES + 1)?;
             // A byte of padding can follow the audio.
-            let padding = usize::from(!detect(head) && head.get(1..).is_some_and(detect));
-            if detect(&head[padding.min(head.len())..]) {
-                self.bytes.consume(padding);
-                let bytes = std::mem::replace(&mut self.bytes, Bytes::new(Box::new(std::io::empty()), None));
-                return match Self::open(bytes)? {
-                    Opened::Stream(next) => {
-                        *self = *next;
-                        Ok(Piece::Next)
-                    }
-                    Opened::Other(_) => Err(Failure::unsupported("ADPCM after another recording")),
-                };
+            if !is_container(head) && head.get(1..).is_some_and(is_container) {
+                self.bytes.consume(1);
+                return Ok(Piece::End);
             }
             let Some(chunk) = head.get(..8).filter(|chunk| CHUNKS_AFTER_DATA.iter().any(|id| chunk[..4] == **id)) else {
                 return Ok(Piece::End);
@@ -307,15 +304,16 @@ impl Wav {
 }
 
 /// Detects whether 24-bit samples are in the high or low bytes of their containers. In ALSA's format, the fourth byte repeats the sign
-/// or is zero; in the other, the first byte is zero. `None` for silence.
+/// or is zero; in the other, the first byte is zero. `None` if both apply: silence, 16-bit samples in ALSA's format, and the other format below -48 dBFS.
 fn alignment(block: &[u8]) -> Option<Sample> {
-    if block.iter().all(|&byte| byte == 0) {
-        return None;
-    }
     let samples = || block.chunks_exact(4);
     let low_byte_unused = samples().all(|sample| sample[0] == 0);
     let high_byte_is_sign = samples().all(|sample| sample[3] == 0 || (sample[3] == 0xff && sample[2] & 0x80 != 0));
-    Some(if low_byte_unused && !high_byte_is_sign { Sample::S32 } else { Sample::S24In32 })
+    match (low_byte_unused, high_byte_is_sign) {
+        (true, true) => None,
+        (true, false) => Some(Sample::S32),
+        (false, _) => Some(Sample::S24In32),
+    }
 }
 
 impl Sample {

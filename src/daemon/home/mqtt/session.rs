@@ -162,6 +162,7 @@ impl Publisher {
         while let Some(event) = events.try_recv() {
             self.take(&event);
         }
+        self.requeue();
         self.dropped.fetch_add(self.pending.len() as u64, Ordering::Relaxed);
     }
 
@@ -352,8 +353,9 @@ impl Publisher {
     }
 
     fn publish_pending(&mut self, link: &mut Link) -> Result<(), ClientError> {
-        while let Some(found) = self.pending.pop_front() {
+        while let Some(found) = self.pending.front() {
             if found.at.elapsed() > PENDING_WITHIN {
+                self.pending.pop_front();
                 self.dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
@@ -367,7 +369,8 @@ impl Publisher {
                 "end": hit.end,
             });
             let number = link.publish(&self.device.keyword(), event.to_string().as_bytes(), false, true)?;
-            self.sent.extend(number.map(|number| (number, found)));
+            let found = self.pending.pop_front();
+            self.sent.extend(number.zip(found));
         }
         Ok(())
     }
