@@ -10,7 +10,7 @@
 #include <stdlib.h>
 
 // Version of the interface: the value of `BellisOptions.version`, and the number of the shared library, `libbellis_c.so.2`. It is raised
-// with every change that programs compiled before do not survive.
+// with incompatible changes.
 #define BELLIS_API 2
 
 // Returned by functions that fail.

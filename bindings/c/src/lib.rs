@@ -17,7 +17,7 @@ use bellis::pack::Pack;
 use border::{guarded, path, text};
 
 /// Version of the interface: the value of `BellisOptions.version`, and the number of the shared library, `libbellis_c.so.2`. It is raised
-/// with every change that programs compiled before do not survive.
+/// with incompatible changes.
 pub const BELLIS_API: u32 = 2;
 /// Returned by functions that fail.
 pub const BELLIS_FAILED: c_int = -1;
