@@ -78,7 +78,7 @@ pub struct NeighbourArgs {
     /// Without --connect and --listen, there are none.
     #[arg(long = "neighbours", value_parser = values::offloading(), help_heading = "Neighbours")]
     mode: Option<Offloading>,
-    /// Also compute layers for other machines, with what this one's audio leaves
+    /// Also compute layers for other machines; local audio has priority
     #[arg(long, help_heading = "Neighbours")]
     #[serde(default)]
     worker: bool,

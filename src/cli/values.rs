@@ -70,7 +70,7 @@ pub fn kernels() -> impl TypedValueParser<Value = Int8Kernel> {
 #[cfg(feature = "neighbours")]
 pub fn offloading() -> impl TypedValueParser<Value = Offloading> {
     named([
-        (Offloading::Auto.name(), "When a queue builds up here and a neighbour is sooner done (MDI-Exit)"),
+        (Offloading::Auto.name(), "Where the exchange is measured to process more audio per second"),
         (Offloading::Never.name(), "Never; no connection is made"),
         (Offloading::Always.name(), "After the first layer, whenever a neighbour is there"),
     ])
