@@ -45,7 +45,7 @@ The default INPUT is the microphone, or `none` if only --wyoming is given. The c
   priority = 20                                     real-time priority, 1 to 49
   wyoming = \"tcp://127.0.0.1:10400\"                 a Wyoming wake-word service for the enrolled keywords
   wyoming-connections = 8                           its maximum number of connections
-  page-token-file = \"/etc/bellis/page-token\"       allows to enroll keywords from the live page
+  page-token-file = \"/etc/bellis/page-token\"       lets the live page enroll keywords
   [mqtt], voice-assistant, on-detection, on-detection-limit      docs/home-assistant.md
   [neighbours]                                      other machines (docs/neighbours.md)")]
 pub struct Serve {
@@ -66,7 +66,7 @@ pub struct Serve {
     /// Maximum number of Wyoming connections, 1 to 1000 [default: 8]
     #[arg(long, value_name = "COUNT", help_heading = "Smart home")]
     wyoming_connections: Option<usize>,
-    /// File with the token that allows enrolling keywords from the live page [default: disabled]
+    /// File with the token that lets the live page enroll keywords [default: disabled]
     #[arg(long, value_name = "FILE", help_heading = "Daemon")]
     page_token_file: Option<PathBuf>,
     #[command(flatten)]
