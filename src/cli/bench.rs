@@ -79,10 +79,10 @@ pub struct Bench {
     /// Play in real time, and measure the delay to the representation as well
     #[arg(long)]
     realtime: bool,
-    /// JSON report [default: bellis-bench.json]
+    /// JSON report [default: bellis-bench.json, without --html]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// HTML page with plots [default: bellis-bench.html]
+    /// HTML page with plots [default: bellis-bench.html, without --json]
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
     /// Only print the table, without writing files

@@ -11,7 +11,7 @@ use super::keywords::file_of;
 
 /// Change the settings of a keyword
 ///
-/// They are stored in its file, and hold wherever it is searched for. Programs that run notice the change as that of an enrolment.
+/// They are stored in its file and apply to every program that searches for it. A running daemon applies them within seconds.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("settings").required(true).multiple(true)))]
 pub struct Set {
@@ -34,7 +34,7 @@ pub struct Set {
     priority: Option<i32>,
 }
 
-/// Say which reports were wrong and which were missed, to move the threshold
+/// Label detections as wrong, or utterances as missed, to adjust the threshold
 ///
 /// Scores are those of detections and near misses. The threshold moves as far as it has to, within 0.05 to 5 false accepts per hour, and up to 0.5
 /// for keywords from text.
