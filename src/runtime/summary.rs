@@ -35,7 +35,7 @@ pub struct Summary {
     pub frames: u64,
     /// Dimensions of a frame.
     pub dim: usize,
-    /// Chunks that exited after layer 1, 2, …
+    /// Chunks that exited at layer 0, 1, ….
     pub exits: Vec<u64>,
     /// Mean exit layer.
     pub mean_exit_layer: f64,
