@@ -3,7 +3,7 @@
 //!     cargo run --release --example compare -- PACK AUDIO.wav [SECONDS]
 //!
 //! Reads one candidate's name per line on standard input and answers each with a line of JSON: processor seconds of the whole
-//! process, and the seconds of audio that it streamed; or the error. `f32:POLICY`, `int8:POLICY` … are Bellis' whole
+//! process, and the seconds of audio that it streamed; or the error. `f32:POLICY`, `int8:POLICY` … are Bellis's whole
 //! runtime; `tract` runs every layer on the same windows with tract's defaults and fixed shapes, without heads, ring and policy.
 
 use std::io::BufRead;

@@ -129,7 +129,7 @@ pub enum Stage {
 /// Description of the process and its stream.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StreamEvent {
-    /// Bellis' version.
+    /// Bellis's version.
     pub version: &'static str,
     /// Start of the process, seconds since the Unix epoch. Positions restart at 0 when it changes.
     pub started: f64,

@@ -64,7 +64,7 @@ struct CachedLayer {
 
 /// The KV cache of a layer, by the engine that runs it.
 enum Cache {
-    /// Bellis' kernels.
+    /// Bellis's kernels.
     Ring(KeyValueRing),
     /// tract's plan.
     Tensors(LayerCache),

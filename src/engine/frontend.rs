@@ -1,4 +1,4 @@
-//! A log-mel front end on Bellis' kernels.
+//! A log-mel front end on Bellis's kernels.
 //!
 //! Frames overlap: the last windows of a call are the first ones of the next. Their features are kept, and used if the samples are the
 //! same.

@@ -101,9 +101,9 @@ impl Signature {
 pub(super) struct Stage {
     pub name: String,
     plan: Arc<TypedRunnableModel>,
-    /// The same graph as kernel calls, if Bellis' kernels cover all of it.
+    /// The same graph as kernel calls, if Bellis's kernels cover all of it.
     program: Option<Arc<Program>>,
-    /// The same graph as a front end on Bellis' kernels, if it is one.
+    /// The same graph as a front end on Bellis's kernels, if it is one.
     frontend: Option<Arc<Frontend>>,
     macs: Arc<MacCount>,
 }
@@ -323,7 +323,7 @@ impl Stage {
         Ok(worst)
     }
 
-    /// The front end on Bellis' kernels.
+    /// The front end on Bellis's kernels.
     #[cfg(test)]
     pub fn frontend(&self) -> Option<&Arc<Frontend>> {
         self.frontend.as_ref()
@@ -342,7 +342,7 @@ impl Stage {
         MacCount::of(model, model.symbols.sym("T"), vec![Size::T]).unwrap_or_else(|error| panic!("{error}")).at(&[frames])
     }
 
-    /// The matmuls with constant weights that Bellis' kernels compute.
+    /// The matmuls with constant weights that Bellis's kernels compute.
     pub fn matmuls(&self) -> Vec<Matmul<'_>> {
         if let Some(frontend) = &self.frontend {
             return vec![Matmul::F32(&frontend.gather), Matmul::F32(&frontend.project)];
@@ -354,12 +354,12 @@ impl Stage {
         self.plan.model().nodes().iter().filter_map(of).collect()
     }
 
-    /// The program, if Bellis' kernels cover the whole graph.
+    /// The program, if Bellis's kernels cover the whole graph.
     pub fn program(&self) -> Option<&Program> {
         self.program.as_deref()
     }
 
-    /// Creates a stream's state: on Bellis' kernels if they cover the graph, else of tract's plan.
+    /// Creates a stream's state: on Bellis's kernels if they cover the graph, else of tract's plan.
     pub fn runner(&self) -> Result<Runner, EngineError> {
         match (&self.program, &self.frontend) {
             (Some(program), _) => Ok(self.run_by(Machine::Program(program.clone()))),

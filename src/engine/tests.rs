@@ -194,7 +194,7 @@ fn projected_keys_and_values_equal_those_of_the_layer() {
     }
 }
 
-/// The front ends of the bundled packs run on Bellis' kernels, and equal tract's plan on a recording, loud and quiet, in chunks of
+/// The front ends of the bundled packs run on Bellis's kernels, and equal tract's plan on a recording, loud and quiet, in chunks of
 /// changing sizes, with gaps between some of them and calls too short for a frame.
 #[test]
 fn front_ends_equal_the_plan_of_their_graph() {

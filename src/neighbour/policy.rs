@@ -1,7 +1,7 @@
 //! The rules of MDI-Exit (arXiv 2408.05247): where a task runs, how much data is admitted, and how the exit threshold adapts to the
 //! queues. They use no clock, network or random numbers of their own, so that the daemon and the simulation share them.
 //!
-//! Reconstructed from the abstract and from secondary sources, not from the paper's text; docs/notes/neighbours.md states which parts are Bellis' own.
+//! Reconstructed from the abstract and from secondary sources, not from the paper's text; docs/notes/neighbours.md states which parts are Bellis's own.
 
 use std::time::Duration;
 
