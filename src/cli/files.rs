@@ -14,7 +14,7 @@ pub fn set_aside(spec: &ConsumerSpec, outputs: &[PathBuf]) -> anyhow::Result<()>
     let taken =
         |path: &Path| path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0 || path.join(SEGMENTS).exists());
     let Some(path) = spec.path() else { return Ok(()) };
-    // An array and its side file have the same number, also if only one of them is left.
+    // An array and its side file have the same number, even if only one of them is left.
     let has_side = matches!(spec, ConsumerSpec::Npy(_));
     let files =
         |path: &Path| [Some(path.to_owned()), has_side.then(|| side_file(path))].into_iter().flatten().collect::<Vec<_>>();

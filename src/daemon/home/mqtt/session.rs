@@ -375,7 +375,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes what a last will would, and takes leave.
+    /// Publishes what a last will would, and disconnects cleanly.
     async fn leave(&self, link: &mut Link) -> Result<(), SessionEnd> {
         link.publish(&self.device.availability(), b"offline", true, false)?;
         link.client.disconnect(&mut link.out)?;
