@@ -126,7 +126,14 @@ impl RowFile {
             })?,
         };
         file.write_all(header).map_err(failed)?;
-        Ok(Self { file, place, is_file, length: header.len() as u64, header: header.to_vec(), row_bytes: row_bytes.max(1) as u64 })
+        Ok(Self {
+            file,
+            place,
+            is_file,
+            length: header.len() as u64,
+            header: header.to_vec(),
+            row_bytes: row_bytes.max(1) as u64,
+        })
     }
 
     /// Complete rows in the file.
