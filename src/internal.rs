@@ -1,6 +1,6 @@
 //! Parts of the library that the program, its tests and its benchmarks use. Not part of the API: they change without notice.
 
-pub use crate::audio::count_abandoned_stream;
+pub use crate::audio::abandon_stream;
 #[cfg(feature = "capture")]
 pub use crate::audio::microphone::Intake;
 pub use crate::audio::{

@@ -32,7 +32,7 @@ unregister_emulator() { [ -z "$registered" ] || echo -1 >"$registered"; }
 clean_root() {
   local folder=$1 architecture=$2 suite=$3 packages=$4
   [ ! -d "$folder" ] || return 0
-  command -v debootstrap >/dev/null || apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
+  command -v debootstrap >/dev/null || apt-get -o DPkg::Lock::Timeout=600 install -y -qq --no-install-recommends debootstrap >/dev/null
   rm -rf --one-file-system "$folder.part"
   mkdir -p "$(dirname "$folder")"
   # shellcheck disable=SC2086

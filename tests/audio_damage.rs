@@ -497,7 +497,9 @@ fn streams_of_other_formats_may_follow() {
     let [flac, mp3, ogg, opus] = ["speech.flac", "speech.mp3", "pages.ogg", "speech.opus"].map(data);
     let id3v1 = [&b"TAG"[..], &[b' '; 125]].concat();
     for (number, (one, other)) in
-        [(&wav, &flac), (&flac, &wav), (&mp3, &ogg), (&ogg, &mp3), (&wav, &mp3), (&flac, &opus), (&opus, &wav)].into_iter().enumerate()
+        [(&wav, &flac), (&flac, &wav), (&mp3, &ogg), (&ogg, &mp3), (&wav, &mp3), (&flac, &opus), (&opus, &wav)]
+            .into_iter()
+            .enumerate()
     {
         for between in [&b""[..], &id3v1] {
             let (first, second) = (played(one), played(other));

@@ -70,7 +70,7 @@ def main():
     preprocess = preprocessing(args.checkpoint, rate, None if args.normalize is None else args.normalize == "yes")
     try:
         model, loaded = transformers.AutoModel.from_pretrained(args.checkpoint, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # of any kind: safetensors has its own for a truncated file
         sys.exit(f"error: {args.checkpoint}: {str(error).splitlines()[0]}")
     unknown = sorted(name for name in loaded["missing_keys"] if not name.endswith("masked_spec_embed"))
     if unknown:

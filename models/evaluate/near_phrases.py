@@ -1,9 +1,9 @@
 """Keywords from text: recall, and the near-phrases that are accepted, at the thresholds that `bellis enroll` sets.
 
-    python -m models.evaluate.near_phrases [--write]      with --write, the table of docs/keywords-figures.md
+    python -m models.evaluate.near_phrases [--snr DB] [--write]      with --write, the table of docs/keywords-figures.md
 
 near_phrases.json has twelve English phrases, and for each one phrases that differ in one word: opposites, rhymes, similar words. Six
-synthetic voices (models/kokoro.py) that no training uses say all of them. Every phrase is enrolled with `--say` from espeak-ng's voices.
+synthetic voices (models/kokoro.py) that no training uses say all of them, in quiet or in recorded noise of public places (--snr). Every phrase is enrolled with `--say` from espeak-ng's voices.
 """
 
 import argparse
@@ -17,10 +17,12 @@ import numpy as np
 import soundfile
 
 from ..kokoro import Kokoro
+from ..train.mixing import scale_to
 from ..train.paths import DATA, RATE, REPOSITORY
 from ..train.synthesise import TEST_VOICES
 from .keywords import write
 from .spoken import kept
+from .streams import Pool
 
 PHRASES = json.loads((Path(__file__).parent / "near_phrases.json").read_text())
 VOICES = TEST_VOICES["en"].split()
@@ -39,6 +41,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
     parser.add_argument("--pack", default="daisy-tiny")
+    parser.add_argument("--snr", type=int, help="dB, in noise of public places (default: in quiet)")
     parser.add_argument("--threshold", help="fixed threshold of all phrases [default: as enrolled]")
     parser.add_argument("--write", action="store_true", help="write the table of docs/keywords-figures.md")
     arguments = parser.parse_args()
@@ -53,9 +56,12 @@ def main():
             places.append((phrase, voice, at / RATE, (at + len(audio)) / RATE))
             parts += [audio, silence]
             at += len(audio) + len(silence)
+    sound = np.concatenate(parts)
+    if arguments.snr is not None:
+        sound = sound + scale_to(Pool(0).noise("public", len(sound)), LEVEL**2, arguments.snr)
     with tempfile.TemporaryDirectory() as folder:
         audio, keywords = Path(folder) / "audio.wav", Path(folder) / "keywords"
-        soundfile.write(audio, np.concatenate(parts), RATE)
+        soundfile.write(audio, sound / max(1, np.abs(sound).max()), RATE)
         for phrase in PHRASES:
             command = [arguments.program, "enroll", phrase, "--say", phrase, "--folder", keywords, "--pack", arguments.pack, *threshold]
             subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.DEVNULL)

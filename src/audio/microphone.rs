@@ -478,7 +478,7 @@ impl Source for MicrophoneSource {
         if let Some(ended) = self.ended.take() {
             // A stream whose server hangs cannot be dropped. Its thread is abandoned, and its callbacks do nothing.
             if matches!(ended.recv_timeout(STOP_TIMEOUT), Err(crossbeam_channel::RecvTimeoutError::Timeout)) {
-                super::count_abandoned_stream();
+                super::abandon_stream(ended);
                 log::warn!("{}: the device did not close within 1 s and was abandoned", self.spec.name);
             }
         }

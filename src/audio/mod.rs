@@ -34,21 +34,22 @@ pub(crate) use ring::{Block, Gap, RingReader, RingStats, ring_of_frames};
 #[cfg(feature = "test-util")]
 pub use scripted::{ScriptedSource, Step};
 
-/// Streams of this process that hang in their audio server, at opening or closing. Each holds a few threads and descriptors until the
-/// process ends.
+/// Streams of this process that hang in their audio server, at opening or closing. Each holds a few threads and descriptors until it ends.
 #[cfg(feature = "serve")]
 pub(crate) fn abandoned_streams() -> u64 {
-    ABANDONED_STREAMS.load(std::sync::atomic::Ordering::Relaxed)
+    let mut hanging = HANGING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    hanging.retain(|ended| matches!(ended.try_recv(), Err(crossbeam_channel::TryRecvError::Empty)));
+    hanging.len() as u64
 }
 
-/// Counts a stream whose thread cannot be ended.
+/// Counts a stream whose thread hangs, until `ended` is disconnected.
 #[cfg_attr(not(feature = "capture"), allow(dead_code))]
 #[doc(hidden)]
-pub fn count_abandoned_stream() {
-    ABANDONED_STREAMS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+pub fn abandon_stream(ended: crossbeam_channel::Receiver<()>) {
+    HANGING.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(ended);
 }
 
-static ABANDONED_STREAMS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+static HANGING: std::sync::Mutex<Vec<crossbeam_channel::Receiver<()>>> = std::sync::Mutex::new(Vec::new());
 
 /// How long `stop` waits for a source's thread before it abandons the thread.
 const STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);

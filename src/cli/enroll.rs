@@ -11,8 +11,8 @@ use bellis::audio::{
 use bellis::engine::{Encoder, LoadOptions};
 use bellis::internal::keyword::Condition;
 use bellis::keyword::{
-    Enroller, Enrolment, Keyword, Origin, OtherSpeech, PackRef, Tail, Take, TakeProblem, check_alike, check_name,
-    false_accepts_of, find, load, weaknesses,
+    Enroller, Enrolment, Estimate, Keyword, Origin, OtherSpeech, PackRef, Tail, Take, TakeProblem, check_alike, check_name,
+    expected_false_accepts, expected_recall, false_accepts_of, find, load, weaknesses,
 };
 use bellis::pack::Pack;
 use bellis::runtime::StopFlag;
@@ -273,6 +273,14 @@ fn report(keyword: &Keyword, takes: &[Enrolment], path: &Path) {
         ));
     }
     rows.push(("threshold", threshold(keyword)));
+    if let Some(Estimate { value, interval: (low, high), count, of }) = expected_false_accepts(keyword) {
+        let of = format!("{count} in {:.0} minutes of clear speech", 60.0 * of);
+        rows.push(("false accepts", format!("{value:.2} per hour expected, {low:.2} to {high:.2} (95 %): {of}")));
+    }
+    if let Some(Estimate { value, interval: (low, high), count, of }) = expected_recall(keyword, takes) {
+        let of = format!("the others detect {count} of {of:.0} recordings");
+        rows.push(("recall", format!("{value:.2} expected of this speaker, {low:.2} to {high:.2} (95 %): {of}")));
+    }
     rows.push(("file", path.display().to_string()));
     table::print(&format!("keyword `{}`", keyword.name), &rows);
     if lowest < keyword.threshold {

@@ -52,7 +52,13 @@ pub fn consumer(
 ) -> anyhow::Result<Option<Box<dyn Consumer>>> {
     Ok(match &*asked.label {
         SEARCH => {
-            let lines = super::keywords::consumer((None, super::keywords::Missing::Allowed), settings, pack, encoder, (std::io::sink(), SEARCH))?;
+            let lines = super::keywords::consumer(
+                (None, super::keywords::Missing::Allowed),
+                settings,
+                pack,
+                encoder,
+                (std::io::sink(), SEARCH),
+            )?;
             Some(Box::new(lines.observer(reports.keywords.clone())))
         }
         #[cfg(feature = "home")]

@@ -32,7 +32,7 @@ pub struct LineFile {
 }
 
 impl LineFile {
-    /// Creates a writer for `path`, which is opened by the first write.
+    /// Creates a writer for `path`, which is created or overwritten by the first write.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), file: None }
     }
@@ -94,7 +94,8 @@ impl Write for LineFile {
     }
 }
 
-/// A binary file with a header and rows. The header is rewritten after the rows; a partial last row is removed.
+/// A binary file with a header and rows. The header is rewritten after the rows; a partial last row is removed. If another program truncates the file
+/// (logrotate's `copytruncate`), it begins again.
 #[derive(Debug)]
 pub(super) struct RowFile {
     file: File,
@@ -102,7 +103,8 @@ pub(super) struct RowFile {
     is_file: bool,
     /// Bytes of the header and of complete rows.
     length: u64,
-    header_bytes: u64,
+    /// The header for no rows.
+    header: Vec<u8>,
     row_bytes: u64,
 }
 
@@ -124,17 +126,28 @@ impl RowFile {
             })?,
         };
         file.write_all(header).map_err(failed)?;
-        let header_bytes = header.len() as u64;
-        Ok(Self { file, place, is_file, length: header_bytes, header_bytes, row_bytes: row_bytes.max(1) as u64 })
+        Ok(Self {
+            file,
+            place,
+            is_file,
+            length: header.len() as u64,
+            header: header.to_vec(),
+            row_bytes: row_bytes.max(1) as u64,
+        })
     }
 
     /// Complete rows in the file.
     pub fn rows(&self) -> u64 {
-        (self.length - self.header_bytes) / self.row_bytes
+        (self.length - self.header.len() as u64) / self.row_bytes
     }
 
     /// Appends rows. After an error, the rows that fitted remain.
     pub fn append(&mut self, rows: &[u8]) -> Result<(), ConsumerError> {
+        if self.is_file && self.file.metadata().is_ok_and(|found| found.len() < self.length) {
+            self.length = self.header.len() as u64;
+            let header = self.header.clone();
+            self.write_header(&header)?;
+        }
         let mut written = 0;
         while written < rows.len() {
             match self.file.write(&rows[written..]) {
@@ -184,6 +197,18 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
         write_line(&mut file, "x", &3).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "3\n");
+    }
+
+    #[test]
+    fn rows_begin_again_in_a_file_that_is_truncated_by_another_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let mut file = RowFile::create(&path, &[0; 8], None, 4).unwrap();
+        file.append(&[1; 12]).unwrap();
+        file.write_header(&[3; 8]).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+        file.append(&[2; 4]).unwrap();
+        assert_eq!((file.rows(), std::fs::read(&path).unwrap()), (1, [vec![0; 8], vec![2; 4]].concat()));
     }
 
     #[cfg(unix)]

@@ -24,7 +24,7 @@ pub struct Npy {
 pub(super) const HEADER_BYTES: usize = 128;
 
 impl Npy {
-    /// Writes to `path`, which is created when the stream begins.
+    /// Writes to `path` and its side file, which are created or overwritten when the stream begins.
     pub fn new(path: &Path) -> Self {
         Self {
             path: path.to_owned(),

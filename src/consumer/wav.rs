@@ -25,7 +25,6 @@ pub struct Wav {
     chunks_per_header: u64,
     sample_rate: u32,
     bytes: Vec<u8>,
-    samples: u64,
 }
 
 enum Target {
@@ -87,7 +86,7 @@ impl WavFormat {
 }
 
 impl Wav {
-    /// Writes 16-bit PCM to `path`, which is created when the stream begins.
+    /// Writes 16-bit PCM to `path`, which is created or overwritten when the stream begins.
     pub fn new(path: &Path) -> Self {
         Self::to(Target::Path(path.to_owned()))
     }
@@ -99,7 +98,7 @@ impl Wav {
 
     fn to(target: Target) -> Self {
         let format = WavFormat::default();
-        Self { target, format, chunks_per_header: chunks_per_header(false), sample_rate: 1, bytes: Vec::new(), samples: 0 }
+        Self { target, format, chunks_per_header: chunks_per_header(false), sample_rate: 1, bytes: Vec::new() }
     }
 
     /// Sets the sample format.
@@ -148,10 +147,9 @@ impl Consumer for Wav {
         let Some(audio) = &representation.audio else { return Ok(()) };
         self.bytes.clear();
         self.format.encode(audio, &mut self.bytes);
-        self.samples += audio.len() as u64;
         match &mut self.target {
             Target::File(file) => {
-                if self.samples * self.format.bytes() as u64 > LONGEST_BYTES {
+                if file.rows() * self.format.bytes() as u64 + self.bytes.len() as u64 > LONGEST_BYTES {
                     return Err(ConsumerError::other(
                         "a WAV file has at most 4 GiB; restart with another file before that, or use stream:- with --arrays audio",
                     ));

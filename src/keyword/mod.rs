@@ -54,7 +54,7 @@ pub use feedback::{Feedback, Label};
 pub use file::{
     Example, KEYWORD_SUFFIX, Keyword, KeywordError, MOST_REFRACTORY, MatchError, Origin, PackRef, Say, check_name, find, load,
 };
-pub use rating::{Weakness, weaknesses};
+pub use rating::{Estimate, Weakness, expected_false_accepts, expected_recall, weaknesses};
 #[cfg(feature = "files")]
 pub use reading::ReadingError;
 pub use record::{Recorder, RecorderEvent};

@@ -1,5 +1,6 @@
-//! The rating of a keyword at enrolment: whether it is long enough, and whether it is confusable with another keyword.
+//! The rating of a keyword at enrolment: what to expect of it, whether it is long enough, and whether it is confusable with another keyword.
 
+use super::calibrate::Condition;
 use super::enroll::Enrolment;
 use super::file::{Keyword, Origin};
 use crate::pack::Pack;
@@ -9,6 +10,69 @@ const FEW_PHONES: usize = 6;
 const SHORT_SECONDS: f64 = 0.4;
 /// The phone check separates phrases that differ in more phones than this.
 const CONFUSABLE_EDITS: usize = 1;
+
+/// An estimate with its 95 % confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Its value.
+    pub value: f64,
+    /// The interval.
+    pub interval: (f64, f64),
+    /// Number of events that it was estimated from.
+    pub count: usize,
+    /// Hours of speech, or number of trials.
+    pub of: f64,
+}
+
+/// The false accepts per hour of clear speech, from what the background contains.
+pub fn expected_false_accepts(keyword: &Keyword) -> Option<Estimate> {
+    let tail = keyword.background.iter().find(|tail| tail.condition == Condition::Plain && tail.hours > 0.0)?;
+    let count = tail.peaks.iter().filter(|peak| **peak >= keyword.threshold).count();
+    // Exact limits of a Poisson distribution: as few or as many are found in one of forty cases.
+    let low = if count == 0 { 0.0 } else { root(|mean| 1.0 - at_most(count - 1, mean) - TAIL) };
+    let high = root(|mean| TAIL - at_most(count, mean));
+    let rate = |count: f64| count / tail.hours;
+    Some(Estimate { value: rate(count as f64), interval: (rate(low), rate(high)), count, of: tail.hours })
+}
+
+/// The share of the recordings that the others detect, if there are several: what to expect of further utterances by this speaker. The interval is Wilson's.
+pub fn expected_recall(keyword: &Keyword, takes: &[Enrolment]) -> Option<Estimate> {
+    let recordings: Vec<&Enrolment> = takes.iter().filter(|take| take.example.origin == Origin::Recording).collect();
+    if recordings.len() < 2 {
+        return None;
+    }
+    let found = |number: &usize| {
+        let others = recordings.iter().enumerate().filter(|(other, _)| other != number).map(|(_, take)| *take);
+        recordings[*number].best_score(others).is_some_and(|score| score >= keyword.threshold)
+    };
+    let (count, of) = ((0..recordings.len()).filter(found).count(), recordings.len() as f64);
+    let (share, z2) = (count as f64 / of, 1.96f64.powi(2));
+    let (middle, width) = (share + z2 / (2.0 * of), 1.96 * (share * (1.0 - share) / of + z2 / (4.0 * of * of)).sqrt());
+    let limit = |value: f64| (value / (1.0 + z2 / of)).clamp(0.0, 1.0);
+    Some(Estimate { value: share, interval: (limit(middle - width), limit(middle + width)), count, of })
+}
+
+/// Probability of each end of an interval.
+const TAIL: f64 = 0.025;
+
+/// The probability of at most `count` events where `mean` are expected.
+fn at_most(count: usize, mean: f64) -> f64 {
+    let mut term = (-mean).exp();
+    (1..=count).fold(term, |sum, number| {
+        term *= mean / number as f64;
+        sum + term
+    })
+}
+
+/// Where an increasing function is 0, between 0 and 1000.
+fn root(function: impl Fn(f64) -> f64) -> f64 {
+    let (mut low, mut high) = (0.0, 1e3);
+    for _ in 0..60 {
+        let middle = (low + high) / 2.0;
+        if function(middle) < 0.0 { low = middle } else { high = middle }
+    }
+    low
+}
 
 /// A weakness of a keyword.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,6 +230,22 @@ mod tests {
         let mut synthesised = recorded;
         synthesised.example[0].origin = Origin::Synthesis;
         assert!(language(&synthesised, &known).is_some(), "takes of a synthesiser");
+    }
+
+    #[test]
+    fn false_accepts_are_estimated_with_exact_limits() {
+        let mut keyword = keyword("computer", "kəmpjutə");
+        let of = |keyword: &Keyword| expected_false_accepts(keyword).map(|one| (one.count, one.value, one.interval));
+        assert_eq!(of(&keyword), None);
+        let tail = |peaks: &[f32]| Tail { condition: Condition::Plain, hours: 2.0, peaks: peaks.to_vec(), said: 0 };
+        keyword.threshold = 0.3;
+        // Limits for 0 and 3 events: 3.689; 0.619 and 8.767.
+        for (peaks, count, limits) in [(&[0.2][..], 0, (0.0, 3.689)), (&[0.5, 0.4, 0.3, 0.2], 3, (0.619, 8.767))] {
+            keyword.background = vec![tail(peaks)];
+            let (found, value, (low, high)) = of(&keyword).unwrap();
+            assert_eq!((found, value), (count, count as f64 / 2.0));
+            assert!((low - limits.0 / 2.0).abs() < 1e-3 && (high - limits.1 / 2.0).abs() < 1e-3, "{low} {high}");
+        }
     }
 
     #[test]

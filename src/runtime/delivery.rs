@@ -104,8 +104,7 @@ pub(super) fn start(
     let (running, ended) = bounded(0);
     let queue = receiver.clone();
     let (own, dead_too) = (counters.clone(), dead.clone());
-    let mut guard =
-        FailureGuard { whole: true, in_hand: false, queue, counters: own, dead: dead_too, failed: failed.clone() };
+    let mut guard = FailureGuard { whole: true, in_hand: false, queue, counters: own, dead: dead_too, failed: failed.clone() };
     let name = format!("consumer-{}", counters.name());
     let handle = thread::Builder::new().name(name).spawn(move || {
         let _running = running;
