@@ -135,7 +135,7 @@ impl Collector for Daemon {
         out.counter("source_lost", "Sources lost", status.lost())?;
         out.counter("source_open_failures", "Failed attempts to open a source", status.open_failures())?;
         let help = "Streams that could not be closed because their audio server hung; each holds threads and descriptors";
-        out.counter("source_abandoned_streams", help, crate::audio::abandoned_streams())?;
+        out.gauge("source_abandoned_streams", help, crate::audio::abandoned_streams())?;
         out.seconds("source_absent_seconds", "Time without a source", status.absent().as_secs_f64())?;
 
         out.counter("chunks", "Chunks processed", counters.chunks())?;
