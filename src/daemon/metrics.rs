@@ -134,8 +134,8 @@ impl Collector for Daemon {
         out.counter("source_opened", "Sources opened", status.opened())?;
         out.counter("source_lost", "Sources lost", status.lost())?;
         out.counter("source_open_failures", "Failed attempts to open a source", status.open_failures())?;
-        let help = "Streams that could not be closed because their audio server hung; each holds threads and descriptors";
-        out.gauge("source_abandoned_streams", help, crate::audio::abandoned_streams())?;
+        let help = "Streams that hang in their audio server; each holds threads and descriptors";
+        out.gauge("source_abandoned_streams", help, crate::audio::abandoned_streams() as f64)?;
         out.seconds("source_absent_seconds", "Time without a source", status.absent().as_secs_f64())?;
 
         out.counter("chunks", "Chunks processed", counters.chunks())?;
