@@ -2,7 +2,6 @@
 //!
 //! It is off unless a token is configured. [`Enrolment::authorize`] compares the token of a request in constant time.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::events::{EnrolmentEvent, Event, EventBus, Interest, Stage};
+use super::secret;
 use crate::chain::Chain;
 use crate::keyword::{
     EnrollError, Enroller, Enrolment as Example, Keyword, KeywordError, Label, Origin, OtherSpeech, PackRef, Recorder,
@@ -410,24 +410,14 @@ fn sensitivity_of(false_accepts: f64) -> f64 {
 }
 
 fn read_token(path: &Path) -> Result<String, TokenError> {
-    let failed = |source| TokenError::File { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(failed)?.len();
     let weak = || TokenError::Weak { path: path.to_owned() };
-    if length > TOKEN_BYTES {
-        return Err(weak());
-    }
-    let mut token = String::new();
-    std::fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES + 1).read_to_string(&mut token)).map_err(failed)?;
+    let token = secret::read(path, "token", TOKEN_BYTES).map_err(|source| match source.kind() {
+        std::io::ErrorKind::InvalidData => weak(),
+        _ => TokenError::File { path: path.to_owned(), source },
+    })?;
     let token = token.trim().to_owned();
     if token.len() < LEAST_TOKEN || !token.chars().all(|c| c.is_ascii_graphic()) {
         return Err(weak());
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        if std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o004 != 0 {
-            log::warn!("{}: every user can read this token; chmod o-r", path.display());
-        }
     }
     Ok(token)
 }

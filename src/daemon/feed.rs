@@ -46,7 +46,7 @@ impl Consumer for Feed {
 
     fn consume(&mut self, chunk: &Representation) -> Result<(), ConsumerError> {
         if let Some(audio) = chunk.audio.as_ref().filter(|_| self.events.wants_audio()) {
-            self.events.publish(Event::Audio(audio.to_vec().into()));
+            self.events.publish(Event::Audio(audio[..].into()));
         }
         self.events.publish(Event::Chunk(Box::new(describe(chunk))));
         if let Some(phones) = &mut self.phones {

@@ -19,6 +19,8 @@ pub(crate) mod http;
 mod metrics;
 mod notify;
 mod opener;
+#[cfg(any(feature = "home", all(feature = "keywords", feature = "files")))]
+mod secret;
 mod status;
 mod supervisor;
 

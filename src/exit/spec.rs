@@ -180,6 +180,23 @@ impl PolicySpec {
         self
     }
 
+    /// The policy's name, or that of the pack's own.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Invalid`] if the pack names a policy that does not exist.
+    pub fn name_for(&self, pack: &Pack) -> Result<PolicyName, PolicyError> {
+        match (self.name, &pack.manifest.exit.policy) {
+            (Some(name), _) => Ok(name),
+            (None, Some(text)) => text.parse().map_err(|error| PolicyError::Invalid {
+                policy: text.clone(),
+                problem: format!("pack.toml, [exit] policy: {error}"),
+                parameter: None,
+            }),
+            (None, None) => Ok(PolicyName::Never),
+        }
+    }
+
     /// Builds the policy for `pack`.
     ///
     /// # Errors
@@ -187,15 +204,7 @@ impl PolicySpec {
     /// [`PolicyError::Missing`] if neither this value nor the pack has a parameter that the policy requires, or the pack lacks its heads,
     /// branches or predictors; [`PolicyError::Invalid`] if a parameter is out of range or not used by the policy.
     pub fn build(&self, pack: &Pack) -> Result<Box<dyn ExitPolicy>, PolicyError> {
-        let name = match (self.name, &pack.manifest.exit.policy) {
-            (Some(name), _) => name,
-            (None, Some(text)) => {
-                let problem = |error| format!("pack.toml, [exit] policy: {error}");
-                let invalid = |error| PolicyError::Invalid { policy: text.clone(), problem: problem(error), parameter: None };
-                text.parse().map_err(invalid)?
-            }
-            (None, None) => PolicyName::Never,
-        };
+        let name = self.name_for(pack)?;
         let mut policy = self.gated(name, self.make(name, pack)?, pack)?;
         match self.relax {
             None => {}

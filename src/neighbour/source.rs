@@ -125,9 +125,8 @@ impl Source {
         carrier: Box<dyn Carrier>,
     ) -> Result<Self, EngineError> {
         super::check(encoder)?;
-        let of_pack = || pack.manifest.exit.policy.as_deref().and_then(|name| name.parse().ok());
-        let name = policy.name.or_else(of_pack).unwrap_or(PolicyName::Never);
-        if name == PolicyName::Periodic && offloading != Offloading::Never {
+        // A name that does not exist is reported where the policy is made.
+        if policy.name_for(pack).ok() == Some(PolicyName::Periodic) && offloading != Offloading::Never {
             let problem =
                 "the policy `periodic` counts chunks, but a neighbour does not receive all of them; select another policy, or \
                            --neighbours never"

@@ -405,7 +405,7 @@ impl Sent {
                 let outputs = Outputs::at_exit(&mut pass, descent, vectors, judge, options)?;
                 Outputs { expected_kl, ..outputs }
             }
-            // Nothing of it was computed here. If its deadline is over, it exits at the first layer.
+            // Nothing of it was computed here, so it is computed from the beginning, as the policy decides.
             (End::Refused | End::Late, Some(handover)) if audio => {
                 judge.begin_chunk();
                 let mut pass = state.take_over(handover)?;

@@ -15,9 +15,13 @@ use std::time::Duration;
 
 use super::thread::ServiceThread;
 use crate::daemon::events::Subscription;
+use crate::daemon::secret;
 use client::Identity;
 use discovery::Device;
 use session::Publisher;
+
+/// Maximum size of a password file.
+const PASSWORD_BYTES: u64 = 4096;
 
 /// How a broker is reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -194,18 +198,9 @@ fn checked(key: &'static str, value: &str, without: &'static str, forbidden: &[c
     if fits { Ok(value.to_owned()) } else { Err(MqttError::Name { key, without, value: value.to_owned() }) }
 }
 
-/// The password, which is not readable by everybody.
 fn password(path: &Path) -> Result<Vec<u8>, MqttError> {
-    let failed = |source| MqttError::File { path: path.to_owned(), source };
-    let text = std::fs::read_to_string(path).map_err(failed)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
-        if mode & 0o004 != 0 {
-            log::warn!("{}: every user can read this password; chmod o-r", path.display());
-        }
-    }
+    let text = secret::read(path, "password", PASSWORD_BYTES);
+    let text = text.map_err(|source| MqttError::File { path: path.to_owned(), source })?;
     Ok(text.trim_end().as_bytes().to_vec())
 }
 
