@@ -380,6 +380,10 @@ fn a_benchmark_overwrites_no_input_and_checks_its_outputs_first() {
     };
     refused(&["--speech", &at("talk.wav"), "--json", &at("talk.wav")], &["talk.wav", "--json"]);
     assert_eq!(std::fs::read(at("talk.wav")).unwrap(), std::fs::read(repository("models/sample.wav")).unwrap());
+    // A folder's recordings are inputs.
+    refused(&["--speech", &at(""), "--json", &at("talk.wav")], &["--json", "would overwrite", "talk.wav"]);
+    refused(&["--noise", &at(""), "--html", &at("talk.wav")], &["--html", "would overwrite", "talk.wav"]);
+    assert_eq!(std::fs::read(at("talk.wav")).unwrap(), std::fs::read(repository("models/sample.wav")).unwrap());
     refused(&["--json", &at("x"), "--html", &at("x")], &["--html", "--json"]);
     refused(&["--json", &at("missing/x.json")], &["x.json", "folder does not exist"]);
     refused(&["--html", &at("")], &["is a folder"]);
