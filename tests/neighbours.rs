@@ -78,6 +78,12 @@ fn source(arguments: &[&str], input: &Path) -> Source {
 }
 
 impl Source {
+    /// Waits for so many chunks.
+    fn has_written(&self, chunks: usize) {
+        let lines = self.report.with_file_name("lines");
+        within("chunks", || std::fs::read_to_string(&lines).is_ok_and(|text| text.lines().count() >= chunks));
+    }
+
     fn finish(mut self) -> Run {
         let mut summary = String::new();
         self.child.0.stderr.take().unwrap().read_to_string(&mut summary).unwrap();
@@ -199,7 +205,7 @@ fn nothing_listens_that_was_not_configured() {
     let worker = worker(port, "only", &[]);
     let endpoint = format!("tcp/127.0.0.1:{port}");
     let source = source(&["--connect", &endpoint, "--realtime"], &recording(folder.path(), 4));
-    std::thread::sleep(Duration::from_secs(2));
+    source.has_written(3);
     assert_eq!(bound(source.child.0.id()), Vec::<String>::new());
     assert_eq!(bound(worker.0.id()), [format!("tcp 0100007F:{port:04X}")]);
     source.finish().is_complete();
@@ -425,8 +431,7 @@ fn thresholds_of_live_audio_follow_its_queue() {
     let flags = ["--listen", &endpoint, "--policy", "gain", "--realtime", "--ring", "10"];
     let stopped = |more: &[&str]| {
         let source = source(&[&flags[..], more].concat(), &recording(folder.path(), 16));
-        let lines = source.report.with_file_name("lines");
-        within("chunks", || std::fs::read_to_string(&lines).is_ok_and(|text| text.lines().count() >= 10));
+        source.has_written(10);
         // The audio of three seconds waits behind a process that does not run.
         source.child.signal("-STOP");
         std::thread::sleep(Duration::from_secs(3));
