@@ -4,17 +4,17 @@ pub use crate::audio::abandon_stream;
 #[cfg(feature = "capture")]
 pub use crate::audio::microphone::Intake;
 pub use crate::audio::{
-    events::{EventReceiver, events},
-    ring::{Block, Gap, RingReader, RingStats, ring, ring_of_frames},
+    events::events,
+    ring::{Block, Gap, RingReader, ring, ring_of_frames},
     scripted::{ScriptedSource, Step},
 };
 #[cfg(all(unix, feature = "serve"))]
 pub use crate::daemon::http::answer;
 pub use crate::engine::stage::{is_loading, parameters};
 pub use crate::engine::{EncoderState, Pass, WindowSpan};
-pub use crate::exit::evidence::{Measurer, kl};
+pub use crate::exit::evidence::Measurer;
 #[cfg(feature = "runtime")]
-pub use crate::output::{OutputConflict, RunFile, check_outputs, claim, replace_file};
+pub use crate::output::{RunFile, check_outputs, claim, replace_file};
 pub use crate::stream::chunker::{Chunk, Chunker};
 pub use crate::toml_file::{nearest, read as read_toml};
 

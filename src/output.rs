@@ -211,7 +211,12 @@ mod tests {
         replace_file(&link, b"new").unwrap();
         assert!(link.is_symlink() && std::fs::read(&path).unwrap() == b"new");
         assert!(replace_file(&folder.path().join("none/x"), b"").is_err());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        // The longest name, to which the temporary file adds more.
+        let longest = folder.path().join("x".repeat(255));
+        std::fs::write(&longest, "old").unwrap();
+        assert!(replace_file(&longest, b"new").is_err());
+        assert_eq!(std::fs::read(&longest).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
         replace_file(Path::new("/dev/null"), b"x").unwrap();
     }
 }

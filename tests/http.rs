@@ -176,7 +176,8 @@ fn events_describe_every_chunk_while_someone_subscribes() {
     let folder = tempfile::tempdir().unwrap();
     let talk = folder.path().join("talk.wav");
     common::write_speech(&talk, 60);
-    let served = Served::start(&[], &[talk.to_str().unwrap(), "--realtime", "--consumer", "null", "--policy", "gain"]);
+    let served =
+        Served::start(&[], &[talk.to_str().unwrap(), "--realtime", "--ring", "30", "--consumer", "null", "--policy", "gain"]);
     served.is("running");
     let address = served.address();
     let label = "bellis_consumer_delivered_total{consumer=\"events\"}";
@@ -247,12 +248,16 @@ fn event_streams_are_limited_and_closed_to_other_sites() {
     for headers in ["Host: site.example\r\n", "Host: 127.0.0.1\r\nOrigin: https://site.example\r\n"] {
         assert!(response(headers).starts_with("HTTP/1.1 403"), "{headers}");
     }
+    let no_subscribers = || served::within("the subscribers to leave", || served.metric("bellis_event_subscribers") == 0.0);
+    no_subscribers();
     let open: Vec<_> = (0..16)
         .map(|_| {
             let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
             stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-            let mut byte = [0];
-            stream.read_exact(&mut byte).unwrap();
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            assert_eq!(&status, b"HTTP/1.1 200");
             stream
         })
         .collect();
@@ -260,7 +265,7 @@ fn event_streams_are_limited_and_closed_to_other_sites() {
     // Scrapes are not affected.
     assert_eq!(served.metric("bellis_event_subscribers"), 16.0);
     drop(open);
-    served::within("the subscribers to leave", || served.metric("bellis_event_subscribers") == 0.0);
+    no_subscribers();
     assert!(response("Host: localhost\r\n").starts_with("HTTP/1.1 200"));
     served.signal("TERM");
     assert!(served.end().0);

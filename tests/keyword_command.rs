@@ -81,7 +81,7 @@ fn noise(seconds: f64) -> Vec<f32> {
 }
 
 #[test]
-fn a_word_enrolled_from_three_recordings_is_detected_once_per_utterance() {
+fn a_word_enrolled_from_three_recordings_is_detected_at_most_once_per_utterance_and_nowhere_else() {
     let home = Home::new();
     let report = home.works(&[
         "enroll",

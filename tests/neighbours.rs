@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::repository;
 use served::{Served, within};
@@ -78,6 +78,12 @@ fn source(arguments: &[&str], input: &Path) -> Source {
 }
 
 impl Source {
+    /// Waits for so many chunks.
+    fn has_written(&self, chunks: usize) {
+        let lines = self.report.with_file_name("lines");
+        within("chunks", || std::fs::read_to_string(&lines).is_ok_and(|text| text.lines().count() >= chunks));
+    }
+
     fn finish(mut self) -> Run {
         let mut summary = String::new();
         self.child.0.stderr.take().unwrap().read_to_string(&mut summary).unwrap();
@@ -145,8 +151,14 @@ fn two_workers_share_the_layers_of_a_source() {
     let alone = source(&["--policy", "gain", "--with-units"], &sample()).finish();
     let shared =
         source(&[&network[..], &["--neighbours", "always", "--policy", "gain", "--with-units"]].concat(), &sample()).finish();
-    let same = |key: &str| alone.chunks.iter().zip(&shared.chunks).filter(|(a, b)| a[key] == b[key]).count();
-    assert!(same("layer") * 10 >= alone.chunks.len() * 9, "{} of {}", same("layer"), alone.chunks.len());
+    assert_eq!(shared.chunks.len(), alone.chunks.len());
+    let both = || alone.chunks.iter().zip(&shared.chunks);
+    let layers = both().filter(|(a, b)| a["layer"] == b["layer"]).count();
+    assert!(layers * 10 >= alone.chunks.len() * 9, "{layers} of {} exits are the same", alone.chunks.len());
+    let units = |chunk: &serde_json::Value| chunk["units"].as_array().unwrap().clone();
+    let pairs: Vec<_> = both().flat_map(|(a, b)| units(a).into_iter().zip(units(b))).collect();
+    let same = pairs.iter().filter(|(a, b)| a == b).count();
+    assert!(!pairs.is_empty() && same * 10 >= pairs.len() * 9, "{same} of {} units are the same", pairs.len());
 }
 
 /// A source without backlog keeps its chunks, and one that must not use neighbours opens no connection.
@@ -193,7 +205,7 @@ fn nothing_listens_that_was_not_configured() {
     let worker = worker(port, "only", &[]);
     let endpoint = format!("tcp/127.0.0.1:{port}");
     let source = source(&["--connect", &endpoint, "--realtime"], &recording(folder.path(), 4));
-    std::thread::sleep(Duration::from_secs(2));
+    source.has_written(3);
     assert_eq!(bound(source.child.0.id()), Vec::<String>::new());
     assert_eq!(bound(worker.0.id()), [format!("tcp 0100007F:{port:04X}")]);
     source.finish().is_complete();
@@ -331,23 +343,20 @@ fn mutual_tls_admits_only_nodes_of_the_same_authority() {
     assert!(String::from_utf8_lossy(&without.stderr).contains("need --tls-ca"), "{without:?}");
 }
 
-/// An endpoint that nothing answers at delays the start by a second at most, and nothing else.
+/// A source does not wait for ever for an endpoint that nothing answers at, and loses no audio.
 #[test]
 fn a_neighbour_that_is_not_there_costs_nothing() {
     let endpoint = format!("tcp/127.0.0.1:{}", free_port());
-    let began = Instant::now();
     let run = source(&["--connect", &endpoint, "--neighbours", "always"], &sample()).finish();
     run.is_complete();
     assert!(run.summary.contains("neighbour none was found"), "{}", run.summary);
-    // Far below what an unbounded wait would take; not a measurement.
-    assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 /// The configuration of a daemon that plays `input` in real time.
 fn configure(folder: &Path, name: &str, input: &Path, more: &str) -> String {
     let path = folder.join(name).with_extension("toml");
     let text = format!(
-        "input = \"{}\"\nrealtime = true\nmetrics = \"127.0.0.1:0\"\npolicy = \"never\"\nconsumer = [\"null\"]\n{more}",
+        "input = \"{}\"\nrealtime = true\nring = 30\nmetrics = \"127.0.0.1:0\"\npolicy = \"never\"\nconsumer = [\"null\"]\n{more}",
         input.display()
     );
     std::fs::write(&path, text).unwrap();
@@ -422,7 +431,7 @@ fn thresholds_of_live_audio_follow_its_queue() {
     let flags = ["--listen", &endpoint, "--policy", "gain", "--realtime", "--ring", "10"];
     let stopped = |more: &[&str]| {
         let source = source(&[&flags[..], more].concat(), &recording(folder.path(), 16));
-        std::thread::sleep(Duration::from_secs(4));
+        source.has_written(10);
         // The audio of three seconds waits behind a process that does not run.
         source.child.signal("-STOP");
         std::thread::sleep(Duration::from_secs(3));

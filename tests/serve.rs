@@ -179,13 +179,17 @@ fn files_of_a_killed_daemon_are_valid_and_kept_by_the_next_start() {
     let at = |name: &str| folder.path().join(name);
     common::write_speech(&at("talk.wav"), 60);
     let consumers = ["jsonl:x.jsonl", "npy:x.npy", "wav:heard.wav"];
-    let arguments: Vec<&str> =
-        ["talk.wav", "--realtime"].into_iter().chain(consumers.iter().flat_map(|one| ["--consumer", one])).collect();
+    let arguments: Vec<&str> = ["talk.wav", "--realtime", "--ring", "30"]
+        .into_iter()
+        .chain(consumers.iter().flat_map(|one| ["--consumer", one]))
+        .collect();
     let served = Served::start_in(folder.path(), &[], &arguments);
     within("chunks", || lines(&at("x.jsonl")).len() >= 8);
     served.signal("KILL");
     served.end();
-    // A partial last line is audio in flight.
+    for name in ["x.jsonl", "x.chunks.jsonl"] {
+        assert!(std::fs::read_to_string(at(name)).unwrap().ends_with("}\n"), "the last line of {name} is incomplete");
+    }
     let written = lines(&at("x.jsonl"));
     assert_eq!(contiguous(&written), 0);
     let frames: u64 = written.iter().map(|line| number(line, "frames")).sum();
@@ -282,7 +286,15 @@ fn a_daemon_whose_only_reader_leaves_fails_so_that_it_is_restarted() {
     let listener = std::os::unix::net::UnixListener::bind(at("s")).unwrap();
     let arguments = ["talk.wav", "--realtime", "--ring", "30", "--consumer", "stream:unix:s"];
     let served = Served::start_in(folder.path(), &[], &arguments);
-    let (mut reader, _) = listener.accept().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let mut reader = None;
+    within("the connection", || {
+        reader = listener.accept().ok();
+        reader.is_some()
+    });
+    let (mut reader, _) = reader.unwrap();
+    reader.set_nonblocking(false).unwrap();
+    reader.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     std::io::Read::read_exact(&mut reader, &mut [0; 64]).unwrap();
     drop(reader);
     let (success, log) = served.end();

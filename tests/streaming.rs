@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bellis::audio::{AudioError, AudioErrorKind, EventSender, Resampler, RingWriter, Source, SourceEvent, SourceSpec};
 use bellis::consumer::{Consumer, ConsumerError, OnOverflow};
@@ -113,12 +113,8 @@ proptest! {
 fn callbacks_of_one_sample_give_the_same_result() {
     let audio = device_audio(16_000, 1.0);
     let collect = Collect::default();
-    stream(
-        ScriptedSource::in_callbacks(16_000, false, &audio, &[1]),
-        &options(),
-        vec![Box::new(collect.clone())],
-        &StopFlag::default(),
-    );
+    let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[1]);
+    stream(source, &options(), vec![Box::new(collect.clone())], &StopFlag::default()).outcome.unwrap();
     let (found, expected) = (collect.take(), offline(&audio, 16_000));
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(&expected) {
@@ -126,22 +122,17 @@ fn callbacks_of_one_sample_give_the_same_result() {
     }
 }
 
-/// A consumer that sleeps at every chunk, with an overflow rule.
-struct Sleeper(OnOverflow, u64);
+/// A consumer that calls a function at every chunk, with the default overflow rule.
+struct Each<F>(F);
 
-impl Consumer for Sleeper {
+impl<F: FnMut() + Send> Consumer for Each<F> {
     fn name(&self) -> &str {
-        "sleeper"
+        "each"
     }
 
     fn consume(&mut self, _representation: &Representation) -> Result<(), ConsumerError> {
-        self.1 += 1;
-        std::thread::sleep(Duration::from_millis(40));
+        (self.0)();
         Ok(())
-    }
-
-    fn on_overflow(&self, _live: bool) -> OnOverflow {
-        self.0
     }
 }
 
@@ -149,12 +140,38 @@ impl Consumer for Sleeper {
 fn a_slow_consumer_delays_a_file_and_loses_nothing() {
     let audio = device_audio(16_000, 5.0);
     let mut options = options();
-    options.queue_chunks = 2;
+    options.queue_chunks = 1;
+    let slow = Each(|| std::thread::sleep(Duration::from_millis(40)));
     let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[1_000]);
-    let report = stream(source, &options, vec![Box::new(Sleeper(OnOverflow::Block, 0))], &StopFlag::default());
+    let report = stream(source, &options, vec![Box::new(slow)], &StopFlag::default());
+    report.outcome.unwrap();
     let summary = report.summary;
-    assert_eq!(summary.samples.processed, audio.len() as u64);
+    assert_eq!((summary.chunks, summary.samples.processed), (16, audio.len() as u64));
     assert_eq!((summary.consumers[0].delivered, summary.consumers[0].dropped), (summary.chunks, 0));
+}
+
+#[test]
+fn with_live_audio_a_slow_consumer_loses_chunks_unless_it_chooses_another_rule() {
+    let audio = device_audio(16_000, 6.0);
+    let mut options = options().ring(Duration::from_secs(10));
+    options.queue_chunks = 1;
+    let collect = Collect::default();
+    let other = collect.clone();
+    // It falls behind on a machine of any speed.
+    let behind = Each(move || {
+        while other.0.lock().unwrap().len() < 5 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    let source = ScriptedSource::in_callbacks(16_000, true, &audio, &[1_000]);
+    let report = stream(source, &options, vec![Box::new(behind), Box::new(collect.clone())], &StopFlag::default());
+    report.outcome.unwrap();
+    let [behind, other] = &report.summary.consumers[..] else { panic!() };
+    assert!(behind.dropped > 0, "nothing was dropped");
+    assert_eq!(behind.delivered + behind.dropped, report.summary.chunks);
+    // It delays neither inference nor the other consumer.
+    assert_eq!((other.delivered, other.dropped), (19, 0));
+    assert_eq!((report.summary.samples.processed, report.summary.samples.dropped), (audio.len() as u64, 0));
 }
 
 /// Two channels in antiphase, as a microphone delivers them for the inference thread to choose from.
@@ -295,18 +312,19 @@ fn unread_live_audio_is_dropped_and_counted_exactly() {
 #[test]
 fn stopping_computes_all_captured_audio() {
     let audio = device_audio(16_000, 6.0);
-    let steps = vec![Step::Callback(audio.clone()), Step::Hang];
-    let stop = StopFlag::default();
-    let later = stop.clone();
-    let waiter = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(300));
-        later.stop();
-    });
+    let (pack, encoder) = default_pack();
+    let policy = PolicySpec::default().build(pack).unwrap();
+    let source = ScriptedSource::new(16_000, true, vec![Step::Callback(audio.clone()), Step::Hang]);
     let collect = Collect::default();
-    let mut options = options();
-    options.ring = Duration::from_secs(10);
-    let report = stream(ScriptedSource::new(16_000, true, steps), &options, vec![Box::new(collect.clone())], &stop);
-    waiter.join().unwrap();
+    let options = options().ring(Duration::from_secs(10));
+    let run = RunBuilder::new(source, encoder, policy).consumer(collect.clone()).options(options).start().unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while run.counters().samples().captured < audio.len() as u64 {
+        assert!(Instant::now() < until, "the source delivers nothing");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    run.stop();
+    let report = run.join();
     report.outcome.unwrap();
     assert_eq!(report.summary.samples.processed, audio.len() as u64);
     assert_eq!(collect.take().iter().map(|chunk| chunk.samples).sum::<u64>(), audio.len() as u64);
@@ -354,8 +372,16 @@ fn a_consumer_that_fails_ends_the_run_with_its_name() {
     options.queue_chunks = 1;
     let source = || ScriptedSource::in_callbacks(16_000, false, &audio, &[500]);
     let failing = Fails(0, || ConsumerError::other("disk full"));
-    let report = stream(source(), &options, vec![Box::new(failing)], &StopFlag::default());
+    let collect = Collect::default();
+    let report = stream(source(), &options, vec![Box::new(failing), Box::new(collect.clone())], &StopFlag::default());
     assert!(matches!(&report.outcome, Err(RunError::Consumer { name, .. }) if name == "fails"), "{:?}", report.outcome);
+    // What was captured by then is processed, and the other consumer receives it.
+    let (samples, chunks) = (report.summary.samples, report.summary.chunks);
+    assert_eq!((samples.captured, samples.dropped), (samples.processed, 0));
+    let [failed, other] = &report.summary.consumers[..] else { panic!() };
+    assert_eq!((failed.delivered, failed.delivered + failed.dropped), (2, chunks));
+    assert_eq!((other.delivered, other.dropped), (chunks, 0));
+    assert_eq!(collect.take().iter().map(|chunk| chunk.samples).sum::<u64>(), samples.processed);
     // A reader that closed the output is not a failure.
     let closed = Fails(0, || ConsumerError::Closed);
     stream(source(), &options, vec![Box::new(closed)], &StopFlag::default()).outcome.unwrap();
@@ -368,11 +394,16 @@ fn a_consumer_that_panics_ends_the_run_and_all_chunks_are_counted() {
     options.queue_chunks = 1;
     let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[500]);
     let panics = Fails(0, || panic!("expected by this test"));
-    let report = stream(source, &options, vec![Box::new(panics)], &StopFlag::default());
+    let (pack, encoder) = default_pack();
+    let policy = PolicySpec::default().build(pack).unwrap();
+    let run = RunBuilder::new(source, encoder, policy).consumer(panics).options(options).start().unwrap();
+    let counters = run.counters().clone();
+    let report = run.join();
     assert!(matches!(report.outcome, Err(RunError::ThreadDied("consumer"))), "{:?}", report.outcome);
     let consumer = &report.summary.consumers[0];
-    // The chunk at which it panicked is neither delivered nor dropped.
-    assert_eq!(consumer.delivered + consumer.dropped + 1, report.summary.chunks);
+    // The chunk at which it panicked counts as dropped.
+    assert_eq!((consumer.delivered, consumer.delivered + consumer.dropped), (2, report.summary.chunks));
+    assert_eq!(counters.consumers()[0].queued(), 0);
 }
 
 #[test]
@@ -383,7 +414,9 @@ fn a_deadline_has_no_effect_on_a_file() {
         let policy = spec.build(pack).unwrap();
         let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[96_000]);
         let run = RunBuilder::new(source, encoder, policy).options(options().ring(Duration::from_secs(8)));
-        run.start().unwrap().join().summary.exits
+        let exits = run.start().unwrap().join().into_result().unwrap().exits;
+        assert_eq!(exits.iter().sum::<u64>(), 19);
+        exits
     };
     let never = PolicySpec::named(PolicyName::Never);
     assert_eq!(depths(never.clone().deadline(Duration::from_secs(60))), depths(never.clone()));
@@ -403,13 +436,13 @@ fn a_gate_exits_silence_before_the_first_layer_and_later_speech_is_unaffected() 
         let collect = Collect::default();
         let source = ScriptedSource::in_callbacks(16_000, false, &audio, &[480]);
         let run = RunBuilder::new(source, encoder, spec.build(pack).unwrap()).consumer(collect.clone()).options(options());
-        run.start().unwrap().join();
+        run.start().unwrap().join().outcome.unwrap();
         collect.take()
     };
     let never = PolicySpec::named(PolicyName::Never);
     let gated = chunks(never.clone().gate(0.7).gate_hangover(1));
     let open = chunks(never.clone().gate(1.0));
-    assert_eq!(gated.len(), open.len());
+    assert_eq!((gated.len(), open.len()), (25, 25));
     assert!(gated[..6].iter().all(|chunk| chunk.exit_layer == 0 && chunk.reason == Reason::Gate));
     assert!(open.iter().all(|chunk| chunk.exit_layer == encoder.layers()), "a gate at 1 never closes");
     let spoken = gated[6..].iter().filter(|chunk| chunk.reason != Reason::Gate).count();
@@ -463,7 +496,9 @@ fn non_finite_samples_are_replaced_by_zeros_and_counted() {
         &StopFlag::default(),
     );
     assert_eq!(report.summary.samples.non_finite, 3);
-    for (found, expected) in collect.take().iter().zip(&offline(&clean, 16_000)) {
+    let (found, expected) = (collect.take(), offline(&clean, 16_000));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
         assert!(deviation(found.vectors.as_slice(), expected.vectors.as_slice()) < TOLERANCE);
     }
 }

@@ -71,7 +71,7 @@ def test_a_pack_chunk_by_chunk_equals_the_model_in_one_pass(model, audio, exits,
 
 def test_a_model_is_read_back_from_its_pack(model, tmp_path):
     export.write(model, tmp_path, "t", half=False, phones=[str(k) for k in range(SHAPE.phones)])
-    for (name, mine), theirs in zip(model.named_parameters(), export.read(tmp_path).parameters()):
+    for (name, mine), theirs in zip(model.named_parameters(), export.read(tmp_path).parameters(), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-6), name
 
 

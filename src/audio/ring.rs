@@ -104,13 +104,6 @@ impl RingStats {
         self.read.load(Ordering::Acquire)
     }
 
-    /// Samples in the ring.
-    pub fn queued(&self) -> u64 {
-        // Loaded before `captured`: samples are captured before they are read.
-        let removed = self.read() + self.dropped();
-        self.captured().saturating_sub(removed)
-    }
-
     /// NaN, infinite and extreme samples, which were replaced by zeros.
     pub fn non_finite(&self) -> u64 {
         self.non_finite.load(Ordering::Relaxed)
@@ -257,11 +250,6 @@ impl RingWriter {
         self.pending.get_or_insert(Gap { position, samples: 0 }).samples += samples;
         self.stats.dropped.fetch_add(samples, Ordering::Release);
         self.stats.captured.fetch_add(samples, Ordering::Release);
-    }
-
-    /// The ring's counters.
-    pub fn stats(&self) -> &Arc<RingStats> {
-        &self.stats
     }
 
     /// Wakes the reader if the ring holds the samples that it waits for.

@@ -275,6 +275,7 @@ impl Consumer for Stream {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
     use crate::consumer::testing::{chunks, stream};
@@ -348,6 +349,60 @@ mod tests {
         message(&mut rest);
         let (header, payload) = message(&mut rest);
         assert_eq!((&header["arrays"][0]["dtype"], payload), (&"<f2".into(), vec![0, 0, 0, 0, 0, 0x3c, 0, 0]));
+    }
+
+    /// Fails once after this many bytes, and then accepts everything, like a disk on which a file was deleted.
+    struct FailsOnce {
+        left: Option<usize>,
+        out: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for FailsOnce {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let count = match &mut self.left {
+                Some(0) => {
+                    self.left = None;
+                    return Err(std::io::Error::other("no space left"));
+                }
+                Some(left) => {
+                    let count = bytes.len().min(*left);
+                    *left -= count;
+                    count
+                }
+                None => bytes.len(),
+            };
+            self.out.lock().unwrap().extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nothing_follows_a_message_that_was_not_written_completely() {
+        let written = |left: Option<usize>| {
+            let out = Arc::<Mutex<Vec<u8>>>::default();
+            let endpoint = Endpoint::Writer(Box::new(FailsOnce { left, out: out.clone() }), "disk".into());
+            let mut consumer = Stream::new(endpoint, vec![ArrayName::Vectors], FloatType::F32);
+            consumer.begin(&stream(3)).unwrap();
+            let chunks = chunks(&[0.5; 21], 3, &[2, 3, 2]);
+            let accepted: Vec<bool> = chunks.iter().map(|chunk| consumer.consume(chunk).is_ok()).collect();
+            consumer.finish().unwrap();
+            let bytes = out.lock().unwrap().clone();
+            (bytes, accepted)
+        };
+        let (whole, accepted) = written(None);
+        assert_eq!(accepted, [true; 3]);
+        // The description of the stream and the first chunk.
+        let mut rest = &whole[8..];
+        message(&mut rest);
+        message(&mut rest);
+        let within_the_second = whole.len() - rest.len() + 20;
+        let (part, accepted) = written(Some(within_the_second));
+        assert!(accepted[0] && !accepted[1], "{accepted:?}");
+        assert!(part == whole[..within_the_second], "{} bytes", part.len());
     }
 
     #[cfg(unix)]

@@ -441,6 +441,9 @@ mod tests {
 
     #[test]
     fn sensitivities_are_rates() {
+        for (sensitivity, per_hour) in [(0.0, 0.05), (0.5, 0.5), (1.0, 5.0)] {
+            assert!((false_accepts_of(sensitivity) - per_hour).abs() < 1e-9);
+        }
         for sensitivity in [0.0, 0.25, 0.5, 1.0] {
             assert!((sensitivity_of(false_accepts_of(sensitivity)) - sensitivity).abs() < 1e-9);
         }

@@ -533,4 +533,17 @@ mod tests {
         keyword.example.clear();
         assert_eq!(keyword.noise_gain(None), TEXT_IN_NOISE);
     }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_no_keyword_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(at("x.keyword.toml")).status().unwrap().success());
+        assert!(matches!(find(folder.path()), Err(KeywordError::NoKeywords { .. })));
+        std::fs::write(at("lamp.keyword.toml"), "").unwrap();
+        // A link to nothing is a file that cannot be read, which is reported.
+        std::os::unix::fs::symlink("nothing", at("lost.keyword.toml")).unwrap();
+        assert_eq!(find(folder.path()).unwrap(), [at("lamp.keyword.toml"), at("lost.keyword.toml")]);
+    }
 }

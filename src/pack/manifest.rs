@@ -460,3 +460,15 @@ pub struct StageEntry {
     #[serde(default)]
     pub state: BTreeMap<String, Vec<usize>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PerLayer;
+
+    #[test]
+    fn a_list_has_a_number_for_its_layers_only() {
+        let each = PerLayer::Each(vec![0.5, 0.25]);
+        assert_eq!([0, 1, 2, 3, usize::MAX].map(|layer| each.at(layer)), [None, Some(0.5), Some(0.25), None, None]);
+        assert_eq!([0, 1, 9].map(|layer| PerLayer::All(0.5).at(layer)), [Some(0.5); 3]);
+    }
+}

@@ -173,11 +173,6 @@ impl Run {
         self.stop.stop();
     }
 
-    /// The flag that [`stop`](Self::stop) sets, for other threads.
-    pub fn stop_flag(&self) -> &StopFlag {
-        &self.stop
-    }
-
     /// The live counters; they remain readable after the end.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters

@@ -109,6 +109,7 @@ impl Served {
     #[track_caller]
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         // In two packets, as slow clients do.
         write!(stream, "GET {path} HTTP/1.1\r\nHo").unwrap();
         write!(stream, "st: bellis\r\n\r\n").unwrap();

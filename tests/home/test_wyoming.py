@@ -16,7 +16,7 @@ from wyoming.client import AsyncTcpClient
 from wyoming.event import Event
 from wyoming.info import Describe, Info
 from wyoming.ping import Ping, Pong
-from wyoming.wake import Detect, Detection, NotDetected
+from wyoming.wake import Detect, Detection
 
 # Ends of the keyword in the recording, ms.
 ENDS = [1660, 18400, 40140]
@@ -141,8 +141,10 @@ def test_any_rate_width_and_channel_count(service, long_recording, rate, width, 
 
     events = asyncio.run(talk())
     if rate == 8000:
-        # Half of the band is missing: the audio is processed, but the word may score too low.
-        assert detections(events) or NotDetected.is_type(events[-1].type)
+        # Half of the band is missing: the word may score too low. What is detected is the word, and nothing is refused.
+        found = detections(events)
+        assert [event.type for event in events] == (["detection"] * len(found) or ["not-detected"])
+        assert all(min(abs(one.timestamp - end) for end in ENDS) <= TOLERANCE for one in found), found
     else:
         found = detections(events)
         assert len(found) == 2, events
@@ -210,7 +212,7 @@ def test_audio_without_a_start_and_other_messages_do_no_harm(service, long_recor
     assert found.name == "several" and abs(found.timestamp - (700 + ENDS[0])) <= TOLERANCE
 
 
-def test_many_connections_share_the_weights(service, long_recording):
+def test_each_of_many_connections_gets_its_own_detection(service, long_recording):
     start = long_recording[: 3 * 16000]
 
     async def talk():
@@ -230,26 +232,30 @@ def test_many_connections_share_the_weights(service, long_recording):
 def test_describe_is_answered_while_other_connections_compute(service, long_recording):
     enough = asyncio.Event()
 
+    counts = []
+
     async def busy():
-        found = []
         while not enough.is_set():
             async with client(service) as peer:
-                found.append(len(detections(await answers(peer, long_recording))))
-        return found
+                counts.append(len(detections(await answers(peer, long_recording))))
 
     async def both():
         tasks = [asyncio.create_task(busy()) for _ in range(3)]
-        times = []
+        while not counts:
+            await asyncio.sleep(0.02)
+        times, immediate = [], 0
         for _ in range(20):
             await asyncio.sleep(0.02)
-            began = time.monotonic()
+            before, began = len(counts), time.monotonic()
             assert len((await info_of(service)).wake) == 1
             times.append(time.monotonic() - began)
+            immediate += len(counts) == before
         enough.set()
         print(f"describe beside three streams: median {numpy.median(times) * 1e3:.1f} ms, worst {max(times) * 1e3:.1f} ms")
-        return [count for found in await asyncio.gather(*tasks) for count in found]
+        await asyncio.gather(*tasks)
+        assert immediate, "every answer waited for the end of a stream"
 
-    counts = asyncio.run(both())
+    asyncio.run(both())
     assert len(counts) >= 3 and set(counts) == {3}
 
 

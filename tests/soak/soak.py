@@ -6,6 +6,7 @@ closes, a file is rotated, the configuration changes or is malformed, HTTP clien
 """
 
 import argparse
+import ast
 import collections
 import fcntl
 import json
@@ -296,6 +297,13 @@ class Soak:
                 with wave.open(str(path)) as recording:
                     length = recording.getnframes()
                     check(len(recording.readframes(length)) == 2 * length, path.name, "is shorter than its header")
+        for path in self.small.glob("*.npy"):
+            if path.stat().st_size:
+                found = path.read_bytes()
+                check(found[:6] == b"\x93NUMPY", path.name, "has no header")
+                begin = 10 + int.from_bytes(found[8:10], "little")
+                rows, dim = ast.literal_eval(found[10:begin].decode())["shape"]
+                check(len(found) >= begin + 4 * rows * dim, path.name, "is shorter than its header")
         for path in self.small.glob("*.jsonl"):
             for line in path.read_text().splitlines():
                 json.loads(line)
