@@ -39,6 +39,7 @@ CHOICES = {
     "no phones of frames": [(train, "SOUNDING", 0.0)],
     "layers of equal weight": [(train, "GROWTH", 0.0), (train, "SHALLOWEST", 1.0)],
     "weights by the square of depth": [(train, "GROWTH", 2.0)],
+    "only the last layer": [(train, "GROWTH", np.inf), (train, "SHALLOWEST", 0.0), (train, "sample_exits", lambda batch, chunks, layers: torch.full((batch, chunks), layers))],
 }
 SPEECH = ("English, synthetic voices", "read English", "acted English", "read Russian")
 

@@ -1,35 +1,35 @@
-"""Trains CTC branches in a second stage: frozen encoder, one fresh branch on every layer's state (HuBERT-EE's two-stage training, arXiv 2204.06328).
+"""Trains CTC branches in a second stage: frozen encoder, one branch on every layer's state (HuBERT-EE's two-stage training, arXiv 2204.06328).
 
     python -m models.train.branches CHECKPOINT [--steps N] [--threads N]
 
-Writes runs/two-stage/NAME.pt, NAME being the folder of CHECKPOINT: the same encoder and heads with the new branches. `models.train.check` compares
-it with CHECKPOINT, whose branches were trained jointly with the encoder. The last layer's fresh branch is the control: what it loses to the joint
-one is due to the shorter training.
+Each branch starts as a copy of the last one, the only one that a first stage trains. Writes runs/two-stage/NAME.pt, NAME being the folder of CHECKPOINT:
+the same encoder and heads with the new branches. `models.train.check` compares it with CHECKPOINT, whose branches were trained jointly with the
+encoder. The last layer is the control: its branch starts as the joint one, so what it loses or gains is due to this training, not to the stages.
 """
 
 import argparse
+import copy
 from pathlib import Path
 
 import torch
 
 from .heads import train_heads
-from .inventory import VOCABULARY
 from .mixing import Crops
-from .model import Head, load, save
+from .model import load, save
 from .paths import RUNS
 from .train import FRAMES, ctc_loss, shares
 
 
 def second_stage(model, crops, steps):
-    """Replaces the model's CTC branches by fresh ones and trains them alone."""
-    model.ctc = torch.nn.ModuleList(Head(model.shape.dim, len(VOCABULARY)) for _ in range(model.shape.layers + 1))
+    """Replaces the model's CTC branches by copies of the last one and trains them alone."""
+    model.ctc = torch.nn.ModuleList(copy.deepcopy(model.ctc[-1]) for _ in model.ctc)
     train_heads(model, model.ctc, lambda states, phones: torch.stack([ctc_loss(one, phones) for one in model.phone_logits(states).log_softmax(-1)]), crops, steps)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
