@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models import kokoro
-from models.train import drascula, inventory, label, queen, sky, synthetic
+from models.train import alignment, drascula, inventory, label, queen, sky, synthetic
 from models.train.check import collapse, distance
 from models.train.inventory import BOUNDARY, VOCABULARY, fold, rhotic, spoken, timed
 
@@ -84,6 +84,25 @@ def test_frames_of_phones_fill_the_stretches_between_the_alignments_peaks():
     sounds = [0, N("n"), N("n"), N("n"), N("i"), N("i"), 0]
     path = np.array([0, 0, N("n"), 0, 0, N("i"), 0])
     assert label.sounding(posteriors(sounds), path).tolist() == sounds
+
+
+LABELLED = [("pau", 0.0, 0.1), ("kk", 0.1, 0.2), ("oo", 0.2, 0.3), ("sch", 0.3, 0.4), ("pau", 0.4, 0.5)]
+
+
+def test_alignment_is_compared_with_labels_by_time_and_class():
+    said = np.repeat([0, N("k"), N("ɔ"), N("ʃ"), 0], 5)
+    shifts, count, agree = alignment.compare(LABELLED, said)
+    assert count == 3 and np.allclose(shifts, 0) and agree.all()
+    shifts, _, agree = alignment.compare(LABELLED, np.roll(said, 2))  # 40 ms late
+    assert np.allclose(shifts, [0.04] * 3) and agree.sum() == len(said) - 4 * 2
+    spikes = np.zeros(25, int)
+    spikes[[7, 12, 18]] = N("k"), N("ɔ"), N("ʃ")
+    assert np.allclose(alignment.compare(LABELLED, spikes)[0], [0, 0, 0.02])
+
+
+def test_phones_of_another_class_are_not_compared():
+    shifts, count, agree = alignment.compare(LABELLED, np.repeat([0, N("k"), N("u"), N("ʃ"), 0], 5))
+    assert count == 3 and np.allclose(shifts, [0, 0]) and agree.sum() == 20
 
 
 def test_synthetic_labels_follow_the_synthesisers_times():

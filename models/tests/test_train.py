@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from models.train import average, calibrate, export
+from models.train import average, calibrate, export, mixing, train
 from models.train import model as student
 from models.train.mixing import UNKNOWN, at_speed, coded, coloured, room, scale_to
 from models.train.teach import information
@@ -172,6 +172,28 @@ def test_no_phone_is_lost_at_another_speed():
     places = np.flatnonzero((found > 0) & (found < UNKNOWN))
     assert len(places) == 100 and np.abs(rows[places] - np.arange(100, 400, 3)).max() <= 2
     assert np.array_equal(found == UNKNOWN, source[rows] == UNKNOWN)
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A prepared group of speech and one of noise, both random, with random targets."""
+    rng, frames = np.random.default_rng(0), 1000
+    for group in ("speech.train", "noise.train"):
+        np.save(tmp_path / f"{group}.npy", rng.integers(-3000, 3000, frames * 320, dtype=np.int16))
+        (tmp_path / f"{group}.json").write_text("[]")
+    for kind, high, dtype in (("units", 256, np.uint16), ("phones", 50, np.uint8), ("frames", 50, np.uint8)):
+        np.save(tmp_path / f"speech.train.{kind}.npy", rng.integers(2, high, frames).astype(dtype))
+    for module, name in ((mixing, "PREPARED"), (mixing, "TARGETS"), (train, "PREPARED")):
+        monkeypatch.setattr(module, name, tmp_path)
+    return tmp_path
+
+
+def test_the_same_seed_trains_the_same_model(prepared):
+    def trained(name, seed):
+        train.run(train.options(["quick", "--steps", "3", "--batch", "2", "--workers", "0", "--threads", "1", "--seed", str(seed)]), prepared / name)
+        return student.digest(student.load(prepared / name / "final.pt")[0])
+
+    assert trained("first", 1) == trained("again", 1) != trained("other", 2)
 
 
 def test_ctc_counts_every_alignment():

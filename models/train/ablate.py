@@ -39,6 +39,7 @@ CHOICES = {
     "no phones of frames": [(train, "SOUNDING", 0.0)],
     "layers of equal weight": [(train, "GROWTH", 0.0), (train, "SHALLOWEST", 1.0)],
     "weights by the square of depth": [(train, "GROWTH", 2.0)],
+    "only the last layer": [(train, "GROWTH", np.inf), (train, "SHALLOWEST", 0.0), (train, "sample_exits", lambda batch, chunks, layers: torch.full((batch, chunks), layers))],
 }
 SPEECH = ("English, synthetic voices", "read English", "acted English", "read Russian")
 
@@ -54,12 +55,6 @@ def posteriors(model, group):
     return out
 
 
-def phones_of(row):
-    """(phone, first frame, frame after) of the phones of frames [T], without pauses and boundaries."""
-    cuts = [0, *(np.flatnonzero(np.diff(row)) + 1), len(row)]
-    return [(int(row[a]), a, b) for a, b in zip(cuts, cuts[1:]) if row[a] not in check.SILENT]
-
-
 def average_over_voices(model, group="synthetic.train"):
     """Makes AVERAGED: the group's units are those of the mean posterior of all voices that say a sentence with the same phones."""
     index, phones = json.loads((PREPARED / f"{group}.json").read_text()), np.load(TARGETS / f"{group}.phones.npy")
@@ -67,7 +62,7 @@ def average_over_voices(model, group="synthetic.train"):
     averaged, log_p, said = plain.copy(), posteriors(model, group), defaultdict(list)
     for entry in index:
         clip = slice(entry["start"], entry["start"] + entry["frames"])
-        found = phones_of(phones[clip])
+        found = check.phones_of(phones[clip])
         said[entry["language"], tuple(phone for phone, _, _ in found)].append([(clip.start + first, clip.start + after) for _, first, after in found])
     for clips in said.values():
         for one in clips if len(clips) > 1 else ():

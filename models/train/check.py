@@ -1,6 +1,6 @@
 """Phone errors of a checkpoint or pack by layer, on held-out speech whose phones are known: a quick look during training.
 
-    python -m models.train.check MODEL [--clips N] [--threads N]
+    python -m models.train.check MODEL [--clips N] [--kinds KIND ...] [--threads N]
 
 The references are the synthesiser's phones, and for recordings what espeak-ng reads in their texts, which is not always what was said. Greedy
 decoding of the CTC branches; chunks of 320 ms, whole clips. `models.evaluate` measures packs with Bellis.
@@ -42,6 +42,12 @@ def collapse(row):
     """Classes of frames to phones: repeats merged, blanks and boundaries removed."""
     fresh = np.diff(row, prepend=-1) != 0
     return [VOCABULARY[phone] for phone in row[fresh] if phone not in SILENT]
+
+
+def phones_of(row):
+    """(phone, first frame, frame after) of the phones of frames [T], without pauses and boundaries."""
+    cuts = [0, *(np.flatnonzero(np.diff(row)) + 1), len(row)]
+    return [(int(row[a]), a, b) for a, b in zip(cuts, cuts[1:]) if row[a] not in SILENT]
 
 
 def distance(found, expected):
@@ -103,12 +109,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--clips", type=int, default=60, help="maximum number of clips of each kind (default: %(default)s)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="only these kinds of speech (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = model_of(arguments.model)
     layers = [k for k in range(model.shape.layers + 1) if k in (2, 4, 5, 6, 8, model.shape.layers)]
-    for name in KINDS:
+    for name in arguments.kinds:
         for snr in (None, 5):
             rng = np.random.default_rng(1)
             found = errors(model, some(name, rng, arguments.clips), snr, rng)

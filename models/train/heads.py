@@ -23,23 +23,33 @@ from .train import FRAMES
 CHUNK, BATCH, RATE = 16, 4, 3e-3
 
 
-def train_heads(model, crops, steps):
-    """One linear head for h⁰ and every layer; the encoder is frozen."""
-    shape = model.shape
-    heads = torch.nn.ModuleList(torch.nn.Linear(shape.dim, shape.units) for _ in range(shape.layers + 1))
+def train_heads(model, heads, losses, crops, steps):
+    """Trains `heads`, one for h⁰ and one for every layer, on the states of the frozen encoder. `losses(states, phones)` returns theirs, [L + 1]."""
     optimiser = torch.optim.AdamW(heads.parameters(), lr=RATE, weight_decay=1e-2)
     for step in range(steps):
-        audio, *_ = (torch.from_numpy(array) for array in crops.batch(BATCH))
+        audio, _, phones, _ = (torch.from_numpy(array) for array in crops.batch(BATCH))
         with torch.no_grad():
             states = model(audio, CHUNK)
-            target = model.heads[-1](states[-1]).argmax(-1).flatten()
-        losses = torch.stack([F.cross_entropy(head(state).flatten(0, 1), target) for head, state in zip(heads, states)])
+        found = losses(states, phones)
         optimiser.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimiser.zero_grad()
-        losses.sum().backward()
+        found.sum().backward()
         optimiser.step()
         if step % 50 == 0:
-            print(f"heads: step {step}/{steps}, nats by layer {[round(loss, 2) for loss in losses.tolist()]}", flush=True)
+            print(f"heads: step {step}/{steps}, nats by layer {[round(loss, 2) for loss in found.tolist()]}", flush=True)
+
+
+def linear_heads(model, crops, steps):
+    """One linear head for h⁰ and every layer, trained on the last joint head's most probable units."""
+    shape = model.shape
+    heads = torch.nn.ModuleList(torch.nn.Linear(shape.dim, shape.units) for _ in range(shape.layers + 1))
+
+    def losses(states, _):
+        with torch.no_grad():
+            target = model.heads[-1](states[-1]).argmax(-1).flatten()
+        return torch.stack([F.cross_entropy(head(state).flatten(0, 1), target) for head, state in zip(heads, states)])
+
+    train_heads(model, heads, losses, crops, steps)
     return heads
 
 
@@ -76,7 +86,7 @@ def main():
     torch.manual_seed(0)
     model, _ = load(arguments.checkpoint)
     model.eval()
-    heads = train_heads(model, Crops(FRAMES, seed=2_000_000), arguments.steps)
+    heads = linear_heads(model, Crops(FRAMES, seed=2_000_000), arguments.steps)
     torch.save(heads.state_dict(), arguments.checkpoint.parent / "heads.pt")
     found = judge(model, heads, Crops(FRAMES, "speech.test", "noise.test", seed=3), arguments.crops)
     table = []

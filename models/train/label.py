@@ -116,12 +116,22 @@ def sounding(log_p, path):
     return states[found].astype(np.uint8)
 
 
-def label(model, group, keep_units):
-    """Writes the targets of a group."""
-    sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
-    index = json.loads((PREPARED / f"{group}.json").read_text())
+def aligned(log_p, text):
+    """The path of a (text, voice), and the nats per frame by which it is less likely than the model's own reading; None if there is no path."""
+    words = spoken(*text)
+    found = align(log_p, words) if words else None
+    return found and (found[0], log_p.max(1).mean() - found[1])
+
+
+def worst(entry):
+    """The most nats per frame of an alignment that is kept."""
+    return WORST_UNSURE if entry["package"] in UNSURE else WORST
+
+
+def whole(model, sound, name):
+    """(units [T], log-probabilities of the CTC branch [T, V] and of the frame head [T, V] or None) of a group's sound."""
     frames = len(sound) // HOP
-    units, exact = np.zeros(frames, np.uint16), (TARGETS / f"{group}.exact").exists()
+    units = np.zeros(frames, np.uint16)
     ctc = np.zeros((frames, len(VOCABULARY)), np.float16)
     heads = np.zeros((frames, len(VOCABULARY)), np.float16) if model.frames else None
     for start, unit, log_p, frame in outputs(model, sound):
@@ -130,12 +140,20 @@ def label(model, group, keep_units):
         if heads is not None:
             heads[start : start + len(unit)] = frame
         if start // (WINDOW - WARM_UP) % 100 == 0:
-            print(f"label: {group} {100 * start / frames:.0f} %", flush=True)
+            print(f"label: {name} {100 * start / frames:.0f} %", flush=True)
+    return units, ctc, heads
+
+
+def label(model, group, keep_units):
+    """Writes the targets of a group."""
+    sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
+    index = json.loads((PREPARED / f"{group}.json").read_text())
+    units, ctc, heads = whole(model, sound, group)
     if not keep_units:
         np.save(TARGETS / f"{group}.units.npy", units)
-    if exact:  # the synthesiser's own phones
+    if (TARGETS / f"{group}.exact").exists():  # the synthesiser's own phones
         return
-    phones, sounds = np.full(frames, UNKNOWN, np.uint8), np.full(frames, UNKNOWN, np.uint8)
+    phones, sounds = np.full(len(units), UNKNOWN, np.uint8), np.full(len(units), UNKNOWN, np.uint8)
     kept = known = seconds = 0
     costs = []
     for entry in index:
@@ -145,13 +163,12 @@ def label(model, group, keep_units):
         known += 1
         here = slice(entry["start"], entry["start"] + entry["frames"])
         log_p = ctc[here].astype(np.float32)
-        words = spoken(*text)
-        found = align(log_p, words) if words else None
+        found = aligned(log_p, text)
         if found is None:
             continue
-        path, mean = found
-        costs.append(log_p.max(1).mean() - mean)
-        if costs[-1] > (WORST_UNSURE if entry["package"] in UNSURE else WORST):
+        path, cost = found
+        costs.append(cost)
+        if cost > worst(entry):
             continue
         phones[here] = path
         if heads is not None:

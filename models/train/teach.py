@@ -22,6 +22,7 @@ from sklearn.decomposition import PCA
 from transformers import WhisperFeatureExtractor
 
 from .paths import HOP, PACKAGES, PREPARED, TARGETS
+from .texts import labels
 from .voice import quiet, speech_groups
 
 WINDOW = 1500  # frames of 20 ms
@@ -126,19 +127,12 @@ def information(a, b):
 def phones(index):
     """{clip: phone per frame} of festvox-ru's aligned labels; phones by number."""
     names, out = {}, {}
-    labels = {path.stem: path for path in (PACKAGES / "festvox-ru").rglob("*.lab")}
     for number, entry in enumerate(index):
-        path = labels.get(entry["clip"].rsplit("/", 1)[-1].rsplit(".", 1)[0])
-        if path is None:
+        if (labelled := labels(entry["clip"])) is None:
             continue
-        rows, frames, at = np.zeros(entry["frames"], int), entry["frames"], 0
-        for line in path.read_text(errors="replace").split("#", 1)[-1].splitlines():
-            parts = line.split()
-            if len(parts) >= 3:
-                end = min(frames, int(round(float(parts[0]) * 50)))
-                rows[at:end] = names.setdefault(parts[2], len(names))
-                at = end
-        out[number] = rows
+        out[number] = np.zeros(entry["frames"], int)
+        for phone, start, end in labelled:
+            out[number][round(start * 50) : round(end * 50)] = names.setdefault(phone, len(names))
     return out, names
 
 

@@ -124,6 +124,24 @@ def prompts():
     return dict(re.findall(r'\( (\S+) "(.*?)" \)', path.read_text(encoding="utf8")))
 
 
+@lru_cache
+def label_files():
+    return {path.stem: path for path in (PACKAGES / "festvox-ru").rglob("*.lab")}
+
+
+def labels(clip):
+    """[(phone, start, end)] in seconds of festvox-ru's own labels, in its phone set; None for other clips."""
+    path, rows, before = label_files().get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0]), [], 0.0
+    if path is None:
+        return None
+    for line in path.read_text(errors="replace").split("#", 1)[-1].splitlines():
+        parts = line.split()
+        if len(parts) >= 3:
+            rows.append((parts[2], before, float(parts[0])))
+            before = float(parts[0])
+    return rows
+
+
 def festvox(clip):
     """Texts with marks of stress: вол+ос."""
     text = prompts().get(clip.rsplit("/", 1)[-1].rsplit(".", 1)[0])
