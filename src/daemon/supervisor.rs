@@ -293,8 +293,9 @@ impl<'a> Supervisor<'a> {
         if let Some(prepared) = reload.refresh(&self.daemon.labels()) {
             // Those that have failed wait for a reload.
             let failed = self.daemon.failed_labels();
-            if let Err(error) = self.apply(prepared, reload, failed) {
-                log::error!("the changed keywords cannot be used, the old ones remain in effect: {error}");
+            match self.apply(prepared, reload, failed) {
+                Ok(()) => log::info!("the changed keywords are in effect"),
+                Err(error) => log::error!("the changed keywords cannot be used, the old ones remain in effect: {error}"),
             }
         }
     }
