@@ -62,9 +62,9 @@ class Pool:
         audio = np.asarray(sound[start : start + samples], np.float32)
         return audio * LEVEL / (audio.std() + 1e-6)
 
-    def of(self, package, part, samples):
-        """A random section of a noise package's recordings whose paths contain `part`."""
-        sound, index = self.group("noise.test")
+    def of(self, package, part, samples, group="noise.test"):
+        """Recordings of a noise package whose paths contain `part`, in random order."""
+        sound, index = self.group(group)
         entries = [entry for entry in index if entry["package"] == package and part in entry["clip"]]
         pieces, length = [], 0
         while length < samples:
@@ -88,11 +88,19 @@ class Pool:
             "public": lambda: self.of("phonlab", "data/noise", samples),
             "music": lambda: self.of("hedgewars-data", "/Music/", samples),
             "events": lambda: self.of("hedgewars-data", "/Sounds/", samples),
+            "fillets": lambda: self.of("fillets-ng-data", "/music/", samples, "noise.fillets"),
         }[kind]()
         return made * LEVEL / (made.std() + 1e-9)
 
 
 KINDS = ("white", "pink", "babble", "public", "music", "events")
+
+
+def save(name, audio, segments):
+    STREAMS.mkdir(parents=True, exist_ok=True)
+    soundfile.write(STREAMS / f"{name}.wav", np.clip(audio, -1, 1), RATE, subtype="PCM_16")
+    (STREAMS / f"{name}.json").write_text(json.dumps({"segments": segments}))
+    print(f"streams: {name}: {len(audio) / RATE / 60:.1f} min, {len(segments)} segments", flush=True)
 
 
 class Stream:
@@ -108,13 +116,9 @@ class Stream:
         self.at += frames + pause
 
     def write(self, name):
-        STREAMS.mkdir(parents=True, exist_ok=True)
         audio = np.concatenate(self.pieces)
         # Dither of half a bit, so that pauses resemble a device's and not digital silence.
-        audio = audio + np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32) * 2e-5
-        soundfile.write(STREAMS / f"{name}.wav", np.clip(audio, -1, 1), RATE, subtype="PCM_16")
-        (STREAMS / f"{name}.json").write_text(json.dumps({"segments": self.segments}))
-        print(f"streams: {name}: {len(audio) / RATE / 60:.1f} min, {len(self.segments)} segments", flush=True)
+        save(name, audio + np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32) * 2e-5, self.segments)
 
 
 def noisy(pool, minutes):
