@@ -61,6 +61,19 @@ def pool(values, stream_segments, chosen=lambda segment: True):
     return means, np.array([s["frames"] for s in chosen], float)
 
 
+def clips(stream_segments):
+    """Names of the segments' clips, as groups of `interval`; a segment without a clip is its own."""
+    return np.array([s["clip"] or str(number) for number, s in enumerate(stream_segments)])
+
+
+def at_cost(costs, values, cost):
+    """A curve's values at a cost, between its points: costs [points], values [points, segments]."""
+    order = np.argsort(costs)
+    at = np.interp(cost, costs[order], np.arange(len(costs)))
+    low, share = values[order[int(at)]], at - int(at)
+    return low * (1 - share) + values[order[min(int(at) + 1, len(costs) - 1)]] * share
+
+
 def interval(means, weights, groups=None, repeats=400, seed=0):
     """Mean and its 95 % interval, clips resampled (all conditions of a clip together where `groups` names them)."""
     rng = np.random.default_rng(seed)
