@@ -58,7 +58,9 @@ def phone_errors(e, policies):
         layers[k] = row(found)
         purities[k] = purity(e.posteriors(found)[clean].argmax(1), probe.labels[clean])
     others = {}
-    for policy, found in e.all("phones", policies).items():
+    e.all("phones", policies)
+    for policy in policies:
+        found = e.run("phones", policy)
         found.states = found.states.astype(np.float32)
         others[policy] = row(found)
     return {"layers": layers, "policies": others, "pnmi": purities}

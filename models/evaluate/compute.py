@@ -21,8 +21,10 @@ def equal_compute(e, stream):
     parts, curves, per_clip = segments(stream), {}, {}
     groups = clips(parts)
     for family, members in sweep(e.heads.depths).items():
+        e.all(stream, members)
         curves[family] = []
-        for policy, found in e.all(stream, members).items():
+        for policy in members:
+            found = e.run(stream, policy)
             (kl, frames), (agree, _) = (pool(values, parts) for values in e.from_full(stream, policy))
             curves[family].append({
                 "policy": policy, "macs": found.macs, "share": e.share(stream, found), "depth": found.report["mean_exit_layer"],

@@ -59,6 +59,7 @@ class Evaluation:
         return found
 
     def all(self, stream, policies):
+        """Runs of several policies, made in parallel."""
         with ThreadPoolExecutor(self.jobs) as workers:
             return dict(zip(policies, workers.map(lambda policy: self.run(stream, policy), policies)))
 

@@ -58,7 +58,8 @@ def projected(depth, layers, context):
 def extra_costs(e, stream, frontend, layer):
     """MACs per second of one projection and of one predictor, each per frame: what runs of `gain` cost beyond front end and layers."""
     used, rest = [], []
-    for found in e.all(stream, [f"gain --threshold {value}" for value in LAMBDAS]).values():
+    for value in LAMBDAS:
+        found = e.run(stream, f"gain --threshold {value}")
         evaluations = np.minimum(found.depth + 1, e.layers).mean()
         used.append((found.report["projections_per_frame"], evaluations))
         rest.append(found.macs - frontend - layer * found.report["layer_passes_per_frame"])
