@@ -56,7 +56,7 @@ def phone_errors(e, policies):
     clean = probe.test["clean"] & (probe.labels >= 0)
     for k, found in by_layer.items():
         layers[k] = row(found)
-        purities[k] = purity(e.posteriors(found)[clean].argmax(1), probe.labels[clean])
+        purities[k] = purity(e.heads(found)[clean].argmax(1), probe.labels[clean])
     others = {}
     e.all("phones", policies)
     for policy in policies:
@@ -69,12 +69,12 @@ def phone_errors(e, policies):
 def gap_filling(e, policy):
     """Effect of projections compared with never exiting: KL of the same layer's head, per frame."""
     found = e.run("device", policy)
-    posteriors = e.posteriors(found)
+    posteriors = e.heads(found)
     kl = np.zeros(len(found.depth))
     for k in e.heads.depths:
         here = found.depth == k
         if here.any():
-            kl[here] = divergence(e.posteriors(e.run("device", f"fixed --layer {k}"))[here], posteriors[here])
+            kl[here] = divergence(e.heads(e.run("device", f"fixed --layer {k}"))[here], posteriors[here])
     return {"policy": policy, "kl": float(kl.mean()), "worst percent": float(np.percentile(kl, 99)), "projections": found.report["projections_per_frame"]}
 
 
@@ -85,7 +85,7 @@ def letters(e, policies):
     pairs = {}
     for condition in dict.fromkeys(s["condition"] for s in parts):
         pairs.setdefault(condition.split()[0], []).append(condition)
-    sources = {policy: (e.posteriors(e.run("letters", policy)), posterior_distance) for policy in policies}
+    sources = {policy: (e.heads(e.run("letters", policy)), posterior_distance) for policy in policies}
     sources["log-mel"] = (log_mel("letters"), cosine_distance)
     for name, (rows, distance) in sources.items():
         out[name] = {}

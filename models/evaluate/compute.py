@@ -35,7 +35,7 @@ def equal_compute(e, stream):
     costs, values = np.array([c["macs"] for c in curves["fixed"]]), np.array([per_clip[c["policy"]] for c in curves["fixed"]])
     for family in ("periodic", "entropy", "change", "gain"):
         for point in curves[family]:
-            point["kl minus fixed"] = interval(per_clip[point["policy"]] - at_cost(costs, values, point["macs"]), frames, groups)
+            point["kl minus fixed"] = interval(per_clip[point["policy"]] - at_cost(point["macs"], costs, values), frames, groups)
     return curves
 
 

@@ -72,18 +72,14 @@ class Evaluation:
         """Share of full depth's MACs."""
         return found.macs / self.full_macs(stream)
 
-    def posteriors(self, found):
-        found.states = found.states.astype(np.float32)
-        return self.heads(found)
-
     @lru_cache(1)
     def full(self, stream):
-        return self.posteriors(self.run(stream, "never"))
+        return self.heads(self.run(stream, "never"))
 
     @cache
     def from_full(self, stream, policy):
         """Per frame: KL(full depth ‖ exit), and whether the most probable unit is that of full depth."""
-        full, found = self.full(stream), self.posteriors(self.run(stream, policy))
+        full, found = self.full(stream), self.heads(self.run(stream, policy))
         return divergence(full, found), agreement(full, found)
 
     def kl(self, stream, policy):

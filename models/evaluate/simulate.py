@@ -110,13 +110,13 @@ def chosen_once(e, stream):
     groups = clips(parts)
     curves = {}
     for rule in ("once", "best"):
-        points = [simulation.point(rule, price) for price in PRICES]
+        points = sorted((simulation.point(rule, price) for price in PRICES), key=lambda point: point[0])
         curves[rule] = np.array([share for share, _ in points]), np.array([pool(kl, parts)[0] for _, kl in points])
     rows = []
     for value in LAMBDAS:
         share, kl = simulation.point("gain", value)
         kl, frames = pool(kl, parts)
-        once, best = (at_cost(*curves[rule], share) for rule in ("once", "best"))
+        once, best = (at_cost(share, *curves[rule]) for rule in ("once", "best"))
         row = {"lambda": value, "share": share, "measured share": e.share(stream, e.run(stream, f"gain --threshold {value}"))}
         row |= {name: interval(one, frames, groups) for name, one in (("gain", kl), ("once", once), ("best", best), ("gain minus once", kl - once))}
         rows.append(row)

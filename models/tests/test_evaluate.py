@@ -33,11 +33,11 @@ def test_the_depth_chosen_once_weighs_kl_against_layers():
     assert simulate.cheapest(kl, 10.0).tolist() == [0, 0, 0]
 
 
-def test_a_curve_is_read_between_its_points_in_any_order():
-    costs, values = np.array([0.5, 0.1, 1.0]), np.array([[2.0, 20.0], [10.0, 100.0], [0.0, 0.0]])
-    assert at_cost(costs, values, 0.3) == pytest.approx([6.0, 60.0])
-    assert at_cost(costs, values, 0.05) == pytest.approx([10.0, 100.0])
-    assert at_cost(costs, values, 2.0) == pytest.approx([0.0, 0.0])
+def test_a_curve_is_read_between_its_points():
+    costs, values = np.array([0.1, 0.5, 1.0]), np.array([[10.0, 100.0], [2.0, 20.0], [0.0, 0.0]])
+    assert at_cost(0.3, costs, values) == pytest.approx([6.0, 60.0])
+    assert at_cost(0.05, costs, values) == pytest.approx([10.0, 100.0])
+    assert at_cost(2.0, costs, values) == pytest.approx([0.0, 0.0])
 
 
 def test_depth_that_falls_in_noise_is_reported_with_its_interval():
