@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from models.train.paths import DATA, PREPARED, REPOSITORY
 
 from . import plots
-from .measures import Heads, PhoneProbe, agreement, cosine_distance, divergence, interval, log_mel, pool, posterior_distance, purity, recognised
+from .measures import Heads, PhoneProbe, agreement, at_cost, cosine_distance, divergence, interval, log_mel, pool, posterior_distance, purity, recognised
 from .runs import BELLIS, run, segments
 from .streams import KINDS, SNRS, STREAMS
 
@@ -119,10 +119,7 @@ def equal_compute(e, stream):
     costs, values = np.array([c for c, _ in fixed]), np.array([v for _, v in fixed])
     for family in ("periodic", "entropy", "change", "gain"):
         for point in curves[family]:
-            at = np.interp(point["macs"], costs, np.arange(len(costs)))
-            low, share = int(at), at - int(at)
-            level = values[low] * (1 - share) + values[min(low + 1, len(values) - 1)] * share
-            point["kl minus fixed"] = interval(per_clip[point["policy"]] - level, frames, groups)
+            point["kl minus fixed"] = interval(per_clip[point["policy"]] - at_cost(point["macs"], costs, values), frames, groups)
     return curves
 
 
