@@ -35,7 +35,7 @@ from .runs import BELLIS, segments
 from .streams import PAUSE, STREAMS
 
 CTC_ENTROPIES = (0.1, 0.15, 0.2, 0.3, 0.45, 0.7)
-GAINS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.17, 0.3, 0.5)
+GAINS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.07, 0.1, 0.17, 0.3, 0.5)
 BEAM = 8
 LEVEL = -30  # dBFS, which others are compared with
 
