@@ -78,6 +78,24 @@ def interval(means, weights, groups=None, repeats=400, seed=0):
     return sums.sum() / total.sum(), *np.percentile(spread, [2.5, 97.5])
 
 
+def ratio(parts, whole, clips, speakers, repeats=400, seed=0):
+    """Σ parts / Σ whole and its 95 % interval: speakers are resampled, and the clips of each; all segments of a clip together.
+    Clips without a speaker ("") are resampled among themselves."""
+    rng = np.random.default_rng(seed)
+    _, first, numbers = np.unique(clips, return_index=True, return_inverse=True)
+    parts, whole, owners = np.bincount(numbers, parts), np.bincount(numbers, whole), np.array(speakers)[first]
+    people = [name for name in np.unique(owners) if name]
+    times = rng.multinomial(len(people), np.full(len(people), 1 / len(people)), size=repeats)
+    above, below = np.zeros((2, repeats))
+    for name, drawn in [*zip(people, times.T), ("", np.ones(repeats, int))]:
+        mine = np.flatnonzero(owners == name)
+        if len(mine):
+            counts = rng.multinomial(drawn * len(mine), np.full(len(mine), 1 / len(mine)))
+            above += counts @ parts[mine]
+            below += counts @ whole[mine]
+    return [float(x) for x in (parts.sum() / whole.sum(), *np.percentile(above / below, [2.5, 97.5]))]
+
+
 def at_cost(cost, costs, values):
     """Values at `cost`, linear between those at the ascending `costs`: values [N, ...], one of [...]."""
     at = np.interp(cost, costs, np.arange(len(costs)))
