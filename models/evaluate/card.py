@@ -139,7 +139,7 @@ Phone error rates by language, layer and policy are in [asr/{name}.md](../asr/{n
 
 ## Targets
 
-Phone errors, letters and PNMI are at full depth, unless the row names a policy. The Spearman correlation is over six SNRs, of which one alone that falls by a rank gives −0.94.
+Phone errors, letters and PNMI are at full depth, unless the row names a policy. Spearman correlations are over six SNRs: a single swap of neighbours gives −0.94.
 
 {targets}
 ## Depth under noise
