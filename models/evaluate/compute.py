@@ -10,7 +10,7 @@ import numpy as np
 from .evaluation import sweep
 from .measures import at_cost, clips, interval, pool
 from .runs import BELLIS, segments
-from .streams import STREAMS
+from .streams import KINDS, STREAMS
 from .versions import ALONE
 
 GATE = 0.7  # the value that docs/policies.md recommends
@@ -64,9 +64,10 @@ def milliseconds(e, stream, more, repeats=3):
 
 def by_content(e):
     """The pack's policy without and with the gate: share of full depth's MACs by content, and the device-like stream relative to clean speech."""
+    streams = {"clean speech": "clean", "device-like stream": "device", **{f"{'noise' if kind in KINDS else 'silence'}: {kind}": f"alone-{kind}" for kind in ALONE}}
     out = {}
     for name, more in ((e.policy, ()), (f"{e.policy} --gate {GATE}", ("--gate", str(GATE)))):
-        runs = {content: e.run(stream, e.policy, *more) for content, stream in (("clean speech", "clean"), ("device-like stream", "device"), *((kind, f"alone-{kind}") for kind in ALONE))}
+        runs = {content: e.run(stream, e.policy, *more) for content, stream in streams.items()}
         clean, device = runs["clean speech"].macs, runs["device-like stream"].macs
         full = e.full_macs("device")
         out[name] = {

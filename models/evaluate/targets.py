@@ -67,7 +67,7 @@ def depth(figures):
         high, low = max(rank, key=rank.get), min(ratio, key=ratio.get)
         count = lambda met: f"{sum(met)} of {len(by_kind)} kinds of noise"
         ranks, ratios = [value <= SPEARMAN for value in rank.values()], [value >= RATIO for value in ratio.values()]
-        yield f"DAISY's rule, {version}: Spearman of depth and SNR", f"≤ {SPEARMAN}".replace("-", "−"), f"{count(ranks)}; at most {rank[high]:.2f} ({high})", all(ranks)
+        yield f"DAISY's rule, {version}: Spearman of depth and SNR", f"≤ {SPEARMAN}".replace("-", "−"), f"{count(ranks)}; at most {rank[high]:.2f} ({high})".replace("-", "−"), all(ranks)
         yield f"DAISY's rule, {version}: depth at 0 dB relative to clean", f"≥ {RATIO}", f"{count(ratios)}; at least {ratio[low]:.2f} ({low})", all(ratios)
 
 
@@ -75,7 +75,7 @@ def compute(figures):
     """Rows on compute without speech and on the device-like stream."""
     for policy, found in figures.get("compute by content", {}).items():
         share, relative = found["share"], found["device / clean"]
-        silence, noise = [share[kind] for kind in ("digital", "room")], [share[kind] for kind in WITHOUT_VOICES]
+        silence, noise = [share[f"silence: {kind}"] for kind in ("digital", "room")], [share[f"noise: {kind}"] for kind in WITHOUT_VOICES]
         yield f"`{policy}`: compute in digital silence, room tone", f"≤ {percent(SILENCE, 0)}", percents(silence), max(silence) <= SILENCE
         yield f"`{policy}`: compute in noise without voices ({', '.join(WITHOUT_VOICES)})", f"≤ {percent(NOISE, 0)}", percents(noise), max(noise) <= NOISE
         yield f"`{policy}`: time on the device-like stream relative to clean speech", f"≤ {TIME}", f"{relative['time']:.2f} (MACs {relative['MACs']:.2f})", relative["time"] <= TIME
@@ -120,4 +120,4 @@ def rows(figures, asr, systems):
 
 
 def show(found):
-    return table(["figure", "target", "measured", ""], [[figure, target, measured, "met" if met else "missed"] for figure, target, measured, met in found])
+    return table(["figure", "target", "measured", "result"], [[figure, target, measured, "met" if met else "missed"] for figure, target, measured, met in found])

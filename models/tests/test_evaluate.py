@@ -102,7 +102,7 @@ def test_targets_are_met_or_missed_by_their_limits():
     assert found["errors that the second half of the layers removes, read English, clean"] == ("20.0 %", True)
     assert not found["phone error of `gain` minus fixed depth, points, device"][1]
     assert found["phone error of `gain` at half the compute, relative to full depth, device"] == ("1.030", False)
-    assert found["DAISY's rule, 16 kHz: Spearman of depth and SNR"] == ("1 of 2 kinds of noise; at most -0.94 (pink)", False)
+    assert found["DAISY's rule, 16 kHz: Spearman of depth and SNR"] == ("1 of 2 kinds of noise; at most −0.94 (pink)", False)
     assert found["DAISY's rule, 16 kHz: depth at 0 dB relative to clean"][1]
     assert found["calibrated agreement, deviation from 90, 98 %, clean"] == ("0.6", True)
     assert not found["calibrated agreement, deviation from 90, 98 %, pooled"][1]
