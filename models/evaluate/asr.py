@@ -1,14 +1,16 @@
-"""Measures phone error rates of the CTC branches by exit layer and policy, on held-out speech whose phones are known.
+"""Measures phone error rates of the CTC branches on held-out speech whose phones are known: by exit layer and policy, by language, in noise,
+by level, and of adaptive exits against fixed depths of equal compute.
 
     python -m models.evaluate.asr PACK [--minutes M] [--policies LIST] [--out FOLDER]
 
-Speech of test voices and packages, clean and in noise, runs through `bellis run --consumer phones`. The reference is what the synthesiser
-was given, and for recordings what espeak-ng reads in their texts: people say some phones otherwise, so an error of zero cannot be
-reached there. All phones are folded to one inventory (models/train/inventory.py). Intervals are over clips.
+Speech of test voices and packages (models.evaluate.asr_streams) runs through `bellis run --consumer phones`. The reference is what the
+synthesiser was given, and for recordings what espeak-ng reads in their texts: people say some phones otherwise, so an error of zero cannot be
+reached there. All phones are folded to one inventory (models/train/inventory.py). Intervals resample speakers, and the clips of each;
+where there is one speaker, clips alone.
 
 Utterances are measured on the stream `device` of models.evaluate.streams: the share of speech, silence and noise in them.
 
-Writes FOLDER/NAME.json and FOLDER/NAME.md (default: docs/asr). The stream is cached in $BELLIS_DATA.
+Writes FOLDER/NAME.json, FOLDER/NAME.md and plots in FOLDER/NAME (default: docs/asr). The streams are cached in $BELLIS_DATA.
 """
 
 import argparse
@@ -16,77 +18,122 @@ import json
 import subprocess
 import tempfile
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from models.train.check import KINDS, distance, referenced
+from models.train.check import KINDS, distance
 from models.train.inventory import BOUNDARY, fold
-from models.train.mixing import scale_to
-from models.train.paths import HOP, RATE, REPOSITORY
+from models.train.paths import HOP, REPOSITORY
 
-from .measures import interval
+from . import plots
+from .asr_page import name_of, page
+from .asr_streams import AT_LEVELS, CONDITIONS, IN_NOISE, LEVELS, SNRS, ensure
+from .measures import at_cost, pool, ratio
 from .runs import BELLIS, segments
-from .streams import LEVEL, PAUSE, STREAMS, Pool, Stream
+from .streams import PAUSE, STREAMS
 
-CONDITIONS = (("", None), ("babble", 10), ("public", 5), ("music", 5), ("white", 0))
 CTC_ENTROPIES = (0.1, 0.15, 0.2, 0.3, 0.45, 0.7)
-GAINS = (0.01, 0.03, 0.07)
+GAINS = (0.001, 0.003, 0.01, 0.02, 0.03, 0.07, 0.1, 0.17, 0.3, 0.5)
 BEAM = 8
+LEVEL = -30  # dBFS, which others are compared with
 
 
-def name_of(noise, snr):
-    return f"{noise} {snr} dB" if noise else "clean"
+@dataclass
+class Run:
+    """Phones that Bellis recognised in one stream with one policy, compared with the references."""
+
+    wrong: np.ndarray  # edit distance of every segment
+    layers: np.ndarray  # exit layer of every frame
+    report: dict
+
+    @property
+    def macs(self):
+        """MACs per second of audio of everything that ran."""
+        return self.report["macs_per_second"]
 
 
-def make_stream(minutes):
-    """The stream `asr`: the same clips of every kind in every condition; a segment's clip is its reference."""
-    pool, stream = Pool(11), Stream()
-    for kind, (group, wanted) in KINDS.items():
-        clips, left = [], minutes * 60
-        for audio, phones in referenced(group, wanted, pool.rng):
-            if left <= 0:
-                break
-            clips.append((audio * LEVEL / (audio.std() + 1e-6), " ".join(phones)))
-            left -= len(audio) / RATE
-        for noise, snr in CONDITIONS:
-            for audio, phones in clips:
-                mixed = audio + scale_to(pool.noise(noise, len(audio)), np.mean(audio**2), snr) if noise else audio
-                stream.add(mixed / max(1, np.abs(mixed).max()), f"{kind} | {name_of(noise, snr)}", noise, snr, phones)
-    stream.write("asr")
-
-
-def run(pack, policy):
-    """Phones of every segment as recognised by Bellis, and the report of the run."""
-    parts = segments("asr")
+def run(pack, stream, policy):
+    """Runs one stream through Bellis. `policy` is a value of --policy, with further flags."""
+    parts = segments(stream)
     with tempfile.TemporaryDirectory() as folder:
-        command = [BELLIS, "run", STREAMS / "asr.wav", "--pack", pack, "--quiet", "--policy", *policy.split()]
-        command += ["--consumer", f"phones:{folder}/phones.jsonl", "--report", f"{folder}/report.json"]
+        command = [BELLIS, "run", STREAMS / f"{stream}.wav", "--pack", pack, "--quiet", "--policy", *policy.split()]
+        command += ["--consumer", f"phones:{folder}/phones.jsonl", "--consumer", f"jsonl:{folder}/chunks.jsonl", "--report", f"{folder}/report.json"]
         subprocess.run([str(part) for part in command], check=True)
-        lines = [json.loads(line) for line in Path(folder, "phones.jsonl").open()]
+        phones, chunks = ([json.loads(line) for line in Path(folder, f"{name}.jsonl").open()] for name in ("phones", "chunks"))
         report = json.loads(Path(folder, "report.json").read_text())
     # Phones belong to a segment up to the middle of the pause after it.
     ends = np.array([(s["first"] + s["frames"] + PAUSE / 2) * HOP for s in parts])
     found = [[] for _ in parts]
-    for line in lines:
+    for line in phones:
         if line["phone"] != BOUNDARY:
             found[min(len(parts) - 1, int(np.searchsorted(ends, line["sample"])))] += fold(line["phone"])
-    print(f"asr: {policy}: depth {report['mean_exit_layer']:.2f}, {report['macs_per_second'] / 1e6:.0f} M MACs per second", flush=True)
-    return found, report
+    wrong = np.array([distance(ours, reference(s)) for ours, s in zip(found, parts)], float)
+    print(f"asr: {stream}: {policy}: depth {report['mean_exit_layer']:.2f}, {report['macs_per_second'] / 1e6:.0f} M MACs per second", flush=True)
+    return Run(wrong, np.repeat([c["layer"] for c in chunks], [c["frames"] for c in chunks]), report)
 
 
-def errors(found):
+def reference(segment):
+    return segment.get("phones", "").split()
+
+
+def error(parts, wrong, chosen=lambda segment: True):
+    """[wrong phones / phones of the references, low, high] of the chosen segments."""
+    some = [number for number, s in enumerate(parts) if chosen(s)]
+    names = [parts[number]["clip"] or str(number) for number in some]
+    return ratio(wrong[some], [len(reference(parts[number])) for number in some], names, [parts[number].get("speaker", "") for number in some])
+
+
+def errors(stream, found):
     """{kind: {condition: [error, low, high]}}"""
-    parts, by_condition = segments("asr"), {}
-    for s, phones in zip(parts, found):
-        expected = s["clip"].split()
-        by_condition.setdefault(s["condition"], []).append((distance(phones, expected), len(expected)))
-    out = {kind: {} for kind in KINDS}
-    for condition, pairs in by_condition.items():
-        kind, name = condition.split(" | ")
-        wrong, counts = np.array(pairs, float).T
-        out[kind][name] = [float(x) for x in interval(wrong / counts, counts, np.arange(len(counts)))]
-    return {kind: rows for kind, rows in out.items() if rows}
+    parts, out = segments(stream), {}
+    for kind in dict.fromkeys(s["condition"] for s in parts):
+        out[kind] = {name_of(*one): error(parts, found.wrong, lambda s: (s["condition"], s["kind"], s["snr"]) == (kind, *one)) for one in CONDITIONS}
+    return out
+
+
+def seconds(stream, chosen):
+    return sum(s["frames"] for s in segments(stream) if chosen(s)) / 50
+
+
+def languages(pack):
+    """{kind: [error, low, high, seconds]} at full depth, clean."""
+    parts, found = segments("asr_languages"), run(pack, "asr_languages", "never")
+    of = lambda kind: lambda s: s["condition"] == kind
+    return {kind: [*error(parts, found.wrong, of(kind)), seconds("asr_languages", of(kind))] for kind in dict.fromkeys(s["condition"] for s in parts)}
+
+
+def noise(pack, policies):
+    """{kind: {policy: {SNR: [error, low, high]}}}, over all kinds of noise; and the seconds of speech per kind and condition."""
+    parts, out = segments("asr_noise"), {kind: {} for kind in IN_NOISE}
+    for policy in policies:
+        found = run(pack, "asr_noise", policy)
+        for kind in IN_NOISE:
+            out[kind][policy] = {snr: error(parts, found.wrong, lambda s: (s["condition"], s["snr"]) == (kind, snr)) for snr in SNRS}
+    return out, {kind: seconds("asr_noise", lambda s: (s["condition"], s["kind"], s["snr"]) == (kind, "white", SNRS[0])) for kind in IN_NOISE}
+
+
+def levels(pack, default):
+    """{dBFS: {"ratio": {kind: error relative to that at LEVEL, full depth}, "depth": mean exit layer of the default policy}}"""
+    parts, full, exits = segments("asr_levels"), run(pack, "asr_levels", "never"), run(pack, "asr_levels", default)
+    at = {(kind, level): error(parts, full.wrong, lambda s: (s["condition"], s["level"]) == (kind, level))[0] for kind in AT_LEVELS for level in LEVELS}
+    out = {}
+    for level in LEVELS:
+        depths, frames = pool(exits.layers, parts, lambda s: s["level"] == level)
+        out[level] = {"ratio": {kind: at[kind, level] / at[kind, LEVEL] for kind in AT_LEVELS}, "depth": float(np.average(depths, weights=frames))}
+    return out
+
+
+def equal_compute(stream, runs):
+    """Fixed depths, and adaptive policies compared with the fixed depth of the same compute, interpolated between layers."""
+    parts, full = segments(stream), runs["never"]
+    row = lambda policy: {"policy": policy, "share": runs[policy].macs / full.macs, "error": error(parts, runs[policy].wrong)[0], "of full depth": float(runs[policy].wrong.sum() / full.wrong.sum())}
+    fixed = [policy for policy in runs if policy.startswith("fixed")] + ["never"]
+    costs, wrong = [runs[policy].macs for policy in fixed], np.array([runs[policy].wrong for policy in fixed])
+    adaptive = [policy for policy in runs if policy.startswith(("gain", "ctc"))]
+    less = {policy: error(parts, runs[policy].wrong - at_cost(runs[policy].macs, costs, wrong)) for policy in adaptive}
+    return [row(policy) for policy in fixed], [row(policy) | {"minus fixed": less[policy]} for policy in adaptive]
 
 
 def utterances(pack):
@@ -107,51 +154,17 @@ def policies(manifest):
     """Policies to compare, as flags of `bellis run`."""
     stages, layers = manifest["stages"], manifest["encoder"]["layers"]
     branches = sorted(int(k) for k in stages["ctc"] if int(k) > 0 or "0" in stages.get("head", {}))
-    out = [f"fixed --layer {k}" for k in branches if k < layers] + ["never"]
+    out = [f"fixed --layer {k}" for k in branches if k < layers] + [manifest["exit"]["policy"]]
     if "gain" in stages:
-        out += ["gain"] + [f"gain --threshold {value}" for value in GAINS]
+        out += [f"gain --threshold {value}" for value in GAINS]
     return out + [f"ctc --threshold {value}" for value in CTC_ENTROPIES]
-
-
-def show(rows):
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
-
-
-def table(figures):
-    """Markdown."""
-    names = [name_of(*condition) for condition in CONDITIONS]
-    runs, sections = figures["runs"], []
-    for kind in runs["never"]["errors"]:
-        rows = [["", "depth", "of full compute", *names]]
-        for policy, one in runs.items():
-            rows.append([f"`{policy}`", f"{one['depth']:.2f}", f"{one['share']:.2f}", *(f"{100 * one['errors'][kind][name][0]:.1f}" for name in names)])
-        half = f"fixed --layer {figures['layers'] // 2}"
-        if half in runs:
-            less = lambda name: 1 - runs["never"]["errors"][kind][name][0] / max(1e-9, runs[half]["errors"][kind][name][0])
-            rows.append(["errors that the second half of the layers removes, %", "", "", *(f"{100 * less(name):.0f}" for name in names)])
-        _, low, high = runs["never"]["errors"][kind]["clean"]
-        sections.append(f"## {kind[0].upper()}{kind[1:]}\n\nFull depth, clean: {100 * low:.1f} to {100 * high:.1f} (95 %).\n\n{show(rows)}\n")
-    return f"""# Phone error rates of {figures["pack"]}
-
-Measured by `python -m models.evaluate.asr {figures["path"]}`; {figures["pack"]}.json has all figures with 95 % intervals. Phone error rate
-in %: edit distance divided by the number of phones in the reference, which is what the synthesiser was given, or what espeak-ng reads in a
-recording's text. None of these voices and noise recordings was used in training. `never` is full depth; *of full compute* refers
-to the MACs of everything that ran.
-
-{chr(10).join(sections)}
-## Utterances
-
-Share of 20 minutes of the device-like stream that is in an utterance, by content; the pack's own policy, without padding.
-
-{show([["content", "%"], *([name, f"{100 * value:.1f}"] for name, value in figures["utterances"].items() if name != "utterances")])}
-"""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
-    parser.add_argument("--minutes", type=float, default=2, help="minutes of each kind of speech and condition, when the stream is created (default: %(default)s)")
-    parser.add_argument("--policies", help="values of --policy with further flags, separated by commas (default: every layer and a sweep of thresholds)")
+    parser.add_argument("--minutes", type=float, default=2, help="minutes of each kind of speech and condition (default: %(default)s)")
+    parser.add_argument("--policies", help="values of --policy with further flags, separated by commas, for the tables by kind of speech alone (default: every layer, a sweep of thresholds, and all tables)")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/asr")
     arguments = parser.parse_args()
     manifest = tomllib.loads((arguments.pack / "pack.toml").read_text())
@@ -159,22 +172,34 @@ def main():
         raise SystemExit(f"asr: {arguments.pack} has no CTC branches, which phones require")
     if arguments.policies and arguments.out == REPOSITORY / "docs/asr":
         parser.error("--policies needs --out: docs/asr has all policies")
-    if not (STREAMS / "asr.json").exists() or {s["condition"].split(" | ")[0] for s in segments("asr")} - set(KINDS):
-        make_stream(arguments.minutes)
     path = arguments.pack.resolve()
     path = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else arguments.pack.name
-    figures = {"pack": manifest["name"], "path": str(path), "layers": manifest["encoder"]["layers"], "runs": {}}
-    requested = arguments.policies.split(",") if arguments.policies else policies(manifest)
-    for policy in dict.fromkeys(["never", *requested, f"never --beam {BEAM}"]):
-        found, report = run(arguments.pack, policy)
-        figures["runs"][policy] = {"depth": report["mean_exit_layer"], "macs": report["macs_per_second"], "errors": errors(found)}
-    for one in figures["runs"].values():
-        one["share"] = one["macs"] / figures["runs"]["never"]["macs"]
-    figures["utterances"] = utterances(arguments.pack)
+    figures = {"pack": manifest["name"], "path": str(path), "layers": manifest["encoder"]["layers"], "default": manifest["exit"]["policy"]}
+
+    def runs(stream, chosen):
+        ensure(stream, arguments.minutes)
+        return {policy: run(arguments.pack, stream, policy) for policy in dict.fromkeys(["never", *chosen])}
+
+    chosen = arguments.policies.split(",") if arguments.policies else policies(manifest)
+    found = runs("asr_conditions", [*chosen, f"never --beam {BEAM}"])
+    figures["runs"] = {
+        policy: {"depth": one.report["mean_exit_layer"], "macs": one.macs, "errors": errors("asr_conditions", one), "share": one.macs / found["never"].macs} for policy, one in found.items()
+    }
+    if not arguments.policies:
+        for stream in ("asr_languages", "asr_noise", "asr_levels"):
+            ensure(stream, arguments.minutes)
+        fixed, adaptive = zip(equal_compute("asr_conditions", found), equal_compute("asr_device", runs("asr_device", chosen)))
+        figures["fixed depths"], figures["equal compute"] = (dict(zip(("pooled", "device"), rows)) for rows in (fixed, adaptive))
+        figures["languages"] = languages(arguments.pack)
+        figures["noise"], figures["noise seconds"] = noise(arguments.pack, ["never", f"fixed --layer {figures['layers'] // 2}", figures["default"]])
+        figures["level"] = levels(arguments.pack, figures["default"])
+        figures["utterances"] = utterances(arguments.pack)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / f"{manifest['name']}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-    (arguments.out / f"{manifest['name']}.md").write_text(table(figures))
-    print(table(figures))
+    (arguments.out / f"{manifest['name']}.md").write_text(page(figures))
+    if not arguments.policies:
+        plots.phones_at_equal_compute(figures, arguments.out / manifest["name"])
+    print(page(figures))
 
 
 if __name__ == "__main__":

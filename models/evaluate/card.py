@@ -2,7 +2,8 @@
 
     python -m models.evaluate.card PACK
 
-Reads docs/models/NAME/figures.json (models.evaluate) and, if present, heads.json (models.train.heads --write), and writes docs/models/NAME.md.
+Reads docs/models/NAME/figures.json (models.evaluate) and, if present, heads.json (models.train.heads --write), docs/asr/NAME.json (models.evaluate.asr) and, for the
+default pack, docs/keywords/figures.json (models.evaluate.keywords). Writes docs/models/NAME.md.
 """
 
 import argparse
@@ -12,37 +13,62 @@ from pathlib import Path
 
 from models.train.paths import REPOSITORY
 
+from . import targets
 from .streams import SNRS
+from .tables import number, percent, spread, table
 
-
-def table(head, rows):
-    line = lambda cells: "| " + " | ".join(str(cell) for cell in cells) + " |"
-    return "\n".join([line(head), line(["---"] * len(head)), *(line(row) for row in rows)]) + "\n"
-
-
-def percent(value, digits=1):
-    return f"{100 * value:.{digits}f} %"
+DOCS = REPOSITORY / "docs"
+DEFAULT = "daisy-tiny"  # the pack that docs/keywords/figures.json is about
 
 
 def sentence(text):
     return text[0].upper() + text[1:] + "."
 
 
-def number(value, digits=3):
-    return f"{value:.{digits}f}"
+def falls(found):
+    """Where depth falls although the noise rises: `−5 dB: −0.1`, with * if its interval excludes 0."""
+    return ", ".join(f"{snr} dB: {change:.1f}{'*' * (high < 0)}" for snr, (change, _, high) in found.items()).replace("-", "−")
 
 
-def depth(f):
+def depth(by_kind):
     rows = [
-        [kind, *(number(by[str(snr)][0], 1) for snr in ("clean", *SNRS)), number(by["spearman"], 2), number(by["ratio at 0 dB"], 2)]
-        for kind, by in f["depth under noise"].items()
+        [kind, *(number(by[str(snr)][0], 1) for snr in ("clean", *SNRS)), number(by["spearman"], 2), number(by["ratio at 0 dB"], 2), falls(by["falls"])]
+        for kind, by in by_kind.items()
     ]
-    return table(["noise", "clean", *(f"{snr} dB" for snr in SNRS), "Spearman", "0 dB / clean"], rows)
+    return table(["noise", "clean", *(f"{snr} dB" for snr in SNRS), "Spearman", "0 dB / clean", "falls at"], rows)
 
 
-def spread(triple, digits=3, sign=""):
-    value, low, high = triple
-    return f"{value:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+def degraded(f):
+    """Spearman and ratio of every version of the streams."""
+    versions = f["depth under noise, degraded"]
+    kinds = list(f["depth under noise"])
+    rows = [[kind, *(f"{by[kind]['spearman']:.2f}, {by[kind]['ratio at 0 dB']:.2f}" for by in versions.values()), "; ".join(f"{name} {falls(by[kind]['falls'])}" for name, by in versions.items() if by[kind]["falls"])] for kind in kinds]
+    return table(["noise", *versions, "falls at"], rows)
+
+
+def what_depth_gives(f):
+    half = lambda row: row["half depth"]
+    rows = [
+        [content, row["chunks"], *(number(row["first layer"]["quantiles"][q], 2) for q in ("10", "50", "90")), *(number(half(row)["quantiles"][q]) for q in ("10", "50", "90")), percent(half(row)["costs"], 0), *(number(row["predicted"][k], 2) for k in ("h0", "half depth"))]
+        for content, row in f["what depth gives"].items()
+    ]
+    return table(["content", "chunks", "layer 1: 10 %", "50 %", "90 %", "half depth: 10 %", "50 %", "90 %", "half depth costs > 0.05", "predicted at h⁰", "at half depth"], rows)
+
+
+def once(f):
+    rows = []
+    for stream, points in f["chosen once"].items():
+        for point in points:
+            less = spread([-point["gain minus once"][i] for i in (0, 2, 1)], sign="+")
+            rows.append([stream, point["lambda"], percent(point["share"], 0), *(number(point[name][0]) for name in ("gain", "once", "best")), less])
+    return table(["stream", "λ", "compute", "KL, `gain`", "KL, once", "KL, best", "reduction by `gain` (95 %)"], rows)
+
+
+def content(f):
+    found = f["compute by content"]
+    rows = [[kind, *(percent(by["share"][kind], 0) for by in found.values())] for kind in next(iter(found.values()))["share"]]
+    rows += [[f"device-like stream / clean speech, {name}", *(number(by["device / clean"][name], 2) for by in found.values())] for name in ("MACs", "time")]
+    return table(["compute", *(f"`{policy}`" for policy in found)], rows)
 
 
 def gain(f):
@@ -109,12 +135,24 @@ All figures are measured with Bellis itself on speakers and noise that are held 
 per frame. Compute is the MACs of everything that ran (front end, layers, projections, heads, predictors) as a share of those of full
 depth. Intervals are over clips.
 
+Phone error rates by language, layer and policy are in [asr/{name}.md](../asr/{name}.md).
+
+## Targets
+
+Phone errors, letters and PNMI are at full depth, unless the row names a policy. Spearman correlations are over six SNRs: a single swap of neighbours gives −0.94.
+
+{targets}
 ## Depth under noise
 
-DAISY's rule at {tau:.2f} nats; mean exit layer, of {layers}:
+DAISY's rule at {tau:.2f} nats; mean exit layer, of {layers}. *Falls at* is where depth falls although the noise rises, with the change in layers (* if its 95 % interval excludes 0).
+*public*, *music* and *events*, and *fillets* (music), are of packages whose audio training never uses:
 
 {depth}
 ![depth under noise]({name}/depth.svg)
+
+The same streams as narrow-band audio (3.4 kHz), with 8-bit linear quantisation, and as telephone audio (8 kHz, G.711); Spearman, 0 dB / clean:
+
+{degraded}
 
 ## Policies at equal compute
 
@@ -128,9 +166,24 @@ Other policies, with the settings whose compute is closest to 60 %:
 ![equal compute, device]({name}/compute-device.svg)
 ![equal compute, speech]({name}/compute-noisy.svg)
 
+## Depth chosen once
+
+`gain` against a depth that is chosen once, from h⁰ ([input-conditioned early exit](https://arxiv.org/abs/2507.07954)), at equal compute. Both are simulated from runs of fixed depth with the pack's
+predictors; the one of h⁰ predicts the KL of every layer. *Best* knows the KL of every layer:
+
+{once}
+## What depth gives
+
+KL per chunk at the first layer and at half depth, by content: quantiles; the share of chunks where half depth costs more than 0.05 nats; and the rank correlation (Spearman) of the KL at half depth with
+its prediction at h⁰ and at half depth:
+
+{what_depth_gives}
 ## Without speech
 
 {alone}
+Compute by content, with and without the [gate](../policies.md):
+
+{content}
 ## Phones
 
 Frame error rate of a linear probe on the aligned phones of festvox-ru (one Russian speaker; half of the recordings train the probe, half test it):
@@ -163,26 +216,28 @@ With the policy `gain` on the device-like stream, projected keys and values chan
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
+    parser.add_argument("--folder", type=Path, default=DOCS / "models", help="folder of NAME/figures.json and NAME.md (default: docs/models)")
     arguments = parser.parse_args()
     name = arguments.pack.name
-    folder = REPOSITORY / "docs" / "models" / name
-    read = lambda file: json.loads((folder / file).read_text()) if (folder / file).exists() else None
-    f, manifest = read("figures.json"), tomllib.loads((arguments.pack / "pack.toml").read_text())
+    folder, page = arguments.folder / name, arguments.folder / f"{name}.md"
+    read = lambda file, otherwise: json.loads(file.read_text()) if file.exists() else otherwise
+    f, manifest = json.loads((folder / "figures.json").read_text()), tomllib.loads((arguments.pack / "pack.toml").read_text())
+    rows = targets.rows(f, read(DOCS / "asr" / f"{name}.json", {}), read(DOCS / "keywords/figures.json", []) if name == DEFAULT else [])
     more = ""
-    if found := read("heads.json"):
+    if found := read(folder / "heads.json", None):
         more += "## Joint heads and DAISY's\n\nDAISY trains its heads on the finished encoder, against the argmax of its own last head; here all heads are trained jointly with the encoder. DAISY's rule with\nboth, at the same mean depth, on held-out speech:\n\n" + heads(found) + "\n"
     encoder, provenance = manifest["encoder"], manifest["provenance"]
-    page = PAGE.format(
+    page.write_text(PAGE.format(
         name=name, description=sentence(manifest["description"])[:-1], layers=encoder["layers"], dim=encoder["dim"], heads=encoder["heads"], units=encoder["units"],
         millions=f["parameters"] / 1e6, megabytes=sum(path.stat().st_size for path in arguments.pack.glob("*.onnx")) / 1e6,
         context=encoder["left_context"] * manifest["audio"]["hop"] / manifest["audio"]["sample_rate"],
         macs=f["MACs per second at full depth"] / 1e6, provenance=sentence(provenance["weights"]), tau=f["tau"],
-        depth=depth(f), gain=gain(f), others=others(f), alone=alone(f), phones=phones(f), letters=letters(f), calibrated=calibrated(f),
+        targets=targets.show(rows), depth=depth(f["depth under noise"]), degraded=degraded(f), gain=gain(f), others=others(f), once=once(f), what_depth_gives=what_depth_gives(f),
+        alone=alone(f), content=content(f), phones=phones(f), letters=letters(f), calibrated=calibrated(f),
         kl=f["gap filling"]["kl"], worst=f["gap filling"]["worst percent"], projections=f["gap filling"]["projections"], more=more,
         data=provenance["data"], held_out=provenance["held_out"], licence=provenance["licence"],
-    )
-    (folder.parent / f"{name}.md").write_text(page)
-    print(f"card: {folder.parent / f'{name}.md'}")
+    ))
+    print(f"card: {page}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from models.train.teach import information, phones
 from .runs import segments
 from .streams import STREAMS
 
+BLOCK = 2048  # frames processed at a time, which fit into the cache
 SILENCE = ("pau", "SIL", "sil", "#", "ssil")
 
 
@@ -34,19 +35,20 @@ class Heads:
     def __call__(self, run):
         out = None
         for k, session in self.sessions.items():
-            here = run.depth == k
-            if here.any():
-                logits = session.run(None, {"f": run.states[here][None]})[0][0]
+            here = np.flatnonzero(run.depth == k)
+            for rows in (here[n : n + BLOCK] for n in range(0, len(here), BLOCK)):
+                logits = session.run(None, {"f": run.states[rows][None].astype(np.float32)})[0][0]
                 if out is None:
                     out = np.empty((len(run.depth), logits.shape[1]), np.float32)
                 top = logits.max(1, keepdims=True)
-                out[here] = logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
+                out[rows] = logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
         return out
 
 
 def divergence(full, found):
     """KL(p_L ‖ p_k) per frame, nats."""
-    return (np.exp(full) * (full - found)).sum(1)
+    blocks = (slice(n, n + BLOCK) for n in range(0, len(full), BLOCK))
+    return np.concatenate([(np.exp(full[rows]) * (full[rows] - found[rows])).sum(1) for rows in blocks])
 
 
 def agreement(full, found):
@@ -61,6 +63,11 @@ def pool(values, stream_segments, chosen=lambda segment: True):
     return means, np.array([s["frames"] for s in chosen], float)
 
 
+def clips(stream_segments):
+    """Names of the segments' clips, as groups of `interval`; a segment without a clip is its own."""
+    return np.array([s["clip"] or str(number) for number, s in enumerate(stream_segments)])
+
+
 def interval(means, weights, groups=None, repeats=400, seed=0):
     """Mean and its 95 % interval, clips resampled (all conditions of a clip together where `groups` names them)."""
     rng = np.random.default_rng(seed)
@@ -69,6 +76,31 @@ def interval(means, weights, groups=None, repeats=400, seed=0):
     draws = rng.integers(len(names), size=(repeats, len(names)))
     spread = sums[draws].sum(1) / total[draws].sum(1)
     return sums.sum() / total.sum(), *np.percentile(spread, [2.5, 97.5])
+
+
+def ratio(parts, whole, clips, speakers, repeats=400, seed=0):
+    """Σ parts / Σ whole and its 95 % interval: speakers are resampled, and the clips of each; all segments of a clip together.
+    Clips without a speaker ("") are resampled among themselves."""
+    rng = np.random.default_rng(seed)
+    _, first, numbers = np.unique(clips, return_index=True, return_inverse=True)
+    parts, whole, owners = np.bincount(numbers, parts), np.bincount(numbers, whole), np.array(speakers)[first]
+    people = [name for name in np.unique(owners) if name]
+    times = rng.multinomial(len(people), np.full(len(people), 1 / len(people)), size=repeats)
+    above, below = np.zeros((2, repeats))
+    for name, drawn in [*zip(people, times.T), ("", np.ones(repeats, int))]:
+        mine = np.flatnonzero(owners == name)
+        if len(mine):
+            counts = rng.multinomial(drawn * len(mine), np.full(len(mine), 1 / len(mine)))
+            above += counts @ parts[mine]
+            below += counts @ whole[mine]
+    return [float(x) for x in (parts.sum() / whole.sum(), *np.percentile(above / below, [2.5, 97.5]))]
+
+
+def at_cost(cost, costs, values):
+    """Values at `cost`, linear between those at the ascending `costs`: values [N, ...], one of [...]."""
+    at = np.interp(cost, costs, np.arange(len(costs)))
+    low, share = int(at), at - int(at)
+    return values[low] * (1 - share) + values[min(low + 1, len(values) - 1)] * share
 
 
 def log_mel(stream):

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 
 from .streams import SNRS
 
-COLOURS = {"fixed": "#444444", "periodic": "#999999", "entropy": "#c1563b", "change": "#4a7fb5", "gain": "#2f9e62"}
+COLOURS = {"fixed": "#444444", "periodic": "#999999", "entropy": "#c1563b", "change": "#4a7fb5", "gain": "#2f9e62", "ctc": "#8a5fb0"}
 plt.rcParams.update({"figure.figsize": (6.4, 4), "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "svg.hashsalt": "bellis"})
 
 
@@ -50,6 +50,19 @@ def phones(figures, out):
             rows = sorted(rows, key=lambda row: row["share"])
             plt.plot([100 * r["share"] for r in rows], [100 * r["all"] for r in rows], marker="o", markersize=3.5, label=family, color=COLOURS[family])
     finish(out / "phones.svg", "Linear probe on phones, held-out speaker", "MACs, % of full depth", "frame error rate, %")
+
+
+def phones_at_equal_compute(figures, out):
+    """Plots of models.evaluate.asr."""
+    out.mkdir(parents=True, exist_ok=True)
+    for stream, what in (("pooled", "speech, clean and in noise"), ("device", "device-like stream")):
+        families = {"fixed": figures["fixed depths"][stream]}
+        for row in figures["equal compute"][stream]:
+            families.setdefault(row["policy"].split()[0], []).append(row)
+        for family, rows in families.items():
+            rows = sorted(rows, key=lambda row: row["share"])
+            plt.plot([100 * r["share"] for r in rows], [100 * r["error"] for r in rows], marker="o", markersize=3.5, label=family, color=COLOURS[family])
+        finish(out / f"compute-{stream}.svg", f"Phones at equal compute: {what}", "MACs, % of full depth", "phone error, %")
 
 
 def draw(figures, out):

@@ -3,7 +3,7 @@
     python -m models.evaluate.streams [--minutes M]
 
 streams/NAME.wav        16 kHz
-streams/NAME.json       {"segments": [{"condition", "kind", "snr", "clip", "first", "frames"}]} in frames of 320 samples
+streams/NAME.json       {"segments": [{"condition", "kind", "snr", "clip", "first", "frames"}]} in frames of 320 samples; `kind` is that of the noise
 
 `noisy`     the same clips of speech.test clean and with every kind of noise at 20, 10, 5, 0 and -5 dB
 `device`    30 % speech (half of it in noise), 40 % silence and room tone, 30 % noise alone
@@ -62,9 +62,9 @@ class Pool:
         audio = np.asarray(sound[start : start + samples], np.float32)
         return audio * LEVEL / (audio.std() + 1e-6)
 
-    def of(self, package, part, samples):
-        """A random section of a noise package's recordings whose paths contain `part`."""
-        sound, index = self.group("noise.test")
+    def of(self, package, part, samples, group="noise.test"):
+        """Recordings of a noise package whose paths contain `part`, in random order."""
+        sound, index = self.group(group)
         entries = [entry for entry in index if entry["package"] == package and part in entry["clip"]]
         pieces, length = [], 0
         while length < samples:
@@ -88,11 +88,22 @@ class Pool:
             "public": lambda: self.of("phonlab", "data/noise", samples),
             "music": lambda: self.of("hedgewars-data", "/Music/", samples),
             "events": lambda: self.of("hedgewars-data", "/Sounds/", samples),
+            "fillets": lambda: self.of("fillets-ng-data", "/music/", samples, "noise.fillets"),
         }[kind]()
         return made * LEVEL / (made.std() + 1e-9)
 
 
 KINDS = ("white", "pink", "babble", "public", "music", "events")
+
+
+def save(name, audio, segments, **more):
+    """Writes a stream's audio and its index, which `more` is added to."""
+    STREAMS.mkdir(parents=True, exist_ok=True)
+    part = STREAMS / f"{name}.part.wav"  # a stream that is being replaced may be in use
+    soundfile.write(part, np.clip(audio, -1, 1), RATE, subtype="PCM_16")
+    part.rename(STREAMS / f"{name}.wav")
+    (STREAMS / f"{name}.json").write_text(json.dumps(more | {"segments": segments}))
+    print(f"streams: {name}: {len(audio) / RATE / 60:.1f} min, {len(segments)} segments", flush=True)
 
 
 class Stream:
@@ -101,20 +112,16 @@ class Stream:
     def __init__(self):
         self.pieces, self.segments, self.at = [], [], 0
 
-    def add(self, audio, condition, kind="", snr=None, clip="", pause=PAUSE):
+    def add(self, audio, condition, kind="", snr=None, clip="", pause=PAUSE, **more):
         frames = -(-len(audio) // HOP)
-        self.segments.append({"condition": condition, "kind": kind, "snr": snr, "clip": clip, "first": self.at, "frames": frames})
+        self.segments.append({"condition": condition, "kind": kind, "snr": snr, "clip": clip, "first": self.at, "frames": frames, **more})
         self.pieces.append(np.pad(audio, (0, (frames + pause) * HOP - len(audio))))
         self.at += frames + pause
 
-    def write(self, name):
-        STREAMS.mkdir(parents=True, exist_ok=True)
+    def write(self, name, **more):
         audio = np.concatenate(self.pieces)
         # Dither of half a bit, so that pauses resemble a device's and not digital silence.
-        audio = audio + np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32) * 2e-5
-        soundfile.write(STREAMS / f"{name}.wav", np.clip(audio, -1, 1), RATE, subtype="PCM_16")
-        (STREAMS / f"{name}.json").write_text(json.dumps({"segments": self.segments}))
-        print(f"streams: {name}: {len(audio) / RATE / 60:.1f} min, {len(self.segments)} segments", flush=True)
+        save(name, audio + np.random.default_rng(0).standard_normal(len(audio)).astype(np.float32) * 2e-5, self.segments, **more)
 
 
 def noisy(pool, minutes):
@@ -134,31 +141,30 @@ def room_tone(rng, samples):
     return tone / tone.std() * 10 ** (rng.uniform(-75, -55) / 20)
 
 
-def device(pool, minutes):
-    """Runs of 4 to 15 s, in random order."""
+def device(pool, clips, pause=0):
+    """The clips, [(samples, fields of their segments)], and silence and noise in runs of 4 to 15 s, in random order, with `pause` frames in between."""
     stream, rng = Stream(), pool.rng
-    clips = pool.clips("speech.test", minutes * 0.3)
-    speech = sum(len(audio) for _, audio in clips)
+    speech = sum(len(audio) for audio, _ in clips)
+    pauses = pause * HOP * (len(clips) + speech / RATE / 9.5)  # after clips and noise: silence, too
     runs = []
-    for number, (clip, audio) in enumerate(clips):
+    for number, (audio, fields) in enumerate(clips):
         if number % 2:
             kind = KINDS[rng.integers(len(KINDS))]
             snr = int(rng.integers(0, 20))
-            runs.append((audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr), "speech", kind, snr, clip))
+            runs.append((audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr), "speech", kind, snr, fields))
         else:
-            runs.append((audio, "speech", "", None, clip))
-    for condition, share in (("silence", 0.4), ("noise", 0.3)):
-        left = speech * share / 0.3
+            runs.append((audio, "speech", "", None, fields))
+    for condition, left in (("silence", speech * 0.4 / 0.3 - pauses), ("noise", speech)):
         while left > 0:
             samples = int(rng.uniform(4, 15) * RATE)
-            left -= samples
+            left -= samples + (pause * HOP if condition == "silence" else 0)
             kind = KINDS[rng.integers(len(KINDS))] if condition == "noise" else ("digital", "room")[int(rng.random() < 0.8)]
             level = 10 ** (rng.uniform(-30, 6) / 20)
             sound = {"digital": lambda n: np.zeros(n, np.float32), "room": lambda n: room_tone(rng, n)}.get(kind, lambda n: pool.noise(kind, n) * level)(samples)
-            runs.append((sound, condition, kind, None, ""))
+            runs.append((sound, condition, kind, None, {}))
     for number in rng.permutation(len(runs)):
-        audio, condition, kind, snr, clip = runs[number]
-        stream.add(audio / max(1, np.abs(audio).max()), condition, kind, snr, clip, pause=0)
+        audio, condition, kind, snr, fields = runs[number]
+        stream.add(audio / max(1, np.abs(audio).max()), condition, kind, snr, pause=pause, **fields)
     return stream
 
 
@@ -237,7 +243,8 @@ def main():
     parser.add_argument("--minutes", type=float, default=2, help="minutes of speech per condition of `noisy`; `device` and `phones` have ten times as much")
     arguments = parser.parse_args()
     noisy(Pool(1), arguments.minutes).write("noisy")
-    device(Pool(2), arguments.minutes * 10).write("device")
+    pool = Pool(2)
+    device(pool, [(audio, {"clip": clip}) for clip, audio in pool.clips("speech.test", arguments.minutes * 3)]).write("device")
     alone(Pool(3)).write("alone")
     phones(Pool(4), arguments.minutes * 10).write("phones")
     letters(Pool(5)).write("letters")

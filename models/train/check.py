@@ -35,6 +35,7 @@ KINDS = {  # of speech: its group, and which of the clips
     "acted Spanish": ("speech.casts", lambda entry: entry["package"] == "drascula-spanish"),
     "acted Dutch": ("speech.test", lambda entry: entry["package"] == "fillets-ng-data-nl"),
     "read Russian": ("speech.probe", lambda entry: True),
+    "read French": ("speech.test", lambda entry: entry["package"] == "asterisk-core-sounds-fr-g722"),
 }
 
 
@@ -60,7 +61,7 @@ def distance(found, expected):
 
 
 def referenced(group, wanted, rng):
-    """Yields (samples, phones) of a group's clips for which `wanted` is true and whose phones are known, in random order."""
+    """Yields (entry, samples, phones) of a group's clips for which `wanted` is true and whose phones are known, in random order."""
     if not (PREPARED / f"{group}.json").exists():
         return
     sound = np.load(PREPARED / f"{group}.npy", mmap_mode="r")
@@ -75,17 +76,17 @@ def referenced(group, wanted, rng):
             text = text_of(entry)
             phones = [phone for word in spoken(*text) for phone in word] if text else []
         if phones:
-            yield np.asarray(sound[here.start * HOP : here.stop * HOP], np.float32) / 32768, phones
+            yield entry, np.asarray(sound[here.start * HOP : here.stop * HOP], np.float32) / 32768, phones
 
 
 def some(kind, rng, count):
     """At most `count` random (samples, phones) of a kind of speech."""
-    return itertools.islice(referenced(*KINDS[kind], rng), count)
+    return ((audio, phones) for _, audio, phones in itertools.islice(referenced(*KINDS[kind], rng), count))
 
 
 @torch.no_grad()
 def heard(model, pairs, snr, rng):
-    """Yields (logits of every layer's CTC branch [L + 1, T, V], phones) for pairs of `referenced`, in pink noise if there is an SNR."""
+    """Yields (logits of every layer's CTC branch [L + 1, T, V], phones) for pairs of `some`, in pink noise if there is an SNR."""
     for audio, reference in pairs:
         audio = audio * LEVEL / (audio.std() + 1e-6)
         count = -(-len(audio) // HOP // CHUNK) * CHUNK

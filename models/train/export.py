@@ -188,7 +188,7 @@ gap_fill = "project"
 {ctc}[provenance]
 weights = "trained from scratch; unit 0 is silence (Silero VAD, MIT); the other units are k-means clusters of Whisper tiny.en encoder states (MIT), position mean removed; phones are those of Kokoro-82M (Apache-2.0), and of espeak-ng for the texts of recordings"
 data = "models/train/packages.toml: speech.train, noise.train; models/train/synthesise.py; {steps}"
-held_out = "speech.calibrate, speech.test, speech.acted, speech.casts, speech.prompts, speech.probe, speech.match, noise.test of the same file"
+held_out = "speech.calibrate, speech.test, speech.acted, speech.casts, speech.prompts, speech.probe, speech.match, noise.test, noise.fillets of the same file"
 licence = "{licence}"
 command = "python -m models.train.train {name}"
 date = "{date}"

@@ -4,7 +4,7 @@
 
 prepared/GROUP.npy      int16, all clips one after the other, each padded to whole frames of 320 samples
 prepared/GROUP.json     [{clip, package, speaker, start, frames}] in frames
-GROUP is speech.train, speech.test, speech.acted, speech.casts, speech.prompts, speech.probe, speech.match, noise.train or noise.test.
+GROUP is speech.train, speech.test, speech.acted, speech.casts, speech.prompts, speech.probe, speech.match, noise.train, noise.test or noise.fillets.
 """
 
 import argparse
