@@ -206,3 +206,10 @@ def test_parts_of_the_data_file():
     entry = lambda number, place, size: struct.pack("<H", number) + place.to_bytes(3, "little") + size.to_bytes(3, "little")
     directory = struct.pack("<I", 2) + entry(50_007, 0x800003, 0x400000 | 77) + entry(60_000, 5, 6)
     assert sky.parts(directory) == {50_007: (48, 77), 60_000: (5, 6)}
+
+
+def test_a_short_pause_between_phones_may_be_none():
+    row = np.array([0, 0, 5, 5, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 9, 0], np.uint8)
+    found = label.without_short_pauses(row)
+    assert found.tolist() == [0, 0, 5, 5, 255, 255, 255, 255, 7, 0, 0, 0, 0, 0, 9, 0]
+    assert label.without_short_pauses(row[:3]).tolist() == [0, 0, 5]

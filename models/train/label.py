@@ -27,6 +27,7 @@ from .texts import UNSURE, text_of
 
 CHUNK, WINDOW, WARM_UP = 32, 1024, 256  # frames: a window's first ones only give context
 WORST = 1.2  # nats per frame by which the text may be less likely than the model's own reading
+PAUSE = 5  # frames: a shorter one between phones may be none (docs/notes/training.md, "Accuracy of the alignment")
 WORST_UNSURE = 0.3  # the same for texts that are often not what is said
 
 
@@ -116,6 +117,15 @@ def sounding(log_p, path):
     return states[found].astype(np.uint8)
 
 
+def without_short_pauses(row):
+    """The same row of phones in which pauses of less than PAUSE frames between phones are UNKNOWN: a frame head puts them into phones, and labels by hand have none."""
+    row, edges = row.copy(), np.flatnonzero(np.diff(row)) + 1
+    for first, after in zip(edges, edges[1:]):
+        if row[first] == 0 and after - first < PAUSE:
+            row[first:after] = UNKNOWN
+    return row
+
+
 def aligned(log_p, text):
     """The path of a (text, voice), and the nats per frame by which it is less likely than the model's own reading; None if there is no path."""
     words = spoken(*text)
@@ -172,7 +182,7 @@ def label(model, group, keep_units):
             continue
         phones[here] = path
         if heads is not None:
-            sounds[here] = sounding(heads[here].astype(np.float32), path)
+            sounds[here] = without_short_pauses(sounding(heads[here].astype(np.float32), path))
         kept += 1
         seconds += entry["frames"] * HOP / 16_000
     np.save(TARGETS / f"{group}.phones.npy", phones)
