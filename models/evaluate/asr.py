@@ -25,7 +25,7 @@ import numpy as np
 
 from models.train.check import KINDS, distance
 from models.train.inventory import BOUNDARY, fold
-from models.train.paths import HOP, REPOSITORY
+from models.train.paths import HOP, RATE, REPOSITORY
 
 from . import plots
 from .asr_page import name_of, page
@@ -94,7 +94,7 @@ def errors(stream, found):
 
 
 def seconds(stream, chosen):
-    return sum(s["frames"] for s in segments(stream) if chosen(s)) / 50
+    return sum(s["frames"] for s in segments(stream) if chosen(s)) * HOP / RATE
 
 
 def languages(pack):

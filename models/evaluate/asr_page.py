@@ -79,7 +79,7 @@ On a device-like stream (30 % speech, half of it in noise; 40 % silence; 30 % no
 
 ## Level
 
-Phone error at full depth relative to that at −30 dBFS, clean, by the active level of the speech. From −20 dBFS, peaks are clipped.
+Phone error at full depth relative to that at −30 dBFS, clean, by the active level of the speech. At −10 dBFS, peaks are clipped.
 
 {levels(figures)}
 ## Utterances

@@ -4,7 +4,7 @@
 `asr_device`       the device-like stream, of clips of every kind: 30 % speech (half of it in noise), 40 % silence and room tone, 30 % noise alone
 `asr_languages`    every kind of recording, and the synthetic voices of every language, clean
 `asr_noise`        recordings in English and French, in every kind of noise at SNRS
-`asr_levels`       recordings in English at the active levels LEVELS; what exceeds 16 bits is clipped, as at a microphone
+`asr_levels`       recordings in English at the active levels LEVELS; peaks beyond full scale are clipped
 
 Segments have `phones` (the reference), `speaker`, and as their condition the kind of speech, except in `asr_device`.
 """
