@@ -128,7 +128,11 @@ def levels(pack, default):
 def equal_compute(stream, runs):
     """Fixed depths, and adaptive policies compared with the fixed depth of the same compute, interpolated between layers."""
     parts, full = segments(stream), runs["never"]
-    row = lambda policy: {"policy": policy, "share": runs[policy].macs / full.macs, "error": error(parts, runs[policy].wrong)[0], "of full depth": float(runs[policy].wrong.sum() / full.wrong.sum())}
+
+    def row(policy):
+        one = runs[policy]
+        return {"policy": policy, "share": one.macs / full.macs, "error": error(parts, one.wrong)[0], "of full depth": float(one.wrong.sum() / full.wrong.sum())}
+
     fixed = [policy for policy in runs if policy.startswith("fixed")] + ["never"]
     costs, wrong = [runs[policy].macs for policy in fixed], np.array([runs[policy].wrong for policy in fixed])
     adaptive = [policy for policy in runs if policy.startswith(("gain", "ctc"))]
@@ -164,7 +168,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--minutes", type=float, default=2, help="minutes of each kind of speech and condition (default: %(default)s)")
-    parser.add_argument("--policies", help="values of --policy with further flags, separated by commas, for the tables by kind of speech alone (default: every layer, a sweep of thresholds, and all tables)")
+    parser.add_argument("--policies", help="values of --policy with further flags, separated by commas; only the tables by kind of speech (default: all policies and tables)")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/asr")
     arguments = parser.parse_args()
     manifest = tomllib.loads((arguments.pack / "pack.toml").read_text())
