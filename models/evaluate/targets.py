@@ -54,7 +54,7 @@ def equal_compute(asr):
         between = [point for point in points if SHARES[0] <= point["share"] <= SHARES[1]]
         if between:
             measured = f"at {percents([point['share'] for point in between])}: " + ", ".join(f"{100 * point['minus fixed'][0]:+.1f} ({100 * point['minus fixed'][1]:+.1f} to {100 * point['minus fixed'][2]:+.1f})" for point in between)
-            yield f"phone error of `gain` minus fixed depth, points, {stream}", f"< 0 at {percents(SHARES)} of the compute", measured, all(point["minus fixed"][2] < 0 for point in between)
+            yield f"phone error of `gain` minus fixed depth, points, {stream}", f"< 0 at {percent(SHARES[0], 0)} to {percent(SHARES[1], 0)} of the compute", measured, all(point["minus fixed"][2] < 0 for point in between)
         if shares and shares[0] <= 0.5 <= shares[-1]:
             error = float(np.interp(0.5, shares, errors))
             yield f"phone error of `gain` at half the compute, relative to full depth, {stream}", f"≤ {HALF_COMPUTE}", number(error), error <= HALF_COMPUTE
