@@ -367,8 +367,8 @@ fn a_keyword_from_text_keeps_its_settings_and_heeds_feedback() {
     let note = String::from_utf8(set.stderr).unwrap();
     assert!(set.status.success() && note.contains("--threshold raises it"), "{note}");
     let moved = home.works(&["keywords", "feedback", "lamp", "--wrong", "0.42", "--right", "0.6"]);
-    assert_eq!(moved, "lamp: threshold 0.120 before, 0.425 now\n");
-    assert_eq!(home.works(&["keywords", "feedback", "lamp", "--forget"]), "lamp: threshold 0.425 before, 0.120 now\n");
+    assert_eq!(moved, "lamp: threshold 0.150 before, 0.425 now\n");
+    assert_eq!(home.works(&["keywords", "feedback", "lamp", "--forget"]), "lamp: threshold 0.425 before, 0.150 now\n");
 }
 
 #[test]

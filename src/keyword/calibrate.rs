@@ -28,12 +28,15 @@ const MOST_GAIN: f32 = 2.5;
 const VOICES: usize = 6;
 /// Least score of a background peak; any speech has higher ones.
 const FLOOR: f32 = 0.05;
-/// Lowest threshold of a keyword with phones, and least score of its background peaks: lower ones do not matter, and verifying them would take most of the time
-/// of an enrolment. In quiet, phrases of synthetic voices score 0.3 to 1, those of real ones 0.1 to 0.8, near-phrases mostly less than this.
-pub(super) const LEAST_WITH_PHONES: f32 = 0.12;
+/// The same for a keyword with phones, whose threshold is never below [`LEAST_WITH_PHONES`]: much lower peaks do not matter, and verifying them would take
+/// most of the time of an enrolment.
+const FLOOR_WITH_PHONES: f32 = 0.12;
+/// Lowest threshold of a keyword with phones. In quiet, phrases of synthetic voices score 0.3 to 1, those of real ones 0.1 to 0.8, near-phrases mostly less
+/// than this.
+pub(super) const LEAST_WITH_PHONES: f32 = 0.15;
 /// Factor of the scores of a keyword from text in noise, where no phone is unlikely and any speech resembles a phrase more. Chosen on 220 phrases in five
 /// conditions, so that false accepts are about as frequent in noise as in quiet (docs/notes/keywords.md).
-pub(super) const TEXT_IN_NOISE: f32 = 0.8;
+pub(super) const TEXT_IN_NOISE: f32 = 0.85;
 
 /// How the background is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -204,7 +207,7 @@ pub(super) struct Peaks {
 impl Peaks {
     /// None yet, of the keyword of `matcher`.
     pub fn of(matcher: &Matcher) -> Self {
-        Self { hits: Vec::new(), floor: if matcher.phones().is_some() { LEAST_WITH_PHONES } else { FLOOR } }
+        Self { hits: Vec::new(), floor: if matcher.phones().is_some() { FLOOR_WITH_PHONES } else { FLOOR } }
     }
 
     /// Options of the search for them.
