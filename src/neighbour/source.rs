@@ -126,7 +126,8 @@ impl Source {
     ) -> Result<Self, EngineError> {
         super::check(encoder)?;
         // A name that does not exist is reported where the policy is made.
-        if policy.name_for(pack).ok() == Some(PolicyName::Periodic) && offloading != Offloading::Never {
+        let name = policy.name_for(pack).unwrap_or(PolicyName::Never);
+        if name == PolicyName::Periodic && offloading != Offloading::Never {
             let problem =
                 "the policy `periodic` counts chunks, but a neighbour does not receive all of them; select another policy, or \
                            --neighbours never"
