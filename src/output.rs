@@ -48,12 +48,12 @@ impl RunFile {
         Self { label: label.into(), id: identify(path) }
     }
 
-    /// Standard input or output, if it is a file or a pipe.
+    /// Standard input or output, if it is a file or a pipe. Both may be one socket (ssh), which is no conflict.
     #[cfg(unix)]
     pub fn of(label: impl Into<String>, stream: impl std::os::fd::AsFd) -> Option<Self> {
         use std::os::unix::fs::{FileTypeExt, MetadataExt};
         let file = std::fs::File::from(stream.as_fd().try_clone_to_owned().ok()?);
-        let metadata = file.metadata().ok().filter(|found| !found.file_type().is_char_device())?;
+        let metadata = file.metadata().ok().filter(|found| found.is_file() || found.file_type().is_fifo())?;
         Some(Self { label: label.into(), id: FileId::Existing(metadata.dev(), metadata.ino()) })
     }
 }

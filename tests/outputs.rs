@@ -447,3 +447,23 @@ fn no_path_needs_to_be_utf_8() {
     let found = run(&["--consumer".into(), latin1("wav:none/", ".wav")]);
     assert!(!found.status.success() && stderr(&found).trim_end().lines().count() == 1, "{}", stderr(&found));
 }
+
+/// As over ssh.
+#[test]
+fn standard_input_and_output_may_be_one_socket() {
+    let folder = folder();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut child = bellis(&["run", "-", "--quiet"], folder.path())
+        .stdin(std::os::fd::OwnedFd::from(theirs.try_clone().unwrap()))
+        .stdout(std::os::fd::OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    let (mut writer, audio) = (ours.try_clone().unwrap(), std::fs::read(folder.path().join("in.wav")).unwrap());
+    let feeder = std::thread::spawn(move || {
+        writer.write_all(&audio).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    assert_eq!(std::io::BufReader::new(ours).lines().count(), 23);
+    feeder.join().unwrap();
+    assert!(child.wait().unwrap().success());
+}
