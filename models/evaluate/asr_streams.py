@@ -15,7 +15,6 @@ import json
 import numpy as np
 
 from models.train.check import KINDS, referenced
-from models.train.mixing import scale_to
 from models.train.paths import HOP, PREPARED, RATE
 
 from .streams import KINDS as NOISES
@@ -58,7 +57,7 @@ def in_noise(pool, spoken, conditions):
     stream = Stream()
     for noise, snr in conditions:
         for kind, audio, fields in spoken:
-            mixed = audio + scale_to(pool.noise(noise, len(audio)), np.mean(audio**2), snr) if noise else audio
+            mixed = pool.in_noise(audio, noise, snr) if noise else audio
             stream.add(mixed / max(1, np.abs(mixed).max()), kind, noise, snr, **fields)
     return stream
 

@@ -16,12 +16,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ..kokoro import Kokoro
 from ..train.mixing import scale_to
 from ..train.paths import DATA, RATE, REPOSITORY
 from ..train.synthesise import TEST_VOICES
 from .keywords import write
-from .spoken import kept
+from .spoken import kept, kokoro
 from .streams import Pool
 
 PHRASES = json.loads((Path(__file__).parent / "near_phrases.json").read_text())
@@ -31,7 +30,7 @@ PAUSE = 1.0  # seconds between utterances
 LEVEL = 0.08  # RMS
 
 
-def utterance(kokoro, phrase, voice):
+def utterance(phrase, voice):
     say = lambda: kokoro().say(phrase, "en-us" if voice[0] == "a" else "en-gb", voice)
     audio = kept(FOLDER / f"{phrase.replace(' ', '-')}@{voice}.wav", say)
     return audio * LEVEL / np.sqrt(np.mean(audio**2))
@@ -46,13 +45,11 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table of docs/keywords-figures.md")
     arguments = parser.parse_args()
     threshold = ["--threshold", arguments.threshold] if arguments.threshold else []
-    loaded = []
-    kokoro = lambda: loaded[0] if loaded else (loaded.append(Kokoro()) or loaded[0])
     spoken = sorted({*PHRASES, *(near for own in PHRASES.values() for near in own)})
     silence, parts, places, at = np.zeros(int(PAUSE * RATE), np.float32), [], [], 0
     for phrase in spoken:
         for voice in VOICES:
-            audio = utterance(kokoro, phrase, voice)
+            audio = utterance(phrase, voice)
             places.append((phrase, voice, at / RATE, (at + len(audio)) / RATE))
             parts += [audio, silence]
             at += len(audio) + len(silence)

@@ -26,6 +26,7 @@ from ..train.paths import HOP, PREPARED, RATE, REPOSITORY
 from ..train.texts import text_of
 from .keywords import write
 from .streams import KINDS as NOISES, Pool
+from .tables import numbers
 
 COUNT = 20
 PHONES = range(7, 17)
@@ -174,11 +175,6 @@ class Trial:
         return np.mean(counts, 0) / hours, hours
 
 
-def table(rows):
-    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=REPOSITORY / "target/release/bellis", type=Path)
@@ -213,12 +209,12 @@ def main():
     for kind in arguments.kinds:
         recalls, sentences = clean.recalls(kind)
         rows.append([kind, len(recalls), sentences, *(f"{mean:.2f}" for mean in recalls.mean(0))])
-    text += table(rows)
+    text += numbers(rows)
     rows = [["false accepts per hour and phrase in", "hours", *(f"enrolled for {rate}/h" for rate in REQUESTED)]]
     for kind in KINDS:
         rate, hours = clean.false_accepts(kind)
         rows.append([kind, f"{hours:.2f}", *(f"{each:.2f}" for each in rate)])
-    text += f"\n\n{table(rows)}"
+    text += f"\n{numbers(rows)}"
     if arguments.noise:
         at = RATES.index(REQUESTED[-1]), len(RATES) + len(REQUESTED) - 1
         named = lambda condition: "clean" if condition is None else f"{condition[0]}, {condition[1]} dB"
@@ -228,7 +224,7 @@ def main():
             rates = [trial.false_accepts(kind) for kind in KINDS]
             accepted = sum(rate[-1] * hours for rate, hours in rates) / sum(hours for _, hours in rates)
             rows.append([named(condition), *(f"{mean[at[0]]:.2f} / {mean[at[1]]:.2f}" for mean in means), f"{accepted:.2f}"])
-        text += f"\n\n{table(rows)}"
+        text += f"\n{numbers(rows)}"
     print(text)
     if arguments.write:
         write("phrases.py", text)

@@ -18,12 +18,12 @@ import numpy as np
 import soundfile
 
 from ..keywords.bundle import cut, group
-from ..kokoro import Kokoro
 from ..train.paths import DATA, HOP, RATE, REPOSITORY
 from .keywords import write
 from .near_phrases import LEVEL
-from .phrases import GROUPS, LEAST_SCORE, scores, sequences, spot, table, unreached, words_of
-from .spoken import kept
+from .phrases import GROUPS, LEAST_SCORE, scores, sequences, spot, unreached, words_of
+from .spoken import kept, kokoro
+from .tables import numbers
 
 KINDS = json.loads((Path(__file__).parent / "single_phrases.json").read_text())
 VOICES = ("zf_xiaobei", "zm_yunyang")  # that no training uses
@@ -41,12 +41,11 @@ def objects(kind):
 
 
 def commands(kind):
-    kokoro, out = None, []
+    out = []
     for phrase, phones in kind["phones"].items():
         for voice, speed in itertools.product(VOICES, SPEEDS):
             path = FOLDER / f"{phrase}@{voice}@{speed}.wav"
-            kokoro = kokoro or (None if path.exists() else Kokoro())
-            out.append((phrase, kept(path, lambda: kokoro.say(phones, "phones", voice, speed))))
+            out.append((phrase, kept(path, lambda: kokoro().say(phones, "phones", voice, speed))))
     return out
 
 
@@ -97,7 +96,7 @@ def main():
         by = "phones" if phones == len(own) else "takes by `espeak-ng`" if not phones else f"phones: {phones}"
         voices = f"{len(VOICES)}, synthetic" if "phones" in kind else "1, natural"
         rows.append([title, voices, len(own), by, f"{np.mean(best):.2f}", f"{np.mean(enrolled):.2f}", f"{np.mean(accepts):.2f}"])
-    text = f"{hours:.1f} hours of other speech.\n\n{table(rows)}"
+    text = f"{hours:.1f} hours of other speech.\n\n{numbers(rows)}"
     print(text)
     if arguments.write:
         write("single_phrases.py", text)

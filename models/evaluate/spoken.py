@@ -1,8 +1,17 @@
 """Synthesised utterances, kept from run to run in $BELLIS_DATA."""
 
+from functools import cache
+
 import soundfile
 
+from ..kokoro import Kokoro
 from ..train.paths import RATE
+
+
+@cache
+def kokoro():
+    """The synthesiser, loaded by the first utterance that is not there yet."""
+    return Kokoro()
 
 
 def kept(path, say):

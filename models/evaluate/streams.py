@@ -92,6 +92,10 @@ class Pool:
         }[kind]()
         return made * LEVEL / (made.std() + 1e-9)
 
+    def in_noise(self, audio, kind, snr):
+        """A clip with noise `snr` dB below it."""
+        return audio + scale_to(self.noise(kind, len(audio)), np.mean(audio**2), snr)
+
 
 KINDS = ("white", "pink", "babble", "public", "music", "events")
 
@@ -131,7 +135,7 @@ def noisy(pool, minutes):
     for kind in KINDS:
         for snr in SNRS:
             for clip, audio in clips:
-                mixed = audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr)
+                mixed = pool.in_noise(audio, kind, snr)
                 stream.add(mixed / max(1, np.abs(mixed).max()), f"{kind} {snr}", kind, snr, clip)
     return stream
 
@@ -151,7 +155,7 @@ def device(pool, clips, pause=0):
         if number % 2:
             kind = KINDS[rng.integers(len(KINDS))]
             snr = int(rng.integers(0, 20))
-            runs.append((audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr), "speech", kind, snr, fields))
+            runs.append((pool.in_noise(audio, kind, snr), "speech", kind, snr, fields))
         else:
             runs.append((audio, "speech", "", None, fields))
     for condition, left in (("silence", speech * 0.4 / 0.3 - pauses), ("noise", speech)):
@@ -192,7 +196,7 @@ def phones(pool, minutes):
             audio = pool.cut(sound, entry["start"] * HOP, entry["frames"] * HOP)
             kind, snr = noise(number)
             if kind:
-                audio = audio + scale_to(pool.noise(kind, len(audio)), np.mean(audio**2), snr)
+                audio = pool.in_noise(audio, kind, snr)
             condition = f"{split} {kind} {snr}" if kind else f"{split} clean"
             stream.add(audio / max(1, np.abs(audio).max()), condition, kind, snr, entry["clip"])
 

@@ -1,9 +1,15 @@
 """Markdown tables and numbers."""
 
 
-def table(head, rows):
+def table(head, rows, rest="---"):
+    """The columns after the first are aligned as `rest`."""
     line = lambda cells: "| " + " | ".join(str(cell) for cell in cells) + " |"
-    return "\n".join([line(head), line(["---"] * len(head)), *(line(row) for row in rows)]) + "\n"
+    return "\n".join([line(head), line(["---", *[rest] * (len(head) - 1)]), *(line(row) for row in rows)]) + "\n"
+
+
+def numbers(rows):
+    """A table of numbers, the first row being the head."""
+    return table(rows[0], rows[1:], "---:")
 
 
 def percent(value, digits=1):

@@ -12,7 +12,6 @@ import numpy as np
 import soundfile
 from scipy.signal import firwin, oaconvolve, resample_poly
 
-from models.train.mixing import scale_to
 from models.train.paths import HOP, RATE
 
 from .runs import segments
@@ -55,7 +54,7 @@ def in_noise(kind, seed=6):
     clips = [(s["clip"], audio[s["first"] * HOP : (s["first"] + s["frames"]) * HOP]) for s in segments("noisy") if s["condition"] == "clean"]
     for snr in SNRS:
         for clip, speech in clips:
-            mixed = speech + scale_to(pool.noise(kind, len(speech)), np.mean(speech**2), snr)
+            mixed = pool.in_noise(speech, kind, snr)
             stream.add(mixed / max(1, np.abs(mixed).max()), f"{kind} {snr}", kind, snr, clip)
     stream.write(kind)
 

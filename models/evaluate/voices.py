@@ -32,8 +32,9 @@ from ..train.label import WORST, WORST_UNSURE, align
 from ..train.paths import HOP, RATE, REPOSITORY
 from ..train.texts import UNSURE
 from .keywords import ENROLLED, padded, write
-from .phrases import LEAST_SCORE, UNREACHED, chosen, noisy, scores, sequences, spot, table, words_of
+from .phrases import LEAST_SCORE, UNREACHED, chosen, noisy, scores, sequences, spot, words_of
 from .streams import KINDS as NOISES
+from .tables import numbers
 
 ACCEPTS = 0.5  # per hour
 MOST = {False: 6, True: 10}  # phrases of a voice with recordings of its own, or of another one
@@ -232,7 +233,7 @@ def report(keywords, recalls, hours):
     conditions = list(dict.fromkeys(condition for _, _, condition in recalls))
     named = lambda condition: "clean" if condition is None else f"{condition[1]} dB"
     mean = lambda of, way, condition: f"{np.mean([recalls[keyword, way, condition] for keyword, *_ in of]):.2f}"
-    out = [f"{hours:.1f} hours of speech in all."]
+    out = [f"{hours:.1f} hours of speech in all.\n"]
     for others in (False, True):
         header = "recordings by another voice" if others else "recordings by the same voice"
         rows = [[header, "phrases", "sentences", *(f"{way}: {', '.join(map(named, conditions))}" for way in ways(others))]]
@@ -240,8 +241,8 @@ def report(keywords, recalls, hours):
         for title in [*titles, "all"]:
             of = [each for each in keywords if each[1] == others and title in (each[2], "all")]
             rows.append([title, len(of), sum(len(tests) for *_, tests in of), *(", ".join(mean(of, way, condition) for condition in conditions) for way in ways(others))])
-        out.append(table(rows))
-    return "\n\n".join(out)
+        out.append(numbers(rows))
+    return "\n".join(out)
 
 
 if __name__ == "__main__":

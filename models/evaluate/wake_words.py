@@ -17,14 +17,14 @@ import numpy as np
 import soundfile
 
 from ..keywords.bundle import cut, group
-from ..kokoro import Kokoro
 from ..train.mixing import scale_to
 from ..train.paths import DATA, RATE, REPOSITORY
 from .keywords import write
 from .near_phrases import VOICES
 from .phrases import KINDS, spot, unreached
-from .spoken import kept
+from .spoken import kept, kokoro
 from .streams import Pool
+from .tables import numbers
 
 WORDS = {"hey_jarvis": "hey jarvis", "alexa": "alexa", "hey_mycroft": "hey mycroft", "okay_nabu": "okay nabu"}
 SPEEDS = (0.9, 1.0, 1.15)
@@ -38,7 +38,7 @@ DEAD_TIME = 1.0  # seconds in which a word counts once
 CHUNK = 1280  # samples
 
 
-def utterance(kokoro, word, voice, speed):
+def utterance(word, voice, speed):
     say = lambda: kokoro().say(WORDS[word], "en-us" if voice[0] == "a" else "en-gb", voice, speed=speed)
     audio = kept(FOLDER / f"{word}@{voice}@{speed}.wav", say)
     return audio * LEVEL / np.sqrt(np.mean(audio**2))
@@ -46,13 +46,11 @@ def utterance(kokoro, word, voice, speed):
 
 def spoken():
     """All utterances with pauses, and [(word, start, end)] in seconds."""
-    loaded = []
-    kokoro = lambda: loaded[0] if loaded else (loaded.append(Kokoro()) or loaded[0])
     parts, places, at = [], [], 0
     for word in WORDS:
         for voice in VOICES:
             for speed in SPEEDS:
-                audio = np.r_[np.zeros(int(PAUSE * RATE), np.float32), utterance(kokoro, word, voice, speed)]
+                audio = np.r_[np.zeros(int(PAUSE * RATE), np.float32), utterance(word, voice, speed)]
                 places.append((word, (at + PAUSE * RATE) / RATE, (at + len(audio)) / RATE))
                 parts.append(audio)
                 at += len(audio)
@@ -175,9 +173,7 @@ def main():
                 row.append(", ".join(f"{np.mean(recalls):.2f}" for recalls in both))
             rows.append(row)
             print(" | ".join(row), flush=True)
-    rows.insert(1, ["---", *["---:"] * (len(rows[0]) - 1)])
-    text = f"{hours:.1f} hours of other speech; {len(places) // len(WORDS)} utterances of each word.\n\n"
-    text += "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    text = f"{hours:.1f} hours of other speech; {len(places) // len(WORDS)} utterances of each word.\n\n{numbers(rows)}"
     print(text)
     if arguments.write:
         write("wake_words.py", text)

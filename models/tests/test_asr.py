@@ -6,7 +6,7 @@ import pytest
 from models.evaluate import asr
 from models.evaluate.asr_streams import active_level
 from models.evaluate.measures import at_cost, ratio
-from models.evaluate.streams import KINDS, device
+from models.evaluate.streams import KINDS, Pool, device
 from models.train.paths import HOP, RATE
 
 
@@ -56,7 +56,7 @@ def test_silence_does_not_change_the_active_level():
     assert active_level(padded) == pytest.approx(0.03, rel=0.02)
 
 
-class Quiet:
+class Quiet(Pool):
     """A pool whose noise is a constant."""
 
     def __init__(self):

@@ -24,7 +24,7 @@ from .texts import labels, text_of
 
 GROUP, PAUSE = "speech.probe", "pau"
 WITHIN = (20, 40, 60)  # ms
-# Classes: the labels' phones and the inventory's. Stress, softness and the degree of a vowel's reduction are not told apart.
+# Classes: the labels' phones and the inventory's. Stress, softness and the degree of a vowel's reduction are not distinguished.
 CLASSES = {
     "a": ("a aa ay oo", "a ɑ ʌ ə o ɔ"), "i": ("i ii y yy e ee ae", "i ɪ ɨ y e ɛ"), "u": ("u uu ur", "u ʊ"),
     "t͡s": ("c", "t͡s"), "ʃ": ("sh sch", "ʃ"), "t͡ʃ": ("ch", "t͡ʃ d͡ʒ"), "ʒ": ("zh", "ʒ"), "x": ("h hh", "x"), "n": ("n nn", "n ŋ"),

@@ -27,8 +27,8 @@ from .texts import UNSURE, text_of
 
 CHUNK, WINDOW, WARM_UP = 32, 1024, 256  # frames: a window's first ones only give context
 WORST = 1.2  # nats per frame by which the text may be less likely than the model's own reading
-PAUSE = 5  # frames: a shorter one between phones may be none (docs/notes/training.md, "Accuracy of the alignment")
 WORST_UNSURE = 0.3  # the same for texts that are often not what is said
+PAUSE = 5  # frames: a shorter one between phones may be none (docs/notes/training.md, "Accuracy of the alignment")
 
 
 def model_of(path):
@@ -139,7 +139,7 @@ def worst(entry):
 
 
 def whole(model, sound, name):
-    """(units [T], log-probabilities of the CTC branch [T, V] and of the frame head [T, V] or None) of a group's sound."""
+    """(units [T], log-probabilities of the CTC branch [T, V] and of the frame head [T, V] or None) of a group's audio."""
     frames = len(sound) // HOP
     units = np.zeros(frames, np.uint16)
     ctc = np.zeros((frames, len(VOCABULARY)), np.float16)

@@ -49,8 +49,8 @@ pub fn consumers(settings: &Settings, pack: &Pack, encoder: &Arc<Encoder>) -> an
 }
 
 /// The files that a run writes.
-pub fn output_paths(settings: &Settings, consumers: &[Asked]) -> Vec<PathBuf> {
-    consumers.iter().flat_map(|one| one.spec.files()).chain(settings.report.clone()).collect()
+pub fn output_paths<'a>(settings: &Settings, consumers: impl IntoIterator<Item = &'a Asked>) -> Vec<PathBuf> {
+    consumers.into_iter().flat_map(|one| one.spec.files()).chain(settings.report.clone()).collect()
 }
 
 /// The files of a pack.

@@ -114,11 +114,11 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     /// The consumers at the start. Their existing files are renamed at once, so that one that cannot be written is reported at once.
     pub fn consumers(&self) -> anyhow::Result<Vec<NamedConsumer>> {
         let asked = wanted_consumers(&self.current)?;
-        let made = asked.iter().map(|one| self.consumer(one, &self.current)).collect::<anyhow::Result<_>>()?;
+        let outputs: Arc<[PathBuf]> = output_paths(&self.current, &asked).into();
+        let made = asked.iter().map(|one| self.consumer(one, &self.current, &outputs)).collect::<anyhow::Result<_>>()?;
         // No file is renamed before all outputs are known to be usable.
         asked.iter().try_for_each(|one| check_writable(&one.spec))?;
         asked.iter().try_for_each(|one| check_unclaimed(&one.spec))?;
-        let outputs = output_paths(&self.current, &asked);
         for Asked { spec, .. } in &asked {
             set_aside(spec, &outputs)?;
             create_file(spec)?;
@@ -126,7 +126,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
         Ok(made)
     }
 
-    fn consumer(&self, asked: &Asked, settings: &Settings) -> anyhow::Result<NamedConsumer> {
+    fn consumer(&self, asked: &Asked, settings: &Settings, outputs: &Arc<[PathBuf]>) -> anyhow::Result<NamedConsumer> {
         let keywords = keyword_state(&asked.spec, settings);
         let inner = match services::consumer(asked, settings, &self.pack, &self.encoder, &self.reports)? {
             Some(consumer) => consumer,
@@ -136,8 +136,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
             }
         };
         let (open, searched) = (self.open.clone(), self.searched.clone());
-        let outputs = output_paths(settings, &wanted_consumers(settings)?);
-        let output = Output { asked: asked.clone(), outputs, inner, open, keywords, searched };
+        let output = Output { asked: asked.clone(), outputs: outputs.clone(), inner, open, keywords, searched };
         Ok(NamedConsumer { label: asked.label.clone(), consumer: Box::new(output) })
     }
 
@@ -173,10 +172,11 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Configuration<R> {
     fn changes_of(&mut self, wanted: Settings, stay: Vec<Asked>, fresh: Vec<Asked>) -> anyhow::Result<Reload> {
         let policy = wanted.policy(&self.pack)?;
         let session = run_options(&wanted, &self.pack)?.session;
+        let outputs: Arc<[PathBuf]> = output_paths(&wanted, stay.iter().chain(&fresh)).into();
         let keep = stay.into_iter().map(|one| one.label).collect();
         fresh.iter().try_for_each(|one| check_writable(&one.spec))?;
         fresh.iter().filter(|one| !self.writes(one)).try_for_each(|one| check_unclaimed(&one.spec))?;
-        let join = fresh.iter().map(|one| self.consumer(one, &wanted)).collect::<anyhow::Result<_>>()?;
+        let join = fresh.iter().map(|one| self.consumer(one, &wanted, &outputs)).collect::<anyhow::Result<_>>()?;
         // Another source would not know what the present one has sent.
         let same = wanted.neighbours == self.current.neighbours && wanted.policy_spec() == self.current.policy_spec();
         let adjust = if same { None } else { self.prepare_neighbours(&wanted)? };
@@ -256,7 +256,7 @@ impl<R: FnMut() -> anyhow::Result<Settings>> Reloader for Configuration<R> {
 struct Output {
     asked: Asked,
     /// The files of all consumers, and of the report.
-    outputs: Vec<PathBuf>,
+    outputs: Arc<[PathBuf]>,
     inner: Box<dyn Consumer>,
     open: OpenFiles,
     /// The keywords as they were read.

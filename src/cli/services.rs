@@ -8,6 +8,7 @@ use bellis::engine::Encoder;
 use bellis::pack::Pack;
 
 use super::consumers::Asked;
+use super::keywords::{self, Missing};
 use super::settings::Settings;
 
 #[cfg(feature = "home")]
@@ -52,13 +53,7 @@ pub fn consumer(
 ) -> anyhow::Result<Option<Box<dyn Consumer>>> {
     Ok(match &*asked.label {
         SEARCH => {
-            let lines = super::keywords::consumer(
-                (None, super::keywords::Missing::Allowed),
-                settings,
-                pack,
-                encoder,
-                (std::io::sink(), SEARCH),
-            )?;
+            let lines = keywords::consumer((None, Missing::Allowed), settings, pack, encoder, (std::io::sink(), SEARCH))?;
             Some(Box::new(lines.observer(reports.keywords.clone())))
         }
         #[cfg(feature = "home")]

@@ -61,7 +61,9 @@ impl Drop for FailureGuard {
         if !self.whole {
             self.dead.store(true, Ordering::Release);
             self.counters.set_failed(true);
-            (0..usize::from(self.in_hand)).for_each(|_| self.counters.count_dropped());
+            if self.in_hand {
+                self.counters.count_dropped();
+            }
             self.queue.try_iter().for_each(|_| self.counters.count_dropped());
             self.failed.stop();
         }
@@ -102,9 +104,14 @@ pub(super) fn start(
     let (requirements, on_overflow) = (consumer.requires(), consumer.on_overflow(stream.live));
     let dead = Arc::<AtomicBool>::default();
     let (running, ended) = bounded(0);
-    let queue = receiver.clone();
-    let (own, dead_too) = (counters.clone(), dead.clone());
-    let mut guard = FailureGuard { whole: true, in_hand: false, queue, counters: own, dead: dead_too, failed: failed.clone() };
+    let mut guard = FailureGuard {
+        whole: true,
+        in_hand: false,
+        queue: receiver.clone(),
+        counters: counters.clone(),
+        dead: dead.clone(),
+        failed: failed.clone(),
+    };
     let name = format!("consumer-{}", counters.name());
     let handle = thread::Builder::new().name(name).spawn(move || {
         let _running = running;

@@ -234,12 +234,11 @@ impl Mpeg {
             frame_bytes: 0,
             reservoir: None,
             held: Vec::new(),
-            before: 0,
+            // A stream that was joined late begins with a part of a frame; more than that is damage.
+            before: before / header.bytes as u64 * header.samples(),
             ended: false,
         };
         mpeg.take_info(&header)?;
-        // A stream that was joined late begins with a part of a frame; more than that is damage.
-        mpeg.before = before / header.bytes as u64 * header.samples();
         Ok(mpeg)
     }
 

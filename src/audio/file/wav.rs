@@ -2,8 +2,8 @@
 //! meaningless sizes, and ALSA's `S24_LE` has the tag of packed 24-bit samples.
 
 use super::bytes::Bytes;
-use super::detect::is_container;
-use super::{Failure, Layout, Piece, Stream, detect};
+use super::detect::{self, is_container};
+use super::{Failure, Layout, Piece, Stream};
 
 /// Maximum size of the chunks in front of the audio.
 const HEADER_LIMIT_BYTES: u64 = 64 << 20;
