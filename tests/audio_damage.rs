@@ -162,6 +162,32 @@ fn unfinished_headers_are_not_damage() {
 }
 
 #[test]
+fn unfinished_headers_of_adpcm_and_aiff_are_not_damage() {
+    let expected = (played(&data("adpcm.wav")).whole(), played(&data("speech.aiff")).whole());
+    let place = |bytes: &[u8], id: &[u8; 4]| bytes.windows(4).position(|window| window == id).unwrap() + 4;
+    for (file, audio) in [(0, 0), (u32::MAX, u32::MAX), (0x8000_0024, 0x8000_0000), (0x7f00_0036, 0x7f00_0008)] {
+        let (mut adpcm, mut aiff) = (data("adpcm.wav"), data("speech.aiff"));
+        let (at, sound) = (place(&adpcm, b"data"), place(&aiff, b"SSND"));
+        for (at, size) in [(4, file), (at, audio)] {
+            adpcm[at..at + 4].copy_from_slice(&size.to_le_bytes());
+        }
+        for (at, size) in [(4, file), (sound, audio)] {
+            aiff[at..at + 4].copy_from_slice(&size.to_be_bytes());
+        }
+        assert!(played(&adpcm).whole() == expected.0 && played(&aiff).whole() == expected.1, "{file:#x} {audio:#x}");
+    }
+    let mut empty = data("speech.aiff");
+    let sound = place(&empty, b"SSND");
+    empty.truncate(sound);
+    empty.extend(b"\0\0\0\0NAME\0\0\0\x04lamp");
+    let error = pipe(&empty).err().expect("was read");
+    assert!(error.to_string().contains("no samples"), "{error}");
+    let mut cut = data("speech.aiff");
+    cut.truncate(cut.len() - 2_000);
+    assert!(played(&cut).damage().contains("cut off at sample 8600 (0.54 s): the header declares 1000 more"));
+}
+
+#[test]
 fn an_empty_wav_is_an_error_and_a_short_one_is_reported_as_cut_off() {
     let empty = wav(&S16, b"LIST\x04\0\0\0INFO");
     let error = pipe(&empty).err().expect("was read");

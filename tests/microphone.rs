@@ -281,7 +281,7 @@ fn enrolled_by_voice(pulse: &Pulse) -> Result<(), String> {
     let keywords = folder.path().join("keywords");
     let mut child = pulse
         .command(env!("CARGO_BIN_EXE_bellis"))
-        .args(["enroll", "several", "--record", "3", "--threshold", "0.8", "--folder"])
+        .args(["enroll", "several", "--record", "3", "--channel", "auto", "--threshold", "0.8", "--folder"])
         .arg(&keywords)
         .current_dir(common::repository(""))
         .env_remove("RUST_LOG")

@@ -21,6 +21,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::files::{check_folder, existing};
 use super::record::record;
+use super::settings::Channel;
 use super::signals::stop_on_signals;
 use super::source::gain_db;
 use super::{locate, table};
@@ -63,9 +64,9 @@ pub struct Enroll {
     /// Channels of the microphone; as in `bellis run`
     #[arg(long, value_name = "COUNT", requires = "record")]
     channels: Option<u16>,
-    /// The channel to record, from 1 [default: the mean of all]
-    #[arg(long, value_name = "NUMBER", requires = "record", value_parser = clap::value_parser!(u16).range(1..))]
-    channel: Option<u16>,
+    /// Channel to record, from 1, or `auto` [default: the mean of all]; as in `bellis run`
+    #[arg(long, value_name = "NUMBER", requires = "record")]
+    channel: Option<Channel>,
     /// Fixed gain of the microphone, decibels; as in `bellis run`
     #[arg(long, value_name = "DB", allow_hyphen_values = true, requires = "record")]
     gain_db: Option<f32>,
@@ -200,7 +201,7 @@ impl Enroll {
     fn recorded(&self, count: usize, enroller: &Enroller, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
         let mut takes: Vec<Enrolment> = Vec::new();
         errln!("say \"{}\" {count} times, with a pause after each", self.say.as_ref().unwrap_or(&self.name));
-        let pick = self.channel.map_or(ChannelPick::MixDown, |channel| ChannelPick::Channel(channel - 1));
+        let pick = self.channel.map_or(Ok(ChannelPick::MixDown), Channel::pick)?;
         let microphone =
             MicrophoneOptions { device: self.device.clone(), channels: self.channels, pick, ..MicrophoneOptions::default() };
         record(microphone, gain_db(self.gain_db)?, enroller.encoder().audio().sample_rate, stop, |audio| {

@@ -53,6 +53,17 @@ fn auto<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<(), D::Erro
     if word == "auto" { Ok(()) } else { Err(serde::de::Error::custom("not auto")) }
 }
 
+impl Channel {
+    /// What it selects.
+    pub fn pick(self) -> anyhow::Result<ChannelPick> {
+        Ok(match self {
+            Self::Auto => ChannelPick::Auto,
+            Self::Number(0) => bail!("--channel must be at least 1: channels are counted from 1"),
+            Self::Number(channel) => ChannelPick::Channel(channel - 1),
+        })
+    }
+}
+
 impl std::str::FromStr for Channel {
     type Err = String;
 
@@ -478,12 +489,7 @@ impl Settings {
 
     /// Channel selection.
     pub fn channel_pick(&self) -> anyhow::Result<ChannelPick> {
-        Ok(match self.channel {
-            None => ChannelPick::MixDown,
-            Some(Channel::Auto) => ChannelPick::Auto,
-            Some(Channel::Number(0)) => bail!("--channel must be at least 1: channels are counted from 1"),
-            Some(Channel::Number(channel)) => ChannelPick::Channel(channel - 1),
-        })
+        self.channel.map_or(Ok(ChannelPick::MixDown), Channel::pick)
     }
 
     /// The input.

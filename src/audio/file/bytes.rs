@@ -47,6 +47,13 @@ impl Bytes {
         Ok(self.buffered())
     }
 
+    /// Replaces buffered bytes, `at` bytes ahead.
+    pub fn overwrite<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        if let Some(place) = self.buffer[self.start..].get_mut(at..at + N) {
+            place.copy_from_slice(&bytes);
+        }
+    }
+
     /// Drops `count` buffered bytes.
     pub fn consume(&mut self, count: usize) {
         let count = count.min(self.buffer.len() - self.start);

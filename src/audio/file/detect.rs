@@ -131,7 +131,7 @@ pub(super) fn open(mut bytes: Bytes) -> Result<Box<dyn Stream>, Failure> {
         return Ok(Box::new(ogg::Ogg::open(bytes)?));
     }
     if other::detect_aiff(head) {
-        return Ok(Box::new(other::Other::open(bytes, "aiff")?));
+        return Ok(Box::new(other::open_aiff(bytes)?));
     }
     let within_ogg = ogg::contains_page(head);
     // ADTS, and the other layers of MPEG audio.

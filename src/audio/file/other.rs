@@ -11,6 +11,7 @@ use symphonia::core::io::{MediaSourceStream, ReadOnlySource};
 use symphonia::core::meta::MetadataOptions;
 
 use super::bytes::Bytes;
+use super::wav::known_size;
 use super::{Failure, Layout, Piece, Stream};
 
 pub(super) struct Other {
@@ -32,8 +33,40 @@ impl Read for Shared {
     }
 }
 
+/// Chunks that can follow an empty `SSND` chunk of AIFF; any other bytes are audio.
+const CHUNKS_AFTER_SOUND: [&[u8; 4]; 12] =
+    [b"COMM", b"MARK", b"INST", b"COMT", b"NAME", b"AUTH", b"(c) ", b"ANNO", b"AESD", b"MIDI", b"APPL", b"ID3 "];
+/// Maximum size of the chunks in front of the audio of AIFF.
+const HEADER_LIMIT_BYTES: u64 = 64 << 20;
+/// A size of audio that no pipe reaches, even and less than that of the file.
+const ENDLESS: u32 = 0x7fff_fffe;
+
 pub(super) fn detect_aiff(head: &[u8]) -> bool {
     head.len() >= 12 && head.starts_with(b"FORM") && matches!(&head[8..12], b"AIFF" | b"AIFC")
+}
+
+/// Opens AIFF. Programs that write to a pipe, or were killed, have not filled in the sizes of the file and its audio, at which the reader would stop.
+pub(super) fn open_aiff(mut bytes: Bytes) -> Result<Other, Failure> {
+    bytes.overwrite(4, u32::MAX.to_be_bytes());
+    let (mut at, mut endless) = (12usize, false);
+    while let Some(chunk) = bytes.fill(at + 8)?.get(at..at + 8) {
+        let size = u32::from_be_bytes([chunk[4], chunk[5], chunk[6], chunk[7]]);
+        if chunk.starts_with(b"SSND") {
+            let audio = at + 8;
+            endless = known_size(&mut bytes, audio, u64::from(size), &CHUNKS_AFTER_SOUND)?.is_none();
+            if endless {
+                bytes.overwrite(at + 4, ENDLESS.to_be_bytes());
+            }
+            break;
+        }
+        let next = at as u64 + 8 + u64::from(size) + u64::from(size % 2);
+        if next > HEADER_LIMIT_BYTES {
+            return Err(Failure::Malformed(format!("has a header chunk of {size} bytes")));
+        }
+        at = next as usize;
+    }
+    let opened = Other::open(bytes, "aiff")?;
+    Ok(Other { announced: opened.announced.filter(|_| !endless), ..opened })
 }
 
 impl Other {

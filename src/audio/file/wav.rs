@@ -12,12 +12,12 @@ const FORMAT_LIMIT_BYTES: u32 = 1 << 16;
 /// Bytes decoded at a time.
 const BLOCK_BYTES: usize = 16 << 10;
 /// Sizes that recorders write if the length is unknown, minus their own header and rounded down to frames.
-const UNKNOWN_SIZES: [u32; 3] = [0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
+const UNKNOWN_SIZES: [u32; 4] = [0x7f00_0008, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 /// Metadata after audio of a declared size is at most this long.
 const LONGEST_TAIL_BYTES: u64 = 16 << 20;
 /// Audio of a file by which the alignment of 24-bit samples is decided: five seconds and more.
 const ALIGNMENT_BYTES: usize = 1 << 20;
-/// Sizes up to this much below one of [`UNKNOWN_SIZES`] also mean "unknown": sox writes 0x7ffff000.
+/// Sizes up to this much below one of [`UNKNOWN_SIZES`] also mean "unknown": sox writes 0x7ffff000, and 0x7f000008 in AIFF.
 const UNKNOWN_BELOW: u32 = 0x1000;
 /// Chunks that can follow an empty `data` chunk; any other bytes are audio.
 const CHUNKS_AFTER_DATA: [&[u8; 4]; 20] = [
@@ -103,6 +103,11 @@ impl Wav {
                         return Err(Failure::Malformed("has its `data` chunk before its `fmt ` chunk".into()));
                     };
                     if matches!(format.tag, 0x0002 | 0x0011) {
+                        // The other reader stops at the size of the file and not only of the audio; it reads to the end if both are the largest.
+                        bytes.overwrite(4, u32::MAX.to_le_bytes());
+                        if known_size(&mut bytes, at + 8, u64::from(size), &CHUNKS_AFTER_DATA)?.is_none() {
+                            bytes.overwrite(at + 4, u32::MAX.to_le_bytes());
+                        }
                         return Ok(Opened::Other(bytes));
                     }
                     let size = if is_rf64 && size == u32::MAX { data_size_64 } else { Some(u64::from(size)) };
@@ -138,24 +143,9 @@ impl Wav {
     fn new(mut bytes: Bytes, format: &Format, size: Option<u64>) -> Result<Self, Failure> {
         let (coding, frame_bytes) = format.coding()?;
         let layout = Layout { rate: format.rate, channels: format.channels };
-        let unknown = |size: u64| {
-            u32::try_from(size)
-                .is_ok_and(|size| UNKNOWN_SIZES.iter().any(|unknown| size <= *unknown && unknown - size < UNKNOWN_BELOW))
-        };
         let left = match size {
             None => None,
-            Some(0) => {
-                let next = bytes.fill(8)?;
-                if next.is_empty() || CHUNKS_AFTER_DATA.iter().any(|id| next.starts_with(*id)) {
-                    return Err(Failure::Malformed("contains no samples".into()));
-                }
-                None
-            }
-            // A file that really has this length keeps its size; one that is longer than the header can say is read to its end.
-            Some(size) if unknown(size) && bytes.left().is_none_or(|left| left < size || left - size > LONGEST_TAIL_BYTES) => {
-                None
-            }
-            Some(size) => Some(size),
+            Some(size) => known_size(&mut bytes, 0, size, &CHUNKS_AFTER_DATA)?,
         };
         let announced = match left {
             Some(left) => Some(left / frame_bytes as u64),
@@ -163,6 +153,24 @@ impl Wav {
         };
         Ok(Self { bytes, layout, coding, frame_bytes, left, announced })
     }
+}
+
+/// The declared size of the audio that begins `at` bytes ahead, or `None` if it is one of those that stand for an unknown length. One of `chunks`
+/// may follow audio of size 0.
+pub(super) fn known_size(bytes: &mut Bytes, at: usize, size: u64, chunks: &[&[u8; 4]]) -> Result<Option<u64>, Failure> {
+    if size == 0 {
+        let next = bytes.fill(at + 8)?.get(at..).unwrap_or_default();
+        if next.is_empty() || chunks.iter().any(|id| next.starts_with(*id)) {
+            return Err(Failure::Malformed("contains no samples".into()));
+        }
+        return Ok(None);
+    }
+    let unknown = u32::try_from(size)
+        .is_ok_and(|size| UNKNOWN_SIZES.iter().any(|unknown| size <= *unknown && unknown - size < UNKNOWN_BELOW));
+    // A file that really has this length keeps its size; one that is longer than the header can say is read to its end.
+    let left = bytes.left().map(|left| left.saturating_sub(at as u64));
+    let wrong = left.is_none_or(|left| left < size || left - size > LONGEST_TAIL_BYTES);
+    Ok(Some(size).filter(|_| !(unknown && wrong)))
 }
 
 impl Format {
