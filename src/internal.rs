@@ -15,6 +15,8 @@ pub use crate::engine::{EncoderState, Pass, WindowSpan};
 pub use crate::exit::evidence::Measurer;
 #[cfg(feature = "runtime")]
 pub use crate::output::{RunFile, check_outputs, claim, replace_file};
+#[cfg(feature = "runtime")]
+pub use crate::runtime::level::LevelMeter;
 pub use crate::stream::chunker::{Chunk, Chunker};
 pub use crate::toml_file::{nearest, read as read_toml};
 

@@ -111,6 +111,7 @@ fn the_input_level_is_in_the_summary_and_a_bad_one_is_reported_once_with_its_rem
         let warnings: Vec<String> = text.lines().filter(|line| line.contains("WARN")).map(str::to_owned).collect();
         (text.lines().find(|line| line.starts_with("  level ")).unwrap().to_owned(), warnings)
     };
+    let after = |text: &str, name: &str| text.split_once(name).unwrap().1.split([' ', ',']).next().unwrap().parse().unwrap();
     let speech = common::speech();
     let loudness = |factor: f32| speech.iter().cycle().take(25 * 16_000).map(|sample| factor * sample).collect::<Vec<f32>>();
 
@@ -122,12 +123,13 @@ fn the_input_level_is_in_the_summary_and_a_bad_one_is_reported_once_with_its_rem
     let (_, warnings) = run(&loudness(40.0), &[]);
     assert!(matches!(&warnings[..], [one] if one.contains("clipped; lower the capture volume")), "{warnings:?}");
     let (_, warnings) = run(&loudness(0.03), &[]);
-    let gain = match &warnings[..] {
-        [one] => one.split_once("gain-db = ").unwrap().1.trim_end_matches('`').to_owned(),
-        _ => panic!("{warnings:?}"),
-    };
-    let (level, warnings) = run(&loudness(0.03), &["--gain-db", &gain]);
-    assert!(level.contains(&format!("gain +{gain}.0 dB")) && warnings.is_empty(), "{level}: {warnings:?}");
+    assert!(matches!(&warnings[..], [one] if one.contains("set `gain-db = \"auto\"`")), "{warnings:?}");
+    let (level, warnings) = run(&loudness(0.03), &["--gain-db", "20"]);
+    assert!(level.contains("gain +20.0 dB") && warnings.is_empty(), "{level}: {warnings:?}");
+    let (level, warnings) = run(&loudness(0.03), &["--gain-db", "auto"]);
+    let (active, gain): (f64, f64) = (after(&level, "active "), after(&level, "gain +"));
+    assert!((active + gain + 30.0).abs() < 4.0 && warnings.is_empty(), "{level}: {warnings:?}");
+    refused(&["run", "--gain-db", "loud"], &["a gain is a number of decibels, or `auto`"]);
     refused(&["run", "--gain-db", "-61"], &["gain_db must be between -60 and 60, got -61 (--gain-db)"]);
 }
 

@@ -9,7 +9,7 @@ use bellis::audio::{AudioError, AudioErrorKind, EventSender, Resampler, RingWrit
 use bellis::consumer::{Consumer, ConsumerError, OnOverflow};
 use bellis::exit::{PolicyName, PolicySpec, Reason};
 use bellis::internal::{ScriptedSource, Step};
-use bellis::runtime::{RunBuilder, RunError, RunOptions, RunReport, StopFlag};
+use bellis::runtime::{InputGain, RunBuilder, RunError, RunOptions, RunReport, StopFlag};
 use bellis::stream::{Representation, Session, SessionOptions};
 use common::{Collect, default_pack, deviation, speech};
 use proptest::prelude::*;
@@ -59,7 +59,8 @@ fn a_quiet_source_with_gain_gives_the_representations_of_a_loud_one_and_reports_
     let run = |audio: &[f32], gain_db: f32| {
         let collect = Collect::default();
         let source = ScriptedSource::in_callbacks(48_000, false, audio, &[960]);
-        let report = stream(source, &options().gain_db(gain_db), vec![Box::new(collect.clone())], &StopFlag::default());
+        let report =
+            stream(source, &options().gain(InputGain::Fixed(gain_db)), vec![Box::new(collect.clone())], &StopFlag::default());
         report.outcome.unwrap();
         (collect.take(), report.summary.level.unwrap())
     };

@@ -115,13 +115,15 @@ def noise(pack, policies):
 
 
 def levels(pack, default):
-    """{dBFS: {"ratio": {kind: error relative to that at LEVEL, full depth}, "depth": mean exit layer of the default policy}}"""
+    """{dBFS: {"ratio": {kind: error relative to that at LEVEL, full depth}, "raised": the same with automatic gain, "depth": mean exit layer of the default policy}}"""
     parts, full, exits = segments("asr_levels"), run(pack, "asr_levels", "never"), run(pack, "asr_levels", default)
-    at = {(kind, level): error(parts, full.wrong, lambda s: (s["condition"], s["level"]) == (kind, level))[0] for kind in AT_LEVELS for level in LEVELS}
+    raised = run(pack, "asr_levels", "never --gain-db auto")
+    at = lambda found, kind, level: error(parts, found.wrong, lambda s: (s["condition"], s["level"]) == (kind, level))[0]
+    ratios = lambda found, level: {kind: at(found, kind, level) / at(full, kind, LEVEL) for kind in AT_LEVELS}
     out = {}
     for level in LEVELS:
         depths, frames = pool(exits.layers, parts, lambda s: s["level"] == level)
-        out[level] = {"ratio": {kind: at[kind, level] / at[kind, LEVEL] for kind in AT_LEVELS}, "depth": float(np.average(depths, weights=frames))}
+        out[level] = {"ratio": ratios(full, level), "raised": ratios(raised, level), "depth": float(np.average(depths, weights=frames))}
     return out
 
 
@@ -199,7 +201,9 @@ def main():
         figures["level"] = levels(arguments.pack, figures["default"])
         figures["utterances"] = utterances(arguments.pack)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / f"{manifest['name']}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+    written = json.dumps(figures, indent=1, ensure_ascii=False)
+    (arguments.out / f"{manifest['name']}.json").write_text(written + "\n")
+    figures = json.loads(written)
     (arguments.out / f"{manifest['name']}.md").write_text(page(figures))
     if not arguments.policies:
         plots.phones_at_equal_compute(figures, arguments.out / manifest["name"])

@@ -33,7 +33,7 @@ def languages(figures):
 
 def noise(figures):
     rows = [
-        [kind if number == 0 else "", f"`{policy}`", *(percent(found[snr]) for snr in SNRS)]
+        [kind if number == 0 else "", f"`{policy}`", *(percent(found[str(snr)]) for snr in SNRS)]
         for kind, by_policy in figures["noise"].items() for number, (policy, found) in enumerate(by_policy.items())
     ]
     return table(["speech", "policy", *(f"{snr} dB" for snr in SNRS)], rows)
@@ -47,8 +47,8 @@ def equal_compute(figures, stream):
 
 def levels(figures):
     kinds = list(next(iter(figures["level"].values()))["ratio"])
-    rows = [[f"{level}", *(f"{found['ratio'][kind]:.2f}" for kind in kinds), f"{found['depth']:.2f}"] for level, found in figures["level"].items()]
-    return table(["active level, dBFS", *kinds, f"mean exit layer of `{figures['default']}`"], rows)
+    rows = [[f"{level}", *(f"{found[gain][kind]:.2f}" for gain in ("ratio", "raised") for kind in kinds), f"{found['depth']:.2f}"] for level, found in figures["level"].items()]
+    return table(["active level, dBFS", *kinds, *(f"{kind}, `--gain-db auto`" for kind in kinds), f"mean exit layer of `{figures['default']}`"], rows)
 
 
 def more(figures):
@@ -79,7 +79,7 @@ On a device-like stream (30 % speech, half of it in noise; 40 % silence; 30 % no
 
 ## Level
 
-Phone error at full depth relative to that at −30 dBFS, clean, by the active level of the speech. At −10 dBFS, peaks are clipped.
+Phone error at full depth relative to that at −30 dBFS, clean, by the active level of the speech. From −20 dBFS, peaks are clipped.
 
 {levels(figures)}
 ## Utterances

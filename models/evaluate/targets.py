@@ -85,11 +85,12 @@ def level(asr):
     """Rows on quiet and loud speech."""
     found = {dbfs: row for dbfs, row in asr.get("level", {}).items() if LEVELS[0] <= float(dbfs) <= LEVELS[1]}
     if AS_RECORDED in found:
-        worst = {dbfs: max(row["ratio"].values()) for dbfs, row in found.items()}
-        at = max(worst, key=worst.get)
+        worst = lambda gain, highest: max((max(row[gain].values()), dbfs) for dbfs, row in found.items() if float(dbfs) <= highest)
         changes = [row["depth"] / found[AS_RECORDED]["depth"] for row in found.values()]
         where = f"{LEVELS[0]} to {LEVELS[1]} dBFS, relative to {AS_RECORDED} dBFS".replace("-", "−")
-        yield f"phone error of speech at {where}", f"≤ {LEVEL}", f"{worst[at]:.2f} (at {at} dBFS)".replace("-", "−"), worst[at] <= LEVEL
+        rows = ((f"phone error of speech at {where}", worst("ratio", LEVELS[1])), (f"the same with `--gain-db auto`, up to −{AS_RECORDED[1:]} dBFS", worst("raised", float(AS_RECORDED))))
+        for title, (ratio, at) in rows:
+            yield title, f"≤ {LEVEL}", f"{ratio:.2f} (at {at} dBFS)".replace("-", "−"), ratio <= LEVEL
         yield "depth of `gain` at the same levels", f"{2 - LEVEL:.2f} to {LEVEL}", f"{min(changes):.2f} to {max(changes):.2f}", 2 - LEVEL <= min(changes) and max(changes) <= LEVEL
 
 

@@ -15,15 +15,14 @@ use bellis::keyword::{
     expected_false_accepts, expected_recall, false_accepts_of, find, load, weaknesses,
 };
 use bellis::pack::Pack;
-use bellis::runtime::StopFlag;
+use bellis::runtime::{InputGain, StopFlag};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::files::{check_folder, existing};
 use super::record::record;
-use super::settings::Channel;
+use super::settings::{Channel, Gain};
 use super::signals::stop_on_signals;
-use super::source::gain_db;
 use super::{locate, table};
 
 /// Minutes of background speech below which a threshold is doubtful.
@@ -67,9 +66,9 @@ pub struct Enroll {
     /// Channel to record, from 1, or `auto` [default: the mean of all]; as in `bellis run`
     #[arg(long, value_name = "NUMBER", requires = "record")]
     channel: Option<Channel>,
-    /// Fixed gain of the microphone, decibels; as in `bellis run`
+    /// Gain of the microphone, decibels, or `auto`; as in `bellis run`
     #[arg(long, value_name = "DB", allow_hyphen_values = true, requires = "record")]
-    gain_db: Option<f32>,
+    gain_db: Option<Gain>,
     /// Pack: a folder, or the name of a bundled one
     #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
     pack: PathBuf,
@@ -204,7 +203,8 @@ impl Enroll {
         let pick = self.channel.map_or(Ok(ChannelPick::MixDown), Channel::pick)?;
         let microphone =
             MicrophoneOptions { device: self.device.clone(), channels: self.channels, pick, ..MicrophoneOptions::default() };
-        record(microphone, gain_db(self.gain_db)?, enroller.encoder().audio().sample_rate, stop, |audio| {
+        let gain = self.gain_db.map_or(Ok(InputGain::default()), Gain::checked)?;
+        record(microphone, gain, enroller.encoder().audio().sample_rate, stop, |audio| {
             let number = takes.len() + 1;
             let outcome = enroller.take(&Take { source: format!("take {number}"), origin: Origin::Recording, audio })?;
             let alike =

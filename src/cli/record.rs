@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::bail;
 use bellis::audio::{MicrophoneOptions, MicrophoneSource, Resampler, Source, SourceEvent};
-use bellis::internal::{Block, RingReader, events, ring};
+use bellis::internal::{Block, LevelMeter, RingReader, events, ring};
 use bellis::keyword::{Recorder, RecorderEvent};
-use bellis::runtime::StopFlag;
+use bellis::runtime::{InputGain, StopFlag};
 
 use super::devices;
 
@@ -19,10 +19,10 @@ const PATIENCE: u32 = 250;
 const METER_WIDTH: usize = 30;
 const METER_FLOOR_DBFS: f32 = -60.0;
 
-/// Records from the microphone with a fixed gain, and passes each take to `judge`, until it returns true.
+/// Records from the microphone, and passes each take to `judge`, until it returns true.
 pub fn record(
     microphone: MicrophoneOptions,
-    gain_db: f32,
+    gain: InputGain,
     sample_rate: u32,
     stop: &StopFlag,
     mut judge: impl FnMut(Vec<f32>) -> anyhow::Result<bool>,
@@ -34,7 +34,8 @@ pub fn record(
     let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize, spec.sample_rate);
     let (sender, receiver) = events();
     source.start(writer, sender)?;
-    let gain = 10f32.powf(gain_db / 20.0);
+    let mut level = LevelMeter::new(gain);
+    level.begin(&spec.name, sample_rate);
     let meter = Meter { shown: std::io::stderr().is_terminal() };
     let outcome = (|| -> anyhow::Result<()> {
         let mut recorder = Recorder::new(sample_rate);
@@ -52,7 +53,7 @@ pub fn record(
                 continue;
             };
             silent = 0;
-            samples.iter_mut().for_each(|sample| *sample *= gain);
+            level.push(&mut samples);
             let event = recorder.push(&samples);
             meter.show(recorder.level_dbfs(), event == RecorderEvent::Speaking);
             if let RecorderEvent::Take(take) = event {

@@ -9,6 +9,7 @@ use bellis::consumer::stream::{ArrayName, FloatType};
 use bellis::engine::{Int8Kernel, LoadOptions, Precision};
 use bellis::exit::{ExitPolicy, Measure, PolicyError, PolicyName, PolicySpec};
 use bellis::pack::{GapFill, Pack, PerLayer};
+use bellis::runtime::InputGain;
 use clap::Args;
 use serde::Deserialize;
 
@@ -40,6 +41,39 @@ pub enum Channel {
     /// Those that are live.
     #[serde(deserialize_with = "auto")]
     Auto,
+}
+
+/// The gain of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(untagged, expecting = "a gain is a number of decibels, or \"auto\"")]
+pub enum Gain {
+    /// Decibels.
+    Db(f32),
+    /// Follows the level.
+    #[serde(deserialize_with = "auto")]
+    Auto,
+}
+
+impl Gain {
+    /// The gain, checked.
+    pub fn checked(self) -> anyhow::Result<InputGain> {
+        match self {
+            Self::Auto => Ok(InputGain::Auto),
+            Self::Db(gain_db) if (-60.0..=60.0).contains(&gain_db) => Ok(InputGain::Fixed(gain_db)),
+            Self::Db(gain_db) => bail!("gain_db must be between -60 and 60, got {gain_db} (--gain-db)"),
+        }
+    }
+}
+
+impl std::str::FromStr for Gain {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Db).map_err(|_| "a gain is a number of decibels, or `auto`".to_owned()),
+        }
+    }
 }
 
 /// The consumers of a file, which is UTF-8; a flag may contain any path.
@@ -389,9 +423,11 @@ settings! {
         /// Buffer size of the microphone, milliseconds [default: 20]
         #[arg(long, value_name = "MS", help_heading = "Audio")]
         pub buffer: Option<u64> = Restart,
-        /// Fixed gain, decibels, -60 to 60 [default: 0]
+        /// Gain, decibels, -60 to 60, or `auto` [default: 0]
+        ///
+        /// `auto` raises quiet speech to about -30 dBFS; see docs/microphones.md.
         #[arg(long, value_name = "DB", allow_hyphen_values = true, help_heading = "Audio")]
-        pub gain_db: Option<f32> = Restart,
+        pub gain_db: Option<Gain> = Restart,
         /// Process a file in real time, like live audio
         #[arg(long, help_heading = "Audio")]
         #[serde(default)]

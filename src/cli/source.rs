@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::bail;
 use bellis::audio::{FileSource, MicrophoneOptions, MicrophoneSource, PcmFormat, RawLayout, Source, open_pipe};
 use bellis::pack::Pack;
-use bellis::runtime::RunOptions;
+use bellis::runtime::{InputGain, RunOptions};
 use bellis::stream::{Mixture, SessionOptions, Vectors};
 
-use super::settings::{Input, Settings, VectorsName};
+use super::settings::{Gain, Input, Settings, VectorsName};
 use super::{devices, locate};
 
 /// Default rate of raw PCM, Hz.
@@ -34,7 +34,7 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
         }
         options.ring = Duration::from_secs_f64(seconds);
     }
-    options.gain_db = gain_db(settings.gain_db)?;
+    options.gain = settings.gain_db.map_or(Ok(InputGain::default()), Gain::checked)?;
     if let Some(priority) = settings.priority {
         if !(1..=HIGHEST_PRIORITY).contains(&priority) {
             bail!("priority must be between 1 and {HIGHEST_PRIORITY} (the kernel's interrupt threads have 50), got {priority}");
@@ -44,14 +44,6 @@ pub fn run_options(settings: &Settings, pack: &Pack) -> anyhow::Result<RunOption
         options.priority = Some(priority.saturating_sub(1).max(1));
     }
     Ok(options)
-}
-
-/// The requested gain, dB.
-pub fn gain_db(requested: Option<f32>) -> anyhow::Result<f32> {
-    match requested.unwrap_or(0.0) {
-        gain_db if (-60.0..=60.0).contains(&gain_db) => Ok(gain_db),
-        gain_db => bail!("gain_db must be between -60 and 60, got {gain_db} (--gain-db)"),
-    }
 }
 
 /// Opens the input without starting it.

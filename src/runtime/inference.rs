@@ -109,8 +109,6 @@ pub(super) struct Inference {
     pub discard: StopFlag,
     pub pending: PendingLatencies,
     pub level: LevelMeter,
-    /// Factor applied to every sample.
-    pub gain: f32,
     pub inputs: VecDeque<Input>,
     /// Whether any audio has arrived.
     pub began: bool,
@@ -196,11 +194,8 @@ impl Inference {
                         Some(mixer) => mixer.append(samples, &mut mono),
                         None => mono.extend_from_slice(samples),
                     }
-                    if let Some(levels) = self.level.push(&mono) {
+                    if let Some(levels) = self.level.push(&mut mono) {
                         self.counters.offer_levels(levels);
-                    }
-                    if self.gain != 1.0 {
-                        mono.iter_mut().for_each(|sample| *sample *= self.gain);
                     }
                     input.resampler.push(&mono, &mut resampled);
                     self.begin(&mut input)?;

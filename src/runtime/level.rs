@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::gain::{Amplifier, InputGain};
+
 /// The level of an input before the gain, relative to full scale (a sample of ±1 has 0 dBFS). Digital silence has −144 dBFS.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -19,7 +21,7 @@ pub struct InputLevel {
     pub clipped: u64,
     /// Share of samples that are clipped, 0 to 1.
     pub clipped_share: f64,
-    /// Gain that is applied afterwards, dB.
+    /// Gain that is applied afterwards, dB; if it is automatic, the present one.
     pub gain_db: f64,
 }
 
@@ -40,7 +42,7 @@ impl fmt::Display for InputLevel {
 
 /// The levels that are shared with other threads.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Levels {
+pub struct Levels {
     /// Of the whole run.
     pub total: Option<InputLevel>,
     /// Of the last complete window, or of the run until the first one is complete.
@@ -59,10 +61,6 @@ const FULL_SCALE: f32 = 0.9999;
 const CLIPPED_SHARE: f64 = 0.001;
 /// Speech below this level has more phone errors (docs/microphones.md), and enrolment rejects it.
 const QUIETEST_DBFS: f64 = -50.0;
-/// Level to which the suggested gain raises speech: that of ordinary recordings.
-const GOOD_DBFS: f64 = -30.0;
-/// Headroom of the suggested gain, dB.
-const HEADROOM_DB: f64 = 1.0;
 /// P.56: a part is active if it is at most this far below the active level, dB.
 const ACTIVE_MARGIN_DB: f64 = 15.9;
 /// Active parts that are at most this far above the background are no speech but the background itself, dB.
@@ -229,10 +227,10 @@ struct Reported {
     quiet: bool,
 }
 
-/// Measures the level of a run's sources.
+/// Measures the level of a run's sources, and applies the gain.
 #[derive(Debug)]
-pub(super) struct LevelMeter {
-    gain_db: f32,
+pub struct LevelMeter {
+    amplifier: Amplifier,
     block_samples: u64,
     block: Block,
     last_is_full: bool,
@@ -248,9 +246,10 @@ pub(super) struct LevelMeter {
 }
 
 impl LevelMeter {
-    pub fn new(gain_db: f32) -> Self {
+    /// A meter and its gain.
+    pub fn new(gain: InputGain) -> Self {
         Self {
-            gain_db,
+            amplifier: Amplifier::new(gain),
             block_samples: u64::MAX,
             block: Block::new(0.0),
             last_is_full: false,
@@ -273,13 +272,15 @@ impl LevelMeter {
         (self.constant_blocks, self.reported, self.last_is_full) = (0, Reported::default(), false);
     }
 
-    /// Measures samples. Returns the levels whenever a second of audio is complete.
-    pub fn push(&mut self, mut samples: &[f32]) -> Option<Levels> {
+    /// Measures samples, and amplifies them. Returns the levels whenever a second of audio is complete.
+    pub fn push(&mut self, mut samples: &mut [f32]) -> Option<Levels> {
         let mut second = false;
         while !samples.is_empty() {
             let free = self.block_samples - self.block.samples;
-            let (now, later) = samples.split_at(samples.len().min(usize::try_from(free).unwrap_or(usize::MAX)));
+            let (now, later) = samples.split_at_mut(samples.len().min(usize::try_from(free).unwrap_or(usize::MAX)));
+            let at = self.block.samples;
             self.block.push(now, &mut self.last_is_full);
+            self.amplifier.amplify(now, at, self.block_samples);
             samples = later;
             if self.block.samples == self.block_samples {
                 self.end_block();
@@ -312,6 +313,8 @@ impl LevelMeter {
             self.recent = Some(self.window);
         }
         self.histogram.add(dbfs(sums.power()));
+        let active = if self.amplifier.is_auto() { self.histogram.active() } else { None };
+        self.amplifier.follow(active);
     }
 
     fn levels(&self) -> Levels {
@@ -322,7 +325,7 @@ impl LevelMeter {
             active_dbfs: active,
             clipped: sums.clipped,
             clipped_share: sums.clipped as f64 / sums.samples.max(1) as f64,
-            gain_db: f64::from(self.gain_db),
+            gain_db: self.amplifier.db(),
         };
         let total = (self.total.samples > 0).then(|| of(self.total));
         Levels { total, recent: self.recent.map(of).or(total) }
@@ -346,12 +349,10 @@ impl LevelMeter {
         }
         if let Some((level, blocks)) = self.histogram.active()
             && blocks >= SPEECH_BLOCKS
-            && level + f64::from(self.gain_db) < QUIETEST_DBFS
+            && level + self.amplifier.db() < QUIETEST_DBFS
             && !std::mem::replace(&mut self.reported.quiet, true)
         {
-            let peak = dbfs(f64::from(self.total.peak).powi(2));
-            let gain = (GOOD_DBFS - level).min(-HEADROOM_DB - peak).max(f64::from(self.gain_db)).round();
-            let or_gain = if gain > f64::from(self.gain_db) { format!(", or set `gain-db = {gain:.0}`") } else { String::new() };
+            let or_gain = if self.amplifier.is_auto() { "" } else { ", or set `gain-db = \"auto\"`" };
             log::warn!(
                 "{name}: the loud parts have {level:.0} dBFS; speech below {QUIETEST_DBFS:.0} dBFS is recognised badly. Raise the capture \
                  volume (`alsamixer`){or_gain}"
@@ -372,9 +373,9 @@ mod tests {
     }
 
     fn measured(gain_db: f32, audio: &[f32], at_a_time: usize) -> (InputLevel, Reported) {
-        let mut meter = LevelMeter::new(gain_db);
+        let mut meter = LevelMeter::new(InputGain::Fixed(gain_db));
         meter.begin("test", RATE);
-        audio.chunks(at_a_time).for_each(|part| {
+        audio.to_vec().chunks_mut(at_a_time).for_each(|part| {
             meter.push(part);
         });
         let reported = meter.reported;
@@ -460,14 +461,62 @@ mod tests {
 
     #[test]
     fn another_source_is_reported_on_its_own_and_the_totals_continue() {
-        let mut meter = LevelMeter::new(0.0);
+        let mut meter = LevelMeter::new(InputGain::default());
         meter.begin("one", RATE);
-        meter.push(&vec![0.0; 11 * RATE as usize]);
+        meter.push(&mut vec![0.0; 11 * RATE as usize]);
         assert!(meter.reported.silence);
         meter.begin("two", 2 * RATE);
         assert!(!meter.reported.silence);
-        meter.push(&sine(0.5, 1.0));
+        meter.push(&mut sine(0.5, 1.0));
         let total = meter.end().total.unwrap();
         assert!(near(total.peak_dbfs, -6.02) && near(total.rms_dbfs, -9.03 - 10.0 * 12f64.log10()), "{total:?}");
+    }
+
+    /// The audio after the automatic gain.
+    fn raised(audio: &[f32], at_a_time: usize) -> Vec<f32> {
+        let mut meter = LevelMeter::new(InputGain::Auto);
+        meter.begin("test", RATE);
+        let mut audio = audio.to_vec();
+        audio.chunks_mut(at_a_time).for_each(|part| {
+            meter.push(part);
+        });
+        audio
+    }
+
+    /// The active level of the part from `seconds` on.
+    fn active_from(audio: &[f32], seconds: usize) -> f64 {
+        measured(0.0, &audio[seconds * RATE as usize..], usize::MAX).0.active_dbfs.unwrap()
+    }
+
+    #[test]
+    fn the_automatic_gain_raises_quiet_speech_within_seconds_and_leaves_ordinary_speech_and_noise_as_they_are() {
+        for (dbfs, background, wanted) in [(-55.0, -85.0, -30.0), (-40.0, -70.0, -30.0), (-75.0, -100.0, -35.0)] {
+            let found = active_from(&raised(&bursts(dbfs, background, 20), 160), 12);
+            assert!((found - wanted).abs() < 1.0, "{dbfs}: {found} instead of {wanted}");
+        }
+        for (dbfs, background) in [(-36.0, -70.0), (-12.0, -50.0), (-150.0, -65.0), (-45.0, -48.0)] {
+            let audio = bursts(dbfs, background, 20);
+            assert!(raised(&audio, 160) == audio, "{dbfs} over {background}");
+        }
+    }
+
+    #[test]
+    fn the_automatic_gain_falls_within_a_second_when_speech_becomes_loud_and_moves_without_a_step() {
+        let audio = [bursts(-60.0, -90.0, 20), bursts(-25.0, -90.0, 4)].concat();
+        let raised = raised(&audio, 777);
+        assert!((active_from(&raised, 21) + 25.0).abs() < 1.0, "{}", active_from(&raised, 21));
+        let gains: Vec<f32> =
+            raised.iter().zip(&audio).filter(|(_, before)| before.abs() > 1e-6).map(|(after, before)| after / before).collect();
+        let step = gains.windows(2).map(|pair| (pair[1] / pair[0]).ln().abs()).fold(0.0, f32::max);
+        assert!(step < 0.01, "{step}");
+    }
+
+    #[test]
+    fn the_automatic_gain_does_not_depend_on_how_the_audio_is_cut() {
+        let audio = bursts(-52.0, -80.0, 8);
+        let whole = raised(&audio, usize::MAX);
+        for at_a_time in [1, 160, 799, 4096] {
+            assert!(raised(&audio, at_a_time) == whole, "{at_a_time}");
+        }
     }
 }

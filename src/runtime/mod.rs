@@ -14,10 +14,11 @@ mod connection;
 mod counters;
 mod delivery;
 mod error;
+mod gain;
 #[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod inference;
 mod latency;
-mod level;
+pub(crate) mod level;
 #[cfg_attr(not(feature = "serve"), allow(dead_code))]
 mod pipeline;
 mod repeated;
@@ -34,6 +35,7 @@ pub(crate) use connection::Connection;
 pub(crate) use connection::{Opened, SourceStatus};
 pub use counters::{ConsumerCounters, Counters};
 pub use error::RunError;
+pub use gain::InputGain;
 pub use latency::{Latencies, LatencyHistogram, Percentiles};
 pub use level::InputLevel;
 #[cfg(feature = "serve")]
@@ -87,9 +89,8 @@ pub struct RunOptions {
     /// Real-time priority of the inference thread (SCHED_FIFO), 1 to 49: below 50, the priority of the kernel's interrupt threads. If
     /// the system refuses it, the run continues without and logs a warning. None by default.
     pub priority: Option<u8>,
-    /// Gain applied to captured audio before the resampler, dB. The input level and the count of clipped samples are measured before
-    /// it. 0 by default.
-    pub gain_db: f32,
+    /// Gain of captured audio. The input level and the count of clipped samples are measured before it. None by default.
+    pub gain: InputGain,
 }
 
 impl Default for RunOptions {
@@ -100,7 +101,7 @@ impl Default for RunOptions {
             queue_chunks: 16,
             watchdog: Duration::from_secs(5),
             priority: None,
-            gain_db: 0.0,
+            gain: InputGain::default(),
         }
     }
 }
@@ -136,9 +137,9 @@ impl RunOptions {
         self
     }
 
-    /// Sets the gain, dB.
-    pub fn gain_db(mut self, gain_db: f32) -> Self {
-        self.gain_db = gain_db;
+    /// Sets the gain.
+    pub fn gain(mut self, gain: InputGain) -> Self {
+        self.gain = gain;
         self
     }
 }

@@ -113,8 +113,7 @@ impl Pipeline {
             priority: options.priority,
             discard: discard.clone(),
             pending: PendingLatencies::default(),
-            level: LevelMeter::new(options.gain_db),
-            gain: 10f32.powf(options.gain_db / 20.0),
+            level: LevelMeter::new(options.gain),
             inputs: Default::default(),
             began: false,
         };
