@@ -4,7 +4,7 @@ pub use crate::audio::abandon_stream;
 #[cfg(feature = "capture")]
 pub use crate::audio::microphone::Intake;
 pub use crate::audio::{
-    events::events,
+    events::{EventReceiver, events},
     ring::{Block, Gap, RingReader, ring, ring_of_frames},
     scripted::{ScriptedSource, Step},
 };

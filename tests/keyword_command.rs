@@ -115,6 +115,43 @@ fn a_word_enrolled_from_three_recordings_is_detected_at_most_once_per_utterance_
     assert!(near.lines().any(|line| line.contains("near-miss")) && !lines.contains("near-miss"), "{near}");
 }
 
+#[test]
+fn other_speech_of_the_speaker_raises_the_threshold_above_it() {
+    let home = Home::new();
+    let (audio, _) = bellis::audio::decode_file(&repository(LONG), bellis::audio::ChannelPick::MixDown).unwrap();
+    let at = |seconds: usize| seconds * 16_000;
+    // Stretches of the recording without the word.
+    let talk = home.sound("talk.wav", &[&audio[at(41)..at(65)], &audio[at(82)..]].concat());
+    let enroll = |more: &[&str]| {
+        let takes = ["enroll", "several", "--replace", "--from", DEMO[0], DEMO[1], DEMO[2]];
+        home.works(&[&takes[..], more].concat());
+        let threshold = bellis::keyword::load(&home.path("keywords/several.keyword.toml"), None).unwrap().threshold;
+        let lines = home.works(&["run", LONG, "--consumer", "keyword", "--quiet"]);
+        let found = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let middle = |line: serde_json::Value| (line["start"].as_f64().unwrap() + line["end"].as_f64().unwrap()) / 2.0;
+        let said = |middle: f64| truth().iter().any(|(start, end)| (start - 0.1..=end + 0.1).contains(&middle));
+        let (right, wrong): (Vec<f64>, Vec<f64>) = found.map(middle).partition(|middle| said(*middle));
+        (threshold, right.len(), wrong.len())
+    };
+    let (threshold, right, wrong) = enroll(&[]);
+    assert!(right == truth().len() && wrong > 0, "without it, a voice reacts to itself: {right} {wrong}");
+    let (higher, right, wrong) = enroll(&["--own-speech", &talk]);
+    assert!(higher > threshold && right + 1 >= truth().len() && wrong == 0, "{threshold} {higher} {right} {wrong}");
+    let listed = home.works(&["keywords", "list"]);
+    assert!(listed.contains("in own speech 0."), "{listed}");
+    // Another rate keeps it.
+    home.works(&["keywords", "set", "several", "--false-accepts", "0.1"]);
+    assert!(bellis::keyword::load(&home.path("keywords/several.keyword.toml"), None).unwrap().threshold > higher);
+    let short = home.sound("short.wav", &audio[at(41)..at(50)]);
+    let refused =
+        |own: &str| home.refused(&["enroll", "x", "--from", DEMO[0], "--own-speech", own], &["too little", "a minute or two"]);
+    refused(&short);
+    refused(&home.sound("silence.wav", &vec![0.0; at(30)]));
+    for (flag, value) in [("--talk", "60"), ("--device", "hw:0"), ("--channel", "auto"), ("--gain-db", "20")] {
+        home.refused(&["enroll", "x", "--from", DEMO[0], flag, value], &["cannot be used with", flag]);
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn recordings_and_folders_of_keywords_need_no_utf_8() {

@@ -172,6 +172,20 @@ fn scores_are_higher_in_noise_by_what_thresholds_are_lower_in_babble() {
 }
 
 #[test]
+fn own_speech_is_allowed_more_and_does_not_change_what_noise_adds() {
+    let plain = tail_of(0.1, 2.0);
+    let own = Tail { condition: Condition::Own, ..plain.clone() };
+    assert_eq!(own.threshold(0.5), plain.threshold(10.0));
+    let babble =
+        Tail { condition: Condition::Babble, peaks: plain.peaks.iter().map(|peak| 0.6 * peak).collect(), ..plain.clone() };
+    let louder = Tail { peaks: plain.peaks.iter().map(|peak| (1.1 * peak).min(0.99)).collect(), ..own };
+    let others = [plain, babble];
+    let all = [&others[..], std::slice::from_ref(&louder)].concat();
+    assert!(threshold(&all, 0.5) == louder.threshold(0.5) && threshold(&all, 0.5) > threshold(&others, 0.5));
+    assert_eq!(noise_gain(&all, 0.5), noise_gain(&others, 0.5));
+}
+
+#[test]
 fn no_more_background_peaks_are_accepted_than_the_rate_allows() {
     // One peak far above an even tail, for example because the background contains the keyword.
     let peaks: Vec<f32> = [vec![0.9], (0..23).map(|k| 0.5 + 0.001 * k as f32).collect()].concat();

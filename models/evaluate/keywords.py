@@ -131,20 +131,39 @@ def padded(audio, seconds=0.25):
     return np.concatenate([silence, audio, silence])
 
 
-def same_speaker(count, random, tests, least=8, enrolled=ENROLLED):
-    """A negative `enrolled` leaves that many utterances for testing."""
-    index = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in json.loads((PREPARED / "speech.probe.json").read_text())}
-    sound = np.load(PREPARED / "speech.probe.npy", mmap_mode="r")
-    clip = lambda u: np.asarray(sound[index[u]["start"] * 320 : (index[u]["start"] + index[u]["frames"]) * 320], np.float32) / 32768
+class Sentences:
+    """The sentences of festvox-ru's speaker."""
+
+    def __init__(self):
+        self.index = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in json.loads((PREPARED / "speech.probe.json").read_text())}
+        self.sound = np.load(PREPARED / "speech.probe.npy", mmap_mode="r")
+
+    def audio(self, utterance):
+        clip = self.index[utterance]
+        return np.asarray(self.sound[clip["start"] * 320 : (clip["start"] + clip["frames"]) * 320], np.float32) / 32768
+
+    def cut(self, utterance, start, end):
+        """An utterance of a word, as a recording of it."""
+        return padded(self.audio(utterance)[int(start * RATE) : int(end * RATE)])
+
+
+def chosen_words(count, random, tests, least=8, enrolled=ENROLLED):
+    """{word: (places to enroll, places to test)} of places (utterance, start, end); none is enrolled and tested. A negative `enrolled` leaves that many for testing."""
     words = {w: places for w, places in spoken_words().items() if len(w) >= 4 and len(places) >= least}
-    chosen = sorted(words, key=lambda w: (-len(w), w))[:count]
     out = {}
-    for word in chosen:
+    for word in sorted(words, key=lambda w: (-len(w), w))[:count]:
         places = [words[word][i] for i in random.permutation(len(words[word]))]
         utterances = {u for u, _, _ in places[:enrolled]}
-        examples = [padded(clip(u)[int(s * RATE) : int(e * RATE)]) for u, s, e in places[:enrolled]]
-        out[word] = examples, [(clip(u), s, e) for u, s, e in places[enrolled:] if u not in utterances][:tests]
+        out[word] = places[:enrolled], [place for place in places[enrolled:] if place[0] not in utterances][:tests]
     return out
+
+
+def same_speaker(count, random, tests, least=8, enrolled=ENROLLED):
+    sentences = Sentences()
+    return {
+        word: ([sentences.cut(*place) for place in own], [(sentences.audio(u), start, end) for u, start, end in tested])
+        for word, (own, tested) in chosen_words(count, random, tests, least, enrolled).items()
+    }
 
 
 def unseen_speakers(count, random, tests):

@@ -20,7 +20,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::files::{check_folder, existing};
-use super::record::record;
+use super::record::Recording;
 use super::settings::{Channel, Gain};
 use super::signals::stop_on_signals;
 use super::{locate, table};
@@ -39,7 +39,7 @@ const FEW_MINUTES: f64 = 10.0;
   bellis enroll lampe --say \"Licht an im Flur\" --language de
   bellis enroll lamp --say \"turn on the lamp\" --record 1   adapt it to a speaker
   bellis enroll lamp --from lamp-1.wav lamp-2.wav lamp-3.wav
-  bellis enroll lamp --record 3                     record it three times from the microphone
+  bellis enroll lamp --record 3 --talk 60           record it three times from the microphone, then other speech
   bellis enroll lamp --from takes/ --false-accepts 0.1 --background tv.flac radio/
   bellis run mic --consumer keyword                 detect it")]
 pub struct Enroll {
@@ -58,16 +58,16 @@ pub struct Enroll {
     #[arg(long, value_name = "TAKES", value_parser = clap::value_parser!(u8).range(1..=16))]
     record: Option<u8>,
     /// Microphone, by id or part of its name
-    #[arg(long, value_name = "DEVICE", requires = "record")]
+    #[arg(long, value_name = "DEVICE", requires = "record", conflicts_with = "from")]
     device: Option<String>,
     /// Channels of the microphone; as in `bellis run`
-    #[arg(long, value_name = "COUNT", requires = "record")]
+    #[arg(long, value_name = "COUNT", requires = "record", conflicts_with = "from")]
     channels: Option<u16>,
     /// Channel to record, from 1, or `auto` [default: the mean of all]; as in `bellis run`
-    #[arg(long, value_name = "NUMBER", requires = "record")]
+    #[arg(long, value_name = "NUMBER", requires = "record", conflicts_with = "from")]
     channel: Option<Channel>,
     /// Gain of the microphone, decibels, or `auto`; as in `bellis run`
-    #[arg(long, value_name = "DB", allow_hyphen_values = true, requires = "record")]
+    #[arg(long, value_name = "DB", allow_hyphen_values = true, requires = "record", conflicts_with = "from")]
     gain_db: Option<Gain>,
     /// Pack: a folder, or the name of a bundled one
     #[arg(long, value_name = "PACK", default_value = locate::DEFAULT_PACK)]
@@ -81,6 +81,14 @@ pub struct Enroll {
     /// Speech without the word: files or folders [default: bundled recordings]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     background: Vec<PathBuf>,
+    /// Other speech of the keyword's own speaker, without the word: files or folders
+    ///
+    /// A minute or two. It resembles the recordings more than other people's speech does, so it raises the threshold.
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["threshold", "talk"])]
+    own_speech: Vec<PathBuf>,
+    /// Record this many seconds of such speech after the takes
+    #[arg(long, value_name = "SECONDS", requires = "record", conflicts_with_all = ["threshold", "from"], value_parser = clap::value_parser!(u16).range(20..=600))]
+    talk: Option<u16>,
     /// Fixed threshold, 0 to 1, instead of one set on background speech
     #[arg(long, value_name = "SCORE", conflicts_with_all = ["false_accepts", "sensitivity", "background"])]
     threshold: Option<f32>,
@@ -125,9 +133,9 @@ impl Enroll {
         check_folder(existing(&folder)).with_context(|| folder.display().to_string())?;
         let stop = stop_on_signals()?;
         let synthesised = self.synthesised(&enroller, &mut keyword)?;
-        let mut takes = match self.record {
+        let (mut takes, own) = match self.record {
             Some(count) => self.recorded(usize::from(count), &enroller, &stop)?,
-            None => self.read(&enroller)?,
+            None => (self.read(&enroller)?, self.own_speech(&enroller)?),
         };
         takes.extend(synthesised);
         if let Some(score) = enroller.adopt(&mut keyword, &takes) {
@@ -149,6 +157,9 @@ impl Enroll {
                 };
                 enroller.set_threshold(&mut keyword, self.false_accepts, speech, progress)?;
                 bar.finish_and_clear();
+                if !own.is_empty() {
+                    enroller.add_own_speech(&mut keyword, &own)?;
+                }
                 if keyword.background_minutes() < FEW_MINUTES {
                     errln!(
                         "warning: {:.1} minutes of background speech are few for a threshold; {FEW_MINUTES} or more make it reliable",
@@ -197,14 +208,26 @@ impl Enroll {
         Ok(takes)
     }
 
-    fn recorded(&self, count: usize, enroller: &Enroller, stop: &StopFlag) -> anyhow::Result<Vec<Enrolment>> {
+    /// Other speech of the speaker, at the pack's rate; empty without --own-speech.
+    fn own_speech(&self, enroller: &Enroller) -> anyhow::Result<Vec<f32>> {
+        let mut audio = Vec::new();
+        let files = if self.own_speech.is_empty() { Vec::new() } else { audio_files(&self.own_speech)? };
+        for file in files {
+            audio.extend(decode_file_at(&file, ChannelPick::MixDown, enroller.encoder().audio().sample_rate)?);
+        }
+        Ok(audio)
+    }
+
+    /// Records the takes, and then other speech.
+    fn recorded(&self, count: usize, enroller: &Enroller, stop: &StopFlag) -> anyhow::Result<(Vec<Enrolment>, Vec<f32>)> {
         let mut takes: Vec<Enrolment> = Vec::new();
         errln!("say \"{}\" {count} times, with a pause after each", self.say.as_ref().unwrap_or(&self.name));
         let pick = self.channel.map_or(Ok(ChannelPick::MixDown), Channel::pick)?;
         let microphone =
             MicrophoneOptions { device: self.device.clone(), channels: self.channels, pick, ..MicrophoneOptions::default() };
         let gain = self.gain_db.map_or(Ok(InputGain::default()), Gain::checked)?;
-        record(microphone, gain, enroller.encoder().audio().sample_rate, stop, |audio| {
+        let mut recording = Recording::start(microphone, gain, enroller.encoder().audio().sample_rate, stop)?;
+        recording.takes(|audio| {
             let number = takes.len() + 1;
             let outcome = enroller.take(&Take { source: format!("take {number}"), origin: Origin::Recording, audio })?;
             let alike =
@@ -225,7 +248,10 @@ impl Enroll {
             }
             Ok(takes.len() == count)
         })?;
-        Ok(takes)
+        let Some(seconds) = self.talk else { return Ok((takes, self.own_speech(enroller)?)) };
+        errln!("now talk for {seconds} s about anything else");
+        let own = recording.talk(f64::from(seconds))?;
+        Ok((takes, own))
     }
 
     /// The background speech.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use bellis::audio::{MicrophoneOptions, MicrophoneSource, Resampler, Source, SourceEvent};
-use bellis::internal::{Block, LevelMeter, RingReader, events, ring};
+use bellis::internal::{Block, EventReceiver, LevelMeter, RingReader, events, ring};
 use bellis::keyword::{Recorder, RecorderEvent};
 use bellis::runtime::{InputGain, StopFlag};
 
@@ -19,57 +19,103 @@ const PATIENCE: u32 = 250;
 const METER_WIDTH: usize = 30;
 const METER_FLOOR_DBFS: f32 = -60.0;
 
-/// Records from the microphone, and passes each take to `judge`, until it returns true.
-pub fn record(
-    microphone: MicrophoneOptions,
-    gain: InputGain,
+/// A microphone that is being recorded.
+pub struct Recording<'a> {
+    source: MicrophoneSource,
+    name: String,
+    resampler: Resampler,
+    reader: RingReader,
+    events: EventReceiver,
+    level: LevelMeter,
+    meter: Meter,
     sample_rate: u32,
-    stop: &StopFlag,
-    mut judge: impl FnMut(Vec<f32>) -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    let mut source = MicrophoneSource::open(microphone).map_err(devices::with_hint)?;
-    let spec = source.spec().clone();
-    errln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
-    let mut resampler = Resampler::new(spec.sample_rate, sample_rate)?;
-    let (writer, mut reader) = ring(RING_SECONDS * spec.sample_rate as usize, spec.sample_rate);
-    let (sender, receiver) = events();
-    source.start(writer, sender)?;
-    let mut level = LevelMeter::new(gain);
-    level.begin(&spec.name, sample_rate);
-    let meter = Meter { shown: std::io::stderr().is_terminal() };
-    let outcome = (|| -> anyhow::Result<()> {
-        let mut recorder = Recorder::new(sample_rate);
-        let mut silent = 0;
-        while !stop.is_set() {
-            if let Ok(SourceEvent::Error(error)) = receiver.receiver().try_recv() {
-                return Err(error.into());
-            }
-            let Some(mut samples) = read(&mut reader, &mut resampler)? else {
-                silent += 1;
-                if silent > PATIENCE {
-                    bail!("{}: no audio for 5 s; check the device with `bellis devices`", spec.name);
-                }
-                std::thread::sleep(NAP);
-                continue;
-            };
-            silent = 0;
-            level.push(&mut samples);
-            let event = recorder.push(&samples);
-            meter.show(recorder.level_dbfs(), event == RecorderEvent::Speaking);
+    /// Reads without audio since the last samples.
+    silent: u32,
+    stop: &'a StopFlag,
+}
+
+impl<'a> Recording<'a> {
+    /// Starts to record, for audio at `sample_rate`.
+    pub fn start(microphone: MicrophoneOptions, gain: InputGain, sample_rate: u32, stop: &'a StopFlag) -> anyhow::Result<Self> {
+        let mut source = MicrophoneSource::open(microphone).map_err(devices::with_hint)?;
+        let spec = source.spec().clone();
+        errln!("recording from {} at {} Hz; Ctrl-C cancels", spec.name, spec.sample_rate);
+        let resampler = Resampler::new(spec.sample_rate, sample_rate)?;
+        let (writer, reader) = ring(RING_SECONDS * spec.sample_rate as usize, spec.sample_rate);
+        let (sender, events) = events();
+        source.start(writer, sender)?;
+        let mut level = LevelMeter::new(gain);
+        level.begin(&spec.name, sample_rate);
+        let meter = Meter { shown: std::io::stderr().is_terminal() };
+        Ok(Self { source, name: spec.name, resampler, reader, events, level, meter, sample_rate, silent: 0, stop })
+    }
+
+    /// Passes each take to `judge`, until it returns true.
+    pub fn takes(&mut self, mut judge: impl FnMut(Vec<f32>) -> anyhow::Result<bool>) -> anyhow::Result<()> {
+        let mut recorder = Recorder::new(self.sample_rate);
+        loop {
+            let event = recorder.push(&self.next()?);
+            self.meter.show(recorder.level_dbfs(), if event == RecorderEvent::Speaking { "speech" } else { "waiting" });
             if let RecorderEvent::Take(take) = event {
-                meter.clear();
+                self.meter.clear();
                 if judge(take)? {
                     return Ok(());
                 }
-                // Discard what was recorded while the take was checked.
-                while read(&mut reader, &mut resampler)?.is_some() {}
-                recorder = Recorder::new(sample_rate);
+                self.skip()?;
+                recorder = Recorder::new(self.sample_rate);
             }
         }
-        bail!("cancelled before all takes were recorded")
-    })();
-    source.stop();
-    outcome
+    }
+
+    /// Records for some seconds.
+    pub fn talk(&mut self, seconds: f64) -> anyhow::Result<Vec<f32>> {
+        self.skip()?;
+        let (mut audio, mut recorder) = (Vec::new(), Recorder::new(self.sample_rate));
+        let wanted = (seconds * f64::from(self.sample_rate)) as usize;
+        while audio.len() < wanted {
+            let samples = self.next()?;
+            recorder.push(&samples);
+            audio.extend(samples);
+            let left = wanted.saturating_sub(audio.len()) / self.sample_rate as usize;
+            self.meter.show(recorder.level_dbfs(), &format!("{left} s left"));
+        }
+        self.meter.clear();
+        Ok(audio)
+    }
+
+    /// Discards what was recorded in the meantime.
+    fn skip(&mut self) -> anyhow::Result<()> {
+        while read(&mut self.reader, &mut self.resampler)?.is_some() {}
+        Ok(())
+    }
+
+    /// Waits for the next samples.
+    fn next(&mut self) -> anyhow::Result<Vec<f32>> {
+        loop {
+            if self.stop.is_set() {
+                bail!("cancelled before all was recorded");
+            }
+            if let Ok(SourceEvent::Error(error)) = self.events.receiver().try_recv() {
+                return Err(error.into());
+            }
+            if let Some(mut samples) = read(&mut self.reader, &mut self.resampler)? {
+                self.silent = 0;
+                self.level.push(&mut samples);
+                return Ok(samples);
+            }
+            self.silent += 1;
+            if self.silent > PATIENCE {
+                bail!("{}: no audio for 5 s; check the device with `bellis devices`", self.name);
+            }
+            std::thread::sleep(NAP);
+        }
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        self.source.stop();
+    }
 }
 
 /// The contents of the ring at the pack's rate; `None` if it is empty, and an error if the device has ended.
@@ -93,13 +139,12 @@ struct Meter {
 }
 
 impl Meter {
-    fn show(&self, dbfs: f32, speaking: bool) {
+    fn show(&self, dbfs: f32, state: &str) {
         if self.shown {
             let share = (1.0 - dbfs / METER_FLOOR_DBFS).clamp(0.0, 1.0);
             let filled = (share * METER_WIDTH as f32).round() as usize;
             let bar = "█".repeat(filled) + &"░".repeat(METER_WIDTH - filled);
-            let word = if speaking { "speech " } else { "waiting" };
-            err!("\r  {bar} {dbfs:>4.0} dBFS  {word}");
+            err!("\r  {bar} {dbfs:>4.0} dBFS  {state:<10}");
             let _ = std::io::stderr().flush();
         }
     }

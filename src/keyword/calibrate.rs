@@ -20,10 +20,12 @@ use crate::stream::{Representation, SessionError, SessionOptions};
 /// Largest number of peaks that the tail is fitted to.
 const TAIL_PEAKS: usize = 24;
 /// Least number of peaks to extrapolate from.
-const LEAST_PEAKS: usize = 4;
+pub(super) const LEAST_PEAKS: usize = 4;
 /// Share of the gain that is not used: with minutes of background, the threshold of one condition is known to about a tenth.
 const GAIN_MARGIN: f32 = 1.1;
 const MOST_GAIN: f32 = 2.5;
+/// [`Condition::allowance`] of the speaker's own speech: it is taken for a twentieth of what a device hears.
+const OWN_ALLOWANCE: f64 = 20.0;
 /// Number of voices in [`babble`].
 const VOICES: usize = 6;
 /// Least score of a background peak; any speech has higher ones.
@@ -52,6 +54,8 @@ pub enum Condition {
     Lower,
     /// Played faster, 5 : 6.
     Higher,
+    /// Not background, but other speech of the keyword's own speaker.
+    Own,
 }
 
 impl std::fmt::Display for Condition {
@@ -63,18 +67,24 @@ impl std::fmt::Display for Condition {
             Self::Babble => "with babble ",
             Self::Lower => "pitched down ",
             Self::Higher => "pitched up ",
+            Self::Own => "in own speech ",
         })
     }
 }
 
 impl Condition {
-    /// Those in which recordings are processed.
+    /// Those in which background recordings are processed.
     pub const ALL: [Self; 4] = [Self::Plain, Self::Babble, Self::Lower, Self::Higher];
+
+    /// How many times more often than requested this speech may be accepted: a speaker's own is a small share of all speech.
+    fn allowance(self) -> f64 {
+        if self == Self::Own { OWN_ALLOWANCE } else { 1.0 }
+    }
 
     /// The sample rate to resample a recording to, for it to be processed as audio at `rate`.
     pub fn read_at(self, rate: u32) -> u32 {
         match self {
-            Self::Plain | Self::Noise | Self::Babble => rate,
+            Self::Plain | Self::Noise | Self::Babble | Self::Own => rate,
             Self::Lower => rate * 6 / 5,
             Self::Higher => rate * 5 / 6,
         }
@@ -115,7 +125,9 @@ pub fn threshold(tails: &[Tail], per_hour: f64) -> Option<f32> {
 /// condition is unknown, or has no lower threshold than the others.
 pub fn noise_gain(tails: &[Tail], per_hour: f64) -> f32 {
     let noisy = tails.iter().find(|tail| tail.condition == Condition::Babble).and_then(|tail| tail.threshold(per_hour));
-    match (threshold(tails, per_hour), noisy) {
+    // What the speaker's own speech adds to the threshold, it adds in noise, too.
+    let others: Vec<Tail> = tails.iter().filter(|tail| tail.condition != Condition::Own).cloned().collect();
+    match (threshold(&others, per_hour), noisy) {
         (Some(all), Some(noisy)) if noisy > 0.0 => (all / noisy / GAIN_MARGIN).clamp(1.0, MOST_GAIN),
         _ => 1.0,
     }
@@ -141,6 +153,7 @@ impl Tail {
         if self.peaks.len() < LEAST_PEAKS || self.hours <= 0.0 || per_hour <= 0.0 {
             return None;
         }
+        let per_hour = per_hour * self.condition.allowance();
         let odds: Vec<f64> =
             self.peaks.iter().map(|&peak| f64::from(peak).clamp(1e-6, 1.0 - 1e-6)).map(|s| (s / (1.0 - s)).ln()).collect();
         let lowest = odds.iter().copied().fold(f64::INFINITY, f64::min);

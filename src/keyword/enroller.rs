@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::calibrate::{Background, Condition, LEAST_WITH_PHONES, Tail, babble};
+use super::calibrate::{Background, Condition, LEAST_PEAKS, LEAST_WITH_PHONES, Tail, babble};
 use super::enroll::{Enrolment, Take, enroll, examples};
 use super::file::{Keyword, MatchError, Say};
 use super::reading::{self, Reading, ReadingError};
@@ -67,6 +67,15 @@ pub enum EnrollError {
         /// Duration of the background.
         minutes: f64,
     },
+    /// The speaker's own speech cannot set a threshold.
+    #[error(
+        "the recording of own speech has too little of it ({seconds:.0} s); talk for a minute or two, about anything but the phrase"
+    )]
+    #[non_exhaustive]
+    TooLittleOwnSpeech {
+        /// Duration of the recording.
+        seconds: f64,
+    },
 }
 
 /// Speech without the keyword, on which its threshold is set.
@@ -77,6 +86,9 @@ pub enum OtherSpeech<'a> {
     /// These recordings.
     Files(&'a [PathBuf]),
 }
+
+/// Least duration of a speaker's own speech.
+const LEAST_OWN_SECONDS: f64 = 20.0;
 
 /// Enrolls keywords for one pack.
 #[derive(Clone)]
@@ -185,6 +197,44 @@ impl Enroller {
         Ok(())
     }
 
+    /// Raises the threshold of `keyword`, if necessary, for other speech of its speaker, which resembles the recordings more than background speech does:
+    /// `audio` without the phrase, at the pack's rate. To be called after [`set_threshold`](Self::set_threshold).
+    ///
+    /// # Errors
+    ///
+    /// Audio with too little speech.
+    pub fn add_own_speech(&self, keyword: &mut Keyword, audio: &[f32]) -> Result<(), EnrollError> {
+        let (rate, chunk_frames) = (self.encoder.audio().sample_rate, self.pack.default_chunk_frames());
+        let mut own = self.background(keyword)?;
+        let mut session =
+            Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, own.session_options(chunk_frames))?;
+        for second in audio.chunks(rate as usize) {
+            session.push(second)?;
+            session.each(|chunk| own.push(chunk))?;
+        }
+        session.finish();
+        session.each(|chunk| own.push(chunk))?;
+        own.end_recording()?;
+        let (tail, seconds) = (own.tail(Condition::Own), audio.len() as f64 / f64::from(rate));
+        if seconds < LEAST_OWN_SECONDS || (keyword.phones.is_none() && tail.peaks.len() < LEAST_PEAKS) {
+            return Err(EnrollError::TooLittleOwnSpeech { seconds });
+        }
+        keyword.background.retain(|tail| tail.condition != Condition::Own);
+        keyword.background.push(tail);
+        if let Some(false_accepts) = keyword.false_accepts_per_hour
+            && !keyword.set_false_accepts(false_accepts)
+        {
+            return Err(EnrollError::TooLittleOwnSpeech { seconds });
+        }
+        Ok(())
+    }
+
+    /// The search for the keyword's highest scores.
+    fn background(&self, keyword: &Keyword) -> Result<Background, EnrollError> {
+        let verifier = Verifier::new(&self.encoder, self.pack.default_chunk_frames())?;
+        Ok(Background::new(keyword.matcher(self.encoder.vocabulary())?, verifier, self.hop_seconds()))
+    }
+
     fn hop_seconds(&self) -> f64 {
         self.encoder.audio().hop as f64 / f64::from(self.encoder.audio().sample_rate)
     }
@@ -198,11 +248,7 @@ impl Enroller {
         progress: &(impl Fn(f64) -> bool + Sync),
     ) -> Result<Tail, EnrollError> {
         let chunk_frames = self.pack.default_chunk_frames();
-        let mut background = Background::new(
-            keyword.matcher(self.encoder.vocabulary())?,
-            Verifier::new(&self.encoder, chunk_frames)?,
-            self.hop_seconds(),
-        );
+        let mut background = self.background(keyword)?;
         let rate = condition.read_at(self.encoder.audio().sample_rate);
         let options = background.session_options(chunk_frames);
         for file in files {
