@@ -164,8 +164,8 @@ impl KeywordSpotter {
     }
 
     /// Enrolls a keyword from a phrase, from takes at `rate` (the pack's by default), or from both, and begins a new stream with it. The
-    /// threshold is set on the speech in `background`, unless it is given. Returns warnings.
-    #[pyo3(signature = (name, *, say, language, takes, threshold, background, default_background, false_accepts, rate, keep_unlike, replace))]
+    /// threshold is set on the speech in `background` and on `own_speech`, at `rate`, unless it is given. Returns warnings.
+    #[pyo3(signature = (name, *, say, language, takes, own_speech, threshold, background, default_background, false_accepts, rate, keep_unlike, replace))]
     #[allow(clippy::too_many_arguments)]
     fn enroll(
         &self,
@@ -174,6 +174,7 @@ impl KeywordSpotter {
         say: Option<&str>,
         language: &str,
         takes: Vec<Samples<'_>>,
+        own_speech: Option<Samples<'_>>,
         threshold: Option<f32>,
         background: Vec<PathBuf>,
         default_background: Vec<PathBuf>,
@@ -184,6 +185,9 @@ impl KeywordSpotter {
     ) -> PyResult<Vec<String>> {
         if let Some(threshold) = threshold.filter(|threshold| !(0.0..=1.0).contains(threshold)) {
             return Err(PyValueError::new_err(format!("threshold must be between 0 and 1, got {threshold}")));
+        }
+        if threshold.is_some() && own_speech.is_some() {
+            return Err(PyValueError::new_err("own_speech sets the threshold; pass one of them"));
         }
         if !(false_accepts.is_finite() && false_accepts > 0.0) {
             return Err(PyValueError::new_err(format!("false_accepts must be above 0, got {false_accepts}")));
@@ -201,15 +205,15 @@ impl KeywordSpotter {
         // Takes are minutes of work: first, the place for their result.
         std::fs::create_dir_all(&self.folder)
             .map_err(|error| BellisError::new_err(format!("{}: {error}", self.folder.display())))?;
-        let mut audio = Vec::new();
-        for take in &takes {
-            let mut resampled = Vec::new();
-            let pack_rate = own.encoder.audio().sample_rate;
+        let at_pack_rate = |samples: &Samples<'_>| -> PyResult<Vec<f32>> {
+            let (mut resampled, pack_rate) = (Vec::new(), own.encoder.audio().sample_rate);
             let mut intake = Intake::new(rate.unwrap_or(pack_rate), pack_rate)?;
-            intake.push(&take.read()?, &mut resampled);
+            intake.push(&samples.read()?, &mut resampled);
             intake.finish(&mut resampled);
-            audio.push(resampled);
-        }
+            Ok(resampled)
+        };
+        let audio = takes.iter().map(&at_pack_rate).collect::<PyResult<Vec<_>>>()?;
+        let talk = own_speech.as_ref().map(&at_pack_rate).transpose()?;
         let enroller = Enroller::new(own.pack.clone(), own.encoder.clone());
         let warnings = py.detach(|| {
             let mut enrolled = Vec::new();
@@ -234,6 +238,9 @@ impl KeywordSpotter {
                         audio_files(if background.is_empty() { &default_background } else { &background }).map_err(raise)?;
                     let speech = if background.is_empty() { OtherSpeech::Default(&files) } else { OtherSpeech::Files(&files) };
                     enroller.set_threshold(&mut keyword, false_accepts, speech, |_| true).map_err(raise)?;
+                    if let Some(talk) = talk {
+                        enroller.add_own_speech(&mut keyword, &talk).map_err(raise)?;
+                    }
                 }
             }
             keyword.replace(&path);

@@ -1,6 +1,7 @@
 """The bindings as they are installed, compared with the command line."""
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -178,6 +179,24 @@ def test_keywords_are_those_of_the_command_line(tmp_path, takes, encoder):
     events += spotter.finish()
     assert [(one.keyword, one.start, one.end, one.score) for one in events] == wanted and len(wanted) == 5
     assert all(event.detected for event in events)
+
+
+def test_own_speech_sets_the_threshold_as_on_the_command_line(tmp_path, takes, encoder):
+    whole, wav, background = tmp_path / "long.wav", tmp_path / "talk.wav", ROOT / "models/keywords/background/ru.ogg"
+    subprocess.run([BELLIS, "run", DEMO / "long.flac", "--quiet", "--consumer", f"wav:{whole}"], cwd=ROOT, check=True)
+    audio, rate = samples(whole)
+    talk = audio[41 * rate : 65 * rate]  # without the word
+    with wave.open(str(wav), "wb") as out:
+        out.setparams((1, 2, rate, 0, "NONE", ""))
+        out.writeframes(talk.tobytes())
+    own, other = tmp_path / "own", tmp_path / "other"
+    bellis.KeywordSpotter(own, encoder).enroll("several", takes=takes, background=[background], own_speech=talk)
+    command = [BELLIS, "enroll", "several", "--folder", other, "--background", background, "--own-speech", wav, "--from"]
+    subprocess.run([*command, *sorted(DEMO.glob("take-*.wav"))], cwd=ROOT, check=True)
+    threshold = lambda folder: re.search("^threshold = .*", (folder / "several.keyword.toml").read_text(), re.M)[0]
+    assert threshold(own) == threshold(other)
+    with pytest.raises(ValueError, match="own_speech"):
+        bellis.KeywordSpotter(own, encoder).enroll("x", takes=takes, own_speech=talk, threshold=0.3)
 
 
 def test_a_keyword_from_text_is_that_of_the_command_line(tmp_path, encoder):

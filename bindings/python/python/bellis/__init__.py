@@ -81,6 +81,7 @@ class KeywordSpotter(_bellis.KeywordSpotter):
         say=None,
         language="en-us",
         takes=(),
+        own_speech=None,
         threshold=None,
         background=(),
         false_accepts=0.5,
@@ -92,13 +93,14 @@ class KeywordSpotter(_bellis.KeywordSpotter):
 
         say, language: the phrase, which espeak-ng speaks.
         takes: 1 to 16 recordings at `rate`, the pack's by default.
+        own_speech: other speech of the takes' speaker at `rate`, a minute or two without the phrase; raises the threshold.
         threshold: a score; by default it is set for `false_accepts` per hour on the speech in `background`, files or folders, and without
             those on the pack's reading of speech for a phrase without takes, and otherwise on recordings in the package, which takes about a
             minute of processor time.
         keep_unlike: keep takes that differ from the others, such as other speakers'; by default they are an error.
         """
         speech = {"background": list(background), "default_background": [_BACKGROUND]}
-        options = {"threshold": threshold, **speech, "false_accepts": false_accepts, "rate": rate}
+        options = {"own_speech": own_speech, "threshold": threshold, **speech, "false_accepts": false_accepts, "rate": rate}
         options |= {"keep_unlike": keep_unlike, "replace": replace}
         for text in super().enroll(name, say=say, language=language, takes=list(takes), **options):
             warnings.warn(f"keyword `{name}`: {text}", stacklevel=2)

@@ -118,6 +118,7 @@ class KeywordSpotter:
         say: str | None = None,
         language: str = "en-us",
         takes: Sequence[Samples] = (),
+        own_speech: Samples | None = None,
         threshold: float | None = None,
         background: Sequence[str | os.PathLike[str]] = (),
         false_accepts: float = 0.5,
