@@ -174,11 +174,14 @@ fn scores_are_higher_in_noise_by_what_thresholds_are_lower_in_babble() {
 #[test]
 fn own_speech_is_allowed_more_and_does_not_change_what_noise_adds() {
     let plain = tail_of(0.1, 2.0);
-    let own = Tail { condition: Condition::Own, ..plain.clone() };
-    assert_eq!(own.threshold(0.5), plain.threshold(10.0));
+    // An exponential tail of scores: 24 peaks in two hours, and twenty times 0.05 per hour.
+    let peaks: Vec<f32> = (1..=24).map(|k| 0.7 - 0.02 * (k as f32 / 24.0).ln()).collect();
+    let own = Tail { condition: Condition::Own, peaks, ..plain.clone() };
+    let (low, high) = (own.threshold(0.6).unwrap(), own.threshold(0.05).unwrap());
+    assert!((low - 0.7).abs() < 1e-3 && (high - (0.7 + 0.02 * 12f32.ln())).abs() < 0.01, "{low} {high}");
     let babble =
         Tail { condition: Condition::Babble, peaks: plain.peaks.iter().map(|peak| 0.6 * peak).collect(), ..plain.clone() };
-    let louder = Tail { peaks: plain.peaks.iter().map(|peak| (1.1 * peak).min(0.99)).collect(), ..own };
+    let louder = Tail { peaks: own.peaks.iter().map(|peak| (1.4 * peak).min(0.99)).collect(), ..own };
     let others = [plain, babble];
     let all = [&others[..], std::slice::from_ref(&louder)].concat();
     assert!(threshold(&all, 0.5) == louder.threshold(0.5) && threshold(&all, 0.5) > threshold(&others, 0.5));

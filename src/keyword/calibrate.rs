@@ -5,12 +5,13 @@
 //! level. And it has few voices, so it is also played slower and faster, which gives lower and higher ones.
 //!
 //! Every peak of the background is a false accept at a low enough threshold. Rates too low to be observed in the background's length are
-//! extrapolated: the log odds x = ln(s / (1 − s)) of the kept scores are modelled as exponential above the lowest one, u (peaks over
-//! threshold), so that rate(x) = rate(u) · exp(−(x − u) / scale), where scale is their mean excess. A threshold is never so low that more of
+//! extrapolated: the log odds x = ln(s / (1 − s)) of the kept scores (of the speaker's own speech, the scores x = s) are modelled as exponential above the
+//! lowest one, u (peaks over threshold), so that rate(x) = rate(u) · exp(−(x − u) / scale), where scale is their mean excess. A threshold is never so low that more of
 //! the observed peaks would be accepted than the rate allows.
 
 use serde::{Deserialize, Serialize};
 
+use super::contrast::Contrast;
 use super::matcher::Matcher;
 use super::search::VerifiedSearch;
 use super::spotter::{Hit, SpotterOptions};
@@ -154,13 +155,15 @@ impl Tail {
             return None;
         }
         let per_hour = per_hour * self.condition.allowance();
-        let odds: Vec<f64> =
-            self.peaks.iter().map(|&peak| f64::from(peak).clamp(1e-6, 1.0 - 1e-6)).map(|s| (s / (1.0 - s)).ln()).collect();
-        let lowest = odds.iter().copied().fold(f64::INFINITY, f64::min);
-        let excess = odds.iter().map(|x| x - lowest).sum::<f64>() / (odds.len() - 1) as f64;
-        let rate = odds.len() as f64 / self.hours;
-        let x = lowest - excess * (per_hour / rate).ln();
-        let fitted = (1.0 + (-x).exp()).recip() as f32;
+        // The log odds give higher thresholds than the scores do. That is a margin for the few voices of a background, and own speech needs none.
+        let own = self.condition == Condition::Own;
+        let x = |score: f64| if own { score } else { (score / (1.0 - score)).ln() };
+        let tail: Vec<f64> = self.peaks.iter().map(|&peak| x(f64::from(peak).clamp(1e-6, 1.0 - 1e-6))).collect();
+        let lowest = tail.iter().copied().fold(f64::INFINITY, f64::min);
+        let excess = tail.iter().map(|x| x - lowest).sum::<f64>() / (tail.len() - 1) as f64;
+        let rate = tail.len() as f64 / self.hours;
+        let found = lowest - excess * (per_hour / rate).ln();
+        let fitted = if own { found } else { (1.0 + (-found).exp()).recip() } as f32;
         // The observed peaks count as well: no more of them may reach the threshold than the rate allows.
         let mut sorted = self.peaks.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
@@ -174,13 +177,23 @@ pub struct Background {
     search: VerifiedSearch,
     seconds: f64,
     peaks: Peaks,
+    hop_seconds: f64,
+    /// Factor of the scores in audio as noisy as babble.
+    noise_gain: f32,
+    contrast: Contrast,
 }
 
 impl Background {
     /// For a keyword in frames of `hop_seconds`.
     pub fn new(matcher: Matcher, verifier: Verifier, hop_seconds: f64) -> Self {
         let peaks = Peaks::of(&matcher);
-        Self { search: VerifiedSearch::new(matcher, peaks.options(hop_seconds), verifier), seconds: 0.0, peaks }
+        let search = VerifiedSearch::new(matcher, peaks.options(hop_seconds), verifier);
+        Self { search, seconds: 0.0, peaks, hop_seconds, noise_gain: 1.0, contrast: Contrast::default() }
+    }
+
+    /// Scores follow the noise as in a stream, with this factor in audio as noisy as babble.
+    pub(super) fn with_noise_gain(self, noise_gain: f32) -> Self {
+        Self { noise_gain, ..self }
     }
 
     /// Of the sessions whose chunks are searched.
@@ -190,6 +203,11 @@ impl Background {
 
     /// Processes the next chunk of a recording.
     pub fn push(&mut self, chunk: &Representation) -> Result<(), SessionError> {
+        if let Some(audio) = chunk.audio.as_deref().filter(|_| self.noise_gain != 1.0) {
+            let hop = (self.hop_seconds * f64::from(chunk.sample_rate)).round() as usize;
+            self.contrast.push(audio, hop, chunk.sample_rate);
+            self.search.set_gain(self.noise_gain.powf(self.contrast.noise()));
+        }
         self.search.push(chunk, |hit| self.peaks.add(hit))?;
         self.search.set_near_miss(self.peaks.floor);
         self.seconds += chunk.seconds();
@@ -201,6 +219,7 @@ impl Background {
         if let Some(hit) = self.search.end()? {
             self.peaks.add(hit);
         }
+        self.contrast.reset();
         Ok(())
     }
 

@@ -205,7 +205,7 @@ impl Enroller {
     /// Audio with too little speech.
     pub fn add_own_speech(&self, keyword: &mut Keyword, audio: &[f32]) -> Result<(), EnrollError> {
         let (rate, chunk_frames) = (self.encoder.audio().sample_rate, self.pack.default_chunk_frames());
-        let mut own = self.background(keyword)?;
+        let mut own = self.background(keyword)?.with_noise_gain(keyword.noise_gain(None));
         let mut session =
             Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, own.session_options(chunk_frames))?;
         for second in audio.chunks(rate as usize) {

@@ -56,6 +56,11 @@ impl VerifiedSearch {
         pending
     }
 
+    /// Sets the factor of the scores from here on.
+    pub(super) fn set_gain(&mut self, gain: f32) {
+        self.spotter.set_gain(gain);
+    }
+
     /// Changes the least score of a near miss.
     pub(super) fn set_near_miss(&mut self, score: f32) {
         self.spotter.set_near_miss(score);
