@@ -144,7 +144,7 @@ fn other_speech_of_the_speaker_raises_the_threshold_above_it() {
     assert!(bellis::keyword::load(&home.path("keywords/several.keyword.toml"), None).unwrap().threshold > higher);
     let short = home.sound("short.wav", &audio[at(41)..at(50)]);
     let refused =
-        |own: &str| home.refused(&["enroll", "x", "--from", DEMO[0], "--own-speech", own], &["too little", "a minute or two"]);
+        |own: &str| home.refused(&["enroll", "x", "--from", DEMO[0], "--own-speech", own], &["too little", "talk for a minute"]);
     refused(&short);
     refused(&home.sound("silence.wav", &vec![0.0; at(30)]));
     for (flag, value) in [("--talk", "60"), ("--device", "hw:0"), ("--channel", "auto"), ("--gain-db", "20")] {

@@ -39,7 +39,7 @@ const FEW_MINUTES: f64 = 10.0;
   bellis enroll lampe --say \"Licht an im Flur\" --language de
   bellis enroll lamp --say \"turn on the lamp\" --record 1   adapt it to a speaker
   bellis enroll lamp --from lamp-1.wav lamp-2.wav lamp-3.wav
-  bellis enroll lamp --record 3 --talk 60           record it three times from the microphone, then other speech
+  bellis enroll lamp --record 3 --talk 60           record it three times, then other speech
   bellis enroll lamp --from takes/ --false-accepts 0.1 --background tv.flac radio/
   bellis run mic --consumer keyword                 detect it")]
 pub struct Enroll {
@@ -83,7 +83,7 @@ pub struct Enroll {
     background: Vec<PathBuf>,
     /// Other speech of the keyword's own speaker, without the word: files or folders
     ///
-    /// A minute or two. It resembles the recordings more than other people's speech does, so it raises the threshold.
+    /// A minute is enough. It resembles the recordings more than other people's speech does, so it raises the threshold.
     #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with_all = ["threshold", "talk"])]
     own_speech: Vec<PathBuf>,
     /// Record this many seconds of such speech after the takes

@@ -69,7 +69,7 @@ pub enum EnrollError {
     },
     /// The speaker's own speech cannot set a threshold.
     #[error(
-        "the recording of own speech has too little of it ({seconds:.0} s); talk for a minute or two, about anything but the phrase"
+        "the recording of own speech has too little of it ({seconds:.0} s); talk for a minute about anything but the phrase"
     )]
     #[non_exhaustive]
     TooLittleOwnSpeech {
