@@ -68,9 +68,7 @@ pub enum EnrollError {
         minutes: f64,
     },
     /// The speaker's own speech cannot set a threshold.
-    #[error(
-        "the recording of own speech has too little of it ({seconds:.0} s); talk for a minute about anything but the phrase"
-    )]
+    #[error("the recording of own speech has too little of it ({seconds:.0} s); talk for a minute about anything but the phrase")]
     #[non_exhaustive]
     TooLittleOwnSpeech {
         /// Duration of the recording.
