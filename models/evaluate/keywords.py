@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from ..keywords.bundle import cut, group
 from ..train import queen
 from ..train.paths import PACKAGES, PREPARED, RATE, REPOSITORY
 from ..train.prepare import decode
@@ -135,12 +136,11 @@ class Sentences:
     """The sentences of festvox-ru's speaker."""
 
     def __init__(self):
-        self.index = {c["clip"].split("/")[-1].removesuffix(".wav"): c for c in json.loads((PREPARED / "speech.probe.json").read_text())}
-        self.sound = np.load(PREPARED / "speech.probe.npy", mmap_mode="r")
+        clips, self.samples = group("speech.probe")
+        self.clips = {clip["clip"].split("/")[-1].removesuffix(".wav"): clip for clip in clips}
 
     def audio(self, utterance):
-        clip = self.index[utterance]
-        return np.asarray(self.sound[clip["start"] * 320 : (clip["start"] + clip["frames"]) * 320], np.float32) / 32768
+        return cut(self.clips[utterance], self.samples)
 
     def cut(self, utterance, start, end):
         """An utterance of a word, as a recording of it."""
@@ -255,7 +255,7 @@ class Bellis:
         self.name = f"bellis, {policy or 'the default policy'}"
         self.thresholds = {}
 
-    def enroll(self, words, calibrate):
+    def enroll(self, words, calibrate, *flags):
         for word, (examples, _) in words.items():
             takes = []
             for index, audio in enumerate([] if isinstance(examples, str) else examples):
@@ -263,7 +263,7 @@ class Bellis:
                 soundfile.write(takes[-1], audio, RATE)
             source = ["--from", *takes] if takes else ["--say", examples]
             threshold = [] if word in calibrate else ["--threshold", self.threshold]
-            command = [self.command, "enroll", word, "--folder", self.folder, "--keep-unlike", "--replace", *self.pack, *threshold, *source]
+            command = [self.command, "enroll", word, "--folder", self.folder, "--keep-unlike", "--replace", *self.pack, *threshold, *flags, *source]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 print(f"  {word}: not enrolled: {done.stderr.strip()}")

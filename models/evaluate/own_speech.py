@@ -9,8 +9,6 @@ another of the same stem.
 
 import argparse
 import json
-import re
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -18,9 +16,11 @@ import numpy as np
 import soundfile
 
 from ..train.paths import RATE, REPOSITORY
-from .keywords import PAUSE, RU, Sentences, babble, chosen_words, noise_at, spoken_words, write
+from ..train.texts import text_of
+from .keywords import PAUSE, Bellis, Sentences, babble, chosen_words, noise_at, spoken_words, write
 from .tables import table
 
+PACK = "daisy-tiny"
 WORDS, TESTS = 25, 12
 SECONDS = (0, 60, 120)  # of own speech
 SNRS = ("clean", 10)
@@ -28,25 +28,19 @@ STEM = 4  # letters
 TOLERANCE = 0.3  # seconds
 
 
-def texts():
-    """{utterance: its text}"""
-    lines = (re.match(r'\( *(\S+) "(.*)" *\)', line) for line in (RU / "etc/txt.done.data").read_text(errors="replace").splitlines())
-    return {found[1]: found[2].lower().replace("+", "") for found in lines if found}
-
-
 def stream(sentences, tested, snr, random):
-    """Samples of the tested sentences, and (utterance, start) of each in seconds."""
-    noise, parts, places, at = babble(), [], [], 0
+    """Samples of the tested sentences, and {utterance: start} in seconds."""
+    noise, parts, places, at = babble(), [], {}, 0
     for utterance in tested:
-        places.append((utterance, at / RATE))
+        places[utterance] = at / RATE
         parts.append(noise_at(np.pad(sentences.audio(utterance), (0, int(PAUSE * RATE))), snr, noise, random))
         at += len(parts[-1])
     return np.concatenate(parts), places
 
 
-def own_speech(sentences, word, said, unused, seconds, random):
+def own_speech(sentences, word, unused, seconds, random):
     """Samples of sentences without the word."""
-    pool = [u for u in unused if word[:STEM] not in said[u]]
+    pool = [u for u in unused if word[:STEM] not in text_of(sentences.clips[u])[0].lower()]
     parts, total = [], 0
     for at in random.permutation(len(pool)):
         if total >= seconds * RATE:
@@ -56,36 +50,22 @@ def own_speech(sentences, word, said, unused, seconds, random):
     return np.concatenate(parts)
 
 
-def enroll(program, folder, word, takes, own):
-    """The threshold."""
-    command = [program, "enroll", word, "--folder", folder, "--keep-unlike", "--replace", "--from"]
-    for number, audio in enumerate(takes):
-        soundfile.write(folder.parent / f"take-{number}.wav", audio, RATE)
-        command.append(folder.parent / f"take-{number}.wav")
-    if own is not None:
-        soundfile.write(folder.parent / "own.wav", own, RATE)
-        command += ["--own-speech", folder.parent / "own.wav"]
-    subprocess.run(command, check=True, capture_output=True)
-    return float(re.search(r"^threshold = (\S+)", (folder / f"{word}.keyword.toml").read_text(), re.M)[1])
-
-
-def counted(program, folder, path, utterances):
+def counted(system, path, utterances):
     """The share of the utterances [(start, end)] that are detected, and the number of other detections."""
-    command = [program, "run", path, "--quiet", "--consumer", f"keyword:{folder}"]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    middles = np.array([(hit["start"] + hit["end"]) / 2 for hit in map(json.loads, lines)])
+    lines, _ = system.run(path, ["--consumer", f"keyword:{system.folder}"])
+    middles = np.array([(hit["start"] + hit["end"]) / 2 for hit in map(json.loads, lines.splitlines())])
     within = np.array([(middles >= start - TOLERANCE) & (middles <= end + TOLERANCE) for start, end in utterances])
     return within.any(1).mean() if len(middles) else 0.0, int((~within.any(0)).sum()) if len(middles) else 0
 
 
 def measure(program, words, snrs, seconds):
     """{(SNR, seconds): rows of (threshold, recall, false accepts per hour)}"""
-    sentences, said, all_places = Sentences(), texts(), spoken_words()
+    sentences, all_places = Sentences(), spoken_words()
     chosen = chosen_words(words, np.random.default_rng(1), TESTS)
     tested = sorted({u for _, places in chosen.values() for u, _, _ in places})
     enrolled = {u for own, _ in chosen.values() for u, _, _ in own}
-    unused = sorted(set(sentences.index) & set(said) - set(tested) - enrolled)
-    found = {}
+    unused = sorted(set(sentences.clips) - set(tested) - enrolled)
+    found = {(snr, length): [] for snr in snrs for length in seconds}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         streams = {}
@@ -97,12 +77,16 @@ def measure(program, words, snrs, seconds):
             for length in seconds:
                 keywords = folder / f"{number}-{length}"
                 keywords.mkdir()
-                talk = own_speech(sentences, word, said, unused, length, np.random.default_rng(number)) if length else None
-                threshold = enroll(program, keywords, word, [sentences.cut(*place) for place in own], talk)
+                system = Bellis(program, PACK, "", keywords)
+                flags = []
+                if length:
+                    soundfile.write(folder / "own.wav", own_speech(sentences, word, unused, length, np.random.default_rng(number)), RATE)
+                    flags = ["--own-speech", folder / "own.wav"]
+                system.enroll({word: ([sentences.cut(*place) for place in own], None)}, {word}, *flags)
                 for snr, (places, hours) in streams.items():
-                    utterances = [(at + s, at + e) for at, s, e in ((dict(places)[u], s, e) for u, s, e in all_places[word] if u in dict(places))]
-                    recall, wrong = counted(program, keywords, folder / f"{snr}.wav", utterances)
-                    found.setdefault((snr, length), []).append((threshold, recall, wrong / hours))
+                    utterances = [(places[u] + s, places[u] + e) for u, s, e in all_places[word] if u in places]
+                    recall, wrong = counted(system, folder / f"{snr}.wav", utterances)
+                    found[snr, length].append((system.thresholds[word], recall, wrong / hours))
             print(f"own speech: {number + 1} of {len(chosen)} words", flush=True)
     return found, streams[snrs[0]][1]
 
@@ -122,7 +106,6 @@ def main():
     parser.add_argument("--write", action="store_true", help="write the table of docs/keywords-figures.md")
     arguments = parser.parse_args()
     found, hours = measure(arguments.program, arguments.words, SNRS, SECONDS)
-    found = {(snr, length): found[snr, length] for snr in SNRS for length in SECONDS}
     print(page(found, hours))
     if arguments.write:
         write("own_speech.py", page(found, hours))

@@ -25,7 +25,7 @@ pub(super) const LEAST_PEAKS: usize = 4;
 /// Share of the gain that is not used: with minutes of background, the threshold of one condition is known to about a tenth.
 const GAIN_MARGIN: f32 = 1.1;
 const MOST_GAIN: f32 = 2.5;
-/// [`Condition::allowance`] of the speaker's own speech: it is taken for a twentieth of what a device hears.
+/// [`Condition::allowance`] of the speaker's own speech: it is taken for a twentieth of the speech around a device.
 const OWN_ALLOWANCE: f64 = 20.0;
 /// Number of voices in [`babble`].
 const VOICES: usize = 6;
@@ -117,8 +117,8 @@ pub fn false_accepts_of(sensitivity: f64) -> f64 {
 }
 
 /// The threshold that meets the rate in all of `tails` ([`Tail::threshold`]); `None` if one of them has too few peaks, or there is none.
-pub fn threshold(tails: &[Tail], per_hour: f64) -> Option<f32> {
-    let each: Option<Vec<f32>> = tails.iter().map(|tail| tail.threshold(per_hour)).collect();
+pub fn threshold<'a>(tails: impl IntoIterator<Item = &'a Tail>, per_hour: f64) -> Option<f32> {
+    let each: Option<Vec<f32>> = tails.into_iter().map(|tail| tail.threshold(per_hour)).collect();
     each?.into_iter().reduce(f32::max)
 }
 
@@ -127,8 +127,8 @@ pub fn threshold(tails: &[Tail], per_hour: f64) -> Option<f32> {
 pub fn noise_gain(tails: &[Tail], per_hour: f64) -> f32 {
     let noisy = tails.iter().find(|tail| tail.condition == Condition::Babble).and_then(|tail| tail.threshold(per_hour));
     // What the speaker's own speech adds to the threshold, it adds in noise, too.
-    let others: Vec<Tail> = tails.iter().filter(|tail| tail.condition != Condition::Own).cloned().collect();
-    match (threshold(&others, per_hour), noisy) {
+    let others = tails.iter().filter(|tail| tail.condition != Condition::Own);
+    match (threshold(others, per_hour), noisy) {
         (Some(all), Some(noisy)) if noisy > 0.0 => (all / noisy / GAIN_MARGIN).clamp(1.0, MOST_GAIN),
         _ => 1.0,
     }

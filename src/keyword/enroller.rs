@@ -202,17 +202,9 @@ impl Enroller {
     ///
     /// Audio with too little speech.
     pub fn add_own_speech(&self, keyword: &mut Keyword, audio: &[f32]) -> Result<(), EnrollError> {
-        let (rate, chunk_frames) = (self.encoder.audio().sample_rate, self.pack.default_chunk_frames());
+        let rate = self.encoder.audio().sample_rate;
         let mut own = self.background(keyword)?.with_noise_gain(keyword.noise_gain(None));
-        let mut session =
-            Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, own.session_options(chunk_frames))?;
-        for second in audio.chunks(rate as usize) {
-            session.push(second)?;
-            session.each(|chunk| own.push(chunk))?;
-        }
-        session.finish();
-        session.each(|chunk| own.push(chunk))?;
-        own.end_recording()?;
+        self.search(&mut own, |push| audio.chunks(rate as usize).try_for_each(push))?;
         let (tail, seconds) = (own.tail(Condition::Own), audio.len() as f64 / f64::from(rate));
         if seconds < LEAST_OWN_SECONDS || (keyword.phones.is_none() && tail.peaks.len() < LEAST_PEAKS) {
             return Err(EnrollError::TooLittleOwnSpeech { seconds });
@@ -233,6 +225,23 @@ impl Enroller {
         Ok(Background::new(keyword.matcher(self.encoder.vocabulary())?, verifier, self.hop_seconds()))
     }
 
+    /// Searches a recording, whose samples `read` passes to the function that it is given.
+    fn search(
+        &self,
+        background: &mut Background,
+        read: impl FnOnce(&mut dyn FnMut(&[f32]) -> Result<(), EnrollError>) -> Result<(), EnrollError>,
+    ) -> Result<(), EnrollError> {
+        let options = background.session_options(self.pack.default_chunk_frames());
+        let mut session = Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, options)?;
+        read(&mut |audio| {
+            session.push(audio)?;
+            Ok(session.each(|chunk| background.push(chunk))?)
+        })?;
+        session.finish();
+        session.each(|chunk| background.push(chunk))?;
+        Ok(background.end_recording()?)
+    }
+
     fn hop_seconds(&self) -> f64 {
         self.encoder.audio().hop as f64 / f64::from(self.encoder.audio().sample_rate)
     }
@@ -245,39 +254,32 @@ impl Enroller {
         condition: Condition,
         progress: &(impl Fn(f64) -> bool + Sync),
     ) -> Result<Tail, EnrollError> {
-        let chunk_frames = self.pack.default_chunk_frames();
         let mut background = self.background(keyword)?;
         let rate = condition.read_at(self.encoder.audio().sample_rate);
-        let options = background.session_options(chunk_frames);
         for file in files {
-            let mut session = Session::new(&self.encoder, PolicySpec::default().build(&self.pack)?, options.clone())?;
-            let mut push = |audio: &[f32]| -> Result<(), EnrollError> {
-                if !progress(audio.len() as f64 / f64::from(rate)) {
-                    return Err(EnrollError::Cancelled);
+            self.search(&mut background, |push| {
+                let mut push = |audio: &[f32]| {
+                    if progress(audio.len() as f64 / f64::from(rate)) { push(audio) } else { Err(EnrollError::Cancelled) }
+                };
+                if condition == Condition::Babble {
+                    let mut recording = Vec::new();
+                    let read = read_file_at(file, ChannelPick::MixDown, rate, |block| {
+                        recording.extend_from_slice(block);
+                        Ok::<_, EnrollError>(())
+                    });
+                    damage_of(read)?;
+                    let mut voices = babble(&recording);
+                    for second in recording.chunks(rate as usize) {
+                        push(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
+                    }
+                } else {
+                    let damage = damage_of(read_file_at(file, ChannelPick::MixDown, rate, push))?;
+                    if let (Some(error), Condition::Plain) = (damage, condition) {
+                        log::warn!("{error}");
+                    }
                 }
-                session.push(audio)?;
-                Ok(session.each(|chunk| background.push(chunk))?)
-            };
-            if condition == Condition::Babble {
-                let mut recording = Vec::new();
-                let read = read_file_at(file, ChannelPick::MixDown, rate, |block| {
-                    recording.extend_from_slice(block);
-                    Ok::<_, EnrollError>(())
-                });
-                damage_of(read)?;
-                let mut voices = babble(&recording);
-                for second in recording.chunks(rate as usize) {
-                    push(&second.iter().zip(&mut voices).map(|(x, voice)| x + voice).collect::<Vec<_>>())?;
-                }
-            } else {
-                let damage = damage_of(read_file_at(file, ChannelPick::MixDown, rate, push))?;
-                if let (Some(error), Condition::Plain) = (damage, condition) {
-                    log::warn!("{error}");
-                }
-            }
-            session.finish();
-            session.each(|chunk| background.push(chunk))?;
-            background.end_recording()?;
+                Ok(())
+            })?;
         }
         Ok(background.tail(condition))
     }

@@ -23,7 +23,7 @@ const LEAST_DB: f64 = 8.0;
 const TOLERANCE_DB: f64 = 3.0;
 /// Active blocks from which on the active level counts (0.5 s).
 const ACTIVE_BLOCKS: u64 = 10;
-/// Largest change per block, dB: 10 dB per second upwards, and quickly down to speech that is louder than what was heard before.
+/// Largest change per block, dB: 10 dB per second upwards, and quickly down when speech becomes louder.
 const UP_DB: f64 = 0.5;
 const DOWN_DB: f64 = 6.0;
 

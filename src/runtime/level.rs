@@ -175,12 +175,16 @@ impl Block {
 struct Histogram {
     /// By −dBFS.
     counts: Vec<u64>,
+    /// The power of each level.
+    powers: Vec<f64>,
     total: u64,
 }
 
 impl Histogram {
     fn new() -> Self {
-        Self { counts: vec![0; -SILENCE_DBFS as usize + 1], total: 0 }
+        let levels = -SILENCE_DBFS as usize + 1;
+        let powers = (0..levels).map(|bin| 10f64.powf(-(bin as f64) / 10.0)).collect();
+        Self { counts: vec![0; levels], powers, total: 0 }
     }
 
     fn add(&mut self, dbfs: f64) {
@@ -195,15 +199,15 @@ impl Histogram {
 
     /// The active level and the number of active blocks, if the active parts stand out from the background.
     fn active(&self) -> Option<(f64, u64)> {
-        let power = |bin: usize| 10f64.powf(-(bin as f64) / 10.0);
-        let energy: f64 = self.counts.iter().enumerate().map(|(bin, &count)| power(bin) * count as f64).sum();
+        let energy: f64 = self.counts.iter().zip(&self.powers).map(|(&count, power)| power * count as f64).sum();
         // From the quietest threshold on: the first one that is within the margin of the level of what lies above it.
         let mut blocks = self.total;
         let mut found = None;
-        for (bin, &count) in self.counts.iter().enumerate().rev() {
-            let level = 10.0 * (energy / blocks as f64).log10();
-            if blocks == 0 || level + bin as f64 <= ACTIVE_MARGIN_DB {
-                found = (blocks > 0).then_some((level, blocks));
+        let margin = 10f64.powf(ACTIVE_MARGIN_DB / 10.0);
+        for (&count, threshold) in self.counts.iter().zip(&self.powers).rev() {
+            let power = energy / blocks as f64;
+            if blocks == 0 || power <= margin * threshold {
+                found = (blocks > 0).then_some((10.0 * power.log10(), blocks));
                 break;
             }
             blocks -= count;

@@ -11,7 +11,7 @@ use symphonia::core::io::{MediaSourceStream, ReadOnlySource};
 use symphonia::core::meta::MetadataOptions;
 
 use super::bytes::Bytes;
-use super::wav::known_size;
+use super::wav::{HEADER_LIMIT_BYTES, known_size};
 use super::{Failure, Layout, Piece, Stream};
 
 pub(super) struct Other {
@@ -36,8 +36,6 @@ impl Read for Shared {
 /// Chunks that can follow an empty `SSND` chunk of AIFF; any other bytes are audio.
 const CHUNKS_AFTER_SOUND: [&[u8; 4]; 12] =
     [b"COMM", b"MARK", b"INST", b"COMT", b"NAME", b"AUTH", b"(c) ", b"ANNO", b"AESD", b"MIDI", b"APPL", b"ID3 "];
-/// Maximum size of the chunks in front of the audio of AIFF.
-const HEADER_LIMIT_BYTES: u64 = 64 << 20;
 /// A size of audio that no pipe reaches, even and less than that of the file.
 const ENDLESS: u32 = 0x7fff_fffe;
 

@@ -6,7 +6,7 @@ use super::detect::{self, is_container};
 use super::{Failure, Layout, Piece, Stream};
 
 /// Maximum size of the chunks in front of the audio.
-const HEADER_LIMIT_BYTES: u64 = 64 << 20;
+pub(super) const HEADER_LIMIT_BYTES: u64 = 64 << 20;
 /// Maximum size of a `fmt ` chunk, which has 16, 18 or 40 bytes.
 const FORMAT_LIMIT_BYTES: u32 = 1 << 16;
 /// Bytes decoded at a time.
